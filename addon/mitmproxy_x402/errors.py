@@ -1,0 +1,77 @@
+"""One tree of errors: each says what was wrong, what was expected, and what to do.
+
+A message is shown to people and sent to clients as it is, so it never holds a key, a payment header or a token.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+
+class X402Error(Exception):
+    """Base of everything this package raises on purpose.
+
+    `code` is stable and meant for programs; `str(error)` is a sentence for people.
+    """
+
+    code: ClassVar[str] = "x402_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class SettingsError(X402Error):
+    """The user's configuration is wrong: names the file or option, the key, the value and what is allowed."""
+
+    code = "settings_invalid"
+
+
+class WalletError(SettingsError):
+    """A key was named or found, and cannot be used: names the source, never the content."""
+
+    code = "wallet_invalid"
+
+
+class ChallengeError(X402Error):
+    """The gateway's challenge cannot be read or asks for something that no rule of the protocol allows."""
+
+    code = "challenge_invalid"
+
+
+class PaymentHeaderError(X402Error):
+    """A payment or settlement header is not base64 JSON of the shape that the specification gives."""
+
+    code = "payment_header_invalid"
+
+
+class Refused(X402Error):
+    """We could sign but will not, or cannot: the client gets `code` and the reason, nothing was signed.
+
+    The message names what was asked, what the limit was, and the option that changes it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = code
+
+
+class RpcError(X402Error):
+    """No configured Solana RPC gave a usable answer within its time."""
+
+    code = "solana_rpc_unavailable"
+
+
+def error_code(error: X402Error) -> str:
+    """The stable code that a client sees for `error`."""
+    return error.reason if isinstance(error, Refused) else error.code
+
+
+def error_body(kind: str, code: str, message: str) -> bytes:
+    """The JSON body that both the OpenAI and the Anthropic SDK turn into their own exception with our message.
+
+    `kind` is `x402_refused` (we did not pay) or `upstream_error` (the gateway could not be reached or broke off).
+    """
+    error = {"type": kind, "code": code, "message": message}
+    return json.dumps({"type": "error", "error": error}, ensure_ascii=False).encode()

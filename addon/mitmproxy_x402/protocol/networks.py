@@ -1,0 +1,99 @@
+"""The networks and assets that may be paid with, and every fact that a signature needs of them.
+
+A challenge *selects* a row of this table. It never supplies the chain id, the asset or the signing domain: a gateway
+that could would choose what a signature means. More rows come only from the user's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from .messages import AtomicUnits, Caip2
+
+Family = Literal["evm", "svm"]
+TOKEN_PROGRAM = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"
+"""The classic SPL Token program."""
+TOKEN_2022_PROGRAM = "TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A dollar stablecoin on one network. Limits count every asset as dollars, one to one."""
+
+    address: str
+    """EVM: the contract, with checksum. Solana: the mint, base58."""
+    symbol: str = "USDC"
+    decimals: int = 6
+    domain_name: str = ""
+    """EIP-712 domain name; EVM only."""
+    domain_version: str = ""
+    """EIP-712 domain version; EVM only."""
+    token_program: str = ""
+    """Token program that owns the mint; Solana only."""
+
+    def micro_usd(self, amount: AtomicUnits) -> int:
+        """`amount` in millionths of a dollar, rounded up, so that a limit is never passed by rounding."""
+        if self.decimals <= 6:
+            return int(amount * 10 ** (6 - self.decimals))
+        return -(-amount // 10 ** (self.decimals - 6))
+
+
+@dataclass(frozen=True)
+class Network:
+    """One chain. `aliases` are the names that people and version 1 of the protocol use for it."""
+
+    caip2: Caip2
+    family: Family
+    name: str
+    """Short and human, also the version-1 name: `base`, `solana-devnet`."""
+    assets: tuple[Asset, ...]
+    chain_id: int = 0
+    """EIP-155 chain id; EVM only."""
+
+    def asset(self, address: str) -> Asset | None:
+        """The asset at `address`, or None. EVM addresses compare without case, mints exactly."""
+        fold = str.lower if self.family == "evm" else str
+        return next((a for a in self.assets if fold(a.address) == fold(address)), None)
+
+
+class NetworkTable:
+    """An immutable table of networks, looked up by CAIP-2 name or by short name."""
+
+    def __init__(self, rows: Iterable[Network]) -> None:
+        self._rows = tuple(rows)
+        self._by_name = {key: row for row in self._rows for key in (row.caip2, row.name)}
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(self._rows)
+
+    def get(self, name: str) -> Network | None:
+        """The network that `name` (CAIP-2 or short) stands for, or None when the table has no such row."""
+        return self._by_name.get(name)
+
+    def extended(self, rows: Iterable[Network]) -> NetworkTable:
+        """This table with `rows` added; a row for a known network replaces it."""
+        added = {row.caip2: row for row in rows}
+        kept = [added.pop(row.caip2, row) for row in self._rows]
+        return NetworkTable([*kept, *added.values()])
+
+
+def _usdc_evm(name: str, chain_id: int, address: str, domain_name: str) -> Network:
+    asset = Asset(address, domain_name=domain_name, domain_version="2")
+    return Network(Caip2(f"eip155:{chain_id}"), "evm", name, (asset,), chain_id)
+
+
+def _usdc_svm(name: str, genesis: str, mint: str) -> Network:
+    return Network(Caip2(f"solana:{genesis}"), "svm", name, (Asset(mint, token_program=TOKEN_PROGRAM),))
+
+
+BUILT_IN = NetworkTable(
+    [
+        _usdc_evm("base", 8453, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
+        _usdc_evm("base-sepolia", 84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
+        _usdc_evm("arc", 5042, "0x3600000000000000000000000000000000000000", "USDC"),
+        _usdc_svm("solana", "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"),
+        _usdc_svm("solana-devnet", "EtWTRABZaYq6iMfeYKouRu166VU2xqa1", "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU"),
+    ]
+)
