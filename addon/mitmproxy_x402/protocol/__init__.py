@@ -1,1 +1,1 @@
-"""x402 on the wire, versions 1 and 2. Pure functions over frozen dataclasses; imports nothing of ours but the errors."""
+"""x402 on the wire, versions 1 and 2: pure functions over frozen dataclasses, importing nothing of ours but errors."""

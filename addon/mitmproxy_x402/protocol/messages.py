@@ -1,8 +1,8 @@
 """The four messages of x402: PaymentRequired, PaymentRequirements, PaymentPayload, SettlementResponse.
 
 A message that came from the wire keeps the object it was read from (`raw`), because the protocol demands that the
-chosen requirement and the extensions travel back verbatim (x402 v2, section 5.2): typed fields are for reading, `raw` is for
-echoing.
+chosen requirement and the extensions travel back verbatim (x402 v2, section 5.2): typed fields are for reading, `raw`
+is for echoing.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Asset:
     def micro_usd(self, amount: AtomicUnits) -> int:
         """`amount` in millionths of a dollar, rounded up, so that a limit is never passed by rounding."""
         if self.decimals <= 6:
-            return int(amount * 10 ** (6 - self.decimals))
-        return -(-amount // 10 ** (self.decimals - 6))
+            return amount * int(10 ** (6 - self.decimals))
+        return -(-amount // int(10 ** (self.decimals - 6)))
 
 
 @dataclass(frozen=True)
