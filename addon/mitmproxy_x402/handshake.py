@@ -1,0 +1,463 @@
+"""The 402 round trip inside mitmproxy's HTTP stream: the only room that touches mitmproxy's internals. Knows no money.
+
+mitmproxy's hooks cannot pay and stream: a response that a hook sets goes out whole. So each reverse-proxied stream is
+an `X402Stream`. It holds a 402 back, fires the `x402_challenge` hook, and does what the addon then asks for:
+
+    resend     the same request goes upstream again, with `Exchange.secret_headers` added; the answer streams through
+    an answer  the addon put another response into `flow.response`: the client gets that one
+    neither    the 402 was the answer: the client gets it as it came
+
+Every request sent upstream is a leg. A leg has a stream id of its own, because HTTP/2 never opens one id twice; what
+still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
+
+Besides, the stream mends what would lose an answer: interim responses and trailers of HTTP/1.1, trailers that an
+HTTP/1.1 client cannot be given, error pages in HTML.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import itertools
+import logging
+import re
+import types
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import h11
+from h11._readers import ChunkedReader
+from mitmproxy import http, version
+from mitmproxy.connection import Connection
+
+from .errors import SettingsError, error_body
+
+try:
+    from mitmproxy.proxy import commands, events, layer
+    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _http1
+    from mitmproxy.proxy.layers.http._base import HttpEvent
+    from mitmproxy.proxy.layers.http._events import (
+        RequestData,
+        RequestEndOfMessage,
+        RequestHeaders,
+        RequestTrailers,
+        ResponseData,
+        ResponseEndOfMessage,
+        ResponseHeaders,
+        ResponseProtocolError,
+        ResponseTrailers,
+    )
+    from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
+    from mitmproxy.proxy.mode_specs import ReverseMode
+except ImportError as moved:
+    raise SettingsError(
+        f"mitmproxy {version.VERSION} has moved what the x402 handshake stands on ({moved}): not starting. "
+        "Install the versions of requirements.lock, for example with ./run.sh."
+    ) from None
+
+MAX_CHALLENGE = 1 << 20
+"""Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
+MAX_LEGS = 4
+"""Requests sent upstream for one request of the client, whatever the addon asks for."""
+SUPPORTED = ((11, 0, 2), (12, 3))
+"""mitmproxy versions from the first, up to and without the second."""
+
+logger = logging.getLogger(__name__)
+
+Steps = Generator[commands.Command, Any, None]
+_RESPONSE_EVENTS = (
+    ResponseData,
+    ResponseHeaders,
+    ResponseTrailers,
+    ResponseEndOfMessage,
+    ResponseProtocolError,
+)
+_leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
+
+
+@dataclass
+class Exchange:
+    """What the stream and the addon tell each other about one request of the client."""
+
+    client_host: str | None = None
+    """The Host (or :authority) that the client wrote, before reverse mode rewrote it."""
+    may_pay: bool = False
+    """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
+    resend: bool = False
+    """Set by the addon in the challenge hook: send the request again. The stream takes it back."""
+    secret_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Set by the addon: headers that go upstream with the next leg and are never stored in the flow."""
+    secrets_sent: bool = False
+    """Set by the stream: a leg with secret headers was handed to the upstream connection."""
+    error_answer: tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None = None
+    """Set by the addon in the error hook: JSON body and further headers of the error that the client gets."""
+    legs: int = 1
+    """Requests sent upstream so far, the one in flight included."""
+
+
+@dataclass
+class X402ChallengeHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """A 402 has been held back: whole in `flow.response`, with its body. See the module's words for the answers."""
+
+    name = "x402_challenge"
+    flow: http.HTTPFlow
+
+
+_exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+
+
+def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
+    """The exchange of a flow that runs in an `X402Stream`; None for replayed and loaded flows, which never pay."""
+    return _exchanges.get(flow)
+
+
+class X402Stream(HttpStream):
+    """mitmproxy's stream, which can send its request upstream more than once."""
+
+    def __init__(self, context: Any, stream_id: int) -> None:
+        super().__init__(context, stream_id)
+        self.exchange = Exchange()
+        self.leg_id = stream_id
+        self._answering = False  # a final response's headers are on their way to the client
+        self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
+        self._held_head: http.Response | None = None
+        self._held_body = bytearray()
+
+    # What passes between the stream and its connections. handle_event and not _handle_event, because the replies to
+    # blocking commands do not pass through the latter.
+
+    def handle_event(self, event: events.Event) -> Steps:
+        """Map the leg's stream id in and out, and put JSON in the place of mitmproxy's error pages."""
+        if isinstance(event, _RESPONSE_EVENTS):
+            if event.stream_id != self.leg_id:
+                return
+            event.stream_id = self.stream_id
+        for command in super().handle_event(event):
+            if isinstance(command, SendHttp):
+                if command.connection is self.context.client:
+                    if isinstance(command.event, ResponseHeaders):
+                        self._answering = command.event.response.status_code >= 200
+                    elif isinstance(command.event, ResponseProtocolError) and not self._answering:
+                        yield from self._answer_error(command)
+                        continue
+                else:
+                    command.event.stream_id = self.leg_id
+            elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
+                yield DropStream(self.leg_id)
+            yield command
+
+    def _answer_error(self, command: SendHttp) -> Steps:
+        assert isinstance(command.event, ResponseProtocolError)
+        status = _error_status(command.event.code)
+        if status is None:
+            yield command
+            return
+        body, headers = self.exchange.error_answer or (
+            error_body("upstream_error", "proxy_error", f"mitmproxy-x402: {command.event.message}"),
+            (),
+        )
+        response = http.Response.make(status, body, [*headers, *_ERROR_HEADERS])
+        self._answering = True
+        for event in (
+            ResponseHeaders(self.stream_id, response, end_stream=False),
+            ResponseData(self.stream_id, body),
+        ):
+            yield SendHttp(event, self.context.client)
+        if self.flow.request.is_http2:
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            yield command  # closes the connection, also where the request has not been read to its end
+
+    # The way of a request.
+
+    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
+        if request:
+            self.exchange.client_host = self.flow.request.host_header
+            _exchanges[self.flow] = self.exchange
+        return (yield from super().check_invalid(request))
+
+    def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Never apply `stream_large_bodies` to a request: a streamed body cannot be sent twice."""
+        if not request or not self.context.options.stream_large_bodies:
+            return (yield from super().check_body_size(request))
+        if not self.context.options.body_size_limit:
+            return False
+        context, self.context = self.context, copy.copy(self.context)
+        self.context.options = cast(Any, _WithoutStreaming(context.options))
+        try:
+            return (yield from super().check_body_size(request))
+        finally:
+            self.context = context
+
+    def state_wait_for_response_headers(self, event: events.Event) -> Steps:
+        """Hold a 402 back where the addon may pay it."""
+        assert isinstance(event, ResponseHeaders)
+        if event.response.status_code == 402 and self._can_resend():
+            self._held_head = event.response
+            self._held_body.clear()
+            self.server_state = self.state_hold_challenge
+            return
+        yield from super().state_wait_for_response_headers(event)
+
+    def _can_resend(self) -> bool:
+        return (
+            self.exchange.may_pay
+            and self.exchange.legs < MAX_LEGS
+            and self.client_state == self.state_done
+            and not self.flow.request.stream
+            and self.flow.request.raw_content is not None
+        )
+
+    def state_hold_challenge(self, event: events.Event) -> Steps:
+        """Collect a 402, then ask the addon."""
+        assert self._held_head is not None
+        if isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > MAX_CHALLENGE:
+                yield from self._release_challenge(complete=False)
+        elif isinstance(event, ResponseTrailers):
+            self._held_head.trailers = event.trailers
+        elif isinstance(event, ResponseEndOfMessage):
+            yield from self._ask()
+
+    def _ask(self) -> Steps:
+        challenge = self._held_head
+        assert challenge is not None
+        challenge.data.content = bytes(self._held_body)
+        self.flow.response = challenge
+        yield X402ChallengeHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        if self.exchange.resend:
+            self.exchange.resend = False
+            self.flow.response = None
+            yield from self._send_leg()
+        elif self.flow.response is not challenge and self.flow.response is not None:
+            self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
+            yield HttpResponseHeadersHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
+            yield from self.send_response()
+        else:
+            yield from self._release_challenge(complete=True)
+
+    def _release_challenge(self, *, complete: bool) -> Steps:
+        """Go on where HttpStream would be, had the 402 not been held back."""
+        assert self._held_head is not None
+        head, body = self._held_head, bytes(self._held_body)
+        head.data.content = None
+        self._held_body.clear()
+        self.server_state = self.state_wait_for_response_headers
+        end_stream = complete and not body
+        yield from super().state_wait_for_response_headers(ResponseHeaders(self.stream_id, head, end_stream))
+        if self.server_state == self.state_errored:
+            return
+        if body:
+            yield from self.server_state(ResponseData(self.stream_id, body))
+        if complete:
+            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+    def _send_leg(self) -> Steps:
+        """Send the request upstream again, on the same connection where that is still open."""
+        self._reused = None
+        self.leg_id = next(_leg_ids)  # first of all: from here on the old leg's events are dropped
+        kept = [event for event in self._paused_event_queue if not isinstance(event, _RESPONSE_EVENTS)]
+        self._paused_event_queue.clear()
+        self._paused_event_queue.extend(kept)
+        self._http_layer().streams[self.leg_id] = self
+        self.server_state = self.state_wait_for_response_headers
+        before = self.context.server
+        if not (yield from self.make_server_connection()):
+            return
+        if (yield from self.check_killed(True)):  # the client may have left while we connected
+            return
+        self._reused = self.context.server if self.context.server is before else None
+        self.exchange.legs += 1
+        request = self.flow.request
+        if self.exchange.secret_headers:
+            request = copy.copy(request)
+            headers = http.Headers([*self.flow.request.headers.fields, *self.exchange.secret_headers])
+            request.data = dataclasses.replace(request.data, headers=headers)
+            self.exchange.secrets_sent = True
+        content = request.raw_content
+        parts: list[HttpEvent] = [RequestHeaders(self.stream_id, request, end_stream=not (content or request.trailers))]
+        if content:
+            parts.append(RequestData(self.stream_id, content))
+        if request.trailers:
+            parts.append(RequestTrailers(self.stream_id, request.trailers))
+        parts.append(RequestEndOfMessage(self.stream_id))
+        for event in parts:
+            yield SendHttp(event, self.context.server)
+
+    def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
+        """Connect, and mend the HTTP/1.1 connection that mitmproxy made."""
+        if not (yield from super().make_server_connection()):
+            return False
+        _mend(self._http_layer(), self.context.server)
+        return True
+
+    def handle_protocol_error(self, event: Any) -> Steps:
+        """Send a leg again that met a connection which the upstream was just closing.
+
+        Only a leg with secret headers, only once, only where nothing of an answer came: the very same payment can
+        settle once at most, so this cannot pay twice.
+        """
+        if (
+            isinstance(event, ResponseProtocolError)
+            and self._reused is not None
+            and self.server_state == self.state_wait_for_response_headers
+            and self.client_state == self.state_done
+            and self.exchange.secrets_sent
+            and self.exchange.legs < MAX_LEGS
+        ):
+            logger.info("The upstream closed its connection as the request went out: sending the same one again.")
+            yield from self._send_leg()
+            return
+        yield from super().handle_protocol_error(event)
+
+    def send_response(self, already_streamed: bool = False) -> Steps:
+        """Finish the response; trailers that an HTTP/1.1 client cannot be given are left out, not fatal."""
+        assert self.flow.response is not None
+        if self.flow.response.trailers and not self.flow.request.is_http2:
+            logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
+            self.flow.response.trailers = None
+        yield from super().send_response(already_streamed)
+
+    def _http_layer(self) -> HttpLayer:
+        return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
+
+
+_ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
+
+
+class _WithoutStreaming:
+    """mitmproxy's options, seen as if `stream_large_bodies` were not set."""
+
+    stream_large_bodies = None
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._options, name)
+
+
+def _error_status(code: Any) -> int | None:
+    """The HTTP status for a protocol error: an enum from mitmproxy 12 on, an int before (444 and 499: no answer)."""
+    if isinstance(code, int):
+        return code if code not in (444, 499) else None
+    status = code.http_status_code()
+    return status if status is None else int(status)
+
+
+class _Http1Client(_http1.Http1Client):
+    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
+
+    def read_headers(self, event: Any) -> Steps:
+        """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
+        if isinstance(event, events.DataReceived) and self.request:
+            while _INTERIM.match(bytes(self.buf)[:16]):
+                head = self.buf.maybe_extract_lines()
+                if head is None:
+                    return
+                logger.debug("Dropped an interim response: %s", bytes(head[0]).decode("latin-1"))
+            if not self.buf:
+                return
+        yield from super().read_headers(event)
+
+    def read_body(self, event: Any) -> Steps:
+        """Read on; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would raise."""
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = cast(Any, _WithoutTrailers(self.body_reader))
+        yield from super().read_body(event)
+
+
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
+
+
+class _WithoutTrailers:
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.read_eof = reader.read_eof
+
+    def __call__(self, buffer: Any) -> Any:
+        event = self._reader(buffer)
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            logger.info("Dropped the trailers of an HTTP/1.1 response.")
+            return h11.EndOfMessage()
+        return event
+
+
+def _mend(http_layer: HttpLayer, connection: Connection) -> None:
+    """Give the HTTP/1.1 client of `connection` the class above; it holds no state of its own."""
+    client = http_layer.connections[connection].context.layers[-1]
+    if type(client) is _http1.Http1Client:
+        client.__class__ = _Http1Client
+        if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
+            client.state = client.read_headers
+
+
+def _make_stream(self: HttpLayer, stream_id: int) -> Steps:
+    self.streams[stream_id] = X402Stream(self.context.fork(), stream_id)
+    yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+
+def install(next_layer: layer.NextLayer) -> None:
+    """Make the HTTP layers of a reverse-proxied connection build our streams. Call it when the layers are decided.
+
+    Client replay never passes here, so a replayed flow never pays.
+    """
+    if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):
+        return
+    for each in next_layer.context.layers:
+        if type(each) is HttpLayer and "make_stream" not in vars(each):
+            each.make_stream = types.MethodType(_make_stream, each)  # type: ignore[method-assign]
+
+
+_NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
+    (HttpStream, "handle_event", ("self", "event")),
+    (HttpStream, "check_invalid", ("self", "request")),
+    (HttpStream, "check_body_size", ("self", "request")),
+    (HttpStream, "check_killed", ("self", "emit_error_hook")),
+    (HttpStream, "state_wait_for_response_headers", ("self", "event")),
+    (HttpStream, "make_server_connection", ("self",)),
+    (HttpStream, "handle_protocol_error", ("self", "event")),
+    (HttpStream, "send_response", ("self", "already_streamed")),
+    (HttpStream, "state_done", None),
+    (HttpStream, "state_errored", None),
+    (HttpLayer, "make_stream", ("self", "stream_id")),
+    (HttpLayer, "event_to_child", ("self", "child", "event")),
+    (_http1.Http1Client, "read_headers", ("self", "event")),
+    (_http1.Http1Client, "read_body", ("self", "event")),
+    (layer.Layer, "handle_event", ("self", "event")),
+)
+"""Every internal that this room leans on, with its parameters. Each has a test of what it does, too."""
+
+
+def self_check() -> None:
+    """Refuse a mitmproxy that this room was not written for.
+
+    Raises SettingsError: outside SUPPORTED, or one of the internals has moved.
+    """
+    found = version.VERSION
+    number = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
+    low, high = SUPPORTED
+    if not low <= number < high:
+        raise SettingsError(
+            f"mitmproxy {found} is not supported: mitmproxy-x402 needs at least {'.'.join(map(str, low))} "
+            f"and less than {'.'.join(map(str, high))}. Install one of these, for example with ./run.sh."
+        )
+    for owner, name, parameters in _NEEDED:
+        target = getattr(owner, name, None)
+        moved = target is None or (
+            parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters
+        )
+        if moved:
+            raise SettingsError(
+                f"mitmproxy {found} has changed {owner.__name__}.{name}, on which the x402 handshake stands: "
+                "not starting. Install the versions of requirements.lock, for example with ./run.sh."
+            )
