@@ -1,0 +1,95 @@
+"""JSON as strangers send it: base64 around it, bounded, and saying where two readers could differ."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+MAX_DEPTH = 64
+"""Levels of nesting that are read. Well under the interpreter's own limit, so that writing it again cannot fail."""
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+class Undecodable(ValueError):
+    """The bytes are no JSON at all, or more than we are willing to read."""
+
+
+def decode_base64(value: str, *, tolerant: bool = False) -> bytes:
+    """The bytes behind standard padded base64; `tolerant` also takes the URL-safe alphabet, white space, no padding.
+
+    Raises Undecodable.
+    """
+    try:
+        data = value.encode("ascii")
+        if tolerant:
+            data = b"".join(data.split()).translate(_URL_SAFE).rstrip(b"=")
+            data += b"=" * (-len(data) % 4)
+        return base64.b64decode(data, validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise Undecodable(f"not base64: {error}") from None
+
+
+def encode_base64(value: object) -> str:
+    """`value` as compact JSON in standard padded base64. Raises ValueError for what JSON cannot say (NaN, cycles)."""
+    # ASCII only: every reader decodes it alike, and a lone surrogate survives as the escape that it came as.
+    return base64.b64encode(json.dumps(value, separators=(",", ":"), allow_nan=False).encode()).decode()
+
+
+def decode_json(data: bytes) -> tuple[Any, tuple[str, ...]]:
+    """The JSON value in `data` (UTF-8) and what is ambiguous about it: doubled keys, numbers outside JSON's or ours.
+
+    The caller decides whether the faults matter: they do in a challenge, not in an error page. Raises Undecodable.
+    """
+    faults: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(items)
+        if len(value) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            faults.append(f"the key {shown(twice)} is there twice")
+        return value
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            faults.append(f"{shown(text)} is not a finite number")
+        return value
+
+    try:
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs, parse_float=number, parse_constant=number)
+    except RecursionError:
+        raise Undecodable(f"nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # also not UTF-8, and integers of thousands of digits
+        raise Undecodable(f"not JSON: {error}") from None
+    if _deeper_than(value, MAX_DEPTH):
+        raise Undecodable(f"nested deeper than {MAX_DEPTH} levels")
+    return value, tuple(faults)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` for a sentence to a person: one line of ASCII, quoted where it is text, cut at `limit` characters."""
+    text = json.dumps(value[:limit] if isinstance(value, str) else str(value)[:limit])
+    if not isinstance(value, str):
+        text = text[1:-1]
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    layer: list[Any] = [value]
+    for _ in range(levels + 1):
+        layer = [child for parent in layer for child in _children(parent)]
+        if not layer:
+            return False
+    return True
+
+
+def _children(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
