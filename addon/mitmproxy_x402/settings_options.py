@@ -1,0 +1,128 @@
+"""The table of mitmproxy options that the addon declares; their help is the user's documentation.
+
+All are text, also numbers and switches: mitmproxy silently drops a whole script whose typed option gets a bad value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "x402_"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One mitmproxy option. `default` is what to declare: empty text, which means that it is not set there."""
+
+    name: str
+    otherwise: str
+    """What holds when neither option nor environment nor file says anything, as a user would write it."""
+    help: str
+    variable: str = ""
+    """Environment variable that sets the same."""
+    default: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in x402.toml."""
+        return self.name.removeprefix(PREFIX)
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "x402_max_request",
+        "1",
+        "The most that a single request may cost, in dollars, as in 0.25. A challenge that asks for more is "
+        "refused and nothing is signed. Whoever reaches the port can spend this much again and again, so keep it "
+        "small. 0 pays nothing at all. Default: 1.",
+    ),
+    Option(
+        "x402_networks",
+        "",
+        "The networks to pay on, most wanted first, separated by commas: short names (base, solana) or CAIP-2 "
+        "names. Within one network the cheapest offer is taken. Empty means every network that a wallet is there "
+        "for, the cheapest offer first. Default: empty.",
+    ),
+    Option(
+        "x402_forward_auth",
+        "false",
+        "Whether the client's own Authorization, x-api-key, x-goog-api-key, ?key= and cookies go upstream: true or "
+        "false. The payment is what the gateway wants; with true, the gateway also sees whatever real API key the "
+        "client was set up with. Default: false.",
+    ),
+    Option(
+        "x402_max_validity",
+        "600",
+        "For how many seconds at most a signed EVM authorization stays valid, 30 to 86400, whatever the gateway "
+        "asks for. Anyone who gets hold of a payment header can submit it that long, and it can move the money "
+        "once. Default: 600.",
+    ),
+    Option(
+        "x402_solana_rpc",
+        "https://sol.blockrun.ai/api/v1/solana/rpc",
+        "URLs of Solana RPCs, separated by commas and tried in turn. Asked for a recent blockhash only when a "
+        "challenge brings none. They must be https, or http on loopback. Keep URLs that hold an API key in "
+        "SOLANA_RPC_URL instead: mitmweb shows options. Default: https://sol.blockrun.ai/api/v1/solana/rpc.",
+        variable="SOLANA_RPC_URL",
+    ),
+    Option(
+        "x402_rpc_timeout",
+        "3",
+        "How many seconds one Solana RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
+    ),
+    Option(
+        "x402_evm_key_file",
+        "",
+        "File with the private key that pays on EVM networks, in hex. Instead of BLOCKRUN_WALLET_KEY, "
+        "BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session. It must be readable by you alone (chmod 600). Keep only "
+        "pocket money there. Default: empty, look in those places.",
+    ),
+    Option(
+        "x402_solana_key_file",
+        "",
+        "File with the private key that pays on Solana: base58, or the array of numbers that the Solana tools "
+        "write. Instead of SOLANA_WALLET_KEY or ~/.blockrun/.solana-session. It must be readable by you alone "
+        "(chmod 600). Keep only pocket money there. Default: empty, look in those places.",
+    ),
+    Option(
+        "x402_keystore",
+        "",
+        "Ethereum keystore (version 3 JSON) with the key that pays on EVM networks; its password comes from "
+        "X402_KEYSTORE_PASSWORD or x402_keystore_password_file. Default: empty.",
+    ),
+    Option(
+        "x402_keystore_password_file",
+        "",
+        "File whose first line is the password of x402_keystore. It must be readable by you alone (chmod 600). "
+        "Default: empty.",
+    ),
+    Option(
+        "x402_client_token",
+        "",
+        "Token that clients must present as their API key (Bearer, x-api-key or x-goog-api-key) before anything is "
+        "paid for them; required when the proxy listens beyond 127.0.0.1. Better set X402_CLIENT_TOKEN or "
+        "x402_client_token_file: mitmweb shows options, and the command line is visible to every user of the "
+        "machine. Default: empty, no token.",
+        variable="X402_CLIENT_TOKEN",
+    ),
+    Option(
+        "x402_client_token_file",
+        "",
+        "File whose first line is the client token, see x402_client_token. It must be readable by you alone (chmod "
+        "600). Default: empty.",
+    ),
+    Option(
+        "x402_allow_origins",
+        "",
+        "Browser origins that may spend, separated by commas, as in http://localhost:3000. Every page and every "
+        "script that such an origin loads can spend your money. Default: empty, no web page can spend.",
+    ),
+    Option(
+        "x402_config",
+        "",
+        "The configuration file to read. Default: empty, the first of $X402_CONFIG, ./x402.toml and "
+        "~/.config/mitmproxy-x402/x402.toml. A file that is named here or in X402_CONFIG must exist.",
+        variable="X402_CONFIG",
+    ),
+)
+"""Every option that the addon declares, in the order of the documentation."""
