@@ -23,7 +23,7 @@ import itertools
 import logging
 import re
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -99,7 +99,7 @@ class Exchange:
 
 
 @dataclass
-class X402ChallengeHook(commands.StartHook):  # type: ignore[no-untyped-call]
+class X402ChallengeHook(commands.StartHook):
     """A 402 has been held back: whole in `flow.response`, with its body. See the module's words for the answers."""
 
     name = "x402_challenge"
@@ -406,16 +406,24 @@ def _make_stream(self: HttpLayer, stream_id: int) -> Steps:
     yield from self.event_to_child(self.streams[stream_id], events.Start())
 
 
-def install(next_layer: layer.NextLayer) -> None:
-    """Make the HTTP layers of a reverse-proxied connection build our streams. Call it when the layers are decided.
+def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None]) -> None:
+    """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
     Client replay never passes here, so a replayed flow never pays.
     """
+    decide(next_layer)
     if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):
         return
     for each in next_layer.context.layers:
         if type(each) is HttpLayer and "make_stream" not in vars(each):
             each.make_stream = types.MethodType(_make_stream, each)  # type: ignore[method-assign]
+
+
+def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
+    """Host and port that the proxy reverses to, whatever has been done to the flow's request since."""
+    mode = flow.client_conn.proxy_mode
+    assert isinstance(mode, ReverseMode)
+    return mode.address
 
 
 _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (

@@ -1,0 +1,53 @@
+"""What mitmproxy's defaults get wrong for a proxy that pays, and how to tell a default from the user's choice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mitmproxy import exceptions, optmanager
+from mitmproxy.options import Options
+
+BETTER: Mapping[str, object] = {
+    "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and whoever reaches the port can spend
+    "connection_strategy": "lazy",  # eager answers an unreachable upstream with a bare end of file
+    "keep_alt_svc_header": True,  # otherwise a header of the answer is changed
+}
+
+logger = logging.getLogger(__name__)
+
+
+def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
+    """Set each option of BETTER that neither the command line (`arguments`) nor mitmproxy's config file sets.
+
+    Returns what was set.
+    """
+    chosen = _chosen(options, arguments)
+    better = {
+        name: value
+        for name, value in BETTER.items()
+        if name in options and name not in chosen and not options.has_changed(name)
+    }
+    options.update(**better)
+    return better
+
+
+def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
+    """Names of options that the user set, be it to mitmproxy's own default."""
+    chosen = {
+        argument.removeprefix("--set").lstrip("=").partition("=")[0].removeprefix("--").replace("-", "_")
+        for argument in arguments
+    }
+    for name in ("config.yaml", "config.yml"):
+        file = Path(options.confdir).expanduser() / name
+        try:
+            chosen.update(optmanager.parse(file.read_text(encoding="utf8")))
+        except (OSError, UnicodeDecodeError, exceptions.OptionsError) as error:
+            logger.debug("No options from %s: %s", file, error)
+    return chosen
+
+
+def listens_beyond_loopback(options: Options) -> bool:
+    """Whether other machines can reach the port; a mode may name its own address (`reverse:...@0.0.0.0:4402`)."""
+    return options.listen_host not in ("127.0.0.1", "::1", "localhost")
