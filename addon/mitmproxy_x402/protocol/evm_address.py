@@ -1,0 +1,41 @@
+"""Ethereum addresses: 20 bytes, written as 0x and 40 hex digits whose case is a checksum (EIP-55)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from eth_hash.auto import keccak
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+
+
+@lru_cache(maxsize=1024)
+def parse_address(text: str) -> bytes:
+    """The 20 bytes of the address `text`; one in mixed case must have the right checksum.
+
+    Raises ValueError with a clause that completes "payTo ...".
+    """
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("is not an address: 0x and 40 hex digits are")
+    address = bytes.fromhex(text[2:])
+    digits = text[2:]
+    # In one case there is no checksum to verify; in mixed case a wrong one means a mistyped or damaged address.
+    if digits not in (digits.lower(), digits.upper()) and text != checksum_address(address):
+        raise ValueError("is an address with a wrong checksum: it was mistyped or changed on the way")
+    return address
+
+
+@lru_cache(maxsize=1024)
+def checksum_address(address: bytes) -> str:
+    """The 20 bytes `address` as EIP-55 writes them."""
+    digits = address.hex()
+    nibbles = keccak(digits.encode()).hex()
+    return "0x" + "".join(
+        digit.upper() if nibble > "7" else digit for digit, nibble in zip(digits, nibbles, strict=False)
+    )
+
+
+def public_key_address(public_key: bytes) -> bytes:
+    """The address of an uncompressed public key without its prefix: 64 bytes, x and y."""
+    return bytes(keccak(public_key)[-20:])

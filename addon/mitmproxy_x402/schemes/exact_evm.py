@@ -1,0 +1,127 @@
+"""Scheme `exact` on EVM chains: an EIP-3009 TransferWithAuthorization, signed as EIP-712 typed data.
+
+The digest is put together by hand, because a general encoder costs more than the signature; the tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from eth_hash.auto import keccak
+
+from ..errors import ChallengeError
+from ..protocol.evm_address import checksum_address, parse_address
+from ..protocol.messages import PaymentRequirements
+from ..protocol.networks import Asset, Network
+from ..protocol.strict_json import shown
+
+CLOCK_SKEW = 600
+"""Seconds by which `validAfter` lies in the past: with `now` itself, a clock that is fast fails on chain."""
+MIN_VALIDITY = 10
+"""Seconds that an authorization must live: facilitators want six left, and the header has to get there."""
+
+_DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+_TRANSFER_TYPE = (
+    b"TransferWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+_ZERO = bytes(20)
+
+
+def authorize(
+    requirement: PaymentRequirements,
+    network: Network,
+    asset: Asset,
+    *,
+    payer: str,
+    now: int,
+    nonce: bytes,
+    max_validity: int,
+    sign: Callable[[bytes], bytes],
+) -> dict[str, Any]:
+    """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on EVM; protocol.md section 3).
+
+    `now` is in Unix seconds, `nonce` is 32 random bytes, `max_validity` bounds the life of the authorization in
+    seconds. `sign` gets the 32-byte EIP-712 digest and returns r, s and v (27 or 28): 65 bytes. Raises ChallengeError.
+    """
+    assert len(nonce) == 32
+    sender = parse_address(payer)
+    recipient = _recipient(requirement.pay_to, sender, asset)
+    _check_domain(requirement, network, asset)
+    validity = min(requirement.max_timeout_seconds, max_validity)
+    if validity < MIN_VALIDITY:
+        raise ChallengeError(
+            f"The challenge leaves {validity} seconds for the payment (maxTimeoutSeconds); facilitators reject"
+            f" authorizations that end so soon, at least {MIN_VALIDITY} are needed. Nothing was signed."
+        )
+    value, valid_after, valid_before = requirement.amount, max(now - CLOCK_SKEW, 0), now + validity
+    message = b"".join(
+        (
+            _type_hash(),
+            _word(sender),
+            _word(recipient),
+            value.to_bytes(32, "big"),
+            valid_after.to_bytes(32, "big"),
+            valid_before.to_bytes(32, "big"),
+            nonce,
+        )
+    )
+    signature = sign(keccak(b"\x19\x01" + _domain_separator(network.chain_id, asset) + keccak(message)))
+    return {
+        "signature": "0x" + signature.hex(),
+        "authorization": {
+            "from": checksum_address(sender),
+            "to": checksum_address(recipient),
+            "value": str(value),
+            "validAfter": str(valid_after),
+            "validBefore": str(valid_before),
+            "nonce": "0x" + nonce.hex(),
+        },
+    }
+
+
+def _recipient(pay_to: str, sender: bytes, asset: Asset) -> bytes:
+    try:
+        recipient = parse_address(pay_to)
+    except ValueError as error:
+        raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {error}. Nothing was signed.") from None
+    reason = {
+        _ZERO: "is the zero address: what is sent there is lost",
+        sender: "is the paying wallet itself",
+        parse_address(asset.address): "is the token's own contract: what is sent there is lost",
+    }.get(recipient)
+    if reason:
+        raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
+    return recipient
+
+
+def _check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:
+    # Our table signs, never the challenge. One that names another domain is refused rather than answered: its gateway
+    # must reject our signature, and a rejected payment's outcome is unknown, while a refused one cost nothing.
+    for key, ours in (("name", asset.domain_name), ("version", asset.domain_version)):
+        theirs = requirement.extra.get(key)
+        if theirs is not None and theirs != ours:
+            raise ChallengeError(
+                f"The challenge names the signing domain {key} {shown(theirs)} for {asset.symbol} on {network.name};"
+                f" {shown(ours)} is what the network table holds. Nothing was signed."
+            )
+
+
+@lru_cache(maxsize=64)
+def _domain_separator(chain_id: int, asset: Asset) -> bytes:
+    assert chain_id
+    assert asset.domain_name
+    name, version = keccak(asset.domain_name.encode()), keccak(asset.domain_version.encode())
+    contract = _word(parse_address(asset.address))
+    return bytes(keccak(b"".join((keccak(_DOMAIN_TYPE), name, version, chain_id.to_bytes(32, "big"), contract))))
+
+
+@lru_cache(maxsize=1)
+def _type_hash() -> bytes:
+    return bytes(keccak(_TRANSFER_TYPE))
+
+
+def _word(address: bytes) -> bytes:
+    return address.rjust(32, b"\0")
