@@ -104,16 +104,16 @@ def load_wallets(sources: WalletSources) -> Wallets:
     warnings: list[str] = []
     if sources.keystore and sources.evm_key_file:
         raise WalletError(
-            f"Two EVM keys are named: the keystore {sources.keystore} and the key file {sources.evm_key_file}. Name one."
+            f"Two EVM keys are named, the keystore {sources.keystore} and the file {sources.evm_key_file}: name one."
         )
     evm: EvmWallet | None
     if sources.keystore:
         evm = _keystore_wallet(sources, sources.keystore, warnings)
     else:
         found = _find(sources, sources.evm_key_file, _EVM_VARIABLES, _EVM_FILE, warnings)
-        evm = found and _evm_wallet(found.source, _evm_secret(found))
+        evm = _evm_wallet(found.source, _evm_secret(found)) if found else None
     found = _find(sources, sources.svm_key_file, (SVM_VARIABLE,), _SVM_FILE, warnings)
-    return Wallets(evm, found and _svm_wallet(found), tuple(warnings))
+    return Wallets(evm, _svm_wallet(found) if found else None, tuple(warnings))
 
 
 def warm_up() -> None:
