@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_2022_PROGRAM, TOKEN_PROGRAM
-from mitmproxy_x402.settings import FILE_KEYS, OPTIONS, Settings, format_usd, read_settings, unknown_options
+from mitmproxy_x402.settings import (
+    FILE_KEYS,
+    OPTIONS,
+    Settings,
+    format_usd,
+    is_loopback,
+    read_settings,
+    unknown_options,
+)
 
 POLYGON = """
 [[network]]
@@ -428,3 +436,23 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
     assert "no option 'x402_max_requst'; did you mean x402_max_request?" in sentence
     assert "no option 'x402-networks'; did you mean x402_networks?" in sentence
     assert "other" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1.evil.example", False),
+        ("127.999.1.1", False),
+        ("localhost.evil.example", False),
+        ("0.0.0.0", False),
+        ("192.168.1.2", False),
+        ("", False),
+    ],
+)
+def test_is_loopback(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer

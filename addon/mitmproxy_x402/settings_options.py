@@ -40,8 +40,8 @@ OPTIONS: tuple[Option, ...] = (
         "x402_networks",
         "",
         "The networks to pay on, most wanted first, separated by commas: short names (base, solana) or CAIP-2 "
-        "names. Within one network the cheapest offer is taken. Empty means every network that a wallet is there "
-        "for, the cheapest offer first. Default: empty.",
+        "names. Networks that are not listed come after these; within one rank the cheapest offer is taken. Only "
+        "networks that a wallet is there for are paid on. Default: empty, the cheapest offer of all.",
     ),
     Option(
         "x402_forward_auth",

@@ -5,6 +5,7 @@ A value comes as text (mitmproxy option, environment) or as TOML typed it. Nothi
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,6 @@ _USD = re.compile(r"(?P<whole>[0-9]{1,15})(?:\.(?P<part>[0-9]{1,6}))?")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _DECIMAL = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 _FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
-_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
 _TOKEN = re.compile(r"[!-~]{8,512}")
 _KEY_LIKE = re.compile(r"(?:0x)?[0-9a-fA-F]{64}|[0-9a-fA-F]{128}|[1-9A-HJ-NP-Za-km-z]{43,90}|\[[0-9, ]+\]")
 _SHOWN = 60
@@ -171,8 +171,13 @@ def rpc_url(given: Given) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host`, as a URL spells it without brackets, can only be this machine."""
-    return _LOOPBACK.fullmatch(host.lower()) is not None
+    """Whether `host`, a name or an address without brackets, can only be this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def origin(given: Given) -> str:
