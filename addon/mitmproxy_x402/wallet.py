@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from .errors import WalletError
 from .protocol.evm_address import checksum_address, public_key_address
 from .protocol.networks import Family
+from .protocol.strict_json import Undecodable, decode_json
 
 EVM_VARIABLE = "BLOCKRUN_WALLET_KEY"
 SVM_VARIABLE = "SOLANA_WALLET_KEY"
@@ -203,8 +204,8 @@ def _svm_secret(text: str) -> bytes | None:
         return bytes.fromhex(text[-128:])
     if text.startswith("["):
         try:
-            return bytes(json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            return bytes(decode_json(text.encode())[0])
+        except (ValueError, TypeError):
             return None
     # solders reads base58 of just these two lengths, of which 64 bytes take 64 to 88 digits.
     try:
@@ -242,8 +243,8 @@ def _keystore_wallet(sources: WalletSources, path: Path, warnings: list[str]) ->
 def _keystore(path: Path) -> dict[str, Any]:
     text = _read(path)
     try:
-        keystore = json.loads(text)
-    except (ValueError, RecursionError):
+        keystore, _ = decode_json(text.encode())
+    except Undecodable:
         keystore = None
     if not isinstance(keystore, dict):
         raise WalletError(f"The keystore {path} cannot be opened: it is no JSON object.")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mitmproxy_x402.protocol.headers import (
     settlement_header,
 )
 from mitmproxy_x402.protocol.messages import PaymentPayload, PaymentRequired, SettlementResponse
+from mitmproxy_x402.protocol.strict_json import _too_deep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
 ENTRY: dict[str, Any] = {
@@ -240,6 +243,25 @@ class TestHostileJson:
         text = json.dumps(challenge(extra={"x": 0})).replace('"x": 0', f'"x": {left * depth}0{right * depth}')
         assert read_payment_required(None, text.encode()) is None
         assert read_text(text[:40_000]) is None
+
+    @pytest.mark.parametrize("text", ["[" * 64 + "]" * 64, '["[[[[",' * 64, '{"a\\"[": ' * 64, "[]" * 100_000])
+    def test_brackets_in_strings_and_side_by_side_are_not_deep(self, text: str) -> None:
+        assert not _too_deep(text.encode())
+
+    @pytest.mark.parametrize("text", ['"' + '\\"[' * 300_000, '"' * 999_999, "[" * 99 + '"\\', '"\\'])
+    def test_strings_that_do_not_end_cost_no_more(self, text: str) -> None:
+        assert read_payment_required(None, text.encode()) is None
+
+    def test_deep_nesting_does_not_crash_under_a_raised_recursion_limit(self) -> None:
+        # Libraries do raise it, and then the parser's own guard comes after the end of the stack.
+        program = """
+import sys
+from mitmproxy_x402.protocol.headers import read_payment_required
+sys.setrecursionlimit(10_000_000)
+print(read_payment_required(None, b'{"x402Version": 2, "accepts": ' + b"[" * 1_000_000))
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "None\n"
 
     def test_huge_integers_are_no_challenge(self) -> None:
         text = json.dumps(challenge(extra={"x": 0})).replace('"x": 0', f'"x": {"9" * 10_000}')
