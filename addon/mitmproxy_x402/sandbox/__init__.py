@@ -1,0 +1,15 @@
+"""An embedded gateway that charges play money: for the demo, the tests and the benchmark.
+
+    sandbox = Sandbox(SandboxConfig(networks=("base-sepolia", "solana-devnet")))
+    with sandbox.run_in_thread():
+        print(sandbox.url)
+
+It shares nothing with the payer but `protocol`, so that it can be its judge.
+"""
+
+from .config import SandboxConfig
+from .faults import FAULTS
+from .gateway import Sandbox
+from .records import ReceivedPayment, ReceivedRequest, Sent
+
+__all__ = ["FAULTS", "ReceivedPayment", "ReceivedRequest", "Sandbox", "SandboxConfig", "Sent"]

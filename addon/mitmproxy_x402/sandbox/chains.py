@@ -1,0 +1,69 @@
+"""What the till needs of a chain: its side of an offer, a verdict on a payment, and the movement of money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import X402Error
+from ..protocol.networks import Asset, Network
+
+INVALID = "PAYMENT_INVALID"
+UNFUNDED = "PAYMENT_UNFUNDED"
+REPLAY = "PAYMENT_REPLAY"
+BLOCKHASH_STALE = "PAYMENT_BLOCKHASH_STALE"
+UNDERPAID = "PAYMENT_UNDERPAID"
+SETTLEMENT_FAILED = "SETTLEMENT_FAILED"
+
+
+class Rejected(X402Error):
+    """The payment is not accepted. `reason` is one of the gateway's codes, such as PAYMENT_UNDERPAID."""
+
+    code = "payment_rejected"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A payment that would settle now."""
+
+    payer: str
+    reference: str
+    """EVM: the nonce. Solana: the signature that the transaction will have."""
+    settlement: Any
+    """What the chain wants back in `settle`."""
+
+
+class Chain(Protocol):
+    """One network with its one asset and its play money."""
+
+    @property
+    def network(self) -> Network:
+        """The row of the table."""
+
+    @property
+    def asset(self) -> Asset:
+        """The network's first asset."""
+
+    @property
+    def pay_to(self) -> str:
+        """Where payments go: an address that nobody has a key of."""
+
+    def extra(self) -> dict[str, Any]:
+        """The chain's part of an entry's `extra`."""
+
+    def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any]) -> Verified:
+        """Whether `payload` pays `entry` exactly. Raises Rejected."""
+
+    def settle(self, verified: Verified) -> str:
+        """Move the money; the transaction's id. Raises Rejected."""
+
+    def fund(self, address: str, amount: int) -> None:
+        """Give `address` a balance of exactly `amount` atomic units."""
+
+    def balance(self, address: str) -> int:
+        """Atomic units that `address` has."""

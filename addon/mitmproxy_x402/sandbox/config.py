@@ -1,0 +1,107 @@
+"""What kind of gateway the sandbox plays: one frozen SandboxConfig, checked when it is made."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import SettingsError
+from ..protocol.messages import X402Version
+from ..protocol.networks import BUILT_IN, Network, NetworkTable
+
+Settle = Literal["vendor", "before", "after", "parallel"]
+"""When money moves. `before` the work starts; `after` it succeeded (a stream: after its last chunk, or when it dies);
+`parallel`: along with the work, so a failing answer is charged too and says nothing of it. `vendor` is what the real
+gateway is reported to do: `after` on EVM, `parallel` on Solana."""
+
+Where = Literal["both", "header", "body"]
+"""Where a version-2 challenge is written; version 1 always uses the body."""
+
+DEFAULT_PORT = 4420
+ANY_BALANCE = 1_000_000_000
+"""A thousand dollars of play money for every address that the sandbox has not seen before."""
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Raises SettingsError, naming the field, the value and what is allowed."""
+
+    networks: tuple[str, ...] = ("base-sepolia",)
+    """Networks to ask payment on, by short or CAIP-2 name, in the order in which they are offered."""
+    table: NetworkTable = BUILT_IN
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free port."""
+    allow_remote: bool = False
+    """Without it only loopback addresses are listened on."""
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    x402_version: X402Version = 2
+    challenge_in: Where = "both"
+    rejection_challenge: bool = True
+    """A rejection's 402 carries a fresh challenge too, in its header (version 1: in its body)."""
+    decoys: bool = True
+    """Offer `upto` (EVM) and `batch-settlement` (Solana) beside `exact`, at higher amounts."""
+    shuffle: int | None = None
+    """A seed: the entries of each challenge come in a different, repeatable order. None: `exact` first."""
+    recent_blockhash: bool = True
+    """Put `recentBlockhash` and `lastValidBlockHeight` into Solana entries; without it payers need the RPC."""
+    memo: str = ""
+    """A seller's memo (`extra.memo`) in Solana entries."""
+    blockhash_seconds: int = 60
+    payment_flow: str = ""
+    """`extra.paymentFlow` of every exact entry; `upfront` also means that failed work is not refunded."""
+    max_timeout_seconds: int = 300
+    settle: Settle = "vendor"
+    opening_balance: int = ANY_BALANCE
+    """Atomic units of play money that an unknown address has."""
+    chunk_seconds: float = 0
+    """Pause between the events of a stream, so that a person sees it arrive."""
+    fault: str = ""
+    """Faults of every request, as in the header; a request's own header replaces it."""
+    keep: int = 10_000
+    """Requests, payments and answers that are remembered; the oldest go first."""
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        if not self.networks:
+            raise SettingsError(f"networks is empty; name one or more of {self._known()}.")
+        for name in self.networks:
+            if self.table.get(name) is None:
+                raise SettingsError(f"networks: {name!r} is unknown; known are {self._known()}.")
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"port must be 0 (any) to 65535, got {self.port}.")
+        if not self.allow_remote and not is_loopback(self.host):
+            raise SettingsError(
+                f"host {self.host!r} is not a loopback address; play money is for this machine only."
+                " Use 127.0.0.1, or allow it with allow_remote (--allow-remote)."
+            )
+        if (self.certfile is None) != (self.keyfile is None):
+            raise SettingsError("certfile and keyfile belong together: give both for TLS, or none.")
+        if len(self.memo.encode()) > 256:
+            raise SettingsError(f"memo must be at most 256 bytes, got {len(self.memo.encode())}.")
+        if self.x402_version not in (1, 2):
+            raise SettingsError(f"x402_version must be 1 or 2, got {self.x402_version!r}.")
+
+    @property
+    def offered(self) -> tuple[Network, ...]:
+        """The networks as rows of the table."""
+        rows = (self.table.get(name) for name in self.networks)
+        return tuple(row for row in rows if row is not None)
+
+    def _known(self) -> str:
+        return ", ".join(row.name for row in self.table)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

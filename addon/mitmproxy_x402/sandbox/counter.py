@@ -1,0 +1,223 @@
+"""What happens to one request: quoted, refused, or admitted; worked for; settled in its time."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ..errors import PaymentHeaderError
+from ..protocol import headers
+from .chains import INVALID, Chain, Rejected
+from .config import SandboxConfig
+from .faults import Fault, FaultDesk, UnknownFault
+from .pricing import PriceList, Quote, quote
+from .records import Kept, ReceivedPayment, ReceivedRequest
+from .rpc import solana_rpc
+from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
+from .till import Ticket, Till
+from .wire import Exchange, Pairs
+from .work import Route, Work, error_work, find_route, json_work, plain_path
+
+if TYPE_CHECKING:
+    from .svm_chain import SvmChain
+
+When = Literal["early", "late", "never"]
+_HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
+_NO_CHALLENGE = b'{"error":"Payment required","message":"Top up your account at the front desk."}'
+_REQUIRED = {"error": "Payment Required", "message": "This endpoint requires x402 payment"}
+
+
+class Counter:
+    """Serves requests, and writes new payments into `payments`."""
+
+    def __init__(
+        self, config: SandboxConfig, chains: Sequence[Chain], url: str, payments: Kept[ReceivedPayment]
+    ) -> None:
+        self._config = config
+        self._chains = chains
+        self._payments = payments
+        self._desk = FaultDesk(config.fault)
+        self._prices = PriceList(config, chains, url)
+        self._till = Till(self._prices, config.x402_version)
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request. Raises ClientGone when the client left."""
+        request = exchange.request
+        route = self._route(request)
+        try:
+            if route is None:
+                await self._send(exchange, error_work("openai", 404, f"Nothing is sold at {request.path}."))
+            elif route.free:
+                await self._free(exchange, route, self._desk.faults(request, "paid"))
+            elif any(request.get(name) is not None for name in self._payment_headers()):
+                await self._paid(exchange, route, self._desk.faults(request, "paid"))
+            else:
+                await self._unpaid(exchange, route, self._desk.faults(request, "unpaid"))
+        except UnknownFault as error:
+            await self._send(exchange, json_work({"error": {"type": error.code, "message": str(error)}}, 400))
+
+    def _route(self, request: ReceivedRequest) -> Route | None:
+        if plain_path(request.path) == "/v1/solana/rpc":
+            chain = next((one for one in self._chains if one.network.family == "svm"), None)
+            if chain is not None:
+                return Route(True, "openai", lambda _: solana_rpc(request.body, cast("SvmChain", chain)))
+        return find_route(request)
+
+    def _payment_headers(self) -> tuple[str, ...]:
+        """A server reads its own version's header, and no other."""
+        return (headers.X_PAYMENT,) if self._config.x402_version == 1 else (headers.PAYMENT_SIGNATURE,)
+
+    async def _free(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
+        work = _failure(route, faults)
+        if work is None:
+            if await break_off(exchange, faults):
+                return
+            work = route.work(self._now())
+        await self._send(exchange, work, [("X-Free-Model", "true")], faults)
+
+    async def _unpaid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
+        failure = _failure(route, faults)
+        if failure is not None:
+            await self._send(exchange, failure, faults=faults)
+        elif "402-plain" in faults:
+            await exchange.answer(402, [("Content-Type", "application/json")], _NO_CHALLENGE)
+        elif not await break_off(exchange, faults):
+            pairs, body = self._prices.challenge(exchange.request, quote(exchange.request), _REQUIRED)
+            await _challenge(exchange, pairs, body, faults)
+
+    async def _paid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
+        request, price = exchange.request, quote(exchange.request)
+        try:
+            ticket = self._admit(request, price, faults)
+        except Rejected as rejected:
+            await self._reject(exchange, price, rejected, faults)
+            return
+        when = _when(self._timing(ticket), faults)
+        failed = any(name in faults for name in WHOLE_FAILURES)
+        work = _failure(route, faults) or route.work(self._now())
+        streamed = work.pieces is not None and not failed
+        try:
+            if when == "early" or (when == "late" and not failed and not streamed and work.status < 400):
+                ticket.settle()
+            if await break_off(exchange, faults):
+                return
+            silent = failed and self._timing(ticket) != "before"
+            receipt = [] if silent or when == "never" else _receipt(ticket, faults)
+            await self._send(exchange, work, receipt, faults)
+        except Rejected as rejected:
+            await self._reject(exchange, price, rejected, faults)
+        finally:
+            if when == "late" and streamed and exchange.sent is not None:
+                _settle_quietly(ticket)
+            ticket.release()
+
+    def _admit(self, request: ReceivedRequest, price: Quote, faults: Mapping[str, Fault]) -> Ticket:
+        """Raises Rejected."""
+        if "reject" in faults:
+            code = faults["reject"].text("code")
+            raise Rejected(code, f"The payment was refused on demand ({code}).")
+        try:
+            payment = headers.read_payment(lambda name: request.get(name) if name in self._payment_headers() else None)
+        except PaymentHeaderError as error:
+            raise Rejected(INVALID, str(error)) from error
+        assert payment is not None
+        ticket, new = self._till.admit(payment, request, price)
+        if new:
+            self._payments.append(ticket.record)
+        return ticket
+
+    async def _reject(self, exchange: Exchange, price: Quote, rejected: Rejected, faults: Mapping[str, Fault]) -> None:
+        error = {"error": "Payment rejected", "message": str(rejected), "code": rejected.reason}
+        pairs, body = self._prices.challenge(exchange.request, price, error)
+        status = 402
+        if "reject" in faults:
+            status = faults["reject"].number("status")
+            if faults["reject"].text("reason"):
+                error["reason"] = faults["reject"].text("reason")
+            if faults["reject"].text("challenge") == "no":
+                pairs, body = [("Content-Type", "application/json")], json.dumps(error).encode()
+        await self._send(exchange, Work(status, pairs, body), faults=faults)
+
+    async def _send(
+        self, exchange: Exchange, work: Work, pairs: Pairs = (), faults: Mapping[str, Fault] | None = None
+    ) -> None:
+        await send(exchange, work, pairs, faults or {}, self._config.chunk_seconds)
+
+    def _timing(self, ticket: Ticket) -> str:
+        if self._config.payment_flow == "upfront":
+            return "before"
+        if self._config.settle == "vendor":
+            return "parallel" if ticket.family == "svm" else "after"
+        return self._config.settle
+
+    def _now(self) -> int:
+        return int(self._config.clock())
+
+
+def _failure(route: Route, faults: Mapping[str, Fault]) -> Work | None:
+    """The answer that a fault puts in the place of the work."""
+    if "rate-limit" in faults:
+        after = faults["rate-limit"].text("after")
+        return error_work(route.vendor, 429, "The sandbox was told to be busy.", [("Retry-After", after)])
+    if "error" in faults:
+        return error_work(route.vendor, faults["error"].number("status"), "The sandbox was told to fail.")
+    if "html" in faults:
+        return Work(faults["html"].number("status"), [("Content-Type", "text/html; charset=utf-8")], _HTML)
+    if "redirect" in faults:
+        return Work(faults["redirect"].number("status"), [("Location", faults["redirect"].text("to"))])
+    return None
+
+
+def _when(timing: str, faults: Mapping[str, Fault]) -> When:
+    """When this request's money moves: before the work, after it, or not at all."""
+    for fault in faults.values():
+        said = fault.arguments.get("settle", "auto")
+        if said != "auto":
+            return "early" if said == "yes" else "never"
+    return "late" if timing == "after" else "early"
+
+
+def _settle_quietly(ticket: Ticket) -> None:
+    try:
+        ticket.settle()
+    except Rejected:
+        return  # the stream is over: nobody is left to tell
+
+
+def _receipt(ticket: Ticket, faults: Mapping[str, Fault]) -> list[tuple[str, str]]:
+    written = faults["receipt"].text("as") if "receipt" in faults else "transaction"
+    receipt = ticket.receipt()
+    name, value = headers.settlement_header(ticket.version, receipt)
+    extra = [("X-Payment-Receipt", receipt.transaction)] if receipt.transaction else []
+    if written == "none":
+        return []
+    if written == "header":
+        return extra
+    if written == "signature":
+        said: dict[str, Any] = {"success": True, "signature": receipt.transaction, "network": receipt.network}
+        value = base64.b64encode(json.dumps({**said, "payer": receipt.payer}).encode()).decode()
+        return [(name, value)]
+    return [(name, value), *extra]
+
+
+async def _challenge(exchange: Exchange, pairs: Pairs, body: bytes, faults: Mapping[str, Fault]) -> None:
+    """A 402, whole or in one of its odd forms."""
+    if "402-empty" in faults:
+        body = b""
+    if "402-huge" in faults:
+        size = faults["402-huge"].number("bytes")
+        body = b'{"padding":"' + b"x" * size + b'",' + body[1:]
+    if "402-cut" in faults:
+        await exchange.head(402, [*pairs, ("Content-Length", str(len(body)))])
+        await cut_off(exchange, body, chunked=False, reset=faults["402-cut"].text("how") == "reset")
+        return
+    chunked = "402-chunked" in faults or "402-split" in faults
+    work = Work(402, pairs, body, iter([body]) if chunked else None)
+    if "402-split" in faults:
+        work = Work(402, pairs, b"", split([body], faults["402-split"].number("bytes")))
+    also = dict(faults)
+    if "402-close" in faults:
+        also["close"] = faults["402-close"]
+    await send(exchange, work, (), also, 0)

@@ -1,0 +1,180 @@
+"""What a request costs, and the 402 that says so, in the shapes recorded from the real gateway."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocol import headers
+from ..protocol.messages import AtomicUnits
+from .chains import Chain
+from .config import SandboxConfig
+from .records import ReceivedRequest
+from .wire import Pairs
+
+MINIMUM = 1_000
+"""No request costs less: a tenth of a cent, as on the real gateway."""
+PER_INPUT_TOKEN = 1
+PER_OUTPUT_TOKEN = 5
+BYTES_PER_TOKEN = 4
+DEFAULT_OUTPUT = 1_024
+"""Output tokens that a model request without a limit is quoted for."""
+MAX_OFFERS = 100_000
+
+_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_EXTENSIONS = {"bazaar": {"info": {"input": {"type": "http"}, "sandbox": True}}}
+
+
+@dataclass(frozen=True)
+class Quote:
+    """The price of one request: `amount = max(1000, ceil(bytes / 4) * 1 + output_limit * 5)` atomic units."""
+
+    amount: AtomicUnits
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def description(self) -> str:
+        """As the gateway writes it into its challenges."""
+        return f"Sandbox API call (~{self.input_tokens} input, {self.output_tokens} max output tokens)"
+
+
+def quote(request: ReceivedRequest) -> Quote:
+    """Linear in the body's length and in the output limit; what names no model is priced by its length alone."""
+    input_tokens = -(-len(request.body) // BYTES_PER_TOKEN)
+    output_tokens = _output_limit(request.json)
+    amount = input_tokens * PER_INPUT_TOKEN + output_tokens * PER_OUTPUT_TOKEN
+    return Quote(AtomicUnits(max(MINIMUM, amount)), input_tokens, output_tokens)
+
+
+def _output_limit(body: Mapping[str, Any]) -> int:
+    generation = body.get("generationConfig")
+    places = [body, generation if isinstance(generation, dict) else {}]
+    for place in places:
+        for name in (*_OUTPUT_LIMITS, "maxOutputTokens"):
+            if type(place.get(name)) is int and place[name] >= 0:
+                return int(place[name])
+    return DEFAULT_OUTPUT if "model" in body or "contents" in body else 0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One `exact` entry that was put into a challenge, and what it was for."""
+
+    chain: Chain
+    entry: Mapping[str, Any]
+    amount: AtomicUnits
+    path: str
+    resource: Mapping[str, Any]
+
+
+class PriceList:
+    """Writes challenges and remembers the entries it offered, because a payment has to name one of them verbatim."""
+
+    def __init__(self, config: SandboxConfig, chains: Sequence[Chain], url: str) -> None:
+        self._config = config
+        self._chains = chains
+        self._origin = url
+        self._offers: OrderedDict[str, Offer] = OrderedDict()
+        self._random = random.Random(config.shuffle)  # noqa: S311 - an order, no secret
+
+    def offered(self, entry: Mapping[str, Any]) -> Offer | None:
+        """The offer that `entry` is, word for word, or None."""
+        return self._offers.get(_digest(entry))
+
+    def offers(self, request: ReceivedRequest, price: Quote) -> list[Offer]:
+        """One `exact` offer for each network."""
+        return [self._offer(chain, request, price) for chain in self._chains]
+
+    def extensions(self) -> Mapping[str, Any]:
+        """What every version-2 challenge announces, and no payment may change."""
+        return _EXTENSIONS
+
+    def challenge(self, request: ReceivedRequest, price: Quote, error: Mapping[str, str]) -> tuple[Pairs, bytes]:
+        """Headers and body of a 402. `error` is put into the body: that payment is required, or why one was refused."""
+        offers = self.offers(request, price)
+        for offer in offers:
+            self._remember(offer)
+        entries = [dict(offer.entry) for offer in offers]
+        if self._config.decoys and self._config.x402_version == 2:
+            entries += [_decoy(offer) for offer in offers]
+        if self._config.shuffle is not None:
+            self._random.shuffle(entries)
+        refused = "code" in error
+        if self._config.x402_version == 1:
+            challenge: dict[str, Any] = {"x402Version": 1, "accepts": entries}
+            shown = challenge if self._config.rejection_challenge or not refused else {}
+            return _json_headers(), _dump({**shown, **error})
+        challenge = {"x402Version": 2, "resource": offers[0].resource, "accepts": entries}
+        challenge |= {"error": "Payment required", "extensions": _EXTENSIONS}
+        pairs = list(_json_headers())
+        body: dict[str, Any] = {}
+        if self._config.rejection_challenge or not refused:
+            if self._config.challenge_in != "body":
+                value = headers.payment_required_header(challenge)
+                pairs += [(headers.PAYMENT_REQUIRED, value), ("X-Payment-Required", value)]
+                pairs.append(("WWW-Authenticate", f'X402 requirements="{value}"'))
+            if self._config.challenge_in != "header":
+                body |= challenge
+        if not refused:
+            body |= {"price": _price(entries), "paymentInfo": _payment_info(offers[0])}
+        return pairs, _dump({**body, **error})
+
+    def _offer(self, chain: Chain, request: ReceivedRequest, price: Quote) -> Offer:
+        url = self._origin + request.path
+        described = {"description": price.description, "mimeType": "application/json"}
+        resource = {"url": url, **described}
+        extra = chain.extra()
+        if self._config.payment_flow:
+            extra["paymentFlow"] = self._config.payment_flow
+        entry: dict[str, Any] = {"scheme": "exact", "payTo": chain.pay_to, "asset": chain.asset.address}
+        entry["maxTimeoutSeconds"] = self._config.max_timeout_seconds
+        if self._config.x402_version == 1:
+            entry |= {"network": chain.network.name, "maxAmountRequired": str(price.amount), "extra": extra}
+            entry |= {"resource": url, **described}
+        else:
+            if chain.network.family == "svm":
+                extra = {**described, "resource": url, **extra}
+            entry |= {"network": chain.network.caip2, "amount": str(price.amount), "extra": extra}
+        return Offer(chain, entry, price.amount, request.path, resource)
+
+    def _remember(self, offer: Offer) -> None:
+        self._offers[_digest(offer.entry)] = offer
+        while len(self._offers) > MAX_OFFERS:
+            self._offers.popitem(last=False)
+
+
+def _decoy(offer: Offer) -> dict[str, Any]:
+    """An entry that a careless payer would choose: another scheme, at a higher amount."""
+    entry = {**offer.entry, "amount": str(offer.amount * 1352 // 1000 + 1)}
+    if offer.chain.network.family == "evm":
+        facilitator = {"facilitatorAddress": "0x14fDa13953Fc30428938E6BF950d036e77214e52"}
+        return {**entry, "scheme": "upto", "extra": {**offer.entry["extra"], **facilitator}}
+    extra = {"experimental": True, "minDeposit": "50058", "feePayer": offer.entry["extra"]["feePayer"]}
+    extra |= {"withdrawDelay": 86400, "voucherSigner": "server"}
+    return {**entry, "scheme": "batch-settlement", "maxTimeoutSeconds": 3600, "extra": extra}
+
+
+def _price(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    dearest = max(int(entry["amount"]) for entry in entries)  # a trap that the real gateway has: not what exact costs
+    return {"amount": f"{dearest // 10**6}.{dearest % 10**6:06d}", "currency": "USD"}
+
+
+def _payment_info(offer: Offer) -> dict[str, Any]:
+    return {"network": offer.chain.network.name, "asset": offer.chain.asset.symbol, "x402Version": 2}
+
+
+def _json_headers() -> Pairs:
+    return [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True)

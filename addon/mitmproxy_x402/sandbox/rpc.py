@@ -1,0 +1,88 @@
+"""The gateway's free Solana RPC, as much of it as payers use: JSON-RPC 2.0, single or in batches."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+from .work import Work, json_work
+
+if TYPE_CHECKING:
+    from .svm_chain import SvmChain
+
+_NO_METHOD, _BAD_PARAMS, _BAD_REQUEST = -32601, -32602, -32600
+
+
+def solana_rpc(body: bytes, chain: SvmChain) -> Work:
+    """The answer to a JSON-RPC call about `chain`."""
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        return json_work(_error(None, -32700, "Parse error"))
+    if isinstance(call, list):
+        answers = [_answer(one, chain) for one in call]
+        return Work(200, [("Content-Type", "application/json")], json.dumps(answers).encode())
+    return json_work(_answer(call, chain))
+
+
+def _answer(call: Any, chain: SvmChain) -> dict[str, Any]:
+    if not isinstance(call, dict) or not isinstance(call.get("method"), str):
+        return _error(None, _BAD_REQUEST, "Invalid request")
+    params = call.get("params") or []
+    try:
+        result = _result(call["method"], params, chain)
+    except KeyError:
+        return _error(call.get("id"), _NO_METHOD, f"Method not found: {call['method']}")
+    except (IndexError, TypeError, ValueError) as error:
+        return _error(call.get("id"), _BAD_PARAMS, f"Invalid params: {error}")
+    return {"jsonrpc": "2.0", "result": result, "id": call.get("id")}
+
+
+def _result(method: str, params: list[Any], chain: SvmChain) -> Any:
+    """Raises KeyError for a method that is not served."""
+    if method == "getHealth":
+        return "ok"
+    if method == "getVersion":
+        return {"solana-core": "sandbox", "feature-set": 0}
+    if method == "getGenesisHash":
+        return chain.network.caip2.partition(":")[2]
+    if method in ("getSlot", "getBlockHeight"):
+        return chain.block_height()
+    return {"context": {"slot": chain.block_height()}, "value": _value(method, params, chain)}
+
+
+def _value(method: str, params: list[Any], chain: SvmChain) -> Any:
+    if method == "getLatestBlockhash":
+        return {"blockhash": chain.latest_blockhash(), "lastValidBlockHeight": chain.block_height() + 150}
+    if method == "isBlockhashValid":
+        return chain.is_blockhash_valid(str(params[0]))
+    if method == "getSignatureStatuses":
+        done = {"confirmationStatus": "finalized", "confirmations": None, "err": None, "slot": chain.block_height()}
+        return [done if chain.settled(str(signature)) else None for signature in params[0]]
+    if method == "getBalance":
+        return 0
+    if method == "getAccountInfo":
+        return _account(str(params[0]), chain)
+    if method == "getTokenAccountsByOwner":
+        amount = chain.balance(str(params[0]))
+        shown = {"amount": str(amount), "decimals": chain.asset.decimals}
+        shown["uiAmountString"] = f"{amount // 10**6}.{amount % 10**6:06d}"
+        info = {"mint": chain.asset.address, "owner": str(params[0]), "tokenAmount": shown}
+        data = {"program": "spl-token", "parsed": {"type": "account", "info": info}}
+        return [{"pubkey": chain.token_account(str(params[0])), "account": {"data": data}}]
+    raise KeyError(method)
+
+
+def _account(address: str, chain: SvmChain) -> Any:
+    found = chain.account(address)
+    if found is None:
+        return None
+    owner, data, lamports = found
+    encoded = [base64.b64encode(data).decode(), "base64"]
+    head = {"data": encoded, "owner": owner, "lamports": lamports, "space": len(data)}
+    return {**head, "executable": False, "rentEpoch": 0}
+
+
+def _error(call_id: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": call_id}

@@ -1,0 +1,140 @@
+"""The cash register: is this payment good for this request, may it be used (again), and when does its money move.
+
+A payment that was verified is `held` while its work is done. When the work fails before money moved it is `released`:
+the same payment may come again and is charged once at most. Once `settled` it is a replay for ever.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from ..protocol.messages import PaymentPayload, SettlementResponse, X402Version
+from .chains import INVALID, REPLAY, UNDERPAID, Rejected, Verified
+from .pricing import Offer, PriceList, Quote
+from .records import ReceivedPayment, ReceivedRequest
+
+MAX_TICKETS = 200_000
+
+
+class Ticket:
+    """A verified payment on its way through one request."""
+
+    def __init__(self, offer: Offer, verified: Verified, record: ReceivedPayment, version: X402Version) -> None:
+        self.record = record
+        self.version = version
+        self._offer = offer
+        self._verified = verified
+
+    @property
+    def family(self) -> str:
+        """`evm` or `svm`."""
+        return self._offer.chain.network.family
+
+    @property
+    def settled(self) -> bool:
+        """Whether money moved."""
+        return self.record.state == "settled"
+
+    def settle(self) -> None:
+        """Move the money, once. Raises Rejected when the chain refuses."""
+        if self.settled:
+            return
+        try:
+            self.record.transaction = self._offer.chain.settle(self._verified)
+        except Rejected:
+            self.record.state = "failed"
+            raise
+        self.record.state = "settled"
+
+    def release(self) -> None:
+        """The work failed: unless money moved, the same payment may come again."""
+        if self.record.state == "held":
+            self.record.state = "released"
+
+    def receipt(self) -> SettlementResponse:
+        """What is known of the settlement now; without a transaction id before it."""
+        network = self._offer.entry["network"]
+        return SettlementResponse(True, self.record.transaction, network, self.record.payer)
+
+
+class Till:
+    """Knows every payment that was ever verified here."""
+
+    def __init__(self, prices: PriceList, version: X402Version) -> None:
+        self._prices = prices
+        self._version = version
+        self._records: OrderedDict[tuple[str, str, str], ReceivedPayment] = OrderedDict()
+
+    def admit(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> tuple[Ticket, bool]:
+        """A ticket for `request`, and whether this payment is new here. Raises Rejected."""
+        offer = self._offer(payment, request, price)
+        verified = offer.chain.verify(offer.entry, offer.amount, payment.payload)
+        key = (offer.chain.network.caip2, verified.payer, verified.reference)
+        record = self._records.get(key)
+        if record is None:
+            chain = offer.chain
+            record = ReceivedPayment(
+                chain.network.caip2,
+                verified.payer,
+                chain.pay_to,
+                offer.amount,
+                chain.asset.address,
+                verified.reference,
+                request.path,
+            )
+            self._records[key] = record
+            while len(self._records) > MAX_TICKETS:
+                self._records.popitem(last=False)
+            return Ticket(offer, verified, record, self._version), True
+        if record.state not in ("released", "failed"):
+            raise Rejected(REPLAY, "This payment is in use for another request.")
+        record.state = "held"
+        record.attempts += 1
+        return Ticket(offer, verified, record, self._version), False
+
+    def _offer(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> Offer:
+        if self._version == 1:
+            return self._offer_v1(payment, request, price)
+        offer = self._prices.offered(payment.accepted.raw)
+        if offer is None:
+            raise Rejected(INVALID, "`accepted` is not, word for word, an `exact` entry that was offered here.")
+        if offer.path != request.path:
+            raise Rejected(INVALID, f"The entry was offered for {offer.path}, not for {request.path}.")
+        if offer.amount < price.amount:
+            raise Rejected(UNDERPAID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
+        if offer.amount > price.amount:
+            raise Rejected(INVALID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
+        if payment.resource is not None and payment.resource != offer.resource:
+            raise Rejected(INVALID, "`resource` is not the one of the challenge.")
+        self._check_extensions(payment.extensions)
+        return offer
+
+    def _check_extensions(self, echoed: Any) -> None:
+        """Echoed extensions are as announced; a payment may add some, and may leave all out."""
+        if echoed is None:
+            return
+        if not isinstance(echoed, Mapping):
+            raise Rejected(INVALID, "`extensions` must be an object.")
+        announced = self._prices.extensions()
+        for key in echoed:
+            if key in announced and not _contains(echoed[key], announced[key]):
+                raise Rejected(INVALID, f"extension_echo_mismatch: {key!r} is not echoed as it was announced.")
+
+    def _offer_v1(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> Offer:
+        if payment.accepted.scheme != "exact":
+            raise Rejected(INVALID, f"The scheme {payment.accepted.scheme!r} was not offered; `exact` was.")
+        for offer in self._prices.offers(request, price):
+            if offer.entry["network"] == payment.accepted.network:
+                return offer
+        raise Rejected(INVALID, f"The network {payment.accepted.network!r} was not offered.")
+
+
+def _contains(echoed: Any, advertised: Any) -> bool:
+    """Whether `echoed` has all that was advertised, unchanged; it may have more (x402 v2, section 5.2.2)."""
+    if isinstance(advertised, Mapping):
+        if not isinstance(echoed, Mapping):
+            return False
+        return all(key in echoed and _contains(echoed[key], value) for key, value in advertised.items())
+    return bool(echoed == advertised)

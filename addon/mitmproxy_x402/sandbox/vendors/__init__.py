@@ -1,0 +1,4 @@
+"""The dialects: each room turns one Meaning into the bytes that its vendor would send.
+
+`answer(request, meaning, now)` is the JSON of an answer that is not streamed; `stream(...)` yields one event at a time.
+"""

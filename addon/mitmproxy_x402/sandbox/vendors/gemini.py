@@ -1,0 +1,49 @@
+"""Google's generateContent, whole, as server-sent events (`alt=sse`), or as one JSON array that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..answers import Meaning, dump, event, fragments
+
+
+def answer(_request: Mapping[str, Any], said: Meaning, _now: int) -> dict[str, Any]:
+    """One response with all parts."""
+    text = [{"text": said.text}] if said.text else []
+    return _response(said, [*text, *_calls(said)], "STOP")
+
+
+def stream(_request: Mapping[str, Any], said: Meaning, _now: int) -> Iterator[bytes]:
+    """Events without names; a function call comes whole, as this vendor sends it."""
+    for one in _responses(said):
+        yield event(one)
+
+
+def array(_request: Mapping[str, Any], said: Meaning, _now: int) -> Iterator[bytes]:
+    """The same without `alt=sse`: an array, one element at a time."""
+    opened = b"["
+    for one in _responses(said):
+        yield opened + dump(one).encode()
+        opened = b",\r\n"
+    yield b"]"
+
+
+def _responses(said: Meaning) -> Iterator[dict[str, Any]]:
+    parts = [*({"text": piece} for piece in fragments(said.text)), *_calls(said)]
+    for number, part in enumerate(parts, 1):
+        yield _response(said, [part], "STOP" if number == len(parts) else None)
+
+
+def _calls(said: Meaning) -> list[dict[str, Any]]:
+    return [{"functionCall": {"name": call.name, "args": call.parsed()}} for call in said.tool_calls]
+
+
+def _response(said: Meaning, parts: list[dict[str, Any]], finish: str | None) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": said.input_tokens, "candidatesTokenCount": said.output_tokens}
+    usage["totalTokenCount"] = said.total_tokens
+    head = {"candidates": [candidate], "usageMetadata": usage}
+    return {**head, "modelVersion": said.model, "responseId": said.seed}
