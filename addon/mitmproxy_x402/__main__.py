@@ -1,0 +1,8 @@
+"""`python -m mitmproxy_x402 VERB`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

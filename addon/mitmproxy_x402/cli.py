@@ -1,0 +1,193 @@
+"""The verbs: `./run.sh VERB`, `mitmproxy-x402 VERB` and `python -m mitmproxy_x402 VERB` are the same.
+
+Nothing but the standard library is imported before a verb needs it: the help works without anything installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from .errors import X402Error
+
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+USAGE_ERROR = 2
+
+HELP = """\
+usage: {prog} [VERB] [ARGUMENTS]
+
+Pays x402 challenges, so that any HTTP client can use a gateway that charges per request.
+
+verbs:
+  serve      the proxy on http://127.0.0.1:4402 (also without a verb)
+  web        the same in mitmweb, with its window in the browser
+  tui        the same in mitmproxy, with its window in the terminal
+  sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
+  test       the project's tests (only in a checkout)
+  path       print the script for `mitmdump -s`
+
+Further arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
+`{prog} VERB --help` says more about one. `{prog} --version` prints the version.
+"""
+
+SERVE_HELP = """\
+usage: {prog} {verb} [--upstream URL] [MITMPROXY ARGUMENTS]
+
+{first}
+
+The gateway is --upstream, else the variable X402_UPSTREAM, else the one that the wallet found can pay:
+https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. It must be https, or on loopback.
+
+The wallet comes from BLOCKRUN_WALLET_KEY, BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session (EVM), and from
+SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from a file that an option names.
+
+Further arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
+`{prog} {verb} --options` lists every option with its help, those of this addon begin with x402_.
+A --mode of your own replaces the gateway and its checks.
+"""
+
+SANDBOX_HELP = """\
+usage: {prog} sandbox [--once] [--network NAME] [MITMPROXY ARGUMENTS]
+
+Starts a gateway that charges play money (port 4420) and the real proxy before it (port 4402) with a throw-away
+wallet, sends one streamed request with a tool call, shows the answer arriving and what was paid, and goes on
+serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not touched; no network is used.
+
+  --once           end after that one request; the exit code says whether it was paid and complete
+  --network NAME   base-sepolia (default), solana-devnet, or both
+"""
+
+TEST_HELP = """\
+usage: {prog} test [PYTEST ARGUMENTS]
+
+Runs the project's tests. Further arguments go to pytest: -k NAME, -x, a file, ...
+"""
+
+PATH_HELP = """\
+usage: {prog} path
+
+Prints the path of the script that mitmproxy loads:
+  mitmdump -s "$({prog} path)" --mode reverse:https://sol.blockrun.ai
+"""
+
+FIRST_LINES = {
+    "serve": "Starts the proxy that pays, on http://127.0.0.1:4402 unless -p or --listen-host say otherwise.",
+    "web": "As serve, in mitmweb: every request to look at, in the browser.",
+    "tui": "As serve, in mitmproxy: every request to look at, in the terminal.",
+}
+TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
+"""mitmproxy's three programs by our verbs."""
+
+
+def program() -> str:
+    """How the user calls us."""
+    return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
+
+
+def door() -> Path:
+    """The script for `mitmdump -s`: `addon/x402.py` of a checkout, or the copy that a wheel carries."""
+    package = Path(__file__).resolve().parent
+    carried = package / "door" / "x402.py"
+    return carried if carried.is_file() else package.parent / "x402.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code. Never a traceback for what a user can cause."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output went away; the interpreter must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except X402Error as error:
+        return _fail(str(error))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else "serve"
+    if first in {"-h", "--help", "help"}:
+        return _print(HELP.format(prog=program()))
+    if first == "--version":
+        return _print(f"mitmproxy-x402 {__version__}\n")
+    verb, rest = ("serve", arguments) if first.startswith("-") else (first, arguments[1:])
+    if verb not in VERBS:
+        return _unknown_verb(verb)
+    if "-h" in rest or "--help" in rest:
+        return _print(_help_of(verb))
+    return VERBS[verb](verb, rest)
+
+
+def _help_of(verb: str) -> str:
+    if verb in TOOLS:
+        return SERVE_HELP.format(prog=program(), verb=verb, first=FIRST_LINES[verb])
+    return {"sandbox": SANDBOX_HELP, "test": TEST_HELP, "path": PATH_HELP}[verb].format(prog=program())
+
+
+def _serve(verb: str, arguments: list[str]) -> int:
+    from . import launch  # noqa: PLC0415  (imports what must be installed)
+
+    return launch.serve(TOOLS[verb], arguments, door=door(), program=program())
+
+
+def _sandbox(_: str, arguments: list[str]) -> int:
+    from . import demo  # noqa: PLC0415  (imports what must be installed)
+
+    return demo.run(arguments)
+
+
+def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a function that never returns)
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
+        return _fail("the tests are not installed; they run in a checkout: ./run.sh test")
+    os.chdir(root)
+    parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "2"]
+    _become([sys.executable, "-I", "-m", "pytest", *parallel, *arguments])
+
+
+def _become(command: list[str]) -> NoReturn:
+    """`command` takes our place: its Ctrl-C, its output and its exit code."""
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606  (no shell is wanted)
+
+
+def _path(_: str, arguments: list[str]) -> int:
+    if arguments:
+        return _fail(f"path takes no arguments, got {' '.join(arguments):.60}", USAGE_ERROR)
+    return _print(f"{door()}\n")
+
+
+def _unknown_verb(verb: str) -> int:
+    from .settings_suggest import nearest  # noqa: PLC0415  (rarely needed)
+
+    near = nearest(verb, list(VERBS))
+    hint = f"did you mean {near}?" if near else f"known are {', '.join(VERBS)}."
+    return _fail(f"there is no verb {verb!r:.60}; {hint} See {program()} --help.", USAGE_ERROR)
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+def _fail(message: str, code: int = 1) -> int:
+    sys.stderr.write(f"{program()}: {message}\n")
+    return code
+
+
+VERBS: dict[str, Callable[[str, list[str]], int]] = {
+    "serve": _serve,
+    "web": _serve,
+    "tui": _serve,
+    "sandbox": _sandbox,
+    "test": _test,
+    "path": _path,
+}

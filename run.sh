@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Installs what is missing into .venv, then hands over to `python -m mitmproxy_x402`. See ./run.sh --help.
+#
+#   X402_PYTHON   the Python to use instead of the newest of 3.10 to 3.13 that works
+#   X402_VENV     the directory to install into instead of .venv (.venv-test for the tests)
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export X402_PROGRAM=${X402_PROGRAM:-$0}
+
+say() { printf '%s: %s\n' "$X402_PROGRAM" "$*" >&2; }
+
+# Only running it tells: a version manager's shim can be there and print an error, a distribution's Python can lack venv.
+PROBE='
+import sys
+assert sys.implementation.name == "cpython" and (3, 10) <= sys.version_info[:2] <= (3, 13)
+import ctypes, ensurepip, sqlite3, ssl, venv, zlib
+print("works %d.%d" % sys.version_info[:2])
+'
+
+# python_version PYTHON: prints 3.10 to 3.13, or fails.
+python_version() {
+  local answer
+  answer=$("$1" -I -c "$PROBE" 2>/dev/null </dev/null) || return 1
+  case $answer in "works "3.1[0-3]) printf '%s\n' "${answer#works }" ;; *) return 1 ;; esac
+}
+
+# python_candidates: one path a line, the newest version first, PATH first within a version.
+python_candidates() {
+  local minor place
+  for minor in 13 12 11 10; do
+    type -aP "python3.$minor" 2>/dev/null
+    for place in \
+      "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$minor."*/bin \
+      "${XDG_DATA_HOME:-$HOME/.local/share}/uv/python/cpython-3.$minor"*/bin \
+      "/opt/homebrew/opt/python@3.$minor/bin" "/usr/local/opt/python@3.$minor/bin" \
+      "/Library/Frameworks/Python.framework/Versions/3.$minor/bin" \
+      "$HOME/.local/bin" /usr/local/bin /opt/homebrew/bin /usr/bin; do
+      [ -x "$place/python3.$minor" ] && printf '%s\n' "$place/python3.$minor"
+    done
+  done
+  type -aP python3 python 2>/dev/null
+}
+
+# find_python: prints the Python to install with, or says what is missing and fails.
+find_python() {
+  local candidate version
+  if [ -n "${X402_PYTHON:-}" ]; then
+    if python_version "$X402_PYTHON" >/dev/null; then
+      printf '%s\n' "$X402_PYTHON"
+      return 0
+    fi
+    say "X402_PYTHON=$X402_PYTHON is no working Python 3.10 to 3.13 with venv, ensurepip, ssl and sqlite3"
+    return 1
+  fi
+  while IFS= read -r candidate; do
+    case $candidate in
+      # A plain python3 comes last, and is taken whatever its version, if that is one of ours.
+      */python3.1[0-3]) version=$(python_version "$candidate") && [ "3.${candidate##*/python3.}" = "$version" ] || continue ;;
+      *) python_version "$candidate" >/dev/null || continue ;;
+    esac
+    printf '%s\n' "$candidate"
+    return 0
+  done <<LIST
+$(python_candidates)
+LIST
+  say "no working Python 3.10 to 3.13 found (with venv, ensurepip, ssl and sqlite3)"
+  say "install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python@3.13), or set X402_PYTHON"
+  return 1
+}
+
+# is_ready VENV LOCK: whether VENV holds exactly what LOCK says, made by the Python asked for.
+is_ready() {
+  [ -x "$1/bin/python" ] && cmp -s "$2" "$1/x402-installed.lock" &&
+    { [ -z "${X402_PYTHON:-}" ] || [ "$X402_PYTHON" = "$(cat "$1/x402-python" 2>/dev/null)" ]; }
+}
+
+# link_package VENV: the package becomes importable, behind all that is installed. A relative path outlives a move; and
+# behind, because addon/x402.py would otherwise hide the reference package x402 from the tests.
+link_package() {
+  "$1/bin/python" -I - "$here/addon" <<'PYTHON'
+import os, sys, sysconfig
+site = sysconfig.get_path("purelib")
+with open(os.path.join(site, "mitmproxy_x402.pth"), "w", encoding="utf8") as pth:
+    pth.write(os.path.relpath(sys.argv[1], site) + "\n")
+PYTHON
+}
+
+# make_venv VENV LOCK: VENV from nothing. The copy of LOCK comes last: without it, the next start begins anew.
+make_venv() {
+  local venv=$1 lock=$2 python log=$1/x402-install.log
+  if [ -e "$venv" ] && [ ! -e "$venv/x402-python" ]; then
+    say "$venv is there and not of my making; remove it, or name another directory in X402_VENV"
+    return 1
+  fi
+  python=$(find_python) || return 1
+  say "installing into $venv with $python; this happens once and takes about a minute"
+  rm -rf "$venv" && mkdir -p "$venv" && printf '%s\n' "${X402_PYTHON:-$python}" >"$venv/x402-python" || return 1
+  if ! {
+    "$python" -I -m venv "$venv" &&
+      "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-deps --prefer-binary \
+        --require-hashes -r "$lock" &&
+      link_package "$venv"
+  } >"$log" 2>&1 </dev/null; then
+    tail -n 15 "$log" >&2
+    say "the installation failed; all of its output is in $log"
+    return 1
+  fi
+  cp "$lock" "$venv/x402-installed.lock.new" && mv "$venv/x402-installed.lock.new" "$venv/x402-installed.lock"
+}
+
+# ensure_venv VENV LOCK: one installation at a time; who comes second waits for the first.
+ensure_venv() {
+  local venv=$1 lock=$2 busy=$1.busy told=
+  is_ready "$venv" "$lock" && return 0
+  until mkdir "$busy" 2>/dev/null; do
+    if [ ! -w "$(dirname "$busy")" ]; then
+      say "cannot write to $(dirname "$busy")"
+      return 1
+    fi
+    if ! kill -0 "$(cat "$busy/pid" 2>/dev/null || echo 0)" 2>/dev/null; then
+      rm -rf "$busy"
+      continue
+    fi
+    [ -n "$told" ] || say "another installation into $venv is under way, waiting for it (if there is none, remove $busy)"
+    told=1
+    sleep 1
+  done
+  printf '%s\n' $$ >"$busy/pid"
+  trap 'rm -rf "$busy"; exit 130' INT
+  trap 'rm -rf "$busy"; exit 143' TERM HUP
+  local code=0
+  is_ready "$venv" "$lock" || make_venv "$venv" "$lock" || code=1
+  rm -rf "$busy"
+  trap - INT TERM HUP
+  return $code
+}
+
+# lock [UV ARGUMENT...]: writes both lock files anew; for whoever maintains them, see docs/development.md.
+lock() {
+  cd "$here" || return 1
+  set -- --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet "$@"
+  "${UV:-uv}" pip compile pyproject.toml --group pyproject.toml:test -o requirements-test.lock "$@" &&
+    # What runs is what was tested.
+    "${UV:-uv}" pip compile pyproject.toml -c requirements-test.lock -o requirements.lock "$@"
+}
+
+# without_install ARGUMENT...: whether the standard library is enough for it.
+without_install() {
+  local argument
+  case ${1:-} in path | help | --version) return 0 ;; esac
+  for argument in "$@"; do
+    case $argument in -h | --help) return 0 ;; esac
+  done
+  return 1
+}
+
+main() {
+  local python venv=${X402_VENV:-$here/.venv} lock=$here/requirements.lock
+  case ${1:-} in
+    lock)
+      shift
+      lock "$@"
+      return
+      ;;
+    test)
+      venv=${X402_VENV:-$here/.venv-test}
+      lock=$here/requirements-test.lock
+      ;;
+  esac
+  if without_install "$@"; then
+    python=$(find_python) || return 1
+    exec "$python" -I -c 'import sys; sys.path.append(sys.argv.pop(1)); from mitmproxy_x402.cli import main; sys.exit(main())' \
+      "$here/addon" "$@"
+  fi
+  ensure_venv "$venv" "$lock" || return 1
+  exec "$venv/bin/python" -I -m mitmproxy_x402 "$@"
+}
+
+# Sourced, it only defines the functions: the tests try them one by one.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  main "$@"
+fi
