@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -36,6 +37,8 @@ class X402Addon:
         self.payer: Payer | None = None
         self._broken = "the x402 addon is not configured yet"
         self._running = False
+        self._improved: dict[str, object] = {}
+        self._moving: asyncio.Task[None] | None = None
         self._payments: WeakKeyDictionary[http.HTTPFlow, Payment] = WeakKeyDictionary()
 
     # Starting.
@@ -45,7 +48,7 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
-        hosting.improve(ctx.options, sys.argv[1:])
+        self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
     def configure(self, updated: Iterable[str]) -> None:
         """Build everything that the options decide, then swap it in whole, or refuse and keep what was."""
@@ -88,6 +91,9 @@ class X402Addon:
         for warning in (*self.payer.settings.warnings, *self.payer.wallets.warnings):
             logger.warning("x402: %s", warning)
         threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
+        listening = ctx.master.addons.get("proxyserver").listen_addrs
+        if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
+            self._moving = asyncio.get_running_loop().create_task(hosting.move_to(ctx.options, listening))
 
     def _announcement(self, payer: Payer) -> list[str]:
         settings, wallets = payer.settings, payer.wallets
@@ -109,7 +115,7 @@ class X402Addon:
             lines.append(f"upstream {', '.join(mode.removeprefix('reverse:') for mode in upstreams)}")
         else:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
-        if hosting.listens_beyond_loopback(ctx.options) and settings.client_token is None:
+        if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
             lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         return lines
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from .errors import SettingsError, X402Error
 from .launch import PORT, port_is_free, read_arguments
@@ -45,22 +47,30 @@ SETTLE_SECONDS = 10
 PAUSE_SECONDS = 0.05
 """Between the events of the demo's stream, so that a person sees it arrive."""
 
-REQUEST = {
-    "model": "sandbox/tools",
+_CHATTER = re.compile(r"(client|server) (dis)?connect|Streaming response|Loading script|content missing")
+_CLOCK = re.compile(r"^\[[0-9:.]+\](\[[0-9.:]+\])? *")
+
+QUESTION = "Do I need an umbrella in Oslo this week?"
+_PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Bergen", "Oslo"]},
+        "days": {"type": "integer", "minimum": 7},
+        "unit": {"type": "string", "enum": ["fahrenheit", "celsius"]},
+    },
+    "required": ["city", "days", "unit"],
+}
+REQUEST: Mapping[str, Any] = {
+    "model": "sandbox-1",
     "stream": True,
     "max_tokens": 256,
-    "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+    "messages": [{"role": "user", "content": QUESTION}],
     "tools": [
         {
             "type": "function",
-            "function": {
-                "name": "get_weather",
-                "description": "The weather in a city.",
-                "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-            },
+            "function": {"name": "forecast", "description": "The weather to come.", "parameters": _PARAMETERS},
         }
     ],
-    "tool_choice": "auto",
 }
 
 PASTE = """\
@@ -68,14 +78,14 @@ Yours now, until Ctrl-C. OpenAI's SDK:
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="any")
-  for chunk in client.chat.completions.create(model="sandbox/chat", stream=True,
+  for chunk in client.chat.completions.create(model="sandbox-1", stream=True,
                                               messages=[{{"role": "user", "content": "Hello"}}]):
       print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="", flush=True)
 
 curl:
 
   curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "sandbox/chat", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    -d '{{"model": "sandbox-1", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 """
 
 
@@ -162,10 +172,18 @@ def _proxy(upstream: str, port: int, passed_on: Sequence[str]) -> Iterator[subpr
     """The proxy as a process of its own; it never outlives the block."""
     directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
     (directory / "x402.toml").touch()
-    command = [sys.executable, *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", "serve"]
+    command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", "serve"]
     command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
     environment = _environment(directory)
-    process = subprocess.Popen([*command, *passed_on], env=environment, stdin=subprocess.DEVNULL)  # noqa: S603
+    process = subprocess.Popen(  # noqa: S603  (our own program)
+        [*command, *passed_on],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    threading.Thread(target=_relay, args=(process.stdout,), name="proxy's output", daemon=True).start()
     try:
         yield process
     finally:
@@ -176,6 +194,14 @@ def _proxy(upstream: str, port: int, passed_on: Sequence[str]) -> Iterator[subpr
             process.kill()
             process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _relay(output: IO[bytes]) -> None:
+    """Show what the proxy says, but for the connections coming and going, which hide what matters."""
+    for line in output:
+        text = line.decode(errors="replace").rstrip()
+        if text and not _CHATTER.search(text):
+            _say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
 
 
 def _environment(directory: Path) -> Mapping[str, str]:
@@ -209,8 +235,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def _show(port: int, gateway: Sandbox) -> bool:
     """One streamed request with a tool call, as it arrives; whether it was complete and paid."""
-    question = REQUEST["messages"][0]["content"]  # type: ignore[index]
-    _say(f"POST /v1/chat/completions, streamed, with a tool: {question!r}\n")
+    _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     started = time.monotonic()
     try:
@@ -237,8 +262,7 @@ def _print_events(response: HTTPResponse, started: float) -> str | None:
         text = line.decode().rstrip("\r\n")
         if not text:
             continue
-        shown = text if len(text) <= width else f"{text[: width - 3]}..."
-        _say(f"{_dim(f'{time.monotonic() - started:8.3f} s')}  {shown}")
+        _say(f"{_dim(f'{time.monotonic() - started:8.3f} s')}  {_shortened(text, width)}")
         if text == "data: [DONE]":
             complete = True
         elif text.startswith("data: "):
@@ -247,7 +271,15 @@ def _print_events(response: HTTPResponse, started: float) -> str | None:
                 fragments.append(function.get("arguments") or "")
     if not complete or not name:
         return None
-    return f"{name}({json.dumps(json.loads(''.join(fragments)))})"
+    return f"{name}({json.dumps(json.loads(''.join(fragments)), ensure_ascii=False)})"
+
+
+def _shortened(line: str, width: int) -> str:
+    """`line` within `width`; of an event rather its choices than what every event repeats."""
+    start = line.find('"choices"')
+    if len(line) > width and start > 0:
+        line = f"data: {{...{line[start:]}"
+    return line if len(line) <= width else f"{line[: max(width - 3, 20)]}..."
 
 
 def _functions(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

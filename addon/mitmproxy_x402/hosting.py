@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
+
+from .settings import is_loopback
 
 BETTER: Mapping[str, object] = {
     "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and whoever reaches the port can spend
@@ -33,6 +36,18 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
     return better
 
 
+async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:
+    """Close the port and open it again where `listen_host` says now.
+
+    From Python 3.12 on mitmproxy opens its port before it loads a script, so that a better `listen_host` comes too late.
+    `addresses` tells where it listens.
+    """
+    options.update(server=False)
+    while addresses():
+        await asyncio.sleep(0.01)
+    options.update(server=True)
+
+
 def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
     """Names of options that the user set, be it to mitmproxy's own default."""
     chosen = {
@@ -48,6 +63,6 @@ def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
     return chosen
 
 
-def listens_beyond_loopback(options: Options) -> bool:
-    """Whether other machines can reach the port; a mode may name its own address (`reverse:...@0.0.0.0:4402`)."""
-    return options.listen_host not in ("127.0.0.1", "::1", "localhost")
+def beyond_loopback(addresses: Sequence[tuple[str, int]]) -> bool:
+    """Whether other machines can reach one of `addresses`."""
+    return any(not is_loopback(address[0]) for address in addresses)

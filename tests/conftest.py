@@ -1,0 +1,34 @@
+"""No test leaves this machine, and what tests share of the running proxy."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_connect = socket.socket.connect
+
+
+def _guarded(self: socket.socket, address: Any) -> None:
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test tried to reach {address!r}; nothing in tests leaves 127.0.0.1")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", _guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty home folder, and the working folder of the proxy."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder

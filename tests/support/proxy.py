@@ -1,0 +1,128 @@
+"""The real proxy: mitmdump (or mitmweb) as a user starts it, in a process of its own, on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from .wire import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+DOOR = ROOT / "addon" / "x402.py"
+EVM_KEY = "0x" + "11" * 32
+EVM_ADDRESS = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
+SVM_SEED = bytes(range(32))
+
+
+def svm_key() -> str:
+    from solders.keypair import Keypair
+
+    return str(Keypair.from_seed(SVM_SEED))
+
+
+class Proxy:
+    """Starts on entering, ends on leaving; `log` is everything it has printed."""
+
+    def __init__(
+        self,
+        upstream: str,
+        *arguments: str,
+        home: Path,
+        tool: str = "mitmdump",
+        keys: Mapping[str, str] | None = None,
+        expect_listen: bool = True,
+        listening: str = r"listening at 127\.0\.0\.1:",
+    ) -> None:
+        self.home = home
+        self._expect_listen = expect_listen
+        self._listening = listening
+        environ = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")}
+        environ |= {"HOME": str(home), "PYTHONUNBUFFERED": "1", **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys)}
+        self.command = [
+            str(Path(sys.executable).with_name(tool)),
+            *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),
+            *("--set", "termlog_verbosity=debug"),
+            *arguments,
+        ]
+        self._environ = environ
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._seen: list[str] = []
+        self.host, self.port = "127.0.0.1", 0
+
+    def __enter__(self) -> Proxy:
+        self.process = subprocess.Popen(
+            self.command,
+            env=self._environ,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        if self._expect_listen:
+            self.wait_for("x402: upstream|x402: NOT paying")
+            line = self.wait_for(self._listening)
+            self.port = int(line.rstrip(". \n").rpartition(":")[2])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            for line in self.process.stdout:
+                self._lines.put(line)
+        except ValueError:
+            pass  # closed on leaving
+        self._lines.put(None)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        while not self._lines.empty():
+            self._seen.append(self._lines.get() or "")
+        return "".join(self._seen)
+
+    def wait_for(self, pattern: str, timeout: float = 30) -> str:
+        """The first line, already printed or to come, in which `pattern` is found."""
+        for line in self._seen:
+            if re.search(pattern, line):
+                return line
+        while True:
+            try:
+                line = self._lines.get(timeout=timeout)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"no line with {pattern!r} from {self.command}:\n{''.join(self._seen)}")
+            self._seen.append(line)
+            if re.search(pattern, line):
+                return line
+
+    def wait_for_end(self, timeout: float = 30) -> int:
+        return self.process.wait(timeout)
+
+    def client(self) -> Client:
+        return Client(self.host, self.port)
