@@ -243,7 +243,7 @@ def _show(port: int, gateway: Sandbox) -> bool:
         connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            _say(f"answered {response.status}: {response.read(2000).decode(errors='replace')}")
+            _say(f"answered {response.status}: {_message(response.read())}")
             return False
         call = _print_events(response, started)
     except (OSError, HTTPException) as error:
@@ -252,6 +252,16 @@ def _show(port: int, gateway: Sandbox) -> bool:
         connection.close()
     _say(f"\n{_bold('tool call')}  {call or 'incomplete: the stream ended early'}")
     return _say_what_was_paid(gateway) and call is not None
+
+
+def _message(body: bytes) -> str:
+    """What an error's body says, whichever of the usual shapes it has."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return body[:400].decode(errors="replace")
+    error = answer.get("error")
+    return str((error.get("message") if isinstance(error, dict) else None) or answer.get("message") or error)
 
 
 def _print_events(response: HTTPResponse, started: float) -> str | None:
