@@ -1,0 +1,65 @@
+"""The payer's side of the conformance tests: a challenge in, the header that we would send out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mitmproxy_x402.protocol.headers import payment_header, read_payment_required
+from mitmproxy_x402.protocol.messages import PaymentPayload
+from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.schemes import exact_evm, exact_svm
+from mitmproxy_x402.wallet import EvmWallet, SvmWallet, WalletSources, load_wallets
+
+
+def evm_wallet(secret: bytes | None = None) -> EvmWallet:
+    key = (secret or os.urandom(32)).hex()
+    wallet = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": key}, Path("/nonexistent"))).evm
+    assert wallet
+    return wallet
+
+
+def svm_wallet(seed: bytes | None = None) -> SvmWallet:
+    key = str(list(seed or os.urandom(32)))
+    wallet = load_wallets(WalletSources({"SOLANA_WALLET_KEY": key}, Path("/nonexistent"))).svm
+    assert wallet
+    return wallet
+
+
+def pay(
+    header: str | None, body: bytes, wallet: EvmWallet | SvmWallet, *, blockhash: str = "", nonce: bytes | None = None
+) -> tuple[str, str]:
+    """Name and value of the header that pays the challenge's first entry."""
+    required = read_payment_required(header, body)
+    assert required
+    entry = required.accepts[0]
+    network = BUILT_IN.get(entry.network)
+    assert network
+    asset = network.asset(entry.asset)
+    assert asset
+    payload: dict[str, Any]
+    if isinstance(wallet, EvmWallet):
+        payload = exact_evm.authorize(
+            entry,
+            network,
+            asset,
+            payer=wallet.address,
+            now=int(time.time()),
+            nonce=nonce or os.urandom(32),
+            max_validity=600,
+            sign=wallet.sign_digest,
+        )
+    else:
+        blockhash = entry.extra.get("recentBlockhash") or blockhash
+        payload = exact_svm.build(
+            entry,
+            asset,
+            payer=wallet.address,
+            blockhash=blockhash,
+            nonce=nonce or os.urandom(16),
+            sign=wallet.sign_message,
+        )
+    sent = PaymentPayload(required.x402_version, entry, payload, required.resource, required.extensions)
+    return payment_header(sent)
