@@ -48,11 +48,20 @@ def server_context(pem: Path, *alpn: str) -> ssl.SSLContext:
     return context
 
 
+class _Blind(ssl.SSLContext):
+    """Offers what it was made with: httpcore would put HTTP/1.1 first."""
+
+    def set_alpn_protocols(self, alpn_protocols: object) -> None:
+        pass
+
+    def offer(self, *alpn: str) -> None:
+        super().set_alpn_protocols(list(alpn))
+
+
 def blind_client_context(*alpn: str) -> ssl.SSLContext:
     """For the client's side of the proxy: mitmproxy's own authority is not what these tests are about."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _Blind(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
+    context.offer(*alpn)
     return context

@@ -39,6 +39,11 @@ class ReferencePayer:
             ("svm", 1): ExactSvmSchemeV1(signer, rpc_url=rpc_url),
         }
 
+    def close(self) -> None:
+        for (kind, _), scheme in self._schemes.items():
+            if kind == "svm":
+                close_rpc(scheme)
+
     def address(self, network: str) -> str:
         return str(self.evm.address) if family(network) == "evm" else str(self.svm.pubkey())
 
@@ -57,6 +62,12 @@ class ReferencePayer:
             return {**message, "scheme": "exact", "network": entry["network"]}
         echoed = {key: challenge[key] for key in ("resource", "extensions") if key in challenge}
         return copy.deepcopy({**message, "accepted": dict(entry), **echoed})
+
+
+def close_rpc(scheme: Any) -> None:
+    """Close the connections of the reference's Solana client, which has no way of its own to do so."""
+    for client in scheme._clients.values():
+        client._provider.session.close()
 
 
 def family(network: str) -> str:
@@ -93,6 +104,13 @@ class Shopper:
         self.http = httpx.Client(base_url=url, timeout=30)
         self.network = network
         self.payer = ReferencePayer(f"{url}/api/v1/solana/rpc")
+
+    def __enter__(self) -> Shopper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        self.payer.close()
 
     @property
     def address(self) -> str:

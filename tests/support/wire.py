@@ -140,6 +140,12 @@ def request(method: str = "POST", path: str = "/v1/chat/completions", body: byte
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def free_port() -> int:
+    """A port that was free a moment ago, for programs that cannot be told to pick one."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
 Script = Callable[[Peer, "Upstream"], None]
 
 
