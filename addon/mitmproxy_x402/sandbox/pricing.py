@@ -79,12 +79,12 @@ class PriceList:
         self._config = config
         self._chains = chains
         self._origin = url
-        self._offers: OrderedDict[str, Offer] = OrderedDict()
+        self._offers: OrderedDict[tuple[str, str], Offer] = OrderedDict()
         self._random = random.Random(config.shuffle)  # noqa: S311 - an order, no secret
 
-    def offered(self, entry: Mapping[str, Any]) -> Offer | None:
-        """The offer that `entry` is, word for word, or None."""
-        return self._offers.get(_digest(entry))
+    def offered(self, entry: Mapping[str, Any], path: str) -> Offer | None:
+        """The offer that `entry` is, word for word, among those made for `path`; or None."""
+        return self._offers.get((path, _digest(entry)))
 
     def offers(self, request: ReceivedRequest, price: Quote) -> list[Offer]:
         """One `exact` offer for each network."""
@@ -143,7 +143,7 @@ class PriceList:
         return Offer(chain, entry, price.amount, request.path, resource)
 
     def _remember(self, offer: Offer) -> None:
-        self._offers[_digest(offer.entry)] = offer
+        self._offers[offer.path, _digest(offer.entry)] = offer
         while len(self._offers) > MAX_OFFERS:
             self._offers.popitem(last=False)
 

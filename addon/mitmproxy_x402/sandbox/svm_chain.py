@@ -32,6 +32,7 @@ from .chains import BLOCKHASH_STALE, INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPA
 COMPUTE_BUDGET = Pubkey.from_string("ComputeBudget111111111111111111111111111111")
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
 LIGHTHOUSE = Pubkey.from_string("L2TExMFKdjpN9kozasaurPirfHy9P8sbXoAN1qA3S95")
+SYSTEM_PROGRAM = Pubkey.default()
 TOKEN_PROGRAMS = (Pubkey.from_string(TOKEN_PROGRAM), Pubkey.from_string(TOKEN_2022_PROGRAM))
 
 MAX_UNIT_PRICE = 5_000_000
@@ -74,7 +75,7 @@ class SvmChain:
         self._slots = 0
         self._born = clock()
         self._svm = LiteSVM().with_blockhash_check(False)  # we keep the hashes: LiteSVM knows only the newest
-        self._svm.airdrop(self._fee_payer.pubkey(), _LAMPORTS)
+        self._svm.set_account(self._fee_payer.pubkey(), Account(_LAMPORTS, b"", SYSTEM_PROGRAM))
         self._write(self._mint, bytes(Mint(None, 10**18, self.asset.decimals, True)))
         self.fund(self.pay_to, 0)
 

@@ -97,11 +97,9 @@ class Till:
     def _offer(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> Offer:
         if self._version == 1:
             return self._offer_v1(payment, request, price)
-        offer = self._prices.offered(payment.accepted.raw)
+        offer = self._prices.offered(payment.accepted.raw, request.path)
         if offer is None:
-            raise Rejected(INVALID, "`accepted` is not, word for word, an `exact` entry that was offered here.")
-        if offer.path != request.path:
-            raise Rejected(INVALID, f"The entry was offered for {offer.path}, not for {request.path}.")
+            raise Rejected(INVALID, f"`accepted` is not, word for word, an `exact` entry offered for {request.path}.")
         if offer.amount < price.amount:
             raise Rejected(UNDERPAID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
         if offer.amount > price.amount:
