@@ -74,7 +74,8 @@ def test_every_option_is_text_unset_by_default_and_documented() -> None:
 
 
 def test_every_file_key_is_an_option_or_a_table() -> None:
-    assert set(FILE_KEYS) == {option.key for option in OPTIONS if option.key != "config"} | {"network", "asset"}
+    tables = {"network", "asset", "limit"}
+    assert set(FILE_KEYS) == {option.key for option in OPTIONS if option.key != "config"} | tables
 
 
 @pytest.mark.parametrize(

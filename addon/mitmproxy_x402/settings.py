@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import tomli
 
 from .errors import SettingsError
+from .limits import Budget, Limit
 from .protocol.messages import Caip2
 from .protocol.networks import NetworkTable
+from .settings_limits import address, asset, budgets, host, read_limits
 from .settings_networks import read_networks
 from .settings_options import OPTIONS, PREFIX, Option
 from .settings_suggest import nearest, unknown_key
@@ -52,7 +54,7 @@ MAX_FILE = 1 << 20
 
 
 _BY_KEY = {option.key: option for option in OPTIONS}
-TABLES = ("network", "asset")
+TABLES = ("network", "asset", "limit")
 FILE_KEYS: tuple[str, ...] = (*(key for key in _BY_KEY if key != "config"), *TABLES)
 """What may stand in x402.toml."""
 
@@ -79,6 +81,20 @@ class Settings:
     client_token: str | None = field(repr=False)
     allow_origins: tuple[str, ...] = ()
     """Lower case, without a default port: compare with `Origin` as text."""
+    budgets: tuple[Budget, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    """For some models or paths; they tighten what holds for all."""
+    dry_run: bool = False
+    repurchase: int = 1
+    """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
+    ledger: Path = Path("ledger.sqlite3")
+    allow_pay_to: tuple[str, ...] = ()
+    """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
+    allow_networks: tuple[Caip2, ...] = ()
+    allow_assets: tuple[str, ...] = ()
+    """Symbols in upper case, or addresses (EVM: lower case)."""
+    allow_hosts: tuple[str, ...] = ()
+    """Upstream hosts, in lower case."""
     file: Path | None = None
     """The x402.toml that was read."""
     warnings: tuple[str, ...] = ()
@@ -110,6 +126,15 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         keystore_password_file=sources.get("keystore_password_file", path, None),
         client_token=_client_token(sources, warnings),
         allow_origins=sources.get("allow_origins", several(origin, "origins"), ()),
+        budgets=sources.default("budget", budgets),
+        limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
+        dry_run=sources.default("dry_run", flag),
+        repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
+        ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
+        allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
+        allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
+        allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
+        allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
         file=file,
         warnings=tuple(warnings),
     )
@@ -165,11 +190,18 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
     named = _Sources(options, environ, {}, None, cwd, home).get("config", path, None)
     if named is not None:
         return named
-    xdg = Path(environ.get("XDG_CONFIG_HOME", ""))
-    # The base directory specification has relative paths ignored.
-    config_home = xdg if xdg.is_absolute() else home / ".config"
+    config_home = _xdg(environ, "XDG_CONFIG_HOME", home / ".config")
     places = (cwd / FILE_NAME, config_home / "mitmproxy-x402" / FILE_NAME)
     return next((place for place in places if place.exists()), None)
+
+
+def _state_home(environ: Mapping[str, str], home: Path) -> Path:
+    return _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
+    given = Path(environ.get(variable, ""))
+    return given if given.is_absolute() else otherwise  # the specification has relative paths ignored
 
 
 def _read_text(file: Path, what: str) -> str:
