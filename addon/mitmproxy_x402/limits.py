@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from .settings_values import format_usd
+
 Period = Literal["", "hour", "day", "month"]
 SECONDS: Mapping[Period, int] = {"hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
 """Periods roll: `10/day` means 10 within any 24 hours, so that nobody spends twice around midnight."""
@@ -47,6 +49,10 @@ class Budget:
     def seconds(self) -> int | None:
         """Length of the period; None: for ever."""
         return SECONDS.get(self.period)
+
+    def __str__(self) -> str:
+        period = f"/{self.period}" if self.period else " in all"
+        return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ class Settings:
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
     ledger: Path = Path("ledger.sqlite3")
+    evm_rpc: Mapping[Caip2, str] = field(default_factory=dict, repr=False)
+    """One RPC a network, for those that are named. Out of the repr as those of Solana."""
     allow_pay_to: tuple[str, ...] = ()
     """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
     allow_networks: tuple[Caip2, ...] = ()
@@ -135,6 +137,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
+        evm_rpc=dict(sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ())),
         file=file,
         warnings=tuple(warnings),
     )
@@ -243,6 +246,21 @@ def _network_in(table: NetworkTable) -> Callable[[Given], Caip2]:
             hint = f"did you mean {near}? " if near else ""
             raise given.wrong(f"{hint}expected {', '.join(names)} or one's CAIP-2 name")
         return row.caip2
+
+    return read
+
+
+def _network_rpc(table: NetworkTable) -> Callable[[Given], tuple[Caip2, str]]:
+    network = _network_in(table)
+
+    def read(given: Given) -> tuple[Caip2, str]:
+        name, equals, url = given.value.partition("=") if isinstance(given.value, str) else ("", "", "")
+        if not equals or "/" in name:  # a URL without its network, whose query may hold a secret
+            raise given.wrong("expected NETWORK=URL, as in base=https://mainnet.base.org", show=False)
+        caip2 = network(Given(given.where, name.strip(), given.base, given.home))
+        if not caip2.startswith("eip155:"):
+            raise given.wrong(f"{name.strip()} is no EVM network; Solana RPCs belong into x402_solana_rpc", show=False)
+        return caip2, rpc_url(Given(given.where, url.strip(), given.base, given.home))
 
     return read
 

@@ -118,9 +118,18 @@ OPTIONS: tuple[Option, ...] = (
         variable="SOLANA_RPC_URL",
     ),
     Option(
+        "x402_evm_rpc",
+        "",
+        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Only the verb check "
+        "asks them, for the balance: paying needs none. They must be https, or http on loopback. Keep URLs that hold "
+        "an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty, the public RPC of the network, "
+        "which base, base-sepolia and some others have.",
+        variable="X402_EVM_RPC",
+    ),
+    Option(
         "x402_rpc_timeout",
         "3",
-        "How many seconds one Solana RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
+        "How many seconds one RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
     ),
     Option(
         "x402_evm_key_file",
