@@ -88,8 +88,8 @@ class Settings:
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
     ledger: Path = Path("ledger.sqlite3")
-    evm_rpc: Mapping[Caip2, str] = field(default_factory=dict, repr=False)
-    """One RPC a network, for those that are named. Out of the repr as those of Solana."""
+    evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
+    """Network and URL, in the order of trying. Out of the repr as those of Solana."""
     allow_pay_to: tuple[str, ...] = ()
     """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
     allow_networks: tuple[Caip2, ...] = ()
@@ -137,7 +137,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
-        evm_rpc=dict(sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ())),
+        evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
         file=file,
         warnings=tuple(warnings),
     )

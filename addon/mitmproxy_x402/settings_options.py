@@ -120,10 +120,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_evm_rpc",
         "",
-        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Only the verb check "
-        "asks them, for the balance: paying needs none. They must be https, or http on loopback. Keep URLs that hold "
-        "an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty, the public RPC of the network, "
-        "which base, base-sepolia and some others have.",
+        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked only by the "
+        "verb check, for the balance: paying needs none. They must be https, or http on loopback. Keep URLs that hold "
+        "an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty, a public RPC on base and "
+        "base-sepolia.",
         variable="X402_EVM_RPC",
     ),
     Option(
