@@ -136,25 +136,12 @@ class SqliteLedger:
         """Close the rows of processes that are no more."""
         rows = self._db.execute("SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
         for (process,) in rows:
-            if not self._alive(process):
+            if not is_alive(process, self._clock.boot_name):
                 self._db.execute(
                     "UPDATE payment SET state = CASE state WHEN 'reserved' THEN 'released' ELSE 'unknown' END"
                     " WHERE state IN ('reserved', 'sent') AND process = ?",
                     (process,),
                 )
-
-    def _alive(self, process: str) -> bool:
-        """Whether that process may still run. A wrong answer costs no money, see `ledger`."""
-        boot, _, pid = process.rpartition(" ")
-        if boot != self._clock.boot_name:
-            return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
-        return True
 
     # The life of a row.
 
@@ -273,6 +260,20 @@ class SqliteLedger:
     def close(self) -> None:
         """See `Ledger`."""
         self._db.close()
+
+
+def is_alive(process: str, boot: str) -> bool:
+    """Whether `process` (as a row names it) may still run in this `boot`. A wrong answer costs no money, see `ledger`."""
+    its_boot, _, pid = process.rpartition(" ")
+    if its_boot != boot:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _begin(budget: Budget, now: int) -> int:
