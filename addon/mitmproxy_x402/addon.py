@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -15,17 +17,19 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import challenge, guard, handshake, hosting, wallet
+from . import answers, challenge, guard, handshake, held, hosting, wallet
 from .errors import Refused, X402Error, error_body, error_code
 from .handshake import Exchange
-from .payer import Payer, Payment
-from .protocol.headers import read_settlement
+from .ledger_sqlite import SqliteLedger
+from .model import read_model
+from .payer import Payer
+from .policy import Purpose
+from .purchase import Purchase
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
 
 logger = logging.getLogger(__name__)
 
-NO_RETRY = (b"x-should-retry", b"false")
-"""Both SDKs read it: a refusal will be a refusal again, and a payment whose outcome is unknown must not be repeated."""
+_held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
 
 
 class X402Addon:
@@ -39,7 +43,7 @@ class X402Addon:
         self._running = False
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
-        self._payments: WeakKeyDictionary[http.HTTPFlow, Payment] = WeakKeyDictionary()
+        self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
 
     # Starting.
 
@@ -75,7 +79,11 @@ class X402Addon:
             keystore=settings.keystore,
             keystore_password_file=settings.keystore_password_file,
         )
-        return Payer(settings, wallet.load_wallets(sources))
+        wallets = wallet.load_wallets(sources)
+        ledger = self.payer.ledger if self.payer is not None else None
+        if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
+            ledger = SqliteLedger(settings.ledger)
+        return Payer(settings, wallets, ledger)
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -111,6 +119,10 @@ class X402Addon:
                 "no wallet: free answers pass, every challenge is refused (BLOCKRUN_WALLET_KEY, SOLANA_WALLET_KEY)"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
+        budgets = ", ".join(str(budget) for budget in settings.budgets)
+        lines.append(f"at most {budgets} USDC (x402_budget), written down in {settings.ledger}")
+        if settings.dry_run:
+            lines.append("dry run: nothing is signed (x402_dry_run)")
         if upstreams:
             lines.append(f"upstream {', '.join(mode.removeprefix('reverse:') for mode in upstreams)}")
         else:
@@ -132,79 +144,138 @@ class X402Addon:
             return
         flow.request.stream = False
         if self.payer is None or self._broken:
-            flow.response = _refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
+            flow.response = answers.refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
             return
         peer = flow.client_conn.peername[0] if flow.client_conn.peername else ""
         denial = guard.examine(flow.request, peer, exchange.client_host, self.payer.settings)
         if denial is not None:
             logger.warning("x402: refused %s %s: %s", flow.request.method, peer, denial.code)
-            flow.response = _refusal(denial.status, denial.code, denial.message)
+            flow.response = answers.refusal(denial.status, denial.code, denial.message)
             return
         exchange.may_pay = not guard.pays_itself(flow.request)
         guard.strip_credentials(flow.request, self.payer.settings)
 
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        exchange = handshake.exchange_of(flow)
+        if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
+            return
+        route = _route(flow.request)
+        if self.payer.settings.dry_run or not _held.expects(route):
+            return
+        purchase = self._purchase(flow, self.payer, route)
+        if purchase.borrow():
+            self._carry(flow, exchange, purchase)
+
+    def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
+        purchase = self._purchases.get(flow)
+        if purchase is None:
+            request = flow.request
+            body = request.raw_content or b""
+            path = answers.printable(request.path.partition("?")[0])
+            model = read_model(path, body)
+            purpose = Purpose(answers.printable(request.method), request.host, path, model)
+            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            self._purchases[flow] = purchase
+        return purchase
+
+    def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
+        """Have the next leg carry the purchase's payment."""
+        assert purchase.payment is not None
+        name, value = purchase.payment.header
+        exchange.secret_headers = ((name.encode(), value.encode()),)
+        exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Stream every answer of the upstream."""
-        if handshake.exchange_of(flow) is not None and flow.response is not None:
-            flow.response.stream = True
+        """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
+        if handshake.exchange_of(flow) is None or flow.response is None:
+            return
+        flow.response.stream = True
+        purchase = self._purchases.get(flow)
+        if purchase is not None:
+            purchase.answered(flow.response.status_code)
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
-        """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or answers a payment."""
+        """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
         exchange = handshake.exchange_of(flow)
-        if exchange is None or flow.response is None or self.payer is None or flow in self._payments:
+        if exchange is None or flow.response is None or self.payer is None:
             return
+        purchase: Purchase | None = None
         try:
+            purchase = self._purchase(flow, self.payer, _route(flow.request))
+            if exchange.secrets_sent:
+                code = challenge.rejection_code(flow.response)
+                if code is None or not purchase.rejected(code, flow.response.status_code):
+                    return
             required = challenge.read(flow.response)
-            if required is None:
+            exchange.secret_headers = ()
+            if required is not None:
+                _check_upstream(flow)
+                if purchase.payment is None:
+                    await purchase.buy(required)
+                self._carry(flow, exchange, purchase)
+            elif not exchange.secrets_sent:
                 return
-            _check_upstream(flow)
-            payment = await self.payer.pay(required)
+            exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
-            flow.response = _refusal(400, error_code(error), str(error))
-            return
+            flow.response = answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
         except (
             Exception
         ) as error:  # a flow is never lost to a fault of ours; its text may hold anything, so only its type
             logger.error("x402: not paid, a fault of the addon: %s", type(error).__name__)
-            flow.response = _refusal(
-                500, "internal_error", f"mitmproxy-x402 failed ({type(error).__name__}). Nothing was paid."
+            message = (
+                f"mitmproxy-x402 failed ({type(error).__name__}). Nothing was paid.{answers.paid_before(purchase)}"
             )
-            return
-        self._payments[flow] = payment
-        name, value = payment.header
-        exchange.secret_headers = ((name.encode(), value.encode()),)
-        exchange.resend = True
+            flow.response = answers.refusal(500, "internal_error", message)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """Say what became of a payment."""
-        payment = self._payments.pop(flow, None)
-        if payment is not None and flow.response is not None:
-            headers = flow.response.headers
-            receipt = read_settlement(headers.get)
-            if receipt is not None and receipt.success and receipt.transaction:
-                state = f"settled {receipt.transaction}"
-            elif flow.response.status_code == 402:
-                state = "rejected by the gateway"
-            else:
-                state = "sent, no transaction id"
-            logger.info("x402: paid %s to %s: %s", payment.offer, payment.offer.requirement.pay_to, state)
+        """Write down what became of a payment."""
+        purchase = self._purchases.pop(flow, None)
+        exchange = handshake.exchange_of(flow)
+        if purchase is not None and exchange is not None:
+            purchase.finish(answers.outcome(flow, exchange))
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """Give the client JSON that says whether money may have moved."""
+        """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
         exchange = handshake.exchange_of(flow)
-        payment = self._payments.pop(flow, None)
+        purchase = self._purchases.pop(flow, None)
         if exchange is None or flow.error is None:
             return
-        exchange.error_answer = _upstream_error(flow, exchange, payment)
-        if payment is not None and exchange.secrets_sent:
-            logger.warning("x402: paid %s, outcome unknown: %s", payment.offer, flow.error.msg)
+        exchange.error_answer = answers.upstream_error(flow, purchase)
+        if purchase is not None:
+            purchase.break_off(answers.outcome(flow, exchange))
+
+    def done(self) -> None:
+        """The end: payments that are still under way are unknown, reservations are given back."""
+        for flow, purchase in list(self._purchases.items()):
+            exchange = handshake.exchange_of(flow)
+            if exchange is not None:
+                purchase.break_off(answers.outcome(flow, exchange))
+        self._purchases.clear()
+        if self.payer is not None:
+            self.payer.ledger.close()
 
 
-def _refusal(status: int, code: str, message: str) -> http.Response:
-    """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
-    headers = [(b"content-type", b"application/json"), NO_RETRY]
-    return http.Response.make(status, error_body("x402_refused", code, message), headers)
+def _route(request: http.Request) -> held.Route:
+    return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
+
+
+def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:
+    """Just before a payment leaves: the upstream is still the right one, and the ledger knows."""
+    try:
+        _check_upstream(flow)
+        purchase.sending()
+    except X402Error as error:
+        logger.warning("x402: not sent: %s", error)
+        if purchase.sent:
+            body = error_body("upstream_error", "payment_outcome_unknown", f"{error} An earlier try was sent.")
+            return http.Response.make(502, body, [(b"content-type", b"application/json")])
+        return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+    except Exception as error:  # as above
+        logger.error("x402: not sent, a fault of the addon: %s", type(error).__name__)
+        return answers.refusal(500, "internal_error", f"mitmproxy-x402 failed ({type(error).__name__}).")
+    return None
 
 
 def _check_upstream(flow: http.HTTPFlow) -> None:
@@ -229,19 +300,3 @@ def _check_upstream(flow: http.HTTPFlow) -> None:
             f"The upstream {request.host} is reached {what}, so anyone on the way could set the price. Nothing "
             "was paid. Use --mode reverse:https://... and leave ssl_insecure off.",
         )
-
-
-def _upstream_error(
-    flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None
-) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
-    """Body and headers of the error that the client gets when the upstream failed."""
-    assert flow.error is not None
-    where = f"{flow.request.host}:{flow.request.port}"
-    if payment is not None and exchange.secrets_sent:
-        message = (
-            f"The upstream {where} broke off after a payment of {payment.offer} was sent ({flow.error.msg:.200}). "
-            f"Whether it was settled is unknown; its reference is {payment.reference}. It was not paid again."
-        )
-        return error_body("upstream_error", "payment_outcome_unknown", message), (NO_RETRY,)
-    message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid."
-    return error_body("upstream_error", "upstream_failed", message), ()

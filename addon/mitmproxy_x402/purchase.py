@@ -133,7 +133,7 @@ class Purchase:
         if self.payment is not None and self.sent:
             self._record(outcome)
         else:
-            self._drop(remember=outcome.status is None or is_incomplete(outcome.status))
+            self._drop(remember=outcome.status is None or outcome.status >= 400)
 
     def break_off(self, outcome: Outcome) -> None:
         """The client gets no more of an answer: what was not sent is given back, what was sent is remembered."""
