@@ -263,7 +263,7 @@ class SqliteLedger:
 
 
 def is_alive(process: str, boot: str) -> bool:
-    """Whether `process` (as a row names it) may still run in this `boot`. A wrong answer costs no money, see `ledger`."""
+    """Whether `process`, as a row names it, may still run in this boot. A wrong answer costs no money, see `ledger`."""
     its_boot, _, pid = process.rpartition(" ")
     if its_boot != boot:
         return False
