@@ -94,21 +94,22 @@ def make(
 ) -> Report:
     """The report of `entries` (the whole ledger's, oldest first) at `now`.
 
-    `since` leaves out earlier days, of the sums of today and this month too. Days are those of `zone`, which is this
-    machine's when it is None.
+    `since` leaves out earlier days, but not of the sums of today and this month. Days are those of `zone`, which is
+    this machine's when it is None.
     """
     now = now.astimezone(zone)
     days = {entry.row: moment(entry, zone).date() for entry in entries}
     chosen = [entry for entry in entries if since is None or days[entry.row] >= since]
     settled = [entry for entry in chosen if entry.fate == "settled"]
+    spent = [(days[entry.row], entry) for entry in entries if entry.fate == "settled"]
     names: dict[str, str] = {network.caip2: network.name for network in networks}
     today = now.date()
     return Report(
         ledger=ledger,
         made=now,
         since=since,
-        today=total(entry for entry in settled if days[entry.row] == today),
-        month=total(entry for entry in settled if days[entry.row].timetuple()[:2] == today.timetuple()[:2]),
+        today=total(entry for day, entry in spent if day == today),
+        month=total(entry for day, entry in spent if (day.year, day.month) == (today.year, today.month)),
         total=total(settled),
         by_day=dict(sorted(by(settled, lambda entry: days[entry.row].isoformat()).items())),
         by_model=dearest_first(by(settled, lambda entry: entry.what)),

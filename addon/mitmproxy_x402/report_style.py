@@ -79,6 +79,8 @@ figcaption i {{ display: inline-block; width: 10px; height: 10px; border-radius:
 {_CLASSES}
 .cx {{ background: var(--soft); opacity: 0.55; }}
 .scroll {{ overflow-x: auto; }}
+.chart .scroll {{ direction: rtl; }}
+.chart svg {{ direction: ltr; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: 6px 0 6px 14px; font-weight: 400; white-space: nowrap; }}
 th:first-child, td:first-child {{ padding-left: 0; }}
