@@ -23,7 +23,8 @@ released in any case. This is safe even for a process that was only slow: its ro
 `sent`, and without that its header does not leave.
 
 Time here is the ledger's own. Within one boot of the machine it follows the clock that nobody can set, so setting the
-wall clock frees no budget, and across boots it never goes back. The wall clock's time is kept beside it, for people.
+wall clock frees no budget. Across boots only the wall clock knows how much time has passed: there it is believed, but
+never takes the ledger's time back. What the wall clock said is kept beside it, for people.
 """
 
 from __future__ import annotations

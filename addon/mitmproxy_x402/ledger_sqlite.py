@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ MIGRATIONS = (
         id INTEGER PRIMARY KEY,
         time INTEGER NOT NULL,        -- wall clock at the reservation, Unix milliseconds
         counted_at INTEGER NOT NULL,  -- the ledger's own time, milliseconds, never falls from row to row
-        boot TEXT NOT NULL,
-        uptime INTEGER NOT NULL,      -- milliseconds
         process TEXT NOT NULL,        -- boot and process id of whoever reserved it
         method TEXT NOT NULL,
         host TEXT NOT NULL,
@@ -47,6 +45,11 @@ MIGRATIONS = (
         bytes INTEGER,
         replaces INTEGER REFERENCES payment (id)
     );
+    CREATE TABLE clock (
+        boot TEXT NOT NULL,
+        counted_at INTEGER NOT NULL,  -- the ledger's time when this boot was first seen, milliseconds
+        uptime INTEGER NOT NULL       -- and the machine's uptime then
+    );
     CREATE INDEX payment_counted_at ON payment (counted_at);
     CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released');
     CREATE INDEX payment_open ON payment (state, counted_at) WHERE state IN ('reserved', 'sent')
@@ -62,9 +65,9 @@ def _sources(target: State) -> str:
 
 
 _INSERT = """
-    INSERT INTO payment (time, counted_at, boot, uptime, process, method, host, path, model, network, asset, pay_to,
-                         amount, micro_usd, cumulative, state, replaces)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?)"""
+    INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
+                         micro_usd, cumulative, state, replaces)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?)"""
 _LAPSE = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND counted_at < ?"
 _SENT = f"""
     UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?
@@ -79,7 +82,7 @@ _FINISH = """
                        status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
                        first_byte_ms = ?, total_ms = ?, bytes = ?
     WHERE id = ? AND sends > 0"""
-_LAST = "SELECT counted_at, boot, uptime, cumulative FROM payment ORDER BY id DESC LIMIT 1"
+_LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 _BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
 _FREED = f"SELECT TOTAL(micro_usd) FROM payment WHERE state IN {_FREE} AND counted_at > ?"
 # An empty pattern means every request, and the gateway's alias of a path is the same path.
@@ -130,7 +133,23 @@ class SqliteLedger:
                 for statement in MIGRATIONS[number].split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number + 1}")
+            self._anchor = self._start_clock()
             self._recover()
+
+    def _start_clock(self) -> int:
+        """The ledger's time at uptime zero of this boot, in milliseconds, fixed by whoever opens the ledger first."""
+        boot = self._clock.boot_name
+        known = self._db.execute("SELECT counted_at - uptime FROM clock WHERE boot = ?", (boot,)).fetchone()
+        if known is not None:
+            return int(known[0])
+        last = (
+            "SELECT MAX(t) FROM (SELECT MAX(counted_at) t FROM payment UNION ALL SELECT MAX(counted_at) t FROM clock)"
+        )
+        then = self._db.execute(last).fetchone()[0] or 0
+        now, uptime = max(then, _now_ms(self._clock.wall)), _now_ms(self._clock.uptime)
+        self._db.execute("DELETE FROM clock")
+        self._db.execute("INSERT INTO clock VALUES (?, ?, ?)", (boot, now, uptime))
+        return now - uptime
 
     def _recover(self) -> None:
         """Close the rows of processes that are no more."""
@@ -148,14 +167,14 @@ class SqliteLedger:
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """See `Ledger`."""
         with self._transaction():
-            now, uptime, cumulative = self._now()
+            now, cumulative = self._now()
             self._db.execute(_LAPSE, (now - LAPSE_SECONDS * 1000,))
             for budget in budgets:
                 spent = self._spent(budget, now, cumulative)
                 if spent + intent.micro_usd > budget.micro_usd:
                     raise OverBudget(budget, spent, self._returns(budget, spent, intent.micro_usd, now))
             values = (
-                *(int(self._clock.wall() * 1000), now, self._clock.boot_name, uptime, self._process),
+                *(_now_ms(self._clock.wall), now, self._process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces),
@@ -199,19 +218,13 @@ class SqliteLedger:
     def spent(self, budget: Budget) -> int:
         """See `Ledger`."""
         with self._transaction("DEFERRED"):
-            now, _, cumulative = self._now()
+            now, cumulative = self._now()
             return self._spent(budget, now, cumulative)
 
-    def _now(self) -> tuple[int, int, int]:
-        """The ledger's time and the uptime, in milliseconds, and everything that was ever reserved."""
-        uptime, wall = int(self._clock.uptime() * 1000), int(self._clock.wall() * 1000)
-        last = self._db.execute(_LAST).fetchone()
-        if last is None:
-            return wall, uptime, 0
-        then, boot, its_uptime, cumulative = last
-        if boot == self._clock.boot_name:
-            return then + max(0, uptime - its_uptime), uptime, cumulative
-        return max(then, wall), uptime, cumulative
+    def _now(self) -> tuple[int, int]:
+        """The ledger's time in milliseconds, and everything that was ever reserved."""
+        then, cumulative = self._db.execute(_LAST).fetchone() or (0, 0)
+        return max(then, self._anchor + _now_ms(self._clock.uptime)), cumulative
 
     def _spent(self, budget: Budget, now: int, cumulative: int) -> int:
         begin = _begin(budget, now)
@@ -282,6 +295,10 @@ def _begin(budget: Budget, now: int) -> int:
 
 def _patterns(budget: Budget) -> tuple[str, str]:
     return budget.scope.model, budget.scope.path.removeprefix(ALIAS)
+
+
+def _now_ms(clock: Callable[[], float]) -> int:
+    return int(clock() * 1000)
 
 
 def _milliseconds(seconds: float | None) -> int | None:
