@@ -23,9 +23,13 @@ class Place:
     def __init__(self, home: Path, sandbox: Sandbox, proxy: Proxy) -> None:
         self.home, self.sandbox, self.proxy = home, sandbox, proxy
 
+    @property
+    def ledger(self) -> Path:
+        """Where it is unless an option says otherwise."""
+        return self.home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
+
     def rows(self, columns: str = "state, sends") -> list[tuple[Any, ...]]:
-        path = self.home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
-        with closing(sqlite3.connect(path)) as db:
+        with closing(sqlite3.connect(self.ledger)) as db:
             return db.execute(f"SELECT {columns} FROM payment ORDER BY id").fetchall()
 
     def expect(self, since: int, expected: list[tuple[Any, ...]], columns: str = "state, sends") -> None:
