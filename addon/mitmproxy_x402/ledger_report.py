@@ -28,7 +28,7 @@ _COLUMNS = {
     "replaces",
 }
 """A database with a table `payment` that has these is ours."""
-_ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id"
+_ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
 WAIT_SECONDS = 2
 """How long a reader waits where a writer of another program holds the file."""
 
@@ -70,8 +70,9 @@ class Entry:
         return self.model or self.path
 
 
-def read_entries(path: Path, since: int = 0, process: str = "") -> list[Entry]:
-    """The payments since `since` (Unix milliseconds), oldest first; with `process` only those that it reserved.
+def read_entries(path: Path, since: int = 0, process: str = "", last: int = -1) -> list[Entry]:
+    """The payments since `since` (Unix milliseconds), oldest first; with `process` only those that it reserved, with
+    `last` at most so many, the newest.
 
     Raises LedgerError: no file, no right to read it, or no ledger of ours.
     """
@@ -79,14 +80,14 @@ def read_entries(path: Path, since: int = 0, process: str = "") -> list[Entry]:
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as db:
             db.row_factory = sqlite3.Row
-            rows = db.execute(_ROWS, (since, process)).fetchall() if _is_filled(db, path) else []
+            rows = db.execute(_ROWS, (since, process, last)).fetchall() if _is_filled(db, path) else []
     except sqlite3.Error as error:
         if "not a database" in str(error):
             raise LedgerError(f"{path} is no ledger: it is not a SQLite database.") from None
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
     boot = Clock().boot_name
     alive = {process: is_alive(process, boot) for process in {row["process"] for row in rows}}
-    return [_entry(row, alive[row["process"]]) for row in rows]
+    return [_entry(row, alive[row["process"]]) for row in reversed(rows)]
 
 
 def _check_file(path: Path) -> None:
