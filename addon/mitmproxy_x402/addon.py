@@ -86,10 +86,10 @@ class X402Addon:
             logger.error("x402: %s", mistyped)
         if self.payer is None or self._broken:
             return
-        for line in self._announcement(self.payer):
-            logger.info("x402: %s", line)
         for warning in (*self.payer.settings.warnings, *self.payer.wallets.warnings):
             logger.warning("x402: %s", warning)
+        for line in self._announcement(self.payer):
+            logger.info("x402: %s", line)
         threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
         listening = ctx.master.addons.get("proxyserver").listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
@@ -111,12 +111,12 @@ class X402Addon:
                 "no wallet: free answers pass, every challenge is refused (BLOCKRUN_WALLET_KEY, SOLANA_WALLET_KEY)"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
+        if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
+            lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         if upstreams:
             lines.append(f"upstream {', '.join(mode.removeprefix('reverse:') for mode in upstreams)}")
         else:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
-        if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
-            lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         return lines
 
     # A request's way through.

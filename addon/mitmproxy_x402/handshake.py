@@ -461,7 +461,7 @@ def self_check() -> None:
         )
     for owner, name, parameters in _NEEDED:
         target = getattr(owner, name, None)
-        moved = target is None or (
+        moved = getattr(target, "__isabstractmethod__", target is None) or (
             parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters
         )
         if moved:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -95,6 +96,14 @@ def encoded(message: Mapping[str, Any]) -> dict[str, str]:
 
 def decoded(header: str) -> Message:
     return dict(json.loads(base64.b64decode(header, validate=True)))
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until something that another thread does has happened."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 class Shopper:
