@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -206,6 +207,8 @@ def _check_port(options: Mapping[str, str], program: str) -> None:
 def run_tool(tool: str, arguments: Sequence[str]) -> int:
     """Hand the process over to mitmproxy: from here on Ctrl-C, output and exit code are its own."""
     sys.argv = [tool, *arguments]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that is piped is read while it grows
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
