@@ -57,6 +57,8 @@ class SandboxConfig:
     """`extra.paymentFlow` of every exact entry; `upfront` also means that failed work is not refunded."""
     max_timeout_seconds: int = 300
     settle: Settle = "vendor"
+    free: bool = False
+    """Charge for nothing at all: the same answers, for clients that are compared without a payer."""
     opening_balance: int = ANY_BALANCE
     """Atomic units of play money that an unknown address has."""
     chunk_seconds: float = 0

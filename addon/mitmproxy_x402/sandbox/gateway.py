@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
-
-from tornado.netutil import bind_sockets
 
 from ..errors import SettingsError
 from ..protocol.networks import Network
@@ -22,6 +21,9 @@ from .wire import Exchange, Listener, server_tls
 
 if TYPE_CHECKING:
     from .svm_chain import SvmChain
+
+
+_BACKLOG = 1024
 
 
 class Sandbox:
@@ -66,10 +68,12 @@ class Sandbox:
         config = self.config
         tls = server_tls(config.certfile, config.keyfile) if config.certfile and config.keyfile else None
         self._listener = Listener(self._serve, self._remember, tls)
-        sockets = bind_sockets(config.port, config.host)
-        self._listener.server.add_sockets(sockets)
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listening = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        listening.setblocking(False)
+        self._listener.server.add_sockets([listening])
         host = f"[{config.host}]" if ":" in config.host else config.host
-        self._url = f"{'https' if tls else 'http'}://{host}:{sockets[0].getsockname()[1]}"
+        self._url = f"{'https' if tls else 'http'}://{host}:{listening.getsockname()[1]}"
         self._counter = Counter(config, list(self.chains.values()), self._url, self.payments)
 
     def stop(self) -> None:
