@@ -157,7 +157,7 @@ class X402Addon:
             required = challenge.read(flow.response)
             if required is None:
                 return
-            _check_upstream(flow)
+            _check_way(flow)
             payment = await self.payer.pay(required)
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
@@ -207,11 +207,17 @@ def _refusal(status: int, code: str, message: str) -> http.Response:
     return http.Response.make(status, error_body("x402_refused", code, message), headers)
 
 
-def _check_upstream(flow: http.HTTPFlow) -> None:
+def _check_way(flow: http.HTTPFlow) -> None:
     """Pay only the host that the proxy reverses to, over verified TLS; map_remote and others may have changed it since.
 
-    Raises Refused: `insecure_upstream` or `upstream_changed`.
+    Raises Refused: `insecure_upstream`, `upstream_changed` or `insecure_log`.
     """
+    if ctx.options.proxy_debug:
+        raise Refused(
+            "insecure_log",
+            "mitmproxy runs with proxy_debug, which prints every byte sent, signed payments included. Nothing was "
+            "paid. Start it without proxy_debug.",
+        )
     request = flow.request
     upstream = handshake.upstream_of(flow)
     if (request.host, request.port) != upstream:

@@ -39,11 +39,11 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
 async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:
     """Close the port and open it again where `listen_host` says now.
 
-    From Python 3.12 on mitmproxy opens its port before it loads a script, so that a better `listen_host` comes too late.
+    From Python 3.12 on mitmproxy opens its port before it loads a script: a better `listen_host` comes too late.
     `addresses` tells where it listens.
     """
     options.update(server=False)
-    while addresses():
+    while addresses():  # noqa: ASYNC110  # mitmproxy tells nobody
         await asyncio.sleep(0.01)
     options.update(server=True)
 

@@ -14,6 +14,7 @@ import h2.connection
 import h2.events
 import httpx
 import pytest
+
 from support import certs, challenges
 from support.proxy import Proxy, svm_key
 from support.rpc import GatedRpc

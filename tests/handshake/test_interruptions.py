@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy import version
+
 from support import challenges
 from support.proxy import Proxy, svm_key
 from support.rig import Rig
@@ -177,8 +179,6 @@ def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
 
 
 def _web_has_password() -> bool:
-    from mitmproxy import version
-
     return int(version.VERSION.split(".")[0]) >= 12
 
 

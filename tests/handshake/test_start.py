@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mitmproxy.proxy.layers import http as mhttp
-from support import challenges
-from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
-from support.wire import Client, Peer, Upstream, free_port, request
 
 from mitmproxy_x402 import handshake
 from mitmproxy_x402.errors import SettingsError
+from support import challenges
+from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
+from support.wire import Client, Peer, Upstream, free_port, request
 
 
 def sell(peer: Peer, upstream: Upstream) -> None:
@@ -28,7 +28,7 @@ def sell(peer: Peer, upstream: Upstream) -> None:
 
 def listening(pid: int) -> set[str]:
     """Addresses in hex on which the process listens, from /proc."""
-    inodes = {os.readlink(fd)[8:-1] for fd in Path(f"/proc/{pid}/fd").iterdir() if _is_socket(fd)}
+    inodes = {str(fd.readlink())[8:-1] for fd in Path(f"/proc/{pid}/fd").iterdir() if _is_socket(fd)}
     rows = [
         line.split()
         for table in ("tcp", "tcp6")
@@ -39,7 +39,7 @@ def listening(pid: int) -> set[str]:
 
 def _is_socket(fd: Path) -> bool:
     try:
-        return os.readlink(fd).startswith("socket:")
+        return str(fd.readlink()).startswith("socket:")
     except FileNotFoundError:
         return False
 
@@ -187,7 +187,9 @@ def test_options_change_at_run_time_or_are_refused_whole(home: Path) -> None:
         with proxy.client() as client:
             assert client.ask(request("POST", "/x", b"", "x-set: x402_max_request=0.01")).status == 400
             proxy.wait_for("changer: taken 0.01")
-            assert client.ask(request("POST", "/x", b"", "x-set: x402_max_request=0.02 x402_networks=mars")).status == 400
+            assert (
+                client.ask(request("POST", "/x", b"", "x-set: x402_max_request=0.02 x402_networks=mars")).status == 400
+            )
             line = proxy.wait_for("changer: .*mars")
             assert line.strip().endswith("0.01")
             assert client.ask(request("POST", "/x", b"", "x-set: x402_max_request=0.5")).body == b"ok"
@@ -206,8 +208,6 @@ def test_the_door_needs_no_install(home: Path) -> None:
 
 
 def test_ctrl_c_ends_it(home: Path) -> None:
-    import signal
-
     with Proxy("http://127.0.0.1:1", home=home) as proxy:
         proxy.process.send_signal(signal.SIGINT)
         assert proxy.wait_for_end() == 0

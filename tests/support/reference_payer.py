@@ -32,6 +32,8 @@ class ReferencePayer:
     def __init__(self, rpc_url: str = "http://127.0.0.1:9/") -> None:
         self.evm = Account.create()
         self.svm = Keypair()
+        self.entry: Mapping[str, Any] = {}
+        """The entry that was paid last."""
         signer = KeypairSigner(self.svm)
         self._schemes = {
             ("evm", 2): ExactEvmScheme(self.evm),
@@ -56,7 +58,7 @@ class ReferencePayer:
 
     def payment(self, challenge: Mapping[str, Any], network: str) -> Message:
         """A whole payment for the `exact` entry on `network`, as JSON before base64."""
-        entry = exact(challenge, network)
+        self.entry = entry = exact(challenge, network)
         version = challenge["x402Version"]
         message: Message = {"x402Version": version, "payload": self.payload(entry, version)}
         if version == 1:
