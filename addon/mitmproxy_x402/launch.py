@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import logging
 import os
 import socket
 import sys
@@ -18,7 +20,7 @@ from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets, WalletSources, load_wal
 PORT = 4402
 SOLANA_GATEWAY = "https://sol.blockrun.ai"
 BASE_GATEWAY = "https://blockrun.ai"
-QUESTIONS = ("--options", "--commands", "--version")
+QUESTIONS = ("--commands", "--version")
 """Arguments after which mitmproxy prints something and ends: they need neither wallet nor port."""
 
 NO_WALLET = """\
@@ -143,6 +145,8 @@ def port_is_free(host: str, port: int) -> bool:
 def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> int:
     """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: for what stops the start."""
     given = read_arguments(arguments)
+    if "--options" in given.passed_on:
+        return _list_options(tool, given.passed_on)
     if any(question in given.passed_on for question in QUESTIONS):
         return run_tool(tool, ["-s", str(door), *given.passed_on])
     configured = _configured(given.options.get("confdir"))
@@ -209,7 +213,29 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     sys.argv = [tool, *arguments]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is piped is read while it grows
+    logging.getLogger("asyncio").addFilter(_says_something)
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
     return tools[tool](list(arguments)) or 0
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Before Python 3.12 every connection that is open at Ctrl-C leaves a traceback that says it was cancelled."""
+    return record.exc_info is None or record.exc_info[0] is not asyncio.CancelledError
+
+
+def _list_options(tool: str, arguments: Sequence[str]) -> int:
+    """mitmproxy's options, then ours in the same form: mitmproxy 11 does not load scripts for its list."""
+    try:
+        run_tool(tool, arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    from mitmproxy import optmanager  # noqa: PLC0415  (slow to import)
+
+    ours = optmanager.OptManager()
+    for option in OPTIONS:
+        ours.add_option(option.name, str, option.default, option.help)
+    optmanager.dump_defaults(ours, sys.stdout)
+    return 0
