@@ -155,6 +155,19 @@ def _signature(change: Callable[[bytes], bytes]) -> Spoil:
     return spoil
 
 
+def _numbers(message: Message, _payer: ReferencePayer) -> Message:
+    message = copy.deepcopy(message)
+    authorization = message["payload"]["authorization"]
+    authorization |= {name: int(authorization[name]) for name in ("value", "validAfter", "validBefore")}
+    return message
+
+
+def _padded(message: Message, _payer: ReferencePayer) -> Message:
+    message = copy.deepcopy(message)
+    message["payload"]["authorization"]["value"] += " "
+    return message
+
+
 def _by_another(message: Message, payer: ReferencePayer) -> Message:
     message = copy.deepcopy(message)
     payload = message["payload"]
@@ -369,6 +382,15 @@ def _memo_signed_by_fee_payer(found: Instructions, message: Message, payer: Refe
     return [_roomy_limit(), *found[1:3], _memo(b"signed by the fee payer", [meta])]
 
 
+def _broken_line(message: Message, _payer: ReferencePayer) -> Message:
+    encoded = message["payload"]["transaction"]
+    return {**message, "payload": {"transaction": encoded[:76] + "\n" + encoded[76:]}}
+
+
+def _trailing(message: Message, _payer: ReferencePayer) -> Message:
+    return _with_transaction(message, bytes(transaction_of(message)) + b"\0")
+
+
 def _cut(message: Message, _payer: ReferencePayer) -> Message:
     return _with_transaction(message, bytes(transaction_of(message))[:-5])
 
@@ -421,5 +443,16 @@ SVM = [
     *SVM_PAYLOAD,
 ]
 SVM_V1 = [*(case for case in ENVELOPE_V1 if case.name != "another network"), *SVM_PAYLOAD]
-MEMO_BY_FEE_PAYER = rebuilt(_memo_signed_by_fee_payer)
-"""The reference facilitator lets its key sign a memo; the sandbox, as stricter facilitators, does not."""
+
+
+# --- where the sandbox is stricter than the Python reference
+
+STRICTER_EVM = [
+    Case("numbers for strings", _numbers),
+    Case("blanks around a number", _padded),
+]
+STRICTER_SVM = [
+    Case("a memo signed by the fee payer", rebuilt(_memo_signed_by_fee_payer)),
+    Case("a line break in the base64", _broken_line),
+    Case("bytes after the transaction", _trailing),
+]
