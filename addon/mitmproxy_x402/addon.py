@@ -18,7 +18,7 @@ from mitmproxy.addonmanager import Loader
 from . import challenge, guard, handshake, hosting, wallet
 from .errors import Refused, X402Error, error_body, error_code
 from .handshake import Exchange
-from .payer import Payer, Payment
+from .payer import Payer, Payment, find_wallets
 from .protocol.headers import read_settlement
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
 
@@ -67,15 +67,7 @@ class X402Addon:
     def _build(self) -> Payer:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
-        sources = wallet.WalletSources(
-            environ=os.environ,
-            home=Path.home(),
-            evm_key_file=settings.evm_key_file,
-            svm_key_file=settings.svm_key_file,
-            keystore=settings.keystore,
-            keystore_password_file=settings.keystore_password_file,
-        )
-        return Payer(settings, wallet.load_wallets(sources))
+        return Payer(settings, find_wallets(settings, os.environ, Path.home()))
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""

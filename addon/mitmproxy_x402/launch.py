@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from . import payer
 from .errors import SettingsError
 from .settings import OPTIONS, is_loopback, read_settings
-from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets, WalletSources, load_wallets
+from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
 SOLANA_GATEWAY = "https://sol.blockrun.ai"
@@ -168,16 +169,7 @@ def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
     home = Path.home()
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
-    wallets = load_wallets(
-        WalletSources(
-            environ=os.environ,
-            home=home,
-            evm_key_file=settings.evm_key_file,
-            svm_key_file=settings.svm_key_file,
-            keystore=settings.keystore,
-            keystore_password_file=settings.keystore_password_file,
-        )
-    )
+    wallets = payer.find_wallets(settings, os.environ, home)
     if wallets.evm is None and wallets.svm is None:
         raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
     return wallets

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import policy
 from .policy import Offer
@@ -18,9 +19,23 @@ from .protocol.networks import Family
 from .schemes import exact_evm, exact_svm
 from .settings import Settings
 from .solana_rpc import SolanaRpc
-from .wallet import Wallets
+from .wallet import Wallets, WalletSources, load_wallets
 
 NONCE_BYTES = 32
+
+
+def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
+    """The wallets that `settings` name, else those in `environ` and below `home`. Raises WalletError."""
+    return load_wallets(
+        WalletSources(
+            environ=environ,
+            home=home,
+            evm_key_file=settings.evm_key_file,
+            svm_key_file=settings.svm_key_file,
+            keystore=settings.keystore,
+            keystore_password_file=settings.keystore_password_file,
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,8 @@ class Payer:
     async def pay(self, required: PaymentRequired) -> Payment:
         """The payment for `required`, signed.
 
-        Raises Refused (policy, no wallet), ChallengeError (the chosen entry breaks a rule of its scheme) and RpcError
-        (no blockhash); after any of these nothing was signed.
+        Raises Refused (policy, no wallet) and RpcError (no blockhash): nothing was signed. Raises ChallengeError (the
+        chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature leaves this room.
         """
         offer = policy.choose(required, self.settings.networks, self.settings.preference, self.families)
         policy.admit(offer, self.settings)

@@ -9,11 +9,12 @@ from .errors import Refused
 from .protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from .protocol.networks import Asset, Family, Network, NetworkTable
 from .settings import Settings, format_usd
+from .wallet import EVM_VARIABLE, SVM_VARIABLE
 
 SCHEME = "exact"
 """The one scheme that is paid: its amount is the price. `upto` and `batch-settlement` sign more than they cost."""
 
-KEY_VARIABLES: dict[Family, str] = {"evm": "BLOCKRUN_WALLET_KEY", "svm": "SOLANA_WALLET_KEY"}
+KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,17 @@ def test_a_regular_proxy_pays_nothing(home: Path) -> None:
             data = request("POST", f"http://127.0.0.1:{upstream.port}/x")
             assert client.ask(data).status == 402
         assert len(upstream.requests) == 1
+
+
+def test_a_replayed_flow_never_pays(home: Path) -> None:
+    saved = home / "flows"
+    with Upstream(sell) as upstream:
+        with Proxy(upstream.url, "-w", str(saved), home=home) as proxy, proxy.client() as client:
+            assert client.ask(request()).body == b"ok"
+            proxy.wait_for("<< 200 OK")
+        paid = upstream.requests.pop().get(b"payment-signature")
+        assert paid is not None
+        assert paid not in saved.read_bytes()
+        with Proxy(upstream.url, "--client-replay", str(saved), home=home) as proxy:
+            proxy.wait_for("<< 402 Payment Required")
+        assert [r.get(b"payment-signature") for r in upstream.requests] == [None, None]
