@@ -41,6 +41,7 @@ def test_free_paths(http: httpx.Client, path: str) -> None:
 def test_free_models_say_that_they_are(http: httpx.Client) -> None:
     response = http.post(PATH, json=FREE)
     assert response.headers["x-free-model"] == "true"
+    assert "x-free-model" not in http.get("/v1/models").headers
     assert "payment-response" not in response.headers
 
 
@@ -84,11 +85,17 @@ def test_big_bodies_both_ways(sandbox: Sandbox, http: httpx.Client) -> None:
     assert http.get("/v1/free/blob?bytes=x").status_code == 400
 
 
-def test_a_body_that_is_no_json_is_a_400_for_nothing(http: httpx.Client) -> None:
-    response = http.post("/v1/free/../messages", content=b"{")
-    assert response.status_code == 402  # nothing is known of it but its length
+@pytest.mark.parametrize("path", [PATH, "/v1/messages", "/api/v1/responses", "/v1beta/models/m:generateContent"])
+def test_a_body_that_is_no_json_is_a_400_and_never_quoted(http: httpx.Client, path: str) -> None:
+    for body in (b"", b"{", b"[]", b"{}", b"null"):
+        assert http.post(path, content=body).status_code == 400
+
+
+def test_methods_decide(http: httpx.Client) -> None:
     assert http.post("/v1/models").status_code == 402
-    assert http.head("/v1/models").content == b""
+    assert http.get(PATH).status_code == 402
+    head = http.head("/v1/models")
+    assert (head.status_code, head.content) == (200, b"")
 
 
 def test_one_connection_serves_many_requests(start: Any) -> None:

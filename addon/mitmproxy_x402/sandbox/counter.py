@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import PaymentHeaderError
 from ..protocol import headers
+from .answers import FREE
 from .chains import INVALID, Chain, Rejected
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
@@ -76,7 +77,8 @@ class Counter:
             if await break_off(exchange, faults):
                 return
             work = route.work(self._now())
-        await self._send(exchange, work, [("X-Free-Model", "true")], faults)
+        model = exchange.request.json.get("model") == FREE or FREE in exchange.request.path
+        await self._send(exchange, work, [("X-Free-Model", "true")] if model else [], faults)
 
     async def _unpaid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
         failure = _failure(route, faults)
