@@ -273,6 +273,8 @@ class TestUpstream:
             ("https://a.example:port", "is not a gateway's URL"),
             ("https://[", "is not a gateway's URL"),
             ("https://me:secret@a.example", "must not hold a user name"),
+            ("https://me:secret@[", "must not hold a user name"),
+            ("me:secret@a.example/v1", "must not hold a user name"),
         ],
     )
     def test_others_are_refused_with_the_reason(self, url: str, reason: str) -> None:

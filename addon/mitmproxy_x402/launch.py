@@ -97,6 +97,8 @@ def check_upstream(given: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")
+    if "@" in given:
+        raise SettingsError("the upstream must not hold a user name or a password: mitmproxy has no use for them")
     if (
         not host
         or parts.scheme not in {"http", "https"}
@@ -108,8 +110,6 @@ def check_upstream(given: str) -> str:
             f"the upstream {given!r:.80} is not a gateway's URL: expected https://HOST or https://HOST:PORT. "
             "A path belongs into the client's base URL."
         )
-    if parts.username is not None:
-        raise SettingsError("the upstream must not hold a user name or a password: mitmproxy has no use for them")
     if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(
             f"the upstream {given!r:.80} is not encrypted: anyone on the way could set prices and take payments. "
