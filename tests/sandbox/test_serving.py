@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,24 @@ def test_a_network_that_is_off_has_no_balance(sandbox: Sandbox) -> None:
         sandbox.balance("base", "0x" + "0" * 40)
 
 
-def test_no_solana_no_solders() -> None:
-    code = "import sys, mitmproxy_x402.sandbox as s; s.Sandbox(); sys.exit('solders' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+def test_it_loads_solders_only_for_solana_and_nothing_of_the_payer_ever() -> None:
+    code = (
+        "import sys, mitmproxy_x402.sandbox as s; s.Sandbox(); print('solders' in sys.modules);"
+        "s.Sandbox(s.SandboxConfig(networks=('solana-devnet',))); print('solders' in sys.modules);"
+        "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('mitmproxy_x402.')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n")[:3] == ["False", "True", "errors protocol sandbox"]
+
+
+def test_stopping_in_the_middle_of_a_stream_leaves_nothing_behind() -> None:
+    before = threading.enumerate()
+    sandbox = Sandbox(SandboxConfig(fault="stall-after;after=1"))
+    with sandbox.run_in_thread(), httpx.Client(base_url=sandbox.url) as http:
+        stalled = http.send(http.build_request("POST", PATH, json={**FREE, "stream": True}), stream=True)
+        assert stalled.status_code == 200
+    stalled.close()
+    assert threading.enumerate() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,7 +6,8 @@ import asyncio
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -87,40 +88,35 @@ class Sandbox:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop()
-        await asyncio.sleep(0)
+        if self._listener is not None:
+            await self._listener.drained()
 
     @contextmanager
     def run_in_thread(self) -> Iterator[Sandbox]:
-        """Run on an event loop of its own while the block runs."""
-        loop = asyncio.new_event_loop()
-        started: list[BaseException | None] = []
-        ready = threading.Event()
+        """Run on an event loop of its own while the block runs. Raises OSError as `start` does."""
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
-        def run() -> None:
-            asyncio.set_event_loop(loop)
+        async def run() -> None:
+            stopped = asyncio.Event()
+            async with self:
+                started.set_result((asyncio.get_running_loop(), stopped))
+                await stopped.wait()
+
+        def run_thread() -> None:
             try:
-                loop.run_until_complete(_call(self.start))
-                started.append(None)
-            except BaseException as error:  # handed to the caller
-                started.append(error)
-            ready.set()
-            if started[0] is None:
-                loop.run_forever()
-                loop.run_until_complete(_call(self.stop))
-                loop.run_until_complete(asyncio.sleep(0))
-                loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+                asyncio.run(run())
+            except Exception as error:
+                if started.done():
+                    raise
+                started.set_exception(error)
 
-        thread = threading.Thread(target=run, name="sandbox", daemon=True)
+        thread = threading.Thread(target=run_thread, name="sandbox", daemon=True)
         thread.start()
-        ready.wait()
-        if started[0] is not None:
-            thread.join()
-            raise started[0]
+        loop, stopped = started.result()
         try:
             yield self
         finally:
-            loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(stopped.set)
             thread.join()
 
     def fund(self, network: str, address: str, atomic_units: int) -> None:
@@ -167,7 +163,3 @@ def _chain(row: Network, config: SandboxConfig) -> Chain:
         announce_blockhash=config.recent_blockhash,
         memo=config.memo,
     )
-
-
-async def _call(function: Callable[[], None]) -> None:
-    function()

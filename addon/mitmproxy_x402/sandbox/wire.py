@@ -126,6 +126,11 @@ class Listener:
         for tap in list(self._taps):
             tap.close()
 
+    async def drained(self) -> None:
+        """Wait, after `stop`, until nothing is being served."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.close_all_connections()
+
     def received(self, connection: Any, body: bytes) -> None:
         """Serve one complete request in a task of its own."""
         tap: _Tap = connection.stream
