@@ -138,6 +138,24 @@ def test_one_payment_sent_four_times_at_once_is_charged_once(start: Any, network
 
 
 @BOTH
+def test_a_failed_attempt_that_ends_late_leaves_the_next_one_alone(start: Any, network: str) -> None:
+    """The first answer is still being sent while the same payment is already used again."""
+    sandbox, shopper = start(network, settle="after")
+    payment = shopper.payment_for(STREAM)
+    failing = {**encoded(payment), "x-sandbox-fault": "error, stall-after;after=0"}
+    with shopper.http.stream("POST", PATH, json=STREAM, headers=failing) as failed:
+        assert failed.status_code == 500
+        going = {**encoded(payment), "x-sandbox-fault": "stall-after;after=1"}
+        with shopper.http.stream("POST", PATH, json=STREAM, headers=going) as second:
+            assert second.status_code == 200
+            failed.close()
+            assert sandbox.payments[0].state == "held"
+            assert shopper.ask(STREAM, payment=payment).json()["code"] == "PAYMENT_REPLAY"
+    eventually(lambda: sandbox.payments[0].state == "settled")
+    assert sandbox.payments[0].attempts == 2
+
+
+@BOTH
 def test_money_that_is_gone_at_settlement_fails_it(start: Any, network: str) -> None:
     """Two payments were verified while there was money for one."""
     sandbox, shopper = start(network, settle="after")

@@ -203,8 +203,7 @@ def _when(timing: str, faults: Mapping[str, Fault]) -> When:
 
 def _settle_quietly(ticket: Ticket) -> None:
     with suppress(Rejected):  # the stream is over: nobody is left to tell
-        if ticket.record.state == "held":
-            ticket.settle()
+        ticket.settle()
 
 
 def _receipt(ticket: Ticket, faults: Mapping[str, Fault]) -> list[tuple[str, str]]:
