@@ -205,3 +205,21 @@ def test_without_query_keys_a_path_stays_as_it_is() -> None:
         asked = tutils.treq(path=path, headers=())
         guard.strip_credentials(asked, settings())
         assert asked.data.path == path
+
+
+@pytest.mark.parametrize(
+    "header", [b"Origin: http://\xff", b"Authorization: Bearer \xff", b"X-Api-Key: \xff", b"Host: \xff.example"]
+)
+def test_bytes_that_are_no_text_get_a_refusal_and_not_past_it(rig: Rig, header: bytes) -> None:
+    name = header.partition(b":")[0]
+    data = request().replace(b"Host: 127.0.0.1\r\n", b"" if name == b"Host" else b"Host: 127.0.0.1\r\n")
+    with rig.client() as client:
+        answer = client.ask(data.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\n" + header + b"\r\n", 1))
+    if not rig.mode and name in (b"Authorization", b"X-Api-Key"):
+        assert answer.body == b"ok"  # without a token nobody asks for these
+        return
+    refusals = (
+        ("client_token_invalid", "client_token_missing") if rig.mode else ("origin_not_allowed", "host_not_allowed")
+    )
+    assert error_of(answer) in refusals
+    assert not rig.upstream.requests
