@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import Refused
 from .protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from .protocol.networks import Asset, Family, Network, NetworkTable
+from .protocol.strict_json import shown
 from .settings import Settings, format_usd
 from .wallet import EVM_VARIABLE, SVM_VARIABLE
 
@@ -39,15 +41,23 @@ def choose(
 ) -> Offer:
     """The offer to pay: one that a wallet is there for, by the user's order of networks, then the cheapest.
 
-    The position in the challenge decides nothing. Raises Refused when there is none, with what was asked for and what
-    to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
+    The position in the challenge decides nothing; among equals the table's order does. Raises Refused when there is
+    none, with what was asked for and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
+    `scheme_not_supported` or `challenge_invalid`.
     """
     known = [offer for offer in _offers(required, table) if isinstance(offer, Offer)]
     payable = [offer for offer in known if offer.network.family in wallets]
     if not payable:
         raise _nothing_to_pay(required, table, known)
     order = {name: rank for rank, name in enumerate(preference)}
-    return min(payable, key=lambda offer: (order.get(offer.network.caip2, len(order)), offer.micro_usd))
+    rows = {network.caip2: row for row, network in enumerate(table)}
+
+    def rank(offer: Offer) -> tuple[int, int, int, str]:
+        name = offer.network.caip2
+        text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
+        return order.get(name, len(order)), offer.micro_usd, rows[name], text
+
+    return min(payable, key=rank)
 
 
 def admit(offer: Offer, settings: Settings) -> None:
@@ -67,11 +77,11 @@ def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer | 
         network = table.get(requirement.network)
         asset = None if network is None else network.asset(requirement.asset)
         if requirement.scheme != SCHEME:
-            yield "scheme_not_supported", f"the scheme {requirement.scheme!r:.40} on {requirement.network:.60}"
+            yield "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
         elif network is None:
-            yield "network_not_allowed", f"the network {requirement.network!r:.60}"
+            yield "network_not_allowed", f"the network {shown(requirement.network)}"
         elif asset is None:
-            yield "asset_not_allowed", f"the asset {requirement.asset!r:.80} on {network.name}"
+            yield "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
         else:
             yield Offer(requirement, network, asset)
 
