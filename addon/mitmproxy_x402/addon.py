@@ -37,6 +37,7 @@ class X402Addon:
         self.payer: Payer | None = None
         self._broken = "the x402 addon is not configured yet"
         self._running = False
+        self._unusable: list[str] = []
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
         self._payments: WeakKeyDictionary[http.HTTPFlow, Payment] = WeakKeyDictionary()
@@ -48,6 +49,7 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
+        self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
     def configure(self, updated: Iterable[str]) -> None:
@@ -72,10 +74,10 @@ class X402Addon:
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
         self._running = True
-        mistyped = unknown_options(ctx.options.deferred)
-        if mistyped:
-            self._broken = mistyped
-            logger.error("x402: %s", mistyped)
+        mistaken = " ".join(filter(None, [*self._unusable, unknown_options(ctx.options.deferred)]))
+        if mistaken:
+            self._broken = mistaken
+            logger.error("x402: %s", mistaken)
         if self.payer is None or self._broken:
             return
         for warning in (*self.payer.settings.warnings, *self.payer.wallets.warnings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from mitmproxy import exceptions, optmanager
@@ -34,6 +34,23 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
     }
     options.update(**better)
     return better
+
+
+def take_unusable(options: Options, names: Container[str]) -> list[str]:
+    """Take out of mitmproxy's deferred options what it could not convert: it would drop the whole script over it.
+
+    Returns a sentence for each. `names` are our options, all of them text.
+    """
+    complaints = []
+    for name, value in list(options.deferred.items()):
+        given = getattr(value, "val", value)  # from the command line: a list of texts; from a file: whatever it is
+        one = given[0] if isinstance(given, list) and len(given) == 1 else given
+        if name in names and not isinstance(one, str):
+            how = f"was given {len(given)} times" if isinstance(given, list) and given else "was given no value"
+            what = how if isinstance(given, list) else f"is {type(given).__name__} {given!r:.40} in mitmproxy's file"
+            complaints.append(f"{name} {what}; expected one text, as in {name}=VALUE (in a file: in quotes).")
+            del options.deferred[name]
+    return complaints
 
 
 async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:

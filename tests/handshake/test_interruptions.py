@@ -143,7 +143,7 @@ class Web:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         headers = {"Authorization": f"Bearer {PASSWORD}", "Content-Type": "application/json"}
-        headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t"} if method != "GET" else {}
+        headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t; _mitmproxy_xsrf=t"} if method != "GET" else {}
         data = None if body is None else json.dumps(body).encode()
         call = urllib.request.Request(self.url + path, data, headers, method=method)
         text = urllib.request.urlopen(call, timeout=TIMEOUT).read()

@@ -98,6 +98,8 @@ MISTAKES = {
     "x402_forward_auth=maybe": "x402_forward_auth",
     "x402_evm_key_file=/nowhere/key": "/nowhere/key",
     "x402_config=/nowhere/x402.toml": "/nowhere/x402.toml",
+    "x402_forward_auth": "x402_forward_auth was given no value",
+    "x402_max_request=1 --set x402_max_request=2": "x402_max_request was given 2 times",
 }
 
 
@@ -105,10 +107,19 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_stops_the_start(home: Path, mistake: str, tool: str) -> None:
     web = ("--no-web-open-browser", "--web-port", str(free_port())) if tool == "mitmweb" else ()
-    with Proxy("http://127.0.0.1:1", "--set", mistake, *web, home=home, tool=tool, expect_listen=False) as proxy:
+    options = ("--set", *mistake.split())
+    with Proxy("http://127.0.0.1:1", *options, *web, home=home, tool=tool, expect_listen=False) as proxy:
         assert proxy.wait_for_end() == 1
         assert MISTAKES[mistake] in proxy.wait_for("x402: ")
         assert "Traceback" not in proxy.log
+
+
+def test_a_mistake_in_mitmproxys_own_file_stops_the_start(home: Path) -> None:
+    (home / ".mitmproxy").mkdir()
+    (home / ".mitmproxy" / "config.yaml").write_text("x402_max_request: 1\n")
+    with Proxy("http://127.0.0.1:1", home=home, expect_listen=False) as proxy:
+        assert proxy.wait_for_end() == 1
+        assert "x402_max_request is int 1" in proxy.wait_for("x402: ")
 
 
 def test_a_mistake_in_the_file_stops_the_start(home: Path) -> None:
