@@ -165,7 +165,7 @@ WRONG_SVM = [
     SEED[:-4],
     BASE58_64[:-1],
     BASE58_64[:-1] + "0",
-    str(Signature(bytes(PAIR)[:32] + bytes(Keypair().pubkey()))),
+    str(Signature(bytes(PAIR)[:32] + bytes(Keypair.from_seed(bytes(32)).pubkey()))),
     bytes(PAIR).hex()[:-2],
     (bytes(PAIR)[:32] + bytes(32)).hex(),
     "[]",

@@ -22,7 +22,7 @@ from .errors import Refused, X402Error, error_body, error_code
 from .handshake import Exchange
 from .ledger_sqlite import SqliteLedger
 from .model import read_model
-from .payer import Payer
+from .payer import Payer, find_wallets
 from .policy import Purpose
 from .purchase import Purchase
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
@@ -41,6 +41,7 @@ class X402Addon:
         self.payer: Payer | None = None
         self._broken = "the x402 addon is not configured yet"
         self._running = False
+        self._unusable: list[str] = []
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
         self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
@@ -52,6 +53,7 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
+        self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
     def configure(self, updated: Iterable[str]) -> None:
@@ -71,15 +73,7 @@ class X402Addon:
     def _build(self) -> Payer:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
-        sources = wallet.WalletSources(
-            environ=os.environ,
-            home=Path.home(),
-            evm_key_file=settings.evm_key_file,
-            svm_key_file=settings.svm_key_file,
-            keystore=settings.keystore,
-            keystore_password_file=settings.keystore_password_file,
-        )
-        wallets = wallet.load_wallets(sources)
+        wallets = find_wallets(settings, os.environ, Path.home())
         ledger = self.payer.ledger if self.payer is not None else None
         if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
             ledger = SqliteLedger(settings.ledger)
@@ -88,16 +82,16 @@ class X402Addon:
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
         self._running = True
-        mistyped = unknown_options(ctx.options.deferred)
-        if mistyped:
-            self._broken = mistyped
-            logger.error("x402: %s", mistyped)
+        mistaken = " ".join(filter(None, [*self._unusable, unknown_options(ctx.options.deferred)]))
+        if mistaken:
+            self._broken = mistaken
+            logger.error("x402: %s", mistaken)
         if self.payer is None or self._broken:
             return
-        for line in self._announcement(self.payer):
-            logger.info("x402: %s", line)
         for warning in (*self.payer.settings.warnings, *self.payer.wallets.warnings):
             logger.warning("x402: %s", warning)
+        for line in self._announcement(self.payer):
+            logger.info("x402: %s", line)
         threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
         listening = ctx.master.addons.get("proxyserver").listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
@@ -123,12 +117,12 @@ class X402Addon:
         lines.append(f"at most {budgets} USDC (x402_budget), written down in {settings.ledger}")
         if settings.dry_run:
             lines.append("dry run: nothing is signed (x402_dry_run)")
+        if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
+            lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         if upstreams:
             lines.append(f"upstream {', '.join(mode.removeprefix('reverse:') for mode in upstreams)}")
         else:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
-        if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
-            lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         return lines
 
     # A request's way through.
@@ -210,7 +204,7 @@ class X402Addon:
             required = challenge.read(flow.response)
             exchange.secret_headers = ()
             if required is not None:
-                _check_upstream(flow)
+                _check_way(flow)
                 if purchase.payment is None:
                     await purchase.buy(required)
                 self._carry(flow, exchange, purchase)
@@ -264,7 +258,7 @@ def _route(request: http.Request) -> held.Route:
 def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:
     """Just before a payment leaves: the upstream is still the right one, and the ledger knows."""
     try:
-        _check_upstream(flow)
+        _check_way(flow)
         purchase.sending()
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
@@ -278,11 +272,17 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     return None
 
 
-def _check_upstream(flow: http.HTTPFlow) -> None:
+def _check_way(flow: http.HTTPFlow) -> None:
     """Pay only the host that the proxy reverses to, over verified TLS; map_remote and others may have changed it since.
 
-    Raises Refused: `insecure_upstream` or `upstream_changed`.
+    Raises Refused: `insecure_upstream`, `upstream_changed` or `insecure_log`.
     """
+    if ctx.options.proxy_debug:
+        raise Refused(
+            "insecure_log",
+            "mitmproxy runs with proxy_debug, which prints every byte sent, signed payments included. Nothing was "
+            "paid. Start it without proxy_debug.",
+        )
     request = flow.request
     upstream = handshake.upstream_of(flow)
     if (request.host, request.port) != upstream:

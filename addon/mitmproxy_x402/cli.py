@@ -207,9 +207,10 @@ def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a f
 
 
 def _become(command: list[str]) -> NoReturn:
-    """`command` takes our place: its Ctrl-C, its output and its exit code."""
+    """`command` takes our place: its Ctrl-C, its output and its exit code. It sees none of the user's settings."""
     sys.stdout.flush()
-    os.execv(command[0], command)  # noqa: S606  (no shell is wanted)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("X402_")}
+    os.execve(command[0], command, environ)  # noqa: S606  (no shell is wanted)
 
 
 def _path(_: str, arguments: list[str]) -> int:

@@ -19,8 +19,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from types import FrameType
@@ -110,20 +110,19 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _leave)
-    gateway_port = _port(GATEWAY_PORT, "the gateway")
-    port = _proxy_port(choice.passed_on)
-    config = SandboxConfig(networks=choice.networks, port=gateway_port, chunk_seconds=PAUSE_SECONDS)
-    with Sandbox(config).run_in_thread() as gateway, _proxy(gateway.url, port, choice.passed_on) as proxy:
-        url = f"http://127.0.0.1:{port}"
-        _await_port(port, proxy)
-        _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
-        _say(f"{_bold('proxy')}    {url}, pays for whoever asks it\n")
-        paid = _show(port, gateway)
-        if choice.once:
-            return 0 if paid else 1
-        _say(PASTE.format(url=url))
-        code = proxy.wait()
-        raise DemoError(f"the proxy ended by itself, exit code {code}")
+    with _gateway(choice.networks) as gateway:
+        port = _proxy_port(choice.passed_on)
+        with _proxy(gateway.url, port, choice.passed_on) as proxy:
+            url = f"http://127.0.0.1:{port}"
+            _await_port(port, proxy)
+            _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
+            _say(f"{_bold('proxy')}    {url}, pays for whoever asks it\n")
+            paid = _show(port, gateway)
+            if choice.once:
+                return 0 if paid else 1
+            _say(PASTE.format(url=url))
+            code = proxy.wait()
+            raise DemoError(f"the proxy ended by itself, exit code {code}")
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
@@ -148,23 +147,33 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _port(wanted: int, what: str) -> int:
-    if port_is_free("127.0.0.1", wanted):
-        return wanted
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    _say(f"port {wanted} is taken, {what} uses {port}")
-    return port
+@contextmanager
+def _gateway(networks: tuple[str, ...]) -> Iterator[Sandbox]:
+    config = SandboxConfig(networks=networks, port=GATEWAY_PORT, chunk_seconds=PAUSE_SECONDS)
+    with ExitStack() as stack:
+        try:
+            gateway = stack.enter_context(Sandbox(config).run_in_thread())
+        except OSError:
+            gateway = stack.enter_context(Sandbox(replace(config, port=0)).run_in_thread())
+            _say(f"port {GATEWAY_PORT} is taken, the gateway uses another: {gateway.url}")
+        yield gateway
 
 
 def _proxy_port(passed_on: Sequence[str]) -> int:
     named = read_arguments(passed_on).options.get("listen_port")
-    if named is None:
-        return _port(PORT, "the proxy")
-    if not (named.isascii() and named.isdigit() and 0 < int(named) < 65536):
-        raise SettingsError(f"-p {named!r:.40}: expected a port from 1 to 65535")
-    return int(named)
+    if named is not None:
+        if not (named.isascii() and named.isdigit() and 0 < int(named) < 65536):
+            raise SettingsError(f"-p {named!r:.40}: expected a port from 1 to 65535")
+        if not port_is_free("127.0.0.1", int(named)):
+            raise SettingsError(f"-p {named}: this port is taken; without -p a free one is found")
+        return int(named)
+    if port_is_free("127.0.0.1", PORT):
+        return PORT
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    _say(f"port {PORT} is taken, the proxy uses another: {port}")
+    return port
 
 
 @contextmanager

@@ -71,7 +71,8 @@ def error_code(error: X402Error) -> str:
 def error_body(kind: str, code: str, message: str) -> bytes:
     """The JSON body that both the OpenAI and the Anthropic SDK turn into their own exception with our message.
 
-    `kind` is `x402_refused` (we did not pay) or `upstream_error` (the gateway could not be reached or broke off).
+    `kind` is `x402_refused` (we did not pay) or `upstream_error` (the gateway could not be reached or broke off). Never
+    fails: a message that quotes bytes which are no UTF-8 has question marks in their place.
     """
     error = {"type": kind, "code": code, "message": message}
-    return json.dumps({"type": "error", "error": error}, ensure_ascii=False).encode()
+    return json.dumps({"type": "error", "error": error}, ensure_ascii=False).encode("utf-8", "replace")

@@ -47,7 +47,7 @@ def _examine_token(request: http.Request, peer: str, settings: Settings) -> Deni
             "start it with X402_CLIENT_TOKEN set, and give each client that token as its API key.",
         )
     offered = presented_tokens(request)
-    if any(hmac.compare_digest(token.encode(), expected.encode()) for token in offered):
+    if any(hmac.compare_digest(_raw(token), _raw(expected)) for token in offered):
         return None
     return Denial(
         401,
@@ -55,6 +55,11 @@ def _examine_token(request: http.Request, peer: str, settings: Settings) -> Deni
         "This proxy wants its client token: set the client's API key to the value of X402_CLIENT_TOKEN with which the "
         "proxy was started (it is read from Authorization: Bearer, x-api-key, x-goog-api-key or ?key=).",
     )
+
+
+def _raw(text: str) -> bytes:
+    """The bytes that a header or the environment held, whether or not they are UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _examine_browser(request: http.Request, client_host: str | None, settings: Settings) -> Denial | None:

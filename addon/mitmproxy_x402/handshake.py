@@ -499,8 +499,10 @@ def self_check() -> None:
         )
     for owner, name, parameters in _NEEDED:
         target = getattr(owner, name, None)
-        moved = target is None or (
-            parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters
+        moved = (
+            target is None
+            or getattr(target, "__isabstractmethod__", False)
+            or (parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters)
         )
         if moved:
             raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from mitmproxy import exceptions, optmanager
@@ -36,14 +36,31 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
     return better
 
 
+def take_unusable(options: Options, names: Container[str]) -> list[str]:
+    """Take out of mitmproxy's deferred options what it could not convert: it would drop the whole script over it.
+
+    Returns a sentence for each. `names` are our options, all of them text.
+    """
+    complaints = []
+    for name, value in list(options.deferred.items()):
+        given = getattr(value, "val", value)  # from the command line: a list of texts; from a file: whatever it is
+        one = given[0] if isinstance(given, list) and len(given) == 1 else given
+        if name in names and not isinstance(one, str):
+            how = f"was given {len(given)} times" if isinstance(given, list) and given else "was given no value"
+            what = how if isinstance(given, list) else f"is {type(given).__name__} {given!r:.40} in mitmproxy's file"
+            complaints.append(f"{name} {what}; expected one text, as in {name}=VALUE (in a file: in quotes).")
+            del options.deferred[name]
+    return complaints
+
+
 async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:
     """Close the port and open it again where `listen_host` says now.
 
-    From Python 3.12 on mitmproxy opens its port before it loads a script, so that a better `listen_host` comes too late.
+    From Python 3.12 on mitmproxy opens its port before it loads a script: a better `listen_host` comes too late.
     `addresses` tells where it listens.
     """
     options.update(server=False)
-    while addresses():
+    while addresses():  # noqa: ASYNC110  # mitmproxy tells nobody
         await asyncio.sleep(0.01)
     options.update(server=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import logging
 import os
 import socket
 import sys
@@ -10,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from . import payer
 from .errors import SettingsError
 from .settings import OPTIONS, is_loopback, read_settings
-from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets, WalletSources, load_wallets
+from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
 SOLANA_GATEWAY = "https://sol.blockrun.ai"
 BASE_GATEWAY = "https://blockrun.ai"
-QUESTIONS = ("--options", "--commands", "--version")
+QUESTIONS = ("--commands", "--version")
 """Arguments after which mitmproxy prints something and ends: they need neither wallet nor port."""
 
 NO_WALLET = """\
@@ -93,6 +97,8 @@ def check_upstream(given: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")
+    if "@" in given:
+        raise SettingsError("the upstream must not hold a user name or a password: mitmproxy has no use for them")
     if (
         not host
         or parts.scheme not in {"http", "https"}
@@ -104,8 +110,6 @@ def check_upstream(given: str) -> str:
             f"the upstream {given!r:.80} is not a gateway's URL: expected https://HOST or https://HOST:PORT. "
             "A path belongs into the client's base URL."
         )
-    if parts.username is not None:
-        raise SettingsError("the upstream must not hold a user name or a password: mitmproxy has no use for them")
     if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(
             f"the upstream {given!r:.80} is not encrypted: anyone on the way could set prices and take payments. "
@@ -142,6 +146,8 @@ def port_is_free(host: str, port: int) -> bool:
 def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> int:
     """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: for what stops the start."""
     given = read_arguments(arguments)
+    if "--options" in given.passed_on:
+        return _list_options(tool, given.passed_on)
     if any(question in given.passed_on for question in QUESTIONS):
         return run_tool(tool, ["-s", str(door), *given.passed_on])
     configured = configured_options(given.options.get("confdir"))
@@ -163,16 +169,7 @@ def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
     home = Path.home()
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
-    wallets = load_wallets(
-        WalletSources(
-            environ=os.environ,
-            home=home,
-            evm_key_file=settings.evm_key_file,
-            svm_key_file=settings.svm_key_file,
-            keystore=settings.keystore,
-            keystore_password_file=settings.keystore_password_file,
-        )
-    )
+    wallets = payer.find_wallets(settings, os.environ, home)
     if wallets.evm is None and wallets.svm is None:
         raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
     return wallets
@@ -206,7 +203,31 @@ def _check_port(options: Mapping[str, str], program: str) -> None:
 def run_tool(tool: str, arguments: Sequence[str]) -> int:
     """Hand the process over to mitmproxy: from here on Ctrl-C, output and exit code are its own."""
     sys.argv = [tool, *arguments]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that is piped is read while it grows
+    logging.getLogger("asyncio").addFilter(_says_something)
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
     return tools[tool](list(arguments)) or 0
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Before Python 3.12 every connection that is open at Ctrl-C leaves a traceback that says it was cancelled."""
+    return record.exc_info is None or record.exc_info[0] is not asyncio.CancelledError
+
+
+def _list_options(tool: str, arguments: Sequence[str]) -> int:
+    """mitmproxy's options, then ours in the same form: mitmproxy 11 does not load scripts for its list."""
+    try:
+        run_tool(tool, arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    from mitmproxy import optmanager  # noqa: PLC0415  (slow to import)
+
+    ours = optmanager.OptManager()
+    for option in OPTIONS:
+        ours.add_option(option.name, str, option.default, option.help)
+    optmanager.dump_defaults(ours, sys.stdout)
+    return 0

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import policy
 from .ledger import Intent, Ledger, LedgerError, OverBudget
@@ -22,7 +23,7 @@ from .protocol.networks import Family
 from .schemes import exact_evm, exact_svm
 from .settings import Settings
 from .solana_rpc import CACHE_SECONDS, SolanaRpc
-from .wallet import Wallets
+from .wallet import Wallets, WalletSources, load_wallets
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,20 @@ FACILITATOR_MARGIN = 6
 """Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
 BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
 """For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
+
+
+def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
+    """The wallets that `settings` name, else those in `environ` and below `home`. Raises WalletError."""
+    return load_wallets(
+        WalletSources(
+            environ=environ,
+            home=home,
+            evm_key_file=settings.evm_key_file,
+            svm_key_file=settings.svm_key_file,
+            keystore=settings.keystore,
+            keystore_password_file=settings.keystore_password_file,
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,10 @@ class Payer:
     async def pay(self, required: PaymentRequired, purpose: Purpose, replaces: int | None = None) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        `replaces` is the ledger's row of a payment for the same request. Raises Refused (policy, budget, no wallet, dry
-        run), LedgerError, ChallengeError (the chosen entry breaks a rule of its scheme) and RpcError (no blockhash);
-        after any of these nothing was signed and nothing is reserved.
+        `replaces` is the ledger's row of a payment for the same request. After any error nothing is reserved. Raises
+        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed. Raises
+        ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature leaves
+        this room.
         """
         families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
         offer = policy.choose(required, self.settings, families)

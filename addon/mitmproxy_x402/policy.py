@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,12 +11,14 @@ from .errors import Refused
 from .limits import Budget, for_request
 from .protocol.messages import PaymentRequired, PaymentRequirements
 from .protocol.networks import Asset, Family, Network, NetworkTable
+from .protocol.strict_json import shown
 from .settings import Settings, format_usd
+from .wallet import EVM_VARIABLE, SVM_VARIABLE
 
 SCHEME = "exact"
 """The one scheme that is paid: its amount is the price. `upto` and `batch-settlement` sign more than they cost."""
 
-KEY_VARIABLES: dict[Family, str] = {"evm": "BLOCKRUN_WALLET_KEY", "svm": "SOLANA_WALLET_KEY"}
+KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) 
     """The offer to pay: one that a wallet is there for and that the allow lists let pass, by the user's order of
     networks, then the cheapest.
 
-    The position in the challenge decides nothing. Raises Refused when there is none, with what was asked for and what
-    to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`, `pay_to_not_allowed`, `scheme_not_supported` or
-    `challenge_invalid`.
+    The position in the challenge decides nothing; among equals the table's order does. Raises Refused when there is
+    none, with what was asked for and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
+    `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
     known = [offer for offer in _offers(required, settings.networks) if isinstance(offer, Offer)]
     payable = [offer for offer in known if offer.network.family in wallets]
@@ -68,7 +71,14 @@ def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) 
     if not allowed:
         raise next(objection for objection in objections if objection is not None)
     order = {name: rank for rank, name in enumerate(settings.preference)}
-    return min(allowed, key=lambda offer: (order.get(offer.network.caip2, len(order)), offer.micro_usd))
+    rows = {network.caip2: row for row, network in enumerate(settings.networks)}
+
+    def rank(offer: Offer) -> tuple[int, int, int, str]:
+        name = offer.network.caip2
+        text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
+        return order.get(name, len(order)), offer.micro_usd, rows[name], text
+
+    return min(allowed, key=rank)
 
 
 def _objection(offer: Offer, settings: Settings) -> Refused | None:
@@ -82,14 +92,14 @@ def _objection(offer: Offer, settings: Settings) -> Refused | None:
         what = f"The asset {asset.symbol} ({asset.address})"
         return _not_allowed("asset_not_allowed", offer, what, "allow_assets")
     if settings.allow_pay_to and fold(pay_to) not in settings.allow_pay_to:
-        return _not_allowed("pay_to_not_allowed", offer, f"The address {pay_to:.64}", "allow_pay_to")
+        return _not_allowed("pay_to_not_allowed", offer, f"The address {shown(pay_to)}", "allow_pay_to")
     return None
 
 
 def _not_allowed(code: str, offer: Offer, what: str, key: str) -> Refused:
     return Refused(
         code,
-        f"The gateway asks {offer} to {offer.requirement.pay_to:.64}. {what} is not in the option x402_{key} "
+        f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {what} is not in the option x402_{key} "
         f"(or {key} in x402.toml). Nothing was paid. To allow it, add it there.",
     )
 
@@ -149,7 +159,7 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
     """The refusal that is the result of a dry run."""
     return Refused(
         "dry_run",
-        f"Dry run: {offer} would have been paid to {offer.requirement.pay_to:.64} for {purpose!s:.200}. Nothing was "
+        f"Dry run: {offer} would have been paid to {shown(offer.requirement.pay_to)} for {purpose!s:.200}. Nothing was "
         "signed. To pay, switch the option x402_dry_run off.",
     )
 
@@ -160,11 +170,11 @@ def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer | 
         network = table.get(requirement.network)
         asset = None if network is None else network.asset(requirement.asset)
         if requirement.scheme != SCHEME:
-            yield "scheme_not_supported", f"the scheme {requirement.scheme!r:.40} on {requirement.network:.60}"
+            yield "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
         elif network is None:
-            yield "network_not_allowed", f"the network {requirement.network!r:.60}"
+            yield "network_not_allowed", f"the network {shown(requirement.network)}"
         elif asset is None:
-            yield "asset_not_allowed", f"the asset {requirement.asset!r:.80} on {network.name}"
+            yield "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
         else:
             yield Offer(requirement, network, asset)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.proxy import Proxy
 from support.rig import Rig
 from support.wire import Upstream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import threading
@@ -14,6 +15,7 @@ import h2.connection
 import h2.events
 import httpx
 import pytest
+
 from support import certs, challenges
 from support.proxy import Proxy, svm_key
 from support.rpc import GatedRpc
@@ -131,17 +133,16 @@ def test_pays_on_one_connection(home: Path, pem: Path, client_tls: Callable[[Pro
         assert {k: v for k, v in paid.items() if k != "payment-signature"} == unpaid
 
 
-def test_many_streams_at_once(home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]) -> None:
+def test_many_streams_at_once(home: Path, pem: Path) -> None:
+    async def ask_all(url: str) -> list[bytes]:
+        tls = certs.blind_client_context("h2")
+        async with httpx.AsyncClient(http2=True, verify=tls, base_url=url, timeout=TIMEOUT) as client:
+            first = await client.post("/warm")
+            rest = await asyncio.gather(*(client.post("/v1/x") for _ in range(12)))
+            return [first.content, *(answer.content for answer in rest)]
+
     with H2Upstream(sell, certs.server_context(pem, "h2")) as upstream, start(upstream, home, pem) as proxy:
-        client = client_tls(proxy)
-        assert client.post("/warm").content == b"goods"
-        answers: list[bytes] = []
-        threads = [threading.Thread(target=lambda: answers.append(client.post("/v1/x").content)) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(TIMEOUT)
-        assert answers == [b"goods"] * 12
+        assert asyncio.run(ask_all(f"https://127.0.0.1:{proxy.port}")) == [b"goods"] * 13
         payments = [headers["payment-signature"] for headers, _ in upstream.seen if "payment-signature" in headers]
         assert len(payments) == len(set(payments)) == 13
 

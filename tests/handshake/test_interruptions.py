@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy import version
+
 from support import challenges
 from support.proxy import Proxy, svm_key
 from support.rig import Rig
@@ -141,7 +143,7 @@ class Web:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         headers = {"Authorization": f"Bearer {PASSWORD}", "Content-Type": "application/json"}
-        headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t"} if method != "GET" else {}
+        headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t; _mitmproxy_xsrf=t"} if method != "GET" else {}
         data = None if body is None else json.dumps(body).encode()
         call = urllib.request.Request(self.url + path, data, headers, method=method)
         text = urllib.request.urlopen(call, timeout=TIMEOUT).read()
@@ -177,8 +179,6 @@ def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
 
 
 def _web_has_password() -> bool:
-    from mitmproxy import version
-
     return int(version.VERSION.split(".")[0]) >= 12
 
 

@@ -13,7 +13,7 @@ from x402.mechanisms.svm.exact.client import ExactSvmScheme
 from x402.mechanisms.svm.signers import KeypairSigner
 
 from support.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded
-from support.spoils import COMPUTE_BUDGET, EVM, MEMO_BY_FEE_PAYER, SVM, Case, rebuilt, resigned
+from support.spoils import COMPUTE_BUDGET, EVM, STRICTER_EVM, STRICTER_SVM, SVM, Case, rebuilt, resigned
 from x402 import x402ClientSync
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
@@ -88,12 +88,12 @@ def verdict(shop: Any, network: str, case: Case) -> None:
         assert len(sandbox.payments) == before
 
 
-@pytest.mark.parametrize("case", EVM, ids=str)
+@pytest.mark.parametrize("case", [*EVM, *STRICTER_EVM], ids=str)
 def test_evm_payments(shop: Any, case: Case) -> None:
     verdict(shop, BASE, case)
 
 
-@pytest.mark.parametrize("case", [*SVM, Case("a memo signed by the fee payer", MEMO_BY_FEE_PAYER)], ids=str)
+@pytest.mark.parametrize("case", [*SVM, *STRICTER_SVM], ids=str)
 def test_solana_payments(shop: Any, case: Case) -> None:
     verdict(shop, SOLANA, case)
 

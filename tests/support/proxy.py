@@ -12,6 +12,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from solders.keypair import Keypair
+
 from .wire import Client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +24,6 @@ SVM_SEED = bytes(range(32))
 
 
 def svm_key() -> str:
-    from solders.keypair import Keypair
-
     return str(Keypair.from_seed(SVM_SEED))
 
 
@@ -43,8 +43,14 @@ class Proxy:
         self.home = home
         self._expect_listen = expect_listen
         self._listening = listening
-        environ = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")}
-        environ |= {"HOME": str(home), "PYTHONUNBUFFERED": "1", **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys)}
+        environ = {
+            k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
+        }
+        environ |= {
+            "HOME": str(home),
+            "PYTHONUNBUFFERED": "1",
+            **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys),
+        }
         self.command = [
             str(Path(sys.executable).with_name(tool)),
             *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -31,6 +32,8 @@ class ReferencePayer:
     def __init__(self, rpc_url: str = "http://127.0.0.1:9/") -> None:
         self.evm = Account.create()
         self.svm = Keypair()
+        self.entry: Mapping[str, Any] = {}
+        """The entry that was paid last."""
         signer = KeypairSigner(self.svm)
         self._schemes = {
             ("evm", 2): ExactEvmScheme(self.evm),
@@ -55,7 +58,7 @@ class ReferencePayer:
 
     def payment(self, challenge: Mapping[str, Any], network: str) -> Message:
         """A whole payment for the `exact` entry on `network`, as JSON before base64."""
-        entry = exact(challenge, network)
+        self.entry = entry = exact(challenge, network)
         version = challenge["x402Version"]
         message: Message = {"x402Version": version, "payload": self.payload(entry, version)}
         if version == 1:
@@ -95,6 +98,14 @@ def encoded(message: Mapping[str, Any]) -> dict[str, str]:
 
 def decoded(header: str) -> Message:
     return dict(json.loads(base64.b64decode(header, validate=True)))
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until something that another thread does has happened."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 class Shopper:

@@ -12,6 +12,8 @@ from .wire import Client, Script, Upstream
 class Rig:
     proxy: Proxy
     upstream: Upstream
+    mode: str = ""
+    """How the proxy was set up, where a fixture starts several."""
 
     def script(self, script: Script) -> None:
         """From now on new connections to the upstream meet `script`, and counting starts anew."""

@@ -24,6 +24,8 @@ from solders.signature import Signature
 from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
+from mitmproxy_x402.protocol.networks import BUILT_IN
+
 from .reference_payer import Message, ReferencePayer
 
 Spoil = Callable[[Message, ReferencePayer], Message]
@@ -88,6 +90,15 @@ ENVELOPE = [
 ]
 
 
+ENVELOPE_V1 = [
+    Case("untouched", lambda message, _: message, good=True),
+    Case("another scheme", _put("scheme", "upto")),
+    Case("another network", _put("network", "base")),
+    Case("a network of the other family", _put("network", "solana")),
+    Case("the other version's network name", _put("network", "eip155:84532")),
+]
+
+
 # --- EIP-3009
 
 
@@ -95,10 +106,12 @@ def sign_transfer(account: Any, entry: Mapping[str, Any], authorization: Mapping
     """The payer's signature over an authorization, over this entry's domain unless told otherwise."""
     names = ("from", "to", "value", "validAfter", "validBefore", "nonce")
     kinds = ("address", "address", "uint256", "uint256", "uint256", "bytes32")
+    network = BUILT_IN.get(entry["network"])
+    assert network
     full = {
         "name": entry["extra"]["name"],
         "version": entry["extra"]["version"],
-        "chainId": int(entry["network"].partition(":")[2]),
+        "chainId": network.chain_id,
         "verifyingContract": entry["asset"],
         **domain,
     }
@@ -116,7 +129,7 @@ def resigned(**changes: Callable[[int], str] | str) -> Spoil:
         for name, change in changes.items():
             key = "from" if name == "sender" else name
             authorization[key] = change if isinstance(change, str) else change(int(authorization[key]))
-        message["payload"]["signature"] = sign_transfer(payer.evm, message["accepted"], authorization)
+        message["payload"]["signature"] = sign_transfer(payer.evm, payer.entry, authorization)
         return message
 
     return spoil
@@ -126,7 +139,7 @@ def _domain(**domain: Any) -> Spoil:
     def spoil(message: Message, payer: ReferencePayer) -> Message:
         message = copy.deepcopy(message)
         payload = message["payload"]
-        payload["signature"] = sign_transfer(payer.evm, message["accepted"], payload["authorization"], **domain)
+        payload["signature"] = sign_transfer(payer.evm, payer.entry, payload["authorization"], **domain)
         return message
 
     return spoil
@@ -142,10 +155,23 @@ def _signature(change: Callable[[bytes], bytes]) -> Spoil:
     return spoil
 
 
-def _by_another(message: Message, _payer: ReferencePayer) -> Message:
+def _numbers(message: Message, _payer: ReferencePayer) -> Message:
+    message = copy.deepcopy(message)
+    authorization = message["payload"]["authorization"]
+    authorization |= {name: int(authorization[name]) for name in ("value", "validAfter", "validBefore")}
+    return message
+
+
+def _padded(message: Message, _payer: ReferencePayer) -> Message:
+    message = copy.deepcopy(message)
+    message["payload"]["authorization"]["value"] += " "
+    return message
+
+
+def _by_another(message: Message, payer: ReferencePayer) -> Message:
     message = copy.deepcopy(message)
     payload = message["payload"]
-    payload["signature"] = sign_transfer(Account.create(), message["accepted"], payload["authorization"])
+    payload["signature"] = sign_transfer(Account.create(), payer.entry, payload["authorization"])
     return message
 
 
@@ -164,8 +190,7 @@ def _now(seconds: int) -> Callable[[int], str]:
 
 _FIELDS = ("from", "to", "value", "validAfter", "validBefore", "nonce")
 _ADDRESSED = ("payload", "authorization")
-EVM = [
-    *ENVELOPE,
+EVM_PAYLOAD = [
     Case("signed again, unchanged", resigned(), good=True),
     Case("one unit more, signed", resigned(value=lambda value: str(value + 1))),
     Case("one unit less, signed", resigned(value=lambda value: str(value - 1))),
@@ -208,6 +233,8 @@ EVM = [
     Case("over another version", _domain(version="1")),
     Case("over another contract", _domain(verifyingContract=OTHER)),
 ]
+EVM = [*ENVELOPE, *EVM_PAYLOAD]
+EVM_V1 = [*ENVELOPE_V1, *EVM_PAYLOAD]
 
 
 # --- Solana
@@ -302,8 +329,11 @@ def _order(*indexes: int) -> Spoil:
 
 
 def _added(*more: Instruction) -> Spoil:
-    limit = Instruction(COMPUTE_BUDGET, b"\x02" + (200_000).to_bytes(4, "little"), [])
-    return rebuilt(lambda found, *_: [limit, *found[1:], *more])
+    return rebuilt(lambda found, *_: [_roomy_limit(), *found[1:], *more])
+
+
+def _roomy_limit() -> Instruction:
+    return Instruction(COMPUTE_BUDGET, b"\x02" + (200_000).to_bytes(4, "little"), [])
 
 
 def _memo(text: bytes, accounts: Sequence[AccountMeta] = ()) -> Instruction:
@@ -320,12 +350,12 @@ def _price(micro_lamports: int) -> Spoil:
     return _data(1, lambda _: b"\x03" + micro_lamports.to_bytes(8, "little"))
 
 
-def _fee_payer(message: Message, _payer: ReferencePayer) -> Pubkey:
-    return Pubkey.from_string(message["accepted"]["extra"]["feePayer"])
+def _fee_payer(_message: Message, payer: ReferencePayer) -> Pubkey:
+    return Pubkey.from_string(payer.entry["extra"]["feePayer"])
 
 
-def _own_account(message: Message, payer: ReferencePayer) -> Pubkey:
-    return get_associated_token_address(payer.svm.pubkey(), Pubkey.from_string(message["accepted"]["asset"]))
+def _own_account(_message: Message, payer: ReferencePayer) -> Pubkey:
+    return get_associated_token_address(payer.svm.pubkey(), Pubkey.from_string(payer.entry["asset"]))
 
 
 def _stranger(*_: Any) -> Pubkey:
@@ -349,16 +379,23 @@ def _unsigned(message: Message, _payer: ReferencePayer) -> Message:
 
 def _memo_signed_by_fee_payer(found: Instructions, message: Message, payer: ReferencePayer) -> Instructions:
     meta = AccountMeta(_fee_payer(message, payer), is_signer=True, is_writable=False)
-    return [*found[:3], _memo(b"signed by the fee payer", [meta])]
+    return [_roomy_limit(), *found[1:3], _memo(b"signed by the fee payer", [meta])]
+
+
+def _broken_line(message: Message, _payer: ReferencePayer) -> Message:
+    encoded = message["payload"]["transaction"]
+    return {**message, "payload": {"transaction": encoded[:76] + "\n" + encoded[76:]}}
+
+
+def _trailing(message: Message, _payer: ReferencePayer) -> Message:
+    return _with_transaction(message, bytes(transaction_of(message)) + b"\0")
 
 
 def _cut(message: Message, _payer: ReferencePayer) -> Message:
     return _with_transaction(message, bytes(transaction_of(message))[:-5])
 
 
-SVM = [
-    *(case for case in ENVELOPE if case.name != "another network"),
-    Case("another Solana network", _put("accepted", "network", "solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z")),
+SVM_PAYLOAD = [
     Case("rebuilt, unchanged", rebuilt(), good=True),
     Case("a legacy transaction", rebuilt(legacy=True), good=True),
     Case("no memo", _order(0, 1, 2), good=True),
@@ -400,5 +437,22 @@ SVM = [
     Case("no transaction in the base64", _put("payload", "transaction", "AAAA")),
     Case("a transaction cut short", _cut),
 ]
-MEMO_BY_FEE_PAYER = rebuilt(_memo_signed_by_fee_payer)
-"""The reference facilitator lets its key sign a memo; the sandbox, as stricter facilitators, does not."""
+SVM = [
+    *(case for case in ENVELOPE if case.name != "another network"),
+    Case("another Solana network", _put("accepted", "network", "solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z")),
+    *SVM_PAYLOAD,
+]
+SVM_V1 = [*(case for case in ENVELOPE_V1 if case.name != "another network"), *SVM_PAYLOAD]
+
+
+# --- where the sandbox is stricter than the Python reference
+
+STRICTER_EVM = [
+    Case("numbers for strings", _numbers),
+    Case("blanks around a number", _padded),
+]
+STRICTER_SVM = [
+    Case("a memo signed by the fee payer", rebuilt(_memo_signed_by_fee_payer)),
+    Case("a line break in the base64", _broken_line),
+    Case("bytes after the transaction", _trailing),
+]

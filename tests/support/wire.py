@@ -1,7 +1,8 @@
-"""HTTP/1.1 at the level of bytes: a client and a scripted upstream that neither parse more nor less than a test wants."""
+"""HTTP/1.1 at the level of bytes: a client and a scripted upstream that parse what a test wants, no more."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -71,10 +72,8 @@ class Peer:
         if reset:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         else:
-            try:
+            with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
         self.sock.close()
 
 
@@ -201,7 +200,7 @@ class Upstream:
             self.script(Peer(sock), self)
         except (EOFError, ConnectionError, ssl.SSLError):
             pass  # the proxy went away, which a test sees at its client
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self.errors.append(error)
         finally:
             sock.close()

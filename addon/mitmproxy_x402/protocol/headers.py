@@ -52,8 +52,8 @@ Get = Callable[[str], "str | None"]
 def read_payment_required(header: str | None, body: bytes) -> PaymentRequired | None:
     """The challenge in a 402: `header` is its PAYMENT-REQUIRED, `body` its decoded body.
 
-    A decodable header decides, else a JSON body with an `accepts` list. None: this 402 is no challenge and passes
-    through. Raises ChallengeError: it is one, and no entry of it can be used; the message says why.
+    A decodable header decides, else a JSON body with an `accepts` list and an `x402Version`. None: this 402 is no
+    challenge and passes through. Raises ChallengeError: it is one, and no entry can be used; the message says why.
     """
     oversized = header is not None and len(header) > MAX_HEADER
     if header is not None and not oversized:

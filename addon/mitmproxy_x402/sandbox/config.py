@@ -12,6 +12,7 @@ from typing import Literal
 from ..errors import SettingsError
 from ..protocol.messages import X402Version
 from ..protocol.networks import BUILT_IN, Network, NetworkTable
+from .faults import read_faults
 
 Settle = Literal["vendor", "before", "after", "parallel"]
 """When money moves. `before` the work starts; `after` it succeeded (a stream: after its last chunk, or when it dies);
@@ -28,7 +29,7 @@ ANY_BALANCE = 1_000_000_000
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """Raises SettingsError, naming the field, the value and what is allowed."""
+    """Raises SettingsError or UnknownFault, naming the field, the value and what is allowed."""
 
     networks: tuple[str, ...] = ("base-sepolia",)
     """Networks to ask payment on, by short or CAIP-2 name, in the order in which they are offered."""
@@ -57,6 +58,8 @@ class SandboxConfig:
     """`extra.paymentFlow` of every exact entry; `upfront` also means that failed work is not refunded."""
     max_timeout_seconds: int = 300
     settle: Settle = "vendor"
+    free: bool = False
+    """Charge for nothing at all: the same answers, for clients that are compared without a payer."""
     opening_balance: int = ANY_BALANCE
     """Atomic units of play money that an unknown address has."""
     chunk_seconds: float = 0
@@ -84,6 +87,7 @@ class SandboxConfig:
             raise SettingsError("certfile and keyfile belong together: give both for TLS, or none.")
         if len(self.memo.encode()) > 256:
             raise SettingsError(f"memo must be at most 256 bytes, got {len(self.memo.encode())}.")
+        read_faults(self.fault)
         if self.x402_version not in (1, 2):
             raise SettingsError(f"x402_version must be 1 or 2, got {self.x402_version!r}.")
 

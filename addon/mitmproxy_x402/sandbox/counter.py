@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import PaymentHeaderError
 from ..protocol import headers
+from .answers import FREE
 from .chains import INVALID, Chain, Rejected
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
@@ -49,7 +51,7 @@ class Counter:
         try:
             if route is None:
                 await self._send(exchange, error_work("openai", 404, f"Nothing is sold at {request.path}."))
-            elif route.free:
+            elif route.free or self._config.free:
                 await self._free(exchange, route, self._desk.faults(request, "paid"))
             elif any(request.get(name) is not None for name in self._payment_headers()):
                 await self._paid(exchange, route, self._desk.faults(request, "paid"))
@@ -75,14 +77,13 @@ class Counter:
             if await break_off(exchange, faults):
                 return
             work = route.work(self._now())
-        await self._send(exchange, work, [("X-Free-Model", "true")], faults)
+        model = exchange.request.json.get("model") == FREE or FREE in exchange.request.path
+        await self._send(exchange, work, [("X-Free-Model", "true")] if model else [], faults)
 
     async def _unpaid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
         failure = _failure(route, faults)
         if failure is not None:
             await self._send(exchange, failure, faults=faults)
-        elif "402-plain" in faults:
-            await exchange.answer(402, [("Content-Type", "application/json")], _NO_CHALLENGE)
         elif not await break_off(exchange, faults):
             pairs, body = self._prices.challenge(exchange.request, quote(exchange.request), _REQUIRED)
             await _challenge(exchange, pairs, body, faults)
@@ -94,24 +95,38 @@ class Counter:
         except Rejected as rejected:
             await self._reject(exchange, price, rejected, faults)
             return
-        when = _when(self._timing(ticket), faults)
-        failed = any(name in faults for name in WHOLE_FAILURES)
-        work = _failure(route, faults) or route.work(self._now())
-        streamed = work.pieces is not None and not failed
         try:
-            if when == "early" or (when == "late" and not failed and not streamed and work.status < 400):
-                ticket.settle()
-            if await break_off(exchange, faults):
-                return
-            silent = failed and self._timing(ticket) != "before"
-            receipt = [] if silent or when == "never" else _receipt(ticket, faults)
-            await self._send(exchange, work, receipt, faults)
+            await self._work(exchange, route, ticket, faults)
         except Rejected as rejected:
             await self._reject(exchange, price, rejected, faults)
         finally:
-            if when == "late" and streamed and exchange.sent is not None:
+            ticket.release()
+
+    async def _work(self, exchange: Exchange, route: Route, ticket: Ticket, faults: Mapping[str, Fault]) -> None:
+        """Raises Rejected when the money could not be moved and nothing was answered yet."""
+        timing = self._timing(ticket)
+        when = _when(timing, faults)
+        work = _failure(route, faults) or route.work(self._now())
+        failed = work.status >= 400 or any(name in faults for name in WHOLE_FAILURES)
+        streamed = work.pieces is not None
+        if when == "early" or (when == "late" and not failed and not streamed):
+            ticket.settle()
+        if failed:
+            ticket.release()
+        if await break_off(exchange, faults):
+            return
+        silent = when == "never" or (failed and timing != "before")
+
+        def close_books() -> None:
+            if when == "late" and not failed and exchange.sent is not None:
                 _settle_quietly(ticket)
             ticket.release()
+
+        try:
+            receipt = [] if silent else _receipt(ticket, faults)
+            await self._send(exchange, work, receipt, faults, close_books)
+        finally:
+            close_books()  # a client that leaves pays for what it got
 
     def _admit(self, request: ReceivedRequest, price: Quote, faults: Mapping[str, Fault]) -> Ticket:
         """Raises Rejected."""
@@ -141,9 +156,14 @@ class Counter:
         await self._send(exchange, Work(status, pairs, body), faults=faults)
 
     async def _send(
-        self, exchange: Exchange, work: Work, pairs: Pairs = (), faults: Mapping[str, Fault] | None = None
+        self,
+        exchange: Exchange,
+        work: Work,
+        pairs: Pairs = (),
+        faults: Mapping[str, Fault] | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        await send(exchange, work, pairs, faults or {}, self._config.chunk_seconds)
+        await send(exchange, work, pairs, faults or {}, pace=self._config.chunk_seconds, on_end=on_end)
 
     def _timing(self, ticket: Ticket) -> str:
         if self._config.payment_flow == "upfront":
@@ -165,6 +185,8 @@ def _failure(route: Route, faults: Mapping[str, Fault]) -> Work | None:
         return error_work(route.vendor, faults["error"].number("status"), "The sandbox was told to fail.")
     if "html" in faults:
         return Work(faults["html"].number("status"), [("Content-Type", "text/html; charset=utf-8")], _HTML)
+    if "402-plain" in faults:
+        return Work(402, [("Content-Type", "application/json")], _NO_CHALLENGE)
     if "redirect" in faults:
         return Work(faults["redirect"].number("status"), [("Location", faults["redirect"].text("to"))])
     return None
@@ -180,10 +202,8 @@ def _when(timing: str, faults: Mapping[str, Fault]) -> When:
 
 
 def _settle_quietly(ticket: Ticket) -> None:
-    try:
+    with suppress(Rejected):  # the stream is over: nobody is left to tell
         ticket.settle()
-    except Rejected:
-        return  # the stream is over: nobody is left to tell
 
 
 def _receipt(ticket: Ticket, faults: Mapping[str, Fault]) -> list[tuple[str, str]]:
@@ -220,4 +240,4 @@ async def _challenge(exchange: Exchange, pairs: Pairs, body: bytes, faults: Mapp
     also = dict(faults)
     if "402-close" in faults:
         also["close"] = faults["402-close"]
-    await send(exchange, work, (), also, 0)
+    await send(exchange, work, (), also)

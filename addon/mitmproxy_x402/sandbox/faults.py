@@ -101,7 +101,6 @@ class FaultDesk:
     def __init__(self, default: str = "") -> None:
         self._default = default
         self._done: Counter[tuple[str, str, str]] = Counter()
-        read_faults(default)
 
     def faults(self, request: ReceivedRequest, leg: Leg) -> dict[str, Fault]:
         """The faults that this leg of the request gets, by name. Raises UnknownFault."""

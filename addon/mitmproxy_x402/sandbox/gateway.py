@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
-
-from tornado.netutil import bind_sockets
 
 from ..errors import SettingsError
 from ..protocol.networks import Network
@@ -22,6 +22,9 @@ from .wire import Exchange, Listener, server_tls
 
 if TYPE_CHECKING:
     from .svm_chain import SvmChain
+
+
+_BACKLOG = 1024
 
 
 class Sandbox:
@@ -66,10 +69,12 @@ class Sandbox:
         config = self.config
         tls = server_tls(config.certfile, config.keyfile) if config.certfile and config.keyfile else None
         self._listener = Listener(self._serve, self._remember, tls)
-        sockets = bind_sockets(config.port, config.host)
-        self._listener.server.add_sockets(sockets)
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listening = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        listening.setblocking(False)
+        self._listener.server.add_sockets([listening])
         host = f"[{config.host}]" if ":" in config.host else config.host
-        self._url = f"{'https' if tls else 'http'}://{host}:{sockets[0].getsockname()[1]}"
+        self._url = f"{'https' if tls else 'http'}://{host}:{listening.getsockname()[1]}"
         self._counter = Counter(config, list(self.chains.values()), self._url, self.payments)
 
     def stop(self) -> None:
@@ -83,40 +88,35 @@ class Sandbox:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop()
-        await asyncio.sleep(0)
+        if self._listener is not None:
+            await self._listener.drained()
 
     @contextmanager
     def run_in_thread(self) -> Iterator[Sandbox]:
-        """Run on an event loop of its own while the block runs."""
-        loop = asyncio.new_event_loop()
-        started: list[BaseException | None] = []
-        ready = threading.Event()
+        """Run on an event loop of its own while the block runs. Raises OSError as `start` does."""
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
-        def run() -> None:
-            asyncio.set_event_loop(loop)
+        async def run() -> None:
+            stopped = asyncio.Event()
+            async with self:
+                started.set_result((asyncio.get_running_loop(), stopped))
+                await stopped.wait()
+
+        def run_thread() -> None:
             try:
-                loop.run_until_complete(_call(self.start))
-                started.append(None)
-            except BaseException as error:  # handed to the caller
-                started.append(error)
-            ready.set()
-            if started[0] is None:
-                loop.run_forever()
-                loop.run_until_complete(_call(self.stop))
-                loop.run_until_complete(asyncio.sleep(0))
-                loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+                asyncio.run(run())
+            except Exception as error:
+                if started.done():
+                    raise
+                started.set_exception(error)
 
-        thread = threading.Thread(target=run, name="sandbox", daemon=True)
+        thread = threading.Thread(target=run_thread, name="sandbox", daemon=True)
         thread.start()
-        ready.wait()
-        if started[0] is not None:
-            thread.join()
-            raise started[0]
+        loop, stopped = started.result()
         try:
             yield self
         finally:
-            loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(stopped.set)
             thread.join()
 
     def fund(self, network: str, address: str, atomic_units: int) -> None:
@@ -163,7 +163,3 @@ def _chain(row: Network, config: SandboxConfig) -> Chain:
         announce_blockhash=config.recent_blockhash,
         memo=config.memo,
     )
-
-
-async def _call(function: Callable[[], None]) -> None:
-    function()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from .faults import Fault
 from .wire import Exchange, Pairs
@@ -30,10 +30,19 @@ async def break_off(exchange: Exchange, faults: Mapping[str, Fault]) -> bool:
     return True
 
 
-async def send(exchange: Exchange, work: Work, pairs: Pairs, faults: Mapping[str, Fault], pace: float) -> None:
+async def send(
+    exchange: Exchange,
+    work: Work,
+    pairs: Pairs,
+    faults: Mapping[str, Fault],
+    *,
+    pace: float = 0,
+    on_end: Callable[[], None] = lambda: None,
+) -> None:
     """Send `work` with `pairs` as further headers, `pace` seconds between the pieces of a stream.
 
-    Raises ClientGone when the client left.
+    `on_end` is called after the last piece, before the client can know that it was the last. Raises ClientGone when the
+    client left.
     """
     if "slow-head" in faults:
         await exchange.pause(faults["slow-head"].seconds())
@@ -47,8 +56,12 @@ async def send(exchange: Exchange, work: Work, pairs: Pairs, faults: Mapping[str
     if "slow-first" in faults:
         await exchange.pause(faults["slow-first"].seconds())
     chunked = not any(name.lower() == "content-length" for name, _ in headers)
-    if await _send_pieces(exchange, pieces, faults, pace, chunked=chunked):
+    cut = await _send_pieces(exchange, pieces, faults, pace)
+    on_end()
+    if cut is None:
         await _end(exchange, faults)
+    else:
+        await cut_off(exchange, cut, chunked=chunked, reset=faults["cut"].text("how") == "reset")
 
 
 def _prepared(work: Work, faults: Mapping[str, Fault]) -> tuple[list[tuple[str, str]], Iterable[bytes]]:
@@ -76,9 +89,9 @@ def _prepared(work: Work, faults: Mapping[str, Fault]) -> tuple[list[tuple[str, 
 
 
 async def _send_pieces(
-    exchange: Exchange, pieces: Iterable[bytes], faults: Mapping[str, Fault], pace: float, *, chunked: bool
-) -> bool:
-    """Whether all of them were sent."""
+    exchange: Exchange, pieces: Iterable[bytes], faults: Mapping[str, Fault], pace: float
+) -> bytes | None:
+    """None when all of them were sent, else the piece in whose middle to break off."""
     cut, stall = faults.get("cut"), faults.get("stall-after")
     pause = faults["slow-chunks"].seconds() if "slow-chunks" in faults else pace
     for number, (piece, last) in enumerate(_marked(pieces)):
@@ -87,10 +100,9 @@ async def _send_pieces(
         if stall is not None and number >= stall.number("after"):
             await exchange.pause(None)
         if cut is not None and (last or number >= cut.number("after")):
-            await cut_off(exchange, piece, chunked=chunked, reset=cut.text("how") == "reset")
-            return False
+            return piece
         await exchange.chunk(piece)
-    return True
+    return None
 
 
 async def _end(exchange: Exchange, faults: Mapping[str, Fault]) -> None:

@@ -111,6 +111,10 @@ class SvmChain:
         issued = self._hashes.get(blockhash)
         return issued is not None and self._clock() - issued <= self._blockhash_seconds
 
+    def adopt_blockhash(self, blockhash: str) -> None:
+        """Hand out another chain's blockhash, so that one transaction can be judged here and there."""
+        self._hashes[blockhash] = self._clock()
+
     def expire_blockhashes(self) -> None:
         """Make every blockhash that was handed out stale."""
         self._hashes.clear()
@@ -226,6 +230,8 @@ def _read(payload: Mapping[str, Any]) -> VersionedTransaction:
         raise Rejected(INVALID, "The transaction is not base64 of a Solana transaction.") from error
     except Exception as error:  # solders has its own SanitizeError
         raise Rejected(INVALID, "The transaction's indexes do not fit together.") from error
+    if bytes(transaction) != raw:
+        raise Rejected(INVALID, "There are bytes after the transaction.")
     if len(transaction.signatures) != transaction.message.header.num_required_signatures:
         raise Rejected(INVALID, "The transaction has not one place for each signature.")
     return transaction

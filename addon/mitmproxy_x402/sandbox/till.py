@@ -26,20 +26,16 @@ class Ticket:
         self.version = version
         self._offer = offer
         self._verified = verified
+        self._closed = False
 
     @property
     def family(self) -> str:
         """`evm` or `svm`."""
         return self._offer.chain.network.family
 
-    @property
-    def settled(self) -> bool:
-        """Whether money moved."""
-        return self.record.state == "settled"
-
     def settle(self) -> None:
-        """Move the money, once. Raises Rejected when the chain refuses."""
-        if self.settled:
+        """Move the money, once, unless the ticket was released. Raises Rejected when the chain refuses."""
+        if self._closed or self.record.state == "settled":
             return
         try:
             self.record.transaction = self._offer.chain.settle(self._verified)
@@ -49,9 +45,13 @@ class Ticket:
         self.record.state = "settled"
 
     def release(self) -> None:
-        """The work failed: unless money moved, the same payment may come again."""
-        if self.record.state == "held":
+        """The work is over: unless money moved, the same payment may come again.
+
+        Only the first call counts: after it the record may already be held by another request.
+        """
+        if not self._closed and self.record.state == "held":
             self.record.state = "released"
+        self._closed = True
 
     def receipt(self) -> SettlementResponse:
         """What is known of the settlement now; without a transaction id before it."""

@@ -7,6 +7,7 @@ order and the case of headers; answers are written with names as given.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import struct
@@ -126,6 +127,11 @@ class Listener:
         for tap in list(self._taps):
             tap.close()
 
+    async def drained(self) -> None:
+        """Wait, after `stop`, until nothing is being served."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.close_all_connections()
+
     def received(self, connection: Any, body: bytes) -> None:
         """Serve one complete request in a task of its own."""
         tap: _Tap = connection.stream
@@ -227,7 +233,7 @@ class _WrittenHeaders(HTTPHeaders):
 
 def _parse_head(head: bytes) -> tuple[str, str, tuple[tuple[str, str], ...]]:
     """Method, target and headers of a head that Tornado has already accepted."""
-    start, *lines = head.decode("latin-1").strip("\r\n").split("\r\n")
+    start, *lines = re.split("\r?\n", head.decode("latin-1").strip("\r\n"))
     method, target, _ = start.split(" ", 2)
     fields = (line.partition(":") for line in lines)
     return method, target, tuple((name, value.strip(" \t")) for name, _, value in fields)

@@ -22,6 +22,13 @@ _BLOB_PIECE = 64 * 1024
 Dialect = Any
 """A room of `vendors`: it has `answer` and `stream`."""
 
+_COUNT = "/v1/messages/count_tokens"
+_MODEL_PATHS: Mapping[str, tuple[str, Dialect]] = {
+    "/v1/chat/completions": ("openai", chat),
+    "/v1/messages": ("anthropic", messages),
+    "/v1/responses": ("openai", responses),
+}
+
 
 @dataclass(frozen=True)
 class Work:
@@ -71,27 +78,23 @@ def _model_route(request: ReceivedRequest, path: str) -> Route | None:
     body = request.json
     if request.method != "POST":
         return None
+    if not body and (path in _MODEL_PATHS or _GEMINI.fullmatch(path)):
+        refused = error_work("openai", 400, "The body is no JSON object.")
+        return Route(True, "openai", lambda _: refused)
     found = _GEMINI.fullmatch(path)
     if found:
         said = meaning(body, unquote(found[1]))
         return Route(said.model == FREE, "google", lambda _: _gemini(request, said, found[2]))
-    if path == "/v1/messages/count_tokens":
+    if path == _COUNT:
         counted = meaning(body)
         return Route(counted.model == FREE, "anthropic", lambda _: json_work(messages.count(counted)))
-    dialects: Mapping[str, tuple[str, Dialect]] = {
-        "/v1/chat/completions": ("openai", chat),
-        "/v1/messages": ("anthropic", messages),
-        "/v1/responses": ("openai", responses),
-    }
-    if path not in dialects:
+    if path not in _MODEL_PATHS:
         return None
-    vendor, dialect = dialects[path]
+    vendor, dialect = _MODEL_PATHS[path]
     return Route(body.get("model") == FREE, vendor, lambda now: _model_work(body, dialect, now))
 
 
 def _model_work(body: Mapping[str, Any], dialect: Dialect, now: int) -> Work:
-    if not body:
-        return json_work({"error": {"type": "invalid_request_error", "message": "The body is no JSON object."}}, 400)
     said = meaning(body)
     if body.get("stream") is True:
         return _events(dialect.stream(body, said, now))
