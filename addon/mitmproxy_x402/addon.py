@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, guard, handshake, held, hosting, wallet
+from . import answers, challenge, guard, handshake, held, hosting, summary, wallet
+from .commands import Commands
 from .errors import Refused, X402Error, error_body, error_code
 from .handshake import Exchange
 from .ledger_sqlite import SqliteLedger
@@ -39,6 +40,8 @@ class X402Addon:
 
     def __init__(self) -> None:
         self.payer: Payer | None = None
+        self.addons = [Commands(lambda: self.payer)]  # mitmproxy takes them along with this one
+        self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
         self._unusable: list[str] = []
@@ -248,6 +251,8 @@ class X402Addon:
                 purchase.break_off(answers.outcome(flow, exchange))
         self._purchases.clear()
         if self.payer is not None:
+            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
+                logger.info("x402: %s", line)
             self.payer.ledger.close()
 
 

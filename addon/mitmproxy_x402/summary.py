@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from .ledger import Clock, Ledger
+from .ledger import Clock, Ledger, LedgerError
 from .ledger_report import Entry, read_entries
 from .limits import Budget
 from .report import Sum, total
@@ -14,11 +14,14 @@ from .settings import Settings, format_usd
 
 
 def closing_lines(settings: Settings, ledger: Ledger, since: float) -> list[str]:
-    """What this process has paid since it began (`since`, Unix seconds), and what is left. Raises LedgerError."""
-    entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
-    lines = [paid(entries)]
-    if entries:
-        lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises."""
+    try:
+        entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
+        lines = [paid(entries)]
+        if entries:
+            lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+    except LedgerError as error:
+        return [f"what was paid cannot be said: {error}"]
     return lines
 
 
