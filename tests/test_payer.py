@@ -361,6 +361,8 @@ def mutated(draw: st.DrawFn) -> Any:
     """A valid challenge with up to three of its values changed, doubled or taken out."""
     challenge = copy.deepcopy(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(0, 3))):
+        if not challenge:
+            break
         *way, last = draw(st.sampled_from(list(places(challenge))))
         parent = challenge
         for step in way:
