@@ -23,7 +23,7 @@ PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NEVER_SENT = {"x402_error", "settings_invalid", "wallet_invalid", "payment_header_invalid", "demo_failed"}
 """Codes of errors that end a start, or are caught on the way: no client sees them."""
-_MAKERS = {"Refused", "Denial", "_refusal", "error_body"}
+_MAKERS = {"Refused", "Denial", "refusal", "_not_allowed", "error_body"}
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 
 
@@ -73,7 +73,7 @@ def codes() -> Iterator[str]:
     for file in [*PACKAGE.glob("*.py"), *(PACKAGE / "schemes").glob("*.py"), *(PACKAGE / "protocol").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             places: list[ast.AST] = []
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MAKERS:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in _MAKERS:
                 places = [*node.args, *(keyword.value for keyword in node.keywords)]
             elif isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
                 places = [node.value.elts[0]]

@@ -87,20 +87,22 @@ def _objection(offer: Offer, settings: Settings) -> Refused | None:
     fold = str.lower if network.family == "evm" else str
     pay_to = offer.requirement.pay_to
     if settings.allow_networks and network.caip2 not in settings.allow_networks:
-        return _not_allowed("network_not_allowed", offer, f"The network {network.name}", "allow_networks")
+        where = f"The network {network.name} is not in the option x402_allow_networks"
+        return _not_allowed("network_not_allowed", offer, where)
     if settings.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(settings.allow_assets):
-        what = f"The asset {asset.symbol} ({asset.address})"
-        return _not_allowed("asset_not_allowed", offer, what, "allow_assets")
+        where = f"The asset {asset.symbol} ({asset.address}) is not in the option x402_allow_assets"
+        return _not_allowed("asset_not_allowed", offer, where)
     if settings.allow_pay_to and fold(pay_to) not in settings.allow_pay_to:
-        return _not_allowed("pay_to_not_allowed", offer, f"The address {shown(pay_to)}", "allow_pay_to")
+        where = f"The address {shown(pay_to)} is not in the option x402_allow_pay_to"
+        return _not_allowed("pay_to_not_allowed", offer, where)
     return None
 
 
-def _not_allowed(code: str, offer: Offer, what: str, key: str) -> Refused:
+def _not_allowed(code: str, offer: Offer, where: str) -> Refused:
     return Refused(
         code,
-        f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {what} is not in the option x402_{key} "
-        f"(or {key} in x402.toml). Nothing was paid. To allow it, add it there.",
+        f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {where} (nor in x402.toml). Nothing was paid. "
+        "To allow it, add it there.",
     )
 
 
