@@ -98,9 +98,9 @@ class Payer:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
         `replaces` is the ledger's row of a payment for the same request. After any error nothing is reserved. Raises
-        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed. Raises
-        ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature leaves
-        this room.
+        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed.
+        Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature
+        leaves this room.
         """
         families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
         offer = policy.choose(required, self.settings, families)
