@@ -17,7 +17,7 @@ from .report import Report, Sum, total
 from .settings_values import format_usd
 
 WIDTH = 80
-_LABEL, _COUNT, _AMOUNT = 34, 10, 14
+_LABEL, _COUNT, _AMOUNT = 32, 10, 16
 _BAR = WIDTH - _LABEL - _COUNT - _AMOUNT - 2
 MAX_LINES = 20
 """Of a table; more are summed up in its last line."""
