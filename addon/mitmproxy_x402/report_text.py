@@ -180,5 +180,8 @@ def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | Non
 
 
 def _cell(value: str | int | None) -> str | int | None:
-    """A text that a spreadsheet would take for a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """A text in one line; one that a spreadsheet would take for a formula gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value, 1000)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
