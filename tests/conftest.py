@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sequences", default="2000", help="how many random sequences the ledger's invariant is tried on")
+
+
 _connect = socket.socket.connect
 
 

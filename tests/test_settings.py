@@ -74,7 +74,8 @@ def test_every_option_is_text_unset_by_default_and_documented() -> None:
 
 
 def test_every_file_key_is_an_option_or_a_table() -> None:
-    assert set(FILE_KEYS) == {option.key for option in OPTIONS if option.key != "config"} | {"network", "asset"}
+    tables = {"network", "asset", "limit"}
+    assert set(FILE_KEYS) == {option.key for option in OPTIONS if option.key != "config"} | tables
 
 
 @pytest.mark.parametrize(
@@ -456,3 +457,29 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
 )
 def test_is_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
+
+
+class TestEvmRpc:
+    def test_networks_and_their_urls(self, tmp_path: Path) -> None:
+        settings = read(tmp_path, evm_rpc="base=https://a.example/k?key=hush, eip155:5042 = http://127.0.0.1:1")
+        assert settings.evm_rpc == (
+            ("eip155:8453", "https://a.example/k?key=hush"),
+            ("eip155:5042", "http://127.0.0.1:1"),
+        )
+        assert "hush" not in repr(settings)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("https://a.example/?key=hush", "expected NETWORK=URL"),
+            ("base", "expected NETWORK=URL"),
+            ("bse=https://a.example/hush", "did you mean base"),
+            ("solana=https://a.example/hush", "belong into x402_solana_rpc"),
+            ("base=http://a.example/hush", "not encrypted"),
+        ],
+    )
+    def test_others_are_refused_without_the_url(self, tmp_path: Path, text: str, reason: str) -> None:
+        message = refusal(tmp_path, evm_rpc=text)
+        assert message.startswith("x402_evm_rpc")
+        assert reason in message
+        assert "hush" not in message

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -15,17 +17,20 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import challenge, guard, handshake, hosting, wallet
+from . import answers, challenge, guard, handshake, held, hosting, summary, wallet
+from .commands import Commands
 from .errors import Refused, X402Error, error_body, error_code
 from .handshake import Exchange
-from .payer import Payer, Payment, find_wallets
-from .protocol.headers import read_settlement
+from .ledger_sqlite import SqliteLedger
+from .model import read_model
+from .payer import Payer, find_wallets
+from .policy import Purpose
+from .purchase import Purchase
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
 
 logger = logging.getLogger(__name__)
 
-NO_RETRY = (b"x-should-retry", b"false")
-"""Both SDKs read it: a refusal will be a refusal again, and a payment whose outcome is unknown must not be repeated."""
+_held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
 
 
 class X402Addon:
@@ -35,12 +40,14 @@ class X402Addon:
 
     def __init__(self) -> None:
         self.payer: Payer | None = None
+        self.addons = [Commands(lambda: self.payer)]  # mitmproxy takes them along with this one
+        self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
         self._unusable: list[str] = []
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
-        self._payments: WeakKeyDictionary[http.HTTPFlow, Payment] = WeakKeyDictionary()
+        self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
 
     # Starting.
 
@@ -69,7 +76,11 @@ class X402Addon:
     def _build(self) -> Payer:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
-        return Payer(settings, find_wallets(settings, os.environ, Path.home()))
+        wallets = find_wallets(settings, os.environ, Path.home())
+        ledger = self.payer.ledger if self.payer is not None else None
+        if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
+            ledger = SqliteLedger(settings.ledger)
+        return Payer(settings, wallets, ledger)
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -105,6 +116,10 @@ class X402Addon:
                 "no wallet: free answers pass, every challenge is refused (BLOCKRUN_WALLET_KEY, SOLANA_WALLET_KEY)"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
+        budgets = ", ".join(str(budget) for budget in settings.budgets)
+        lines.append(f"at most {budgets} USDC (x402_budget), written down in {settings.ledger}")
+        if settings.dry_run:
+            lines.append("dry run: nothing is signed (x402_dry_run)")
         if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
             lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         if upstreams:
@@ -125,80 +140,152 @@ class X402Addon:
         if exchange is None:
             return
         flow.request.stream = False
+        try:
+            self._examine(flow, exchange)
+        except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
+            flow.response = _fault(error)
+
+    def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
-            flow.response = _refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
+            flow.response = answers.refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
             return
         peer = flow.client_conn.peername[0] if flow.client_conn.peername else ""
         denial = guard.examine(flow.request, peer, exchange.client_host, self.payer.settings)
         if denial is not None:
             logger.warning("x402: refused %s %s: %s", flow.request.method, peer, denial.code)
-            flow.response = _refusal(denial.status, denial.code, denial.message)
+            flow.response = answers.refusal(denial.status, denial.code, denial.message)
             return
         exchange.may_pay = not guard.pays_itself(flow.request)
         guard.strip_credentials(flow.request, self.payer.settings)
 
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        exchange = handshake.exchange_of(flow)
+        if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
+            return
+        route = _route(flow.request)
+        if self.payer.settings.dry_run or not _held.expects(route):
+            return
+        purchase: Purchase | None = None
+        try:
+            purchase = self._purchase(flow, self.payer, route)
+            if purchase.borrow():
+                self._carry(flow, exchange, purchase)
+        except Exception as error:  # without its payment the request would be bought anew
+            flow.response = _fault(error, purchase)
+
+    def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
+        purchase = self._purchases.get(flow)
+        if purchase is None:
+            request = flow.request
+            body = request.raw_content or b""
+            path = answers.printable(request.path.partition("?")[0])
+            model = read_model(path, body)
+            purpose = Purpose(answers.printable(request.method), request.host, path, model)
+            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            self._purchases[flow] = purchase
+        return purchase
+
+    def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
+        """Have the next leg carry the purchase's payment."""
+        assert purchase.payment is not None
+        name, value = purchase.payment.header
+        exchange.secret_headers = ((name.encode(), value.encode()),)
+        exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Stream every answer of the upstream."""
-        if handshake.exchange_of(flow) is not None and flow.response is not None:
-            flow.response.stream = True
+        """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
+        if handshake.exchange_of(flow) is None or flow.response is None:
+            return
+        flow.response.stream = True
+        purchase = self._purchases.get(flow)
+        if purchase is not None:
+            purchase.answered(flow.response.status_code)
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
-        """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or answers a payment."""
+        """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
         exchange = handshake.exchange_of(flow)
-        if exchange is None or flow.response is None or self.payer is None or flow in self._payments:
+        if exchange is None or flow.response is None or self.payer is None:
             return
+        purchase: Purchase | None = None
         try:
+            purchase = self._purchase(flow, self.payer, _route(flow.request))
+            if exchange.secrets_sent:
+                code = challenge.rejection_code(flow.response)
+                if code is None or not purchase.rejected(code, flow.response.status_code):
+                    return
             required = challenge.read(flow.response)
-            if required is None:
+            exchange.secret_headers = ()
+            if required is not None:
+                _check_way(flow)
+                if purchase.payment is None:
+                    await purchase.buy(required)
+                self._carry(flow, exchange, purchase)
+            elif not exchange.secrets_sent:
                 return
-            _check_way(flow)
-            payment = await self.payer.pay(required)
+            exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
-            flow.response = _refusal(400, error_code(error), str(error))
-            return
-        except (
-            Exception
-        ) as error:  # a flow is never lost to a fault of ours; its text may hold anything, so only its type
-            logger.error("x402: not paid, a fault of the addon: %s", type(error).__name__)
-            flow.response = _refusal(
-                500, "internal_error", f"mitmproxy-x402 failed ({type(error).__name__}). Nothing was paid."
-            )
-            return
-        self._payments[flow] = payment
-        name, value = payment.header
-        exchange.secret_headers = ((name.encode(), value.encode()),)
-        exchange.resend = True
+            flow.response = answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+        except Exception as error:  # a flow is never lost to a fault of ours
+            flow.response = _fault(error, purchase)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """Say what became of a payment."""
-        payment = self._payments.pop(flow, None)
-        if payment is not None and flow.response is not None:
-            headers = flow.response.headers
-            receipt = read_settlement(headers.get)
-            if receipt is not None and receipt.success and receipt.transaction:
-                state = f"settled {receipt.transaction}"
-            elif flow.response.status_code == 402:
-                state = "rejected by the gateway"
-            else:
-                state = "sent, no transaction id"
-            logger.info("x402: paid %s to %s: %s", payment.offer, payment.offer.requirement.pay_to, state)
+        """Write down what became of a payment."""
+        purchase = self._purchases.pop(flow, None)
+        exchange = handshake.exchange_of(flow)
+        if purchase is not None and exchange is not None:
+            purchase.finish(answers.outcome(flow, exchange))
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """Give the client JSON that says whether money may have moved."""
+        """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
         exchange = handshake.exchange_of(flow)
-        payment = self._payments.pop(flow, None)
+        purchase = self._purchases.pop(flow, None)
         if exchange is None or flow.error is None:
             return
-        exchange.error_answer = _upstream_error(flow, exchange, payment)
-        if payment is not None and exchange.secrets_sent:
-            logger.warning("x402: paid %s, outcome unknown: %s", payment.offer, flow.error.msg)
+        exchange.error_answer = answers.upstream_error(flow, purchase)
+        if purchase is not None:
+            purchase.break_off(answers.outcome(flow, exchange))
+
+    def done(self) -> None:
+        """The end: payments that are still under way are unknown, reservations are given back."""
+        for flow, purchase in list(self._purchases.items()):
+            exchange = handshake.exchange_of(flow)
+            if exchange is not None:
+                purchase.break_off(answers.outcome(flow, exchange))
+        self._purchases.clear()
+        if self.payer is not None:
+            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
+                logger.info("x402: %s", line)
+            self.payer.ledger.close()
 
 
-def _refusal(status: int, code: str, message: str) -> http.Response:
-    """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
-    headers = [(b"content-type", b"application/json"), NO_RETRY]
-    return http.Response.make(status, error_body("x402_refused", code, message), headers)
+def _route(request: http.Request) -> held.Route:
+    return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
+
+
+def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:
+    """Just before a payment leaves: the upstream is still the right one, and the ledger knows."""
+    try:
+        _check_way(flow)
+        purchase.sending()
+    except X402Error as error:
+        logger.warning("x402: not sent: %s", error)
+        if purchase.sent:
+            body = error_body("upstream_error", "payment_outcome_unknown", f"{error} An earlier try was sent.")
+            return http.Response.make(502, body, [(b"content-type", b"application/json")])
+        return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+    except Exception as error:  # as above
+        return _fault(error, purchase)
+    return None
+
+
+def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:
+    """The answer for a fault of ours. The error's text may hold anything, so only its type is told."""
+    name = type(error).__name__
+    logger.error("x402: a fault of the addon: %s", name)
+    message = f"mitmproxy-x402 failed ({name}). Nothing was paid.{answers.paid_before(purchase)}"
+    return answers.refusal(500, "internal_error", message)
 
 
 def _check_way(flow: http.HTTPFlow) -> None:
@@ -229,19 +316,3 @@ def _check_way(flow: http.HTTPFlow) -> None:
             f"The upstream {request.host} is reached {what}, so anyone on the way could set the price. Nothing "
             "was paid. Use --mode reverse:https://... and leave ssl_insecure off.",
         )
-
-
-def _upstream_error(
-    flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None
-) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
-    """Body and headers of the error that the client gets when the upstream failed."""
-    assert flow.error is not None
-    where = f"{flow.request.host}:{flow.request.port}"
-    if payment is not None and exchange.secrets_sent:
-        message = (
-            f"The upstream {where} broke off after a payment of {payment.offer} was sent ({flow.error.msg:.200}). "
-            f"Whether it was settled is unknown; its reference is {payment.reference}. It was not paid again."
-        )
-        return error_body("upstream_error", "payment_outcome_unknown", message), (NO_RETRY,)
-    message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid."
-    return error_body("upstream_error", "upstream_failed", message), ()

@@ -28,6 +28,8 @@ verbs:
   web        the same in mitmweb, with its window in the browser
   tui        the same in mitmproxy, with its window in the terminal
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
+  report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
+  check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
   test       the project's tests (only in a checkout)
   path       print the script for `mitmdump -s`
 
@@ -60,6 +62,36 @@ serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not t
 
   --once           end after that one request; the exit code says whether it was paid and complete
   --network NAME   base-sepolia (default), solana-devnet, or both
+"""
+
+REPORT_HELP = """\
+usage: {prog} report [--since DATE | --days N] [--json | --csv | --html [FILE]] [--ledger FILE] [--set NAME=VALUE]
+
+Says what was spent, as the ledger has it: today, this month, by day, by model and by network. Only what was settled is
+added up; payments whose outcome is unknown are listed apart. Days and months are those of this machine's time zone.
+
+  --since DATE     from that day on, as in 2026-11-01
+  --days N         the last N days; 1 is today alone
+  --json           the same as JSON: amounts in decimal dollars, and in whole millionths
+  --csv            every payment, one line each
+  --html [FILE]    one page with a chart that needs nothing else, in FILE or x402-report.html; - prints it
+  --ledger FILE    another ledger than the one that the settings name
+  --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
+
+The ledger is only read, also while proxies pay from it.
+"""
+
+CHECK_HELP = """\
+usage: {prog} check [--upstream URL] [--model NAME] [MITMPROXY ARGUMENTS]
+
+Checks, with the arguments that you would give to serve, that payments will work: versions, settings, wallet and the
+rights of its files, ledger, port, gateway (reached with TLS verified), clock, the price of one small request and
+whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or says what to do.
+
+Nothing is paid and nothing is signed. The gateway gets one request without a payment, the RPCs of the networks that
+it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
+
+  --model NAME     the model to ask the price of; otherwise one that the gateway lists
 """
 
 TEST_HELP = """\
@@ -128,7 +160,14 @@ def _dispatch(arguments: list[str]) -> int:
 def _help_of(verb: str) -> str:
     if verb in TOOLS:
         return SERVE_HELP.format(prog=program(), verb=verb, first=FIRST_LINES[verb])
-    return {"sandbox": SANDBOX_HELP, "test": TEST_HELP, "path": PATH_HELP}[verb].format(prog=program())
+    texts = {
+        "sandbox": SANDBOX_HELP,
+        "report": REPORT_HELP,
+        "check": CHECK_HELP,
+        "test": TEST_HELP,
+        "path": PATH_HELP,
+    }
+    return texts[verb].format(prog=program())
 
 
 def _serve(verb: str, arguments: list[str]) -> int:
@@ -141,6 +180,21 @@ def _sandbox(_: str, arguments: list[str]) -> int:
     from . import demo  # noqa: PLC0415  (imports what must be installed)
 
     return demo.run(arguments)
+
+
+def _report(_: str, arguments: list[str]) -> int:
+    from . import report_cli  # noqa: PLC0415  (imports what must be installed)
+
+    try:
+        return report_cli.run(arguments)
+    except report_cli.UsageError as error:
+        return _fail(f"report {error}", USAGE_ERROR)
+
+
+def _check(_: str, arguments: list[str]) -> int:
+    from . import check  # noqa: PLC0415  (imports what must be installed)
+
+    return check.run(arguments)
 
 
 def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a function that never returns)
@@ -189,6 +243,8 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "web": _serve,
     "tui": _serve,
     "sandbox": _sandbox,
+    "report": _report,
+    "check": _check,
     "test": _test,
     "path": _path,
 }

@@ -7,6 +7,9 @@ an `X402Stream`. It holds a 402 back, fires the `x402_challenge` hook, and does 
     an answer  the addon put another response into `flow.response`: the client gets that one
     neither    the 402 was the answer: the client gets it as it came
 
+The addon may also give the first leg secret headers, in the request hook; and from a leg that carried some, 400 and 401
+are held back like 402, since gateways reject payments with these, too.
+
 Every request sent upstream is a leg. A leg has a stream id of its own, because HTTP/2 never opens one id twice; what
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
 
@@ -60,7 +63,7 @@ except ImportError as moved:
 
 MAX_CHALLENGE = 1 << 20
 """Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
-MAX_LEGS = 4
+MAX_LEGS = 6
 """Requests sent upstream for one request of the client, whatever the addon asks for."""
 SUPPORTED = ((11, 0, 2), (12, 3))
 """mitmproxy versions from the first, up to and without the second."""
@@ -75,6 +78,8 @@ _RESPONSE_EVENTS = (
     ResponseEndOfMessage,
     ResponseProtocolError,
 )
+_CHALLENGE = (402,)
+_REJECTIONS = (400, 401, 402)
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
@@ -90,12 +95,17 @@ class Exchange:
     """Set by the addon in the challenge hook: send the request again. The stream takes it back."""
     secret_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Set by the addon: headers that go upstream with the next leg and are never stored in the flow."""
+    about_to_send: Callable[[], http.Response | None] | None = field(default=None, repr=False)
+    """Set by the addon: called just before a leg with secret headers is handed to the upstream connection. Must not
+    raise. An answer forbids it: the client gets that answer, or the first leg goes without the headers."""
     secrets_sent: bool = False
-    """Set by the stream: a leg with secret headers was handed to the upstream connection."""
+    """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
     error_answer: tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None = None
     """Set by the addon in the error hook: JSON body and further headers of the error that the client gets."""
     legs: int = 1
     """Requests sent upstream so far, the one in flight included."""
+    received: int = 0
+    """Bytes of the body of the last leg's answer, as they came."""
 
 
 @dataclass
@@ -135,6 +145,8 @@ class X402Stream(HttpStream):
             if event.stream_id != self.leg_id:
                 return
             event.stream_id = self.stream_id
+            if isinstance(event, ResponseData):
+                self.exchange.received += len(event.data)
         for command in super().handle_event(event):
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
@@ -145,6 +157,8 @@ class X402Stream(HttpStream):
                         continue
                 else:
                     command.event.stream_id = self.leg_id
+                    if isinstance(command.event, RequestHeaders) and self.exchange.legs == 1:
+                        self._add_to_first_leg(command.event)
             elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
                 yield DropStream(self.leg_id)
             yield command
@@ -171,6 +185,21 @@ class X402Stream(HttpStream):
         else:
             yield command  # closes the connection, also where the request has not been read to its end
 
+    def _add_to_first_leg(self, event: RequestHeaders) -> None:
+        if self.exchange.secret_headers and self._forbidden() is None:
+            event.request = self._with_secrets()
+
+    def _forbidden(self) -> http.Response | None:
+        return None if self.exchange.about_to_send is None else self.exchange.about_to_send()
+
+    def _with_secrets(self) -> http.Request:
+        """A copy of the request with the secret headers, which the flow never sees."""
+        request = copy.copy(self.flow.request)
+        headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
+        request.data = dataclasses.replace(request.data, headers=headers)
+        self.exchange.secrets_sent = True
+        return request
+
     # The way of a request.
 
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
@@ -196,7 +225,9 @@ class X402Stream(HttpStream):
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back where the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
-        if event.response.status_code == 402 and self._can_resend():
+        if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
+            self._can_resend()
+        ):
             self._held_head = event.response
             self._held_body.clear()
             self.server_state = self.state_hold_challenge
@@ -238,12 +269,15 @@ class X402Stream(HttpStream):
             yield from self._send_leg()
         elif self.flow.response is not challenge and self.flow.response is not None:
             self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
-            yield HttpResponseHeadersHook(self.flow)
-            if (yield from self.check_killed(True)):
-                return
-            yield from self.send_response()
+            yield from self._send_own_answer()
         else:
             yield from self._release_challenge(complete=True)
+
+    def _send_own_answer(self) -> Steps:
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.send_response()
 
     def _release_challenge(self, *, complete: bool) -> Steps:
         """Go on where HttpStream would be, had the 402 not been held back."""
@@ -275,14 +309,18 @@ class X402Stream(HttpStream):
             return
         if (yield from self.check_killed(True)):  # the client may have left while we connected
             return
+        request = self.flow.request
+        self.exchange.secrets_sent = False
+        if self.exchange.secret_headers:
+            answer = self._forbidden()
+            if answer is not None:
+                self.flow.response = answer
+                yield from self._send_own_answer()
+                return
+            request = self._with_secrets()
         self._reused = self.context.server if self.context.server is before else None
         self.exchange.legs += 1
-        request = self.flow.request
-        if self.exchange.secret_headers:
-            request = copy.copy(request)
-            headers = http.Headers([*self.flow.request.headers.fields, *self.exchange.secret_headers])
-            request.data = dataclasses.replace(request.data, headers=headers)
-            self.exchange.secrets_sent = True
+        self.exchange.received = 0
         content = request.raw_content
         parts: list[HttpEvent] = [RequestHeaders(self.stream_id, request, end_stream=not (content or request.trailers))]
         if content:

@@ -150,7 +150,7 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
         return _list_options(tool, given.passed_on)
     if any(question in given.passed_on for question in QUESTIONS):
         return run_tool(tool, ["-s", str(door), *given.passed_on])
-    configured = _configured(given.options.get("confdir"))
+    configured = configured_options(given.options.get("confdir"))
     named = given.upstream or os.environ.get("X402_UPSTREAM") or None
     upstream = None
     if "mode" not in given.options:
@@ -175,7 +175,7 @@ def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
     return wallets
 
 
-def _configured(confdir: str | None) -> dict[str, str]:
+def configured_options(confdir: str | None) -> dict[str, str]:
     """The options with a text value in mitmproxy's own config file."""
     from mitmproxy import exceptions, optmanager  # noqa: PLC0415  (only the real start needs it)
 

@@ -1,27 +1,37 @@
-"""Challenge in, payment out: choose, ask the policy, then sign. The only room that makes a signature.
+"""Challenge in, payment out: choose, ask the policy, reserve, then sign. The only room that makes a signature.
 
-The order is the rule (design, money rules): nothing is signed that the policy has not admitted.
+The order is the rule (design, money rules): nothing is signed that the policy has not admitted, and that the ledger has
+not found room for.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import policy
-from .policy import Offer
+from .ledger import Intent, Ledger, LedgerError, OverBudget
+from .limits import Budget
+from .policy import Offer, Purpose
 from .protocol.headers import payment_header
 from .protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequired
 from .protocol.networks import Family
 from .schemes import exact_evm, exact_svm
 from .settings import Settings
-from .solana_rpc import SolanaRpc
+from .solana_rpc import CACHE_SECONDS, SolanaRpc
 from .wallet import Wallets, WalletSources, load_wallets
 
+logger = logging.getLogger(__name__)
+
 NONCE_BYTES = 32
+FACILITATOR_MARGIN = 6
+"""Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
+BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
+"""For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
 
 
 def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
@@ -48,6 +58,10 @@ class Payment:
     reference: str
     """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
     header: tuple[str, str] = field(repr=False)
+    row: int
+    """Of the ledger, where it is reserved."""
+    valid_until: float
+    """Unix seconds; sent later it can no longer be settled."""
 
     @property
     def amount(self) -> AtomicUnits:
@@ -62,13 +76,15 @@ class Payer:
         self,
         settings: Settings,
         wallets: Wallets,
+        ledger: Ledger,
         *,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.settings = settings
         self.wallets = wallets
-        self._clock = clock
+        self.ledger = ledger
+        self.clock = clock
         self._entropy = entropy
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout)
 
@@ -78,22 +94,58 @@ class Payer:
         both: tuple[Family, Family] = ("evm", "svm")
         return {family for family in both if self.wallets.for_family(family) is not None}
 
-    async def pay(self, required: PaymentRequired) -> Payment:
-        """The payment for `required`, signed.
+    async def pay(self, required: PaymentRequired, purpose: Purpose, replaces: int | None = None) -> Payment:
+        """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        Raises Refused (policy, no wallet) and RpcError (no blockhash): nothing was signed. Raises ChallengeError (the
-        chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature leaves this room.
+        `replaces` is the ledger's row of a payment for the same request. Raises Refused (policy, budget, no wallet, dry
+        run), LedgerError and RpcError (no blockhash): nothing was signed. Raises ChallengeError (the chosen entry
+        breaks a rule of its scheme, or is too large to be echoed): no signature leaves this room. After any of these
+        nothing is reserved.
         """
-        offer = policy.choose(required, self.settings.networks, self.settings.preference, self.families)
-        policy.admit(offer, self.settings)
-        sign = self._sign_svm if offer.network.family == "svm" else self._sign_evm
-        payload, payer, reference = await sign(offer)
-        message = PaymentPayload(
-            required.x402_version, offer.requirement, payload, required.resource, required.extensions
-        )
-        return Payment(offer, payer, reference, payment_header(message))
+        families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
+        offer = policy.choose(required, self.settings, families)
+        budgets = policy.admit(offer, purpose, self.settings)
+        if self.settings.dry_run:
+            raise policy.dry_run(offer, purpose)
+        row = self._reserve(offer, purpose, budgets, replaces)
+        try:
+            sign = self._sign_svm if offer.network.family == "svm" else self._sign_evm
+            payload, payer, reference, valid_until = await sign(offer)
+            message = PaymentPayload(
+                required.x402_version, offer.requirement, payload, required.resource, required.extensions
+            )
+            return Payment(offer, payer, reference, payment_header(message), row, valid_until)
+        except BaseException:
+            self.release(row)
+            raise
 
-    async def _sign_evm(self, offer: Offer) -> tuple[Json, str, str]:
+    def _reserve(self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None) -> int:
+        requirement = offer.requirement
+        intent = Intent(
+            purpose.method,
+            purpose.host,
+            purpose.path,
+            purpose.model,
+            offer.network.caip2,
+            offer.asset.address,
+            requirement.pay_to,
+            requirement.amount,
+            offer.micro_usd,
+            replaces,
+        )
+        try:
+            return self.ledger.reserve(intent, budgets)
+        except OverBudget as over:
+            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, self.clock()) from None
+
+    def release(self, row: int) -> None:
+        """Give a reservation back. Never raises: one that cannot be released lapses by itself."""
+        try:
+            self.ledger.release(row)
+        except LedgerError as error:
+            logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
+
+    async def _sign_evm(self, offer: Offer) -> tuple[Json, str, str, float]:
         wallet = self.wallets.evm
         assert wallet is not None
         payload = exact_evm.authorize(
@@ -101,14 +153,16 @@ class Payer:
             offer.network,
             offer.asset,
             payer=wallet.address,
-            now=int(self._clock()),
+            now=int(self.clock()),
             nonce=self._entropy(NONCE_BYTES),
             max_validity=self.settings.max_validity,
             sign=wallet.sign_digest,
         )
-        return payload, wallet.address, payload["authorization"]["nonce"]
+        authorization = payload["authorization"]
+        valid_until = int(authorization["validBefore"]) - FACILITATOR_MARGIN
+        return payload, wallet.address, authorization["nonce"], valid_until
 
-    async def _sign_svm(self, offer: Offer) -> tuple[Json, str, str]:
+    async def _sign_svm(self, offer: Offer) -> tuple[Json, str, str, float]:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self.wallets.svm
@@ -131,4 +185,4 @@ class Payer:
             nonce=self._entropy(NONCE_BYTES),
             sign=sign,
         )
-        return payload, wallet.address, signature
+        return payload, wallet.address, signature, self.clock() + BLOCKHASH_SECONDS

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from .errors import Refused
-from .protocol.messages import Caip2, PaymentRequired, PaymentRequirements
+from .limits import Budget, for_request
+from .protocol.messages import PaymentRequired, PaymentRequirements
 from .protocol.networks import Asset, Family, Network, NetworkTable
 from .protocol.strict_json import shown
 from .settings import Settings, format_usd
@@ -36,39 +38,130 @@ class Offer:
         return f"{format_usd(self.micro_usd)} {self.asset.symbol} on {self.network.name}"
 
 
-def choose(
-    required: PaymentRequired, table: NetworkTable, preference: tuple[Caip2, ...], wallets: set[Family]
-) -> Offer:
-    """The offer to pay: one that a wallet is there for, by the user's order of networks, then the cheapest.
+@dataclass(frozen=True)
+class Purpose:
+    """What a payment is for: the client's request, as far as limits and the ledger care."""
+
+    method: str
+    host: str
+    """Of the upstream."""
+    path: str
+    """Without its query."""
+    model: str | None = None
+    """None: the request names none that could be read."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}" + (f" ({self.model})" if self.model else "")
+
+
+def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) -> Offer:
+    """The offer to pay: one that a wallet is there for and that the allow lists let pass, by the user's order of
+    networks, then the cheapest.
 
     The position in the challenge decides nothing; among equals the table's order does. Raises Refused when there is
     none, with what was asked for and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
-    `scheme_not_supported` or `challenge_invalid`.
+    `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
-    known = [offer for offer in _offers(required, table) if isinstance(offer, Offer)]
+    known = [offer for offer in _offers(required, settings.networks) if isinstance(offer, Offer)]
     payable = [offer for offer in known if offer.network.family in wallets]
     if not payable:
-        raise _nothing_to_pay(required, table, known)
-    order = {name: rank for rank, name in enumerate(preference)}
-    rows = {network.caip2: row for row, network in enumerate(table)}
+        raise _nothing_to_pay(required, settings.networks, known)
+    objections = [_objection(offer, settings) for offer in payable]
+    allowed = [offer for offer, objection in zip(payable, objections, strict=True) if objection is None]
+    if not allowed:
+        raise next(objection for objection in objections if objection is not None)
+    order = {name: rank for rank, name in enumerate(settings.preference)}
+    rows = {network.caip2: row for row, network in enumerate(settings.networks)}
 
     def rank(offer: Offer) -> tuple[int, int, int, str]:
         name = offer.network.caip2
         text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
         return order.get(name, len(order)), offer.micro_usd, rows[name], text
 
-    return min(payable, key=rank)
+    return min(allowed, key=rank)
 
 
-def admit(offer: Offer, settings: Settings) -> None:
-    """Let `offer` pass, or raise Refused: `over_request_limit`."""
-    if offer.micro_usd > settings.max_request:
+def _objection(offer: Offer, settings: Settings) -> Refused | None:
+    """What an allow list has against `offer`."""
+    network, asset = offer.network, offer.asset
+    fold = str.lower if network.family == "evm" else str
+    pay_to = offer.requirement.pay_to
+    if settings.allow_networks and network.caip2 not in settings.allow_networks:
+        return _not_allowed("network_not_allowed", offer, f"The network {network.name}", "allow_networks")
+    if settings.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(settings.allow_assets):
+        what = f"The asset {asset.symbol} ({asset.address})"
+        return _not_allowed("asset_not_allowed", offer, what, "allow_assets")
+    if settings.allow_pay_to and fold(pay_to) not in settings.allow_pay_to:
+        return _not_allowed("pay_to_not_allowed", offer, f"The address {pay_to:.64}", "allow_pay_to")
+    return None
+
+
+def _not_allowed(code: str, offer: Offer, what: str, key: str) -> Refused:
+    return Refused(
+        code,
+        f"The gateway asks {offer} to {offer.requirement.pay_to:.64}. {what} is not in the option x402_{key} "
+        f"(or {key} in x402.toml). Nothing was paid. To allow it, add it there.",
+    )
+
+
+def admit(offer: Offer, purpose: Purpose, settings: Settings) -> tuple[Budget, ...]:
+    """Let `offer` pass for `purpose`, and say which budgets it needs room in.
+
+    Raises Refused: `upstream_not_allowed` or `over_request_limit`.
+    """
+    if settings.allow_hosts and purpose.host.lower() not in settings.allow_hosts:
         raise Refused(
-            "over_request_limit",
-            f"The gateway asks {offer} for this request, more than the {format_usd(settings.max_request)} USDC that "
-            "one request may cost. Nothing was paid. To allow it, raise the option x402_max_request "
-            "(or max_request in x402.toml).",
+            "upstream_not_allowed",
+            f"The gateway asks {offer}. The upstream {purpose.host} is not in the option x402_allow_hosts "
+            "(or allow_hosts in x402.toml). Nothing was paid. To allow it, add it there.",
         )
+    limits = for_request(settings.limits, purpose.model, purpose.path)
+    if offer.micro_usd > settings.max_request:
+        raise _over_limit(offer, settings.max_request, "", "raise the option x402_max_request (or max_request in")
+    for limit in limits:
+        if limit.max_request is not None and offer.micro_usd > limit.max_request:
+            where = f" for {limit.scope}"
+            raise _over_limit(offer, limit.max_request, where, "raise max_request in that [[limit]] (in")
+    return (*settings.budgets, *(budget for limit in limits for budget in limit.budgets))
+
+
+def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
+    return Refused(
+        "over_request_limit",
+        f"The gateway asks {offer} for this request, more than the {format_usd(limit)} USDC that one request{where} "
+        f"may cost. Nothing was paid. To allow it, {remedy} x402.toml).",
+    )
+
+
+def over_budget(offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float) -> Refused:
+    """The refusal for a budget without room. `returns_in`: seconds until it has, from `now` (Unix seconds), or None."""
+    if returns_in is None:
+        when = "Room for it never returns by itself"
+    else:
+        moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
+        when = f"Room for it returns at {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
+    where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
+    return Refused(
+        "over_budget",
+        f"The gateway asks {offer}, and of the budget of {budget} {format_usd(spent)} USDC are spent or under way. "
+        f"Nothing was paid. {when}. To allow it at once, raise {where}.",
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = -(-int(seconds) // 60)
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    parts = [f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]
+    return " ".join(part for part in parts if part) or "a moment"
+
+
+def dry_run(offer: Offer, purpose: Purpose) -> Refused:
+    """The refusal that is the result of a dry run."""
+    return Refused(
+        "dry_run",
+        f"Dry run: {offer} would have been paid to {offer.requirement.pay_to:.64} for {purpose!s:.200}. Nothing was "
+        "signed. To pay, switch the option x402_dry_run off.",
+    )
 
 
 def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer | tuple[str, str]]:

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import tomli
 
 from .errors import SettingsError
+from .limits import Budget, Limit
 from .protocol.messages import Caip2
 from .protocol.networks import NetworkTable
+from .settings_limits import address, asset, budgets, host, read_limits
 from .settings_networks import read_networks
 from .settings_options import OPTIONS, PREFIX, Option
 from .settings_suggest import nearest, unknown_key
@@ -52,7 +54,7 @@ MAX_FILE = 1 << 20
 
 
 _BY_KEY = {option.key: option for option in OPTIONS}
-TABLES = ("network", "asset")
+TABLES = ("network", "asset", "limit")
 FILE_KEYS: tuple[str, ...] = (*(key for key in _BY_KEY if key != "config"), *TABLES)
 """What may stand in x402.toml."""
 
@@ -79,6 +81,22 @@ class Settings:
     client_token: str | None = field(repr=False)
     allow_origins: tuple[str, ...] = ()
     """Lower case, without a default port: compare with `Origin` as text."""
+    budgets: tuple[Budget, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    """For some models or paths; they tighten what holds for all."""
+    dry_run: bool = False
+    repurchase: int = 1
+    """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
+    ledger: Path = Path("ledger.sqlite3")
+    evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
+    """Network and URL, in the order of trying. Out of the repr as those of Solana."""
+    allow_pay_to: tuple[str, ...] = ()
+    """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
+    allow_networks: tuple[Caip2, ...] = ()
+    allow_assets: tuple[str, ...] = ()
+    """Symbols in upper case, or addresses (EVM: lower case)."""
+    allow_hosts: tuple[str, ...] = ()
+    """Upstream hosts, in lower case."""
     file: Path | None = None
     """The x402.toml that was read."""
     warnings: tuple[str, ...] = ()
@@ -110,6 +128,16 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         keystore_password_file=sources.get("keystore_password_file", path, None),
         client_token=_client_token(sources, warnings),
         allow_origins=sources.get("allow_origins", several(origin, "origins"), ()),
+        budgets=sources.default("budget", budgets),
+        limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
+        dry_run=sources.default("dry_run", flag),
+        repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
+        ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
+        allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
+        allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
+        allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
+        allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
+        evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
         file=file,
         warnings=tuple(warnings),
     )
@@ -165,11 +193,18 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
     named = _Sources(options, environ, {}, None, cwd, home).get("config", path, None)
     if named is not None:
         return named
-    xdg = Path(environ.get("XDG_CONFIG_HOME", ""))
-    # The base directory specification has relative paths ignored.
-    config_home = xdg if xdg.is_absolute() else home / ".config"
+    config_home = _xdg(environ, "XDG_CONFIG_HOME", home / ".config")
     places = (cwd / FILE_NAME, config_home / "mitmproxy-x402" / FILE_NAME)
     return next((place for place in places if place.exists()), None)
+
+
+def _state_home(environ: Mapping[str, str], home: Path) -> Path:
+    return _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
+    given = Path(environ.get(variable, ""))
+    return given if given.is_absolute() else otherwise  # the specification has relative paths ignored
 
 
 def _read_text(file: Path, what: str) -> str:
@@ -211,6 +246,21 @@ def _network_in(table: NetworkTable) -> Callable[[Given], Caip2]:
             hint = f"did you mean {near}? " if near else ""
             raise given.wrong(f"{hint}expected {', '.join(names)} or one's CAIP-2 name")
         return row.caip2
+
+    return read
+
+
+def _network_rpc(table: NetworkTable) -> Callable[[Given], tuple[Caip2, str]]:
+    network = _network_in(table)
+
+    def read(given: Given) -> tuple[Caip2, str]:
+        name, equals, url = given.value.partition("=") if isinstance(given.value, str) else ("", "", "")
+        if not equals or "/" in name:  # a URL without its network, whose query may hold a secret
+            raise given.wrong("expected NETWORK=URL, as in base=https://mainnet.base.org", show=False)
+        caip2 = network(Given(given.where, name.strip(), given.base, given.home))
+        if not caip2.startswith("eip155:"):
+            raise given.wrong(f"{name.strip()} is no EVM network; Solana RPCs belong into x402_solana_rpc", show=False)
+        return caip2, rpc_url(Given(given.where, url.strip(), given.base, given.home))
 
     return read
 

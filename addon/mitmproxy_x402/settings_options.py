@@ -44,6 +44,58 @@ OPTIONS: tuple[Option, ...] = (
         "networks that a wallet is there for are paid on. Default: empty, the cheapest offer of all.",
     ),
     Option(
+        "x402_budget",
+        "10/day",
+        "The most that may be spent in all, in dollars a period: 5 (ever), 5/hour, 5/day, 50/month, or several of "
+        "them separated by commas. Periods roll: a day is the last 24 hours, a month the last 30 days. All proxies "
+        "that share the ledger share the budget. Payments whose outcome is unknown count. 0 pays nothing at all. "
+        "Default: 10/day.",
+    ),
+    Option(
+        "x402_dry_run",
+        "false",
+        "With true nothing is ever signed: the client gets an error that says what would have been paid, to whom "
+        "and on which chain. Works without a wallet. Default: false.",
+    ),
+    Option(
+        "x402_repurchase",
+        "1",
+        "How often one request may be paid again, 0 to 10, after its first payment was spent, or has expired, without "
+        "a complete answer. Clients repeat failed requests by themselves; their repetitions send the same payment "
+        "for as long as it is valid, and this bounds what comes after. Default: 1, two payments at most.",
+    ),
+    Option(
+        "x402_allow_pay_to",
+        "",
+        "The only addresses that may be paid, separated by commas. Gateways use several and change them, so a "
+        "payment may be refused that was fine yesterday. Default: empty, whoever the gateway names.",
+    ),
+    Option(
+        "x402_allow_networks",
+        "",
+        "The only networks that may be paid on, separated by commas: short names (base, solana) or CAIP-2 names. "
+        "x402_networks sets their order. Default: empty, every network that a wallet is there for.",
+    ),
+    Option(
+        "x402_allow_assets",
+        "",
+        "The only assets that may be paid with, separated by commas: symbols (USDC) or addresses. Default: empty, "
+        "every asset in the table: USDC and what x402.toml adds.",
+    ),
+    Option(
+        "x402_allow_hosts",
+        "",
+        "The only upstream hosts that may be paid, separated by commas, as in sol.blockrun.ai. Payments go to the "
+        "host of --mode reverse: in any case; this also guards against a mistyped one. Default: empty, that host.",
+    ),
+    Option(
+        "x402_ledger",
+        "",
+        "The file in which every payment is written down before it is sent, a SQLite database that only you can "
+        "read. Proxies with the same file share one budget. Keep it on a local disk. Default: empty, "
+        "$XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not set.",
+    ),
+    Option(
         "x402_forward_auth",
         "false",
         "Whether the client's own Authorization, x-api-key, x-goog-api-key, ?key= and cookies go upstream: true or "
@@ -66,9 +118,18 @@ OPTIONS: tuple[Option, ...] = (
         variable="SOLANA_RPC_URL",
     ),
     Option(
+        "x402_evm_rpc",
+        "",
+        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked only by the "
+        "verb check, for the balance: paying needs none. They must be https, or http on loopback. Keep URLs that hold "
+        "an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty, a public RPC on base and "
+        "base-sepolia.",
+        variable="X402_EVM_RPC",
+    ),
+    Option(
         "x402_rpc_timeout",
         "3",
-        "How many seconds one Solana RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
+        "How many seconds one RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
     ),
     Option(
         "x402_evm_key_file",

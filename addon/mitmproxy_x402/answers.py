@@ -1,0 +1,74 @@
+"""What the addon answers itself, and what it reads out of the upstream's answers for the ledger."""
+
+from __future__ import annotations
+
+import time
+
+from mitmproxy import http
+
+from .errors import error_body
+from .handshake import Exchange
+from .ledger import Outcome
+from .protocol.headers import read_settlement
+from .purchase import Purchase
+
+NO_RETRY = (b"x-should-retry", b"false")
+"""Both SDKs read it: a refusal will be a refusal again."""
+REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
+
+
+def refusal(status: int, code: str, message: str) -> http.Response:
+    """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
+    headers = [(b"content-type", b"application/json"), NO_RETRY]
+    return http.Response.make(status, error_body("x402_refused", code, message), headers)
+
+
+def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """Body and headers of the error that the client gets when the upstream failed.
+
+    Clients are free to try again: the same request sends the same payment.
+    """
+    assert flow.error is not None
+    where = f"{flow.request.host}:{flow.request.port}"
+    if purchase is not None and purchase.payment is not None and purchase.sent:
+        payment = purchase.payment
+        message = (
+            f"The upstream {where} broke off after a payment of {payment.offer} was sent ({flow.error.msg:.200}). "
+            f"Whether it was settled is unknown; its reference is {payment.reference}. It was not paid again: the same "
+            "request, sent again soon, carries the same payment, which can be settled once."
+        )
+        return error_body("upstream_error", "payment_outcome_unknown", message), ()
+    message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid.{paid_before(purchase)}"
+    return error_body("upstream_error", "upstream_failed", message), ()
+
+
+def paid_before(purchase: Purchase | None) -> str:
+    """A sentence about payments of this request that may have been settled, for a refusal to end with."""
+    if purchase is None or not purchase.spent:
+        return ""
+    earlier = ", ".join(f"{payment.offer} (reference {payment.reference})" for payment in purchase.spent)
+    return f" Before that, this request was paid {earlier}, without a complete answer."
+
+
+def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
+    """What the answer says of the payment: only a transaction id proves that it was settled (protocol, section 4)."""
+    response = flow.response
+    begun = flow.request.timestamp_start
+    if response is None:
+        return Outcome("unknown", total=time.time() - begun)
+    receipt = read_settlement(response.headers.get)
+    settled = receipt is not None and receipt.success and receipt.transaction
+    return Outcome(
+        "settled" if settled else "unknown",
+        transaction=receipt.transaction if receipt is not None and settled else "",
+        status=response.status_code,
+        request_id=printable(next((response.headers[name] for name in REQUEST_IDS if name in response.headers), "")),
+        first_byte=None if response.timestamp_start is None else response.timestamp_start - begun,
+        total=(response.timestamp_end or time.time()) - begun,
+        size=exchange.received,
+    )
+
+
+def printable(text: str) -> str:
+    """`text` for logs and tables: a client wrote it."""
+    return "".join(char if char.isprintable() else "?" for char in text[:400])

@@ -1,0 +1,121 @@
+"""Payments whose attempt ended badly, ready to be sent again: one request, one payment.
+
+Clients repeat by themselves what failed with 5xx, 429 or a lost connection. When a paid attempt ended like that, it is
+remembered here under its request's fingerprint, and an equal request that comes next takes it over, alone, and sends
+the very same payment, which can be settled once at most. What ended with a complete answer lends nothing, and neither
+does what is still being answered: two equal requests side by side are two purchases.
+
+A memory outlives its payment: it also says how often that request has been paid for, so that a gateway which takes the
+money and fails is not paid again and again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .payer import Payment
+from .protocol.strict_json import Undecodable, decode_json
+
+REMEMBER_SECONDS = 600
+"""For how long, after its last bad end, a request counts as the same one."""
+MAX_MEMORIES = 2000
+"""More than this many failed requests at a time: the oldest are forgotten."""
+INCOMPLETE = frozenset({402, 408, 409, 425, 429})
+"""Besides 5xx: answers after which clients repeat by themselves. 402: a rejection that proves nothing."""
+
+Route = tuple[str, str, str]
+"""Method, upstream (scheme, host and port), path with its query: cheap to compare before anything is computed."""
+Fingerprint = tuple[Route, bytes]
+
+
+def is_incomplete(status: int) -> bool:
+    """Whether an answer of this status leaves the client without what it paid for."""
+    return status >= 500 or status in INCOMPLETE
+
+
+def fingerprint(route: Route, body: bytes) -> Fingerprint:
+    """Equal for equal requests: JSON whatever the order of its keys, anything else byte for byte."""
+    return route, hashlib.sha256(_canonical(body)).digest()
+
+
+def _canonical(body: bytes) -> bytes:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return body
+    try:
+        value, faults = decode_json(body)
+    except Undecodable:
+        return body
+    return body if faults else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass
+class Memory:
+    """What is known of a request that was paid for and not answered."""
+
+    payment: Payment | None
+    """To be sent again while it is valid; None when it was found to be spent or dead."""
+    sends: int
+    """How often that payment was sent."""
+    purchases: int
+    """Payments that were made for this request and may have been settled."""
+    last_row: int
+    """The ledger's row of the last of them."""
+    forget_at: float = 0
+    """Unix seconds; 0: to be set anew, since the request has just ended badly."""
+
+
+class HeldPayments:
+    """Remembers bad ends. `clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_route: dict[Route, list[tuple[Fingerprint, Memory]]] = {}
+        self._count = 0
+
+    def expects(self, route: Route) -> bool:
+        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing."""
+        return route in self._by_route
+
+    def remember(self, key: Fingerprint, memory: Memory) -> None:
+        """Keep `memory` for the next equal request."""
+        now = self._clock()
+        self._forget(now)
+        if not memory.forget_at:
+            valid_until = memory.payment.valid_until if memory.payment else now
+            memory.forget_at = max(now + REMEMBER_SECONDS, valid_until)
+        # At the end of the dictionary: the first route is the one that was remembered longest ago.
+        self._by_route[key[0]] = [*self._by_route.pop(key[0], []), (key, memory)]
+        self._count += 1
+        while self._count > MAX_MEMORIES:
+            self._remove(next(iter(self._by_route)), 0)
+
+    def take(self, key: Fingerprint) -> Memory | None:
+        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired."""
+        now = self._clock()
+        self._forget(now)
+        found = [(index, memory) for index, (its, memory) in enumerate(self._by_route.get(key[0], [])) if its == key]
+        for _, memory in found:
+            if memory.payment is not None and memory.payment.valid_until <= now:
+                memory.payment = None
+        if not found:
+            return None
+        index, memory = next((one for one in found if one[1].payment is not None), found[0])
+        self._remove(key[0], index)
+        return memory
+
+    def _remove(self, route: Route, index: int) -> None:
+        del self._by_route[route][index]
+        self._count -= 1
+        if not self._by_route[route]:
+            del self._by_route[route]
+
+    def _forget(self, now: float) -> None:
+        for route in list(self._by_route):
+            kept = [(key, memory) for key, memory in self._by_route[route] if memory.forget_at > now]
+            self._count -= len(self._by_route[route]) - len(kept)
+            self._by_route[route] = kept
+            if not kept:
+                del self._by_route[route]

@@ -1,0 +1,185 @@
+"""The payments of one request of the client, from the first reservation to the last word on what became of them.
+
+One request, one payment. There is a second signature only on the gateway's word: that nothing of the first was
+broadcast (then once), or that the first was spent without an answer, or is dead (then `x402_repurchase` times for this
+request, its repetitions included).
+
+    borrow     takes over what an equal request left behind when it ended badly, to be sent with the first leg
+    buy        a challenge came: a new payment
+    sending    a leg with the payment is about to leave: the ledger first
+    rejected   the leg was answered by a rejection: may another payment be made?
+    answered   the answer has begun; complete, or one that an equal request may take up again
+    finish     the answer is over
+    break_off  there will be no more answer
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from .errors import Refused
+from .held import Fingerprint, HeldPayments, Memory, is_incomplete
+from .ledger import LedgerError, Outcome, State
+from .payer import Payer, Payment
+from .policy import Purpose
+from .protocol.messages import PaymentRequired
+from .settings import format_usd
+
+REPLAY = "PAYMENT_REPLAY"
+"""The gateway's code for a payment that was spent, or is being spent, already."""
+NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
+"""Codes by which the gateway vouches that nothing was broadcast, and after which a fresh signature helps (protocol,
+section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
+
+logger = logging.getLogger(__name__)
+
+
+class Purchase:
+    """What happens to the money of one request. `key` computes its fingerprint; it is called only where needed."""
+
+    def __init__(self, payer: Payer, held: HeldPayments, purpose: Purpose, key: Callable[[], Fingerprint]) -> None:
+        self.purpose = purpose
+        self.payment: Payment | None = None
+        """The payment that goes with the next leg, or went with the last one."""
+        self.sent = False
+        """Whether this request has sent `payment`."""
+        self.spent: list[Payment] = []
+        """Payments of this request that may have been settled and will not be sent again."""
+        self._payer = payer
+        self._held = held
+        self._key = key
+        self._sends = 0
+        self._purchases = 0
+        self._last_row: int | None = None
+        self._forget_at = 0.0
+        self._signed_anew = False
+        self._remembered = False
+        self._given_up = False
+
+    def borrow(self) -> bool:
+        """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
+        memory = self._held.take(self._key())
+        if memory is None:
+            return False
+        self.payment, self._sends = memory.payment, memory.sends
+        self._purchases, self._last_row, self._forget_at = memory.purchases, memory.last_row, memory.forget_at
+        return self.payment is not None
+
+    async def buy(self, required: PaymentRequired) -> Payment:
+        """A new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`."""
+        if not self._may_buy():
+            self._given_up = True
+            self._remember()
+            raise Refused(
+                "over_repurchase_limit",
+                f"This same request was paid {self._purchases} times within the last minutes and never answered "
+                f"completely. It may be paid again {self._payer.settings.repurchase} times (x402_repurchase), so "
+                "nothing more was paid. Wait ten minutes, change the request, or raise that option.",
+            )
+        try:
+            payment = await self._payer.pay(required, self.purpose, self._last_row)
+        except BaseException:
+            self._remember()
+            raise
+        self.payment, self.sent, self._sends = payment, False, 0
+        return payment
+
+    def _may_buy(self) -> bool:
+        return self._purchases <= self._payer.settings.repurchase
+
+    def sending(self) -> None:
+        """Write down that the header leaves now. Raises LedgerError: then it must not."""
+        assert self.payment is not None
+        if self._sends:
+            self._payer.ledger.record_resent(self.payment.row)
+        else:
+            self._payer.ledger.record_sent(self.payment.row, self.payment.reference, self.payment.valid_until)
+            self._purchases += 1
+            self._last_row = self.payment.row
+        self._sends += 1
+        self.sent, self._forget_at = True, 0.0
+
+    def rejected(self, code: str, status: int) -> bool:
+        """The payment was answered by a rejection with the gateway's `code`. True: another one may be made."""
+        assert self.payment is not None
+        again = False
+        if code in NOT_BROADCAST and self._sends == 1:
+            self._record(Outcome("rejected", status=status, code=code))
+            self._purchases -= 1
+            self.payment = None
+            again, self._signed_anew = not self._signed_anew, True
+        elif (code == REPLAY or code in NOT_BROADCAST) and self._sends > 1:
+            self._record(Outcome("unknown", status=status, code=code))
+            self.spent.append(self.payment)
+            self.payment = None
+            again = self._may_buy()
+        else:
+            self._record(Outcome("unknown", status=status, code=code))
+        if not again:
+            self._given_up = True
+            self._remember()
+        return again
+
+    def answered(self, status: int) -> None:
+        """The head of the answer that the client gets is there."""
+        if self.sent and not self._given_up and is_incomplete(status):
+            self._remember()
+
+    def finish(self, outcome: Outcome) -> None:
+        """The client has got the whole of an answer."""
+        if self._given_up:
+            return
+        if self.payment is not None and self.sent:
+            self._record(outcome)
+        else:
+            self._drop(remember=outcome.status is None or outcome.status >= 400)
+
+    def break_off(self, outcome: Outcome) -> None:
+        """The client gets no more of an answer: what was not sent is given back, what was sent is remembered."""
+        if self._given_up:
+            return
+        if self.payment is not None and self.sent:
+            self._record(outcome)
+            self._remember()
+        else:
+            self._drop(remember=True)
+
+    def _drop(self, *, remember: bool) -> None:
+        """A payment that was not sent by this request goes back to where it came from."""
+        if self.payment is not None and self._sends == 0:
+            self._payer.release(self.payment.row)
+            self.payment = None
+        if remember:
+            self._remember()
+
+    def _remember(self) -> None:
+        """Once, and only where an equal request has something to take over."""
+        if self._remembered or self._last_row is None or not self._purchases:
+            return
+        self._remembered = True
+        payment = self.payment if self._sends else None
+        self._held.remember(self._key(), Memory(payment, self._sends, self._purchases, self._last_row, self._forget_at))
+
+    def _record(self, outcome: Outcome) -> None:
+        """Tell the ledger and the log. A ledger that cannot be written leaves the payment counted, as it was."""
+        assert self.payment is not None
+        payment, state = self.payment, str(outcome.state)
+        try:
+            known: State = self._payer.ledger.finish(payment.row, outcome)
+            state, left = known, self._left()
+        except LedgerError as error:
+            left = "unknown"
+            logger.error("x402: what became of a payment could not be written down: %s", error)
+        proof = outcome.transaction or outcome.code or payment.reference
+        logger.info(
+            "x402: payment of %s to %s for %s: %s %s%s; left: %s",
+            *(payment.offer, payment.offer.requirement.pay_to, self.purpose, state, proof),
+            "" if self._sends == 1 else f" (sent {self._sends} times)",
+            left,
+        )
+
+    def _left(self) -> str:
+        budgets = self._payer.settings.budgets
+        ledger = self._payer.ledger
+        return ", ".join(f"{format_usd(max(0, b.micro_usd - ledger.spent(b)))} of {b}" for b in budgets)

@@ -1,0 +1,53 @@
+"""What was spent and what is left, in a few lines: for the end of a run, and for mitmproxy's commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from .ledger import Clock, Ledger, LedgerError
+from .ledger_report import Entry, read_entries
+from .limits import Budget
+from .report import Sum, total
+from .report_text import count
+from .settings import Settings, format_usd
+
+
+def closing_lines(settings: Settings, ledger: Ledger, since: float) -> list[str]:
+    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises."""
+    try:
+        entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
+        lines = [paid(entries)]
+        if entries:
+            lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+    except LedgerError as error:
+        return [f"what was paid cannot be said: {error}"]
+    return lines
+
+
+def paid(entries: Iterable[Entry]) -> str:
+    """One line of everything that became of `entries`: `paid 0.02 USDC in 2 payments; 1 payment unknown, ...`."""
+    sums = {fate: Sum() for fate in ("settled", "unknown", "under way", "rejected")}
+    everything = list(entries)
+    for fate in sums:
+        sums[fate] = total(entry for entry in everything if entry.fate == fate)
+    settled = sums["settled"]
+    parts = [
+        f"paid {format_usd(settled.micro_usd)} USDC in {count(settled.payments)}"
+        if settled.payments
+        else "paid nothing"
+    ]
+    if sums["unknown"].payments:
+        each = sums["unknown"]
+        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC with an unknown outcome")
+    if sums["under way"].payments:
+        each = sums["under way"]
+        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC under way")
+    if sums["rejected"].payments:
+        parts.append(f"{count(sums['rejected'].payments)} rejected")
+    return "; ".join(parts)
+
+
+def left(budget: Budget, spent: int) -> str:
+    """`9.98 of 10/day`."""
+    return f"{format_usd(max(budget.micro_usd - spent, 0))} of {budget}"

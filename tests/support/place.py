@@ -1,0 +1,64 @@
+"""The real proxy before a sandbox, and the ledger between them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+
+from .proxy import Proxy, svm_key
+
+
+class Place:
+    """A proxy before a sandbox, and the ledger between them."""
+
+    def __init__(self, home: Path, sandbox: Sandbox, proxy: Proxy) -> None:
+        self.home, self.sandbox, self.proxy = home, sandbox, proxy
+
+    @property
+    def ledger(self) -> Path:
+        """Where it is unless an option says otherwise."""
+        return self.home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
+
+    def rows(self, columns: str = "state, sends") -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.ledger)) as db:
+            return db.execute(f"SELECT {columns} FROM payment ORDER BY id").fetchall()
+
+    def expect(self, since: int, expected: list[tuple[Any, ...]], columns: str = "state, sends") -> None:
+        """The rows after the first `since` are, or soon become, as expected: the client sees its answer first."""
+        patience = threading.Event()
+        for _ in range(200):
+            if self.rows(columns)[since:] == expected:
+                return
+            patience.wait(0.02)
+        assert self.rows(columns)[since:] == expected
+
+    def wait_for_payments(self, count: int) -> None:
+        """Until the ledger has `count` rows that were sent."""
+        patience = threading.Event()
+        for _ in range(1000):
+            if sum(sends > 0 for (sends,) in self.rows("sends")) >= count:
+                return
+            patience.wait(0.02)
+        raise AssertionError(f"never saw {count} payments sent: {self.rows()}")
+
+    def post(self, body: Any, fault: str = "", path: str = "/v1/chat/completions") -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json", **({"x-sandbox-fault": fault} if fault else {})}
+        return httpx.post(self.proxy.url + path, content=content, headers=headers, timeout=20)
+
+
+@contextmanager
+def place(home: Path, *options: str, network: str = "base-sepolia", **config: Any) -> Iterator[Place]:
+    with Sandbox(SandboxConfig(networks=(network,), **config)).run_in_thread() as sandbox:
+        keys = {"SOLANA_WALLET_KEY": svm_key()} if network.startswith("solana") else None
+        with Proxy(sandbox.url, *options, home=home, keys=keys) as proxy:
+            yield Place(home, sandbox, proxy)

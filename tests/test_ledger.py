@@ -1,0 +1,310 @@
+"""The ledger: its states, its budgets, its clock, its file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402 import ledger as rules
+from mitmproxy_x402.ledger import LAPSE_SECONDS, TRANSITIONS, Clock, Intent, LedgerError, Outcome, OverBudget, State
+from mitmproxy_x402.ledger_sqlite import MIGRATIONS, SqliteLedger
+from mitmproxy_x402.limits import Budget, Period, Scope
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+
+DAY = 24 * 3600
+
+
+class Times:
+    """Both clocks of one machine, to be set at will."""
+
+    def __init__(self, wall: float = 1_700_000_000, uptime: float = 1000, boot: str = "first") -> None:
+        self.wall, self.uptime, self.boot = wall, uptime, boot
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.wall, lambda: self.uptime, self.boot)
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path, times: Times) -> Iterator[SqliteLedger]:
+    with closing(SqliteLedger(path, times.clock)) as one:
+        yield one
+
+
+def intent(micro: int = 10, model: str | None = "m-1", path: str = "/v1/x", **more: Any) -> Intent:
+    return Intent("POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro, **more)
+
+
+def budget(micro: int, period: Period = "day", model: str = "", path: str = "") -> Budget:
+    return Budget(micro, period, Scope(model, path))
+
+
+def pay(ledger: SqliteLedger, *budgets: Budget) -> None:
+    ledger.record_sent(ledger.reserve(intent(), budgets), "nonce", 0)
+
+
+def state_of(path: Path, row: int) -> Any:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
+
+
+def in_state(ledger: SqliteLedger, state: State) -> int:
+    row = ledger.reserve(intent(), [])
+    if state == "released":
+        ledger.release(row)
+    elif state != "reserved":
+        ledger.record_sent(row, "nonce", 0)
+        if state == "settled":
+            ledger.finish(row, Outcome("settled", "0xt"))
+        elif state == "rejected":
+            ledger.finish(row, Outcome("rejected"))
+        elif state == "unknown":
+            ledger.finish(row, Outcome("unknown"))
+    return row
+
+
+STEPS: dict[State, Callable[[SqliteLedger, int], object]] = {
+    "sent": lambda ledger, row: ledger.record_sent(row, "nonce", 0),
+    "released": lambda ledger, row: ledger.release(row),
+    "settled": lambda ledger, row: ledger.finish(row, Outcome("settled", "0xt")),
+    "rejected": lambda ledger, row: ledger.finish(row, Outcome("rejected")),
+    "unknown": lambda ledger, row: ledger.finish(row, Outcome("unknown")),
+}
+
+
+@pytest.mark.parametrize("target", STEPS)
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_moves_along_the_table_and_nowhere_else(ledger: SqliteLedger, path: Path, state: State, target: State) -> None:
+    row = in_state(ledger, state)
+    assert state_of(path, row) == state
+    try:
+        STEPS[target](ledger, row)
+    except LedgerError:
+        assert target == "sent"
+    expected = target if target in TRANSITIONS[state] else state
+    assert state_of(path, row) == expected
+
+
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_sending_again_makes_the_first_outcome_unknown(ledger: SqliteLedger, path: Path, state: State) -> None:
+    row = in_state(ledger, state)
+    if state in ("reserved", "released", "rejected"):
+        with pytest.raises(LedgerError, match="was not sent"):
+            ledger.record_resent(row)
+        return
+    ledger.record_resent(row)
+    assert state_of(path, row) == ("settled" if state == "settled" else "unknown")
+    ledger.finish(row, Outcome("rejected"))
+    assert state_of(path, row) != "rejected"
+
+
+def test_the_words_of_the_module_and_its_table_agree() -> None:
+    assert rules.__doc__ is not None
+    for state in TRANSITIONS:
+        assert state in rules.__doc__
+
+
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_what_counts(ledger: SqliteLedger, state: State) -> None:
+    in_state(ledger, state)
+    assert ledger.spent(budget(1)) == (0 if state in ("rejected", "released") else 10)
+    assert ledger.spent(budget(1, model="m-*")) == (0 if state in ("rejected", "released") else 10)
+
+
+def test_every_budget_must_have_room(ledger: SqliteLedger) -> None:
+    both = [budget(20, "hour"), budget(1000)]
+    ledger.reserve(intent(), both)
+    ledger.reserve(intent(), both)
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(1), both)
+    assert (caught.value.budget, caught.value.spent) == (both[0], 20)
+    assert caught.value.returns_in == 3600
+
+
+def test_room_returns_as_the_period_rolls(ledger: SqliteLedger, times: Times) -> None:
+    day = [budget(30)]
+    for _ in range(3):
+        pay(ledger, *day)
+        times.pass_by(3600)
+    ledger.release(ledger.reserve(intent(), []))
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(15), day)
+    assert caught.value.returns_in == pytest.approx(22 * 3600)  # when the second has left, too
+    times.pass_by(22 * 3600)
+    ledger.reserve(intent(15), day)
+
+
+def test_more_than_the_whole_budget_never_fits(ledger: SqliteLedger) -> None:
+    for period in ("", "day"):
+        with pytest.raises(OverBudget) as caught:
+            ledger.reserve(intent(11), [budget(10, period)])  # type: ignore[arg-type]
+        assert caught.value.returns_in is None
+
+
+def test_a_budget_for_ever(ledger: SqliteLedger, times: Times) -> None:
+    pay(ledger, budget(10, ""))
+    times.pass_by(400 * DAY)
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(1), [budget(10, "")])
+    assert caught.value.returns_in is None
+
+
+def test_scopes_count_their_own_requests(ledger: SqliteLedger) -> None:
+    ledger.reserve(intent(1, "gpt-5", "/api/v1/chat"), [])
+    ledger.reserve(intent(10, "gpt-5-mini", "/v1/chat"), [])
+    ledger.reserve(intent(100, None, "/v1/images/x"), [])
+    assert ledger.spent(budget(1, model="gpt-5*")) == 11
+    assert ledger.spent(budget(1, model="gpt-?")) == 1
+    assert ledger.spent(budget(1, path="/v1/chat")) == 11
+    assert ledger.spent(budget(1, path="/api/v1/chat")) == 11
+    assert ledger.spent(budget(1, path="/v1/*")) == 111
+    assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
+
+
+class TestClock:
+    def test_setting_the_clock_forward_frees_nothing(self, ledger: SqliteLedger, times: Times) -> None:
+        pay(ledger)
+        times.wall += 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+
+    def test_setting_it_back_frees_nothing_and_stops_nothing(self, ledger: SqliteLedger, times: Times) -> None:
+        pay(ledger)
+        times.wall -= 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+        times.pass_by(DAY + 1)
+        assert ledger.spent(budget(1)) == 0
+
+    def test_after_a_boot_time_goes_on_and_never_back(self, path: Path) -> None:
+        times = Times()
+        for boot, wall, expected in (("a", 0.0, 10), ("b", -2.0, 20), ("c", 0.9, 30), ("d", 1.1, 20)):
+            now = Times(times.wall + wall * DAY, 5, boot)
+            with closing(SqliteLedger(path, now.clock)) as ledger:
+                pay(ledger)
+                assert ledger.spent(budget(1)) == expected
+
+    def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: SqliteLedger, times: Times) -> None:
+        ledger.reserve(intent(), [])
+        times.uptime -= 500
+        ledger.reserve(intent(), [])
+        assert ledger.spent(budget(1)) == 20
+
+    def test_the_real_clock(self, path: Path) -> None:
+        with closing(SqliteLedger(path)) as ledger:
+            ledger.reserve(intent(), [budget(10)])
+            assert ledger.spent(budget(1)) == 10
+
+
+class TestCrash:
+    def test_a_dead_process_leaves_what_was_sent_counted(self, path: Path) -> None:
+        code = """if True:
+            import os, sys, pathlib
+            from mitmproxy_x402.ledger_sqlite import SqliteLedger
+            from test_ledger import intent
+            ledger = SqliteLedger(pathlib.Path(sys.argv[1]))
+            ledger.reserve(intent(1), [])
+            ledger.record_sent(ledger.reserve(intent(10), []), "nonce", 0)
+            os.kill(os.getpid(), 9)
+        """
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environ)
+        with closing(SqliteLedger(path)) as ledger:
+            assert ledger.spent(budget(1)) == 10
+        assert [state_of(path, row) for row in (1, 2)] == ["released", "unknown"]
+
+    def test_a_living_process_keeps_its_rows(self, ledger: SqliteLedger, path: Path, times: Times) -> None:
+        row = ledger.reserve(intent(), [])
+        SqliteLedger(path, times.clock).close()
+        ledger.record_sent(row, "nonce", 0)
+        SqliteLedger(path, times.clock).close()
+        assert state_of(path, row) == "sent"
+
+    def test_reservations_lapse(self, ledger: SqliteLedger, times: Times) -> None:
+        """As after a crash whose process id lives on as another program."""
+        row = ledger.reserve(intent(), [])
+        times.pass_by(LAPSE_SECONDS + 1)
+        ledger.reserve(intent(), [budget(10)])
+        with pytest.raises(LedgerError, match="lapsed"):
+            ledger.record_sent(row, "nonce", 0)
+
+
+class TestFile:
+    def test_nobody_else_can_read_it(self, ledger: SqliteLedger, path: Path) -> None:
+        ledger.reserve(intent(), [])
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        files = list(path.parent.iterdir())
+        assert len(files) == 3
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+    def test_a_file_that_others_could_read_is_closed_to_them(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.touch(0o644)
+        SqliteLedger(path).close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_its_schema_has_a_version(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    def test_a_newer_schema_is_refused(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        with pytest.raises(LedgerError, match="newer version"):
+            SqliteLedger(path)
+
+    def test_what_is_no_ledger_is_refused(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.write_text("This is a diary. " * 100)
+        with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
+            SqliteLedger(path)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(LedgerError, match="x402_ledger"):
+            SqliteLedger(tmp_path / "file" / "ledger.sqlite3")
+
+    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: SqliteLedger, path: Path) -> None:
+        row = ledger.reserve(intent(), [])
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for action in (
+                lambda: ledger.reserve(intent(), []),
+                lambda: ledger.record_sent(row, "nonce", 0),
+                lambda: ledger.release(row),
+            ):
+                with pytest.raises(LedgerError, match="database is locked"):
+                    action()
+            db.execute("ROLLBACK")
+        ledger.record_sent(row, "nonce", 0)
+
+    def test_amounts_beyond_64_bits_are_kept(self, ledger: SqliteLedger, path: Path) -> None:
+        """An asset may have 18 decimals."""
+        amount = AtomicUnits(10**30)
+        ledger.reserve(Intent("POST", "h", "/", None, Caip2("eip155:1"), "0xa", "0xb", amount, 1), [])
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT amount FROM payment").fetchone() == (str(amount),)

@@ -1,0 +1,51 @@
+"""Finding the model's name without reading the request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_x402.model import MAX_MARKS, read_model
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("model"), inner),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text() | st.just("model"), VALUES), st.booleans())
+def test_agrees_with_a_whole_read(value: dict[str, Any], ascii_only: bool) -> None:
+    name = value.get("model")
+    expected = name if isinstance(name, str) and 0 < len(name) <= 60 and name.isprintable() else None
+    found = read_model("/v1/x", json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    if isinstance(name, str) and len(name) > 60:
+        assert found in (name, None)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/v1beta/models/gemini-2.5-pro:generateContent", b"{}", "gemini-2.5-pro"),
+        ("/v1/models/a%2Fb", b"", "a/b"),
+        ("/v1/x", b' \n {"messages": [{"model": "no"}], "model" : "yes"}', "yes"),
+        ("/v1/x", b'{"a": "\\\\", "model": "b\\u002dc"}', "b-c"),
+        ("/v1/x", b'{"a": "\\", \\"model\\": \\"no\\"", "b": 1}', None),
+        ("/v1/x", b'{"model": {"model": "no"}}', None),
+        ("/v1/x", b'{"model": "a\\nb"}', None),
+        ("/v1/x", b'{"model": 7}', None),
+        ("/v1/x", b'[{"model": "no"}]', None),
+        ("/v1/x", b'{"model', None),
+        ("/v1/x", b"--boundary\r\nmodel", None),
+        ("/v1/x", b"", None),
+        ("/v1/x", b'{"a": [' + b"[]," * MAX_MARKS + b'[]], "model": "no"}', None),
+    ],
+)
+def test_cases(path: str, body: bytes, model: str | None) -> None:
+    assert read_model(path, body) == model

@@ -1,0 +1,311 @@
+"""What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
+
+Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
+leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. Time itself is
+simulated; the payer, the purchases, the held payments and the ledger's file are the real ones.
+
+`pytest --sequences 50000` runs more of them; a failure names its seed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import sqlite3
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.errors import X402Error
+from mitmproxy_x402.held import HeldPayments, fingerprint
+from mitmproxy_x402.ledger import LAPSE_SECONDS, Clock, Outcome
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.payer import Payer, Payment
+from mitmproxy_x402.policy import Purpose
+from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.protocol.messages import PaymentRequired
+from mitmproxy_x402.purchase import NOT_BROADCAST, REPLAY, Purchase
+from mitmproxy_x402.settings import Settings, read_settings
+from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
+from support import challenges
+from support.proxy import EVM_KEY
+
+STEPS = 30
+PRICES = (10, 25, 60)
+BATCH = 100
+"""Sequences a test."""
+DEAD = 2**22 + 7
+"""No process id."""
+TRANSACTION = "0x" + "ab" * 32
+
+
+def challenge(amount: int) -> PaymentRequired:
+    required = read_payment_required(None, json.dumps(challenges.evm(str(amount))).encode())
+    assert required is not None
+    return required
+
+
+CHALLENGES = {price: challenge(price) for price in PRICES}
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """To its end: signing for EVM waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waited")
+
+
+@dataclass
+class Note:
+    """One payment as the gateway knows it."""
+
+    amount: int
+    since: float
+    """True time of its reservation."""
+    valid_until: float
+    busy: bool = False
+    settled: bool = False
+    refused: bool = False
+
+
+@dataclass
+class Running:
+    """A request under way in one of the proxies."""
+
+    purchase: Purchase
+    content: int
+    sent: bool = False
+    status: int = 0
+
+
+@dataclass
+class Process:
+    """One proxy; all of it is lost in a crash."""
+
+    pid: int
+    ledger: SqliteLedger
+    payer: Payer
+    held: HeldPayments
+    running: list[Running] = field(default_factory=list)
+
+
+class World:
+    def __init__(self, seed: int, folder: Path, settings: Settings, wallets: Wallets) -> None:
+        self.random = random.Random(seed)
+        self.path = folder / f"{seed}.sqlite3"
+        self.settings, self.wallets = settings, wallets
+        self.now = 1_700_000_000.0
+        self.offset, self.booted, self.boot = 0.0, self.now - 100, 0
+        self.slowest = 0.0
+        self.notes: dict[str, Note] = {}
+        self.reserved: dict[str, float] = {}
+        self.processes = [self.start(pid) for pid in (os.getpid(), os.getppid())]
+        self.raw = sqlite3.connect(self.path)
+
+    # The machine.
+
+    def start(self, pid: int) -> Process:
+        clock = Clock(lambda: self.now + self.offset, lambda: self.now - self.booted, f"boot-{self.boot}")
+        ledger = SqliteLedger(self.path, clock)
+        ledger._process = f"boot-{self.boot} {pid}"
+        payer = Payer(self.settings, self.wallets, ledger, clock=clock.wall, entropy=self.random.randbytes)
+        return Process(pid, ledger, payer, HeldPayments(clock.wall))
+
+    def crash(self, process: Process) -> None:
+        self.raw.execute("UPDATE payment SET process = ? WHERE process LIKE ?", (f"x {DEAD}", f"% {process.pid}"))
+        self.raw.commit()
+        process.ledger.close()
+        self.processes[self.processes.index(process)] = self.start(process.pid)
+
+    def reboot(self) -> None:
+        self.boot += 1
+        self.now += self.random.choice((60, 3600))
+        self.booted = self.now
+        # Nothing but the wall clock tells how long a machine was off, so there it may have lost time, not gained some.
+        self.offset = self.slowest = min(self.slowest, self.random.choice((0, 0, -3600, -40 * 86400)))
+        for process in list(self.processes):
+            process.ledger.close()
+            self.processes[self.processes.index(process)] = self.start(process.pid)
+
+    # The clients.
+
+    def ask(self, process: Process) -> None:
+        content = self.random.randrange(3)
+        key = fingerprint(("POST", "http://h:1", "/v1/x"), b'{"n": %d}' % content)
+        purpose = Purpose("POST", "h", "/v1/x", "m")
+        running = Running(Purchase(process.payer, process.held, purpose, lambda: key), content)
+        process.running.append(running)
+        if process.held.expects(key[0]) and running.purchase.borrow():
+            return
+        self.buy(process, running)
+
+    def buy(self, process: Process, running: Running) -> None:
+        try:
+            payment: Payment = run(running.purchase.buy(CHALLENGES[self.random.choice(PRICES)]))
+            self.reserved[payment.reference] = self.now
+        except X402Error:
+            running.purchase.finish(Outcome("unknown", status=400))
+            process.running.remove(running)
+
+    def step(self, process: Process, running: Running) -> None:
+        purchase = running.purchase
+        if self.random.random() < 0.15:
+            self.end(process, running, 0)
+        elif running.status:
+            self.end(process, running, running.status)
+        elif running.sent:
+            self.gateway(process, running)
+        elif purchase.payment is not None:
+            self.send(process, running, purchase.payment)
+
+    def send(self, process: Process, running: Running, payment: Payment) -> None:
+        try:
+            running.purchase.sending()
+        except X402Error:
+            self.end(process, running, 400)
+            return
+        running.sent = True
+        if payment.reference not in self.notes:
+            authorization = json.loads(base64.b64decode(payment.header[1]))["payload"]["authorization"]
+            self.notes[payment.reference] = Note(
+                int(authorization["value"]),
+                self.reserved[payment.reference],
+                int(authorization["validBefore"]) - self.offset,
+            )
+        if self.random.random() < 0.1:  # mitmproxy's connection was closed: the same payment on another one
+            running.purchase.sending()
+
+    def end(self, process: Process, running: Running, status: int) -> None:
+        process.running.remove(running)
+        if status and self.random.random() < 0.9:
+            told = status == 200 and running.sent and self.note(running).settled and self.random.random() < 0.7
+            outcome = Outcome("settled", TRANSACTION, status) if told else Outcome("unknown", status=status)
+            running.purchase.finish(outcome)
+        else:
+            running.purchase.break_off(Outcome("unknown"))
+
+    # The gateway.
+
+    def note(self, running: Running) -> Note:
+        assert running.purchase.payment is not None
+        return self.notes[running.purchase.payment.reference]
+
+    def settle(self, note: Note) -> None:
+        if not note.refused and self.now < note.valid_until:
+            note.settled = True
+
+    def gateway(self, process: Process, running: Running) -> None:
+        note = self.note(running)
+        if note.settled or (note.busy and self.random.random() < 0.5):
+            self.reject(process, running, REPLAY)
+            return
+        note.busy = True
+        chance = self.random.random()
+        if chance < 0.15:
+            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID"])
+            note.refused = note.refused or code in NOT_BROADCAST
+            self.reject(process, running, code)
+        else:
+            if chance < 0.7:
+                self.settle(note)
+            running.status = self.random.choice((200, 200, 200, 500, 429, 400))
+            running.purchase.answered(running.status)
+
+    def reject(self, process: Process, running: Running, code: str) -> None:
+        if running.purchase.rejected(code, 402):
+            running.sent = False
+            self.buy(process, running)
+        else:
+            running.purchase.answered(402)
+            self.end(process, running, 402)
+
+    # What must hold.
+
+    def any_step(self) -> None:
+        process = self.random.choice(self.processes)
+        chance = self.random.random()
+        if chance < 0.3:
+            self.ask(process)
+        elif chance < 0.86:
+            if process.running:
+                self.step(process, self.random.choice(process.running))
+        elif chance < 0.89:
+            self.crash(process)
+        elif chance < 0.9:
+            self.reboot()
+        elif chance < 0.94:
+            self.offset = self.random.choice((0, 7200, -7200, 40 * 86400, -40 * 86400))
+            self.slowest = min(self.slowest, self.offset)
+        elif chance < 0.98:
+            self.now += self.random.choice((1, 60, 900, 3600, 43200))
+        else:  # the gateway settles what it was sent long ago
+            for note in self.notes.values():
+                self.settle(note)
+
+    def check(self) -> None:
+        ledger = self.processes[0].ledger
+        states: dict[str, str] = dict(self.raw.execute("SELECT reference, state FROM payment WHERE sends > 0"))
+        for reference, note in self.notes.items():
+            if note.settled:
+                assert states[reference] in ("sent", "unknown", "settled")
+        for budget in self.settings.budgets:
+            begin = 0 if budget.seconds is None else self.now - budget.seconds
+            settled = sum(note.amount for note in self.notes.values() if note.settled and note.since > begin)
+            assert settled <= ledger.spent(budget) <= budget.micro_usd
+        ((reserved,),) = self.raw.execute("SELECT COUNT(*) FROM payment WHERE state = 'reserved'")
+        waiting = [r for p in self.processes for r in p.running if r.purchase.payment is not None and not r.sent]
+        assert reserved <= len(waiting)
+
+    def play(self) -> None:
+        for _ in range(STEPS):
+            self.any_step()
+            self.check()
+        for process in self.processes:
+            for running in list(process.running):
+                self.end(process, running, 0)
+        self.now += LAPSE_SECONDS + 1
+        self.check()
+        assert not self.raw.execute("SELECT 1 FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
+
+    def close(self) -> None:
+        self.raw.close()
+        for process in self.processes:
+            process.ledger.close()
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            file.unlink()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "batch" in metafunc.fixturenames:
+        count = int(metafunc.config.getoption("--sequences"))
+        metafunc.parametrize("batch", range(-(-count // BATCH)))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    return read_settings({"x402_budget": "0.000200/hour, 0.000900"}, {}, cwd=home, home=home)
+
+
+@pytest.fixture(scope="module")
+def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
+    return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
+
+
+def test_the_invariant(batch: int, tmp_path: Path, settings: Settings, wallets: Wallets) -> None:
+    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+        world = World(seed, tmp_path, settings, wallets)
+        try:
+            world.play()
+        except BaseException as error:
+            error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
+            raise
+        finally:
+            world.close()

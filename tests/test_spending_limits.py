@@ -1,0 +1,238 @@
+"""Limits, budgets and allow lists at the running proxy: what the client is told, and that nothing was signed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support.place import Place, place
+from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
+
+BODY = {"model": "sandbox-1", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def refusal(shop: Place, body: Any = BODY, path: str = "/v1/chat/completions") -> tuple[str, str]:
+    """Code and message; and the client was told not to repeat, and the gateway saw no payment."""
+    before = len(shop.sandbox.payments)
+    answer = shop.post(body, path=path)
+    assert answer.status_code == 400
+    assert answer.headers["x-should-retry"] == "false"
+    error = answer.json()["error"]
+    assert error["type"] == "x402_refused"
+    assert len(shop.sandbox.payments) == before
+    return error["code"], error["message"]
+
+
+def price(home: Path) -> int:
+    """What BODY costs, in millionths of a dollar."""
+    with place(home) as shop:
+        assert shop.post(BODY).status_code == 200
+        return int(shop.rows("micro_usd")[0][0])
+
+
+@pytest.fixture(scope="module")
+def cost(tmp_path_factory: pytest.TempPathFactory) -> int:
+    return price(tmp_path_factory.mktemp("price"))
+
+
+def usd(micro: int) -> str:
+    return f"{micro / 1e6:.6f}"
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ("x402_max_request=0.000001", "over_request_limit"),
+        ("x402_allow_pay_to=0x00000000000000000000000000000000000000aa", "pay_to_not_allowed"),
+        ("x402_allow_networks=base", "network_not_allowed"),
+        ("x402_allow_assets=EURC", "asset_not_allowed"),
+        ("x402_allow_hosts=sol.blockrun.ai", "upstream_not_allowed"),
+        ("x402_budget=0", "over_budget"),
+        ("x402_dry_run=true", "dry_run"),
+    ],
+)
+def test_refuses_and_names_the_option(home: Path, option: str, code: str) -> None:
+    with place(home, "--set", option) as shop:
+        found, message = refusal(shop)
+        assert found == code
+        assert option.partition("=")[0] in message
+        assert "Nothing was" in message
+        assert shop.rows() == []
+        client = openai.OpenAI(base_url=f"{shop.proxy.url}/v1", api_key="any")
+        with client, pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**BODY)  # type: ignore[call-overload]
+        assert caught.value.code == code
+        assert [r.get("payment-signature") for r in shop.sandbox.requests] == [None, None]
+
+
+def test_a_dry_run_needs_no_wallet_and_says_what_would_be_paid(home: Path) -> None:
+    with Sandbox(SandboxConfig()).run_in_thread() as sandbox:
+        with Proxy(sandbox.url, "--set", "x402_dry_run=true", home=home, keys={}) as proxy:
+            answer = httpx.post(f"{proxy.url}/v1/chat/completions", json=BODY)
+        message = answer.json()["error"]["message"]
+        assert "on base-sepolia" in message
+        assert sandbox.chain("base-sepolia").pay_to in message
+        assert "POST /v1/chat/completions (sandbox-1)" in message
+
+
+def test_what_is_allowed_is_paid(home: Path) -> None:
+    with place(home, "--set", "x402_dry_run=true") as shop:
+        address = shop.sandbox.chain("base-sepolia").pay_to
+    options = (
+        f"x402_allow_pay_to={address.upper().replace('0X', '0x')}",
+        "x402_allow_networks=eip155:84532",
+        "x402_allow_assets=usdc",
+        "x402_allow_hosts=127.0.0.1",
+    )
+    with place(home, *(part for option in options for part in ("--set", option))) as shop:
+        assert shop.post(BODY).status_code == 200
+
+
+def test_a_budget_lets_exactly_so_many_pass(home: Path, cost: int) -> None:
+    with place(home, "--set", f"x402_budget={usd(cost * 3 + cost // 2)}/hour, 5/month") as shop:
+        with ThreadPoolExecutor(10) as pool:
+            statuses = list(pool.map(lambda _: shop.post(BODY).status_code, range(20)))
+        assert sorted(statuses) == [200] * 3 + [400] * 17
+        code, message = refusal(shop)
+        assert code == "over_budget"
+        assert "Room for it returns at 20" in message
+        assert "(in 1 h)" in message or "min)" in message
+        assert len(shop.sandbox.settled) == 3
+
+
+def test_two_proxies_with_one_ledger_pay_for_exactly_so_many(home: Path, cost: int) -> None:
+    many = 10
+    budget = ("--set", f"x402_budget={usd(cost * many)}")
+    with Sandbox(SandboxConfig()).run_in_thread() as sandbox:
+        with Proxy(sandbox.url, *budget, home=home) as one, Proxy(sandbox.url, *budget, home=home) as two:
+            urls = [f"{proxy.url}/v1/chat/completions" for proxy in (one, two)] * (5 * many)
+            with ThreadPoolExecutor(40) as pool:
+                statuses = list(pool.map(lambda url: httpx.post(url, json=BODY, timeout=30).status_code, urls))
+        assert len(sandbox.settled) == many
+        assert sorted(statuses) == [200] * many + [400] * (9 * many)
+
+
+def test_limits_for_a_model_and_a_path(home: Path, cost: int) -> None:
+    (home / "x402.toml").write_text(
+        f"""
+        [[limit]]
+        model = "sandbox-*"
+        budget = "{usd(cost * 2)}/day"
+        [[limit]]
+        path = "/v1/echo"
+        max_request = "0.000001"
+        """
+    )
+    other = {**BODY, "model": "box-12345"}
+    with place(home) as shop:
+        assert [shop.post(BODY).status_code for _ in range(3)] == [200, 200, 400]
+        assert "for model sandbox-*" in refusal(shop)[1]
+        assert shop.post(other).status_code == 200
+        assert refusal(shop, BODY, "/api/v1/echo")[0] == "over_request_limit"
+
+
+@pytest.mark.parametrize("network", ["base-sepolia", "solana-devnet"])
+def test_a_ledger_that_cannot_be_written_stops_all_payments(home: Path, network: str) -> None:
+    with place(home, network=network) as shop:
+        assert shop.post(BODY).status_code == 200
+        with contextlib.closing(sqlite3.connect(shop.ledger, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            code, message = refusal(shop)
+            assert code == "ledger_unavailable"
+            assert "x402_ledger" in message
+            db.execute("ROLLBACK")
+        assert shop.post(BODY).status_code == 200
+
+
+def test_a_ledger_that_cannot_be_opened_stops_the_start(home: Path) -> None:
+    with Proxy("http://127.0.0.1:9", "--set", "x402_ledger=/dev/null/x", home=home, expect_listen=False) as proxy:
+        proxy.wait_for("The ledger /dev/null/x cannot be used")
+        assert proxy.wait_for_end() != 0
+
+
+def test_a_killed_proxy_leaves_its_payments_counted(home: Path, cost: int) -> None:
+    """Killed while the gateway is at work on three payments, which it then settles."""
+    with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox:
+        with Proxy(sandbox.url, home=home) as proxy:
+            shop = Place(home, sandbox, proxy)
+            with ThreadPoolExecutor(3) as pool:
+                waiting = [pool.submit(shop.post, BODY, "stall") for _ in range(3)]
+                shop.wait_for_payments(3)
+                os.kill(proxy.process.pid, signal.SIGKILL)
+                assert all(isinstance(future.exception(20), httpx.TransportError) for future in waiting)
+        assert shop.rows() == [("sent", 1)] * 3
+        with Proxy(sandbox.url, "--set", f"x402_budget={usd(cost * 4)}", home=home) as proxy:
+            again = Place(home, sandbox, proxy)
+            assert again.rows() == [("unknown", 1)] * 3
+            assert [again.post({**BODY, "n": n}).status_code for n in range(2)][1] == 400
+
+
+def test_a_row_has_what_an_account_needs(home: Path) -> None:
+    with place(home) as shop:
+        answer = shop.post(BODY, path="/api/v1/chat/completions?secret=yes")
+        columns = "method, host, path, model, network, pay_to, status, transaction_id, request_id, bytes, amount, state"
+        shop.expect(0, [("settled", 1)])
+        row = shop.rows(columns)[0]
+        payment = shop.sandbox.settled[0]
+        assert row == (
+            *("POST", "127.0.0.1", "/api/v1/chat/completions", "sandbox-1", payment.network, payment.pay_to, 200),
+            *(payment.transaction, answer.headers["x-request-id"], len(answer.content), str(payment.amount), "settled"),
+        )
+        ((first, total),) = shop.rows("first_byte_ms, total_ms")
+        assert 0 <= first <= total
+        line = shop.proxy.wait_for("x402: payment of")
+        for part in ("base-sepolia", "(sandbox-1)", "settled", payment.transaction, "left: ", "of 10/day"):
+            assert part in line
+
+
+def test_nothing_secret_stays_behind(home: Path) -> None:
+    """Logs, the ledger, mitmproxy's saved flows: no key, no payment header, no token, no query."""
+    token = "a-client-token-that-is-secret"
+    saved = home / "flows.mitm"
+    options = ("-w", str(saved), "--set", f"x402_client_token={token}", "--flow-detail", "4")
+    with place(home, *options) as shop:
+        for fault in ("gzip", "error;n=1;settle=no", "drop;n=1", "reject;code=PAYMENT_UNDERPAID;n=1", "cut;settle=yes"):
+            for _ in range(2):
+                headers = {"authorization": f"Bearer {token}", "x-sandbox-fault": fault}
+                url = f"{shop.proxy.url}/v1/chat/completions?key={token}"
+                with contextlib.suppress(httpx.TransportError):
+                    httpx.post(url, json={**BODY, "user": fault}, headers=headers)
+        shop.proxy.process.send_signal(signal.SIGTERM)
+        shop.proxy.process.wait(10)
+        log = shop.proxy.log
+        sent = {r.get("payment-signature") for r in shop.sandbox.requests} - {None}
+        left = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    assert len(sent) >= 5
+    assert saved in left
+    everything = b"".join(left.values()) + log.encode()
+    assert EVM_ADDRESS.encode() in everything
+    for header in sent:
+        assert header is not None
+        assert header.encode() not in everything
+        signature = json.loads(base64.b64decode(header))["payload"]["signature"]
+        assert signature[2:].encode() not in everything.lower()
+    assert EVM_KEY[2:].encode() not in everything.replace(b" ", b"")
+    assert token.encode() not in everything
+
+
+def test_the_file_is_closed_in_an_orderly_end(home: Path) -> None:
+    with place(home) as shop:
+        assert shop.post(BODY).status_code == 200
+        ledger = shop.ledger
+    assert [file.name for file in ledger.parent.iterdir()] == ["ledger.sqlite3"]
+    assert (
+        subprocess.run(["stat", "-c", "%a", str(ledger)], capture_output=True, text=True, check=True).stdout == "600\n"
+    )
