@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,7 +28,9 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import ChallengeError, Refused, RpcError, X402Error, error_body, error_code
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.payer import Payer, Payment
+from mitmproxy_x402.policy import Purpose
 from mitmproxy_x402.protocol.headers import payment_required_header, read_payment_required
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
@@ -42,6 +45,8 @@ KEYS = {"evm": {"BLOCKRUN_WALLET_KEY": EVM_KEY}, "svm": {"SOLANA_WALLET_KEY": sv
 BASE, SOLANA = "eip155:8453", "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"
 MAX_REQUEST = 12_500  # between the recorded prices
 NOW = 1_800_000_000
+PURPOSE = Purpose("POST", "gateway.example", "/v1/chat/completions")
+_ledgers = itertools.count()
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -55,7 +60,7 @@ class Bench:
     """A payer on an event loop of its own, which counts the signatures that it makes."""
 
     def __init__(self, home: Path, families: str = "evm svm", **options: str) -> None:
-        given = {"x402_solana_rpc": f"http://127.0.0.1:{free_port()}"}  # where nobody listens
+        given = {"x402_solana_rpc": f"http://127.0.0.1:{free_port()}", "x402_budget": "1000000"}  # nobody listens there
         given |= {f"x402_{key}": value for key, value in options.items()}
         environ = {name: key for family in families.split() for name, key in KEYS[family].items()}
         found = load_wallets(WalletSources(environ, home))
@@ -63,7 +68,8 @@ class Bench:
         evm = found.evm and EvmWallet(found.evm.address, found.evm.source, self._counting(found.evm.sign_digest))
         svm = found.svm and SvmWallet(found.svm.address, found.svm.source, self._counting(found.svm.sign_message))
         self.settings = read_settings(given, {}, cwd=home, home=home)
-        self.payer = Payer(self.settings, Wallets(evm, svm), clock=lambda: NOW + 0.9)
+        ledger = SqliteLedger(home / f"ledger-{next(_ledgers)}.sqlite3")
+        self.payer = Payer(self.settings, Wallets(evm, svm), ledger, clock=lambda: NOW + 0.9)
         self.loop = asyncio.new_event_loop()
 
     def _counting(self, sign: Any) -> Any:
@@ -74,7 +80,7 @@ class Bench:
         return counting
 
     def pay(self, required: PaymentRequired) -> Payment:
-        return self.loop.run_until_complete(self.payer.pay(required))
+        return self.loop.run_until_complete(self.payer.pay(required, PURPOSE))
 
     def answer(self, header: str | None, body: bytes) -> Payment | X402Error | None:
         """What becomes of a 402: a payment, a refusal, or nothing, because it is no challenge."""
@@ -300,7 +306,7 @@ def test_no_two_payments_share_a_nonce_or_a_memo(benches: Any, name: str) -> Non
     assert required
 
     async def many() -> list[Payment]:
-        return await asyncio.gather(*(bench.payer.pay(required) for _ in range(50)))
+        return await asyncio.gather(*(bench.payer.pay(required, PURPOSE) for _ in range(50)))
 
     payments = bench.loop.run_until_complete(many())
     assert len({signed(payment).unique for payment in payments}) == 50

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import Refused
-from mitmproxy_x402.policy import KEY_VARIABLES, Offer, admit, choose
+from mitmproxy_x402.policy import KEY_VARIABLES, Offer, Purpose, admit, choose
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_PROGRAM, Asset, Family, Network
 from mitmproxy_x402.settings import Settings, format_usd, read_settings
 from mitmproxy_x402.wallet import EVM_VARIABLE, SVM_VARIABLE
 
 BOTH: set[Family] = {"evm", "svm"}
+DEFAULTS = read_settings({}, {}, cwd=Path("/nonexistent"), home=Path("/nonexistent"))
+PURPOSE = Purpose("POST", "gateway.example", "/v1/chat/completions")
 USDC = {network.name: network.assets[0].address for network in BUILT_IN}
 
 
@@ -33,7 +35,7 @@ def challenge(*entries: PaymentRequirements, unreadable: tuple[str, ...] = ()) -
 
 def refused(required: PaymentRequired, wallets: set[Family] = BOTH) -> Refused:
     with pytest.raises(Refused) as caught:
-        choose(required, BUILT_IN, (), wallets)
+        choose(required, DEFAULTS, wallets)
     assert "Nothing was paid." in str(caught.value)
     return caught.value
 
@@ -102,7 +104,7 @@ def test_what_the_table_does_not_have_is_named_and_what_it_has(code: str, asked:
 
 def test_a_payable_offer_among_others_is_taken() -> None:
     others = [entry("eip155:1", 1), entry("base", 1, scheme="upto"), entry("base", 1, asset="0x" + "ab" * 20)]
-    offer = choose(challenge(*others, entry("base", 5)), BUILT_IN, (), BOTH)
+    offer = choose(challenge(*others, entry("base", 5)), DEFAULTS, BOTH)
     assert (offer.network.name, offer.micro_usd) == ("base", 5)
 
 
@@ -128,9 +130,9 @@ def test_words_of_strangers_are_quoted_on_one_line(scheme: str, network: str, as
 
 
 def test_over_the_limit_price_limit_and_option_are_named(limits: Any) -> None:
-    offer = choose(challenge(entry(amount=1_000_001)), BUILT_IN, (), BOTH)
+    offer = choose(challenge(entry(amount=1_000_001)), DEFAULTS, BOTH)
     with pytest.raises(Refused) as caught:
-        admit(offer, limits("1"))
+        admit(offer, PURPOSE, limits("1"))
     assert caught.value.reason == "over_request_limit"
     for words in ("1.000001 USDC on base", "more than the 1 USDC", "Nothing was paid", "x402_max_request"):
         assert words in str(caught.value)
@@ -144,7 +146,7 @@ def test_the_limit_counts_dollars_to_the_millionth(amount: int, limit: int, deci
     settings = read_settings({"x402_max_request": format_usd(limit)}, {}, cwd=Path("/"), home=Path("/nonexistent"))
     over = amount * 10**6 > limit * 10**decimals
     try:
-        admit(offer, settings)
+        admit(offer, PURPOSE, settings)
     except Refused:
         assert over
     else:

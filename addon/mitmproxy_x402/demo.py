@@ -183,6 +183,7 @@ def _proxy(upstream: str, port: int, passed_on: Sequence[str]) -> Iterator[subpr
     (directory / "x402.toml").touch()
     command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", "serve"]
     command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
+    command += ["--set", f"x402_ledger={directory}/ledger.sqlite3"]
     environment = _environment(directory)
     process = subprocess.Popen(  # noqa: S603  (our own program)
         [*command, *passed_on],
