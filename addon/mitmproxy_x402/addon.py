@@ -140,6 +140,12 @@ class X402Addon:
         if exchange is None:
             return
         flow.request.stream = False
+        try:
+            self._examine(flow, exchange)
+        except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
+            flow.response = _fault(error)
+
+    def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
             flow.response = answers.refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
             return
@@ -160,9 +166,13 @@ class X402Addon:
         route = _route(flow.request)
         if self.payer.settings.dry_run or not _held.expects(route):
             return
-        purchase = self._purchase(flow, self.payer, route)
-        if purchase.borrow():
-            self._carry(flow, exchange, purchase)
+        purchase: Purchase | None = None
+        try:
+            purchase = self._purchase(flow, self.payer, route)
+            if purchase.borrow():
+                self._carry(flow, exchange, purchase)
+        except Exception as error:  # without its payment the request would be bought anew
+            flow.response = _fault(error, purchase)
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
         purchase = self._purchases.get(flow)
@@ -217,14 +227,8 @@ class X402Addon:
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
             flow.response = answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
-        except (
-            Exception
-        ) as error:  # a flow is never lost to a fault of ours; its text may hold anything, so only its type
-            logger.error("x402: not paid, a fault of the addon: %s", type(error).__name__)
-            message = (
-                f"mitmproxy-x402 failed ({type(error).__name__}). Nothing was paid.{answers.paid_before(purchase)}"
-            )
-            flow.response = answers.refusal(500, "internal_error", message)
+        except Exception as error:  # a flow is never lost to a fault of ours
+            flow.response = _fault(error, purchase)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Write down what became of a payment."""
@@ -272,9 +276,19 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
             return http.Response.make(502, body, [(b"content-type", b"application/json")])
         return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
     except Exception as error:  # as above
-        logger.error("x402: not sent, a fault of the addon: %s", type(error).__name__)
-        return answers.refusal(500, "internal_error", f"mitmproxy-x402 failed ({type(error).__name__}).")
+        return _fault(error, purchase)
     return None
+
+
+def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:
+    """The answer for a fault of ours. The error's text may hold anything, so only its type is told."""
+    name = type(error).__name__
+    logger.error("x402: a fault of the addon: %s", name)
+    paid = (
+        "A payment was sent, its outcome is unknown." if purchase is not None and purchase.sent else "Nothing was paid."
+    )
+    message = f"mitmproxy-x402 failed ({name}). {paid}{answers.paid_before(purchase)}"
+    return answers.refusal(500, "internal_error", message)
 
 
 def _check_way(flow: http.HTTPFlow) -> None:

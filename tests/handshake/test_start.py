@@ -254,3 +254,19 @@ def test_a_replayed_flow_never_pays(home: Path) -> None:
         with Proxy(upstream.url, "--client-replay", str(saved), home=home) as proxy:
             proxy.wait_for("<< 402 Payment Required")
         assert [r.get(b"payment-signature") for r in upstream.requests] == [None, None]
+
+
+@pytest.mark.parametrize("broken", ["mitmproxy_x402.guard.examine", "mitmproxy_x402.challenge.read"])
+def test_a_fault_of_ours_pays_nothing_and_lets_nothing_through(home: Path, broken: str) -> None:
+    module, _, name = broken.rpartition(".")
+    script = home / "breaker.py"
+    script.write_text(f"import {module}\ndef fail(*_):\n    raise KeyError('a secret')\n{module}.{name} = fail\n")
+    with Upstream(sell) as upstream, Proxy(upstream.url, "-s", str(script), home=home) as proxy:
+        with proxy.client() as client:
+            answer = client.ask(request("POST", "/v1/x", b"{}", "Authorization: Bearer sk-mine"))
+        assert answer.status == 500
+        error = json.loads(answer.body)["error"]
+        assert (error["code"], "Nothing was paid" in error["message"]) == ("internal_error", True)
+        assert all(sent.get(b"payment-signature") is None for sent in upstream.requests)
+        assert all(b"sk-mine" not in sent.head for sent in upstream.requests)
+        assert "a secret" not in proxy.log
