@@ -224,6 +224,7 @@ def _environment(directory: Path) -> Mapping[str, str]:
         EVM_VARIABLE: f"0x{secrets.token_hex(32)}",
         SVM_VARIABLE: str(Keypair()),
         "X402_CONFIG": str(directory / "x402.toml"),
+        "XDG_STATE_HOME": str(directory),  # its ledger goes away with it
     }
     return {**kept, **ours}
 
