@@ -9,6 +9,8 @@ import os
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
@@ -123,6 +125,17 @@ class TestReading:
         before = written.path.read_bytes()
         read_entries(written.path)
         assert written.path.read_bytes() == before
+
+    def test_it_leaves_the_proxys_locks_alone(self, written: Written) -> None:
+        """Otherwise a program that looks into the ledger, and leaves, takes the log away to which the proxy writes."""
+        written.pay(1)
+        assert len(read_entries(written.path)) == 1
+        look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM payment').fetchall()"
+        subprocess.run([sys.executable, "-I", "-c", look, str(written.path)], check=True)
+        written.pay(2)
+        count = look.replace("*", "COUNT(*)").replace("sqlite3.connect", "print(sqlite3.connect") + ")"
+        said = subprocess.run([sys.executable, "-I", "-c", count, str(written.path)], check=True, capture_output=True)
+        assert said.stdout == b"[(2,)]\n"
 
     def test_odd_names_of_files(self, tmp_path: Path) -> None:
         path = tmp_path / "a?mode=rwc#b%41 c"
