@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings import read_settings
 from mitmproxy_x402.summary import closing_lines
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
-from support.console import Command, taddons
+from support.console import CommandManager, taddons
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import free_port
@@ -56,11 +57,20 @@ def pay(payer: Payer, micro_usd: int, state: str = "settled", model: str = "gpt-
         payer.ledger.finish(row, Outcome(state, f"tx{row}" if state == "settled" else ""))  # type: ignore[arg-type]
 
 
+def ask(payer: Payer | None, question: Callable[[CommandManager], Any]) -> Any:
+    """What `question` finds out from mitmproxy's commands, with ours among them."""
+
+    async def run() -> Any:
+        with taddons.context(Commands(lambda: payer)) as context:
+            return question(context.master.commands)
+
+    return asyncio.run(run())
+
+
 def call(payer: Payer | None, *words: str) -> str:
-    with taddons.context(Commands(lambda: payer)) as context:
-        answer: Any = context.master.commands.execute(" ".join(words))
-        assert isinstance(answer, str)
-        return answer
+    answer = ask(payer, lambda commands: commands.execute(" ".join(words)))
+    assert isinstance(answer, str)
+    return answer
 
 
 class TestCommands:
@@ -112,11 +122,10 @@ class TestCommands:
         assert re.search(r"gpt-5 +1 +0\.25", call(paying, "x402.report"))
 
     def test_both_names_and_their_help(self, paying: Payer) -> None:
-        with taddons.context(Commands(lambda: paying)) as context:
-            known: dict[str, Command] = context.master.commands.commands
-            for name in ("status", "payments", "budget", "report"):
-                assert known[f"x402.{name}"].help
-                assert known[f"pay.{name}"].help == known[f"x402.{name}"].help
+        helps = ask(paying, lambda commands: {name: command.help for name, command in commands.commands.items()})
+        for name in ("status", "payments", "budget", "report"):
+            assert helps[f"x402.{name}"]
+            assert helps[f"pay.{name}"] == helps[f"x402.{name}"]
 
     def test_when_nothing_is_configured(self) -> None:
         with pytest.raises(exceptions.CommandError, match="not configured"):

@@ -6,7 +6,7 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from mitmproxy.command import Command
+    from mitmproxy.command import CommandManager
     from mitmproxy.test import taddons
 
-__all__ = ["Command", "taddons"]
+__all__ = ["CommandManager", "taddons"]
