@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
@@ -193,6 +194,20 @@ class TestSums:
     def test_days_are_those_of_the_zone(self) -> None:
         zone = timezone(timedelta(hours=-13))
         assert list(report.make([entry()], NOON, zone=zone).by_day) == ["2026-11-21"]
+
+    def test_summer_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        try:
+            # 22:30 UTC is half past midnight in summer, and half past eleven in winter.
+            summer = entry(ago=NOON - datetime(2026, 7, 1, 22, 30, tzinfo=timezone.utc))
+            winter = entry(ago=NOON - datetime(2026, 11, 1, 22, 30, tzinfo=timezone.utc))
+            made = report.make([summer, winter], NOON)
+            assert list(made.by_day) == ["2026-07-02", "2026-11-01"]
+            assert f"{made.moment(summer):%Y-%m-%d %H:%M}" == "2026-07-02 00:30"
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
     def test_a_period_leaves_today_and_this_month_whole(self) -> None:
         entries = [entry(), entry("unknown"), entry(ago=timedelta(days=3)), entry("unknown", ago=timedelta(days=3))]
