@@ -9,6 +9,9 @@ import os
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
@@ -124,6 +127,17 @@ class TestReading:
         read_entries(written.path)
         assert written.path.read_bytes() == before
 
+    def test_it_leaves_the_proxys_locks_alone(self, written: Written) -> None:
+        """Otherwise a program that looks into the ledger, and leaves, takes the log away to which the proxy writes."""
+        written.pay(1)
+        assert len(read_entries(written.path)) == 1
+        look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM payment').fetchall()"
+        subprocess.run([sys.executable, "-I", "-c", look, str(written.path)], check=True)
+        written.pay(2)
+        count = look.replace("*", "COUNT(*)").replace("sqlite3.connect", "print(sqlite3.connect") + ")"
+        said = subprocess.run([sys.executable, "-I", "-c", count, str(written.path)], check=True, capture_output=True)
+        assert said.stdout == b"[(2,)]\n"
+
     def test_odd_names_of_files(self, tmp_path: Path) -> None:
         path = tmp_path / "a?mode=rwc#b%41 c"
         Written(path).pay(1)
@@ -180,6 +194,20 @@ class TestSums:
     def test_days_are_those_of_the_zone(self) -> None:
         zone = timezone(timedelta(hours=-13))
         assert list(report.make([entry()], NOON, zone=zone).by_day) == ["2026-11-21"]
+
+    def test_summer_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        try:
+            # 22:30 UTC is half past midnight in summer, and half past eleven in winter.
+            summer = entry(ago=NOON - datetime(2026, 7, 1, 22, 30, tzinfo=timezone.utc))
+            winter = entry(ago=NOON - datetime(2026, 11, 1, 22, 30, tzinfo=timezone.utc))
+            made = report.make([summer, winter], NOON)
+            assert list(made.by_day) == ["2026-07-02", "2026-11-01"]
+            assert f"{made.moment(summer):%Y-%m-%d %H:%M}" == "2026-07-02 00:30"
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
     def test_a_period_leaves_today_and_this_month_whole(self) -> None:
         entries = [entry(), entry("unknown"), entry(ago=timedelta(days=3)), entry("unknown", ago=timedelta(days=3))]

@@ -6,9 +6,11 @@ import base64
 import contextlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,3 +238,32 @@ def test_the_file_is_closed_in_an_orderly_end(home: Path) -> None:
     assert (
         subprocess.run(["stat", "-c", "%a", str(ledger)], capture_output=True, text=True, check=True).stdout == "600\n"
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_any_moment_nothing_settled_is_missing(home: Path, seed: int) -> None:
+    """Two proxies with one ledger are killed, one after the other, in the midst of requests that go all ways."""
+    chance = random.Random(seed)
+    faults = ["", "error;settle=yes", "drop;settle=yes", "stall;settle=yes", "slow-head;seconds=0.1", "cut;settle=yes"]
+
+    def one(url: str) -> None:
+        for number in range(30):
+            headers = {"x-sandbox-fault": fault} if (fault := chance.choice(faults)) else {}
+            with contextlib.suppress(httpx.TransportError):
+                httpx.post(url, json={**BODY, "n": number % 5}, headers=headers, timeout=0.5)
+
+    with Sandbox(SandboxConfig()).run_in_thread() as sandbox:
+        with Proxy(sandbox.url, home=home) as first, Proxy(sandbox.url, home=home) as second:
+            with ThreadPoolExecutor(6) as pool:
+                for _ in range(3):
+                    for proxy in (first, second):
+                        pool.submit(one, f"{proxy.url}/v1/chat/completions")
+                for proxy in (first, second):
+                    threading.Event().wait(chance.uniform(0.05, 1.5))
+                    os.kill(proxy.process.pid, signal.SIGKILL)
+        with Proxy(sandbox.url, home=home) as proxy:
+            rows = dict(Place(home, sandbox, proxy).rows("reference, state"))
+    assert {payment.reference for payment in sandbox.payments} <= set(rows)
+    assert {rows[payment.reference] for payment in sandbox.settled} <= {"settled", "unknown"}
+    assert "reserved" not in rows.values()
+    assert "sent" not in rows.values()

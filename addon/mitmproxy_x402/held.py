@@ -63,6 +63,8 @@ class Memory:
     """Payments that were made for this request and may have been settled."""
     last_row: int
     """The ledger's row of the last of them."""
+    ledger: str
+    """Name of that ledger."""
     forget_at: float = 0
     """Unix seconds; 0: to be set anew, since the request has just ended badly."""
 

@@ -115,6 +115,10 @@ class Outcome:
 class Ledger(Protocol):
     """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written."""
 
+    @property
+    def name(self) -> str:
+        """Where it is: rows belong together where this is equal."""
+
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Find room in all `budgets` and write a row, in one step for all processes. Raises OverBudget."""
 

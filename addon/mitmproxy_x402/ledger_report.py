@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +93,19 @@ def read_entries(path: Path, since: int = 0, process: str = "", last: int = -1) 
 
 
 def _check_file(path: Path) -> None:
+    """Without opening it: closing the file would take away every lock of this process on it, and so the proxy's own.
+    Another process that closes the ledger then takes itself for the last one and deletes the log that we write to.
+    """
     try:
-        if path.is_dir():
-            raise LedgerError(f"{path} is a folder; name the file of a ledger.")
-        with path.open("rb") as file:
-            file.read(1)
+        folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         raise LedgerError(f"There is no ledger at {path}. The proxy makes one when it starts.") from None
     except OSError as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error.strerror}.") from None
+    if folder:
+        raise LedgerError(f"{path} is a folder; name the file of a ledger.")
+    if not os.access(path, os.R_OK):
+        raise LedgerError(f"The ledger {path} cannot be read: you have no right to.")
 
 
 def _is_filled(db: sqlite3.Connection, path: Path) -> bool:

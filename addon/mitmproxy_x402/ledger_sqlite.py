@@ -117,6 +117,11 @@ class SqliteLedger:
             self._db.close()
             raise
 
+    @property
+    def name(self) -> str:
+        """See `Ledger`."""
+        return str(self.path)
+
     def _prepare(self) -> None:
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")

@@ -60,7 +60,7 @@ class Purchase:
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
         memory = self._held.take(self._key())
-        if memory is None:
+        if memory is None or memory.ledger != self._payer.ledger.name:  # the user has named another one since
             return False
         self.payment, self._sends = memory.payment, memory.sends
         self._purchases, self._last_row, self._forget_at = memory.purchases, memory.last_row, memory.forget_at
@@ -159,7 +159,9 @@ class Purchase:
             return
         self._remembered = True
         payment = self.payment if self._sends else None
-        self._held.remember(self._key(), Memory(payment, self._sends, self._purchases, self._last_row, self._forget_at))
+        ledger, purchases = self._payer.ledger.name, self._purchases
+        memory = Memory(payment, self._sends, purchases, self._last_row, ledger, self._forget_at)
+        self._held.remember(self._key(), memory)
 
     def _record(self, outcome: Outcome) -> None:
         """Tell the ledger and the log. A ledger that cannot be written leaves the payment counted, as it was."""

@@ -29,7 +29,8 @@ class Report:
     ledger: str
     """Its file."""
     made: datetime
-    """In the time zone that days are days of."""
+    zone: tzinfo | None
+    """That days are days of; None: this machine's."""
     since: date | None
     """None: since the first payment."""
     today: Sum
@@ -56,7 +57,7 @@ class Report:
 
     def moment(self, entry: Entry) -> datetime:
         """When it was paid, in the report's time zone."""
-        return moment(entry, self.made.tzinfo)
+        return moment(entry, self.zone)
 
 
 def moment(entry: Entry, zone: tzinfo | None) -> datetime:
@@ -107,6 +108,7 @@ def make(
     return Report(
         ledger=ledger,
         made=now,
+        zone=zone,
         since=since,
         today=total(entry for day, entry in spent if day == today),
         month=total(entry for day, entry in spent if (day.year, day.month) == (today.year, today.month)),
