@@ -23,7 +23,8 @@ PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NEVER_SENT = {"x402_error", "settings_invalid", "wallet_invalid", "payment_header_invalid", "demo_failed"}
 """Codes of errors that end a start, or are caught on the way: no client sees them."""
-_MAKERS = {"Refused", "Denial", "refusal", "_not_allowed", "error_body"}
+_MAKERS = {"Refused": 0, "_not_allowed": 0, "Denial": 1, "refusal": 1, "error_body": 1}
+"""What makes an answer for clients, and which of its arguments is the code."""
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 
 
@@ -68,13 +69,20 @@ def write() -> None:
         file.write_text(f"{page[: found.start()]}\n{make()}\n\n{page[found.end() :]}")
 
 
+def called(node: ast.AST) -> str:
+    """The name of what is called, without its module; empty where nothing is."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+
+
 def codes() -> Iterator[str]:
     """Every code that a client can get, read from the source."""
     for file in [*PACKAGE.glob("*.py"), *(PACKAGE / "schemes").glob("*.py"), *(PACKAGE / "protocol").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             places: list[ast.AST] = []
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in _MAKERS:
-                places = [*node.args, *(keyword.value for keyword in node.keywords)]
+            maker = called(node)
+            if isinstance(node, ast.Call) and maker in _MAKERS:
+                places = [*node.args[_MAKERS[maker] : _MAKERS[maker] + 1]]
             elif isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
                 places = [node.value.elts[0]]
             elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "code" for t in node.targets):
@@ -96,6 +104,7 @@ def test_what_the_program_says_of_itself(mark: str) -> None:
 def test_every_code_is_explained() -> None:
     found = set(codes())
     assert {"no_wallet", "over_request_limit", "network_not_allowed", "client_token_missing"} <= found
+    assert {"over_budget", "pay_to_not_allowed", "ledger_unavailable", "x402_not_ready"} <= found
     explained = set(re.findall(r"`([a-z0-9_]+)`", TROUBLESHOOTING.read_text()))
     assert found - NEVER_SENT - explained == set()
 
@@ -119,14 +128,16 @@ def test_every_built_in_network_is_named() -> None:
     assert [network.name for network in BUILT_IN if f"`{network.name}`" not in text] == []
 
 
-def test_the_example_file_is_good(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", CONFIGURATION.read_text(), re.DOTALL)
-    (tmp_path / "x402.toml").write_text(example)
+def test_the_example_files_are_good(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", CONFIGURATION.read_text(), re.DOTALL)
+    (tmp_path / "x402.toml").write_text("\n".join(examples))
     (tmp_path / "client.token").write_text("a-client-token\n")
     settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
     assert settings.max_request == 250_000
     assert settings.client_token == "a-client-token"
     assert settings.networks.get("polygon") is not None
+    assert [str(budget) for budget in settings.budgets] == ["2/hour", "10/day", "50/month"]
+    assert [str(limit.scope) for limit in settings.limits] == ["model openai/*", "path /v1/images/*"]
 
 
 def test_the_codex_set_up_is_toml() -> None:
