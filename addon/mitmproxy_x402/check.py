@@ -18,11 +18,12 @@ from .launch import PORT, check_upstream, configured_options, gateway_for, read_
 from .ledger import LedgerError
 from .ledger_sqlite import SqliteLedger
 from .limits import Budget
+from .payer import find_wallets
 from .policy import Offer, Purpose
 from .protocol.messages import AtomicUnits, PaymentRequired
 from .protocol.networks import Asset, Family, Network
 from .settings import OPTIONS, Settings, format_usd, read_settings, unknown_options
-from .wallet import Wallets, WalletSources, load_wallets
+from .wallet import Wallets
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ async def lines(given: _Given) -> AsyncIterator[Line]:
         return
     yield ok("settings", _said(settings))
     try:
-        wallets = _wallets(settings)
+        wallets = find_wallets(settings, os.environ, Path.home())
     except SettingsError as error:
         yield todo("wallet", str(error))
         wallets = Wallets()
@@ -95,19 +96,6 @@ def _settings(options: Mapping[str, str]) -> Settings:
     if mistyped:
         raise SettingsError(mistyped)
     return read_settings({name: options.get(name, "") for name in known}, os.environ, cwd=Path.cwd(), home=Path.home())
-
-
-def _wallets(settings: Settings) -> Wallets:
-    return load_wallets(
-        WalletSources(
-            environ=os.environ,
-            home=Path.home(),
-            evm_key_file=settings.evm_key_file,
-            svm_key_file=settings.svm_key_file,
-            keystore=settings.keystore,
-            keystore_password_file=settings.keystore_password_file,
-        )
-    )
 
 
 def _said(settings: Settings) -> str:
