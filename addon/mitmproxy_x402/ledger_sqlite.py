@@ -104,8 +104,10 @@ class SqliteLedger:
         self._process = f"{self._clock.boot_name} {os.getpid()}"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Before SQLite makes it: its -wal and -shm files get the same mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Before SQLite makes it: its -wal and -shm files get the same mode. Never one that is there: closing it
+            # would take away the locks of this process's other connections to it.
+            if not path.exists():
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
             self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)

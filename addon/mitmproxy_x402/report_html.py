@@ -81,7 +81,7 @@ def _cards(report: Report) -> str:
         _card("Today", report.today),
         _card("This month", report.month),
         _card("In this period" if report.since else "In all", report.total),
-        _card("Outcome unknown", unknown, "warn" if unknown.payments else "", "not added up here"),
+        _card("Outcome unknown", unknown, "warn" if unknown.payments else "", "kept apart"),
     ]
     return f'<section class="cards">{"".join(cards)}</section>'
 
