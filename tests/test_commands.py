@@ -151,7 +151,7 @@ class TestSummary:
         for amount, state in ((1, "settled"), (2, "settled"), (4, "unknown"), (8, "rejected"), (16, "sent")):
             pay(paying, amount, state)
         assert closing_lines(paying.settings, paying.ledger, 0) == [
-            "paid 0.000003 USDC in 2 payments; 1 payment of 0.000004 USDC with an unknown outcome; "
+            "paid 0.000003 USDC in 2 payments; 1 payment of 0.000004 USDC sent without word of the settlement; "
             "1 payment of 0.000016 USDC under way; 1 payment rejected",
             "left: 9.999977 of 10/day, 49.999977 of 50/month",
         ]

@@ -88,7 +88,7 @@ Checks, with the arguments that you would give to serve, that payments will work
 rights of its files, ledger, port, gateway (reached with TLS verified), clock, the price of one small request and
 whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or says what to do.
 
-Nothing is paid and nothing is signed. The gateway gets one request without a payment, the RPCs of the networks that
+Nothing is paid and nothing is signed. The gateway gets a few requests without a payment, the RPCs of the networks that
 it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
 
   --model NAME     the model to ask the price of; otherwise one that the gateway lists

@@ -87,7 +87,7 @@ def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def gateway_for(wallets: Wallets) -> str:
     """The gateway that `wallets` can pay."""
-    return SOLANA_GATEWAY if wallets.svm is not None else BASE_GATEWAY
+    return BASE_GATEWAY if wallets.svm is None and wallets.evm is not None else SOLANA_GATEWAY
 
 
 def check_upstream(given: str) -> str:
@@ -165,12 +165,12 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
 
 
 def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
-    """The wallets that the addon will find. Raises SettingsError: when there is none, with what to do."""
+    """The wallets that the addon will find. Raises SettingsError: when there is none to pay with, with what to do."""
     home = Path.home()
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
     wallets = payer.find_wallets(settings, os.environ, home)
-    if wallets.evm is None and wallets.svm is None:
+    if wallets.evm is None and wallets.svm is None and not settings.dry_run:
         raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
     return wallets
 

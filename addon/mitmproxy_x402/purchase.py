@@ -74,7 +74,7 @@ class Purchase:
             raise Refused(
                 "over_repurchase_limit",
                 f"This same request was paid {self._purchases} times within the last minutes and never answered "
-                f"completely. It may be paid again {self._payer.settings.repurchase} times (x402_repurchase), so "
+                f"completely. The option x402_repurchase allows {self._payer.settings.repurchase} beyond the first, so "
                 "nothing more was paid. Wait ten minutes, change the request, or raise that option.",
             )
         try:

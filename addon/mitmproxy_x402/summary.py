@@ -35,11 +35,13 @@ def paid(entries: Iterable[Entry]) -> str:
     parts = [
         f"paid {format_usd(settled.micro_usd)} USDC in {count(settled.payments)}"
         if settled.payments
+        else "nothing known to be settled"
+        if sums["unknown"].payments
         else "paid nothing"
     ]
     if sums["unknown"].payments:
         each = sums["unknown"]
-        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC with an unknown outcome")
+        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC sent without word of the settlement")
     if sums["under way"].payments:
         each = sums["under way"]
         parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC under way")
