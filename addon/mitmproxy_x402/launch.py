@@ -170,7 +170,7 @@ def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
     wallets = payer.find_wallets(settings, os.environ, home)
-    if wallets.evm is None and wallets.svm is None:
+    if wallets.evm is None and wallets.svm is None and not settings.dry_run:
         raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
     return wallets
 
