@@ -10,6 +10,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.place import Place, place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
+from support.wire import free_port
 
 BODY = {"model": "sandbox-1", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -267,3 +269,18 @@ def test_killed_at_any_moment_nothing_settled_is_missing(home: Path, seed: int) 
     assert {rows[payment.reference] for payment in sandbox.settled} <= {"settled", "unknown"}
     assert "reserved" not in rows.values()
     assert "sent" not in rows.values()
+
+
+def test_the_start_does_not_ask_a_dry_run_for_a_wallet(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("BLOCKRUN_WALLET_KEY", "BASE_CHAIN_WALLET_KEY", "SOLANA_WALLET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-m", "mitmproxy_x402", "serve", "-p", str(free_port())]
+    with Sandbox(SandboxConfig()).run_in_thread() as sandbox:
+        command += ["--upstream", sandbox.url, "--set", "x402_dry_run=true"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            assert any("x402: dry run: nothing is signed" in line for line in lines)
+            process.terminate()
+            process.stdout.read()
