@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +17,6 @@ BETTER: Mapping[str, object] = {
     "connection_strategy": "lazy",  # eager answers an unreachable upstream with a bare end of file
     "keep_alt_svc_header": True,  # otherwise a header of the answer is changed
 }
-
-logger = logging.getLogger(__name__)
 
 
 def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
@@ -71,13 +69,16 @@ def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
         argument.removeprefix("--set").lstrip("=").partition("=")[0].removeprefix("--").replace("-", "_")
         for argument in arguments
     }
+    return chosen | file_options(options.confdir).keys()
+
+
+def file_options(confdir: str) -> dict[str, object]:
+    """What mitmproxy's own configuration files in `confdir` set; mitmproxy itself complains of one that it cannot read."""
+    found: dict[str, object] = {}
     for name in ("config.yaml", "config.yml"):
-        file = Path(options.confdir).expanduser() / name
-        try:
-            chosen.update(optmanager.parse(file.read_text(encoding="utf8")))
-        except (OSError, UnicodeDecodeError, exceptions.OptionsError) as error:
-            logger.debug("No options from %s: %s", file, error)
-    return chosen
+        with contextlib.suppress(OSError, UnicodeDecodeError, exceptions.OptionsError):
+            found.update(optmanager.parse((Path(confdir).expanduser() / name).read_text(encoding="utf8")))
+    return found
 
 
 def beyond_loopback(addresses: Sequence[tuple[str, int]]) -> bool:

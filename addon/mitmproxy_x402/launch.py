@@ -177,17 +177,10 @@ def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
 
 def configured_options(confdir: str | None) -> dict[str, str]:
     """The options with a text value in mitmproxy's own config file."""
-    from mitmproxy import exceptions, optmanager  # noqa: PLC0415  (only the real start needs it)
+    from .hosting import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
 
-    found: dict[str, str] = {}
-    for name in ("config.yaml", "config.yml"):
-        file = Path(confdir or "~/.mitmproxy").expanduser() / name
-        try:
-            values = optmanager.parse(file.read_text(encoding="utf8"))
-        except (OSError, UnicodeDecodeError, exceptions.OptionsError):
-            continue  # mitmproxy itself complains of it when it matters
-        found.update((key, value) for key, value in values.items() if isinstance(value, str))
-    return found
+    options = file_options(confdir or "~/.mitmproxy")
+    return {name: value for name, value in options.items() if isinstance(value, str)}
 
 
 def _check_port(options: Mapping[str, str], program: str) -> None:
