@@ -73,7 +73,7 @@ def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
 
 
 def file_options(confdir: str) -> dict[str, object]:
-    """What mitmproxy's own configuration files in `confdir` set; mitmproxy itself complains of one that it cannot read."""
+    """What mitmproxy's own configuration files in `confdir` set; one that it cannot read it complains of itself."""
     found: dict[str, object] = {}
     for name in ("config.yaml", "config.yml"):
         with contextlib.suppress(OSError, UnicodeDecodeError, exceptions.OptionsError):
