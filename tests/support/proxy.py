@@ -75,10 +75,17 @@ class Proxy:
         )
         threading.Thread(target=self._read, daemon=True).start()
         if self._expect_listen:
-            self.wait_for("x402: upstream|x402: NOT paying")
-            line = self.wait_for(self._listening)
-            self.port = int(line.rstrip(". \n").rpartition(":")[2])
+            try:
+                self._wait_until_it_listens()
+            except BaseException:
+                self.__exit__()
+                raise
         return self
+
+    def _wait_until_it_listens(self) -> None:
+        self.wait_for("x402: upstream|x402: NOT paying")
+        line = self.wait_for(self._listening)
+        self.port = int(line.rstrip(". \n").rpartition(":")[2])
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
