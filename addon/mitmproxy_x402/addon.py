@@ -19,7 +19,7 @@ from mitmproxy.addonmanager import Loader
 
 from . import answers, challenge, guard, handshake, held, hosting, summary, wallet
 from .commands import Commands
-from .errors import Refused, X402Error, error_body, error_code
+from .errors import Refused, X402Error, error_code
 from .handshake import Exchange
 from .ledger_sqlite import SqliteLedger
 from .model import read_model
@@ -272,8 +272,7 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
         if purchase.sent:
-            body = error_body("upstream_error", "payment_outcome_unknown", f"{error} An earlier try was sent.")
-            return http.Response.make(502, body, [(b"content-type", b"application/json")])
+            return answers.outcome_unknown(f"{error} An earlier try was sent.")
         return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
     except Exception as error:  # as above
         return _fault(error, purchase)

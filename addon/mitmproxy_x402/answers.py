@@ -12,6 +12,7 @@ from .ledger import Outcome
 from .protocol.headers import read_settlement
 from .purchase import Purchase
 
+JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
 """Both SDKs read it: a refusal will be a refusal again."""
 REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
@@ -19,12 +20,20 @@ REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
 def refusal(status: int, code: str, message: str) -> http.Response:
     """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
-    headers = [(b"content-type", b"application/json"), NO_RETRY]
-    return http.Response.make(status, error_body("x402_refused", code, message), headers)
+    return http.Response.make(status, error_body("x402_refused", code, message), [JSON, NO_RETRY])
 
 
-def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
-    """Body and headers of the error that the client gets when the upstream failed.
+def outcome_unknown(message: str) -> http.Response:
+    """An answer of our own after a payment was sent. Clients are free to try again: that sends the same payment."""
+    return http.Response.make(502, _unknown(message), [JSON])
+
+
+def _unknown(message: str) -> bytes:
+    return error_body("upstream_error", "payment_outcome_unknown", message)
+
+
+def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> bytes:
+    """Body of the error that the client gets when the upstream failed.
 
     Clients are free to try again: the same request sends the same payment.
     """
@@ -37,9 +46,9 @@ def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> tuple[byte
             f"Whether it was settled is unknown; its reference is {payment.reference}. It was not paid again: the same "
             "request, sent again soon, carries the same payment, which can be settled once."
         )
-        return error_body("upstream_error", "payment_outcome_unknown", message), ()
+        return _unknown(message)
     message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid.{paid_before(purchase)}"
-    return error_body("upstream_error", "upstream_failed", message), ()
+    return error_body("upstream_error", "upstream_failed", message)
 
 
 def paid_before(purchase: Purchase | None) -> str:

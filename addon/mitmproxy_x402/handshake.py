@@ -100,8 +100,8 @@ class Exchange:
     raise. An answer forbids it: the client gets that answer, or the first leg goes without the headers."""
     secrets_sent: bool = False
     """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
-    error_answer: tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None = None
-    """Set by the addon in the error hook: JSON body and further headers of the error that the client gets."""
+    error_answer: bytes | None = None
+    """Set by the addon in the error hook: JSON body of the error that the client gets."""
     legs: int = 1
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
@@ -169,11 +169,10 @@ class X402Stream(HttpStream):
         if status is None:
             yield command
             return
-        body, headers = self.exchange.error_answer or (
-            error_body("upstream_error", "proxy_error", f"mitmproxy-x402: {command.event.message}"),
-            (),
+        body = self.exchange.error_answer or error_body(
+            "upstream_error", "proxy_error", f"mitmproxy-x402: {command.event.message}"
         )
-        response = http.Response.make(status, body, [*headers, *_ERROR_HEADERS])
+        response = http.Response.make(status, body, _ERROR_HEADERS)
         self._answering = True
         for event in (
             ResponseHeaders(self.stream_id, response, end_stream=False),

@@ -55,7 +55,7 @@ def read_networks(where: str, document: Mapping[str, Any]) -> NetworkTable:
     for row in rows.values():
         if not row.assets:
             raise SettingsError(f"{where}: [[network]] {row.name}: has no asset to pay with; add one as [[asset]]")
-    return NetworkTable(rows.values())
+    return BUILT_IN.extended(rows.values())
 
 
 class _Table:
