@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, guard, handshake, held, hosting, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .handshake import Exchange
@@ -143,17 +143,18 @@ class X402Addon:
         try:
             self._examine(flow, exchange)
         except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
-            flow.response = _fault(error)
+            _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
-            flow.response = answers.refusal(503, "x402_not_ready", f"The x402 proxy is not ready: {self._broken}")
+            message = f"The x402 proxy is not ready: {self._broken}"
+            _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
         peer = flow.client_conn.peername[0] if flow.client_conn.peername else ""
         denial = guard.examine(flow.request, peer, exchange.client_host, self.payer.settings)
         if denial is not None:
             logger.warning("x402: refused %s %s: %s", flow.request.method, peer, denial.code)
-            flow.response = answers.refusal(denial.status, denial.code, denial.message)
+            _refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.may_pay = not guard.pays_itself(flow.request)
         guard.strip_credentials(flow.request, self.payer.settings)
@@ -172,7 +173,7 @@ class X402Addon:
             if purchase.borrow():
                 self._carry(flow, exchange, purchase)
         except Exception as error:  # without its payment the request would be bought anew
-            flow.response = _fault(error, purchase)
+            _refuse(flow, _fault(error, purchase))
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
         purchase = self._purchases.get(flow)
@@ -192,12 +193,14 @@ class X402Addon:
         name, value = purchase.payment.header
         exchange.secret_headers = ((name.encode(), value.encode()),)
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
+        facts.offered(flow, purchase.payment.offer)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
         if handshake.exchange_of(flow) is None or flow.response is None:
             return
-        flow.response.stream = True
+        if flow.response.raw_content is None:  # otherwise an addon made it
+            flow.response.stream = True
         purchase = self._purchases.get(flow)
         if purchase is not None:
             purchase.answered(flow.response.status_code)
@@ -209,6 +212,7 @@ class X402Addon:
             return
         purchase: Purchase | None = None
         try:
+            facts.challenged(flow)
             purchase = self._purchase(flow, self.payer, _route(flow.request))
             if exchange.secrets_sent:
                 code = challenge.rejection_code(flow.response)
@@ -226,9 +230,9 @@ class X402Addon:
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
-            flow.response = answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+            _refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
         except Exception as error:  # a flow is never lost to a fault of ours
-            flow.response = _fault(error, purchase)
+            _refuse(flow, _fault(error, purchase))
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Write down what became of a payment."""
@@ -236,6 +240,7 @@ class X402Addon:
         exchange = handshake.exchange_of(flow)
         if purchase is not None and exchange is not None:
             purchase.finish(answers.outcome(flow, exchange))
+            _note(flow, exchange, purchase)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
@@ -246,6 +251,7 @@ class X402Addon:
         exchange.error_answer = answers.upstream_error(flow, purchase)
         if purchase is not None:
             purchase.break_off(answers.outcome(flow, exchange))
+            _note(flow, exchange, purchase)
 
     def done(self) -> None:
         """The end: payments that are still under way are unknown, reservations are given back."""
@@ -269,14 +275,32 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     try:
         _check_way(flow)
         purchase.sending()
+        facts.became(flow, "sent")
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
+        facts.refused(flow, error_code(error))
         if purchase.sent:
             return answers.outcome_unknown(f"{error} An earlier try was sent.")
-        return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+        return _refusal(error, purchase)
     except Exception as error:  # as above
+        facts.refused(flow, "internal_error")
         return _fault(error, purchase)
     return None
+
+
+def _refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:
+    flow.response = answer
+    facts.refused(flow, code, asked)
+
+
+def _refusal(error: X402Error, purchase: Purchase | None) -> http.Response:
+    return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
+
+
+def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
+    facts.sent_upstream(flow, exchange.legs)
+    if purchase.state is not None:
+        facts.became(flow, purchase.state, purchase.transaction)
 
 
 def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:

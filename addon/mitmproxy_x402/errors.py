@@ -49,12 +49,14 @@ class PaymentHeaderError(X402Error):
 class Refused(X402Error):
     """We could sign but will not, or cannot: the client gets `code` and the reason, nothing was signed.
 
-    The message names what was asked, what the limit was, and the option that changes it.
+    The message names what was asked, what the limit was, and the option that changes it. `asked` is the price alone,
+    where one was chosen: "0.013081 USDC on base".
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, asked: str = "") -> None:
         super().__init__(message)
         self.reason = code
+        self.asked = asked
 
 
 class RpcError(X402Error):

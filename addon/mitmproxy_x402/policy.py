@@ -103,6 +103,7 @@ def _not_allowed(code: str, offer: Offer, where: str) -> Refused:
         code,
         f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {where} (nor in x402.toml). Nothing was paid. "
         "To allow it, add it there.",
+        asked=str(offer),
     )
 
 
@@ -116,6 +117,7 @@ def admit(offer: Offer, purpose: Purpose, settings: Settings) -> tuple[Budget, .
             "upstream_not_allowed",
             f"The gateway asks {offer}. The upstream {purpose.host} is not in the option x402_allow_hosts "
             "(or allow_hosts in x402.toml). Nothing was paid. To allow it, add it there.",
+            asked=str(offer),
         )
     limits = for_request(settings.limits, purpose.model, purpose.path)
     if offer.micro_usd > settings.max_request:
@@ -132,6 +134,7 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
         "over_request_limit",
         f"The gateway asks {offer} for this request, more than the {format_usd(limit)} USDC that one request{where} "
         f"may cost. Nothing was paid. To allow it, {remedy} x402.toml).",
+        asked=str(offer),
     )
 
 
@@ -147,6 +150,7 @@ def over_budget(offer: Offer, budget: Budget, spent: int, returns_in: float | No
         "over_budget",
         f"The gateway asks {offer}, and of the budget of {budget} {format_usd(spent)} USDC are spent or under way. "
         f"Nothing was paid. {when}. To allow it at once, raise {where}.",
+        asked=str(offer),
     )
 
 
@@ -163,6 +167,7 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
         "dry_run",
         f"Dry run: {offer} would have been paid to {shown(offer.requirement.pay_to)} for {purpose!s:.200}. Nothing was "
         "signed. To pay, switch the option x402_dry_run off.",
+        asked=str(offer),
     )
 
 

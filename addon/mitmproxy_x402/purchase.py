@@ -44,6 +44,10 @@ class Purchase:
         """The payment that goes with the next leg, or went with the last one."""
         self.sent = False
         """Whether this request has sent `payment`."""
+        self.state: State | None = None
+        """What the ledger last said of a payment of this request that was sent; None: none has ended yet."""
+        self.transaction = ""
+        """Of its settlement."""
         self.spent: list[Payment] = []
         """Payments of this request that may have been settled and will not be sent again."""
         self._payer = payer
@@ -167,9 +171,11 @@ class Purchase:
         """Tell the ledger and the log. A ledger that cannot be written leaves the payment counted, as it was."""
         assert self.payment is not None
         payment, state = self.payment, str(outcome.state)
+        self.state = outcome.state
         try:
-            known: State = self._payer.ledger.finish(payment.row, outcome)
-            state, left = known, self._left()
+            self.state = self._payer.ledger.finish(payment.row, outcome)
+            self.transaction = outcome.transaction
+            state, left = self.state, self._left()
         except LedgerError as error:
             left = "unknown"
             logger.error("x402: what became of a payment could not be written down: %s", error)
