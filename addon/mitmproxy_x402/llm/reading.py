@@ -1,0 +1,110 @@
+"""What an answer of a language model says, whichever vendor's dialect it came in. Frozen, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Dialect = Literal["openai-chat", "openai-responses", "anthropic-messages", "gemini", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens; None: not said. A part is contained in its whole, in every dialect."""
+
+    input: int | None = None
+    """All that was read, from a cache or not."""
+    output: int | None = None
+    """All that was written, reasoning included."""
+    reasoning: int | None = None
+    """The part of `output` that is reasoning."""
+    cached: int | None = None
+    """The part of `input` that came from a cache."""
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the model says."""
+
+    text: str
+    choice: int = 0
+    """Index of the choice, or candidate, that it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the model thinks, or a summary of it; empty where it came encrypted only."""
+
+    text: str
+    choice: int = 0
+    signature: str = ""
+    """The vendor's seal on it, or the encrypted reasoning itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The model's words for not answering."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool, put together from its fragments."""
+
+    id: str
+    name: str
+    arguments: str
+    """As they came: JSON text, or any text where `kind` is `custom`."""
+    parsed: Any = None
+    """The arguments as a value; None where they are no JSON."""
+    choice: int = 0
+    kind: str = "function"
+    """`function`, `custom` (its input is plain text), or the vendor's word for a tool that runs at the vendor's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A part of the answer that is none of these: a picture, a server tool's result, code that was run."""
+
+    kind: str
+    value: Any = field(default=None)
+    """As it came: a JSON value."""
+    choice: int = 0
+
+
+Item = Text | Reasoning | Refusal | ToolCall | Other
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An answer, as far as it has come."""
+
+    dialect: Dialect
+    model: str | None = None
+    id: str | None = None
+    items: tuple[Item, ...] = ()
+    """In the order of the answer, choice after choice."""
+    usage: Usage = Usage()
+    stop_reason: str | None = None
+    """In the vendor's words; of several choices, one after the other with commas between."""
+    error: str | None = None
+    """One line, where the vendor reports that the answer failed."""
+    events: int = 0
+    """Server-sent events with data, or elements of a JSON array; 1 for a whole answer."""
+    irregular: tuple[str, ...] = ()
+    """What is out of order, in words for people; bounded."""
+    complete: bool = False
+    """Whether the answer came to the end that its dialect prescribes, without an error."""
+
+    @property
+    def text(self) -> str:
+        """All that is said in the first choice."""
+        return "".join(item.text for item in self.items if isinstance(item, Text) and item.choice == 0)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of all choices."""
+        return tuple(item for item in self.items if isinstance(item, ToolCall))

@@ -1,0 +1,187 @@
+"""Server-sent events out of bytes, by the rules of the HTML standard, section 9.2 ("Interpreting an event stream").
+
+Incremental, in linear time, bounded in memory, and never failing: what is out of order is noted in words. For people
+and tests; never on the way of a client's answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_EVENT = 16 * 1024 * 1024
+"""Bytes of one event that are kept, as long as the stream's author means no harm: a picture in base64 fits."""
+MAX_NOTES = 50
+"""Different irregularities that are told apart; more of them are only counted."""
+
+_BOM = b"\xef\xbb\xbf"
+_LINE_END = re.compile(rb"\r\n?|\n")
+_COMMENT = ord(":")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it would be dispatched."""
+
+    type: str
+    """`message` where the stream names none."""
+    data: str
+    """Its data lines, joined by LF."""
+    id: str
+    """The last event id of the stream so far."""
+
+
+class Notes:
+    """What is irregular, in words: each remark once, with how often it was made; bounded."""
+
+    def __init__(self, limit: int = MAX_NOTES) -> None:
+        self._counts: dict[str, int] = {}
+        self._limit = limit
+        self._more = 0
+
+    def add(self, remark: str) -> None:
+        """Note `remark` once more."""
+        if remark in self._counts or len(self._counts) < self._limit:
+            self._counts[remark] = self._counts.get(remark, 0) + 1
+        else:
+            self._more += 1
+
+    def texts(self) -> list[str]:
+        """The remarks in the order in which they were first made."""
+        texts = [text if count == 1 else f"{text} ({count} times)" for text, count in self._counts.items()]
+        return [*texts, f"and {self._more} further irregularities"] if self._more else texts
+
+
+class Parser:
+    """Bytes in, events out. `feed` them as they come, in any pieces; `end` says that there are no more."""
+
+    def __init__(self, max_event: int = MAX_EVENT) -> None:
+        self.retry: int | None = None
+        """Milliseconds to wait before connecting again, where the stream said so."""
+        self.comments = 0
+        """Lines that are comments."""
+        self._max_event = max_event
+        self._notes = Notes()
+        self._head: bytes | None = b""  # up to two bytes that may become a byte order mark; None once that is decided
+        self._skip_lf = False
+        # Bytes, decoded when an event is whole: no byte of a character is CR, LF, a colon or a space by chance.
+        self._line = bytearray()
+        self._data = bytearray()
+        self._type = b""
+        self._id = ""
+        self._dropping = False
+
+    @property
+    def irregular(self) -> list[str]:
+        """What is out of order in the stream so far, in words for people; at most some dozens."""
+        return self._notes.texts()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes."""
+        if self._head is not None:
+            data = self._head + data
+            if len(data) < len(_BOM) and _BOM.startswith(data):
+                self._head = data
+                return []
+            data, self._head = data.removeprefix(_BOM), None
+        return list(self._events(data))
+
+    def end(self) -> None:
+        """There is no more: an event that no empty line has ended is discarded, as the standard wants it."""
+        if self._head:
+            self._head, head = None, self._head
+            self._extend(head)
+        if self._data or self._type or (self._line and self._line[0] != _COMMENT) or self._dropping:
+            self._notes.add("the stream ends in the middle of an event, which is discarded")
+        self._reset()
+        self._line.clear()
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        at = 1 if self._skip_lf and data.startswith(b"\n") else 0
+        if data:
+            self._skip_lf = data.endswith(b"\r")
+        for mark in _LINE_END.finditer(data, at):
+            if self._line:
+                self._extend(data[at : mark.start()])
+                line = bytes(self._line)
+                self._line.clear()
+            else:
+                line = data[at : mark.start()]
+            at = mark.end()
+            event = self._take(line)
+            if event is not None:
+                yield event
+        self._extend(data[at:])
+
+    def _extend(self, piece: bytes) -> None:
+        """Keep the beginning of a line; of a comment and of what is dropped, one byte says that it is not empty."""
+        if not self._line:
+            self._line += piece[:1]
+            piece = piece[1:]
+        if not piece or self._line[0] == _COMMENT or self._dropping:
+            return
+        if self._fits(len(self._line) + len(piece)):
+            self._line += piece
+
+    def _fits(self, size: int) -> bool:
+        if len(self._data) + size <= self._max_event:
+            return True
+        self._notes.add(f"an event is larger than {self._max_event} bytes and is dropped")
+        self._dropping = True
+        self._data.clear()
+        del self._line[1:]
+        return False
+
+    def _take(self, line: bytes) -> Event | None:
+        """A whole line: an empty one ends an event."""
+        if not line:
+            return self._dispatch()
+        if line[0] == _COMMENT:
+            self.comments += 1
+        elif not self._dropping and self._fits(len(line)):
+            name, _, value = line.partition(b":")
+            self._field(name, value.removeprefix(b" "))
+        return None
+
+    def _field(self, name: bytes, value: bytes) -> None:
+        if name == b"data":
+            self._data += value
+            self._data += b"\n"
+        elif name == b"event":
+            self._type = value
+        elif name == b"id":
+            if b"\0" in value:
+                self._notes.add("an id with a NUL in it is ignored")
+            else:
+                self._id = self._text(value)
+        elif name == b"retry":
+            self._retry(value)
+        elif name.startswith(_BOM):
+            self._notes.add("a byte order mark in the middle of the stream hides a field")
+
+    def _retry(self, value: bytes) -> None:
+        if value.isdigit() and len(value) <= 18:  # ASCII digits only; more would be longer than anybody waits
+            self.retry = int(value)
+        else:
+            self._notes.add("a retry that is no number of milliseconds is ignored")
+
+    def _dispatch(self) -> Event | None:
+        event = None
+        if self._data:
+            kind = self._text(self._type) if self._type else "message"
+            event = Event(kind, self._text(memoryview(self._data)[:-1]), self._id)
+        self._reset()
+        return event
+
+    def _reset(self) -> None:
+        self._data = bytearray()
+        self._type = b""
+        self._dropping = False
+
+    def _text(self, data: bytes | memoryview) -> str:
+        try:
+            return str(data, "utf-8")
+        except UnicodeDecodeError:
+            self._notes.add("invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}")
+            return str(data, "utf-8", "replace")
