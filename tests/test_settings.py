@@ -97,6 +97,19 @@ def test_anything_else_is_no_amount(tmp_path: Path, text: str) -> None:
     assert "expected dollars such as 1 or 0.25" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 4 << 20), ("0", 0), ("1", 1), ("512k", 512 << 10), ("2M", 2 << 20), ("1mb", 1 << 20), ("1g", 1 << 30)],
+)
+def test_sizes(tmp_path: Path, text: str, count: int) -> None:
+    assert read(tmp_path, view_limit=text).view_limit == count
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5m", "4 m", "1025m", "2g", "m", "0x10", "9" * 11])
+def test_anything_else_is_no_size(tmp_path: Path, text: str) -> None:
+    assert "expected a number of bytes such as 4m" in refusal(tmp_path, view_limit=text)
+
+
 def test_amounts_in_the_file(tmp_path: Path) -> None:
     assert read(tmp_path, 'max_request = "0.5"').max_request == 500_000
     assert read(tmp_path, "max_request = 2").max_request == 2_000_000

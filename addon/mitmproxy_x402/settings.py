@@ -31,6 +31,7 @@ from .settings_values import (
     rpc_url,
     seconds,
     several,
+    size,
     token,
     usd,
     whole,
@@ -97,6 +98,8 @@ class Settings:
     """Symbols in upper case, or addresses (EVM: lower case)."""
     allow_hosts: tuple[str, ...] = ()
     """Upstream hosts, in lower case."""
+    view_limit: int = 4 << 20
+    """Bytes of an answer that are kept to be looked at."""
     file: Path | None = None
     """The x402.toml that was read."""
     warnings: tuple[str, ...] = ()
@@ -138,6 +141,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
         evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
+        view_limit=sources.default("view_limit", size),
         file=file,
         warnings=tuple(warnings),
     )

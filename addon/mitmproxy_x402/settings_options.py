@@ -179,6 +179,13 @@ OPTIONS: tuple[Option, ...] = (
         "script that such an origin loads can spend your money. Default: empty, no web page can spend.",
     ),
     Option(
+        "x402_view_limit",
+        "4m",
+        "How much of each answer's body is kept in memory, to be looked at in mitmweb and mitmproxy and for the flow "
+        "files that mitmdump saves: a number of bytes, or with k, m or g (4m is 4 times 1024 times 1024). Of a longer "
+        "body the first part is kept; the client gets all of it in any case. 0 keeps nothing. Default: 4m.",
+    ),
+    Option(
         "x402_config",
         "",
         "The configuration file to read. Default: empty, the first of $X402_CONFIG, ./x402.toml and "

@@ -26,6 +26,8 @@ MAX_USD = 1_000_000
 _USD = re.compile(r"(?P<whole>[0-9]{1,15})(?:\.(?P<part>[0-9]{1,6}))?")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _DECIMAL = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
+_SIZE = re.compile(r"([0-9]{1,10})([kmg]?)b?")
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
 _FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 _TOKEN = re.compile(r"[!-~]{8,512}")
 _KEY_LIKE = re.compile(r"(?:0x)?[0-9a-fA-F]{64}|[0-9a-fA-F]{128}|[1-9A-HJ-NP-Za-km-z]{43,90}|\[[0-9, ]+\]")
@@ -111,6 +113,15 @@ def seconds(low: str, high: str) -> Callable[[Given], float]:
         return float(text)
 
     return read
+
+
+def size(given: Given) -> int:
+    """Bytes, written as mitmproxy writes sizes: `0`, `512k`, `4m`, `1g`, each 1024 of the one before."""
+    allowed = "expected a number of bytes such as 4m, 512k or 0, at most 1g"
+    found = _SIZE.fullmatch(_text_or_int(given, allowed).lower())
+    if found is None or int(found[1]) << _SHIFTS[found[2]] > 1 << 30:
+        raise given.wrong(allowed)
+    return int(found[1]) << _SHIFTS[found[2]]
 
 
 def several(read: Callable[[Given], T], what: str) -> Callable[[Given], tuple[T, ...]]:
