@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from mitmproxy_x402.fixtures import plugin
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sequences", default="2000", help="how many random sequences the ledger's invariant is tried on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the package is linked instead of installed, pytest has not found its plugin by itself."""
+    if not config.pluginmanager.has_plugin("x402_fixtures"):
+        config.pluginmanager.register(plugin, "x402_fixtures")
 
 
 _connect = socket.socket.connect
