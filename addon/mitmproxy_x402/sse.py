@@ -89,9 +89,8 @@ class Parser:
 
     def end(self) -> None:
         """There is no more: an event that no empty line has ended is discarded, as the standard wants it."""
-        if self._head:
-            self._head, head = None, self._head
-            self._extend(head)
+        head, self._head = self._head, None
+        self._extend(head or b"")
         if self._data or self._type or (self._line and self._line[0] != _COMMENT) or self._dropping:
             self._notes.add("the stream ends in the middle of an event, which is discarded")
         self._reset()

@@ -1,0 +1,76 @@
+"""Values of strangers' JSON: each function takes anything, and gives the type that it names or nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ..protocol.strict_json import Undecodable, decode_json, shown
+
+MAX_INDEX = 1_000_000
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is an object, otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    """`value` where it is an array, otherwise an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def string(value: Any) -> str:
+    """`value` where it is text, otherwise an empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def count(value: Any) -> int | None:
+    """`value` where it is a whole number from zero on."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def index(value: Any) -> int | None:
+    """`value` where it can be an index."""
+    number = count(value)
+    return number if number is not None and number <= MAX_INDEX else None
+
+
+def dump(value: Any) -> str:
+    """`value` as compact JSON, characters as they are."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(text: str) -> tuple[Any, tuple[str, ...]]:
+    """The JSON value in `text` and what is ambiguous about it. Raises Undecodable."""
+    try:
+        return decode_json(text.encode())
+    except UnicodeEncodeError:
+        raise Undecodable("not JSON: it has half a surrogate pair in it") from None
+
+
+def joined(text: str) -> str:
+    """`text` with the halves of a surrogate pair joined that came in different fragments."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a half of a surrogate pair stands alone in `text`."""
+    return _SURROGATE.search(text) is not None
+
+
+def error_line(value: Any) -> str:
+    """What a vendor's error object says, in one line: `overloaded_error: Overloaded`."""
+    if isinstance(value, str):
+        return shown(value, 500)
+    error = mapping(value)
+    kind = next(
+        (str(error[key]) for key in ("type", "status", "code") if error.get(key) not in (None, "", "error")), ""
+    )
+    message = string(error.get("message")) or string(error.get("detail"))
+    return shown(": ".join(part for part in (kind, message) if part) or dump(value), 500)
