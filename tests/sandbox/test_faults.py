@@ -77,6 +77,35 @@ def test_rejections_on_demand(shopper: Any) -> None:
     assert shopper.ask(payment=payment).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_a_stream_that_fails_in_its_middle(sandbox: Sandbox, path: str) -> None:
+    """It ends well as far as HTTP goes; the last event says the error, in the vendor's own shape."""
+    whole = chunks(wire(sandbox, STREAM, "", path=path))
+    *before, last = chunks(wire(sandbox, STREAM, "fail-after;after=4", path=path))
+    assert len(before) == 4
+    assert [kind(piece) for piece in before] == [kind(piece) for piece in whole[:4]]
+    assert b"The sandbox was told to fail." in last
+    said = json.loads(last.partition(b"data: ")[2])
+    assert said.get("type") == kind(last).removeprefix("event: ") if "event" in kind(last) else "error" in said
+    assert chunks(wire(sandbox, STREAM, "fail-after;after=4,gzip", path=path))
+
+
+def kind(piece: bytes) -> str:
+    """The first line of an event, where it does not hold the data."""
+    line = piece.partition(b"\n")[0].decode()
+    return "" if line.startswith("data: ") else line
+
+
+@pytest.mark.parametrize(("query", "end"), [("?alt=sse", b"\n\n"), ("", b"}]")])
+def test_a_stream_of_gemini_s_that_fails(sandbox: Sandbox, query: str, end: bytes) -> None:
+    path = f"/v1beta/models/sandbox-free:streamGenerateContent{query}"
+    got = chunks(wire(sandbox, {"contents": []}, "fail-after;after=2", path=path))
+    assert len(got) == 3
+    assert got[-1].endswith(end)
+    if end == b"}]":
+        assert json.loads(b"".join(got))[-1]["error"]["code"] == 503
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [("/v1/chat/completions", "rate_limit_error"), ("/v1/messages", "rate_limit_error"), ("/v1/responses", None)],

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from mitmproxy_x402.sandbox.answers import INTERLEAVED, PARALLEL, Meaning, fragments, meaning
+from mitmproxy_x402.sandbox.answers import EMPTY, INTERLEAVED, PARALLEL, THINKING, Meaning, fragments, meaning
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
@@ -253,3 +253,67 @@ def test_openai_chat_sends_fragments_as_the_vendor_does(gateway: Sandbox) -> Non
     indexes = [delta["index"] for delta in deltas]
     assert indexes[:6] == [0, 1, 0, 1, 0, 1]
     assert all("usage" not in chunk for chunk in chunks)
+
+
+class TestThinking:
+    def test_openai_chat(self, gateway: Sandbox, chatgpt: openai.OpenAI) -> None:
+        asked: Any = {"model": THINKING, "messages": ASKED}
+        with chatgpt.chat.completions.stream(**asked, stream_options={"include_usage": True}) as events:
+            streamed = events.get_final_completion()
+        for completion in (streamed, chatgpt.chat.completions.create(**asked)):
+            said, message = meant(gateway, "")[0], completion.choices[0].message
+            assert (message.content, message.model_extra) == (said.text, {"reasoning_content": said.thought})
+        assert streamed.usage is not None
+        assert streamed.usage.completion_tokens_details is not None
+        assert streamed.usage.completion_tokens_details.reasoning_tokens == said.reasoning_tokens > 0
+
+    def test_openai_responses(self, gateway: Sandbox, chatgpt: openai.OpenAI) -> None:
+        with chatgpt.responses.stream(model=THINKING, input="Wetter?") as events:
+            streamed = events.get_final_response()
+        for response in (streamed, chatgpt.responses.create(model=THINKING, input="Wetter?")):
+            said, first = meant(gateway, "")[0], response.output[0]
+            assert first.type == "reasoning"
+            assert [part.text for part in first.summary] == [said.thought]
+            assert response.output_text == said.text
+
+    def test_anthropic_messages(self, gateway: Sandbox, claude: anthropic.Anthropic) -> None:
+        asked: Any = {"model": THINKING, "messages": ASKED, "max_tokens": 100}
+        with claude.messages.stream(**asked) as events:
+            streamed = events.get_final_message()
+        for message in (streamed, claude.messages.create(**asked)):
+            said, [first, second] = meant(gateway, "")[0], message.content
+            assert first.type == "thinking"
+            assert second.type == "text"
+            assert (first.thinking, bool(first.signature), second.text) == (said.thought, True, said.text)
+
+    def test_gemini(self, gateway: Sandbox) -> None:
+        with genai.Client(api_key="none", http_options=types.HttpOptions(base_url=gateway.url)) as client:
+            answers = list(client.models.generate_content_stream(model=THINKING, contents="Wetter?"))
+        said = meaning(gateway.requests[-1].json, THINKING)
+        parts = [part for one in answers if one.parts for part in one.parts]
+        assert "".join(part.text or "" for part in parts if part.thought) == said.thought
+        assert "".join(part.text or "" for part in parts if not part.thought) == said.text
+        usage = answers[-1].usage_metadata
+        assert usage is not None
+        assert (usage.thoughts_token_count, usage.total_token_count) == (said.reasoning_tokens, said.total_tokens)
+
+
+def test_no_arguments_at_all(gateway: Sandbox, chatgpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    chat: Any = {"model": EMPTY, "messages": ASKED, "tools": CHAT_TOOLS}
+    chunks = list(chatgpt.chat.completions.create(**chat, stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [(call.function.name, call.function.arguments) for call in calls if call.function] == [("weather", "")]
+    whole = chatgpt.chat.completions.create(**chat).choices[0].message.tool_calls
+    assert [call.function.arguments for call in whole or [] if call.type == "function"] == [""]
+    with chatgpt.responses.stream(model=EMPTY, input="Wetter?", tools=RESPONSE_TOOLS) as events:
+        [item] = events.get_final_response().output
+    assert item.type == "function_call"
+    assert item.arguments == ""
+    with claude.messages.stream(model=EMPTY, messages=ASKED, tools=MESSAGE_TOOLS, max_tokens=9) as stream:  # type: ignore[arg-type]
+        [block] = stream.get_final_message().content
+    assert block.type == "tool_use"
+    assert block.input == {}
+    body = {"contents": ASKED, "tools": [{"functionDeclarations": [{"name": "weather"}]}]}
+    url = f"{gateway.url}/v1beta/models/{EMPTY}:generateContent"
+    [part] = httpx.post(url, json=body).json()["candidates"][0]["content"]["parts"]
+    assert part == {"functionCall": {"name": "weather"}}

@@ -15,11 +15,15 @@ from typing import Any
 PAID = "sandbox-1"
 PARALLEL = "sandbox-parallel"
 INTERLEAVED = "sandbox-interleaved"
+THINKING = "sandbox-thinking"
+EMPTY = "sandbox-empty"
 FREE = "sandbox-free"
 MODELS: Mapping[str, str] = {
     PAID: "answers text; calls the first tool when the request names tools",
     PARALLEL: "says a word, then calls two tools, one after the other",
     INTERLEAVED: "calls two tools, their fragments mixed (OpenAI chat)",
+    THINKING: "like sandbox-1, and thinks before it answers",
+    EMPTY: "calls the first tool with no arguments at all, not even {}",
     FREE: "like sandbox-1, and costs nothing",
 }
 """Any other model name answers like `sandbox-1` and is paid."""
@@ -29,6 +33,7 @@ _TEXT = (
     'It holds quotes ("so"), a backslash \\ and a tab\t, two lines\nand 日本語 and 🦀.'
 )
 _PREAMBLE = "Zwei Aufrufe, gleich da ☕."
+_THOUGHT = "Der Benutzer fragt – let me think ☕: 日本語, or {not} JSON? 🦀"
 _STRING = 'naïve “café” ☕ "quoted" back\\slash\nnew line\ttab 日本語 🦀'
 _SIZES = (1, 4, 2, 7, 3, 12, 5)
 _MAX_DEPTH = 6
@@ -47,8 +52,8 @@ class ToolCall:
         return prefix + self.seed
 
     def parsed(self) -> Any:
-        """The arguments as a value."""
-        return json.loads(self.arguments)
+        """The arguments as a value; none at all are an empty object."""
+        return json.loads(self.arguments or "{}")
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,15 @@ class Meaning:
     model: str
     seed: str
     """24 hex digits that ids are made of."""
+    thought: str
+    """What it thinks before it says anything."""
     text: str
     tool_calls: tuple[ToolCall, ...]
     input_tokens: int
     output_tokens: int
+    """Those of the thought included."""
+    reasoning_tokens: int = 0
+    """Those of the thought."""
 
     @property
     def total_tokens(self) -> int:
@@ -78,12 +88,19 @@ def meaning(request: Mapping[str, Any], model: str = "") -> Meaning:
     """What the sandbox answers to a request body in any of the four dialects; `model` where the body does not say."""
     name = model or str(request.get("model") or PAID)
     seed = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:24]
-    input_tokens = -(-len(json.dumps(request)) // 4)
+    input_tokens = _tokens(json.dumps(request))
     calls = _calls(request, name, seed) if _may_call(request) else ()
     preamble = _PREAMBLE if name == PARALLEL else ""
     text = preamble if calls else _TEXT
+    thought = _THOUGHT if name == THINKING else ""
     said = text + "".join(call.arguments for call in calls)
-    return Meaning(name, seed, text, calls, input_tokens, -(-len(said) // 4))
+    reasoning_tokens = _tokens(thought)
+    output_tokens = _tokens(said) + reasoning_tokens
+    return Meaning(name, seed, thought, text, calls, input_tokens, output_tokens, reasoning_tokens)
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // 4)
 
 
 def fragments(text: str) -> Iterator[str]:
@@ -173,6 +190,7 @@ def _calls(request: Mapping[str, Any], model: str, seed: str) -> tuple[ToolCall,
     calls = []
     for number, (name, schema) in enumerate(chosen):
         arguments = json.dumps(example(schema, f"{number}. " if number else ""), ensure_ascii=False)
+        arguments = "" if model == EMPTY else arguments
         calls.append(ToolCall(name, arguments, f"{seed[:-1]}{number}"))
     return tuple(calls)
 

@@ -46,6 +46,7 @@ FAULTS: Mapping[str, FaultKind] = {
         "close after AFTER pieces, in the middle of the next one; HOW is fin or reset",
         {"after": "2", **_HOW, **_SETTLE},
     ),
+    "fail-after": FaultKind("end a stream after AFTER pieces with an error of the vendor's", {"after": "8", **_SETTLE}),
     "stall-after": FaultKind("never go on after AFTER pieces", {"after": "2", **_SETTLE}),
     "slow-first": FaultKind("wait SECONDS after the headers, before the first piece", {"seconds": "2"}),
     "slow-head": FaultKind("wait SECONDS before the headers", {"seconds": "2"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 from .faults import Fault
 from .wire import Exchange, Pairs
@@ -69,6 +70,8 @@ def _prepared(work: Work, faults: Mapping[str, Fault]) -> tuple[list[tuple[str, 
     pieces: Iterable[bytes]
     if work.pieces is not None:
         pieces = work.pieces
+        if "fail-after" in faults:
+            pieces = _failing(pieces, faults["fail-after"].number("after"), work.failure)
         if "gzip" in faults:
             headers = [pair for pair in headers if pair[0] != "Content-Length"]
             pieces = _gzipped(pieces)
@@ -135,6 +138,11 @@ def split(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
         rest = rest[whole:]
     if rest:
         yield rest
+
+
+def _failing(pieces: Iterable[bytes], after: int, failure: Callable[[int], bytes]) -> Iterator[bytes]:
+    yield from islice(pieces, after)
+    yield failure(after)
 
 
 def _gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:

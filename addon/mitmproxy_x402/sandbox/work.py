@@ -20,7 +20,7 @@ _GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGener
 _BLOB_PIECE = 64 * 1024
 
 Dialect = Any
-"""A room of `vendors`: it has `answer` and `stream`."""
+"""A room of `vendors`: it has `answer`, `stream` and `failure`."""
 
 _COUNT = "/v1/messages/count_tokens"
 _MODEL_PATHS: Mapping[str, tuple[str, Dialect]] = {
@@ -39,6 +39,8 @@ class Work:
     body: bytes = b""
     pieces: Iterator[bytes] | None = None
     """The events of a stream; None when the answer is `body`."""
+    failure: Callable[[int], bytes] = lambda _: b""
+    """What the vendor would say in the middle of a stream that fails, as its n-th event."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _model_route(request: ReceivedRequest, path: str) -> Route | None:
 def _model_work(body: Mapping[str, Any], dialect: Dialect, now: int) -> Work:
     said = meaning(body)
     if body.get("stream") is True:
-        return _events(dialect.stream(body, said, now))
+        return _events(dialect.stream(body, said, now), dialect)
     return json_work(dialect.answer(body, said, now))
 
 
@@ -105,13 +107,14 @@ def _gemini(request: ReceivedRequest, said: Meaning, verb: str) -> Work:
     if verb == "generateContent":
         return json_work(gemini.answer(request.json, said, 0))
     if parse_qs(request.query).get("alt") == ["sse"]:
-        return _events(gemini.stream(request.json, said, 0))
-    return Work(200, [("Content-Type", "application/json; charset=UTF-8")], pieces=gemini.array(request.json, said, 0))
+        return _events(gemini.stream(request.json, said, 0), gemini)
+    headers = [("Content-Type", "application/json; charset=UTF-8")]
+    return Work(200, headers, pieces=gemini.array(request.json, said, 0), failure=gemini.array_failure)
 
 
-def _events(pieces: Iterator[bytes]) -> Work:
+def _events(pieces: Iterator[bytes], dialect: Dialect) -> Work:
     headers = [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")]
-    return Work(200, headers, pieces=pieces)
+    return Work(200, headers, pieces=pieces, failure=dialect.failure)
 
 
 def _models(now: int) -> Work:

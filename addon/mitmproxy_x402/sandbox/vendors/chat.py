@@ -12,6 +12,8 @@ from ..answers import Meaning, ToolCall, event, fragments
 def answer(_request: Mapping[str, Any], said: Meaning, now: int) -> dict[str, Any]:
     """A `chat.completion`."""
     message: dict[str, Any] = {"role": "assistant", "content": said.text or None, "refusal": None}
+    if said.thought:
+        message["reasoning_content"] = said.thought
     if said.tool_calls:
         message["tool_calls"] = [{**_begin(call, call.arguments)} for call in said.tool_calls]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(said)}
@@ -30,6 +32,8 @@ def stream(request: Mapping[str, Any], said: Meaning, now: int) -> Iterator[byte
 
     yield b": sandbox heartbeat\n\n"
     yield chunk({"role": "assistant", "content": "" if said.text else None, "refusal": None})
+    for piece in fragments(said.thought):
+        yield chunk({"reasoning_content": piece})
     for piece in fragments(said.text):
         yield chunk({"content": piece})
     for delta in _call_deltas(said):
@@ -39,6 +43,12 @@ def stream(request: Mapping[str, Any], said: Meaning, now: int) -> Iterator[byte
     if usage:
         yield event({**_head(said, now, "chat.completion.chunk"), "choices": [], "usage": _usage(said)})
     yield b"data: [DONE]\n\n"
+
+
+def failure(_number: int) -> bytes:
+    """What comes in the middle of a stream that fails; nothing comes after it."""
+    error = {"message": "The sandbox was told to fail.", "type": "server_error", "param": None, "code": None}
+    return event({"error": error})
 
 
 def _call_deltas(said: Meaning) -> Iterator[dict[str, Any]]:
@@ -76,5 +86,5 @@ def _usage(said: Meaning) -> dict[str, Any]:
         "completion_tokens": said.output_tokens,
         "total_tokens": said.total_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": said.reasoning_tokens, "audio_tokens": 0},
     }

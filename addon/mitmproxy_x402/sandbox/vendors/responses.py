@@ -25,6 +25,9 @@ def _events(request: Mapping[str, Any], said: Meaning, now: int) -> Iterator[tup
     yield "response.created", {"response": begun}
     yield "response.in_progress", {"response": begun}
     index = 0
+    if said.thought:
+        yield from _thought_events(said, index)
+        index += 1
     if said.text:
         yield from _text_events(said, index)
         index += 1
@@ -32,6 +35,24 @@ def _events(request: Mapping[str, Any], said: Meaning, now: int) -> Iterator[tup
         yield from _call_events(call, index)
         index += 1
     yield "response.completed", {"response": answer(request, said, now)}
+
+
+def failure(number: int) -> bytes:
+    """What comes in the middle of a stream that fails, its `number`th event; nothing comes after it."""
+    said = {"code": "server_error", "message": "The sandbox was told to fail.", "param": None}
+    return event({"type": "error", "sequence_number": number, **said}, "error")
+
+
+def _thought_events(said: Meaning, index: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    item = _thought(said)
+    place = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+    yield "response.output_item.added", {"output_index": index, "item": {**item, "summary": []}}
+    yield "response.reasoning_summary_part.added", {**place, "part": {"type": "summary_text", "text": ""}}
+    for piece in fragments(said.thought):
+        yield "response.reasoning_summary_text.delta", {**place, "delta": piece}
+    yield "response.reasoning_summary_text.done", {**place, "text": said.thought}
+    yield "response.reasoning_summary_part.done", {**place, "part": item["summary"][0]}
+    yield "response.output_item.done", {"output_index": index, "item": item}
 
 
 def _text_events(said: Meaning, index: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -65,7 +86,14 @@ def _call_events(call: ToolCall, index: int) -> Iterator[tuple[str, dict[str, An
 
 def _output(said: Meaning) -> list[dict[str, Any]]:
     calls = [_function_call(call) for call in said.tool_calls]
-    return [_message(said, "completed"), *calls] if said.text else calls
+    thought = [_thought(said)] if said.thought else []
+    text = [_message(said, "completed")] if said.text else []
+    return [*thought, *text, *calls]
+
+
+def _thought(said: Meaning) -> dict[str, Any]:
+    summary = [{"type": "summary_text", "text": said.thought}]
+    return {"id": f"rs_{said.seed}", "type": "reasoning", "summary": summary}
 
 
 def _message(said: Meaning, status: str) -> dict[str, Any]:
@@ -116,6 +144,6 @@ def _usage(said: Meaning) -> dict[str, Any]:
         "input_tokens": said.input_tokens,
         "input_tokens_details": {"cached_tokens": 0},
         "output_tokens": said.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": said.reasoning_tokens},
         "total_tokens": said.total_tokens,
     }
