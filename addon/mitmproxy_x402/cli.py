@@ -30,6 +30,7 @@ verbs:
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
   report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
   check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
+  fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
   test       the project's tests (only in a checkout)
   path       print the script for `mitmdump -s`
 
@@ -160,6 +161,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _help_of(verb: str) -> str:
     if verb in TOOLS:
         return SERVE_HELP.format(prog=program(), verb=verb, first=FIRST_LINES[verb])
+    if verb == "fixtures":
+        from .fixtures.usage import HELP as FIXTURES_HELP  # noqa: PLC0415  (nothing but the text)
+
+        return FIXTURES_HELP.format(prog=f"{program()} fixtures")
     texts = {
         "sandbox": SANDBOX_HELP,
         "report": REPORT_HELP,
@@ -195,6 +200,12 @@ def _check(_: str, arguments: list[str]) -> int:
     from . import check  # noqa: PLC0415  (imports what must be installed)
 
     return check.run(arguments)
+
+
+def _fixtures(_: str, arguments: list[str]) -> int:
+    from .fixtures import __main__ as fixtures  # noqa: PLC0415  (imports what must be installed)
+
+    return fixtures.main(arguments, f"{program()} fixtures")
 
 
 def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a function that never returns)
@@ -245,6 +256,7 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "sandbox": _sandbox,
     "report": _report,
     "check": _check,
+    "fixtures": _fixtures,
     "test": _test,
     "path": _path,
 }

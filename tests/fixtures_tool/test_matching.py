@@ -99,6 +99,11 @@ class TestQueries:
             ("/a?key=secret", "/a?key=[redacted]&alt=sse", False),
             ("/b?key=secret", "/a?key=[redacted]", False),
             ("/a", "/a?key=[redacted]", False),
+            ("/a/secret/b", "/a/[redacted]/b", True),
+            ("/a/secret/c", "/a/[redacted]/b", False),
+            ("/a/secret/more/b", "/a/[redacted]/b", False),
+            ("/a/secret/b?x&secret&y=/?", "/a/[redacted]/b?x&[redacted]&y=/?", True),
+            ("/a/secret/b?x&y=1", "/a/[redacted]/b?x&[redacted]&y=1", False),
         ],
     )
     def test_a_redacted_value_equals_every_other(self, asked: str, recorded: str, same: bool) -> None:
