@@ -1,0 +1,70 @@
+"""What a request to a language model asks, whichever vendor's dialect it is in. Frozen, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reading import Dialect, Other, Reasoning, Refusal, Text, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture, a sound, a file: not its content."""
+
+    kind: str
+    """image, audio, video, file"""
+    type: str = ""
+    """Media type, empty where it is not said."""
+    size: int | None = None
+    """Bytes, where the request carries them."""
+    source: str = ""
+    """File name, address or id, where it carries them not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered."""
+
+    id: str
+    """Of the call, where the dialect has ids."""
+    name: str
+    parts: tuple[Text | Media | Other, ...]
+    failed: bool = False
+
+
+Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media | Other
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: str
+    """In the vendor's word; `system` for instructions beside the messages."""
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+    """In short form: `city: string, days?: integer`."""
+    kind: str = "function"
+    """The vendor's word where it is none of the caller's functions."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReading:
+    """A request."""
+
+    dialect: Dialect
+    model: str | None = None
+    streamed: bool = False
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+    """All other settings with their values as JSON, cut, without secrets."""
+    irregular: tuple[str, ...] = ()

@@ -1,0 +1,157 @@
+"""The parts of messages in requests, in all four dialects: each dialect's names for them are its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..protocol.strict_json import Undecodable
+from .asking import Media, Part, ToolResult
+from .reading import Other, Reasoning, Refusal, Text, ToolCall
+from .values import decode, dump, mapping, sequence, string
+
+_DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
+_TEXTS = {"text", "input_text", "output_text", "summary_text", "reasoning_text"}
+_CALLS = {"function_call", "custom_tool_call", "mcp_call"}
+_MAX_SOURCE = 200
+
+
+def parts_of(content: Any) -> Iterator[Part]:
+    """The parts of a message's content: text, or a list of parts in any dialect."""
+    if isinstance(content, str):
+        yield Text(content)
+    elif isinstance(content, dict):
+        yield part_of(content)
+    else:
+        for part in sequence(content):
+            yield Text(part) if isinstance(part, str) else part_of(mapping(part))
+
+
+def part_of(part: dict[str, Any]) -> Part:
+    """One part, or one item of OpenAI's responses."""
+    kind = string(part.get("type"))
+    if kind in _TEXTS:
+        return Text(string(part.get("text")))
+    if kind == "refusal":
+        return Refusal(string(part.get("refusal")))
+    if kind in ("thinking", "redacted_thinking", "reasoning"):
+        return _reasoning(part)
+    if kind in _CALLS or kind.endswith("tool_use"):
+        return _call(part, kind)
+    if kind.endswith(("tool_result", "_output")):
+        return _result(part)
+    return _media(part, kind) or _gemini(part) or Other(kind or "part", part)
+
+
+def chat_call(call: dict[str, Any]) -> ToolCall:
+    """A call among a message's `tool_calls`, or its `function_call` (which is the function itself)."""
+    custom = mapping(call.get("custom"))
+    function = custom or mapping(call.get("function")) or call
+    arguments = string(function.get("input" if custom else "arguments"))
+    return _made(call, string(function.get("name")), arguments, "custom" if custom else "function")
+
+
+def result_of(identity: Any, name: Any, content: Any, *, failed: bool = False) -> ToolResult:
+    """What a tool answered, as text, as parts, or as any JSON."""
+    parts = tuple(part for part in parts_of(content) if isinstance(part, (Text, Media, Other)))
+    if not parts and content not in (None, "", [], {}):
+        parts = (Text(dump(content)),)
+    return ToolResult(string(identity), string(name), parts, failed)
+
+
+def _reasoning(part: dict[str, Any]) -> Reasoning:
+    """Anthropic's thinking, or an item of OpenAI's responses."""
+    said = [string(part.get("thinking"))]
+    for key in ("summary", "content"):
+        said += [string(mapping(one).get("text")) for one in sequence(part.get(key))]
+    seal = part.get("signature") or part.get("data") or part.get("encrypted_content")
+    return Reasoning("\n".join(text for text in said if text), signature=string(seal))
+
+
+def _call(part: dict[str, Any], kind: str) -> ToolCall:
+    name = string(part.get("name"))
+    if kind == "custom_tool_call":
+        return _made(part, name, string(part.get("input")), "custom")
+    what = "function" if kind in ("function_call", "tool_use") else kind
+    arguments = part.get("arguments", part.get("input"))
+    return _made(part, name, arguments if isinstance(arguments, str) else dump(arguments), what)
+
+
+def _made(call: dict[str, Any], name: str, arguments: str, kind: str) -> ToolCall:
+    identity = string(call.get("call_id")) or string(call.get("id"))
+    try:
+        parsed = decode(arguments)[0] if kind != "custom" else None
+    except Undecodable:
+        parsed = None
+    return ToolCall(identity, name, arguments, parsed, kind=kind)
+
+
+def _result(part: dict[str, Any]) -> ToolResult:
+    identity = part.get("tool_use_id") or part.get("call_id")
+    content = part.get("content", part.get("output", part.get("result")))
+    return result_of(identity, part.get("name"), content, failed=part.get("is_error") is True)
+
+
+def _media(part: dict[str, Any], kind: str) -> Media | None:
+    if kind in ("image_url", "input_image"):
+        given = part.get("image_url")
+        url = string(given) or string(mapping(given).get("url"))
+        return _from(url, "image", string(part.get("file_id")))
+    if kind in ("input_audio", "audio"):
+        audio = mapping(part.get("input_audio")) or part
+        return _inline("audio", string(audio.get("format")), audio.get("data"))
+    if kind in ("file", "input_file"):
+        file = mapping(part.get("file")) or part
+        name = next((string(file[key]) for key in ("filename", "file_id", "file_url") if file.get(key)), "")
+        return _from(string(file.get("file_data")), "file", name)
+    if kind in ("image", "document"):
+        source = mapping(part.get("source"))
+        name = string(source.get("url")) or string(source.get("file_id")) or string(part.get("title"))
+        type_ = string(source.get("media_type"))
+        return _inline("image" if kind == "image" else "file", type_, source.get("data"), name)
+    return None
+
+
+def _from(url: str, kind: str, name: str) -> Media:
+    """Of a data URL its type and size, of another one itself."""
+    found = _DATA_URL.match(url)
+    if found:
+        return Media(kind, found[1], _bytes(len(url) - found.end()), name[:_MAX_SOURCE])
+    if name:
+        return Media(kind, "", _bytes(len(url)) if url else None, name[:_MAX_SOURCE])
+    return Media(kind, "", None, url[:_MAX_SOURCE])
+
+
+def _inline(kind: str, media_type: str, data: Any, name: str = "") -> Media:
+    size = _bytes(len(data)) if isinstance(data, str) else None
+    return Media(kind, media_type[:100], size, name[:_MAX_SOURCE])
+
+
+def _bytes(characters: int) -> int:
+    """What so many characters of base64 hold."""
+    return characters * 3 // 4
+
+
+def _gemini(part: dict[str, Any]) -> Part | None:
+    """Gemini's parts have no type but a key of their own, in either spelling."""
+    if "text" in part:
+        text = string(part["text"])
+        return Reasoning(text) if part.get("thought") is True else Text(text)
+    call, result = mapping(either(part, "functionCall")), mapping(either(part, "functionResponse"))
+    if call:
+        return _made(call, string(call.get("name")), dump(call.get("args") or {}), "function")
+    if result:
+        return ToolResult(string(result.get("id")), string(result.get("name")), (Text(dump(result.get("response"))),))
+    data = mapping(either(part, "inlineData")) or mapping(either(part, "fileData"))
+    if data:
+        media_type = string(either(data, "mimeType"))
+        kind = media_type.partition("/")[0]
+        source = string(either(data, "fileUri"))
+        return _inline(kind if kind in ("image", "audio", "video") else "file", media_type, data.get("data"), source)
+    return None
+
+
+def either(value: dict[str, Any], key: str) -> Any:
+    """What is under `key` (`inlineData`), or under its other spelling (`inline_data`)."""
+    return value.get(key, value.get(re.sub("[A-Z]", lambda found: "_" + found[0].lower(), key)))

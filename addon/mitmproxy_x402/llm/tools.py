@@ -1,0 +1,94 @@
+"""The tools of a request, in all four dialects, their parameters in a form that fits a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .asking import Tool
+from .parts import either
+from .values import dump, mapping, sequence, string
+
+MAX_PARAMETERS = 400
+"""Characters of a tool's parameters that are shown."""
+_MAX_DEPTH = 4
+_MAX_NODES = 200
+
+
+def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
+    """The tools that a request names."""
+    for tool in map(mapping, sequence(body.get("tools"))):
+        kind = string(tool.get("type"))
+        declared = either(tool, "functionDeclarations")
+        if isinstance(declared, list):
+            yield from (_function(mapping(one)) for one in declared)
+        elif "function" in tool:
+            yield _function(mapping(tool["function"]))
+        elif kind == "custom" and "custom" in tool:
+            yield _named(mapping(tool["custom"]), "custom")
+        elif kind in ("", "function", "custom") and "name" in tool:
+            custom = kind == "custom" and "input_schema" not in tool
+            yield _named(tool, "custom") if custom else _function(tool)
+        elif kind:
+            yield _named(tool, kind)
+        else:  # Gemini's own tools: their name is the key
+            yield from (Tool(key[:100], kind="built in") for key in tool)
+    yield from (_function(mapping(one)) for one in sequence(body.get("functions")))
+
+
+def _named(tool: dict[str, Any], kind: str) -> Tool:
+    name = string(tool.get("name")) or string(tool.get("server_label")) or kind
+    return Tool(name, string(tool.get("description")), kind=kind)
+
+
+def _function(function: dict[str, Any]) -> Tool:
+    keys = ("parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema")
+    schema = next((function[key] for key in keys if function.get(key) is not None), None)
+    text = _Short(schema).text
+    return Tool(string(function.get("name")), string(function.get("description")), text)
+
+
+class _Short:
+    """A JSON schema in the notation of a typed language; bounded work, whatever the schema."""
+
+    def __init__(self, schema: Any) -> None:
+        self._nodes = 0
+        self._root = mapping(schema)
+        text = ", ".join(self._properties(self._root, 0))
+        self.text = text if len(text) <= MAX_PARAMETERS else text[:MAX_PARAMETERS] + "…"
+
+    def _properties(self, schema: dict[str, Any], depth: int) -> Iterator[str]:
+        required = sequence(schema.get("required"))
+        for name, value in mapping(schema.get("properties")).items():
+            if self._nodes >= _MAX_NODES:
+                return
+            yield f"{name[:100]}{'' if name in required else '?'}: {self._type(value, depth + 1)}"
+
+    def _type(self, value: Any, depth: int) -> str:
+        self._nodes += 1
+        schema = mapping(value)
+        if depth > _MAX_DEPTH or self._nodes >= _MAX_NODES:
+            return "…"
+        options = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
+        if options is not None:
+            return " | ".join(self._type(option, depth + 1) for option in options[:10])
+        if "const" in schema:
+            return dump(schema["const"])[:60]
+        if isinstance(schema.get("enum"), list):
+            return " | ".join(dump(one)[:60] for one in schema["enum"][:20])
+        if string(schema.get("$ref")):
+            return string(schema["$ref"]).rpartition("/")[2][:60]
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            return " | ".join(self._simple(string(one), schema, depth) for one in kind[:10])
+        return self._simple(string(kind), schema, depth)
+
+    def _simple(self, kind: str, schema: dict[str, Any], depth: int) -> str:
+        kind = kind.lower()[:60]  # Gemini writes STRING
+        if kind == "object" or (not kind and "properties" in schema):
+            inside = ", ".join(self._properties(schema, depth))
+            return f"{{{inside}}}" if inside else "object"
+        if kind == "array":
+            inner = self._type(schema.get("items"), depth + 1) if schema.get("items") else "any"
+            return f"({inner})[]" if " | " in inner else f"{inner}[]"
+        return kind or "any"
