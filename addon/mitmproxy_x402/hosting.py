@@ -16,6 +16,7 @@ BETTER: Mapping[str, object] = {
     "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and whoever reaches the port can spend
     "connection_strategy": "lazy",  # eager answers an unreachable upstream with a bare end of file
     "keep_alt_svc_header": True,  # otherwise a header of the answer is changed
+    "web_columns": ["icon", "path", "method", "status", "size", "time", "comment"],  # what was paid, in mitmweb
 }
 
 

@@ -1,4 +1,4 @@
-"""mitmproxy's commands in a process of the tests: its own libraries, in their newest versions, warn of it."""
+"""mitmproxy's rooms in a process of the tests: its own libraries, in their newest versions, warn of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from mitmproxy import contentviews, flowfilter, io
     from mitmproxy.command import CommandManager
     from mitmproxy.test import taddons
 
-__all__ = ["CommandManager", "taddons"]
+__all__ = ["CommandManager", "contentviews", "flowfilter", "io", "taddons"]

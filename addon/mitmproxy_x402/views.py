@@ -1,0 +1,187 @@
+"""What people see of a flow in mitmweb and mitmproxy: its body while it streams and after, a comment, and a mark.
+
+mitmproxy keeps nothing of an answer that is streamed. Where somebody can look, the first `x402_view_limit` bytes of it
+are kept here and put into the flow: a few times a second while it streams, and at its end. Nothing of that touches what
+the client gets; in a plain mitmdump there is nobody to look, and nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
+
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.hooks import UpdateHook
+
+from . import comment, contentview, handshake
+from .llm.reading import Reading
+from .payer import Payer
+from .taps import tap
+
+PAUSE = 0.3
+"""Seconds between two looks at the streams that are open, at least."""
+SHARE = 20
+"""A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
+BODIES = 3
+"""The flow_detail from which on mitmdump prints bodies."""
+
+_said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
+"""The comment and the mark that a flow has from us. Of the module: it outlives a script that is loaded again."""
+
+
+class Body:
+    """The first `limit` bytes of what passes."""
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        """Bytes that have passed."""
+        self._limit = limit
+        self._kept = bytearray()
+        self._shown = -1
+
+    def receive(self, chunk: bytes) -> None:
+        """The next of it."""
+        self.total += len(chunk)
+        room = self._limit - len(self._kept)
+        if room > 0:
+            self._kept += chunk[:room] if len(chunk) > room else chunk
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something came since `show`."""
+        return self.total != self._shown
+
+    @property
+    def cut(self) -> str:
+        """What was kept of how much, as `cut at 4 MB of 12 MB`; empty where that is all."""
+        if self.total <= self._limit:
+            return ""
+        return f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
+
+    def show(self, flow: http.HTTPFlow) -> None:
+        """Put what is there into the flow, unless mitmproxy (`store_streamed_bodies`) has put all of it there."""
+        assert flow.response is not None
+        self._shown = self.total
+        if self._limit and len(flow.response.raw_content or b"") != self.total:
+            flow.response.raw_content = bytes(self._kept)  # not `content`, which would write a Content-Length
+            if self.cut:
+                flow.metadata["x402.cut"] = self.cut
+
+
+class Views:
+    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None."""
+
+    name = "x402views"
+
+    def __init__(self, payer: Callable[[], Payer | None]) -> None:
+        self._payer = payer
+        self._open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._reader = ThreadPoolExecutor(1, "x402 views")
+
+    def load(self, _: Loader) -> None:
+        """Register the content views."""
+        contentview.register()
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """The answer begins: keep what comes of it, say what was paid."""
+        payer = self._payer()
+        if handshake.exchange_of(flow) is None or flow.response is None or payer is None or not _somebody_looks():
+            return
+        if flow.response.stream:
+            body = Body(payer.settings.view_limit)
+            tap(flow, body.receive)
+            self._open[flow] = body
+            if _ui() and (self._looking is None or self._looking.done()):
+                self._looking = asyncio.get_running_loop().create_task(self._look())
+        _describe(flow)
+        _update(flow)
+
+    async def _look(self) -> None:
+        """Bring the bodies into the flows, and the flows to the screens, as long as streams are open."""
+        pause = PAUSE
+        while self._open:
+            await asyncio.sleep(pause)
+            took = 0.0
+            for flow, body in list(self._open.items()):
+                if body.has_news and self._open.get(flow) is body and flow.response is not None:
+                    began = time.perf_counter()
+                    body.show(flow)
+                    _update(flow)
+                    took += time.perf_counter() - began
+                    await asyncio.sleep(0)
+            pause = max(PAUSE, took * SHARE)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The answer is over: the body is whole, and somebody reads it for the comment."""
+        self._end(flow, interrupted=False)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """There will be no more: what came of the body is in the flow."""
+        self._end(flow, interrupted=True)
+
+    def _end(self, flow: http.HTTPFlow, *, interrupted: bool) -> None:
+        body = self._open.pop(flow, None)
+        if handshake.exchange_of(flow) is None or not _somebody_looks():
+            return
+        if body is not None and flow.response is not None:
+            body.show(flow)
+        describe = functools.partial(_describe, flow, interrupted=interrupted, cut=body.cut if body else "")
+        describe()
+        if _ui() and flow.response is not None and flow.response.raw_content:
+            task = asyncio.get_running_loop().create_task(self._read(flow, describe))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _read(self, flow: http.HTTPFlow, describe: Callable[..., None]) -> None:
+        """What the answer says, for the comment: in a thread, since it may take a second."""
+        assert flow.response is not None
+        headers, raw = flow.response.headers, flow.response.raw_content or b""
+        kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+        in_thread = asyncio.get_running_loop().run_in_executor(self._reader, contentview.read, kind, coding, raw)
+        reading, text, data = await in_thread
+        if reading is not None:
+            contentview.answers.remember(data, text)
+            describe(reading=reading)
+            _update(flow)
+
+    def done(self) -> None:
+        """The end, also of a script that is loaded again."""
+        for task in (*self._tasks, *([self._looking] if self._looking else [])):
+            task.cancel()
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _ui() -> bool:
+    return ctx.master.addons.get("view") is not None
+
+
+def _somebody_looks() -> bool:
+    """Whether there is a screen, or mitmdump saves flows or prints their bodies."""
+    saves = any(getattr(ctx.options, name, None) for name in ("save_stream_file", "hardump"))
+    return saves or _ui() or getattr(ctx.options, "flow_detail", 0) >= BODIES
+
+
+def _update(flow: http.HTTPFlow) -> None:
+    ctx.master.addons.trigger(UpdateHook([flow]))
+
+
+def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, interrupted: bool = False, cut: str = "") -> None:
+    """Comment and mark of a flow, unless they are the user's own."""
+    response = flow.response
+    begun = flow.request.timestamp_start
+    first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
+    line = comment.line(flow.metadata, reading=reading, first_byte=first, interrupted=interrupted, cut=cut)
+    mark = comment.mark(flow.metadata)
+    before = _said.get(flow, ("", ""))
+    if flow.comment in ("", before[0]):
+        flow.comment = line
+    if flow.marked in ("", before[1]):
+        flow.marked = mark
+    _said[flow] = (line, mark)
