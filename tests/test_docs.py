@@ -21,7 +21,9 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-NEVER_SENT = {"x402_error", "settings_invalid", "wallet_invalid", "payment_header_invalid", "demo_failed"}
+NEVER_SENT = {
+    *("x402_error", "settings_invalid", "wallet_invalid", "payment_header_invalid", "demo_failed", "recording_invalid"),
+}
 """Codes of errors that end a start, or are caught on the way: no client sees them."""
 _MAKERS = {"Refused": 0, "_not_allowed": 0, "Denial": 1, "refusal": 1, "error_body": 1}
 """What makes an answer for clients, and which of its arguments is the code."""

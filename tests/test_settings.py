@@ -133,6 +133,7 @@ def test_format_usd(micro: int, text: str) -> None:
     assert format_usd(micro) == text
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what mitmproxy's filters call
 @hypothesis_given(st.sampled_from([option.name for option in OPTIONS]), st.text(max_size=40))
 def test_no_text_whatever_escapes_as_another_error(name: str, text: str) -> None:
     here = Path("/nonexistent")

@@ -26,7 +26,9 @@ from .model import read_model
 from .payer import Payer, find_wallets
 from .policy import Purpose
 from .purchase import Purchase
+from .recorder import Recorder
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
+from .views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ class X402Addon:
 
     def __init__(self) -> None:
         self.payer: Payer | None = None
-        self.addons = [Commands(lambda: self.payer)]  # mitmproxy takes them along with this one
+        self.recorder = Recorder()  # the last, since the others write down what it records
+        # mitmproxy takes them along with this one
+        self.addons = [Commands(lambda: self.payer), Views(lambda: self.payer), self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
@@ -80,6 +84,7 @@ class X402Addon:
         ledger = self.payer.ledger if self.payer is not None else None
         if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
             ledger = SqliteLedger(settings.ledger)
+        self.recorder.use(settings)
         return Payer(settings, wallets, ledger)
 
     def running(self) -> None:

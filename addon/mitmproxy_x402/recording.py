@@ -89,7 +89,7 @@ class RecordedResponse:
     size: int = 0
     """Bytes of the body as it came."""
     sha256: str | None = None
-    """Of the body as it came, in hex; None until it is complete."""
+    """Of what came of the body, in hex; None where that is nothing, and while the recording is open."""
 
     def header(self, name: str) -> str:
         """The first header of that name; empty where there is none."""
@@ -218,7 +218,7 @@ def to_document(recording: Recording) -> dict[str, Any]:
             "bytes": response.size,
             "sha256": response.sha256,
         },
-        "timing": {"first_byte": recording.first_byte, "end": recording.end},
+        "timing": {"first_byte": _rounded(recording.first_byte), "end": _rounded(recording.end)},
         "payment": None
         if payment is None
         else {
@@ -232,6 +232,18 @@ def to_document(recording: Recording) -> dict[str, Any]:
         "legs": recording.legs,
         "notes": recording.notes,
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def to_text(recording: Recording) -> str:
+    """flow.json for `recording`: indented, with a line for each header."""
+    return _PAIR.sub(r"[\1, \2]", json.dumps(to_document(recording), indent=1, ensure_ascii=False)) + "\n"
+
+
+_PAIR = re.compile(r'\[\n +("(?:[^"\\]|\\.)*"),\n +("(?:[^"\\]|\\.)*")\n +\]')
 
 
 # Reading. What cannot be right is refused with its place; nothing outside the folder is ever read.

@@ -17,6 +17,7 @@ from .errors import SettingsError
 from .limits import Budget, Limit
 from .protocol.messages import Caip2
 from .protocol.networks import NetworkTable
+from .settings_dump import dump_format, filter_expression
 from .settings_limits import address, asset, budgets, host, read_limits
 from .settings_networks import read_networks
 from .settings_options import OPTIONS, PREFIX, Option
@@ -100,6 +101,12 @@ class Settings:
     """Upstream hosts, in lower case."""
     view_limit: int = 4 << 20
     """Bytes of an answer that are kept to be looked at."""
+    dump: Path | None = None
+    """Folder that recordings go into; None: nothing is recorded."""
+    dump_filter: str = ""
+    """A filter expression of mitmproxy; empty: everything is recorded."""
+    dump_formats: tuple[str, ...] = ("native",)
+    """`native`, `har`, `mitm`."""
     file: Path | None = None
     """The x402.toml that was read."""
     warnings: tuple[str, ...] = ()
@@ -142,6 +149,9 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
         evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
         view_limit=sources.default("view_limit", size),
+        dump=sources.get("dump", path, None),
+        dump_filter=sources.get("dump_filter", filter_expression, ""),
+        dump_formats=sources.default("dump_format", several(dump_format, "formats")),
         file=file,
         warnings=tuple(warnings),
     )

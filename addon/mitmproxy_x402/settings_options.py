@@ -186,6 +186,27 @@ OPTIONS: tuple[Option, ...] = (
         "body the first part is kept; the client gets all of it in any case. 0 keeps nothing. Default: 4m.",
     ),
     Option(
+        "x402_dump",
+        "",
+        "Folder to record into: for each request a folder with the request, the answer byte for byte as it streams, "
+        "and the time and size of each chunk. Made if it is missing, for you alone. Credentials, cookies and payment "
+        "headers are not recorded; bodies are, as they are. Default: empty, nothing is recorded.",
+    ),
+    Option(
+        "x402_dump_filter",
+        "",
+        "Which requests to record, as a filter expression of mitmproxy: '~u /v1/messages', '~c 200 & ~t event-stream', "
+        "'~meta \"x402.state: unknown\"'. What can only be told at the end of an answer (~b, ~bs, ~comment, ~marked, "
+        "~marker, ~meta, ~e) is recorded at first and removed if it does not match. Default: empty, every request.",
+    ),
+    Option(
+        "x402_dump_format",
+        "native",
+        "How to record, separated by commas: native (a folder of plain files for each request), har (HAR 1.2, for "
+        "the network tab of browsers), mitm (mitmproxy's own flow file, for mitmweb -r). Without native the folders "
+        "are there only while the answers stream. Default: native.",
+    ),
+    Option(
         "x402_config",
         "",
         "The configuration file to read. Default: empty, the first of $X402_CONFIG, ./x402.toml and "

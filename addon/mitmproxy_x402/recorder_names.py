@@ -1,0 +1,72 @@
+"""What recordings and their files are called: names that sort by time, say what is in them, and are safe as names."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+MAX_SLUG = 60
+"""Characters of a path that go into a name; 255 bytes is the most that file systems take, some only 143."""
+
+_EXTENSIONS = {
+    "text/event-stream": "sse",
+    "application/json": "json",
+    "application/x-ndjson": "ndjson",
+    "application/jsonl": "jsonl",
+    "application/javascript": "js",
+    "application/pdf": "pdf",
+    "application/xml": "xml",
+    "application/zip": "zip",
+    "application/gzip": "gz",
+    "application/x-www-form-urlencoded": "txt",
+    "audio/mpeg": "mp3",
+    "audio/mp4": "m4a",
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/ogg": "ogg",
+    "audio/opus": "opus",
+    "audio/flac": "flac",
+    "audio/aac": "aac",
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+    "text/html": "html",
+    "text/css": "css",
+    "text/csv": "csv",
+    "text/javascript": "js",
+    "text/markdown": "md",
+    "text/xml": "xml",
+}
+
+
+def extension(content_type: str) -> str:
+    """How a file with such a body ends, without the dot; `bin` where nothing better is known."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in _EXTENSIONS:
+        return _EXTENSIONS[kind]
+    if kind.endswith("+json"):
+        return "json"
+    if kind.endswith("+xml"):
+        return "xml"
+    return "txt" if kind.startswith("text/") else "bin"
+
+
+def moment(when: datetime) -> str:
+    """A time to the millisecond that sorts as text: `20250708T091500.123Z`. `when` is in UTC."""
+    return f"{when:%Y%m%dT%H%M%S}.{when.microsecond // 1000:03d}Z"
+
+
+def folder_name(when: datetime, number: int, method: str, path: str) -> str:
+    """The name of a recording's folder: its time (UTC), a running number, and what was asked, its secrets taken out."""
+    parts = [moment(when), f"{number:06d}", slug(method)[:16], slug(path.partition("?")[0])[:MAX_SLUG].strip("-.")]
+    return "-".join(part for part in parts if part)
+
+
+def slug(text: str) -> str:
+    """`text` with nothing left in it but ASCII letters, digits, dots, underscores and single hyphens."""
+    return re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._]+", "-", text)).strip("-.")
