@@ -7,7 +7,8 @@ from typing import Any
 from ..protocol.strict_json import shown
 from .dialects import Reader
 from .draft import Draft, Piece
-from .values import dump, error_line, index, mapping, sequence, string
+from .printing import error_line
+from .values import dump, index, mapping, sequence, string
 
 # Where the parts of a choice stand: a message has no order of its own.
 _REASONING, _TEXT, _REFUSAL, _AUDIO, _CALL, _FUNCTION, _OTHER = range(7)

@@ -239,7 +239,11 @@ class Draft:
                 calls += 1
                 remarks = notes if ended else Notes()
                 items.append(_call(piece, text, choice, calls, remarks))
-        return [item for item in items if not isinstance(item, Text) or item.text]
+        return [item for item in items if not _is_empty(item)]
+
+
+def _is_empty(item: Item) -> bool:
+    return isinstance(item, (Text, Reasoning, Refusal)) and not item.text and not getattr(item, "signature", "")
 
 
 def _call(piece: Piece, text: str, choice: int, number: int, notes: Notes) -> ToolCall:

@@ -7,7 +7,8 @@ from typing import Any
 from ..protocol.strict_json import shown
 from .dialects import Reader
 from .draft import Draft, Kind, Piece
-from .values import dump, error_line, mapping, sequence, string
+from .printing import error_line
+from .values import dump, mapping, sequence, string
 
 _TOKENS = frozenset(
     ("promptTokenCount", "cachedContentTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")

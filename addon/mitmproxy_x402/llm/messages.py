@@ -7,7 +7,8 @@ from typing import Any
 from ..protocol.strict_json import shown
 from .dialects import Reader
 from .draft import MAX_ITEMS, Draft, Kind, Piece
-from .values import count, dump, error_line, mapping, sequence, string
+from .printing import error_line
+from .values import count, dump, mapping, sequence, string
 
 _DELTAS: dict[str, tuple[str, Kind]] = {
     "text_delta": ("text", "text"),

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..protocol.strict_json import Undecodable
-from .values import decode
+from .values import decode, dump, mapping, string
 
 MAX_STRING = 200
 """Characters of a string within another part's JSON that are shown: more is a picture."""
+MAX_ERROR = 500
+"""Characters of an error that are shown."""
 
 # C0 but tab and LF, DEL, C1; marks that turn the writing direction, line separators, the byte order mark; halves of
 # surrogate pairs, which no encoding takes; and tags, which spell out text that nobody sees.
@@ -35,6 +37,17 @@ def line(text: str, limit: int = MAX_STRING) -> str:
     """`text` as one line, cut at `limit` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return printable(cut).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def error_line(value: Any) -> str:
+    """What a vendor's error says, in one line: `overloaded_error: Overloaded`."""
+    if isinstance(value, str):
+        return line(value, MAX_ERROR)
+    error = mapping(value)
+    kind = next((error[key] for key in ("type", "status", "code") if error.get(key) not in (None, "", "error")), "")
+    message = string(error.get("message")) or string(error.get("detail"))
+    parts = [kind if isinstance(kind, str) else dump(kind), message]
+    return line(": ".join(part for part in parts if part) or dump(value), MAX_ERROR)
 
 
 def indented(text: str, by: str = "  ") -> list[str]:

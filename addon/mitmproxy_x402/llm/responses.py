@@ -8,7 +8,8 @@ from typing import Any
 from ..protocol.strict_json import shown
 from .dialects import Reader
 from .draft import MAX_ITEMS, Draft, Kind, Piece
-from .values import count, error_line, mapping, sequence, string
+from .printing import error_line
+from .values import count, mapping, sequence, string
 
 _ENDS = {"response.completed", "response.incomplete", "response.failed"}
 _STATES = {"response.created", "response.queued", "response.in_progress"}

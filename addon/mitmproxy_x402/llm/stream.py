@@ -13,9 +13,10 @@ from .draft import MAX_TEXT, Draft
 from .elements import Elements
 from .gemini import GeminiReader
 from .messages import MessagesReader
+from .printing import error_line
 from .reading import Dialect, Reading
 from .responses import ResponsesReader
-from .values import error_line, mapping
+from .values import mapping
 
 _READERS: dict[Dialect, type[Reader]] = {
     reader.dialect: reader for reader in (ChatReader, ResponsesReader, MessagesReader, GeminiReader)
@@ -23,6 +24,7 @@ _READERS: dict[Dialect, type[Reader]] = {
 _BEFORE = b"\xef\xbb\xbf \t\r\n"
 _MAX_BLANK = 1000
 _DONE = "[DONE]"
+_CONTENT = {"choices", "candidates"}
 _JSON = "application/json"
 
 
@@ -120,12 +122,14 @@ class StreamReader:
         value = self._decode("the answer", bytes(self._whole))
         self._whole.clear()
         self._events = 1
-        if value is not None and self._in_dialect(value) and self._reader is not None:
+        if value is not None and not self._is_error("", value) and self._in_dialect(value) and self._reader is not None:
             self._reader.whole(value)
 
     def _event(self, name: str, data: str) -> None:
         self._events += 1
-        if data.strip() != _DONE:
+        if name == "error" and not data.lstrip().startswith("{"):
+            self._draft.fail(error_line(data))
+        elif data.strip() != _DONE:
             self._value(name, self._decode(f"the data of event {self._events}", data.encode()))
         elif self._reader is not None:
             self._reader.done()
@@ -137,8 +141,22 @@ class StreamReader:
         self._value("message", self._decode(f"element {self._events}", element))
 
     def _value(self, name: str, value: dict[str, Any] | None) -> None:
-        if value is not None and self._in_dialect(value) and self._reader is not None:
+        if (
+            value is not None
+            and not self._is_error(name, value)
+            and self._in_dialect(value)
+            and self._reader is not None
+        ):
             self._reader.event(name, value)
+
+    def _is_error(self, name: str, value: dict[str, Any]) -> bool:
+        """Whether `value` is nothing but an error in the form that gateways send in every dialect; then it is noted."""
+        error = mapping(value.get("error")) or (value if name == "error" else {})
+        if "type" in value or not error or _CONTENT & value.keys():
+            return False
+        self._settle(dialect_of(value))
+        self._draft.fail(error_line(error))
+        return True
 
     def _decode(self, what: str, data: bytes) -> dict[str, Any] | None:
         try:
@@ -153,14 +171,16 @@ class StreamReader:
         self._notes.add(f"{what} is no JSON object")
         return None
 
-    def _in_dialect(self, value: dict[str, Any]) -> bool:
-        """Whether there is a reader for `value`: its dialect is settled by the first value that tells."""
-        dialect = dialect_of(value)
+    def _settle(self, dialect: Dialect) -> None:
+        """The first value that tells a dialect settles it."""
         if self._reader is None and dialect in _READERS:
             self._reader = _READERS[dialect](self._draft)
-        elif self._reader is None and mapping(value.get("error")):
-            self._draft.fail(error_line(value["error"]))
-        elif self._reader is None:
+
+    def _in_dialect(self, value: dict[str, Any]) -> bool:
+        """Whether there is a reader for `value`."""
+        dialect = dialect_of(value)
+        self._settle(dialect)
+        if self._reader is None:
             self._notes.add("JSON in none of the dialects")
         elif dialect not in ("unknown", self._reader.dialect) and not value.get("error"):
             self._notes.add(f"an event in another dialect ({dialect})")

@@ -6,9 +6,11 @@ import json
 import re
 from typing import Any
 
-from ..protocol.strict_json import Undecodable, decode_json, shown
+from ..protocol.strict_json import Undecodable, decode_json
 
-MAX_INDEX = 1_000_000
+MAX_INDEX = 100_000
+MAX_COUNT = 1 << 53
+"""What every reader of JSON takes as a whole number; there are no more tokens."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -30,7 +32,7 @@ def string(value: Any) -> str:
 
 def count(value: Any) -> int | None:
     """`value` where it is a whole number from zero on."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
 
 
 def index(value: Any) -> int | None:
@@ -62,15 +64,3 @@ def joined(text: str) -> str:
 def has_half_character(text: str) -> bool:
     """Whether a half of a surrogate pair stands alone in `text`."""
     return _SURROGATE.search(text) is not None
-
-
-def error_line(value: Any) -> str:
-    """What a vendor's error object says, in one line: `overloaded_error: Overloaded`."""
-    if isinstance(value, str):
-        return shown(value, 500)
-    error = mapping(value)
-    kind = next(
-        (str(error[key]) for key in ("type", "status", "code") if error.get(key) not in (None, "", "error")), ""
-    )
-    message = string(error.get("message")) or string(error.get("detail"))
-    return shown(": ".join(part for part in (kind, message) if part) or dump(value), 500)
