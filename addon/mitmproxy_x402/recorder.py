@@ -28,6 +28,7 @@ from .taps import tap
 
 PATIENCE = 10.0
 """Seconds that the end of the proxy waits for the disk."""
+TOO_SLOW = "the disk is too slow"
 
 logger = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of the process: a script that is loaded again goes on counting
@@ -91,7 +92,7 @@ class Recorder:
     def _begin(self, flow: http.HTTPFlow, plan: Plan) -> _Open | None:
         body = flow.request.raw_content
         if not self._writer.has_room(len(body or b"")):
-            logger.error("x402: a flow is not recorded: the disk of %s is too slow", plan.folder)
+            self._writer.complain(plan.folder, TOO_SLOW)
             return None
         recording = snapshot(flow, plan.redactor)
         started = datetime.fromtimestamp(flow.request.timestamp_start, timezone.utc)
@@ -132,7 +133,7 @@ class Recorder:
             self._writer.put((found.job, time.monotonic() - found.began, data), len(data))
         else:
             found.lost = True
-            logger.error("x402: a recording is incomplete: the disk of %s is too slow", found.plan.folder)
+            self._writer.complain(found.plan.folder, TOO_SLOW)
 
     @_harmless
     def response(self, flow: http.HTTPFlow) -> None:
@@ -154,7 +155,7 @@ class Recorder:
 
     def _end(self, flow: http.HTTPFlow, found: _Open, error: str | None) -> None:
         if found.lost:
-            error = error or "the recording broke off: the disk is too slow"
+            error = error or f"the recording broke off: {TOO_SLOW}"
         plan, chosen = found.plan, found.plan.filter
         recording = snapshot(flow, plan.redactor)
         end = time.monotonic() - found.began
@@ -166,7 +167,8 @@ class Recorder:
         )
         state = dict(flow.get_state()) if plan.needs_state else None
         wants = chosen.wants if chosen is not None and not chosen.early else None
-        self._writer.put(End(found.job, recording, state, wants))
+        size = len(flow.request.raw_content or b"") if state else 0
+        self._writer.put(End(found.job, recording, state, wants, size), size)
 
     def done(self) -> None:
         """The proxy ends: what is under way is incomplete, and everything gets to the disk."""

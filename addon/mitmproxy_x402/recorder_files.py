@@ -72,7 +72,8 @@ def write_at(descriptor: int, data: bytes, place: int) -> int:
 class Folder:
     """The folder of one recording. What it is given lacks names, sizes and digests of files: it knows them.
 
-    Every method raises OSError, after which `end` is still allowed, to say that the recording is incomplete.
+    Every method raises OSError, after which `close` and `end` are still allowed, to say that the recording is
+    incomplete. After `close` another thread may go on with it.
     """
 
     def __init__(self, parent: Path, name: str, files: OpenFiles) -> None:
@@ -83,7 +84,7 @@ class Folder:
         self._request_digest: str | None = None
         self._response: str | None = None
         self._size = 0
-        self._digest = hashlib.sha256()
+        self._digest: str | None = None
         self._chunks_size = 0
         self._decoder: Decoder | None = None
         self._decoded: str | None = None
@@ -137,7 +138,6 @@ class Folder:
         data = b"".join(piece for _, piece in pieces)
         self._files.write(self.path / self._response, data, self._size)
         self._size += len(data)
-        self._digest.update(data)
         lines = "".join(f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces).encode()
         self._files.write(self.path / CHUNKS, lines, self._chunks_size)
         self._chunks_size += len(lines)
@@ -157,22 +157,23 @@ class Folder:
             self._decoder = None
             self._files.close(self.path / name)
 
+    def close(self) -> None:
+        """Nothing more is added."""
+        self._files.close(*(self.path / name for name in (self._response, self._decoded, CHUNKS) if name is not None))
+
     def end(self, recording: Recording) -> Recording:
         """The flow is over. Gives the recording with all that is known now."""
-        self._close()
+        if self._size and self._response is not None:
+            self._digest = _digest(self.path / self._response)
         self.write_head(recording)
         return self.known(recording)
 
     def remove(self) -> None:
-        """Take away what was written; what others have put into the folder stays."""
-        self._close()
+        """After `close`: take away what was written; what others have put into the folder stays."""
         for name in (HEAD, self._request, self._response, self._decoded, CHUNKS):
             if name is not None:
                 (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
-
-    def _close(self) -> None:
-        self._files.close(*(self.path / name for name in (self._response, self._decoded, CHUNKS) if name is not None))
 
     def known(self, recording: Recording) -> Recording:
         """`recording` with the names, sizes and digests of its files."""
@@ -184,10 +185,19 @@ class Folder:
                 body=self._response if self._size else None,
                 decoded=self._decoded,
                 size=self._size,
-                sha256=self._digest.hexdigest() if self._size and recording.state != "open" else None,
+                sha256=self._digest,
             )
         notes = (*recording.notes, *self._notes)
         return replace(recording, folder=self.path, request=request, response=response, notes=notes)
+
+
+def _digest(file: Path) -> str:
+    """At the end and not chunk by chunk, where it would cost the stream's processor time it may not have."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def replace_file(file: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
-"""The recorder's own thread: whatever touches the disk happens here, so that no stream ever waits for it.
+"""The recorder's own threads: whatever touches the disk happens here, so that no stream ever waits for it.
 
-The event loop hands over what passes and goes on. What waits here is bounded: when the disk is too slow, a recording
+The event loop hands over what passes and goes on. One thread writes it down; another does what there is to do when a
+flow is over, which may take seconds for a large one. What waits is bounded: when the disk is too slow, a recording
 loses its end, never a client its stream.
 """
 
@@ -25,10 +26,12 @@ MAX_WAITING = 32 << 20
 """Bytes that may wait for the disk."""
 OVERHEAD = 200
 """Bytes that a waiting message costs beside its data."""
-PAUSE = 0.01
+PAUSE = 0.02
 """Seconds between two rounds while little waits: a round costs the event loop more than what it writes."""
 HURRY = 1 << 20
 """Bytes waiting from which on there is no pause."""
+ROUND = 64
+"""Messages that are taken at once: what they hold is joined, and so there twice for a moment."""
 TELL_AGAIN = 60.0
 """Seconds before the same trouble is worth another line in the log."""
 
@@ -93,6 +96,8 @@ class End:
     """The flow's state, where a format or the filter needs it; without the answer's body."""
     wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
     """Whether the recording is to be kept, told from that state and the file with the body."""
+    size: int = 0
+    """Bytes that it holds."""
 
 
 Chunk = tuple[Job, float, bytes]
@@ -104,43 +109,55 @@ class Writer:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._ended: queue.SimpleQueue[End | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._files = OpenFiles()
-        self._given = 0  # counted up by the one thread, _taken by the other: so neither needs a lock
+        self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
         self._taken = 0
+        self._finished = 0
         self._told: dict[str, float] = {}
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may wait."""
-        return self._given - self._taken + size <= MAX_WAITING
+        return self._waiting() + size <= MAX_WAITING
+
+    def _waiting(self) -> int:
+        return self._given - self._taken - self._finished
 
     def put(self, message: Message, size: int = 0) -> None:
         """Hand over a message that holds `size` bytes."""
         self._given += size + OVERHEAD
         self._queue.put(message)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="x402 recorder", daemon=True)
-            self._thread.start()
+        if not self._threads:
+            for work in (self._run, self._run_ends):
+                thread = threading.Thread(target=work, name="x402 recorder", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def close(self, timeout: float) -> bool:
         """Write what waits, for so many seconds at most. False: there was more."""
-        if self._thread is None:
-            return True
+        deadline = time.monotonic() + timeout
         self._queue.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
         while True:
             messages = [self._queue.get()]
-            while not self._queue.empty():
+            while len(messages) < ROUND and not self._queue.empty():
                 messages.append(self._queue.get())
-            size = self._write(messages)
-            self._taken += size
+            self._taken += self._write(messages)
             if messages[-1] is None:
+                self._ended.put(None)
                 return
-            if size < HURRY:
+            if self._waiting() < HURRY:
                 time.sleep(PAUSE)
+
+    def _run_ends(self) -> None:
+        while (message := self._ended.get()) is not None:
+            self._try(message.job, functools.partial(self._end, message))
+            self._finished += message.size + OVERHEAD
 
     def _write(self, messages: list[Message]) -> int:
         """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
@@ -152,14 +169,15 @@ class Writer:
             if isinstance(message, tuple):
                 job, seconds, data = message
                 pieces.setdefault(job, []).append((seconds, data))
-                size += len(data)
+                size += len(data) + OVERHEAD
             else:
                 self._add(message.job, pieces.pop(message.job, []))
                 self._try(message.job, functools.partial(self._do, message))
+                size += 0 if isinstance(message, End) else OVERHEAD
                 size += len(message.body or b"") if isinstance(message, Begin | Request) else 0
         for job, some in pieces.items():
             self._add(job, some)
-        return size + OVERHEAD * len(messages)
+        return size
 
     def _add(self, job: Job, pieces: list[Piece]) -> None:
         folder = job.folder
@@ -168,22 +186,24 @@ class Writer:
 
     def _do(self, message: Begin | Request | Response | End) -> None:
         job = message.job
-        if isinstance(message, Begin):
+        if isinstance(message, End):
+            if job.folder is not None:
+                job.folder.close()
+            self._ended.put(message)
+        elif isinstance(message, Begin):
             job.folder = Folder(job.parent, job.name, self._files)
             job.folder.begin(message.recording, message.body)
-        elif job.folder is None:
-            return
-        elif isinstance(message, End):
-            self._end(message, job.folder)
-        elif job.trouble:
+        elif job.folder is None or job.trouble:
             return
         elif isinstance(message, Request):
             job.folder.write_request(message.recording, message.body)
         else:
             job.folder.begin_response(message.recording)
 
-    def _end(self, message: End, folder: Folder) -> None:
-        job, recording = message.job, message.recording
+    def _end(self, message: End) -> None:
+        job, recording, folder = message.job, message.recording, message.job.folder
+        if folder is None:
+            return
         if job.trouble:
             recording = replace(recording, state="incomplete", error=recording.error or job.trouble)
         recording = folder.end(recording)
@@ -217,11 +237,15 @@ class Writer:
         if job.trouble:
             return
         job.trouble = f"the recording broke off: {cause}"
+        self.complain(job.parent, cause)
+
+    def complain(self, folder: Path, cause: str) -> None:
+        """A line in the log for each cause, and not again soon."""
         if cause not in self._told:
             self._told[cause] = time.monotonic()
             logger.error(
                 "x402: cannot record into %s: %s. Nothing else is affected; later flows are recorded again as soon as "
                 "that is mended (x402_dump).",
-                job.parent,
+                folder,
                 cause,
             )
