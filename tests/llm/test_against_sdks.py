@@ -1,0 +1,293 @@
+"""What the vendors' own SDKs assemble from a stream is what our reading of it says."""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import vendor_streams as shapes
+
+from mitmproxy_x402.llm import (
+    Other,
+    Reading,
+    Reasoning,
+    Refusal,
+    StreamReader,
+    Text,
+    ToolCall,
+    differences,
+    read_answer,
+)
+from mitmproxy_x402.sandbox.answers import MODELS, dump, meaning
+from mitmproxy_x402.sandbox.vendors import chat, gemini, messages, responses
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
+    from google import genai
+    from google.genai import types
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+NAMES = ("weather", "ask")
+ASKED: dict[Any, dict[str, Any]] = {
+    chat: {
+        "tools": [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in NAMES],
+        "stream_options": {"include_usage": True},
+    },
+    responses: {"tools": [{"type": "function", "name": name, "parameters": SCHEMA} for name in NAMES]},
+    messages: {"tools": [{"name": name, "input_schema": SCHEMA} for name in NAMES]},
+    gemini: {"tools": [{"functionDeclarations": [{"name": name, "parameters": SCHEMA} for name in NAMES]}]},
+}
+
+
+@pytest.mark.parametrize("vendor", ASKED, ids=lambda room: room.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tools", [True, False], ids=["tools", "no tools"])
+def test_the_sandbox_s_answers_say_what_it_meant(vendor: Any, model: str, tools: bool) -> None:
+    asked = {"model": model, **({} if not tools else ASKED[vendor]), "stream_options": {"include_usage": True}}
+    said = meaning(asked)
+    forms = [b"".join(vendor.stream(asked, said, 1)), dump(vendor.answer(asked, said, 1)).encode()]
+    if vendor is gemini:
+        forms.append(b"".join(gemini.array(asked, said, 1)))
+    readings = []
+    for body in forms:
+        kind = "text/event-stream" if body[:1] not in (b"{", b"[") else "application/json"
+        reading = read_answer(kind, body)
+        assert reading is not None
+        assert reading.text == said.text
+        assert [(one.name, one.parsed) for one in reading.tool_calls] == [
+            (one.name, one.parsed()) for one in said.tool_calls
+        ]
+        assert "".join(one.text for one in reading.items if isinstance(one, Reasoning)) == said.thought
+        usage = (reading.usage.input, reading.usage.output, reading.usage.total)
+        assert usage == (said.input_tokens, said.output_tokens, said.total_tokens)
+        assert (reading.model, reading.complete, reading.error) == (model, True, None)
+        expected = 1 if "" in [one.arguments for one in said.tool_calls] and vendor in (chat, responses) else 0
+        assert len(reading.irregular) == expected
+        readings.append(reading)
+    assert [differences(readings[0], one) for one in readings] == [[]] * len(readings)
+
+
+class Vendor:
+    """Answers every POST with `body`."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.kind = "text/event-stream"
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(200)
+                self.send_header("content-type", outer.kind)
+                self.send_header("content-length", str(len(outer.body)))
+                self.end_headers()
+                self.wfile.write(outer.body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[Vendor]:
+    running = Vendor()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def chatgpt(vendor: Vendor) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{vendor.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(vendor: Vendor) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=vendor.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def read(body: bytes) -> Reading:
+    """One byte after the other."""
+    reader = StreamReader()
+    for at in range(len(body)):
+        reader.feed(body[at : at + 1])
+    reader.end()
+    return reader.reading()
+
+
+def of(reading: Reading, kind: type[Any], choice: int = 0) -> list[Any]:
+    return [item for item in reading.items if isinstance(item, kind) and item.choice == choice]
+
+
+@pytest.mark.parametrize("name", shapes.CHAT)
+def test_openai_chat(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
+    vendor.body = shapes.CHAT[name]
+    asked: Any = {"model": "gpt-5", "messages": [{"role": "user", "content": "?"}]}
+    with chatgpt.chat.completions.stream(**asked) as events:
+        for _ in events:
+            pass
+        completion: Any = events.current_completion_snapshot
+    reading = read(vendor.body)
+    assert (reading.dialect, reading.complete, reading.error) == ("openai-chat", True, None)
+    assert reading.model == completion.model or name == "filtered"  # the SDK keeps an empty one
+    reasons = [choice.finish_reason for choice in sorted(completion.choices, key=lambda one: int(one.index))]
+    assert reading.stop_reason == ", ".join(reasons)
+    for choice in completion.choices:
+        message = choice.message
+        assert "".join(one.text for one in of(reading, Text, choice.index)) == (message.content or "")
+        assert "".join(one.text for one in of(reading, Refusal, choice.index)) == (message.refusal or "")
+        thought = getattr(message, "reasoning_content", None) or ""
+        assert "".join(one.text for one in of(reading, Reasoning, choice.index)) == thought
+        calls = [(one.id, one.function.name, one.function.arguments) for one in message.tool_calls or []]
+        if message.function_call:
+            calls.append(("", message.function_call.name, message.function_call.arguments))
+        assert [(one.id, one.name, one.arguments) for one in of(reading, ToolCall, choice.index)] == calls
+    if completion.usage is not None:
+        used = completion.usage
+        assert (reading.usage.input, reading.usage.output) == (used.prompt_tokens, used.completion_tokens)
+        assert reading.usage.total == used.total_tokens
+        assert reading.usage.cached == used.prompt_tokens_details.cached_tokens
+        assert reading.usage.reasoning == used.completion_tokens_details.reasoning_tokens
+
+
+@pytest.mark.parametrize("name", shapes.RESPONSES)
+def test_openai_responses(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
+    vendor.body = shapes.RESPONSES[name]
+    final: Any = None
+    for event in chatgpt.responses.create(model="gpt-5", input="?", stream=True):
+        if event.type in ("response.completed", "response.incomplete"):
+            final = event.response
+    reading = read(vendor.body)
+    assert (reading.dialect, reading.complete, reading.irregular) == ("openai-responses", True, ())
+    assert (reading.model, reading.id) == (final.model, final.id)
+    assert reading.text == final.output_text
+    if final.status == "incomplete":
+        assert reading.stop_reason == final.incomplete_details.reason
+    else:
+        assert reading.stop_reason == final.status
+    calls, thoughts, refusals, others = [], [], [], []
+    for item in final.output:
+        if item.type == "function_call":
+            calls.append((item.call_id, item.name, item.arguments, "function"))
+        elif item.type == "custom_tool_call":
+            calls.append((item.call_id, item.name, item.input, "custom"))
+        elif item.type == "mcp_call":
+            calls.append((item.id, item.name, item.arguments, "mcp_call"))
+            others.append(item.output)
+        elif item.type == "reasoning":
+            thoughts += [summary.text for summary in item.summary]
+        elif item.type == "message":
+            refusals += [one.refusal for one in item.content if one.type == "refusal"]
+        else:
+            others.append(item.to_dict())
+    assert [(one.id, one.name, one.arguments, one.kind) for one in of(reading, ToolCall)] == calls
+    assert [one.text for one in of(reading, Reasoning)] == thoughts
+    assert [one.text for one in of(reading, Refusal)] == refusals
+    assert [one.value for one in of(reading, Other)] == others
+    if final.usage is not None:
+        assert (reading.usage.input, reading.usage.total) == (final.usage.input_tokens, final.usage.total_tokens)
+        assert reading.usage.reasoning == final.usage.output_tokens_details.reasoning_tokens
+
+
+@pytest.mark.parametrize("name", shapes.MESSAGES)
+def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: str) -> None:
+    vendor.body = shapes.MESSAGES[name]
+    asked: Any = {"model": "claude-opus-4-6", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
+    with claude.messages.stream(**asked) as events:
+        message: Any = events.get_final_message()
+    reading = read(vendor.body)
+    assert (reading.dialect, reading.complete, reading.irregular) == ("anthropic-messages", True, ())
+    assert (reading.model, reading.id, reading.stop_reason) == (message.model, message.id, message.stop_reason)
+    used = message.usage
+    cached = used.cache_read_input_tokens or 0
+    assert reading.usage.input == used.input_tokens + cached + (used.cache_creation_input_tokens or 0)
+    assert (reading.usage.output, reading.usage.cached or 0) == (used.output_tokens, cached)
+    assert len(reading.items) == len(message.content)
+    for item, block in zip(reading.items, message.content, strict=True):
+        if block.type == "text":
+            assert item == Text(block.text)
+        elif block.type == "thinking":
+            assert item == Reasoning(block.thinking, signature=block.signature)
+        elif block.type == "redacted_thinking":
+            assert item == Reasoning("", signature=block.data)
+        elif block.type in ("tool_use", "server_tool_use"):
+            assert isinstance(item, ToolCall)
+            assert (item.id, item.name, item.parsed) == (block.id, block.name, block.input)
+        else:
+            assert isinstance(item, Other)
+            assert item.kind == block.type
+
+
+@pytest.mark.parametrize("name", shapes.GEMINI)
+def test_gemini(vendor: Vendor, name: str) -> None:
+    vendor.body = shapes.events(*shapes.GEMINI[name])
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=vendor.url))
+    answers = list(client.models.generate_content_stream(model="gemini-3-pro", contents="?"))
+    client.close()
+    reading = read(vendor.body)
+    assert (reading.dialect, reading.complete, reading.irregular) == ("gemini", True, ())
+    assert differences(reading, read(shapes.array(shapes.GEMINI[name]))) == []
+    for index in {item.choice for item in reading.items}:
+        candidates = [one for answer in answers for one in answer.candidates or [] if (one.index or 0) == index]
+        parts = [part for one in candidates for part in (one.content and one.content.parts) or []]
+        text = "".join(part.text or "" for part in parts if not part.thought)
+        thought = "".join(part.text or "" for part in parts if part.thought)
+        calls = [(part.function_call.name, part.function_call.args or {}) for part in parts if part.function_call]
+        assert "".join(one.text for one in of(reading, Text, index)) == text
+        assert "".join(one.text for one in of(reading, Reasoning, index)) == thought
+        assert [(one.name, one.parsed) for one in of(reading, ToolCall, index)] == calls
+        others = sum(1 for part in parts if part.executable_code or part.code_execution_result or part.inline_data)
+        assert len(of(reading, Other, index)) == others
+    used = answers[-1].usage_metadata
+    if used is not None:
+        assert (reading.usage.input, reading.usage.total) == (used.prompt_token_count, used.total_token_count)
+        assert reading.usage.reasoning == used.thoughts_token_count
+
+
+def test_errors_in_mid_stream(vendor: Vendor, chatgpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    """The SDKs raise, or hand on, what our reading calls an error."""
+    asked: Any = {"model": "gpt-5", "messages": [{"role": "user", "content": "?"}]}
+    vendor.body = shapes.CHAT_ERROR
+    with pytest.raises(openai.APIError, match="Überlast"):
+        list(chatgpt.chat.completions.create(**asked, stream=True))
+    vendor.body = shapes.RESPONSES_ERROR
+    *_, last = chatgpt.responses.create(model="gpt-5", input="?", stream=True)
+    assert (last.type, last.message) == ("error", "Slow down.")  # this one, the SDK hands on
+    vendor.body = shapes.MESSAGES_ERROR
+    with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
+        list(claude.messages.create(**asked, max_tokens=9, stream=True))
+    for body, error, text in (
+        (shapes.CHAT_ERROR, "server_error: Überlast", "so f"),
+        (shapes.RESPONSES_ERROR, "rate_limit_exceeded: Slow down.", ""),
+        (shapes.RESPONSES_FAILED, "server_error: The model broke.", "It r"),
+        (shapes.MESSAGES_ERROR, "overloaded_error: Overloaded", "so f"),
+        (shapes.GEMINI_ERROR, "UNAVAILABLE: The model is overloaded.", "x"),
+    ):
+        reading = read(body)
+        assert (reading.error, reading.text, reading.complete) == (error, text, False)
+
+
+def test_the_shapes_are_what_json_says() -> None:
+    """A slip in the shapes themselves would prove nothing."""
+    for body in shapes.every_stream().values():
+        for line in body.decode().split("\n"):
+            if line.startswith("data: {"):
+                json.loads(line[6:])
