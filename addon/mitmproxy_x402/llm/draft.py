@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..protocol.strict_json import Undecodable, shown
 from ..sse import Notes
+from .printing import line
 from .reading import Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .values import count, decode, dump, has_half_character, index, joined
 
@@ -169,7 +170,7 @@ class Draft:
     def stop(self, choice: int, reason: Any) -> None:
         """Why `choice` ended."""
         if not isinstance(reason, str):
-            self.notes.add(f"a stop reason that is no text: {shown(dump(reason))}")
+            self.notes.add(f"a stop reason that is no text: {line(dump(reason), 60)}")
         elif choice in self._stops:
             self.notes.add("a choice is finished twice")
         elif len(self._stops) < MAX_ITEMS:
@@ -197,7 +198,7 @@ class Draft:
             if number is not None:
                 self._usage[name] = number
             elif value is not None:
-                self.notes.add(f"a number of tokens that is none: {shown(dump(value))}")
+                self.notes.add(f"a number of tokens that is none: {line(dump(value), 60)}")
 
     def reading(self, dialect: Dialect, events: int, complete: bool, remarks: list[str], ended: bool) -> Reading:
         """What there is. `remarks` are put before its own; `ended`: what is unfinished now stays so."""

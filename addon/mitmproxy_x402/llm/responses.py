@@ -24,7 +24,7 @@ _FRAGMENTS: dict[str, tuple[Kind, int, str]] = {
 }
 """What comes as response.X.delta and response.X.done: the part, and where it stands within its item."""
 _UNTOLD = re.compile(
-    r"response\.(content_part|reasoning_summary_part|output_text\.annotation|compaction"
+    r"keepalive|response\.(content_part|reasoning_summary_part|output_text\.annotation|compaction"
     r"|(web_search|file_search|code_interpreter|image_generation|mcp)_call(_code)?|mcp_list_tools"
     r"|shell_call_(command|output_content)|audio(\.transcript)?)\.[a-z_]+"
 )

@@ -1,0 +1,354 @@
+"""What is odd in a stream is said in words, and the rest is read all the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import vendor_streams as v
+
+from mitmproxy_x402.llm import Reading, Reasoning, StreamReader, Text, ToolCall, read_answer
+
+ROLE, STOP, CALLS = v.ROLE, v.chunk({}, "stop"), v.chunk({}, "tool_calls")
+BEGIN = v.chunk(v.call(0, "", "a", "x"))
+
+
+def read(body: bytes) -> Reading:
+    reader = StreamReader()
+    reader.feed(body)
+    reader.end()
+    return reader.reading()
+
+
+CHAT: list[tuple[bytes, list[str]]] = [
+    (
+        v.chat(ROLE, BEGIN, v.chunk(v.call(0, '{"a":')), CALLS),
+        ["tool call 1: its arguments are not JSON: Expecting value: line 1 column 6 (char 5)"],
+    ),
+    (
+        v.chat(ROLE, BEGIN, CALLS),
+        ["tool call 1 has no arguments at all, not even {}, which is what they are taken for"],
+    ),
+    (
+        v.chat(ROLE, BEGIN, v.chunk(v.call(0, '{"a":1,"a":2}')), CALLS),
+        ["tool call 1: in its arguments the key \"a\" is there twice"],
+    ),
+    (v.chat(ROLE, BEGIN, v.chunk(v.call(0, "[1]")), CALLS), ["tool call 1: its arguments are no JSON object"]),
+    (
+        v.chat(ROLE, BEGIN, v.chunk(v.call(0, "[" * 70 + "]" * 70)), CALLS),
+        ["tool call 1: its arguments are nested deeper than 64 levels"],
+    ),
+    (v.chat(ROLE, v.chunk(v.call(2, "{}", "a", "x")), CALLS), ["the index of a tool call jumps to 2, after 0 calls"]),
+    (v.chat(ROLE, v.chunk(v.call(0, "{}")), CALLS), ["tool call 1 has no name", "tool call 1 has no id"]),
+    (
+        v.chat(ROLE, v.chunk(v.call(0, "{}", "a", "x")), v.chunk(v.call(0, "{}", "b", "y")), CALLS),
+        ["tool calls with different ids have one index; they are kept apart"],
+    ),
+    (
+        v.chat(ROLE, v.chunk(v.call(0, "{", "a", "x")), v.chunk(v.call(0, "}", "a", "x")), CALLS),
+        ["the name of a tool call comes again"],
+    ),
+    (
+        v.chat(ROLE, v.chunk({"tool_calls": [{"id": "a", "function": {"name": "x", "arguments": {"b": 1}}}]}), CALLS),
+        [
+            "a fragment of a tool call without a usable index",
+            "arguments of a tool call that are JSON, not text with JSON in it",
+        ],
+    ),
+    (v.chat(ROLE, STOP, STOP), ["a choice is finished twice"]),
+    (v.chat(ROLE, v.chunk({"content": "x"}), STOP, v.chunk({"content": "late"})),
+     ["more of a choice after its finish_reason"]),
+    (v.chat(ROLE), ["[DONE] before every choice had its finish_reason"]),
+    (v.chat(ROLE, STOP) + b"data: [DONE]\n\n", ["a second [DONE]"]),
+    (v.chat(ROLE, STOP) + v.events(v.chunk(usage=None)), ["an event after [DONE]"]),
+    (v.events(ROLE, STOP), ["the answer is not complete: there is no [DONE]"]),
+    (
+        v.chat(ROLE, STOP)[:-1],
+        [
+            "the stream ends in the middle of an event, which is discarded",
+            "the answer is not complete: there is no [DONE]",
+        ],
+    ),
+    (v.chat(ROLE, v.chunk({"content": 5}), STOP), ["content that is no text"]),
+    (v.chat(ROLE, v.chunk({"content": "x"}, index=-1), STOP), ["a choice without a usable index, taken as 0"]),
+    (v.chat(ROLE, STOP | {"model": "other"}), ["the model changes from \"gpt-5-mini\" to \"other\""]),
+    (v.chat(ROLE, STOP | {"id": "other"}), ["the answer's id changes"]),
+    (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": -4})), ["a number of tokens that is none: -4"]),
+    (v.chat(ROLE, 17, STOP), ["the data of event 2 is no JSON object"]),
+    (v.chat(ROLE, STOP) + b"data: {'x'}\n\n", [
+        "the data of event 4 is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    ]),
+    (v.chat(ROLE, v.stop(0), STOP), ["an event in another dialect (anthropic-messages)"]),
+    (v.chat({"hello": 1}, ROLE, STOP), ["JSON in none of the dialects"]),
+    (b"event: delta\n" + v.chat(ROLE, STOP), ["an event called \"delta\""]),
+    (b"data: [DONE]\n\n" + v.chat(ROLE, STOP), ["a [DONE] before anything was said"]),
+    (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n" + v.chat(ROLE, STOP),
+     ["a byte order mark in the middle of the stream hides a field"]),
+]  # fmt: skip
+HELLO = v.block(0, "text", text="")
+HELLOED = v.stop(0)
+END = v.finish("end_turn")
+MESSAGES: list[tuple[bytes, list[str]]] = [
+    (v.messages(v.start(), HELLO, HELLOED, *END[:1]), ["the answer is not complete: there is no message_stop"]),
+    (v.messages(v.start(), HELLO, HELLOED, END[1]), ["message_stop without a stop_reason"]),
+    (v.messages(v.start(), HELLO, *END), ["message_stop while a block is open"]),
+    (v.messages(v.start(), v.start(), *END), ["a second message_start"]),
+    (v.messages(HELLO, HELLOED, v.start(), *END), ["an event before message_start (2 times)"]),
+    (v.messages(v.start(), HELLO, HELLO, HELLOED, *END), ["a block begins twice"]),
+    (v.messages(v.start(), v.block(3, "text", text="x"), v.stop(3), *END),
+     ["the index of a block jumps to 3, after 0 blocks"]),
+    (v.messages(v.start(), HELLOED, *END), ["a block ends that is not open"]),
+    (v.messages(v.start(), v.delta(0, "text", text="x"), HELLOED, *END),
+     ["a fragment for block 0, which has not begun"]),
+    (v.messages(v.start(), HELLO, HELLOED, v.delta(0, "text", text="x"), *END),
+     ["a fragment for block 0, which has ended"]),
+    (v.messages(v.start(), HELLO, v.delta(0, "thinking", thinking="x"), HELLOED, *END),
+     ["a thinking_delta in a block of another kind"]),
+    (v.messages(v.start(), HELLO, v.delta(0, "smell", smell="x"), HELLOED, *END),
+     ["an unknown kind of fragment \"smell_delta\""]),
+    (v.messages(v.start(), HELLO, {"type": "wave"}, HELLOED, {"type": "wave"}, *END),
+     ["an unknown event \"wave\" (2 times)"]),
+    (v.messages(v.start(), *END, v.PING), ["an event after message_stop"]),
+    (v.messages(v.start(), END[0], *END), ["a choice is finished twice"]),
+    (v.messages(v.start(), *END).replace(b"event: message_delta", b"event: ping"),
+     ["an event called \"ping\" whose data says \"message_delta\""]),
+    (v.messages(v.start(), *END) + b"data: [DONE]\n\n", ["a [DONE], which this dialect does not know"]),
+    (
+        v.messages(v.start(), v.block(0, "tool_use", id="t", name="n", input={}),
+                   v.delta(0, "input_json", partial_json='{"a'), HELLOED, *END),
+        ["tool call 1: its arguments are not JSON: Unterminated string starting at: line 1 column 2 (char 1)"],
+    ),
+]  # fmt: skip
+SAYS = [v.CREATED, v.item(0, v.message()), v.fragment("output_text", 0, "It rains.", content_index=0)]
+SAID = [v.item(0, v.message(v.RAINS), "done"), v.state("completed", [v.message(v.RAINS)])]
+SNOWS = {**v.RAINS, "text": "It snows."}
+RESPONSES: list[tuple[bytes, list[str]]] = [
+    (v.numbered(*SAYS, *SAID[:1]), ["the answer is not complete: there is no last state of the response"]),
+    (v.numbered(*SAYS, v.whole("output_text", 0, text="It snows.", content_index=0), *SAID),
+     ["the whole text of a part is not what its fragments said, which is shown"]),
+    (v.numbered(*SAYS, v.item(0, v.message(SNOWS), "done"), *SAID[1:]),
+     ["the whole text of a part is not what its fragments said, which is shown"]),
+    (v.numbered(*SAYS, SAID[0], v.state("completed", [v.message(v.RAINS), v.CALLED])),
+     ["the whole response at the end has another number of items than its events"]),
+    (v.numbered(v.CREATED, SAYS[2], *SAID), ["a fragment for an item that has not begun"]),
+    (v.numbered(*SAYS, v.whole("output_text", 0, text="It rains.", content_index=0),
+                v.fragment("output_text", 0, "", content_index=0), *SAID),
+     ["a fragment for a part that has ended"]),
+    (v.numbered(*SAYS, v.fragment("function_call_arguments", 0, "{}"), *SAID),
+     ["item 0 changes what it is", "tool call 1 has no name", "tool call 1 has no id"]),
+    (v.numbered(*SAYS, {"type": "response.steam.delta"}, *SAID), ["an unknown event \"response.steam.delta\""]),
+    (v.numbered(*SAYS, {"type": "keepalive"}, *SAID), []),
+    (v.numbered(*SAYS, *SAID, {"type": "response.in_progress", "response": {}}),
+     ["an event after the response's last state"]),
+    (v.events(*({**one, "sequence_number": n} for n, one in ((1, v.CREATED), (2, SAYS[1]), (5, SAID[1])))),
+     ["the sequence_number jumps from 2 to 5"]),
+    (v.numbered(*SAYS, *SAID) + b"data: [DONE]\n\n", ["a [DONE], which this dialect does not know"]),
+]  # fmt: skip
+GEMINI: list[tuple[bytes, list[str]]] = [
+    (v.events(v.part({"text": "x"})), ["the answer is not complete: there is no finishReason"]),
+    (v.array([v.part({"text": "x"}, finish="STOP")])[:-2],
+     ["the array does not end"]),
+    (v.array([v.part({"text": "x"}, finish="STOP")]) + b"[1]", ["something follows the array"]),
+    (v.array([v.part({"text": "x"}, finish="STOP"), 5]), ["element 2 is no JSON object"]),
+    (v.array([v.part({"text": "x"}, finish="STOP")])[:-2] + b",]", ["an element of the array is missing"]),
+    (v.events(v.part({"text": "x"}, index="one", finish="STOP")),  # type: ignore[arg-type]
+     ["a candidate without a usable index, taken as 0"]),
+    (v.events(v.part({"functionCall": {"name": "f", "partialArgs": [{"jsonPath": "$.a"}]}}, finish="STOP")),
+     ["a function call whose arguments come in parts, shown as they came"]),
+    (v.events(v.part({"text": "x"}, finish="STOP"), v.part({"text": "y"}, finish="SAFETY")),
+     ["a choice is finished twice"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "remarks"), [*CHAT, *MESSAGES, *RESPONSES, *GEMINI])
+def test_what_is_odd_is_said(body: bytes, remarks: list[str]) -> None:
+    assert list(read(body).irregular) == remarks
+
+
+@pytest.mark.parametrize("name", v.every_stream())
+def test_what_vendors_send_is_not(name: str) -> None:
+    assert read(v.every_stream()[name]).irregular == ()
+
+
+@pytest.mark.parametrize(
+    "body", [v.events(ROLE, STOP), v.messages(v.start(), END[0]), v.numbered(*SAYS), v.chat(ROLE, STOP)[:-1]]
+)
+def test_without_its_end_an_answer_is_not_complete(body: bytes) -> None:
+    assert read(body).complete is False
+
+
+def test_older_models_of_gemini_finish_in_every_response() -> None:
+    reading = read(v.events(v.part({"text": "a"}, finish="STOP"), v.part({"text": "b"}, finish="STOP")))
+    assert (reading.text, reading.irregular, reading.complete) == ("ab", (), True)
+
+
+def test_a_blocked_prompt_is_a_complete_answer() -> None:
+    reading = read(v.events(v.GEMINI_BLOCKED))
+    assert (reading.stop_reason, reading.complete, reading.irregular) == ("blocked: PROHIBITED_CONTENT", True, ())
+
+
+def test_calls_under_one_index_stay_two() -> None:
+    both = v.chunk(v.call(0, '{"n":1}', "a", "x")), v.chunk(v.call(0, '{"n":2}', "b", "x"))
+    calls = read(v.chat(ROLE, *both, CALLS)).tool_calls
+    assert [(call.id, call.parsed) for call in calls] == [("a", {"n": 1}), ("b", {"n": 2})]
+
+
+def test_calls_without_an_index_follow_each_other() -> None:
+    deltas = [
+        {"id": "a", "function": {"name": "x", "arguments": '{"n"'}},
+        {"function": {"arguments": ":1}"}},
+        {"id": "b", "function": {"name": "y", "arguments": "{}"}},
+    ]
+    calls = read(v.chat(ROLE, *(v.chunk({"tool_calls": [one]}) for one in deltas), CALLS)).tool_calls
+    assert [(call.name, call.arguments) for call in calls] == [("x", '{"n":1}'), ("y", "{}")]
+
+
+def test_nulls_in_later_fragments_mean_nothing() -> None:
+    later = {"index": 0, "id": None, "type": None, "function": {"name": None, "arguments": "{}"}}
+    reading = read(v.chat(ROLE, BEGIN, v.chunk({"tool_calls": [later]}), CALLS))
+    assert (reading.tool_calls, reading.irregular) == ((ToolCall("a", "x", "{}", {}),), ())
+
+
+def test_a_character_cut_in_two_is_joined() -> None:
+    halves = [ROLE, v.chunk({"content": "<\ud83e"}), v.chunk({"content": "\udd80>"}), STOP]
+    body = "".join(f"data: {json.dumps(one)}\n\n" for one in halves).encode() + b"data: [DONE]\n\n"
+    reading = read(body)
+    assert (reading.text, reading.irregular) == ("<🦀>", ())
+    reading = read(body.replace(b"\\udd80", b""))
+    assert (reading.text, reading.irregular) == ("<\ud83e>", ("half of a surrogate pair stands alone",))
+
+
+def test_reasoning_under_three_names_is_told_once() -> None:
+    sealed = {"type": "reasoning.text", "text": "Hm", "signature": "S"}
+    for said in ({"reasoning": "Hm", "reasoning_details": [sealed]}, {"reasoning_details": [sealed]}):
+        assert read(v.chat(v.chunk(said), STOP)).items == (Reasoning("Hm", signature="S"),)
+    assert read(v.chat(v.chunk({"reasoning": "Hm"}), STOP)).items == (Reasoning("Hm"),)
+
+
+def test_content_as_a_list_of_parts() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    reading = read(v.chat(v.chunk({"content": [thinking, {"type": "text", "text": "Yes"}]}), STOP))
+    assert reading.items == (Reasoning("Hm"), Text("Yes"))
+
+
+def test_sound_is_told_by_its_transcript() -> None:
+    sounds = [{"id": "a", "transcript": "Hel"}, {"data": "UklG"}, {"transcript": "lo"}, {"expires_at": 1}]
+    [item] = read(v.chat(*(v.chunk({"audio": sound}) for sound in sounds), STOP)).items
+    assert item.value == {"text": "Hello", "characters_left_out": 4}  # type: ignore[union-attr]
+
+
+def test_the_completions_before_chat() -> None:
+    old = {"id": "cmpl-1", "object": "text_completion", "model": "davinci"}
+    one, two = ({"text": text, "index": 0, "finish_reason": end} for text, end in (("It ", None), ("rains", "stop")))
+    reading = read(v.chat({**old, "choices": [one]}, {**old, "choices": [two]}))
+    assert (reading.dialect, reading.text, reading.complete) == ("openai-chat", "It rains", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        ({"error": {"message": "Broke.", "type": "server_error", "code": 500}}, "server_error: Broke."),
+        ({"error": {"message": "Broke.", "code": 500}}, "500: Broke."),
+        ({"error": "Broke."}, "Broke."),
+        ({"error": {"odd": [1]}}, '{"odd":[1]}'),
+        ({"error": {"message": "a\nb\x1b[2J\u202e" + "x" * 600}}, "a\\nb\\u001b[2J\\u202e" + "x" * 492 + "…"),
+    ],
+)
+def test_errors_are_one_line(error: Any, wanted: str) -> None:
+    body = v.chat(ROLE, {**v.chunk(), **error} if isinstance(error["error"], str) else error)
+    reading = read(body)
+    assert (reading.error, reading.complete) == (wanted, False)
+
+
+@pytest.mark.parametrize(
+    "begun", [ROLE, v.start(), v.CREATED, v.part({"text": "x"})], ids=["chat", "messages", "responses", "gemini"]
+)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'data: {"error":{"message":"upstream timed out","type":"bad_gateway"}}\n\n',
+        b'event: error\ndata: {"error":{"message":"upstream timed out","type":"bad_gateway"}}\n\n',
+        b'event: error\ndata: {"type":"error","error":{"message":"upstream timed out","type":"bad_gateway"}}\n\n',
+        b'event: error\ndata: {"message":"upstream timed out","code":"bad_gateway"}\n\n',
+        b"event: error\ndata: bad_gateway: upstream timed out\n\n",
+    ],
+)
+def test_a_gateway_s_error_is_known_in_every_dialect(begun: Any, broken: bytes) -> None:
+    reading = read(v.events(begun) + broken)
+    assert reading.error == "bad_gateway: upstream timed out"
+    assert reading.complete is False
+
+
+def test_a_second_error_is_kept_in_mind() -> None:
+    reading = read(v.CHAT_ERROR + v.events({"error": {"message": "Again."}}))
+    assert (reading.error, reading.irregular) == ("server_error: Überlast", ("a further error: Again.",))
+
+
+# Whole answers.
+
+WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes"}, "finish_reason": "stop"}]}
+
+
+def whole(value: Any, kind: str = "application/json") -> Reading | None:
+    return read_answer(kind, value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "", "Application/JSON",
+                                  "application/vnd.x+json", "text/plain"])  # fmt: skip
+def test_a_whole_answer_by_any_name(kind: str) -> None:
+    reading = whole(WHOLE, kind)
+    assert reading is not None
+    assert (reading.text, reading.events, reading.complete, reading.irregular) == ("Yes", 1, True, ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html", json.dumps(WHOLE).encode()),
+        ("image/png", b"\x89PNG"),
+        ("application/json", b'{"object":"list","data":[]}'),
+        ("application/json", b'{"x402Version":2,"error":"Payment required","accepts":[]}'),
+        ("application/json", b"[1,2]"),
+        ("application/json", b"[]"),
+        ("application/json", b"12"),
+        ("application/json", b""),
+        ("application/json", b'{"choices":'),
+        ("text/event-stream", b"data: tick\n\ndata: tock\n\n"),
+        ("text/event-stream", b'data: {"tick": 1}\n\n'),
+        ("text/event-stream", b""),
+        ("text/event-stream", b" \n" * 5000),
+    ],
+)
+def test_what_is_none_of_a_language_model(kind: str, body: bytes) -> None:
+    assert read_answer(kind, body) is None
+
+
+def test_errors_as_whole_answers() -> None:
+    for value in (
+        {"error": {"message": "No.", "type": "bad"}},
+        {"type": "error", "error": {"message": "No.", "type": "bad"}},
+    ):
+        reading = whole(value)
+        assert reading is not None
+        assert (reading.error, reading.complete) == ("bad: No.", False)
+    reading = whole(v.GEMINI_FAULT)
+    assert reading is not None
+    assert (reading.dialect, reading.error) == ("gemini", "UNAVAILABLE: The model is overloaded.")
+
+
+def test_a_content_type_that_is_wrong_is_told() -> None:
+    reading = whole(WHOLE, "text/event-stream")
+    assert reading is not None
+    assert reading.irregular == ("the content type says text/event-stream, and the body is not that",)
+    reading = whole(v.CHAT["text"])
+    assert reading is not None
+    assert reading.text == "Grüße, 🦀"
+    assert reading.irregular == ("the content type says application/json, and the body is not that",)
+
+
+def test_a_response_that_works_in_the_background_is_not_complete() -> None:
+    value = {**v.state("completed")["response"], "status": "queued"}
+    reading = whole(value)
+    assert reading is not None
+    assert (reading.dialect, reading.complete, reading.stop_reason) == ("openai-responses", False, None)
