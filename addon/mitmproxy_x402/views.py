@@ -67,7 +67,7 @@ class Body:
         """Put what is there into the flow, unless mitmproxy (`store_streamed_bodies`) has put all of it there."""
         assert flow.response is not None
         self._shown = self.total
-        if self._limit and len(flow.response.raw_content or b"") != self.total:
+        if len(flow.response.raw_content or b"") != self.total:
             flow.response.raw_content = bytes(self._kept)  # not `content`, which would write a Content-Length
             if self.cut:
                 flow.metadata["x402.cut"] = self.cut
@@ -92,10 +92,11 @@ class Views:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The answer begins: keep what comes of it, say what was paid."""
         payer = self._payer()
-        if handshake.exchange_of(flow) is None or flow.response is None or payer is None or not _somebody_looks():
+        if handshake.exchange_of(flow) is None or flow.response is None or payer is None or not somebody_looks():
             return
-        if flow.response.stream:
-            body = Body(payer.settings.view_limit)
+        limit = payer.settings.view_limit
+        if flow.response.stream and limit:
+            body = Body(limit)
             tap(flow, body.receive)
             self._open[flow] = body
             if _ui() and (self._looking is None or self._looking.done()):
@@ -128,7 +129,7 @@ class Views:
 
     def _end(self, flow: http.HTTPFlow, *, interrupted: bool) -> None:
         body = self._open.pop(flow, None)
-        if handshake.exchange_of(flow) is None or not _somebody_looks():
+        if handshake.exchange_of(flow) is None or not somebody_looks():
             return
         if body is not None and flow.response is not None:
             body.show(flow)
@@ -162,7 +163,7 @@ def _ui() -> bool:
     return ctx.master.addons.get("view") is not None
 
 
-def _somebody_looks() -> bool:
+def somebody_looks() -> bool:
     """Whether there is a screen, or mitmdump saves flows or prints their bodies."""
     saves = any(getattr(ctx.options, name, None) for name in ("save_stream_file", "hardump"))
     return saves or _ui() or getattr(ctx.options, "flow_detail", 0) >= BODIES
