@@ -155,7 +155,7 @@ class Google:
         self.error: type[Exception] = errors.APIError
         self.client = genai.Client(api_key="any", http_options=types.HttpOptions(base_url=url))
 
-    def ask(self, call: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(self, call: dict[str, Any]) -> dict[str, Any]:
         types = self.types
         declared = [
             types.FunctionDeclaration(name=name, description=name, parameters_json_schema=schema)
@@ -165,8 +165,12 @@ class Google:
             max_output_tokens=call["max_tokens"],
             tools=[types.Tool(function_declarations=declared)] if declared else None,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+            http_options=types.HttpOptions(headers=call.get("headers", {})),
         )
-        arguments: dict[str, Any] = {"model": call["model"], "contents": call["text"], "config": config}
+        return {"model": call["model"], "contents": call["text"], "config": config}
+
+    def ask(self, call: dict[str, Any]) -> dict[str, Any]:
+        arguments = self._arguments(call)
         if call["stream"]:
             answers = list(self.client.models.generate_content_stream(**arguments))
         else:
