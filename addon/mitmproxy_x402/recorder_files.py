@@ -90,6 +90,8 @@ class Folder:
         self._decoded: str | None = None
         self._decoded_size = 0
         self._notes: list[str] = []
+        self._recording: Recording | None = None
+        """As the head has it."""
 
     def begin(self, recording: Recording, body: bytes | None) -> None:
         """Make the folder, with the request and the head."""
@@ -117,6 +119,7 @@ class Folder:
 
     def write_head(self, recording: Recording) -> None:
         """flow.json, as a whole."""
+        self._recording = recording
         replace_file(self.path / HEAD, to_text(self.known(recording)).encode("utf-8", "replace"))
 
     def begin_response(self, recording: Recording) -> None:
@@ -135,6 +138,7 @@ class Folder:
     def add(self, pieces: Sequence[Piece]) -> None:
         """More of the answer."""
         assert self._response is not None
+        before = self._size > 0, self._decoded
         data = b"".join(piece for _, piece in pieces)
         self._files.write(self.path / self._response, data, self._size)
         self._size += len(data)
@@ -143,6 +147,8 @@ class Folder:
         self._chunks_size += len(lines)
         if self._decoder is not None:
             self._decode(self._decoder, data)
+        if before != (self._size > 0, self._decoded) and self._recording is not None:
+            self.write_head(self._recording)  # whoever reads it while the answer comes in finds the files
 
     def _decode(self, decoder: Decoder, data: bytes) -> None:
         assert self._response is not None
