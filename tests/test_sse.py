@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-import sys
-import tracemalloc
-from collections.abc import Callable, Iterable
-from types import FrameType
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.sse import Event, Notes, Parser
+from support.work import allocated, lines_executed
 
 BOM = b"\xef\xbb\xbf"
 TOKENS = [
@@ -225,38 +222,6 @@ def test_notes_are_bounded_and_count() -> None:
 
 
 # What it costs: work is counted, not timed.
-
-
-def lines_executed(work: Callable[[], Any]) -> int:
-    count = 0
-
-    def tracer(_frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return tracer
-
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def allocated(step: Callable[[], Any], times: int) -> int:
-    """Bytes that `times` steps took from the heap at most, one step after the other; copying takes some too."""
-    tracemalloc.start()
-    try:
-        total = 0
-        for _ in range(times):
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
-            step()
-            total += tracemalloc.get_traced_memory()[1] - before
-        return total
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("stream", [b"data: hello\n\n", b"data: x\n", b": x\r\n", b"x", b"\r\n", b"data"])

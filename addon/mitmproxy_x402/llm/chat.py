@@ -162,7 +162,7 @@ class ChatReader(Reader):
         begun = self._begun.get(choice, 0)
         if again:
             self.draft.notes.add("tool calls with different ids have one index; they are kept apart")
-        elif number > begun:
+        elif begun < number and begun < self.draft.max_items:
             self.draft.notes.add(f"the index of a tool call jumps to {number}, after {begun} calls")
         piece = self.draft.piece(choice, (_CALL, number, begun), "call")
         if piece.kept:

@@ -107,7 +107,7 @@ class Piece:
 class Draft:
     """What is known of an answer so far."""
 
-    def __init__(self, max_text: int = MAX_TEXT) -> None:
+    def __init__(self, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS) -> None:
         self.notes = Notes()
         self.model: str | None = None
         self.id: str | None = None
@@ -115,6 +115,7 @@ class Draft:
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._stops: dict[int, str] = {}
         self._usage: dict[str, int] = {}
+        self.max_items = max_items
         self._max_text = max_text
         self._size = 0
 
@@ -135,8 +136,8 @@ class Draft:
         piece = self._pieces.get((choice, place))
         if piece is not None:
             return piece
-        if len(self._pieces) >= MAX_ITEMS:
-            self.notes.add(f"more than {MAX_ITEMS} parts: what is beyond is left out")
+        if len(self._pieces) >= self.max_items:
+            self.notes.add(f"more than {self.max_items} parts: what is beyond is left out")
             return Piece(self, kind, kept=False)
         piece = self._pieces[choice, place] = Piece(self, kind)
         return piece
@@ -173,7 +174,7 @@ class Draft:
             self.notes.add(f"a stop reason that is no text: {line(dump(reason), 60)}")
         elif choice in self._stops:
             self.notes.add("a choice is finished twice")
-        elif len(self._stops) < MAX_ITEMS:
+        elif len(self._stops) < self.max_items:
             self._stops[choice] = reason[:200]
 
     def stopped(self, choice: int) -> str | None:

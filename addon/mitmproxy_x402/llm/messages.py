@@ -6,9 +6,9 @@ from typing import Any
 
 from ..protocol.strict_json import shown
 from .dialects import Reader
-from .draft import MAX_ITEMS, Draft, Kind, Piece
+from .draft import Draft, Kind, Piece
 from .printing import error_line
-from .values import count, dump, mapping, sequence, string
+from .values import MAX_INDEX, count, dump, mapping, sequence, string
 
 _DELTAS: dict[str, tuple[str, Kind]] = {
     "text_delta": ("text", "text"),
@@ -106,7 +106,7 @@ class MessagesReader(Reader):
     def _begin(self, number: int, kind: Kind) -> Piece:
         if number in self._blocks:
             self.draft.notes.add("a block begins twice")
-        elif number != len(self._blocks) and len(self._blocks) < MAX_ITEMS:
+        elif number != len(self._blocks) and len(self._blocks) < self.draft.max_items:
             self.draft.notes.add(f"the index of a block jumps to {number}, after {len(self._blocks)} blocks")
         piece = self.draft.piece(0, (number, self._begun), kind)
         if piece.kept:
@@ -131,7 +131,7 @@ class MessagesReader(Reader):
             self.draft.notes.add(f"a fragment for block {number}, which has ended")
         if piece.kind != kind:
             self.draft.notes.add(f"a {said} in a block of another kind")
-            piece = self.draft.piece(0, (number, MAX_ITEMS, list(_DELTAS).index(said)), kind)
+            piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
         if said == "signature_delta":
             piece.sign(self.draft.words(delta.get(key), "a signature"))
         else:

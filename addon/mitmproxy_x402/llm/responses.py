@@ -7,7 +7,7 @@ from typing import Any
 
 from ..protocol.strict_json import shown
 from .dialects import Reader
-from .draft import MAX_ITEMS, Draft, Kind, Piece
+from .draft import Draft, Kind, Piece
 from .printing import error_line
 from .values import count, mapping, sequence, string
 
@@ -103,7 +103,7 @@ class ResponsesReader(Reader):
     def _item(self, number: int, item: dict[str, Any]) -> None:
         """An item, as it begins or as it is in the end: what it brings replaces nothing, but must be the same."""
         kind = string(item.get("type"))
-        if len(self._items) < MAX_ITEMS:
+        if len(self._items) < self.draft.max_items:
             self._items.add(number)
         if kind == "message":
             for place, part in enumerate(map(mapping, sequence(item.get("content")))):

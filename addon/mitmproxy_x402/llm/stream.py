@@ -9,7 +9,7 @@ from ..protocol.strict_json import Undecodable, decode_json
 from ..sse import MAX_EVENT, Notes, Parser
 from .chat import ChatReader
 from .dialects import Reader, dialect_of
-from .draft import MAX_TEXT, Draft
+from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .elements import Elements
 from .gemini import GeminiReader
 from .messages import MessagesReader
@@ -32,14 +32,15 @@ class StreamReader:
     """Server-sent events, a JSON array that grows, or one JSON object, fed in any pieces.
 
     Linear in what is fed; `reading` costs as much as there is text. Memory is bounded by `max_event` (bytes of one
-    event) and `max_text` (characters of the answer, bytes of a whole one). Nothing raises on what is fed.
+    event), `max_text` (characters of the answer, bytes of a whole one) and `max_items` (parts). Nothing raises on what
+    is fed.
     """
 
-    def __init__(self, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT) -> None:
+    def __init__(self, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS) -> None:
         self._max_event = max_event
         self._max_text = max_text
         self._notes = Notes()
-        self._draft = Draft(max_text)
+        self._draft = Draft(max_text, max_items)
         self._reader: Reader | None = None
         self._events = 0
         self._ended = False
