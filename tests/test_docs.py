@@ -11,6 +11,7 @@ import pytest
 import tomli
 
 from mitmproxy_x402 import cli
+from mitmproxy_x402.fixtures import usage
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings import OPTIONS, Option, read_settings
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "addon" / "mitmproxy_x402"
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+FIXTURES = ROOT / "docs" / "fixtures.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -53,6 +55,7 @@ def options_in_full() -> str:
 
 GENERATED = {
     "help": (README, lambda: f"```\n{cli.HELP.format(prog='./run.sh').rstrip()}\n```"),
+    "fixtures-help": (FIXTURES, lambda: f"```\n{usage.HELP.format(prog='./run.sh fixtures').rstrip()}\n```"),
     "options": (README, options_table),
     "options-in-full": (CONFIGURATION, options_in_full),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +166,11 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "mitmproxy_x402.fixtures",
         "mitmproxy_x402.fixtures.plugin",
     ]
+
+
+def test_the_documentation_s_example(site: Path, tmp_path: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "fixtures.md").read_text(), re.DOTALL)
+    (tmp_path / "test_example.py").write_text(example)
+    shutil.copytree(ROOT / "tests" / "recordings" / "chat-tool", tmp_path / "recordings" / "chat-tool")
+    ended = run(site, tmp_path, "-p", "no:anyio")
+    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -11,6 +12,7 @@ import pytest
 
 from mitmproxy_x402 import llm
 from mitmproxy_x402.fixtures import comparing
+from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.plugin import Serve
 from mitmproxy_x402.fixtures.sources import read_sources
 from mitmproxy_x402.recording import Recording, read_recording
@@ -136,3 +138,15 @@ def test_fragments_of_several_calls_are_mixed() -> None:
     ]
     deltas: list[Any] = [choice["delta"] for event in events for choice in event["choices"]]
     assert [call["index"] for delta in deltas for call in delta.get("tool_calls", [])][:6] == [0, 1, 0, 1, 0, 1]
+
+
+def test_the_documentation_shows_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(RECORDINGS.parents[1])
+    page = Path("docs/fixtures.md").read_text()
+    shown = re.findall(r"```\n\$ \./run\.sh fixtures ([^\n]+)\n(.*?)```", page, re.DOTALL)
+    assert [command.split()[0] for command, _ in shown] == ["show", "diff"]
+    for command, printed in shown:
+        main(command.split())
+        assert capsys.readouterr().out == printed
