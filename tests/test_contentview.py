@@ -166,7 +166,7 @@ def test_json_of_a_chat_endpoint_that_no_model_wrote() -> None:
 
 
 def test_events_that_no_model_wrote() -> None:
-    assert look(flow(b"data: tick\n\nevent: x\ndata: tock\n\n")).text == "data: tick\n\nevent: x\ndata: tock\n\n"
+    assert look(flow(b"data: tick\n\nevent: x\ndata: tock\n\n")).text == "data: tick\n \nevent: x\ndata: tock\n \n "
 
 
 @pytest.mark.parametrize(
@@ -233,14 +233,14 @@ def test_the_answer_begins_with_the_payment() -> None:
         f"to {challenges.PAY_TO}",
         "transaction 0xabcdef0123456789",
         "The body is cut at 4 MB of 12 MB: x402_view_limit.",
-        "",
+        " ",
     ]
 
 
 def test_the_handshake() -> None:
     text = look(paid(), "x402").text
     assert "requests sent upstream: 2" in text
-    assert f"-> exact on base-sepolia: 0.013081 USDC to {challenges.PAY_TO}, within 300 s" in text
+    assert f"-> exact on base-sepolia: 0.013081 USDC, within 300 s\n       to {challenges.PAY_TO}\n" in text
     assert '"maxTimeoutSeconds": 300' in text
     assert '"amount": "0.02"' in text
     assert "X-Odd: \\u001b[2J" in text

@@ -83,7 +83,8 @@ def _challenge(required: PaymentRequired, facts: Mapping[str, Any]) -> Iterator[
             facts.get("x402.pay_to"),
         )
         mark = "->" if chosen and entry.scheme == "exact" else "  "
-        yield f"  {mark} {entry.scheme} on {network}: {price} to {entry.pay_to}, within {entry.max_timeout_seconds} s"
+        yield f"  {mark} {entry.scheme} on {network}: {price}, within {entry.max_timeout_seconds} s"
+        yield f"       to {entry.pay_to}"
     yield from (f"     cannot be read: {reason}" for reason in required.unreadable)
     yield from ("", "Decoded:")
     decoded = {

@@ -116,7 +116,7 @@ def read(kind: str, coding: str, raw: bytes) -> tuple[llm.Reading | None, str, b
     data = decoded(raw, coding)
     hash(data)  # slow the first time, and `remember` needs it
     reading = llm.read_answer(kind, data)
-    return reading, "" if reading is None else llm.answer_text(reading), data
+    return reading, "" if reading is None else _said(reading), data
 
 
 def decoded(raw: bytes, coding: str) -> bytes:
@@ -158,7 +158,7 @@ class Answers:
         if kind == EVENTS:
             return self._follow(data)
         reading = llm.read_answer(kind, data)
-        text = _plain(data) if reading is None else llm.answer_text(reading)
+        text = _plain(data) if reading is None else _said(reading)
         self.remember(data, text)
         return text
 
@@ -178,7 +178,7 @@ class Answers:
         reading = reader.reading()
         if reading.dialect == "unknown" and reading.error is None:
             return _plain(data)
-        text = llm.answer_text(reading)
+        text = _said(reading)
         if position < len(data):
             return f"{text}\n\n(read as far as byte {position} of {len(data)}; open this view again to read on)"
         return text
@@ -189,6 +189,10 @@ def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     kept.move_to_end(key)
     while len(kept) > most:
         kept.popitem(last=False)
+
+
+def _said(reading: llm.Reading) -> str:
+    return llm.answer_text(reading).rstrip("\n")
 
 
 def _plain(data: bytes) -> str:
@@ -215,7 +219,8 @@ class _Contentview:
         self.name = view.name
 
     def prettify(self, data: bytes, metadata: Any) -> str:
-        return self._view.text(_shown(data, metadata.content_type, metadata.http_message, metadata.flow))
+        text = self._view.text(_shown(data, metadata.content_type, metadata.http_message, metadata.flow))
+        return "\n".join(_lines(text))
 
     def render_priority(self, data: bytes, metadata: Any) -> float:
         return self._view.priority(_shown(data, metadata.content_type, metadata.http_message, metadata.flow))
@@ -236,12 +241,16 @@ def _legacy(view: TextView) -> Any:
             text = view.text(shown(data, about))
         except ValueError:
             return None  # an error would be logged with its traceback
-        return view.name, ([("text", line)] for line in text.split("\n"))
+        return view.name, ([("text", line)] for line in _lines(text))
 
     def priority(_: Any, data: bytes, **about: Any) -> float:
         return view.priority(shown(data, about))
 
     return type(view.name, (base,), {"name": view.name, "__call__": call, "render_priority": priority})()
+
+
+def _lines(text: str) -> list[str]:
+    return [line or " " for line in text.split("\n")]  # mitmweb gives an empty line no height
 
 
 def _shown(data: bytes, kind: str | None, message: Any, of: flow.Flow | None) -> Shown:

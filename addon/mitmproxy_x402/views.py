@@ -25,6 +25,8 @@ from .taps import tap
 
 PAUSE = 0.3
 """Seconds between two looks at the streams that are open, at least."""
+HELD = 0.5
+"""Seconds for which the last chunk of a stream is held back from the screen."""
 SHARE = 20
 """A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
 BODIES = 3
@@ -42,19 +44,20 @@ class Body:
         """Bytes that have passed."""
         self._limit = limit
         self._kept = bytearray()
-        self._shown = -1
+        self._shown = 0
+        self._settled = 0  # what was kept before the last chunk came
+        self._last = 0.0
 
     def receive(self, chunk: bytes) -> None:
-        """The next of it."""
+        """The next of it; empty at the end."""
+        if not chunk:
+            return
+        self._settled = len(self._kept)
+        self._last = time.monotonic()
         self.total += len(chunk)
-        room = self._limit - len(self._kept)
+        room = self._limit - self._settled
         if room > 0:
             self._kept += chunk[:room] if len(chunk) > room else chunk
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something came since `show`."""
-        return self.total != self._shown
 
     @property
     def cut(self) -> str:
@@ -63,14 +66,31 @@ class Body:
             return ""
         return f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
 
-    def show(self, flow: http.HTTPFlow) -> None:
-        """Put what is there into the flow, unless mitmproxy (`store_streamed_bodies`) has put all of it there."""
+    def show_news(self, flow: http.HTTPFlow) -> bool:
+        """Put what has come into the flow; False where there is nothing new.
+
+        A chunk that has just come is held back a moment. It may be the last, and mitmweb reads a body again only when
+        it has changed: had it all of it before the end, it would not see that the answer is finished.
+        """
+        size = len(self._kept) if time.monotonic() - self._last > HELD else self._settled
+        if size == self._shown:
+            return False
+        self._put(flow, size)
+        return True
+
+    def show_all(self, flow: http.HTTPFlow) -> None:
+        """Put all of it into the flow, unless mitmproxy has done so itself (`store_streamed_bodies`)."""
         assert flow.response is not None
-        self._shown = self.total
-        if len(flow.response.raw_content or b"") != self.total:
-            flow.response.raw_content = bytes(self._kept)  # not `content`, which would write a Content-Length
+        there = flow.response.raw_content
+        if there is None or len(there) != self.total:
+            self._put(flow, len(self._kept))
             if self.cut:
                 flow.metadata["x402.cut"] = self.cut
+
+    def _put(self, flow: http.HTTPFlow, size: int) -> None:
+        assert flow.response is not None
+        flow.response.raw_content = bytes(self._kept[:size])  # not `content`, which would write a Content-Length
+        self._shown = size
 
 
 class Views:
@@ -111,9 +131,8 @@ class Views:
             await asyncio.sleep(pause)
             took = 0.0
             for flow, body in list(self._open.items()):
-                if body.has_news and self._open.get(flow) is body and flow.response is not None:
-                    began = time.perf_counter()
-                    body.show(flow)
+                began = time.perf_counter()
+                if self._open.get(flow) is body and flow.response is not None and body.show_news(flow):
                     _update(flow)
                     took += time.perf_counter() - began
                     await asyncio.sleep(0)
@@ -132,10 +151,11 @@ class Views:
         if handshake.exchange_of(flow) is None or not somebody_looks():
             return
         if body is not None and flow.response is not None:
-            body.show(flow)
+            body.show_all(flow)
         describe = functools.partial(_describe, flow, interrupted=interrupted, cut=body.cut if body else "")
         describe()
-        if _ui() and flow.response is not None and flow.response.raw_content:
+        refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
+        if _ui() and not refused and flow.response is not None and flow.response.raw_content:
             task = asyncio.get_running_loop().create_task(self._read(flow, describe))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
