@@ -69,6 +69,8 @@ def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
         (b"/x?key=a?b=c&key=d", b"/x?key=[redacted]&key=[redacted]"),
         (b"/x?q=client-token%2F%2B%3D1&r=2", b"/x?[redacted]&r=2"),
         (b"/x/client-token%2f+=1/y", b"/x/[redacted]/y"),
+        (b"/x/client-token/+=1/y", b"/x/[redacted]/y"),
+        (b"/x/client%2dtoken/+=1/y", b"/[redacted]"),
         (b"*", b"*"),
         (b"/\xff\xfe?key=\xff", b"/\xff\xfe?key=[redacted]"),
     ],

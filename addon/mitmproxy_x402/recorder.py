@@ -101,7 +101,7 @@ class Recorder:
         job = Job(plan.folder, name, plan.outputs)
         began = time.monotonic() - max(0.0, time.time() - flow.request.timestamp_start)
         found = self.open[flow] = _Open(plan, job, began, body)
-        self._writer.put(Begin(job, recording, body), len(body or b""))
+        self._writer.put(Begin(job, recording, body))
         return found
 
     @_harmless
@@ -113,7 +113,7 @@ class Recorder:
         recording = snapshot(flow, found.plan.redactor)
         if flow.request.raw_content is not found.body:  # another addon has changed it
             found.body = flow.request.raw_content
-            self._writer.put(Request(found.job, recording, found.body), len(found.body or b""))
+            self._writer.put(Request(found.job, recording, found.body))
         self._writer.put(Response(found.job, recording))
         if flow.response.stream:
             found.tapped = True
@@ -130,7 +130,7 @@ class Recorder:
         if not data or found.lost:
             return
         if self._writer.has_room(len(data)):
-            self._writer.put((found.job, time.monotonic() - found.began, data), len(data))
+            self._writer.put((found.job, time.monotonic() - found.began, data))
         else:
             found.lost = True
             self._writer.complain(found.plan.folder, TOO_SLOW)
@@ -168,7 +168,7 @@ class Recorder:
         state = dict(flow.get_state()) if plan.needs_state else None
         wants = chosen.wants if chosen is not None and not chosen.early else None
         size = len(flow.request.raw_content or b"") if state else 0
-        self._writer.put(End(found.job, recording, state, wants, size), size)
+        self._writer.put(End(found.job, recording, state, wants, size))
 
     def done(self) -> None:
         """The proxy ends: what is under way is incomplete, and everything gets to the disk."""

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .recorder_files import Folder, OpenFiles, Piece
 from .recorder_har import HarFiles
-from .recorder_mitm import FlowFile
 from .recording import Recording, RecordingError
+
+if TYPE_CHECKING:
+    from .recorder_mitm import FlowFile
 
 MAX_WAITING = 32 << 20
 """Bytes that may wait for the disk."""
@@ -101,14 +103,22 @@ class End:
 
 
 Chunk = tuple[Job, float, bytes]
-Message = Begin | Request | Response | End | Chunk | None
+Message = Begin | Request | Response | End | Chunk
+
+
+def _size(message: Message) -> int:
+    if isinstance(message, tuple):
+        return OVERHEAD + len(message[2])
+    if isinstance(message, Begin | Request):
+        return OVERHEAD + len(message.body or b"")
+    return OVERHEAD + (message.size if isinstance(message, End) else 0)
 
 
 class Writer:
     """Takes messages from one thread, and writes them in another, in order."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[End | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._files = OpenFiles()
@@ -124,9 +134,9 @@ class Writer:
     def _waiting(self) -> int:
         return self._given - self._taken - self._finished
 
-    def put(self, message: Message, size: int = 0) -> None:
-        """Hand over a message that holds `size` bytes."""
-        self._given += size + OVERHEAD
+    def put(self, message: Message) -> None:
+        """Hand over a message."""
+        self._given += _size(message)
         self._queue.put(message)
         if not self._threads:
             for work in (self._run, self._run_ends):
@@ -157,9 +167,9 @@ class Writer:
     def _run_ends(self) -> None:
         while (message := self._ended.get()) is not None:
             self._try(message.job, functools.partial(self._end, message))
-            self._finished += message.size + OVERHEAD
+            self._finished += _size(message)
 
-    def _write(self, messages: list[Message]) -> int:
+    def _write(self, messages: list[Message | None]) -> int:
         """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
         pieces: dict[Job, list[Piece]] = {}
         size = 0
@@ -169,12 +179,10 @@ class Writer:
             if isinstance(message, tuple):
                 job, seconds, data = message
                 pieces.setdefault(job, []).append((seconds, data))
-                size += len(data) + OVERHEAD
             else:
                 self._add(message.job, pieces.pop(message.job, []))
                 self._try(message.job, functools.partial(self._do, message))
-                size += 0 if isinstance(message, End) else OVERHEAD
-                size += len(message.body or b"") if isinstance(message, Begin | Request) else 0
+            size += 0 if isinstance(message, End) else _size(message)  # the other thread has that one yet
         for job, some in pieces.items():
             self._add(job, some)
         return size

@@ -45,7 +45,10 @@ class Redactor:
     def path(self, path: bytes) -> bytes:
         """A request's path and query, or a URL, without secrets."""
         path, mark, query = path.partition(b"?")
-        path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
+        if self._has_token(path):
+            path = path.replace(self._token or b"", _REDACTED)
+            path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
+            path = b"/" + _REDACTED if self._has_token(path) else path  # it holds slashes, some of them encoded
         return path + mark + b"&".join(self._parameter(part) for part in query.split(b"&"))
 
     def text(self, text: str) -> str:
