@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import warnings
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 import vendor_streams as shapes
+from vendor_server import Vendor
 
 from mitmproxy_x402.llm import (
     Other,
@@ -72,37 +71,6 @@ def test_the_sandbox_s_answers_say_what_it_meant(vendor: Any, model: str, tools:
         assert len(reading.irregular) == expected
         readings.append(reading)
     assert [differences(readings[0], one) for one in readings] == [[]] * len(readings)
-
-
-class Vendor:
-    """Answers every POST with `body`."""
-
-    def __init__(self) -> None:
-        self.body = b""
-        self.kind = "text/event-stream"
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
-                self.send_response(200)
-                self.send_header("content-type", outer.kind)
-                self.send_header("content-length", str(len(outer.body)))
-                self.end_headers()
-                self.wfile.write(outer.body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")

@@ -117,20 +117,21 @@ def _from(url: str, kind: str, name: str) -> Media:
     """Of a data URL its type and size, of another one itself."""
     found = _DATA_URL.match(url)
     if found:
-        return Media(kind, found[1], _bytes(len(url) - found.end()), name[:_MAX_SOURCE])
+        return Media(kind, found[1], _bytes(url, found.end()), name[:_MAX_SOURCE])
     if name:
-        return Media(kind, "", _bytes(len(url)) if url else None, name[:_MAX_SOURCE])
+        return Media(kind, "", _bytes(url) if url else None, name[:_MAX_SOURCE])
     return Media(kind, "", None, url[:_MAX_SOURCE])
 
 
 def _inline(kind: str, media_type: str, data: Any, name: str = "") -> Media:
-    size = _bytes(len(data)) if isinstance(data, str) else None
+    size = _bytes(data) if isinstance(data, str) else None
     return Media(kind, media_type[:100], size, name[:_MAX_SOURCE])
 
 
-def _bytes(characters: int) -> int:
-    """What so many characters of base64 hold."""
-    return characters * 3 // 4
+def _bytes(text: str, begin: int = 0) -> int:
+    """What the base64 from `begin` on holds."""
+    padding = 2 if text.endswith("==") else 1 if text.endswith("=") else 0
+    return max(0, (len(text) - begin) * 3 // 4 - padding)
 
 
 def _gemini(part: dict[str, Any]) -> Part | None:

@@ -13,7 +13,7 @@ def request_text(asked: RequestReading) -> str:
 
     What the client wrote is indented; lines at the margin are ours. Control characters are escaped.
     """
-    counts = [f"{len(asked.messages)} messages", f"{len(asked.tools)} tools"]
+    counts = [_count(len(asked.messages), "message"), _count(len(asked.tools), "tool")]
     how = "streamed" if asked.streamed else "not streamed"
     lines = ["   ".join((f"model  {line(asked.model or 'not said')}", asked.dialect, how, *counts))]
     if asked.parameters:
@@ -23,6 +23,10 @@ def request_text(asked: RequestReading) -> str:
     for number, message in enumerate(asked.messages, 1):
         lines += _message(number, message)
     return "\n".join([*lines, *irregular(asked.irregular)]) + "\n"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _tool(tool: Tool) -> str:
