@@ -92,7 +92,7 @@ class _Brotli:
     piece = 32  # a step of a few bytes can unfold to 16 MB, and older libraries cannot be told to stop
 
     def __init__(self) -> None:
-        import brotli  # noqa: PLC0415  # seldom needed
+        import brotli  # type: ignore[import-untyped]  # noqa: PLC0415  # seldom needed
 
         self._inner = brotli.Decompressor()
 
