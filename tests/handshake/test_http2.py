@@ -16,6 +16,7 @@ import h2.events
 import httpx
 import pytest
 
+from mitmproxy_x402.recording import read_recordings
 from support import certs, challenges
 from support.proxy import Proxy, svm_key
 from support.rpc import GatedRpc
@@ -214,12 +215,15 @@ def test_trailers_reach_a_client_that_can_have_them_and_harm_no_other(
             else:
                 peer.challenge(stream, challenges.evm())
 
-    with H2Upstream(script, certs.server_context(pem, "h2")) as upstream, start(upstream, home, pem) as proxy:
+    tls = certs.server_context(pem, "h2")
+    with H2Upstream(script, tls) as upstream, start(upstream, home, pem, "--set", "x402_dump=rec") as proxy:
         assert client_tls(proxy).post("/v1/x").content == b"goods"
         with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("http/1.1", "h2")) as client:
             client.send(request())
             assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
             assert client.exactly(5) == b"goods"
+    found = [one.response for one in read_recordings(home / "rec") if one.response is not None and one.complete]
+    assert [(one.http_version, one.trailers) for one in found] == [("HTTP/2.0", (("x-cost", "1"),)), ("HTTP/2.0", ())]
 
 
 def test_tls_with_http1_upstream(home: Path, pem: Path) -> None:
