@@ -264,6 +264,7 @@ class X402Addon:
             exchange = handshake.exchange_of(flow)
             if exchange is not None:
                 purchase.break_off(answers.outcome(flow, exchange))
+                _note(flow, exchange, purchase)
         self._purchases.clear()
         if self.payer is not None:
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
