@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from support import certs
 from support.console import io, taddons
 from support.mitmweb import HAS_PASSWORD, Web
 from support.place import place
-from support.proxy import Proxy
+from support.proxy import DOOR, ROOT, Proxy
 from support.wire import Peer, Upstream, read_message, request
 
 IS_12 = HAS_PASSWORD
@@ -184,6 +185,32 @@ def test_http2(web: Web, stage: Stage) -> None:
         got += chunks
     assert answer.http_version == "HTTP/2"
     assert b"".join(got) == b"".join(EVENTS)
+
+
+def test_a_script_that_is_loaded_again_in_mid_stream(home: Path, stage: Stage) -> None:
+    door = home / "door.py"
+    door.write_bytes(DOOR.read_bytes())
+    web = Web(stage.upstream.url, home=home)
+    web.command[web.command.index(str(DOOR))] = str(door)
+    with web, web.client() as client:
+        sent = framed("length", EVENTS)
+        stage.play(*sent)
+        client.send(ASK)
+        stage.go(2)
+        assert client.exactly(len(sent[0] + sent[1])) == sent[0] + sent[1]
+        loaded = web.log.count("Loading script")
+        door.write_bytes(DOOR.read_bytes() + b"# edited\n")
+        deadline = time.monotonic() + 20
+        while web.log.count("Loading script") == loaded and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+        stage.go(len(sent))
+        assert client.rest() == b"".join(sent[2:])
+        flow = web.wait_for_flow(lambda flow: flow["response"]["timestamp_end"])
+        assert web.content(flow) == b"".join(EVENTS)
+        assert flow["comment"].startswith("free · first byte")
+        views = [name.lower() for name in web.api("state")["contentViews"]]
+        assert views.count("llm stream") == views.count("x402") == 1
+        assert "Traceback" not in web.log
 
 
 # Who looks.
@@ -351,20 +378,24 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
 
 
 FILTERS = {
-    r'~comment "tool call"': 2,
-    r"~marked": 2,
-    r"~marker no_entry": 1,
-    r'~meta "x402.state: settled"': 1,
-    r'~meta "x402.refused: over_"': 1,
-    r"~comment free": 1,
-    r"~bs forecast & ~meta x402.transaction": 1,
+    "~meta x402.state:.unknown": 1,
+    "~meta x402.refused": 1,
+    "~meta x402.transaction & ! ~c 200": 1,
+    "~comment tool.call": 2,
+    "~bs forecast": 2,
+    "~marked": 3,
+    "~marker green_circle": 1,
+    "! ~meta x402.state": 1,
 }
 
 
 def test_filters(home: Path) -> None:
     with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox, Web(sandbox.url, home=home) as web:
-        ask(web, USAGE)
+        ask(web, USAGE, "error")
+        ask(web, USAGE, "receipt")
         ask(web, {**USAGE, "max_tokens": 500_000})
         ask(web, {**USAGE, "model": FREE})
         web.wait_for_flow(lambda flow: "tool call" in flow["comment"])
         assert {expression: len(web.matching(expression)) for expression in FILTERS} == FILTERS
+    table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
+    assert table == list(FILTERS)[:5]

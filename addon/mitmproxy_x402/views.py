@@ -32,9 +32,6 @@ SHARE = 20
 BODIES = 3
 """The flow_detail from which on mitmdump prints bodies."""
 
-_said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
-"""The comment and the mark that a flow has from us. Of the module: it outlives a script that is loaded again."""
-
 
 class Body:
     """The first `limit` bytes of what passes."""
@@ -93,6 +90,13 @@ class Body:
         self._shown = size
 
 
+# Of the module: they outlive a script that is loaded again.
+_open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
+"""The bodies of streams that are not over."""
+_said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
+"""The comment and the mark that a flow has from us."""
+
+
 class Views:
     """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None."""
 
@@ -100,7 +104,6 @@ class Views:
 
     def __init__(self, payer: Callable[[], Payer | None]) -> None:
         self._payer = payer
-        self._open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._reader = ThreadPoolExecutor(1, "x402 views")
@@ -118,7 +121,7 @@ class Views:
         if flow.response.stream and limit:
             body = Body(limit)
             tap(flow, body.receive)
-            self._open[flow] = body
+            _open[flow] = body
             if _ui() and (self._looking is None or self._looking.done()):
                 self._looking = asyncio.get_running_loop().create_task(self._look())
         _describe(flow)
@@ -127,12 +130,12 @@ class Views:
     async def _look(self) -> None:
         """Bring the bodies into the flows, and the flows to the screens, as long as streams are open."""
         pause = PAUSE
-        while self._open:
+        while _open:
             await asyncio.sleep(pause)
             took = 0.0
-            for flow, body in list(self._open.items()):
+            for flow, body in list(_open.items()):
                 began = time.perf_counter()
-                if self._open.get(flow) is body and flow.response is not None and body.show_news(flow):
+                if _open.get(flow) is body and flow.response is not None and body.show_news(flow):
                     _update(flow)
                     took += time.perf_counter() - began
                     await asyncio.sleep(0)
@@ -147,7 +150,7 @@ class Views:
         self._end(flow, interrupted=True)
 
     def _end(self, flow: http.HTTPFlow, *, interrupted: bool) -> None:
-        body = self._open.pop(flow, None)
+        body = _open.pop(flow, None)
         if handshake.exchange_of(flow) is None or not somebody_looks():
             return
         if body is not None and flow.response is not None:
