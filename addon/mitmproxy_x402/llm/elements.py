@@ -22,6 +22,7 @@ class Elements:
         self._element = bytearray()
         self._dropping = False
         self._first = True
+        self._more = False
         self._depth = 0
         self._in_string = False
         self._escaped = False
@@ -44,8 +45,9 @@ class Elements:
                     self._keep(data[begin:mark])
                     begin = at
                     self._take(found)
-        if self.ended and data[begin:].strip(_SPACE):
+        if self.ended and not self._more and data[begin:].strip(_SPACE):
             self._notes.add("something follows the array")
+            self._more = True
         elif self._depth:
             self._keep(data[begin:])
         return found
