@@ -94,7 +94,8 @@ class StreamReader:
     def reading(self) -> Reading:
         """The answer as far as it has come."""
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
-        remarks = [*(self._parser.irregular if self._parser else ()), *self._notes.texts()]
+        form = self._parser or self._elements
+        remarks = [*(form.irregular if form else ()), *self._notes.texts()]
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
 
     @property
@@ -104,7 +105,7 @@ class StreamReader:
 
     def _begin(self, first: bytes) -> None:
         if first == b"[":
-            self._elements = Elements(self._notes, self._max_event)
+            self._elements = Elements(self._max_event)
         elif first != b"{":
             self._parser = Parser(self._max_event)
 
