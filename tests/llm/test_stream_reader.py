@@ -133,7 +133,7 @@ def test_text_over_the_bound_is_left_out() -> None:
 
 
 def test_a_whole_answer_over_the_bound_is_not_read() -> None:
-    reading = read([b'{"choices": [', b" " * 100, b"]}"], max_text=50)
+    reading = read([b'{"choices": [', b" " * 100, b"]}"], max_event=50)
     assert reading.irregular == ("the answer is larger than 50 bytes and is not read",)
 
 
@@ -155,6 +155,7 @@ FLOODS: dict[str, list[Any]] = {
     "unknown events": [v.CREATED, *({"type": f"response.x{n}" + "y" * 1000} for n in range(500))],
     "items": [v.CREATED, *(v.item(n, {"type": "reasoning", "summary": []}) for n in range(5000))],
     "errors": [{"error": {"message": f"{n}" + "x" * 1000}} for n in range(100)],
+    "names": [v.chunk(v.call(0, "", "c", f"n{n}")) for n in range(500)],
     "stops": [v.chunk({}, "x" * 10_000, index=n) for n in range(100)],
 }
 
