@@ -23,6 +23,8 @@ from .llm.reading import Reading
 from .payer import Payer
 from .taps import tap
 
+CUT = "x402.cut"
+"""The key in a flow's metadata under which stands how much of its body was kept, where that is not all."""
 PAUSE = 0.3
 """Seconds between two looks at the streams that are open, at least."""
 HELD = 0.5
@@ -56,13 +58,6 @@ class Body:
         if room > 0:
             self._kept += chunk[:room] if len(chunk) > room else chunk
 
-    @property
-    def cut(self) -> str:
-        """What was kept of how much, as `cut at 4 MB of 12 MB`; empty where that is all."""
-        if self.total <= self._limit:
-            return ""
-        return f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
-
     def show_news(self, flow: http.HTTPFlow) -> bool:
         """Put what has come into the flow; False where there is nothing new.
 
@@ -81,13 +76,16 @@ class Body:
         there = flow.response.raw_content
         if there is None or len(there) != self.total:
             self._put(flow, len(self._kept))
-            if self.cut:
-                flow.metadata["x402.cut"] = self.cut
+        else:
+            flow.metadata.pop(CUT, None)
 
     def _put(self, flow: http.HTTPFlow, size: int) -> None:
         assert flow.response is not None
-        flow.response.raw_content = bytes(self._kept[:size])  # not `content`, which would write a Content-Length
+        with memoryview(self._kept) as kept:
+            flow.response.raw_content = bytes(kept[:size])  # not `content`, which would write a Content-Length
         self._shown = size
+        if self.total > self._limit:
+            flow.metadata[CUT] = f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
 
 
 # Of the module: they outlive a script that is loaded again.
@@ -143,19 +141,19 @@ class Views:
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is over: the body is whole, and somebody reads it for the comment."""
-        self._end(flow, interrupted=False)
+        self._end(flow, broken=False)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """There will be no more: what came of the body is in the flow."""
-        self._end(flow, interrupted=True)
+        self._end(flow, broken=True)
 
-    def _end(self, flow: http.HTTPFlow, *, interrupted: bool) -> None:
+    def _end(self, flow: http.HTTPFlow, *, broken: bool) -> None:
         body = _open.pop(flow, None)
         if handshake.exchange_of(flow) is None or not somebody_looks():
             return
         if body is not None and flow.response is not None:
             body.show_all(flow)
-        describe = functools.partial(_describe, flow, interrupted=interrupted, cut=body.cut if body else "")
+        describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
         if _ui() and not refused and flow.response is not None and flow.response.raw_content:
@@ -196,12 +194,12 @@ def _update(flow: http.HTTPFlow) -> None:
     ctx.master.addons.trigger(UpdateHook([flow]))
 
 
-def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, interrupted: bool = False, cut: str = "") -> None:
+def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> None:
     """Comment and mark of a flow, unless they are the user's own."""
     response = flow.response
     begun = flow.request.timestamp_start
     first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
-    line = comment.line(flow.metadata, reading=reading, first_byte=first, interrupted=interrupted, cut=cut)
+    line = comment.line(flow.metadata, reading=reading, first_byte=first, broken=broken)
     mark = comment.mark(flow.metadata)
     before = _said.get(flow, ("", ""))
     if flow.comment in ("", before[0]):
