@@ -79,6 +79,8 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, STOP) + b"data: {'x'}\n\n", [
         "the data of event 4 is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     ]),
+    (v.chat(ROLE, STOP).replace(b'"object"', b'"id":"chatcmpl-1","object"', 1),
+     ['in the data of event 1 the key \"id\" is there twice']),
     (v.chat(ROLE, v.stop(0), STOP), ["an event in another dialect (anthropic-messages)"]),
     (v.chat({"hello": 1}, ROLE, STOP), ["JSON in none of the dialects"]),
     (b"event: delta\n" + v.chat(ROLE, STOP), ["an event called \"delta\""]),
@@ -186,6 +188,20 @@ def test_older_models_of_gemini_finish_in_every_response() -> None:
 def test_a_blocked_prompt_is_a_complete_answer() -> None:
     reading = read(v.events(v.GEMINI_BLOCKED))
     assert (reading.stop_reason, reading.complete, reading.irregular) == ("blocked: PROHIBITED_CONTENT", True, ())
+
+
+def test_arguments_in_parts_are_shown_as_they_came() -> None:
+    call = {"name": "f", "id": "c", "partialArgs": [{"jsonPath": "$.a", "stringValue": "x"}]}
+    reading = read(v.events(v.part({"functionCall": call}, finish="STOP")))
+    assert reading.items == (ToolCall("c", "f", '[{"jsonPath":"$.a","stringValue":"x"}]', kind="custom"),)
+
+
+def test_a_stop_reason_that_is_no_text_is_none() -> None:
+    ended = v.chunk({}, "stop")
+    ended["choices"][0]["finish_reason"] = 5
+    reading = read(v.chat(ROLE, v.chunk({"content": "x"}), ended))
+    assert reading.stop_reason is None
+    assert reading.irregular[0] == "a stop reason that is no text: 5"
 
 
 def test_calls_under_one_index_stay_two() -> None:
@@ -375,6 +391,8 @@ def test_a_whole_answer_by_any_name(kind: str) -> None:
         ("image/png", b"\x89PNG"),
         ("application/json", b'{"object":"list","data":[]}'),
         ("application/json", b'{"x402Version":2,"error":"Payment required","accepts":[]}'),
+        ("application/json", b'{"type":"message","content":"no list"}'),
+        ("application/json", b'{"error":{"code":7}}'[:-1]),
         ("application/json", b"[1,2]"),
         ("application/json", b"[]"),
         ("application/json", b"12"),

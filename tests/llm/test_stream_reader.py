@@ -76,6 +76,15 @@ def test_arguments_that_are_on_their_way_are_shown_as_they_are() -> None:
     assert reader.reading().items == (ToolCall("a", "x", '{"ci', None),)
 
 
+@pytest.mark.parametrize(
+    ("begun", "form"), [(b"", "unknown"), (b"\n ", "unknown"), (b"d", "events"), (b" [", "array"), (b"{", "object")]
+)
+def test_the_form_is_told_by_the_first_character(begun: bytes, form: str) -> None:
+    reader = StreamReader()
+    reader.feed(begun)
+    assert reader.form == form
+
+
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n\r\n", b" \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b": hello\n\n"])
 def test_what_may_precede_a_stream(blank: bytes) -> None:
     body = blank + STREAMS["chat text"]

@@ -26,12 +26,11 @@ class GeminiReader(Reader):
         self._last: dict[int, Piece] = {}
         self._tokens: dict[str, Any] = {}
         self._parts = 0
-        self._blocked = False
 
     @property
     def complete(self) -> bool:
-        """Whether every candidate has ended, or the prompt was blocked."""
-        return self._blocked or self.draft.all_stopped
+        """Whether every candidate has ended."""
+        return self.draft.all_stopped
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """A response with some parts more."""
@@ -48,7 +47,6 @@ class GeminiReader(Reader):
             self._candidate(self.draft.index(candidate.get("index", 0), "a candidate"), candidate)
         blocked = mapping(value.get("promptFeedback")).get("blockReason")
         if blocked:
-            self._blocked = True
             self.draft.stop(0, f"blocked: {string(blocked)}")
         self._usage(mapping(value.get("usageMetadata")))
 
