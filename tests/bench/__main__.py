@@ -1,76 +1,64 @@
-"""`python -m tests.bench`: what the ledger's writes cost, beside SQLite's own smallest durable write.
-
-Prints a Markdown table: medians in milliseconds, and the ratio to one bare INSERT in a transaction of its own.
-"""
+"""`python -m tests.bench`: see `--help`."""
 
 from __future__ import annotations
 
-import sqlite3
-import statistics
+import argparse
+import contextlib
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from mitmproxy_x402.ledger import Intent, Outcome
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.limits import Budget
-from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from .candidates import OWN, Candidate
+from .cells import CELLS, cells_named
+from .place import Place
+from .report import tables
+from .rounds import Run
 
-ROUNDS = 2000
-FILLED = 100_000
-INTENT = Intent("POST", "gateway", "/v1/x", "model", Caip2("eip155:8453"), "0xUSDC", "0xSeller", AtomicUnits(1), 1)
-BUDGETS = (Budget(10**12, "day"), Budget(10**12, "month"))
+INTERRUPTED = 130
 
 
-def median(action: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Milliseconds."""
-    times = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times) * 1000
+def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends with 2 for one that is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measures this proxy beside its floors and its peers: one run, one machine, one gateway, all "
+        "candidates interleaved. Prints Markdown tables.",
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller blocks and fewer rounds, about two minutes")
+    parser.add_argument("--cells", default="", help=f"only these kinds of load: {', '.join(c.name for c in CELLS)}")
+    parser.add_argument("--candidates", default="", help=f"only these: {', '.join(c.name for c in OWN)}")
+    parser.add_argument("--rounds", type=int, default=0, help="how often every block is measured (7, or 5 if --quick)")
+    return parser.parse_args(argv)
 
 
-def bare(folder: Path) -> float:
-    """One INSERT of one number, in WAL mode with the ledger's own durability."""
-    db = sqlite3.connect(folder / "bare.sqlite3", isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    db.execute("CREATE TABLE t (x INTEGER)")
-    return median(lambda: db.execute("INSERT INTO t VALUES (1)"))
+def candidates_named(names: str) -> list[Candidate]:
+    """Raises ValueError: for one that does not exist."""
+    known = {candidate.name: candidate for candidate in OWN}
+    for name in filter(None, names.split(",")):
+        if name not in known:
+            raise ValueError(f"there is no candidate {name!r}; known are {', '.join(known)}")
+    return [known[name] for name in names.split(",")] if names else list(OWN)
 
 
-def writes(ledger: SqliteLedger) -> dict[str, float]:
-    """The three writes of a payment's life, each on rows of its own."""
-    rows: list[int] = []
-    found = {"reserve, two budgets": median(lambda: rows.append(ledger.reserve(INTENT, BUDGETS)))}
-    waiting = iter(rows)
-    found["record sent"] = median(lambda: ledger.record_sent(next(waiting), "0x00", time.time() + 300))
-    waiting = iter(rows)
-    outcome = Outcome("settled", "0x" + "ab" * 32, 200)
-    found["record the outcome"] = median(lambda: ledger.finish(next(waiting), outcome))
-    return found
-
-
-def main() -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        floor = bare(folder)
-        ledger = SqliteLedger(folder / "ledger.sqlite3")
-        empty = writes(ledger)
-        for _ in range(FILLED - ROUNDS):
-            ledger.reserve(INTENT, ())
-        full = writes(ledger)
-        ledger.close()
-    print(f"| write | few rows, ms | ratio | {FILLED:,} rows, ms | ratio |\n|---|---|---|---|---|")
-    print(f"| a bare INSERT | {floor:.3f} | 1.0 | | |")
-    for what in empty:
-        few, many = empty[what], full[what]
-        print(f"| {what} | {few:.3f} | {few / floor:.1f} | {many:.3f} | {many / floor:.1f} |")
+def main(argv: Sequence[str]) -> int:
+    """Measure and print; returns the exit code."""
+    given = read_arguments(argv)
+    try:
+        cells = cells_named(given.cells) if given.cells else list(CELLS)
+        candidates = candidates_named(given.candidates)
+    except ValueError as error:
+        print(f"python -m tests.bench: {error}", file=sys.stderr)
+        return 2
+    rounds = given.rounds or (5 if given.quick else 7)
+    with tempfile.TemporaryDirectory(prefix="x402-bench-") as name, Place(Path(name)) as place:
+        run = Run(place, candidates, quick=given.quick)
+        run.cells(cells, rounds)
+    print(tables(run.outcome, cells, candidates))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:]))
+    sys.exit(INTERRUPTED)
