@@ -56,6 +56,8 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
+        if hosting.own_process:
+            handshake.index_hooks(ctx.master.addons)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
@@ -95,7 +97,7 @@ class X402Addon:
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
-        threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
+        threading.Thread(target=_warm_up, name="x402 warm-up", daemon=True).start()
         listening = ctx.master.addons.get("proxyserver").listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
             self._moving = asyncio.get_running_loop().create_task(hosting.move_to(ctx.options, listening))
@@ -264,6 +266,11 @@ class X402Addon:
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
                 logger.info("x402: %s", line)
             self.payer.ledger.close()
+
+
+def _warm_up() -> None:
+    wallet.warm_up()
+    hosting.settle()
 
 
 def _route(request: http.Request) -> held.Route:

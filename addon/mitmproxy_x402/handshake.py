@@ -14,13 +14,14 @@ Every request sent upstream is a leg. A leg has a stream id of its own, because 
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
 
 Besides, the stream mends what would lose an answer: interim responses and trailers of HTTP/1.1, trailers that an
-HTTP/1.1 client cannot be given, error pages in HTML.
+HTTP/1.1 client cannot be given, error pages in HTML. And where the process is ours, `index_hooks` has mitmproxy ask
+only those addons for a hook that have it: most of an exchange's time goes into asking all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 import inspect
 import itertools
 import logging
@@ -33,12 +34,13 @@ from weakref import WeakKeyDictionary
 
 import h11
 from h11._readers import ChunkedReader
-from mitmproxy import http, version
+from mitmproxy import exceptions, hooks, http, version
 from mitmproxy.connection import Connection
 
 from .errors import SettingsError, error_body
 
 try:
+    from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _http1
     from mitmproxy.proxy.layers.http._base import HttpEvent
@@ -161,6 +163,8 @@ class X402Stream(HttpStream):
                         self._add_to_first_leg(command.event)
             elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
                 yield DropStream(self.leg_id)
+            elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
+                continue  # a line for each answer, and it is so for every one
             yield command
 
     def _answer_error(self, command: SendHttp) -> Steps:
@@ -194,8 +198,8 @@ class X402Stream(HttpStream):
     def _with_secrets(self) -> http.Request:
         """A copy of the request with the secret headers, which the flow never sees."""
         request = copy.copy(self.flow.request)
-        headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
-        request.data = dataclasses.replace(request.data, headers=headers)
+        request.data = copy.copy(request.data)
+        request.data.headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
         self.exchange.secrets_sent = True
         return request
 
@@ -456,6 +460,70 @@ def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], Non
             each.make_stream = types.MethodType(_make_stream, each)  # type: ignore[method-assign]
 
 
+class _IndexedAddons(AddonManager):
+    """Knows which addons have a hook, where mitmproxy asks each of some forty whenever one fires.
+
+    The order, and what an error or an AddonHalt ends, stay mitmproxy's own. Whatever loads, removes or reorders addons
+    goes through the methods that forget the index.
+    """
+
+    _index: dict[str, list[list[Callable[..., Any]]]]
+
+    async def trigger_event(self, event: hooks.Hook) -> None:
+        """Call the hook of every addon that has it."""
+        asked = self._asked(event)
+        if not asked:
+            return
+        arguments = event.args()
+        with contextlib.suppress(exceptions.AddonHalt):
+            for family in asked:
+                with safecall():  # of an addon and its children, an error skips the rest
+                    for hook in family:
+                        result = hook(*arguments)
+                        if result is not None and inspect.isawaitable(result):
+                            await result
+
+    def _asked(self, event: hooks.Hook) -> list[list[Callable[..., Any]]]:
+        """The hooks to call, those of an addon and its children together."""
+        asked = self._index.get(event.name)
+        if asked is None:
+            every = [[hook for _, hook in self._iter_hooks(addon, event)] for addon in self.chain]
+            asked = self._index[event.name] = [family for family in every if family]
+        return asked
+
+    def trigger(self, event: hooks.Hook) -> None:
+        """As mitmproxy does; it fires one for each line of the log, too. An option may have reordered the scripts."""
+        if self._asked(event):
+            super().trigger(event)
+        if isinstance(event, hooks.ConfigureHook):
+            self._index.clear()
+
+    def register(self, addon: Any) -> Any:
+        """As mitmproxy does."""
+        self._index.clear()
+        try:
+            return super().register(addon)  # type: ignore[no-untyped-call]
+        finally:
+            self._index.clear()
+
+    def remove(self, addon: Any) -> None:
+        """As mitmproxy does."""
+        super().remove(addon)  # type: ignore[no-untyped-call]
+        self._index.clear()
+
+    def clear(self) -> None:
+        """As mitmproxy does."""
+        super().clear()  # type: ignore[no-untyped-call]
+        self._index.clear()
+
+
+def index_hooks(addons: AddonManager) -> None:
+    """Have `addons` dispatch its hooks by an index. For processes that we start; other people's are left alone."""
+    if type(addons) is AddonManager:
+        addons.__class__ = _IndexedAddons
+        cast(_IndexedAddons, addons)._index = {}
+
+
 def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
     """Host and port that the proxy reverses to, whatever has been done to the flow's request since."""
     mode = flow.client_conn.proxy_mode
@@ -479,6 +547,11 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),
     (layer.Layer, "handle_event", ("self", "event")),
+    (AddonManager, "_iter_hooks", ("self", "addon", "event")),
+    (AddonManager, "trigger_event", ("self", "event")),
+    (AddonManager, "trigger", ("self", "event")),
+    (AddonManager, "register", ("self", "addon")),
+    (AddonManager, "remove", ("self", "addon")),
 )
 """Every internal that this room leans on, with its parameters. Each has a test of what it does, too."""
 
