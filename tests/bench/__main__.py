@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .candidates import OWN, Candidate
 from .cells import CELLS, cells_named
+from .peers import PEERS
 from .place import Place
 from .report import tables
 from .rounds import Run
@@ -27,18 +28,18 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="smaller blocks and fewer rounds, about two minutes")
     parser.add_argument("--cells", default="", help=f"only these kinds of load: {', '.join(c.name for c in CELLS)}")
-    parser.add_argument("--candidates", default="", help=f"only these: {', '.join(c.name for c in OWN)}")
+    parser.add_argument("--candidates", default="", help=f"only these: {', '.join(c.name for c in (*OWN, *PEERS))}")
     parser.add_argument("--rounds", type=int, default=0, help="how often every block is measured (7, or 5 if --quick)")
     return parser.parse_args(argv)
 
 
 def candidates_named(names: str) -> list[Candidate]:
     """Raises ValueError: for one that does not exist."""
-    known = {candidate.name: candidate for candidate in OWN}
+    known = {candidate.name: candidate for candidate in (*OWN, *PEERS)}
     for name in filter(None, names.split(",")):
         if name not in known:
             raise ValueError(f"there is no candidate {name!r}; known are {', '.join(known)}")
-    return [known[name] for name in names.split(",")] if names else list(OWN)
+    return [known[name] for name in names.split(",")] if names else list(known.values())
 
 
 def main(argv: Sequence[str]) -> int:
