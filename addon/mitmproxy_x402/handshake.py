@@ -67,6 +67,8 @@ MAX_CHALLENGE = 1 << 20
 """Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
 MAX_LEGS = 6
 """Requests sent upstream for one request of the client, whatever the addon asks for."""
+MAX_JOINED = 1 << 16
+"""Bytes of a body that are copied behind its head, to leave with it."""
 SUPPORTED = ((11, 0, 2), (12, 3))
 """mitmproxy versions from the first, up to and without the second."""
 
@@ -396,7 +398,27 @@ def _error_status(code: Any) -> int | None:
 
 
 class _Http1Client(_http1.Http1Client):
-    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
+    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers, and sends a request in one piece."""
+
+    _held_head = b""
+
+    def send(self, event: HttpEvent) -> Steps:
+        """Send the head together with the body: one system call less, and the upstream wakes up once."""
+        for command in super().send(event):
+            if isinstance(command, commands.SendData):
+                if isinstance(event, RequestHeaders) and not event.end_stream:
+                    self._held_head = command.data
+                    continue
+                if self._held_head and len(command.data) <= MAX_JOINED:
+                    command.data = self._held_head + command.data
+                    self._held_head = b""
+            if self._held_head:
+                head, self._held_head = self._held_head, b""
+                yield commands.SendData(self.conn, head)
+            yield command
+        if self._held_head and not isinstance(event, RequestHeaders):
+            head, self._held_head = self._held_head, b""
+            yield commands.SendData(self.conn, head)
 
     def read_headers(self, event: Any) -> Steps:
         """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
