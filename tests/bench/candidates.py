@@ -14,7 +14,7 @@ from mitmproxy_x402.settings import OPTIONS
 from .place import Place
 from .processes import ROOT, Process, Worker, free_port
 
-Network = Literal["base", "solana"]
+Network = Literal["base", "solana", "solana-rpc", "metered"]
 
 
 class AbsentError(Exception):
@@ -105,7 +105,7 @@ def ours(*arguments: str, free: bool = False, door: bool = False) -> Callable[[P
     def start(place: Place, way: Way) -> Running:
         _must_exist(arguments)
         upstream = place.url("free" if free else way.network, far=way.far)
-        given = [*place.trust, *(argument.replace("FOLDER", str(place.folder)) for argument in arguments)]
+        given = [*place.trust, *place.rpc, *(argument.replace("FOLDER", str(place.folder)) for argument in arguments)]
 
         def serve(port: int) -> list[str]:
             if door:

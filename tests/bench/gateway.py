@@ -1,8 +1,9 @@
 """A gateway that costs next to nothing, so that it is not what is measured: `python -m tests.bench.gateway [PEM]`.
 
 Asks for a payment in the recorded shape and believes every payment header; counts them, so that a double payment shows.
-Prints one line of JSON when it listens, the port of each door: `base` and `solana` charge, `free` answers at once; with
-a PEM file (certificate and key) also `base-tls`, `solana-tls`, `free-tls`. `GET /bench/counts` tells and resets.
+Prints one line of JSON when it listens, the port of each door: those of `prices.CHARGING`, and `free`, which answers at
+once; with a PEM file (certificate and key) also one for TLS each, as `base-tls`. At every door `GET /bench/counts`
+tells and resets, and `POST /bench/rpc` knows a blockhash.
 """
 
 from __future__ import annotations
@@ -16,82 +17,14 @@ import re
 import ssl
 import sys
 import time
-from typing import Any, cast
+from typing import cast
 
+from .prices import BLOCKHASH, CHARGING, amount_paid, challenge, metered, price
 from .work import Work, event, read_work
 
-AMOUNT = "13"
-"""Atomic units: 0.000013 USD, so that the limits that hold by default never end a run."""
-_EVM_ENTRY = {
-    "scheme": "exact",
-    "network": "eip155:8453",
-    "amount": AMOUNT,
-    "asset": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
-    "payTo": "0xe9030014F5DAe217d0A152f02A043567b16c1aBf",
-    "maxTimeoutSeconds": 300,
-    "extra": {"name": "USD Coin", "version": "2"},
-}
-_UPTO_ENTRY = {
-    **_EVM_ENTRY,
-    "scheme": "upto",
-    "amount": "17",
-    "extra": {"name": "USD Coin", "version": "2", "facilitatorAddress": "0x14fDa13953Fc30428938E6BF950d036e77214e52"},
-}
-_RESOURCE = {
-    "url": "https://sol.blockrun.ai/api/v1/chat/completions",
-    "description": "GPT-4o mini API call (~20 input, 64 max output tokens)",
-    "mimeType": "application/json",
-}
-_SVM_ENTRY = {
-    "scheme": "exact",
-    "network": "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp",
-    "amount": AMOUNT,
-    "payTo": "AQqnMFBwGZEoti85aTVRy8XYpKrho7GaMDx9ZB3CEeKA",
-    "maxTimeoutSeconds": 300,
-    "asset": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
-    "extra": {
-        "feePayer": "93syNmtT1tTd5ZtPwHqzGf6CM7fKhMmArpv4AM4FtyNX",
-        "description": _RESOURCE["description"],
-        "mimeType": "application/json",
-        "resource": _RESOURCE["url"],
-        "recentBlockhash": "2Etc9q7omPrAu16uFNbM3fwUH7ygCFKkToN4YCXym1nK",
-        "lastValidBlockHeight": "431992176",
-    },
-}
-ACCEPTS: dict[str, list[dict[str, Any]]] = {"base": [_EVM_ENTRY, _UPTO_ENTRY], "solana": [_SVM_ENTRY]}
-
-_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)")
-_PAYMENT = re.compile(rb"\r\n(?:payment-signature|x-payment):\s*([^\r]+)")
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_PAYMENT = re.compile(rb"\r\n(?:payment-signature|x-payment):\s*([^\r]+)", re.IGNORECASE)
 _BLOCK = b"x" * 65536
-
-
-def challenge_value(network: str) -> str:
-    """What stands in PAYMENT-REQUIRED."""
-    required = {"x402Version": 2, "error": "Payment Required", "resource": _RESOURCE, "accepts": ACCEPTS[network]}
-    return base64.b64encode(json.dumps(required).encode()).decode()
-
-
-def challenge(network: str) -> bytes:
-    """A 402 as the gateways send it: the challenge in three headers and in the body."""
-    value = challenge_value(network)
-    body = json.dumps(
-        {
-            "x402Version": 2,
-            "accepts": ACCEPTS[network],
-            "error": "Payment Required",
-            "message": "This endpoint requires x402 payment",
-            "price": {"amount": "0.000017", "currency": "USD"},
-        }
-    )
-    lines = [
-        "HTTP/1.1 402 Payment Required",
-        "Content-Type: application/json",
-        f"PAYMENT-REQUIRED: {value}",
-        f"X-Payment-Required: {value}",
-        f'WWW-Authenticate: X402 requirements="{value}"',
-        f"Content-Length: {len(body)}",
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
 class Counts:
@@ -101,7 +34,7 @@ class Counts:
         self.reset()
 
     def reset(self) -> None:
-        self.answers = self.challenges = self.paid = 0
+        self.answers = self.challenges = self.paid = self.overpaid = 0
         self.payments: set[int] = set()
 
     def take(self) -> bytes:
@@ -109,6 +42,7 @@ class Counts:
             "answers": self.answers,
             "challenges": self.challenges,
             "paid": self.paid,
+            "overpaid": self.overpaid,
             "distinct": len(self.payments),
         }
         self.reset()
@@ -116,13 +50,13 @@ class Counts:
 
 
 class Door(asyncio.Protocol):
-    """One connection to a door that charges on `network`, or not at all."""
+    """One connection to a door, which may charge."""
 
     _receipts = itertools.count(1)
 
-    def __init__(self, network: str, counts: Counts) -> None:
-        self._network = network
-        self._challenge = challenge(network) if network in ACCEPTS else b""
+    def __init__(self, door: str, counts: Counts) -> None:
+        self._door = door
+        self._challenge = _CHALLENGES.get(door, b"")
         self._counts = counts
         self._buffer = bytearray()
         self._busy = False
@@ -153,7 +87,7 @@ class Door(asyncio.Protocol):
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
                 return
-            head = bytes(self._buffer[: end + 2]).lower()
+            head = bytes(self._buffer[: end + 2])
             found = _LENGTH.search(head)
             length = int(found[1]) if found else 0
             if len(self._buffer) < end + 4 + length:
@@ -163,17 +97,20 @@ class Door(asyncio.Protocol):
             self._answer(head, body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"get /bench/counts"):
-            return self._send(b"", self._counts.take())
+        if head.startswith(b"GET /bench/counts"):
+            self._send(b"", self._counts.take())
+            return
+        if head.startswith(b"POST /bench/rpc"):
+            self._send(b"", _BLOCKHASH)
+            return
         receipt = b""
         if self._challenge:
             payment = _PAYMENT.search(head)
-            if payment is None:
+            refusal = self._refusal(payment and payment[1], body)
+            if refusal:
                 self._counts.challenges += 1
-                self._transport.write(self._challenge)
-                return None
-            self._counts.paid += 1
-            self._counts.payments.add(hash(payment[1]))
+                self._transport.write(refusal)
+                return
             receipt = b"PAYMENT-RESPONSE: " + self._receipt() + b"\r\n"
         self._counts.answers += 1
         work = read_work(body)
@@ -181,11 +118,24 @@ class Door(asyncio.Protocol):
             self._busy = True
             answer = self._stream if work.events else self._send_much
             self._task = asyncio.get_running_loop().create_task(answer(receipt, work))
-            return None
-        return self._send(receipt, _SHORT_ANSWER)
+            return
+        self._send(receipt, _SHORT_ANSWER)
+
+    def _refusal(self, payment: bytes | None, body: bytes) -> bytes:
+        """The 402 for what came; empty if it is paid for."""
+        if payment is None:
+            return metered(body) if self._door == "metered" else self._challenge
+        if self._door == "metered":
+            paid, asked = amount_paid(payment), price(body)[0]
+            if paid < asked:
+                return metered(body, "PAYMENT_UNDERPAID")
+            self._counts.overpaid += paid > asked
+        self._counts.paid += 1
+        self._counts.payments.add(hash(payment))
+        return b""
 
     def _receipt(self) -> bytes:
-        told = {"success": True, "transaction": f"0x{next(self._receipts):064x}", "network": self._network}
+        told = {"success": True, "transaction": f"0x{next(self._receipts):064x}", "network": self._door}
         return base64.b64encode(json.dumps(told).encode())
 
     def _send(self, headers: bytes, body: bytes) -> None:
@@ -224,6 +174,14 @@ class Door(asyncio.Protocol):
         self._go_on()
 
 
+_CHALLENGES = {door: challenge(door) for door in CHARGING}
+_BLOCKHASH = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "result": {"context": {"slot": 1}, "value": {"blockhash": BLOCKHASH, "lastValidBlockHeight": 431992176}},
+    }
+).encode()
 _SHORT_ANSWER = json.dumps(
     {
         "id": "chatcmpl-bench",
@@ -248,10 +206,9 @@ async def serve(pem: str | None) -> None:
         contexts["-tls"] = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
         context.set_alpn_protocols(["http/1.1"])
-    for network, (suffix, tls) in itertools.product(("base", "solana", "free"), contexts.items()):
-        door = functools.partial(Door, network, counts)
-        server = await loop.create_server(door, "127.0.0.1", 0, ssl=tls, backlog=1024)
-        ports[network + suffix] = server.sockets[0].getsockname()[1]
+    for door, (suffix, tls) in itertools.product((*CHARGING, "free"), contexts.items()):
+        server = await loop.create_server(functools.partial(Door, door, counts), "127.0.0.1", 0, ssl=tls, backlog=1024)
+        ports[door + suffix] = server.sockets[0].getsockname()[1]
     print(json.dumps(ports), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import ssl
 import sys
@@ -34,6 +35,8 @@ class Job:
     """Requests sent before on every connection that is kept, and not counted; at the front where none is kept."""
     work: Work = field(default_factory=Work)
     tls: bool = False
+    seed: int = 0
+    """What the sizes of varied work depend on."""
 
 
 @dataclass
@@ -207,22 +210,28 @@ class Load:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.found = Found()
-        body = job.work.body()
-        lines = [
-            f"POST {PATH} HTTP/1.1",
-            f"Host: 127.0.0.1:{job.port}",
-            "Content-Type: application/json",
-            "Authorization: Bearer bench",
-            f"Content-Length: {len(body)}",
-            *(() if job.keep_alive else ("Connection: close",)),
-        ]
-        self._request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+        varied = job.work.varied
+        self._numbers = itertools.count()
+        total = job.requests + job.warm * max(job.concurrency, 1)
+        self._requests = [self._request(job.seed + number) for number in range(total if varied else 1)]
         self._left = job.requests
         self._context: ssl.SSLContext | None = None
         if job.tls:
             self._context = ssl.create_default_context()
             self._context.check_hostname = False
             self._context.verify_mode = ssl.CERT_NONE
+
+    def _request(self, number: int) -> bytes:
+        body = self.job.work.body(number)
+        lines = [
+            f"POST {PATH} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.job.port}",
+            "Content-Type: application/json",
+            "Authorization: Bearer bench",
+            f"Content-Length: {len(body)}",
+            *(() if self.job.keep_alive else ("Connection: close",)),
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
     async def run(self) -> Found:
         """All requests; raises TimeoutError."""
@@ -256,8 +265,9 @@ class Load:
         return (await loop.create_connection(make, "127.0.0.1", self.job.port, ssl=self._context))[1]
 
     async def _ask(self, connection: Connection, begun: int = 0) -> None:
+        request = self._requests[next(self._numbers) % len(self._requests)]
         begun = begun or time.monotonic_ns()
-        await connection.ask(self._request, begun, streams=bool(self.job.work.events))
+        await connection.ask(request, begun, streams=bool(self.job.work.events))
 
     async def _ask_alone(self, *, counts: bool) -> None:
         begun = time.monotonic_ns()

@@ -21,7 +21,7 @@ from .processes import Server
 
 DELAY = 0.015
 """Seconds each way."""
-Door = Literal["base", "solana", "free"]
+Door = Literal["base", "solana", "solana-rpc", "metered", "free"]
 
 
 class Place:
@@ -32,7 +32,11 @@ class Place:
         self.authority, pem = make_authority(folder)
         self.evm_key = "0x" + secrets.token_hex(32)
         self.svm_key = str(Keypair())
+        self.keeps_homes = False
+        """Whether a second process of one name gets the first one's home: for what a second start finds there."""
         self._homes = 0
+        self._confdir = folder / "confdir"
+        self._confdir.mkdir()
         self.gateway = Server("gateway", str(pem))
         far = {name: port for name, port in self.gateway.ports.items() if name.endswith("-tls")}
         self.delay = Server("delay", str(DELAY), json.dumps(far))
@@ -56,11 +60,19 @@ class Place:
         """mitmproxy's arguments for the gateway's certificate."""
         return ["--set", f"ssl_verify_upstream_trusted_ca={self.authority}"]
 
+    @property
+    def rpc(self) -> list[str]:
+        """The addon's arguments that keep it from asking a Solana RPC on the internet."""
+        return ["--set", f"x402_solana_rpc={self.url('free', far=False)}/bench/rpc"]
+
     def new_home(self, name: str) -> Path:
-        """A home folder of its own for each process: no two share a ledger or settings."""
-        self._homes += 1
-        home = self.folder / f"{name}-{self._homes}"
-        home.mkdir()
+        """A home folder of its own for each process, so that no two share a ledger; see `keeps_homes`."""
+        self._homes += 0 if self.keeps_homes else 1
+        home = self.folder / (name if self.keeps_homes else f"{name}-{self._homes}")
+        if not home.exists():
+            home.mkdir()
+            # mitmproxy's own authority, which takes a second to make, is made once.
+            (home / ".mitmproxy").symlink_to(self._confdir)
         return home
 
     def environ(self, home: Path) -> dict[str, str]:

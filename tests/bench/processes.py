@@ -71,7 +71,11 @@ class Process:
 
     def __init__(self, command: Sequence[str], folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
+        self.folder = folder
+        self.listening_after = 0.0
+        """Seconds until its port took a connection."""
         self.log = folder / "output.log"
+        self.started = time.monotonic()
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -89,6 +93,7 @@ class Process:
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    self.listening_after = time.monotonic() - self.started
                     return
             if self.process.poll() is not None:
                 raise RuntimeError(f"ended with {self.process.returncode}: {self.last_words()}")

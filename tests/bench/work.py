@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import dataclass
 
@@ -25,17 +26,21 @@ class Work:
     """At least so many bytes of JSON answer; 0: a short one."""
     request_bytes: int = 0
     """The request's body is filled up to about so many bytes."""
+    varied: bool = False
+    """Every request has a size and an output limit of its own."""
 
-    def body(self) -> bytes:
+    def body(self, number: int = 0) -> bytes:
         """A chat request that carries the mark at the beginning of its only message."""
+        dice = random.Random(number)
+        size = dice.randint(500, 6000) if self.varied else self.request_bytes
         content = f"bench:{self.events}:{self.interval}:{self.answer_bytes} " + "Say hello. " * 4
         request = {
             "model": "openai/gpt-4o-mini",
-            "max_tokens": 64,
+            "max_tokens": dice.randint(16, 2048) if self.varied else 64,
             "stream": bool(self.events),
             "messages": [{"role": "user", "content": content}],
         }
-        missing = max(0, self.request_bytes - len(json.dumps(request)))
+        missing = max(0, size - len(json.dumps(request)))
         request["messages"] = [{"role": "user", "content": content + "x" * missing}]
         return json.dumps(request).encode()
 
@@ -43,7 +48,9 @@ class Work:
 def read_work(body: bytes) -> Work:
     """What `body` asks for; the short answer where it holds no mark."""
     found = _MARK.search(body, 0, MARK_WITHIN)
-    return Work(*(int(number) for number in found.groups())) if found else Work()
+    if found is None:
+        return Work()
+    return Work(int(found[1]), int(found[2]), int(found[3]))
 
 
 def event(number: int, now_ns: int) -> bytes:
