@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,16 +51,19 @@ class Running:
                 part.stop()
 
 
+Start = Callable[[Place, Way], Running]
+"""Raises AbsentError."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One row of the tables."""
 
     name: str
     title: str
-    start: Callable[[Place, Way], Running] = field(repr=False)
-    """Raises AbsentError."""
-    exchanges: int
-    """HTTP exchanges with the gateway for one request of the client."""
+    start: Start = field(repr=False)
+    ahead: bool = False
+    """Whether it may send the payment with the first request."""
     peer: bool = False
     """Somebody else's, installed by the benchmark."""
 
@@ -82,7 +84,7 @@ def _proxy(place: Place, name: str, make: Callable[[int], list[str]]) -> Running
     return Running(port, process.pid, process=process)
 
 
-def mitmdump(*arguments: str) -> Callable[[Place, Way], Running]:
+def mitmdump(*arguments: str) -> Start:
     """mitmproxy without the addon, one unpaid exchange."""
 
     def start(place: Place, way: Way) -> Running:
@@ -99,8 +101,12 @@ def mitmdump(*arguments: str) -> Callable[[Place, Way], Running]:
     return start
 
 
-def ours(*arguments: str, free: bool = False, door: bool = False) -> Callable[[Place, Way], Running]:
-    """The addon: as `./run.sh serve` starts it, or with `door` as `mitmdump -s` does."""
+SERVE = (sys.executable, "-I", "-m", "mitmproxy_x402", "serve")
+"""What `./run.sh serve` does in the end."""
+
+
+def ours(*arguments: str, free: bool = False, door: bool = False, how: Sequence[str] = SERVE) -> Start:
+    """The addon: as `how` starts it, or with `door` by `mitmdump -s`. `free`: before a gateway that charges nothing."""
 
     def start(place: Place, way: Way) -> Running:
         _must_exist(arguments)
@@ -115,7 +121,7 @@ def ours(*arguments: str, free: bool = False, door: bool = False) -> Callable[[P
                     *("-p", str(port), "--listen-host", "127.0.0.1", *given),
                 ]
             return [
-                *(sys.executable, "-I", "-m", "mitmproxy_x402", "serve"),
+                *how,
                 *("--upstream", upstream, "-p", str(port), *given),
             ]
 
@@ -137,18 +143,20 @@ def _beside_python(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def minimal_environ(home: Path, more: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of the user's settings."""
-    return {"HOME": str(home), "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", **more}
+def baseline(checkout: Path) -> Candidate:
+    """Another checkout of this project, before or after a change, with the packages of this environment."""
+    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from mitmproxy_x402.cli import main; sys.exit(main())"
+    start = ours(how=(sys.executable, "-I", "-c", run, str(checkout.resolve() / "addon"), "serve"))
+    return Candidate("baseline", f"the proxy in {checkout.name}, paid", start)
 
 
 OWN: tuple[Candidate, ...] = (
-    Candidate("direct", "straight to the gateway, unpaid", _direct, 1),
-    Candidate("mitmdump", "bare mitmdump, unpaid", mitmdump(), 1),
-    Candidate("mitmdump-stream", "bare mitmdump, streaming, unpaid", mitmdump("--set", "stream_large_bodies=1"), 1),
-    Candidate("ours", "this proxy, paid", ours(), 2),
-    Candidate("ours-s", "this proxy under mitmdump -s, paid", ours(door=True), 2),
-    Candidate("ours-free", "this proxy, unpaid", ours(free=True), 1),
-    Candidate("ours-preauthorize", "this proxy with x402_preauthorize", ours("--set", "x402_preauthorize=true"), 1),
-    Candidate("ours-dump", "this proxy with x402_dump, paid", ours("--set", "x402_dump=FOLDER/dump"), 2),
+    Candidate("direct", "straight to the gateway, unpaid", _direct),
+    Candidate("mitmdump", "bare mitmdump, unpaid", mitmdump()),
+    Candidate("mitmdump-stream", "bare mitmdump, streaming, unpaid", mitmdump("--set", "stream_large_bodies=1")),
+    Candidate("ours", "this proxy, paid", ours()),
+    Candidate("ours-s", "this proxy under mitmdump -s, paid", ours(door=True)),
+    Candidate("ours-free", "this proxy, unpaid", ours(free=True)),
+    Candidate("ours-preauthorize", "with x402_preauthorize, paid", ours("--set", "x402_preauthorize=true"), ahead=True),
+    Candidate("ours-dump", "with x402_dump, paid", ours("--set", "x402_dump=FOLDER/dump")),
 )

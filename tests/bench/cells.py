@@ -8,9 +8,13 @@ from .candidates import NEAR, Way
 from .load import Job
 from .work import Work
 
-PEERS = ("blockrun-litellm", "x402-httpx", "x402-httpx-coincurve", "x402-fetch")
-FLOORS = ("direct", "mitmdump")
-OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
+_SHORT = Work()
+_FAR = Way(far=True)
+_PEERS = ("blockrun-litellm", "x402-httpx", "x402-httpx-coincurve", "x402-fetch")
+_FLOORS = ("direct", "mitmdump", "baseline")
+_OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
+_ALL = (*_FLOORS, *_OURS, *_PEERS)
+_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
 
 
 @dataclass(frozen=True)
@@ -26,67 +30,86 @@ class Cell:
     reference: str = "mitmdump"
     """The candidate that the others are set in relation to."""
 
-    def job_for(self, port: int, *, tls: bool, quick: bool) -> Job:
-        requests = max(self.job.concurrency, self.job.requests // (3 if quick else 1))
-        return replace(self.job, port=port, tls=tls, requests=requests)
+    def job_for(self, port: int, *, tls: bool, requests: int, seed: int) -> Job:
+        """The job of one block; with `requests` other than 0, of that size."""
+        size = max(self.job.concurrency, requests or self.job.requests)
+        return replace(self.job, port=port, tls=tls, requests=size, seed=seed)
 
 
-def _job(requests: int, concurrency: int = 1, *, keep_alive: bool = True, warm: int = 2, **work: int) -> Job:
-    return Job(0, requests, concurrency, keep_alive, warm, Work(**work))
+def _job(requests: int, concurrency: int = 1, work: Work = _SHORT, *, keep_alive: bool = True, warm: int = 2) -> Job:
+    return Job(0, requests, concurrency, keep_alive, warm, work)
 
 
-_ALL = (*FLOORS, *OURS, *PEERS)
-_STREAMS = ("direct", "mitmdump-stream", "ours", "ours-preauthorize", "ours-dump", *PEERS)
+def _streams(number: int, interval: int, warm: int = 1) -> Job:
+    return _job(max(number, 2), number, Work(events=100, interval=interval), warm=warm)
+
 
 CELLS: tuple[Cell, ...] = (
-    Cell("ttfb-1", "JSON, one at a time", _job(100), _ALL),
-    Cell("rps-16", "JSON, 16 at a time", _job(480, 16), _ALL),
-    Cell("rps-64", "JSON, 64 at a time", _job(640, 64), _ALL),
-    Cell("new-1", "JSON, one at a time, each on a new connection", _job(60, keep_alive=False), (*FLOORS, *OURS[:3])),
-    Cell("solana-1", "JSON, one at a time, paid on Solana", _job(100), (*FLOORS, *OURS[:2]), Way("solana")),
-    Cell("solana-16", "JSON, 16 at a time, paid on Solana", _job(480, 16), (*FLOORS, *OURS[:2]), Way("solana")),
+    Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL),
+    Cell("rps-16", "JSON, 16 requests at a time", _job(480, 16), _ALL),
+    Cell("rps-64", "JSON, 64 requests at a time", _job(640, 64), _ALL),
+    Cell("new-1", "JSON, each request on a new connection", _job(60, keep_alive=False), (*_FLOORS, *_OURS[:4])),
     Cell(
-        "upload-1", "request of 2 MB, one at a time", _job(20, request_bytes=2_000_000), ("direct", "mitmdump", "ours")
-    ),
-    Cell("far-1", "JSON, one at a time, 30 ms away, TLS", _job(15), (*FLOORS, *OURS[:4]), Way(far=True), "direct"),
-    Cell(
-        "far-new-1",
-        "JSON, each on a new connection, 30 ms away, TLS",
-        _job(8, keep_alive=False),
-        (*FLOORS, *OURS[:3]),
-        Way(far=True),
-        "direct",
+        "upload-1",
+        "requests of 2 MB, one at a time",
+        _job(16, work=Work(request_bytes=2_000_000)),
+        (*_FLOORS, "ours", "ours-preauthorize", "blockrun-litellm", "x402-fetch"),
     ),
     Cell(
         "stream-1",
-        "100 events, 5 ms apart, one stream at a time",
-        _job(2, warm=1, events=100, interval=5),
+        "100 events 5 ms apart, one stream at a time",
+        _streams(1, 5),
         _STREAMS,
         reference="mitmdump-stream",
     ),
     Cell(
         "stream-16",
-        "100 events, 10 ms apart, 16 streams at a time",
-        _job(16, 16, warm=1, events=100, interval=10),
+        "100 events 10 ms apart, 16 streams at a time",
+        _streams(16, 10),
         _STREAMS,
         reference="mitmdump-stream",
     ),
     Cell(
         "stream-64",
-        "100 events, 40 ms apart, 64 streams at a time",
-        _job(64, 64, warm=0, events=100, interval=40),
+        "100 events 40 ms apart, 64 streams at a time",
+        _streams(64, 40, warm=0),
         _STREAMS,
         reference="mitmdump-stream",
+    ),
+    Cell(
+        "mixed-1",
+        "JSON, each request of another size and price",
+        _job(100, work=Work(varied=True)),
+        ("mitmdump", "ours", "ours-preauthorize"),
+        Way("metered"),
+    ),
+    Cell("solana-1", "paid on Solana, one request at a time", _job(100), (*_FLOORS, *_OURS[:4]), Way("solana")),
+    Cell("solana-16", "paid on Solana, 16 requests at a time", _job(480, 16), (*_FLOORS, *_OURS[:4]), Way("solana")),
+    Cell(
+        "solana-rpc-1",
+        "paid on Solana, no blockhash in the challenge",
+        _job(100),
+        ("mitmdump", "ours"),
+        Way("solana-rpc"),
+    ),
+    Cell("far-1", "30 ms away by TLS, connections kept", _job(15), (*_FLOORS, *_OURS[:4]), _FAR, "direct"),
+    Cell(
+        "far-new-1",
+        "30 ms away by TLS, each request on a new connection",
+        _job(8, keep_alive=False, warm=1),
+        (*_FLOORS, *_OURS[:4]),
+        _FAR,
+        "direct",
     ),
 )
 
 
-def cells_named(names: str) -> list[Cell]:
-    """The cells whose name is, or begins with, one of `names` (separated by commas). Raises ValueError."""
+def cells_named(names: list[str]) -> list[Cell]:
+    """The cells whose name is one of `names`, or one of `names` and a number. Raises ValueError."""
     found = []
-    for name in names.split(","):
-        matching = [cell for cell in CELLS if cell.name == name or cell.name.startswith(f"{name}-")]
+    for name in names:
+        matching = [cell for cell in CELLS if name in (cell.name, cell.name.rpartition("-")[0])]
         if not matching:
-            raise ValueError(f"there is no cell {name!r}; known are {', '.join(cell.name for cell in CELLS)}")
+            raise ValueError(name)
         found += [cell for cell in matching if cell not in found]
     return found

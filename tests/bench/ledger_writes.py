@@ -1,13 +1,9 @@
-"""What the ledger's writes cost, beside SQLite's own smallest durable write.
-
-Prints a Markdown table: medians in milliseconds, and the ratio to one bare INSERT in a transaction of its own.
-"""
+"""What the ledger's writes cost, beside SQLite's own smallest durable write: medians in milliseconds."""
 
 from __future__ import annotations
 
 import sqlite3
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,23 +50,13 @@ def writes(ledger: SqliteLedger) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        floor = bare(folder)
-        ledger = SqliteLedger(folder / "ledger.sqlite3")
-        empty = writes(ledger)
-        for _ in range(FILLED - ROUNDS):
-            ledger.reserve(INTENT, ())
-        full = writes(ledger)
-        ledger.close()
-    print(f"| write | few rows, ms | ratio | {FILLED:,} rows, ms | ratio |\n|---|---|---|---|---|")
-    print(f"| a bare INSERT | {floor:.3f} | 1.0 | | |")
-    for what in empty:
-        few, many = empty[what], full[what]
-        print(f"| {what} | {few:.3f} | {few / floor:.1f} | {many:.3f} | {many / floor:.1f} |")
-
-
-if __name__ == "__main__":
-    main()
+def ledger_writes(folder: Path) -> list[tuple[str, float, float]]:
+    """What is written, and milliseconds with few rows in the ledger and with FILLED; first a bare INSERT."""
+    floor = bare(folder)
+    ledger = SqliteLedger(folder / "ledger.sqlite3")
+    empty = writes(ledger)
+    for _ in range(FILLED - ROUNDS):
+        ledger.reserve(INTENT, ())
+    full = writes(ledger)
+    ledger.close()
+    return [("a bare INSERT", floor, floor), *((what, empty[what], full[what]) for what in empty)]

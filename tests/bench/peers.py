@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from .candidates import AbsentError, Candidate, Running, Way
+from .candidates import AbsentError, Candidate, Running, Start, Way
 from .place import Place
 from .processes import ROOT, Process, Worker, free_port
 
@@ -67,11 +68,17 @@ def _install(command: list[str], folder: Path, name: str) -> None:
         raise AbsentError(f"cannot be installed: {lines[-1][:200]}")
 
 
-def versions(python: Path, packages: Sequence[str]) -> str:
-    """What is installed of `packages`, as in `httpx 0.28.1`."""
-    code = "import importlib.metadata as m, sys; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
-    ended = subprocess.run([python, "-I", "-c", code, *packages], capture_output=True, text=True, check=False)
-    return ended.stdout.strip()
+def versions_in(venv: Path, packages: Sequence[str]) -> dict[str, str]:
+    """What is installed in `venv` of `packages`; nothing where there is no venv."""
+    code = "import importlib.metadata as m, json, sys; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
+    try:
+        ended = subprocess.run(
+            [str(venv / "bin" / "python"), "-I", "-c", code, *packages], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    found: dict[str, str] = json.loads(ended.stdout)
+    return found
 
 
 def _only_near_base(way: Way) -> None:
@@ -113,7 +120,7 @@ def _started(process: Process, port: int) -> Running:
     return Running(port, process.pid, process=process)
 
 
-def _httpx(name: str, *requirements: str) -> Callable[[Place, Way], Running]:
+def _httpx(name: str, *requirements: str) -> Start:
     def start(place: Place, way: Way) -> Running:
         _only_near_base(way)
         python = python_with(name, requirements)
@@ -127,14 +134,13 @@ LITELLM = ("blockrun-litellm[proxy]",)
 HTTPX = ("x402[evm,httpx]",)
 FETCH = ("@x402/fetch", "@x402/evm", "viem")
 PEERS: tuple[Candidate, ...] = (
-    Candidate("blockrun-litellm", "blockrun-litellm, paid", _litellm, 2, peer=True),
-    Candidate("x402-httpx", "x402 httpx client, no proxy", _httpx("x402-httpx", *HTTPX), 2, peer=True),
+    Candidate("blockrun-litellm", "blockrun-litellm, paid", _litellm, peer=True),
+    Candidate("x402-httpx", "x402 httpx client, no proxy", _httpx("x402-httpx", *HTTPX), peer=True),
     Candidate(
         "x402-httpx-coincurve",
         "x402 httpx client with coincurve, no proxy",
         _httpx("x402-httpx-coincurve", *HTTPX, "coincurve"),
-        2,
         peer=True,
     ),
-    Candidate("x402-fetch", "@x402/fetch behind a Node relay, paid", _fetch, 2, peer=True),
+    Candidate("x402-fetch", "@x402/fetch behind a Node relay, paid", _fetch, peer=True),
 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .candidates import NEAR, Running, Way, mitmdump, ours
+from .candidates import NEAR, Start, mitmdump, ours
 from .load import Job
 from .place import Place
 from .processes import Worker, forget_peak, memory
 from .work import Work
 
-Start = Callable[[Place, Way], Running]
 STREAMING = ("--set", "stream_large_bodies=1")
 LARGE = 100 * 1024 * 1024
 PATIENCE = 60
@@ -40,7 +39,7 @@ def start_up(place: Place, rounds: int) -> dict[str, list[StartUp]]:
                 one = start(place, NEAR)
                 assert one.process is not None
                 try:
-                    load.run(Job(one.port, 1, warm=0))
+                    _must(load.run(Job(one.port, 1, warm=0)).errors)
                     answered = time.monotonic() - one.process.started
                 finally:
                     one.stop()

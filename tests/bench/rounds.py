@@ -12,8 +12,9 @@ from .candidates import AbsentError, Candidate, Running, Way
 from .cells import Cell
 from .load import Found, Job
 from .place import Place
-from .processes import Worker, cpu_seconds
+from .processes import Worker, cpu_seconds, forget_peak, memory
 from .stats import percentile
+from .work import Work
 
 WARM_REQUESTS = 60
 
@@ -35,6 +36,10 @@ class Block:
     """Times that the gateway asked for a payment."""
     doubles: int = 0
     """Payments beyond one for each request."""
+    overpaid: int = 0
+    """Payments above the price."""
+    peak: int | None = None
+    """Bytes of memory, at most."""
 
 
 @dataclass
@@ -45,8 +50,6 @@ class Outcome:
     """By cell and candidate, a block a round."""
     absent: dict[tuple[str, str], str] = field(default_factory=dict)
     """By cell and candidate: why there is nothing."""
-    peak: dict[str, int] = field(default_factory=dict)
-    """By candidate: bytes, at most, over all cells without large bodies."""
 
 
 def say(text: str) -> None:
@@ -55,13 +58,17 @@ def say(text: str) -> None:
 
 
 class Run:
-    """Goes through cells with candidates; `outcome` grows."""
+    """Goes through cells with candidates; `outcome` grows.
 
-    def __init__(self, place: Place, candidates: Sequence[Candidate], *, quick: bool) -> None:
+    A block has one `part`-th of its cell's requests, or `requests` of them.
+    """
+
+    def __init__(self, place: Place, candidates: Sequence[Candidate], *, part: int = 1, requests: int = 0) -> None:
         self.outcome = Outcome()
         self._place = place
         self._candidates = candidates
-        self._quick = quick
+        self._part = part
+        self._requests = requests
         self._load = Worker()
         self._running: dict[str, Running] = {}
 
@@ -95,7 +102,8 @@ class Run:
         try:
             one = candidate.start(self._place, way)
             stack.callback(one.stop)
-            self._ask(one, Job(one.port, 4 if way.far else WARM_REQUESTS, 4, tls=one.tls))
+            work = Work(varied=way.network == "metered")
+            self._ask(one, Job(one.port, 4 if way.far else WARM_REQUESTS, 4, work=work, tls=one.tls))
         except (AbsentError, RuntimeError) as error:
             return str(error)
         self._running[candidate.name] = one
@@ -118,7 +126,7 @@ class Run:
             if key in self.outcome.absent:
                 continue
             try:
-                block = self._block(cell, self._running[name])
+                block = self._block(cell, self._running[name], number)
             except (AbsentError, RuntimeError) as error:
                 say(f"{cell.name}: {name}: {error}")
                 self.outcome.absent[key] = str(error)
@@ -128,9 +136,13 @@ class Run:
             said.append(f"{name} {percentile(block.first, 50):.2f}")
         say(f"round {number + 1}, {cell.name}, ms to the first byte: {', '.join(said)}")
 
-    def _block(self, cell: Cell, one: Running) -> Block:
+    def _block(self, cell: Cell, one: Running, number: int) -> Block:
         before = None if one.pid is None else cpu_seconds(one.pid)
-        found = self._ask(one, cell.job_for(one.port, tls=one.tls, quick=self._quick))
+        forget_peak(one.pid or 0)
+        job = cell.job_for(
+            one.port, tls=one.tls, requests=self._requests or cell.job.requests // self._part, seed=number * 10_000
+        )
+        found = self._ask(one, job)
         after = None if one.pid is None else cpu_seconds(one.pid)
         counts = self._place.counts()
         return Block(
@@ -143,4 +155,6 @@ class Run:
             found.sent,
             counts["challenges"],
             max(0, counts["distinct"] - found.sent),
+            counts["overpaid"],
+            None if one.pid is None else memory(one.pid, "VmHWM"),
         )
