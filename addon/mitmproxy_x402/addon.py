@@ -20,6 +20,7 @@ from mitmproxy.addonmanager import Loader
 from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
+from .forecast_quote import Place, read_question
 from .handshake import Exchange
 from .ledger_sqlite import SqliteLedger
 from .model import read_model
@@ -162,17 +163,19 @@ class X402Addon:
         guard.strip_credentials(flow.request, self.payer.settings)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
+        else one that the gateway can be foretold to ask for."""
         exchange = handshake.exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
-        route = _route(flow.request)
-        if self.payer.settings.dry_run or not _held.expects(route):
+        route, forecast = _route(flow.request), self.payer.forecast
+        expected, foretold = _held.expects(route), forecast is not None and forecast.expects(_place(route))
+        if self.payer.settings.dry_run or not (expected or foretold):
             return
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if purchase.borrow():
+            if (expected and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
                 self._carry(flow, exchange, purchase)
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
@@ -185,7 +188,9 @@ class X402Addon:
             path = answers.printable(request.path.partition("?")[0])
             model = read_model(path, body)
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
-            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            question = read_question(_place(route), model, body) if payer.forecast is not None else None
+            key = functools.cache(lambda: held.fingerprint(route, body))
+            purchase = Purchase(payer, _held, purpose, key, question)
             self._purchases[flow] = purchase
         return purchase
 
@@ -203,9 +208,9 @@ class X402Addon:
             return
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
-        purchase = self._purchases.get(flow)
+        purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None:
-            purchase.answered(flow.response.status_code)
+            purchase.answered(response.status_code, lambda: answers.acknowledges(response))
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
         """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
@@ -213,19 +218,20 @@ class X402Addon:
         if exchange is None or flow.response is None or self.payer is None:
             return
         purchase: Purchase | None = None
+        words = functools.partial(challenge.words, flow.response)
         try:
             facts.challenged(flow)
             purchase = self._purchase(flow, self.payer, _route(flow.request))
             if exchange.secrets_sent:
                 code = challenge.rejection_code(flow.response)
-                if code is None or not purchase.rejected(code, flow.response.status_code):
+                if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
             required = challenge.read(flow.response)
             exchange.secret_headers = ()
             if required is not None:
                 _check_way(flow)
-                if purchase.payment is None:
-                    await purchase.buy(required)
+                if purchase.payment is None or purchase.ahead:
+                    await purchase.buy(required, words)
                 self._carry(flow, exchange, purchase)
             elif not exchange.secrets_sent:
                 return
@@ -275,6 +281,19 @@ def _warm_up() -> None:
 
 def _route(request: http.Request) -> held.Route:
     return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
+
+
+def _place(route: held.Route) -> Place:
+    return route[0], route[1], route[2].partition("?")[0]
+
+
+def _is_clear(flow: http.HTTPFlow) -> bool:
+    """Whether the way to the upstream may be paid on; where not, the refusal waits for the challenge."""
+    try:
+        _check_way(flow)
+    except Refused:
+        return False
+    return True
 
 
 def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:

@@ -85,6 +85,8 @@ class Settings:
     limits: tuple[Limit, ...] = ()
     """For some models or paths; they tighten what holds for all."""
     dry_run: bool = False
+    preauthorize: bool = False
+    """Send a payment with the first request where its challenge can be foretold."""
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
     ledger: Path = Path("ledger.sqlite3")
@@ -131,6 +133,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         budgets=sources.default("budget", budgets),
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
         dry_run=sources.default("dry_run", flag),
+        preauthorize=sources.default("preauthorize", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
         ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),

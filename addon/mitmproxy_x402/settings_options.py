@@ -65,6 +65,15 @@ OPTIONS: tuple[Option, ...] = (
         "for as long as it is valid, and this bounds what comes after. Default: 1, two payments at most.",
     ),
     Option(
+        "x402_preauthorize",
+        "false",
+        "With true the payment goes with the first request where its price can be foretold, which saves the round trip "
+        "for the challenge. Foretold is only what three challenges of the same method, path and model have proved "
+        "exactly. When the gateway asks for something else, it is paid anew as usual, and the first signature counts "
+        "against the budget until nobody can submit it any more. The danger: a model that has become free, or cheaper, "
+        "may be paid for once more before that is noticed. Default: false.",
+    ),
+    Option(
         "x402_allow_pay_to",
         "",
         "The only addresses that may be paid, separated by commas. Gateways use several and change them, so a "
