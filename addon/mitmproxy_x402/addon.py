@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, service, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .forecast_quote import Place, read_question
@@ -28,6 +28,7 @@ from .payer import Payer, find_wallets
 from .policy import Purpose
 from .purchase import Purchase
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
+from .timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class X402Addon:
 
     def __init__(self) -> None:
         self.payer: Payer | None = None
-        self.addons = [Commands(lambda: self.payer)]  # mitmproxy takes them along with this one
+        self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
+        self.addons = [Commands(lambda: self.payer), self._service]  # mitmproxy takes them along with this one
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
@@ -135,7 +137,8 @@ class X402Addon:
 
     def next_layer(self, next_layer: Any) -> None:
         """Let mitmproxy decide the layers, then put our stream into them."""
-        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer)
+        timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
+        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer, timeouts)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
@@ -149,6 +152,10 @@ class X402Addon:
             _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        if service.is_health(flow.request):
+            broken = self.payer is None or self._broken
+            flow.response = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+            return
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
             _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
@@ -269,7 +276,8 @@ class X402Addon:
                 purchase.break_off(answers.outcome(flow, exchange))
         self._purchases.clear()
         if self.payer is not None:
-            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
+            ahead = None if self.payer.forecast is None else self.payer.forecast.tally
+            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
             self.payer.ledger.close()
 

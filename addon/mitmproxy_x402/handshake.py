@@ -25,8 +25,9 @@ import copy
 import inspect
 import itertools
 import logging
+import math
 import re
-import types
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -38,16 +39,18 @@ from mitmproxy import exceptions, hooks, http, version
 from mitmproxy.connection import Connection
 
 from .errors import SettingsError, error_body
+from .timeouts import Timeouts
 
 try:
     from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.proxy import commands, events, layer
-    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _http1
+    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
     from mitmproxy.proxy.layers.http._base import HttpEvent
     from mitmproxy.proxy.layers.http._events import (
         RequestData,
         RequestEndOfMessage,
         RequestHeaders,
+        RequestProtocolError,
         RequestTrailers,
         ResponseData,
         ResponseEndOfMessage,
@@ -110,6 +113,8 @@ class Exchange:
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
     """Bytes of the body of the last leg's answer, as they came."""
+    timed_out: str = ""
+    """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
 
 
 @dataclass
@@ -131,9 +136,13 @@ def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
 class X402Stream(HttpStream):
     """mitmproxy's stream, which can send its request upstream more than once."""
 
-    def __init__(self, context: Any, stream_id: int) -> None:
+    def __init__(self, context: Any, stream_id: int, timeouts: Timeouts) -> None:
         super().__init__(context, stream_id)
         self.exchange = Exchange()
+        self.timeouts = timeouts
+        self.waits_for = ""  # a field of Timeouts while the upstream is to do something, else empty
+        self._since = 0.0
+        self._began = 0.0
         self.leg_id = stream_id
         self._answering = False  # a final response's headers are on their way to the client
         self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
@@ -149,8 +158,7 @@ class X402Stream(HttpStream):
             if event.stream_id != self.leg_id:
                 return
             event.stream_id = self.stream_id
-            if isinstance(event, ResponseData):
-                self.exchange.received += len(event.data)
+            self._take_note(event)
         for command in super().handle_event(event):
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
@@ -160,18 +168,51 @@ class X402Stream(HttpStream):
                         yield from self._answer_error(command)
                         continue
                 else:
-                    command.event.stream_id = self.leg_id
-                    if isinstance(command.event, RequestHeaders) and self.exchange.legs == 1:
-                        self._add_to_first_leg(command.event)
+                    self._mark_leg(command.event)
             elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
                 yield DropStream(self.leg_id)
             elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
                 continue  # a line for each answer, and it is so for every one
             yield command
 
+    def _take_note(self, event: events.Event) -> None:
+        """An event of this leg's answer has come."""
+        self._since = time.monotonic()
+        if isinstance(event, ResponseData):
+            self.exchange.received += len(event.data)
+        elif isinstance(event, ResponseHeaders):
+            self.waits_for = "" if event.response.status_code == 101 else "idle"
+        else:
+            self.waits_for = ""
+
+    def _mark_leg(self, event: HttpEvent) -> None:
+        """An event of the request is about to leave."""
+        event.stream_id = self.leg_id
+        if isinstance(event, RequestHeaders) and self.exchange.legs == 1:
+            self._add_to_first_leg(event)
+        elif isinstance(event, RequestEndOfMessage):
+            self._wait("first_byte")
+
+    def _wait(self, what: str) -> None:
+        self.waits_for, self._since = what, time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When what the stream waits for has taken too long; without an end where it waits for nothing."""
+        if not self.waits_for:
+            return math.inf
+        waited: float = getattr(self.timeouts, self.waits_for)
+        return min(self._since + waited, self._began + self.timeouts.total)
+
+    def overdue(self) -> str:
+        """What took too long, in words."""
+        if self._since + getattr(self.timeouts, self.waits_for) > self._began + self.timeouts.total:
+            return f"its whole answer takes longer than {self.timeouts.total:g} s (option x402_total_timeout)"
+        return _OVERDUE[self.waits_for].format(getattr(self.timeouts, self.waits_for))
+
     def _answer_error(self, command: SendHttp) -> Steps:
         assert isinstance(command.event, ResponseProtocolError)
-        status = _error_status(command.event.code)
+        status = 504 if self.exchange.timed_out else _error_status(command.event.code)
         if status is None:
             yield command
             return
@@ -338,7 +379,11 @@ class X402Stream(HttpStream):
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
         """Connect, and mend the HTTP/1.1 connection that mitmproxy made."""
-        if not (yield from super().make_server_connection()):
+        self._began = self._began or time.monotonic()
+        self._wait("connect")
+        connected = yield from super().make_server_connection()
+        self.waits_for = ""
+        if not connected:
             return False
         _mend(self._http_layer(), self.context.server)
         return True
@@ -349,7 +394,10 @@ class X402Stream(HttpStream):
         Only a leg with secret headers, only once, only where nothing of an answer came: the very same payment can
         settle once at most, so this cannot pay twice.
         """
-        if (
+        self.waits_for = ""
+        if self.exchange.timed_out:
+            event.message = self.exchange.timed_out
+        elif (
             isinstance(event, ResponseProtocolError)
             and self._reused is not None
             and self.server_state == self.state_wait_for_response_headers
@@ -464,12 +512,69 @@ def _mend(http_layer: HttpLayer, connection: Connection) -> None:
             client.state = client.read_headers
 
 
-def _make_stream(self: HttpLayer, stream_id: int) -> Steps:
-    self.streams[stream_id] = X402Stream(self.context.fork(), stream_id)
-    yield from self.event_to_child(self.streams[stream_id], events.Start())
+class _HttpLayer(HttpLayer):
+    """mitmproxy's HTTP layer with our streams, and one alarm for all of those that wait for their upstream."""
+
+    timeouts: Timeouts
+    _alarm: commands.RequestWakeup | None
+
+    def make_stream(self, stream_id: int) -> Steps:
+        """As mitmproxy does, with a stream of ours."""
+        self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+    def _handle_event(self, event: events.Event) -> Steps:
+        if isinstance(event, events.Wakeup) and event.command is self._alarm:
+            self._alarm = None
+            yield from self._cut_overdue()
+        else:
+            yield from super()._handle_event(event)
+        if self._alarm is None and self.streams:
+            now = time.monotonic()
+            nearest = min(each.deadline for each in self._own_streams())
+            # Waits that begin meanwhile end later than the shortest one from now.
+            self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
+            yield self._alarm
+
+    def _own_streams(self) -> list[X402Stream]:
+        return [each for each in self.streams.values() if isinstance(each, X402Stream)]
+
+    def _cut_overdue(self) -> Steps:
+        """Close the upstream connection of each stream that has waited too long; it takes that as a lost upstream."""
+        now = time.monotonic()
+        for stream in self._own_streams():
+            if stream.deadline > now or stream.exchange.timed_out:
+                continue
+            connection = self._upstream_of(stream)
+            if connection is None:
+                continue
+            stream.exchange.timed_out = reason = stream.overdue()
+            if isinstance(self.connections[connection].context.layers[-1], _http2.Http2Client):  # others share it
+                gone = RequestProtocolError(stream.leg_id, reason, _CANCELLED)
+                yield from self.event_to_child(self.connections[connection], gone)
+                yield from self.event_to_child(stream, ResponseProtocolError(stream.leg_id, reason, _CANCELLED))
+            else:
+                yield commands.CloseConnection(connection)
+
+    def _upstream_of(self, stream: X402Stream) -> Connection | None:
+        """The connection that `stream` waits for, or uses."""
+        if stream.waits_for != "connect":
+            return stream.context.server if stream.context.server in self.connections else None
+        for connection, waiting in self.waiting_for_establishment.items():
+            if any(self.command_sources.get(command) is stream for command in waiting):
+                return connection
+        return None
 
 
-def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None]) -> None:
+_OVERDUE = {
+    "connect": "no connection within {:g} s (option x402_connect_timeout)",
+    "first_byte": "no answer within {:g} s (option x402_first_byte_timeout)",
+    "idle": "no more of its answer for {:g} s (option x402_idle_timeout)",
+}
+_CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
+
+
+def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None], timeouts: Timeouts) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
     Client replay never passes here, so a replayed flow never pays.
@@ -478,8 +583,10 @@ def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], Non
     if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):
         return
     for each in next_layer.context.layers:
-        if type(each) is HttpLayer and "make_stream" not in vars(each):
-            each.make_stream = types.MethodType(_make_stream, each)  # type: ignore[method-assign]
+        if type(each) is HttpLayer:
+            each.__class__ = _HttpLayer
+            ours = cast(_HttpLayer, each)
+            ours.timeouts, ours._alarm = timeouts, None
 
 
 class _IndexedAddons(AddonManager):
@@ -546,6 +653,12 @@ def index_hooks(addons: AddonManager) -> None:
         cast(_IndexedAddons, addons)._index = {}
 
 
+def unsent(proxyserver: Any) -> int:
+    """Bytes that mitmproxy has yet to send, to whomever; `proxyserver` is its addon of that name."""
+    transports = [each for handler in proxyserver.connections.values() for each in handler.transports.values()]
+    return sum(each.writer.transport.get_write_buffer_size() for each in transports if each.writer is not None)
+
+
 def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
     """Host and port that the proxy reverses to, whatever has been done to the flow's request since."""
     mode = flow.client_conn.proxy_mode
@@ -565,6 +678,7 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpStream, "state_done", None),
     (HttpStream, "state_errored", None),
     (HttpLayer, "make_stream", ("self", "stream_id")),
+    (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),

@@ -35,6 +35,7 @@ from .settings_values import (
     usd,
     whole,
 )
+from .timeouts import Timeouts
 
 __all__ = [
     "FILE_KEYS",
@@ -51,7 +52,7 @@ T = TypeVar("T")
 FILE_NAME = "x402.toml"
 MAX_FILE = 1 << 20
 """Bytes of x402.toml or of a token file that are read; more is not what it claims to be."""
-
+_TIMEOUTS = ("connect", "first_byte", "idle", "total")
 
 _BY_KEY = {option.key: option for option in OPTIONS}
 TABLES = ("network", "asset", "limit")
@@ -101,6 +102,9 @@ class Settings:
     """Upstream hosts, in lower case."""
     file: Path | None = None
     """The x402.toml that was read."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    drain: float = 60
+    """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()
     """Sentences to show at the start."""
 
@@ -141,6 +145,8 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
         evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
+        timeouts=Timeouts(**{name: sources.default(f"{name}_timeout", seconds("0.1", "86400")) for name in _TIMEOUTS}),
+        drain=sources.default("drain", seconds("0", "86400")),
         file=file,
         warnings=tuple(warnings),
     )
