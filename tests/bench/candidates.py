@@ -77,7 +77,8 @@ def _proxy(place: Place, name: str, make: Callable[[int], list[str]]) -> Running
     port = free_port()
     process = Process(make(port), folder, place.environ(folder))
     try:
-        process.wait_until_it_listens(port)
+        # Its port is open before it is ready, and a request that comes in between may end it.
+        process.wait_until_it_listens(port, b"listening at")
     except RuntimeError as error:
         process.stop()
         raise AbsentError(str(error)) from None

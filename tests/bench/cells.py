@@ -41,7 +41,7 @@ def _job(requests: int, concurrency: int = 1, work: Work = _SHORT, *, keep_alive
 
 
 def _streams(number: int, interval: int, warm: int = 1) -> Job:
-    return _job(max(number, 2), number, Work(events=100, interval=interval), warm=warm)
+    return _job(max(number, 3), number, Work(events=100, interval=interval), warm=warm)
 
 
 CELLS: tuple[Cell, ...] = (

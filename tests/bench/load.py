@@ -51,12 +51,18 @@ class Found:
     elapsed: float = 0.0
     """Seconds for all of them."""
     delays: list[float] = field(default_factory=list)
-    """Of every event, from the gateway's sending to its arrival here."""
+    """Of the events of the steady part of a stream, from the gateway's sending to their arrival here."""
     merged: int = 0
-    """Events that arrived together with the one before."""
+    """How many of those events arrived together with the one before."""
     sent: int = 0
     """Requests, those for warming included."""
     errors: list[str] = field(default_factory=list)
+
+    def note(self, events: list[tuple[int, int, int]], now: int, steady: int) -> None:
+        """`events`, as `stamps` finds them, have arrived together; those before number `steady` are not counted."""
+        delays = [(now - sent) / 1e6 for number, sent, _ in events if number >= steady]
+        self.delays += delays
+        self.merged += max(0, len(delays) - 1)
 
 
 class Answer:
@@ -139,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._done: asyncio.Future[None] | None = None
         self._begun = self._first_at = 0
-        self._streams = False
+        self._streams, self._steady = False, 0
         self._tail = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,8 +171,7 @@ class Connection(asyncio.Protocol):
         found = stamps(bytes(self._tail))
         if found:
             del self._tail[: found[-1][2]]
-            self.found.delays += [(now - sent) / 1e6 for _, sent, _ in found]
-            self.found.merged += len(found) - 1
+            self.found.note(found, now, self._steady)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -193,9 +198,10 @@ class Connection(asyncio.Protocol):
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 
-    async def ask(self, request: bytes, begun: int, *, streams: bool) -> None:
+    async def ask(self, request: bytes, begun: int, work: Work) -> None:
         """Send `request` and wait until its answer is over; `begun` is when it began, in nanoseconds."""
-        self._begun, self._first_at, self._streams = begun, 0, streams
+        self._begun, self._first_at = begun, 0
+        self._streams, self._steady = bool(work.events), work.steady
         self._tail = bytearray()
         self._answer = Answer()
         self._done = asyncio.get_running_loop().create_future()
@@ -229,7 +235,6 @@ class Load:
             "Content-Type: application/json",
             "Authorization: Bearer bench",
             f"Content-Length: {len(body)}",
-            *(() if self.job.keep_alive else ("Connection: close",)),
         ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
@@ -267,7 +272,7 @@ class Load:
     async def _ask(self, connection: Connection, begun: int = 0) -> None:
         request = self._requests[next(self._numbers) % len(self._requests)]
         begun = begun or time.monotonic_ns()
-        await connection.ask(request, begun, streams=bool(self.job.work.events))
+        await connection.ask(request, begun, self.job.work)
 
     async def _ask_alone(self, *, counts: bool) -> None:
         begun = time.monotonic_ns()

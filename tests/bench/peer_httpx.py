@@ -71,8 +71,7 @@ class Client:
                     events = stamps(tail)
                     if events:
                         tail = tail[events[-1][2] :]
-                        found.delays += [(now - sent) / 1e6 for _, sent, _ in events]
-                        found.merged += len(events) - 1
+                        found.note(events, now, job.work.steady)
         if answer.status_code != 200:
             found.errors.append(f"{answer.status_code}")
         elif counts:

@@ -81,6 +81,7 @@ class Place:
             "HOME": str(home),
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",  # what is printed is there when it is looked for
             "BLOCKRUN_WALLET_KEY": self.evm_key,
             "SOLANA_WALLET_KEY": self.svm_key,
         }

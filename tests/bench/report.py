@@ -38,9 +38,10 @@ machine; ratios say more.
 Nothing but the peers' installation leaves the machine. The client, the gateway and the candidates are processes of
 their own. The gateway is asyncio and hand-made bytes, and believes every payment; "straight to the gateway" shows how
 little it takes. Every candidate's logs go to a file. CPU time is what the candidate's processes took, of user and
-system; a client that pays by itself is its own load generator, and that is in its figures. Where it comes to CPU time
-and memory, Linux only. Bare mitmdump runs as it comes, and in the cells of streams with `stream_large_bodies=1`, without
-which it holds a stream back until its end.
+system; a client that pays by itself is its own load generator, and that is in its figures. CPU time and memory are
+known on Linux only. Bare mitmdump runs as it comes, and in the cells of streams with `stream_large_bodies=1`: otherwise
+it holds a stream back until its end. Delays of events are those of a stream's last two thirds, when all streams of the
+block are open.
 """
 
 

@@ -113,7 +113,8 @@ class Run:
         """Raises AbsentError: it did not answer as it should."""
         found = (one.worker or self._load).run(job)
         if found.errors:
-            raise AbsentError(f"failed: {found.errors[0]}")
+            words = one.process.last_words() if one.process is not None else ""
+            raise AbsentError(f"failed: {found.errors[0]}" + (f"; its last words: {words}" if words else ""))
         return found
 
     def _round(self, cell: Cell, number: int) -> None:

@@ -146,9 +146,7 @@ NOISE = 0.005
 
 def _added(rows: dict[str, Row], candidate: str) -> list[float]:
     """Beyond what the way without any proxy takes."""
-    return [
-        max(0.001, value - floor) for value, floor in zip(rows[candidate].delay, rows["direct"].delay, strict=False)
-    ]
+    return [value - floor for value, floor in zip(rows[candidate].delay, rows["direct"].delay, strict=False)]
 
 
 def _memory(results: Results) -> Iterator[Target]:

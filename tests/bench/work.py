@@ -29,6 +29,11 @@ class Work:
     varied: bool = False
     """Every request has a size and an output limit of its own."""
 
+    @property
+    def steady(self) -> int:
+        """The first event that counts: until then the other streams of a block have opened, too."""
+        return self.events // 3
+
     def body(self, number: int = 0) -> bytes:
         """A chat request that carries the mark at the beginning of its only message."""
         dice = random.Random(number)
