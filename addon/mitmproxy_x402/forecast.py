@@ -60,8 +60,12 @@ class Tally:
     """Answered by an error, not at all, or without a word about the payment."""
 
     def __str__(self) -> str:
-        parts = [f"{self.right} right", f"{self.wrong} wrong"]
-        return ", ".join([*parts, f"{self.unproven} without word"] if self.unproven else parts)
+        parts = [str(self.sent)]
+        if self.sent:
+            parts += [f"{self.right} right", f"{self.wrong} wrong"]
+        if self.unproven:
+            parts.append(f"{self.unproven} without word")
+        return ", ".join(parts)
 
 
 class Forecast:

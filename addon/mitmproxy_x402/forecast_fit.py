@@ -4,7 +4,7 @@ A quote is taken to be `max(least, floor(a * x + b * y + c))`, where x is a meas
 limit, and a, b and c are fractions. Every rounding is a floor with another c: the ceiling of n/4 is the floor of
 (n+3)/4. Observations leave an interval for each of a, b and c. For a and b the simplest fraction in it is taken, since
 price lists are written by people; whether that was right, the next challenge tells. For c none is taken: where the
-interval's ends give different answers, there is no answer.
+interval's ends give different answers, the answer is a span of numbers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from math import lcm
 
 Point = tuple[int, int, int]
 """x, y, and the number that the gateway said. No two points of a series share x and y."""
-Formula = Callable[[int, int], "int | None"]
-"""The number for an x and a y; None: not known for sure."""
+Span = tuple[int, int]
+"""The least and the most that a number may be."""
+Formula = Callable[[int, int], "Span | None"]
+"""The number for an x and a y; None: nothing is known there."""
 
+CHANCE = Fraction(1, 4)
+"""Any interval of width w holds a fraction with a denominator near the root of 1/w. A price's is far smaller."""
 MARGIN = 1.5
 """A price that never changed is expected for requests that are larger by this."""
 
@@ -50,8 +54,8 @@ class _Constant:
 
     value: int
 
-    def __call__(self, x: int, y: int) -> int | None:  # noqa: ARG002 - a Formula
-        return self.value
+    def __call__(self, x: int, y: int) -> Span | None:  # noqa: ARG002 - a Formula
+        return self.value, self.value
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class _Flat:
 
     points: Sequence[Point]
 
-    def __call__(self, x: int, y: int) -> int | None:
+    def __call__(self, x: int, y: int) -> Span | None:
+        value = self.points[0][2]
         below = any(px <= x and py <= y for px, py, _ in self.points)
         above = any(px * MARGIN >= x and py >= y for px, py, _ in self.points)
-        return self.points[0][2] if below and above else None
+        return (value, value) if below and above else None
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,11 @@ class _Plane:
         """The least that it may be."""
         return (self.a * x + self.b * y + self.low) // self.unit
 
-    def at(self, x: int, y: int) -> int | None:
-        """None: it may be one number or the next, or depends on what never varied."""
+    def at(self, x: int, y: int) -> Span | None:
+        """None: it depends on what never varied."""
         if (self.only_x is not None and x != self.only_x) or (self.only_y is not None and y != self.only_y):
             return None
-        lowest = self.lowest(x, y)
-        return lowest if (self.a * x + self.b * y + self.high - 1) // self.unit == lowest else None
+        return self.lowest(x, y), (self.a * x + self.b * y + self.high - 1) // self.unit
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,9 @@ class _Above:
     plane: _Plane
     least: int
 
-    def __call__(self, x: int, y: int) -> int | None:
-        value = self.plane.at(x, y)
-        return None if value is None or value < self.least else value
+    def __call__(self, x: int, y: int) -> Span | None:
+        span = self.plane.at(x, y)
+        return None if span is None or span[0] < self.least else span
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,9 @@ class _AtLeast:
     plane: _Plane
     least: int
 
-    def __call__(self, x: int, y: int) -> int | None:
-        value = self.plane.at(x, y)
-        return None if value is None else max(value, self.least)
+    def __call__(self, x: int, y: int) -> Span | None:
+        span = self.plane.at(x, y)
+        return None if span is None else (max(span[0], self.least), max(span[1], self.least))
 
 
 def _plane(points: Sequence[Point]) -> _Plane | None:
@@ -121,7 +125,7 @@ def _plane(points: Sequence[Point]) -> _Plane | None:
     if not points:
         return None
     xs, ys = {x for x, _, _ in points}, {y for _, y, _ in points}
-    slopes = _slopes(points, len(xs) > 1, len(ys) > 1)
+    slopes = _identity(points) or _slopes(points, len(xs) > 1, len(ys) > 1)
     if slopes is None:
         return None
     unit = lcm(slopes[0].denominator, slopes[1].denominator)
@@ -132,6 +136,13 @@ def _plane(points: Sequence[Point]) -> _Plane | None:
         return None
     only_x, only_y = (next(iter(each)) if len(each) == 1 else None for each in (xs, ys))
     return _Plane(a, b, unit, low, high, only_x, only_y)
+
+
+def _identity(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
+    """Texts say the size or the limit as they are: no need to search."""
+    if all(value == x for x, _, value in points):
+        return Fraction(1), Fraction(0)
+    return (Fraction(0), Fraction(1)) if all(value == y for _, y, value in points) else None
 
 
 def _slopes(points: Sequence[Point], x_varies: bool, y_varies: bool) -> tuple[Fraction, Fraction] | None:
@@ -168,16 +179,21 @@ def _differences(points: Sequence[Point]) -> Iterator[tuple[int, int]]:
 
 
 def _slope(differences: Iterator[tuple[int, int]], slack: int = 1) -> Fraction | None:
-    """The simplest slope, not below 0, of which each difference is off by less than `slack`."""
+    """The simplest slope, not below 0, of which each difference is off by less than `slack`.
+
+    None: there is none, or it is no simpler than chance would have it, so that it may well be another.
+    """
     low_n, low_d, high_n, high_d = -1, 1, 1, 0  # in integers: this runs for every pair
     for apart, rise in differences:
         if (rise - slack) * low_d > low_n * apart:
             low_n, low_d = rise - slack, apart
         if (rise + slack) * high_d < high_n * apart:
             high_n, high_d = rise + slack, apart
-    if high_n <= 0 or (high_d and low_n * high_d >= high_n * low_d):
+    if not high_d or high_n <= 0 or low_n * high_d >= high_n * low_d:
         return None
-    return simplest(low_n, low_d, high_n, high_d)
+    found = simplest(low_n, low_d, high_n, high_d)
+    width = Fraction(high_n, high_d) - Fraction(low_n, low_d)
+    return found if width * found.denominator**2 <= CHANCE else None
 
 
 def simplest(low_n: int, low_d: int, high_n: int, high_d: int) -> Fraction:

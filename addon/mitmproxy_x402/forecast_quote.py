@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .forecast_fit import Formula, fit
+from .forecast_fit import Formula, Span, fit
 from .forecast_terms import Numbers, Terms
 from .model import UNCLEAR, read_output_limit
 
-MAX_POINTS = 8
+MAX_POINTS = 12
 """Different requests that a quote remembers."""
 MAX_BODY = 256 * 1024
 """Bytes of a request's body that are measured; for larger ones nothing is foretold."""
@@ -113,18 +113,38 @@ class Quote:
         return len(expected) == 1
 
     def foretell(self, question: Question) -> Numbers | None:
-        """What the rules that may be used agree on; None: they have nothing to say, or disagree."""
-        said = {self._say(rule, question) for rule, streak in self._streaks.items() if streak >= self.trust} - {None}
-        return said.pop() if len(said) == 1 else None
+        """What the rules that may be used agree on, and no other rule that explains everything contradicts.
+
+        None: they have nothing to say, or disagree.
+        """
+        trusted = [rule for rule, streak in self._streaks.items() if streak >= self.trust]
+        if SAME in trusted and (known := self._say(SAME, question)) is not None:
+            return known
+        said = {self._say(rule, question) for rule in trusted} - {None}
+        if len(said) != 1:
+            return None
+        numbers = said.pop()
+        spans = [self._spans(rule, question) for rule in MEASURES]
+        certain = [(number, number) for number in numbers or ()]
+        return numbers if all(each == certain for each in spans if each) else None
 
     def _say(self, rule: Rule, question: Question) -> Numbers | None:
         if rule == SAME:
             found = self._points.get(question.measures)
             return found and found[1]
-        formulas = self._formulas(rule, question.limit is None)
+        spans = self._spans(rule, question)
+        return tuple(low for low, _ in spans) if spans and all(low == high for low, high in spans) else None
+
+    def _spans(self, rule: Rule, question: Question) -> list[Span] | None:
+        """What each number may be by a formula; None: there is no formula, or it does not reach so far."""
         x, y = MEASURES[rule](question), question.limit or 0
-        numbers = [formula(x, y) for formula in formulas or ()]
-        return None if not numbers or None in numbers else tuple(number for number in numbers if number is not None)
+        spans: list[Span] = []
+        for formula in self._formulas(rule, question.limit is None) or ():
+            span = formula(x, y)
+            if span is None:
+                return None
+            spans.append(span)
+        return spans
 
     def _formulas(self, rule: Rule, unlimited: bool) -> _Fit:
         """One formula for each number, from the requests that set an output limit, or from those that do not."""
@@ -145,10 +165,14 @@ def _fit(series: _Series) -> _Fit:
     numbers_at = {(x, y): numbers for x, y, numbers in series}
     if len(numbers_at) < 2 or any(numbers_at[x, y] != numbers for x, y, numbers in series):
         return None
-    formulas: list[Formula] = []
-    for index in range(len(series[0][2])):
-        formula = fit([(x, y, numbers[index]) for (x, y), numbers in numbers_at.items()], price=index == 0)
-        if formula is None:
-            return None
-        formulas.append(formula)
-    return tuple(formulas)
+    columns = list(zip(*numbers_at.values(), strict=True))
+    formulas: dict[tuple[int, ...], Formula] = {}  # the same numbers are often said twice
+    # The price last: what the texts say of the size refutes a measure for less work.
+    for column in reversed(columns):
+        if column not in formulas or column is columns[0]:
+            points = [(x, y, value) for (x, y), value in zip(numbers_at, column, strict=True)]
+            formula = fit(points, price=column is columns[0])
+            if formula is None:
+                return None
+            formulas[column] = formula
+    return tuple(formulas[column] for column in columns)
