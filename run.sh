@@ -2,7 +2,7 @@
 # Installs what is missing into .venv, then hands over to `python -m mitmproxy_x402`. See ./run.sh --help.
 #
 #   X402_PYTHON   the Python to use instead of the newest of 3.10 to 3.13 that works
-#   X402_VENV     the directory to install into instead of .venv (.venv-test for the tests)
+#   X402_VENV     the directory to install into instead of .venv (.venv-test for test and bench)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export X402_PROGRAM=${X402_PROGRAM:-$0}
@@ -162,7 +162,7 @@ main() {
       lock "$@"
       return
       ;;
-    test)
+    test | bench)
       venv=${X402_VENV:-$here/.venv-test}
       lock=$here/requirements-test.lock
       ;;

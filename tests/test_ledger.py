@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402 import ledger as rules
+from mitmproxy_x402 import ledger_sqlite
 from mitmproxy_x402.ledger import LAPSE_SECONDS, TRANSITIONS, Clock, Intent, LedgerError, Outcome, OverBudget, State
 from mitmproxy_x402.ledger_sqlite import MIGRATIONS, SqliteLedger
 from mitmproxy_x402.limits import Budget, Period, Scope
@@ -83,6 +84,9 @@ def in_state(ledger: SqliteLedger, state: State) -> int:
             ledger.finish(row, Outcome("rejected"))
         elif state == "unknown":
             ledger.finish(row, Outcome("unknown"))
+        elif state in ("superseded", "expired"):
+            ledger.finish(row, Outcome("superseded", counts_for=600 if state == "superseded" else 0))
+            ledger.spent(budget(1))
     return row
 
 
@@ -92,6 +96,7 @@ STEPS: dict[State, Callable[[SqliteLedger, int], object]] = {
     "settled": lambda ledger, row: ledger.finish(row, Outcome("settled", "0xt")),
     "rejected": lambda ledger, row: ledger.finish(row, Outcome("rejected")),
     "unknown": lambda ledger, row: ledger.finish(row, Outcome("unknown")),
+    "superseded": lambda ledger, row: ledger.finish(row, Outcome("superseded", counts_for=600)),
 }
 
 
@@ -111,7 +116,7 @@ def test_moves_along_the_table_and_nowhere_else(ledger: SqliteLedger, path: Path
 @pytest.mark.parametrize("state", TRANSITIONS)
 def test_sending_again_makes_the_first_outcome_unknown(ledger: SqliteLedger, path: Path, state: State) -> None:
     row = in_state(ledger, state)
-    if state in ("reserved", "released", "rejected"):
+    if state not in ("sent", "unknown", "settled"):
         with pytest.raises(LedgerError, match="was not sent"):
             ledger.record_resent(row)
         return
@@ -130,8 +135,9 @@ def test_the_words_of_the_module_and_its_table_agree() -> None:
 @pytest.mark.parametrize("state", TRANSITIONS)
 def test_what_counts(ledger: SqliteLedger, state: State) -> None:
     in_state(ledger, state)
-    assert ledger.spent(budget(1)) == (0 if state in ("rejected", "released") else 10)
-    assert ledger.spent(budget(1, model="m-*")) == (0 if state in ("rejected", "released") else 10)
+    free = state in ("rejected", "released", "expired")
+    assert ledger.spent(budget(1)) == (0 if free else 10)
+    assert ledger.spent(budget(1, model="m-*")) == (0 if free else 10)
 
 
 def test_every_budget_must_have_room(ledger: SqliteLedger) -> None:
@@ -182,6 +188,70 @@ def test_scopes_count_their_own_requests(ledger: SqliteLedger) -> None:
     assert ledger.spent(budget(1, path="/api/v1/chat")) == 11
     assert ledger.spent(budget(1, path="/v1/*")) == 111
     assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
+
+
+class TestSuperseded:
+    """A payment that was sent ahead and not taken counts until nobody can submit it any longer."""
+
+    @pytest.mark.parametrize("counts", [budget(30), budget(30, ""), budget(30, model="m-*")], ids=str)
+    def test_it_frees_itself_to_the_millisecond(
+        self, ledger: SqliteLedger, path: Path, times: Times, counts: Budget
+    ) -> None:
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "nonce", 0)
+        assert ledger.finish(row, Outcome("superseded", status=402, code="C", counts_for=300.0005)) == "superseded"
+        ledger.record_sent(ledger.reserve(intent(20, replaces=row), [counts]), "nonce", 0)
+        times.pass_by(300)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(1), [counts])
+        assert (ledger.spent(counts), state_of(path, row)) == (30, "superseded")
+        times.pass_by(0.001)
+        assert (ledger.spent(counts), state_of(path, row)) == (20, "expired")
+        ledger.reserve(intent(10), [counts])
+
+    def test_the_next_reservation_frees_it_too(self, ledger: SqliteLedger, times: Times) -> None:
+        self_freed = in_state(ledger, "superseded")
+        times.pass_by(600)
+        assert ledger.reserve(intent(30), [budget(30)]) == self_freed + 1
+
+    def test_setting_the_wall_clock_frees_nothing(self, ledger: SqliteLedger, times: Times) -> None:
+        in_state(ledger, "superseded")
+        times.wall += 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+        times.wall -= 60 * DAY
+        times.pass_by(600)
+        assert ledger.spent(budget(1)) == 0
+
+    def test_another_process_opens_the_ledger_and_frees_nothing_early(
+        self, ledger: SqliteLedger, path: Path, times: Times
+    ) -> None:
+        in_state(ledger, "superseded")
+        with closing(SqliteLedger(path, times.clock)) as other:
+            assert other.spent(budget(1)) == 10
+            times.pass_by(600)
+            assert (other.spent(budget(1)), ledger.spent(budget(1))) == (0, 0)
+
+    def test_a_transaction_id_still_wins(self, ledger: SqliteLedger, path: Path, times: Times) -> None:
+        row = in_state(ledger, "superseded")
+        ledger.finish(row, Outcome("settled", "0xt"))
+        times.pass_by(700)
+        assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "settled")
+
+    def test_a_ledger_of_the_first_version_learns_it(self, path: Path, times: Times) -> None:
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as db:
+            for statement in MIGRATIONS[0].split(";"):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 1")
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            row = in_state(ledger, "superseded")
+            in_state(ledger, "rejected")
+            assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
+
+    def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
+        for statement in (ledger_sqlite._FREED, ledger_sqlite._DUE, ledger_sqlite._EXPIRE):
+            plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,)).fetchall()
+            assert all("INDEX payment_" in row[-1] for row in plan), plan
 
 
 class TestClock:

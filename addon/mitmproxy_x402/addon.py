@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, service, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
+from .forecast_quote import Place, read_question
 from .handshake import Exchange
 from .ledger_sqlite import SqliteLedger
 from .model import read_model
@@ -28,6 +29,7 @@ from .policy import Purpose
 from .purchase import Purchase
 from .recorder import Recorder
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
+from .timeouts import Timeouts
 from .views import Views
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,9 @@ class X402Addon:
     def __init__(self) -> None:
         self.payer: Payer | None = None
         self.recorder = Recorder()  # the last, since the others write down what it records
+        self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy takes them along with this one
-        self.addons = [Commands(lambda: self.payer), Views(lambda: self.payer), self.recorder]
+        self.addons = [Commands(lambda: self.payer), self._service, Views(lambda: self.payer), self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
@@ -60,6 +63,8 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
+        if hosting.own_process:
+            handshake.index_hooks(ctx.master.addons)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
@@ -100,7 +105,7 @@ class X402Addon:
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
-        threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
+        threading.Thread(target=_warm_up, name="x402 warm-up", daemon=True).start()
         listening = ctx.master.addons.get("proxyserver").listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
             self._moving = asyncio.get_running_loop().create_task(hosting.move_to(ctx.options, listening))
@@ -137,7 +142,8 @@ class X402Addon:
 
     def next_layer(self, next_layer: Any) -> None:
         """Let mitmproxy decide the layers, then put our stream into them."""
-        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer)
+        timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
+        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer, timeouts)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
@@ -151,6 +157,10 @@ class X402Addon:
             _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        if service.is_health(flow.request):
+            broken = self.payer is None or self._broken
+            flow.response = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+            return
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
             _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
@@ -165,17 +175,19 @@ class X402Addon:
         guard.strip_credentials(flow.request, self.payer.settings)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
+        else one that the gateway can be foretold to ask for."""
         exchange = handshake.exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
-        route = _route(flow.request)
-        if self.payer.settings.dry_run or not _held.expects(route):
+        route, forecast = _route(flow.request), self.payer.forecast
+        expected, foretold = _held.expects(route), forecast is not None and forecast.expects(_place(route))
+        if self.payer.settings.dry_run or not (expected or foretold):
             return
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if purchase.borrow():
+            if (expected and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
                 self._carry(flow, exchange, purchase)
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
@@ -188,7 +200,9 @@ class X402Addon:
             path = answers.printable(request.path.partition("?")[0])
             model = read_model(path, body)
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
-            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            question = read_question(_place(route), model, body) if payer.forecast is not None else None
+            key = functools.cache(lambda: held.fingerprint(route, body))
+            purchase = Purchase(payer, _held, purpose, key, question)
             self._purchases[flow] = purchase
         return purchase
 
@@ -206,9 +220,9 @@ class X402Addon:
             return
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
-        purchase = self._purchases.get(flow)
+        purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None:
-            purchase.answered(flow.response.status_code)
+            purchase.answered(response.status_code, lambda: answers.acknowledges(response))
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
         """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
@@ -216,19 +230,20 @@ class X402Addon:
         if exchange is None or flow.response is None or self.payer is None:
             return
         purchase: Purchase | None = None
+        words = functools.partial(challenge.words, flow.response)
         try:
             facts.challenged(flow)
             purchase = self._purchase(flow, self.payer, _route(flow.request))
             if exchange.secrets_sent:
                 code = challenge.rejection_code(flow.response)
-                if code is None or not purchase.rejected(code, flow.response.status_code):
+                if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
             required = challenge.read(flow.response)
             exchange.secret_headers = ()
             if required is not None:
                 _check_way(flow)
-                if purchase.payment is None:
-                    await purchase.buy(required)
+                if purchase.payment is None or purchase.ahead:
+                    await purchase.buy(required, words)
                 self._carry(flow, exchange, purchase)
             elif not exchange.secrets_sent:
                 return
@@ -266,13 +281,32 @@ class X402Addon:
                 purchase.break_off(answers.outcome(flow, exchange))
         self._purchases.clear()
         if self.payer is not None:
-            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
+            ahead = None if self.payer.forecast is None else self.payer.forecast.tally
+            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
             self.payer.ledger.close()
 
 
+def _warm_up() -> None:
+    wallet.warm_up()
+    hosting.settle()
+
+
 def _route(request: http.Request) -> held.Route:
     return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
+
+
+def _place(route: held.Route) -> Place:
+    return route[0], route[1], route[2].partition("?")[0]
+
+
+def _is_clear(flow: http.HTTPFlow) -> bool:
+    """Whether the way to the upstream may be paid on; where not, the refusal waits for the challenge."""
+    try:
+        _check_way(flow)
+    except Refused:
+        return False
+    return True
 
 
 def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:

@@ -86,6 +86,8 @@ class Commands:
             lines.append(
                 f"unknown     {format_usd(unknown.micro_usd)} USD, {report_text.count(unknown.payments)} this month"
             )
+        if payer.forecast is not None:
+            lines.append(f"sent ahead  {payer.forecast.tally}")
         lines += [f"left        {left(budget, payer.ledger.spent(budget))}" for budget in settings.budgets]
         return [*lines, f"ledger      {settings.ledger}"]
 

@@ -10,9 +10,15 @@ The same payment may be sent again, after a lost connection or when the client r
 so it keeps its row. But from the second sending on a rejection proves nothing of the first, so the row is `unknown`
 then, and only a transaction id ends that.
 
+A payment that was sent ahead of its challenge (`x402_preauthorize`), and that the gateway did not take but asked anew,
+is `superseded`: nobody sends it again, and another one is made for the same request. It stays counted for as long as
+whoever saw its header could submit it. Then it is `expired`, by itself, and counts no more.
+
     reserved --> sent --> settled
-       |          |  \\--> rejected     by the gateway's word, in answer to the only sending
-       |          v
+       |         | | \\--> rejected     by the gateway's word, in answer to the only sending
+       |         | v
+       |         | superseded --> expired   the gateway asked anew; when nobody can submit it any longer
+       |         v
        |       unknown --> settled
        v
     released                          never sent: refused later on, client gone, or its reservation has lapsed
@@ -40,16 +46,18 @@ from .errors import Refused, X402Error
 from .limits import Budget
 from .protocol.messages import AtomicUnits, Caip2
 
-State = Literal["reserved", "sent", "settled", "rejected", "unknown", "released"]
+State = Literal["reserved", "sent", "settled", "rejected", "superseded", "expired", "unknown", "released"]
 TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "reserved": ("sent", "released"),
-    "sent": ("settled", "rejected", "unknown"),
+    "sent": ("settled", "rejected", "superseded", "unknown"),
     "unknown": ("settled",),
+    "superseded": ("settled", "expired"),
     "settled": (),
     "rejected": (),
+    "expired": (),
     "released": (),
 }
-FREE: tuple[State, ...] = ("rejected", "released")
+FREE: tuple[State, ...] = ("rejected", "released", "expired")
 """States that do not count against a budget."""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
@@ -99,7 +107,7 @@ class Intent:
 class Outcome:
     """What became of a payment that was sent. Times are seconds since the client's request began."""
 
-    state: Literal["settled", "rejected", "unknown"]
+    state: Literal["settled", "rejected", "superseded", "unknown"]
     transaction: str = ""
     status: int | None = None
     """Of the upstream's answer; None when there was none."""
@@ -110,10 +118,17 @@ class Outcome:
     total: float | None = None
     size: int = 0
     """Bytes of the answer's body, as they came over the wire."""
+    counts_for: float = 0
+    """With `superseded`: seconds from now on for which it stays counted, whatever the wall clock does meanwhile."""
 
 
 class Ledger(Protocol):
-    """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written."""
+    """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written.
+
+    Two moves happen by themselves, in the ledger's own time, before `reserve` and `spent` count: reservations older
+    than LAPSE_SECONDS are `released`, and superseded rows whose `Outcome.counts_for` has passed are `expired`. Nobody
+    polls for them, and `spent` alone may leave the former to the next `reserve`.
+    """
 
     @property
     def name(self) -> str:
@@ -126,7 +141,10 @@ class Ledger(Protocol):
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
 
     def record_resent(self, row: int) -> None:
-        """To be called before the same header leaves once more. Raises LedgerError for a row that was never sent."""
+        """To be called before the same header leaves once more.
+
+        Raises LedgerError for a row that was never sent, was rejected, or was superseded.
+        """
 
     def release(self, row: int) -> None:
         """The payment was not sent, and never will be. Does nothing to a row that was."""

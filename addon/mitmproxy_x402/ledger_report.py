@@ -158,4 +158,5 @@ def _fate(state: str, alive: bool) -> Fate:
     if state == "sent":
         return "under way" if alive else "unknown"
     fates: dict[str, Fate] = {"settled": "settled", "rejected": "rejected", "released": "released"}
+    fates["expired"] = "rejected"  # what is still superseded may yet be settled: unknown
     return fates.get(state, "unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,12 @@ MIGRATIONS = (
     CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released');
     CREATE INDEX payment_open ON payment (state, counted_at) WHERE state IN ('reserved', 'sent')
     """,
+    """
+    ALTER TABLE payment ADD COLUMN free_at INTEGER;  -- of superseded ones: the ledger's time, milliseconds
+    DROP INDEX payment_freed;
+    CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released', 'expired');
+    CREATE INDEX payment_superseded ON payment (free_at) WHERE state = 'superseded'
+    """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 
@@ -69,18 +76,20 @@ _INSERT = """
                          micro_usd, cumulative, state, replaces)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?)"""
 _LAPSE = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND counted_at < ?"
+_DUE = "SELECT 1 FROM payment WHERE state = 'superseded' AND free_at <= ? LIMIT 1"
+_EXPIRE = "UPDATE payment SET state = 'expired' WHERE state = 'superseded' AND free_at <= ?"
 _SENT = f"""
     UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?
     WHERE id = ? AND state IN {_sources("sent")}"""
 _RESENT = """
     UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
-    WHERE id = ? AND sends > 0 AND state NOT IN ('reserved', 'released', 'rejected')"""
+    WHERE id = ? AND state IN ('sent', 'unknown', 'settled')"""
 _RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
 _FINISH = """
     UPDATE payment SET state = CASE WHEN state IN {sources} THEN ? ELSE state END,
                        transaction_id = COALESCE(NULLIF(?, ''), transaction_id),
                        status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
-                       first_byte_ms = ?, total_ms = ?, bytes = ?
+                       first_byte_ms = ?, total_ms = ?, bytes = ?, free_at = COALESCE(?, free_at)
     WHERE id = ? AND sends > 0"""
 _LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 _BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
@@ -176,6 +185,7 @@ class SqliteLedger:
         with self._transaction():
             now, cumulative = self._now()
             self._db.execute(_LAPSE, (now - LAPSE_SECONDS * 1000,))
+            self._db.execute(_EXPIRE, (now,))
             for budget in budgets:
                 spent = self._spent(budget, now, cumulative)
                 if spent + intent.micro_usd > budget.micro_usd:
@@ -205,11 +215,14 @@ class SqliteLedger:
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
-        values = (
-            *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
-            *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, row),
-        )
         with self._guarded():
+            free_at = None
+            if outcome.state == "superseded":
+                free_at = self._now()[0] + math.ceil(outcome.counts_for * 1000)
+            values = (
+                *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
+                *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, free_at, row),
+            )
             self._db.execute(_FINISH.format(sources=_sources(outcome.state)), values)
             state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
@@ -226,6 +239,11 @@ class SqliteLedger:
         """See `Ledger`."""
         with self._transaction("DEFERRED"):
             now, cumulative = self._now()
+            if self._db.execute(_DUE, (now,)).fetchone() is None:
+                return self._spent(budget, now, cumulative)
+        with self._transaction():
+            now, cumulative = self._now()
+            self._db.execute(_EXPIRE, (now,))
             return self._spent(budget, now, cumulative)
 
     def _now(self) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""Which model does a request name? A shallow, bounded read, done only for requests that are about to be paid."""
+"""Which model does a request name, and how long an answer does it allow?
+
+A shallow, bounded read, done only for requests that are about to be paid.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,18 @@ MAX_MARKS = 20_000
 MAX_NAME = 200
 """Characters of a model's name that are believed."""
 
+UNCLEAR = -1
+"""An output limit that is there several times, or is no plain number."""
+
 _IN_PATH = re.compile(r"/models/([^/:?]+)(?::|$)")
 _MARK = re.compile(rb'["{}\[\]]')
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.){0,400}")')
+_LIMIT_MARK = b'"max'
+_LIMIT = re.compile(
+    rb'"max(?:_tokens|_completion_tokens|_output_tokens|OutputTokens)"\s*:\s*(?:(null)\b|([0-9]{1,9})(?=[\s,}])|)'
+)
+MAX_LIMITS = 100
+"""Strings that could be the name of a limit that are looked at."""
 
 
 def read_model(path: str, body: bytes) -> str | None:
@@ -22,6 +34,28 @@ def read_model(path: str, body: bytes) -> str | None:
     if found:
         return _name(unquote(found[1]))
     return _in_object(body) if body[:64].lstrip()[:1] == b"{" else None
+
+
+def read_output_limit(body: bytes) -> int | None:
+    """The tokens that the answer may have, as `max_tokens` and its cousins say; None: the request sets no limit.
+
+    It may stand anywhere in a JSON `body`, so that no nesting has to be followed: the names are found by a search. In
+    the text of a message they are not found, since there their quotes are escaped. UNCLEAR: there are several.
+    """
+    stated: list[bytes] = []
+    at = -1
+    for _ in range(MAX_LIMITS):
+        at = body.find(_LIMIT_MARK, at + 1)
+        if at < 0:
+            break
+        found = _LIMIT.match(body, at)
+        if found and not found[1]:
+            stated.append(found[2] or b"")
+    else:
+        return UNCLEAR
+    if not stated:
+        return None
+    return int(stated[0]) if len(stated) == 1 and stated[0] else UNCLEAR
 
 
 def _in_object(body: bytes) -> str | None:

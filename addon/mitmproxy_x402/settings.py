@@ -37,6 +37,7 @@ from .settings_values import (
     usd,
     whole,
 )
+from .timeouts import Timeouts
 
 __all__ = [
     "FILE_KEYS",
@@ -53,7 +54,7 @@ T = TypeVar("T")
 FILE_NAME = "x402.toml"
 MAX_FILE = 1 << 20
 """Bytes of x402.toml or of a token file that are read; more is not what it claims to be."""
-
+_TIMEOUTS = ("connect", "first_byte", "idle", "total")
 
 _BY_KEY = {option.key: option for option in OPTIONS}
 TABLES = ("network", "asset", "limit")
@@ -87,6 +88,8 @@ class Settings:
     limits: tuple[Limit, ...] = ()
     """For some models or paths; they tighten what holds for all."""
     dry_run: bool = False
+    preauthorize: bool = False
+    """Send a payment with the first request where its challenge can be foretold."""
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
     ledger: Path = Path("ledger.sqlite3")
@@ -109,6 +112,9 @@ class Settings:
     """`native`, `har`, `mitm`."""
     file: Path | None = None
     """The x402.toml that was read."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    drain: float = 60
+    """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()
     """Sentences to show at the start."""
 
@@ -141,6 +147,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         budgets=sources.default("budget", budgets),
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
         dry_run=sources.default("dry_run", flag),
+        preauthorize=sources.default("preauthorize", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
         ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
@@ -152,6 +159,8 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         dump=sources.get("dump", path, None),
         dump_filter=sources.get("dump_filter", filter_expression, ""),
         dump_formats=sources.default("dump_format", several(dump_format, "formats")),
+        timeouts=Timeouts(**{name: sources.default(f"{name}_timeout", seconds("0.1", "86400")) for name in _TIMEOUTS}),
+        drain=sources.default("drain", seconds("0", "86400")),
         file=file,
         warnings=tuple(warnings),
     )

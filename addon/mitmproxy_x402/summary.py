@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from .forecast import Tally
 from .ledger import Clock, Ledger, LedgerError
 from .ledger_report import Entry, read_entries
 from .limits import Budget
@@ -13,13 +14,18 @@ from .report_text import count
 from .settings import Settings, format_usd
 
 
-def closing_lines(settings: Settings, ledger: Ledger, since: float) -> list[str]:
-    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises."""
+def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
+    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
+
+    `ahead` is what became of payments that were sent ahead of their challenges.
+    """
     try:
         entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
         lines = [paid(entries)]
         if entries:
             lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+        if ahead is not None and ahead.sent:
+            lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
         return [f"what was paid cannot be said: {error}"]
     return lines

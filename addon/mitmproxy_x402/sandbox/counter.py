@@ -14,7 +14,7 @@ from .answers import FREE
 from .chains import INVALID, Chain, Rejected
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
-from .pricing import PriceList, Quote, quote
+from .pricing import GIFT, PriceList, Quote, Rates, quote
 from .records import Kept, ReceivedPayment, ReceivedRequest
 from .rpc import solana_rpc
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
@@ -43,6 +43,7 @@ class Counter:
         self._desk = FaultDesk(config.fault)
         self._prices = PriceList(config, chains, url)
         self._till = Till(self._prices, config.x402_version)
+        self.rates = Rates()
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request. Raises ClientGone when the client left."""
@@ -51,7 +52,7 @@ class Counter:
         try:
             if route is None:
                 await self._send(exchange, error_work("openai", 404, f"Nothing is sold at {request.path}."))
-            elif route.free or self._config.free:
+            elif route.free or self._config.free or self.rates == GIFT:
                 await self._free(exchange, route, self._desk.faults(request, "paid"))
             elif any(request.get(name) is not None for name in self._payment_headers()):
                 await self._paid(exchange, route, self._desk.faults(request, "paid"))
@@ -85,11 +86,12 @@ class Counter:
         if failure is not None:
             await self._send(exchange, failure, faults=faults)
         elif not await break_off(exchange, faults):
-            pairs, body = self._prices.challenge(exchange.request, quote(exchange.request), _REQUIRED)
+            price = quote(exchange.request, self.rates)
+            pairs, body = self._prices.challenge(exchange.request, price, _REQUIRED)
             await _challenge(exchange, pairs, body, faults)
 
     async def _paid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
-        request, price = exchange.request, quote(exchange.request)
+        request, price = exchange.request, quote(exchange.request, self.rates)
         try:
             ticket = self._admit(request, price, faults)
         except Rejected as rejected:

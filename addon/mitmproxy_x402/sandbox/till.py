@@ -97,7 +97,8 @@ class Till:
     def _offer(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> Offer:
         if self._version == 1:
             return self._offer_v1(payment, request, price)
-        offer = self._prices.offered(payment.accepted.raw, request.path)
+        entry = payment.accepted.raw
+        offer = self._prices.offered(entry, request.path) or self._prices.would_offer(entry, request, price)
         if offer is None:
             raise Rejected(INVALID, f"`accepted` is not, word for word, an `exact` entry offered for {request.path}.")
         if offer.amount < price.amount:
