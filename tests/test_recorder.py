@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import resource
 import shutil
@@ -322,17 +323,23 @@ def test_a_proxy_that_is_killed(home: Path) -> None:
     expect_what_came(found, "interrupted")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_proxy_that_is_stopped(home: Path, how: signal.Signals) -> None:
-    with recording_proxy(home, "--set", "x402_dump_format=har,native,mitm", script=streaming) as rig:
+def test_a_proxy_that_is_stopped(home: Path) -> None:
+    def sell(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(challenges.answer())
+        streaming(peer, upstream)
+
+    with recording_proxy(home, "--set", "x402_dump_format=har,native,mitm", script=sell) as rig:
         with rig.client() as client:
             begin(rig, client)
-            rig.proxy.process.send_signal(how)
+            rig.proxy.process.send_signal(signal.SIGTERM)
             rig.proxy.wait_for_end()
         (found,) = read_recordings(rig.folder)
         assert len(list(rig.folder.glob("*.har"))) == len(list(rig.folder.glob("*.mitm"))) == 1
     expect_what_came(found, "the proxy was stopped")
     assert found.end is not None
+    assert found.payment is not None
+    assert (found.payment.state, found.legs) == ("unknown", 2)
 
 
 def test_refusals_are_recorded(rig: Recorded) -> None:
@@ -648,6 +655,23 @@ def test_changes_at_run_time(rig: Recorded) -> None:
     finally:
         assert set_option(rig, "x402_dump=rec", "x402_dump_filter=") == "taken"
     assert not (rig.proxy.home / "nowhere").exists()
+
+
+def test_without_native_the_folder_goes(rig: Recorded) -> None:
+    rig.fresh(answering(b"x" * 1000))
+    assert set_option(rig, "x402_dump_format=har,mitm") == "taken"
+    try:
+        with rig.client() as client:
+            assert client.ask(request("GET", "/one")).status == 200
+    finally:
+        assert set_option(rig, "x402_dump_format=native") == "taken"
+    set_option(rig)
+    first, last = rig.wait(lambda found: len(found) == 2 and found[-1].complete)
+    assert (first.request.path, last.request.path) == ("/set", "/set")
+    (har,), (mitm,) = rig.folder.glob("*.har"), rig.folder.glob("*.mitm")
+    entry, _ = json.loads(har.read_bytes())["log"]["entries"]
+    assert (entry["request"]["url"], entry["response"]["bodySize"]) == (f"{rig.upstream.url}/one", 1000)
+    assert b"x" * 1000 in mitm.read_bytes()
 
 
 FILTERED = [

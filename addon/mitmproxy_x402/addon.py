@@ -279,6 +279,7 @@ class X402Addon:
             exchange = handshake.exchange_of(flow)
             if exchange is not None:
                 purchase.break_off(answers.outcome(flow, exchange))
+                _note(flow, exchange, purchase)
         self._purchases.clear()
         if self.payer is not None:
             ahead = None if self.payer.forecast is None else self.payer.forecast.tally
