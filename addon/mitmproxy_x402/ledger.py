@@ -93,6 +93,44 @@ class Intent:
     """What it counts for, in millionths of a dollar."""
     replaces: int | None = None
     """Row of the payment for the same request that this one repeats."""
+    job: str = ""
+    """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The payment of a request that was answered by a job: what its polls may rest on (see `jobs`)."""
+
+    row: int
+    last_row: int
+    """Of the payment that followed it for the same job, where one still counts; else `row`."""
+    method: str
+    path: str
+    """Of the request that the job came from."""
+    model: str | None
+    network: Caip2
+    asset: str
+    pay_to: str
+    amount: AtomicUnits
+    state: State
+    reference: str
+    """EIP-3009 nonce, or Solana signature."""
+    payer: str
+    """Public address of the wallet that signed."""
+    age: float = 0
+    """Seconds since it was reserved, by the ledger's own time."""
+
+
+class JobPaid(Refused):
+    """This job has been paid for a second time already, or is being so: no third payment."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "job_already_paid",
+            "The gateway asks to be paid for a job that was paid before through this proxy, and whose payment may have "
+            "been settled. Nothing more was paid. Poll again: a gateway that has its money answers with the result. "
+            "The ledger (./run.sh report) names the payment.",
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +158,11 @@ class Ledger(Protocol):
         """Where it is: rows belong together where this is equal."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """Find room in all `budgets` and write a row, in one step for all processes. Raises OverBudget."""
+        """Find room in all `budgets` and write a row, in one step for all processes.
+
+        Raises OverBudget; and JobPaid where `intent.job` is set and another row that replaces the same one, of the same
+        job, is in a state that counts.
+        """
 
     def record_sent(self, row: int, reference: str, valid_until: float) -> None:
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
@@ -133,6 +175,12 @@ class Ledger(Protocol):
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """Write down what became of a sent payment. Gives the row's state, which may be better known already."""
+
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""
+
+    def find_job(self, job: str) -> Submitted | None:
+        """The last payment that `record_job` knows for `job`, whatever became of it; None where there is none."""
 
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""

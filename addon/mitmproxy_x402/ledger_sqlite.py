@@ -9,8 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .ledger import FREE, LAPSE_SECONDS, Clock, Intent, LedgerError, Outcome, OverBudget, State, sources
+from .ledger import (
+    FREE,
+    LAPSE_SECONDS,
+    Clock,
+    Intent,
+    JobPaid,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+    Submitted,
+    sources,
+)
 from .limits import ALIAS, Budget
+from .protocol.messages import AtomicUnits, Caip2
 
 BUSY_MS = 250
 """How long one write waits for another process; a write itself takes a tenth of a millisecond."""
@@ -54,6 +67,11 @@ MIGRATIONS = (
     CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released');
     CREATE INDEX payment_open ON payment (state, counted_at) WHERE state IN ('reserved', 'sent')
     """,
+    """
+    ALTER TABLE payment ADD COLUMN job TEXT;    -- where the job is polled that this payment belongs to
+    ALTER TABLE payment ADD COLUMN payer TEXT;  -- who signed, of payments whose answer was the job
+    CREATE INDEX payment_job ON payment (job) WHERE job IS NOT NULL
+    """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 
@@ -66,8 +84,8 @@ def _sources(target: State) -> str:
 
 _INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?)"""
+                         micro_usd, cumulative, state, replaces, job)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''))"""
 _LAPSE = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND counted_at < ?"
 _SENT = f"""
     UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?
@@ -82,6 +100,11 @@ _FINISH = """
                        status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
                        first_byte_ms = ?, total_ms = ?, bytes = ?
     WHERE id = ? AND sends > 0"""
+_JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
+_FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_FREE}"
+_SUBMITTED = """
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at FROM payment
+    WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 _LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 _BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
 _FREED = f"SELECT TOTAL(micro_usd) FROM payment WHERE state IN {_FREE} AND counted_at > ?"
@@ -176,6 +199,8 @@ class SqliteLedger:
         with self._transaction():
             now, cumulative = self._now()
             self._db.execute(_LAPSE, (now - LAPSE_SECONDS * 1000,))
+            if intent.job and self._following(intent.job, intent.replaces) is not None:
+                raise JobPaid
             for budget in budgets:
                 spent = self._spent(budget, now, cumulative)
                 if spent + intent.micro_usd > budget.micro_usd:
@@ -184,7 +209,7 @@ class SqliteLedger:
                 *(_now_ms(self._clock.wall), now, self._process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
-                *(cumulative + intent.micro_usd, intent.replaces),
+                *(cumulative + intent.micro_usd, intent.replaces, intent.job),
             )
             row = self._db.execute(_INSERT, values).lastrowid
         assert row is not None
@@ -213,6 +238,28 @@ class SqliteLedger:
             self._db.execute(_FINISH.format(sources=_sources(outcome.state)), values)
             state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
+
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """See `Ledger`."""
+        with self._guarded():
+            self._db.execute(_JOB, (job, payer, row))
+
+    def find_job(self, job: str) -> Submitted | None:
+        """See `Ledger`."""
+        with self._transaction("DEFERRED"):
+            found = self._db.execute(_SUBMITTED, (job,)).fetchone()
+            if found is None:
+                return None
+            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at = found
+            following = self._following(job, row)
+            age = (self._now()[0] - counted_at) / 1000
+        terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
+        return Submitted(row, following or row, method, path, model, *terms, state, reference, payer, age)
+
+    def _following(self, job: str, row: int | None) -> int | None:
+        """The row that counts of the payment that followed `row` for its job."""
+        (following,) = self._db.execute(_FOLLOWING, (job, row)).fetchone()
+        return None if following is None else int(following)
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._guarded():
