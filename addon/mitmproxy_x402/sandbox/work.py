@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from .answers import FREE, MODELS, Meaning, dump, meaning
-from .records import ReceivedRequest
+from .records import ReceivedPayment, ReceivedRequest
 from .vendors import chat, gemini, messages, responses
 from .wire import Pairs
 
@@ -39,6 +39,8 @@ class Work:
     body: bytes = b""
     pieces: Iterator[bytes] | None = None
     """The events of a stream; None when the answer is `body`."""
+    charge: bool = True
+    """Whether this is what was paid for; False: money moves later, or has moved already."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Route:
     vendor: str
     """Whose shape errors have: `openai`, `anthropic`, `google`."""
     work: Callable[[int], Work]
+    paid: Callable[[int, ReceivedPayment, str], Work] | None = None
+    """In the place of `work` where that depends on the payment, and on when its money moves: `before` the work,
+    `after` it, or in `parallel`. Raises Rejected."""
 
 
 def plain_path(path: str) -> str:
