@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, jobs, polls, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .handshake import Exchange
@@ -31,6 +31,7 @@ from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_o
 logger = logging.getLogger(__name__)
 
 _held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
+_jobs = jobs.Jobs(time.time)  # so does this
 
 
 class X402Addon:
@@ -160,12 +161,16 @@ class X402Addon:
         guard.strip_credentials(flow.request, self.payer.settings)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        """The request is whole: where an equal one was paid for and not answered, send that very payment with it.
+
+        With a poll of a job, what the job's polls carry.
+        """
         exchange = handshake.exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
         route = _route(flow.request)
-        if self.payer.settings.dry_run or not _held.expects(route):
+        polled = _jobs.polled(flow.request, self.payer.ledger.name)
+        if self.payer.settings.dry_run or not (polled or _held.expects(route)):
             return
         purchase: Purchase | None = None
         try:
@@ -181,19 +186,19 @@ class X402Addon:
             request = flow.request
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
-            model = read_model(path, body)
+            model = read_model(path, body, request.headers.get("content-type", ""))
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
-            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            key = functools.cache(lambda: held.fingerprint(route, body))
+            purchase = polls.poll_of(request, payer, _held, _jobs) or Purchase(payer, _held, purpose, key)
             self._purchases[flow] = purchase
         return purchase
 
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
-        """Have the next leg carry the purchase's payment."""
-        assert purchase.payment is not None
-        name, value = purchase.payment.header
-        exchange.secret_headers = ((name.encode(), value.encode()),)
+        """Have the next leg carry the purchase's payment, or a poll's proof."""
+        exchange.secret_headers = purchase.headers()
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
-        facts.offered(flow, purchase.payment.offer)
+        if purchase.payment is not None:
+            facts.offered(flow, purchase.payment.offer)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
@@ -204,6 +209,7 @@ class X402Addon:
         purchase = self._purchases.get(flow)
         if purchase is not None:
             purchase.answered(flow.response.status_code)
+            polls.watch(flow, purchase, _jobs)
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
         """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
@@ -219,14 +225,13 @@ class X402Addon:
                 if code is None or not purchase.rejected(code, flow.response.status_code):
                     return
             required = challenge.read(flow.response)
-            exchange.secret_headers = ()
             if required is not None:
                 _check_way(flow)
                 if purchase.payment is None:
                     await purchase.buy(required)
-                self._carry(flow, exchange, purchase)
             elif not exchange.secrets_sent:
                 return
+            self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
@@ -275,7 +280,8 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     try:
         _check_way(flow)
         purchase.sending()
-        facts.became(flow, "sent")
+        if purchase.sent:
+            facts.became(flow, "sent")
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
         facts.refused(flow, error_code(error))

@@ -23,6 +23,8 @@ REMEMBER_SECONDS = 600
 """For how long, after its last bad end, a request counts as the same one."""
 MAX_MEMORIES = 2000
 """More than this many failed requests at a time: the oldest are forgotten."""
+MAX_BOUNDARY = 80
+"""Bytes of a multipart body's first line: two hyphens, at most 70 of a boundary, the end of the line, and some."""
 INCOMPLETE = frozenset({402, 408, 409, 425, 429})
 """Besides 5xx: answers after which clients repeat by themselves. 402: a rejection that proves nothing."""
 
@@ -37,11 +39,15 @@ def is_incomplete(status: int) -> bool:
 
 
 def fingerprint(route: Route, body: bytes) -> Fingerprint:
-    """Equal for equal requests: JSON whatever the order of its keys, anything else byte for byte."""
+    """Equal for equal requests: JSON whatever the order of its keys, multipart bodies whatever their boundary is,
+    anything else byte for byte.
+    """
     return route, hashlib.sha256(_canonical(body)).digest()
 
 
 def _canonical(body: bytes) -> bytes:
+    if body.startswith(b"--"):
+        return _without_boundary(body)
     if body.lstrip()[:1] not in (b"{", b"["):
         return body
     try:
@@ -49,6 +55,15 @@ def _canonical(body: bytes) -> bytes:
     except Undecodable:
         return body
     return body if faults else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _without_boundary(body: bytes) -> bytes:
+    """A multipart body without its boundary (RFC 2046, section 5.1.1), which clients draw anew when they repeat."""
+    line, end, _ = body[:MAX_BOUNDARY].partition(b"\r\n")
+    if not end:
+        return body
+    parts = body.split(line)
+    return b"".join([b"%d:" % len(parts), *(b"%d:%b" % (len(part), part) for part in parts)])
 
 
 @dataclass

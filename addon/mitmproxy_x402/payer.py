@@ -94,32 +94,54 @@ class Payer:
         both: tuple[Family, Family] = ("evm", "svm")
         return {family for family in both if self.wallets.for_family(family) is not None}
 
-    async def pay(self, required: PaymentRequired, purpose: Purpose, replaces: int | None = None) -> Payment:
+    async def pay(
+        self, required: PaymentRequired, purpose: Purpose, replaces: int | None = None, job: str = ""
+    ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        `replaces` is the ledger's row of a payment for the same request. After any error nothing is reserved. Raises
-        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed.
-        Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature
-        leaves this room.
+        `replaces` is the ledger's row of a payment for the same request, or of that which started `job`. After any
+        error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError and
+        RpcError (no blockhash): nothing was signed. Raises ChallengeError (the chosen entry breaks a rule of its
+        scheme, or is too large to be echoed): no signature leaves this room.
         """
+        offer, budgets = self._admitted(required, purpose)
+        row = self._reserve(offer, purpose, budgets, replaces, job)
+        try:
+            return await self._signed(required, offer, row, self._entropy(NONCE_BYTES))
+        except BaseException:
+            self.release(row)
+            raise
+
+    async def renew(self, required: PaymentRequired, purpose: Purpose, row: int, nonce: bytes) -> Payment:
+        """Another signature for an EVM payment that was sent before: for `required`, over that payment's own `nonce`.
+
+        The token takes a nonce of one wallet once, so of all its signatures one can be settled, and the ledger's `row`
+        stays what counts for them. The caller sees to it that wallet, network, asset and payee are those of the first,
+        and the amount is not above it. Raises what `pay` does.
+        """
+        offer, _ = self._admitted(required, purpose)
+        assert offer.network.family == "evm"
+        return await self._signed(required, offer, row, nonce)
+
+    def _admitted(self, required: PaymentRequired, purpose: Purpose) -> tuple[Offer, tuple[Budget, ...]]:
         families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
         offer = policy.choose(required, self.settings, families)
         budgets = policy.admit(offer, purpose, self.settings)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
-        row = self._reserve(offer, purpose, budgets, replaces)
-        try:
-            sign = self._sign_svm if offer.network.family == "svm" else self._sign_evm
-            payload, payer, reference, valid_until = await sign(offer)
-            message = PaymentPayload(
-                required.x402_version, offer.requirement, payload, required.resource, required.extensions
-            )
-            return Payment(offer, payer, reference, payment_header(message), row, valid_until)
-        except BaseException:
-            self.release(row)
-            raise
+        return offer, budgets
 
-    def _reserve(self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None) -> int:
+    async def _signed(self, required: PaymentRequired, offer: Offer, row: int, nonce: bytes) -> Payment:
+        sign = self._sign_svm if offer.network.family == "svm" else self._sign_evm
+        payload, payer, reference, valid_until = await sign(offer, nonce)
+        message = PaymentPayload(
+            required.x402_version, offer.requirement, payload, required.resource, required.extensions
+        )
+        return Payment(offer, payer, reference, payment_header(message), row, valid_until)
+
+    def _reserve(
+        self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None, job: str
+    ) -> int:
         requirement = offer.requirement
         intent = Intent(
             purpose.method,
@@ -132,6 +154,7 @@ class Payer:
             requirement.amount,
             offer.micro_usd,
             replaces,
+            job,
         )
         try:
             return self.ledger.reserve(intent, budgets)
@@ -145,7 +168,7 @@ class Payer:
         except LedgerError as error:
             logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
 
-    async def _sign_evm(self, offer: Offer) -> tuple[Json, str, str, float]:
+    async def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float]:
         wallet = self.wallets.evm
         assert wallet is not None
         payload = exact_evm.authorize(
@@ -154,7 +177,7 @@ class Payer:
             offer.asset,
             payer=wallet.address,
             now=int(self.clock()),
-            nonce=self._entropy(NONCE_BYTES),
+            nonce=nonce,
             max_validity=self.settings.max_validity,
             sign=wallet.sign_digest,
         )
@@ -162,7 +185,7 @@ class Payer:
         valid_until = int(authorization["validBefore"]) - FACILITATOR_MARGIN
         return payload, wallet.address, authorization["nonce"], valid_until
 
-    async def _sign_svm(self, offer: Offer) -> tuple[Json, str, str, float]:
+    async def _sign_svm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float]:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self.wallets.svm
@@ -182,7 +205,7 @@ class Payer:
             offer.asset,
             payer=wallet.address,
             blockhash=blockhash,
-            nonce=self._entropy(NONCE_BYTES),
+            nonce=nonce,
             sign=sign,
         )
         return payload, wallet.address, signature, self.clock() + BLOCKHASH_SECONDS

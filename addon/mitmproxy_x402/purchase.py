@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from .errors import Refused
 from .held import Fingerprint, HeldPayments, Memory, is_incomplete
-from .ledger import LedgerError, Outcome, State
+from .ledger import Ledger, LedgerError, Outcome, State
 from .payer import Payer, Payment
 from .policy import Purpose
 from .protocol.messages import PaymentRequired
@@ -60,6 +60,18 @@ class Purchase:
         self._signed_anew = False
         self._remembered = False
         self._given_up = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """That its rows are in."""
+        return self._payer.ledger
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What the next leg is to carry, and nobody may see."""
+        if self.payment is None:
+            return ()
+        name, value = self.payment.header
+        return ((name.encode(), value.encode()),)
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
