@@ -7,8 +7,9 @@ The payment of such a request belongs to its job, and what polls may cost follow
              takes each nonce once, so all signatures of a job together move the money of one; also after a restart,
              since the ledger knows the nonce.
     Solana   polls carry a proof that the wallet asks which paid: a signature over the job's id and the time, which
-             moves nothing. A 402 in answer to it is the bill of a job that was not paid by its request: it is paid once
-             within the same terms, as a payment of its own that counts in every limit and budget.
+             moves nothing. A 402 in answer to it is the bill of a job that its request did not pay for. While the
+             request's payment is valid, the bill is answered with that very payment; after that with a new one, once,
+             within the same terms, which counts in every limit and budget.
 
 Here is what a 202 says, which request is a poll, and the memory of live jobs; `polls` has the money of a poll. The
 ledger keeps what must outlive this process. Signed headers and proofs are never written anywhere.
@@ -56,7 +57,7 @@ class Job:
     family: Family
     submitted: Submitted
     payment: Payment | None = None
-    """EVM: what polls carry. Solana: the payment of the bill, once there is one. None: not known to this process."""
+    """What polls carry (EVM), or what answers a bill (Solana); None: this process does not have it."""
     sends: int = 0
     """How often `payment` was sent."""
     state: State = "unknown"

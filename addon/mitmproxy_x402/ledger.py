@@ -19,12 +19,13 @@ then, and only a transaction id ends that.
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. This is safe even for a process that was only slow: its row must still be `reserved` to become
+released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for a process that was only slow: its row must still be `reserved` to become
 `sent`, and without that its header does not leave.
 
-Time here is the ledger's own. Within one boot of the machine it follows the clock that nobody can set, so setting the
-wall clock frees no budget. Across boots only the wall clock knows how much time has passed: there it is believed, but
-never takes the ledger's time back. What the wall clock said is kept beside it, for people.
+Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
+the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how
+much time has passed: there it is believed, but never takes the ledger's time back. In a database that many machines
+share, its clock is believed in the same way at all times. What the wall clock said is kept beside it, for people.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from typing import Literal, Protocol
 from .errors import Refused, X402Error
 from .limits import Budget
 from .protocol.messages import AtomicUnits, Caip2
+from .settings_ledger import LedgerPlace
 
 State = Literal["reserved", "sent", "settled", "rejected", "unknown", "released"]
 TRANSITIONS: Mapping[State, tuple[State, ...]] = {
@@ -119,6 +121,8 @@ class Submitted:
     """Public address of the wallet that signed."""
     age: float = 0
     """Seconds since it was reserved, by the ledger's own time."""
+    valid_until: float = 0
+    """Unix seconds; what was sent of it can be settled until then."""
 
 
 class JobPaid(Refused):
@@ -154,8 +158,16 @@ class Ledger(Protocol):
     """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written."""
 
     @property
+    def place(self) -> LedgerPlace:
+        """Where it is."""
+
+    @property
     def name(self) -> str:
-        """Where it is: rows belong together where this is equal."""
+        """The same for people: rows belong together where this is equal."""
+
+    @property
+    def process(self) -> str:
+        """How its rows name this process."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Find room in all `budgets` and write a row, in one step for all processes.
@@ -184,6 +196,9 @@ class Ledger(Protocol):
 
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """`spent` of each, asked at once."""
 
     def close(self) -> None:
         """Let go of it. Rows stay."""

@@ -103,8 +103,8 @@ _FINISH = """
 _JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
 _FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_FREE}"
 _SUBMITTED = """
-    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at FROM payment
-    WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
+    FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 _LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 _BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
 _FREED = f"SELECT TOTAL(micro_usd) FROM payment WHERE state IN {_FREE} AND counted_at > ?"
@@ -122,7 +122,7 @@ class SqliteLedger:
     """One connection to the file; every process, and every thread, opens its own. Raises LedgerError when it cannot."""
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
-        self.path = path
+        self.place = self.path = path
         self._clock = clock or Clock()
         self._process = f"{self._clock.boot_name} {os.getpid()}"
         try:
@@ -146,6 +146,11 @@ class SqliteLedger:
     def name(self) -> str:
         """See `Ledger`."""
         return str(self.path)
+
+    @property
+    def process(self) -> str:
+        """See `Ledger`."""
+        return self._process
 
     def _prepare(self) -> None:
         with self._guarded():
@@ -250,11 +255,11 @@ class SqliteLedger:
             found = self._db.execute(_SUBMITTED, (job,)).fetchone()
             if found is None:
                 return None
-            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at = found
+            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until = found
             following = self._following(job, row)
-            age = (self._now()[0] - counted_at) / 1000
+            age = (self._now()[0] - then) / 1000
         terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
-        return Submitted(row, following or row, method, path, model, *terms, state, reference, payer, age)
+        return Submitted(row, following or row, method, path, model, *terms, state, reference, payer, age, until or 0)
 
     def _following(self, job: str, row: int | None) -> int | None:
         """The row that counts of the payment that followed `row` for its job."""
@@ -274,6 +279,10 @@ class SqliteLedger:
         with self._transaction("DEFERRED"):
             now, cumulative = self._now()
             return self._spent(budget, now, cumulative)
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """See `Ledger`."""
+        return [self.spent(budget) for budget in budgets]
 
     def _now(self) -> tuple[int, int]:
         """The ledger's time in milliseconds, and everything that was ever reserved."""

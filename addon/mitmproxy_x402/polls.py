@@ -3,7 +3,7 @@
 A `Poll` is to the addon what a `Purchase` is, with the rules of `jobs` in the place of those of `purchase`:
 
     borrow     what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
-    buy        a 402 came: another signature over the payment's own nonce (EVM), or the one payment of the bill (Solana)
+    buy        a 402 came: another signature over the payment's own nonce (EVM), or what answers the bill (Solana)
     rejected   a proof was answered by a bill; or a payment was rejected: may something else be signed, once?
 
 The poll of a job that is in no ledger of ours pays nothing: it might be one of a hundred.
@@ -19,7 +19,7 @@ from mitmproxy import http
 from . import jobs, taps
 from .challenge import decoded
 from .errors import Refused
-from .held import HeldPayments
+from .held import Held
 from .jobs import Job, Jobs
 from .ledger import JobPaid, LedgerError, Outcome, Submitted
 from .payer import Payer, Payment
@@ -67,16 +67,16 @@ def _remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> 
         state="unknown",
         reference=payment.reference,
         payer=payment.payer,
+        valid_until=payment.valid_until,
     )
-    carried = payment if offer.network.family == "evm" else None
-    known.add(Job(where, offer.network.family, submitted, carried, sends=1), purchase.ledger.name)
+    known.add(Job(where, offer.network.family, submitted, payment, sends=1), purchase.ledger.name)
     try:
         purchase.ledger.record_job(payment.row, where, payment.payer)
     except LedgerError as error:
         logger.error("x402: a job could not be written down, and is lost when this proxy ends: %s", error)
 
 
-def poll_of(request: http.Request, payer: Payer, held: HeldPayments, known: Jobs) -> Poll | None:
+def poll_of(request: http.Request, payer: Payer, held: Held, known: Jobs) -> Poll | None:
     """The poll that `request` is, or None. Where the ledger cannot be read, the job is taken for an unknown one."""
     where = known.polled(request, payer.ledger.name)
     if where is None:
@@ -92,7 +92,7 @@ def poll_of(request: http.Request, payer: Payer, held: HeldPayments, known: Jobs
 class Poll(Purchase):
     """What happens to the money of one poll; of a job (None: unknown), by a client's request."""
 
-    def __init__(self, payer: Payer, held: HeldPayments, job: Job | None, request: http.Request) -> None:
+    def __init__(self, payer: Payer, held: Held, job: Job | None, request: http.Request) -> None:
         its = (job.submitted.method, job.submitted.path, job.submitted.model) if job else None
         method, path, model = its or (request.method, request.path.partition("?")[0], None)
         # As if for the request that the job came from: so limits for its model and path bind.
@@ -101,6 +101,11 @@ class Poll(Purchase):
         self._media = jobs.media(request.path)
         self._proves = OWN_PROOF not in request.headers
         self._billed = False
+
+    @property
+    def is_new(self) -> bool:
+        """Never: what a poll carries belongs to its job."""
+        return False
 
     def borrow(self) -> bool:
         """Whether there is something for the first leg to carry."""
@@ -121,7 +126,7 @@ class Poll(Purchase):
     async def buy(self, required: PaymentRequired) -> Payment:
         """What answers a 402 on this poll.
 
-        Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`, `no_wallet`.
+        Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_payment_pending`, `no_wallet`.
         """
         job = self._job
         if job is None:
@@ -131,22 +136,31 @@ class Poll(Purchase):
         async with job.lock:
             if job.family == "evm":
                 nonce = bytes.fromhex(job.submitted.reference.removeprefix("0x"))
-                payment, sends = await self._payer.renew(within, self.purpose, job.submitted.row, nonce), job.sends
-            elif job.payment is not None and job.payment.valid_until > self._payer.clock():
-                payment, sends = job.payment, job.sends  # of the bill, and its outcome is unknown: the same once more
+                job.payment = await self._payer.renew(within, self.purpose, job.submitted.row, nonce)
             else:
-                payment, sends = await self._pay_bill(job, within), 0
-            job.payment, job.sends = payment, sends
-        self.payment, self.sent = payment, False
-        return payment
+                job.payment = await self._answer_bill(job, within)
+        self.payment, self.sent = job.payment, False
+        return job.payment
 
-    async def _pay_bill(self, job: Job, within: PaymentRequired) -> Payment:
-        submitted = self.ledger.find_job(job.address)
+    async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
+        """The payment that this process still has of the job; once that is dead, a new one, the only one."""
+        submitted, now = self.ledger.find_job(job.address), self._payer.clock()
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
         if submitted.state == "settled":
             raise JobPaid
-        return await self._payer.pay(within, self.purpose, submitted.row, job.address)
+        if job.payment is not None and job.payment.valid_until > now:
+            return job.payment
+        if submitted.valid_until > now:
+            raise Refused(
+                "job_payment_pending",
+                "The gateway asks to be paid for a job whose payment an earlier run of the proxy has sent. It can be "
+                f"settled for another {submitted.valid_until - now:.0f} seconds. Nothing was paid on top of it. Poll "
+                "again after that.",
+            )
+        payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
+        job.sends = 0
+        return payment
 
     def _check_wallet(self, job: Job) -> None:
         """Another wallet could pay anew what the job's own has paid: a nonce is a wallet's own."""
