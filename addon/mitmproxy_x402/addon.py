@@ -21,7 +21,7 @@ from . import answers, challenge, facts, guard, handshake, held, hosting, jobs, 
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .handshake import Exchange
-from .ledger_sqlite import SqliteLedger
+from .ledger_open import open_held, open_ledger
 from .model import read_model
 from .payer import Payer, find_wallets
 from .policy import Purpose
@@ -49,6 +49,7 @@ class X402Addon:
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
         self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
+        self._held: held.Held = _held
 
     # Starting.
 
@@ -65,7 +66,7 @@ class X402Addon:
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
-            self.payer = self._build()
+            self.payer, self._held = self._build()
             self._broken = ""
         except X402Error as error:
             if self._running and self.payer is not None:
@@ -74,14 +75,14 @@ class X402Addon:
             self._broken = str(error)
             logger.error("x402: %s", error)
 
-    def _build(self) -> Payer:
+    def _build(self) -> tuple[Payer, held.Held]:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
         wallets = find_wallets(settings, os.environ, Path.home())
         ledger = self.payer.ledger if self.payer is not None else None
-        if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
-            ledger = SqliteLedger(settings.ledger)
-        return Payer(settings, wallets, ledger)
+        if ledger is None or ledger.place != settings.ledger:
+            ledger = open_ledger(settings.ledger)
+        return Payer(settings, wallets, ledger), open_held(ledger, wallets, settings.networks) or _held
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -170,13 +171,15 @@ class X402Addon:
             return
         route = _route(flow.request)
         polled = _jobs.polled(flow.request, self.payer.ledger.name)
-        if self.payer.settings.dry_run or not (polled or _held.expects(route)):
+        if self.payer.settings.dry_run or not (polled or self._held.expects(route)):
             return
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
             if purchase.borrow():
                 self._carry(flow, exchange, purchase)
+        except X402Error as error:
+            _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
 
@@ -189,9 +192,16 @@ class X402Addon:
             model = read_model(path, body, request.headers.get("content-type", ""))
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
             key = functools.cache(lambda: held.fingerprint(route, body))
-            purchase = polls.poll_of(request, payer, _held, _jobs) or Purchase(payer, _held, purpose, key)
+            kept = self._held
+            purchase = polls.poll_of(request, payer, kept, _jobs) or Purchase(payer, kept, purpose, key)
             self._purchases[flow] = purchase
         return purchase
+
+    def _takes_over(self, payer: Payer, purchase: Purchase, route: held.Route) -> bool:
+        """Whether an equal request at another proxy has left a payment behind, which then goes with the next leg."""
+        if payer.settings.dry_run or not purchase.is_new or not self._held.expects_by_now(route):
+            return False
+        return purchase.borrow()
 
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
         """Have the next leg carry the purchase's payment, or a poll's proof."""
@@ -227,7 +237,7 @@ class X402Addon:
             required = challenge.read(flow.response)
             if required is not None:
                 _check_way(flow)
-                if purchase.payment is None:
+                if purchase.payment is None and not self._takes_over(self.payer, purchase, _route(flow.request)):
                     await purchase.buy(required)
             elif not exchange.secrets_sent:
                 return

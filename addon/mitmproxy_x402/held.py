@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from .payer import Payment
 from .protocol.strict_json import Undecodable, decode_json
@@ -84,8 +85,27 @@ class Memory:
     """Unix seconds; 0: to be set anew, since the request has just ended badly."""
 
 
+class Held(Protocol):
+    """Where bad ends are remembered. Whatever asks somebody else raises LedgerError when that fails."""
+
+    def expects(self, route: Route) -> bool:
+        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing.
+
+        Asked of every request, before it goes out: answered at once, from what this process knows.
+        """
+
+    def expects_by_now(self, route: Route) -> bool:
+        """The same once more, when a challenge has come and a payment would be made; others may have remembered it."""
+
+    def remember(self, key: Fingerprint, memory: Memory) -> None:
+        """Keep `memory` for the next equal request. Never raises."""
+
+    def take(self, key: Fingerprint) -> Memory | None:
+        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired."""
+
+
 class HeldPayments:
-    """Remembers bad ends. `clock` gives Unix seconds."""
+    """Remembers bad ends in this process. `clock` gives Unix seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -93,11 +113,15 @@ class HeldPayments:
         self._count = 0
 
     def expects(self, route: Route) -> bool:
-        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing."""
+        """See `Held`."""
         return route in self._by_route
 
+    def expects_by_now(self, _: Route) -> bool:
+        """See `Held`. Nobody else remembers here; what has come since the request belongs to another one."""
+        return False
+
     def remember(self, key: Fingerprint, memory: Memory) -> None:
-        """Keep `memory` for the next equal request."""
+        """See `Held`."""
         now = self._clock()
         self._forget(now)
         if not memory.forget_at:
@@ -110,7 +134,7 @@ class HeldPayments:
             self._remove(next(iter(self._by_route)), 0)
 
     def take(self, key: Fingerprint) -> Memory | None:
-        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired."""
+        """See `Held`."""
         now = self._clock()
         self._forget(now)
         found = [(index, memory) for index, (its, memory) in enumerate(self._by_route.get(key[0], [])) if its == key]

@@ -19,8 +19,9 @@ then, and only a transaction id ends that.
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for a process that was only slow: its row must still be `reserved` to become
-`sent`, and without that its header does not leave.
+released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for
+a process that was only slow: its row must still be `reserved` to become `sent`, and without that its header does not
+leave.
 
 Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
 the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable
 
 from .errors import Refused
-from .held import Fingerprint, HeldPayments, Memory, is_incomplete
+from .held import Fingerprint, Held, Memory, is_incomplete
 from .ledger import Ledger, LedgerError, Outcome, State
 from .payer import Payer, Payment
 from .policy import Purpose
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Purchase:
     """What happens to the money of one request. `key` computes its fingerprint; it is called only where needed."""
 
-    def __init__(self, payer: Payer, held: HeldPayments, purpose: Purpose, key: Callable[[], Fingerprint]) -> None:
+    def __init__(self, payer: Payer, held: Held, purpose: Purpose, key: Callable[[], Fingerprint]) -> None:
         self.purpose = purpose
         self.payment: Payment | None = None
         """The payment that goes with the next leg, or went with the last one."""
@@ -65,6 +65,11 @@ class Purchase:
     def ledger(self) -> Ledger:
         """That its rows are in."""
         return self._payer.ledger
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known yet of an equal request, nor was anything paid for this one."""
+        return self._last_row is None
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """What the next leg is to carry, and nobody may see."""
@@ -201,5 +206,5 @@ class Purchase:
 
     def _left(self) -> str:
         budgets = self._payer.settings.budgets
-        ledger = self._payer.ledger
-        return ", ".join(f"{format_usd(max(0, b.micro_usd - ledger.spent(b)))} of {b}" for b in budgets)
+        each = zip(budgets, self._payer.ledger.spent_of(budgets), strict=True)
+        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)
