@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402 import ledger as rules
-from mitmproxy_x402.ledger import LAPSE_SECONDS, TRANSITIONS, Clock, Intent, LedgerError, Outcome, OverBudget, State
+from mitmproxy_x402.ledger import (
+    LAPSE_SECONDS,
+    TRANSITIONS,
+    Clock,
+    Intent,
+    JobPaid,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+)
 from mitmproxy_x402.ledger_sqlite import MIGRATIONS, SqliteLedger
 from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
@@ -248,6 +258,74 @@ class TestCrash:
         ledger.reserve(intent(), [budget(10)])
         with pytest.raises(LedgerError, match="lapsed"):
             ledger.record_sent(row, "nonce", 0)
+
+
+class TestJob:
+    """The payments of one job: that of its request, and at most one more that counts."""
+
+    JOB = "https://h:443 /v1/videos/generations/1"
+
+    def submitted(self, ledger: SqliteLedger, payer: str = "0xp") -> int:
+        row = ledger.reserve(intent(25, "v-1", "/v1/videos/generations"), [])
+        ledger.record_sent(row, "0xnonce", 1_700_000_300)
+        ledger.record_job(row, self.JOB, payer)
+        return row
+
+    def follow(self, ledger: SqliteLedger, row: int) -> int:
+        return ledger.reserve(intent(20, replaces=row, job=self.JOB), [])
+
+    def test_a_job_is_found_with_its_terms(self, ledger: SqliteLedger, times: Times) -> None:
+        assert ledger.find_job(self.JOB) is None
+        row = self.submitted(ledger)
+        times.pass_by(60)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.state, found.age) == (row, row, "sent", 60)
+        assert (found.method, found.path, found.model) == ("POST", "/v1/videos/generations", "v-1")
+        assert (found.network, found.asset, found.pay_to, found.amount) == ("eip155:8453", "0xa", "0xb", 25)
+        assert (found.reference, found.payer, found.valid_until) == ("0xnonce", "0xp", 1_700_000_300)
+        assert ledger.find_job(self.JOB + "0") is None
+
+    def test_one_payment_may_follow(self, ledger: SqliteLedger) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        for state in ("reserved", "sent", "unknown", "settled"):
+            if state in STEPS:
+                STEPS[state](ledger, following)
+            with pytest.raises(JobPaid):
+                self.follow(ledger, row)
+            found = ledger.find_job(self.JOB)
+            assert found is not None
+            assert (found.row, found.last_row, found.payer) == (row, following, "0xp")
+        assert ledger.spent(budget(1)) == 45
+
+    @pytest.mark.parametrize("ending", ["released", "rejected"])
+    def test_another_may_follow_what_does_not_count(self, ledger: SqliteLedger, ending: State) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        if ending == "rejected":
+            STEPS["sent"](ledger, following)
+        STEPS[ending](ledger, following)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert found.last_row == row
+        self.follow(ledger, row)
+        assert ledger.spent(budget(1)) == 45
+
+    def test_a_budget_binds_what_follows(self, ledger: SqliteLedger) -> None:
+        row = self.submitted(ledger)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(20, replaces=row, job=self.JOB), [budget(44)])
+        self.follow(ledger, row)
+
+    def test_the_last_request_for_a_job_counts(self, ledger: SqliteLedger) -> None:
+        """A gateway may answer two requests with one job."""
+        first, second = self.submitted(ledger), self.submitted(ledger, "0xq")
+        self.follow(ledger, first)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.payer) == (second, second, "0xq")
+        self.follow(ledger, second)
 
 
 class TestFile:
