@@ -78,8 +78,8 @@ class PostgresLedger:
 
     @property
     def name(self) -> str:
-        """See `Ledger`."""
-        return str(self.place)
+        """See `Ledger`. A database may have several, in schemas of their own."""
+        return f"{self.place} {self.place.parameters.get('options', '')}".rstrip()
 
     def _begin(self, session: Session) -> None:
         migrate(session, self.place)

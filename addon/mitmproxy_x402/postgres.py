@@ -186,6 +186,9 @@ class Link:
             except LedgerError as error:
                 self._failure = error
                 continue
+            except Exception as error:  # whatever it is, giving up would leave the proxy without a ledger for good
+                self._failure = LedgerError(f"The ledger {self._url} cannot be used ({type(error).__name__}).")
+                continue
             with self._lock:
                 if self._closing.is_set():
                     session.close()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from .settings_options import PREFIX
 from .settings_values import Given, is_loopback, path
@@ -31,9 +31,13 @@ class PostgresUrl:
     """May hold a password: for libpq alone, never for people."""
 
     def __str__(self) -> str:
-        parts = self._parts
-        user = f"{parts['user']}@" if parts["user"] else ""
-        return f"postgresql://{user}{parts['hosts']}/{parts['database'] or ''}"
+        parts, more = self._parts, self.parameters
+        user = more.get("user") or unquote(parts["user"] or "")
+        hosts = ",".join(quote(host, safe=":,") for host in more["host"].split(",")) if "host" in more else ""
+        port = f":{more['port']}" if "port" in more else ""
+        database = more.get("dbname") or unquote(parts["database"] or "")
+        at = f"{quote(user, safe='')}@" if user else ""
+        return f"postgresql://{at}{hosts or parts['hosts']}{port}/{quote(database, safe='')}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
