@@ -9,12 +9,11 @@ import psycopg
 from psycopg.rows import dict_row
 
 from .ledger import LedgerError
-from .postgres import Session, Unanswered, connect, failure
+from .postgres import Session, Unanswered, connect, failure, limit
 from .postgres_schema import version_of
 from .settings_ledger import PostgresUrl
 
 READ_SECONDS = 30
-_READING = f"SET default_transaction_read_only = on; SET statement_timeout = '{READ_SECONDS}s'"
 _ROWS = """
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE time >= %s AND %s IN ('', process) ORDER BY id DESC LIMIT NULLIF(%s, -1)"""
@@ -39,8 +38,8 @@ def read_rows(url: PostgresUrl, since: int, process: str, last: int) -> list[dic
 
 def _reading(url: PostgresUrl) -> Session:
     session = connect(url, writable=False)
-    session.patience = READ_SECONDS
-    session.execute(_READING.encode())
+    limit(session, READ_SECONDS, READ_SECONDS, READ_SECONDS)
+    session.execute("SET default_transaction_read_only = on")
     return session
 
 

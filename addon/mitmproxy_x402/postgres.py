@@ -41,8 +41,7 @@ _DEFAULTS = {
 }
 """Of libpq; a parameter of the URL beats them."""
 # Isolation: a transaction that waits for the ledger's lock must see afterwards what the one before it wrote.
-_SESSION = f"""
-    SET lock_timeout = '{LOCK_SECONDS}s'; SET statement_timeout = '{STATEMENT_SECONDS}s';
+_SESSION = """
     SET default_transaction_isolation = 'read committed'; SET jit = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
@@ -90,12 +89,24 @@ def connect(url: PostgresUrl, *, writable: bool) -> Session:
         if session.info.parameter_status("server_encoding") != "UTF8":
             raise LedgerError(f"The ledger {url} cannot be used: its database must have the encoding UTF8.")
         session.execute(_SESSION.encode())
+        limit(session)
     except BaseException as error:
         session.close()
         if isinstance(error, psycopg.Error | Unanswered):
             raise failure(url, error) from None
         raise
     return session
+
+
+def limit(
+    session: Session,
+    lock: float = LOCK_SECONDS,
+    statement: float = STATEMENT_SECONDS,
+    answer: float = ANSWER_SECONDS,
+) -> None:
+    """From now on no longer than so many seconds for another one's lock, for a statement, and for the answer to it."""
+    session.patience = answer
+    session.execute(f"SET lock_timeout = '{lock}s'; SET statement_timeout = '{statement}s'".encode())
 
 
 def failure(url: PostgresUrl, error: Exception) -> LedgerError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .ledger import LedgerError
-from .postgres import Session
+from .postgres import Session, limit
 from .settings_ledger import PostgresUrl
 
 MIGRATIONS = (
@@ -235,15 +235,15 @@ def migrate(session: Session, url: PostgresUrl) -> None:
     """Bring the tables to this version, if they are older. One proxy at a time; a proxy that comes second waits."""
     if version_of(session, url) == len(MIGRATIONS):
         return
-    patience, session.patience = session.patience, MIGRATION_SECONDS
+    limit(session, MIGRATION_SECONDS, MIGRATION_SECONDS, MIGRATION_SECONDS)
+    # Before the transaction, and not in it: one that has waited would still believe that there are no tables.
+    session.execute("SELECT pg_advisory_lock(%s, 0)", (_FIRST,))
     with session.transaction():
-        for limit in ("lock_timeout", "statement_timeout"):
-            session.execute(f"SET LOCAL {limit} = '{MIGRATION_SECONDS}s'".encode())
-        session.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_FIRST,))
         for number in range(version_of(session, url), len(MIGRATIONS)):
             session.execute(MIGRATIONS[number].encode())
             session.execute("UPDATE x402_ledger SET version = %s", (number + 1,))
-    session.patience = patience
+    session.execute("SELECT pg_advisory_unlock(%s, 0)", (_FIRST,))
+    limit(session)
 
 
 def _one(session: Session, statement: str) -> tuple[Any, ...]:
