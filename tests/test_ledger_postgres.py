@@ -83,7 +83,9 @@ class TestMakingTables:
         for ledger in ledgers:
             ledger.close()
 
-    def test_ledgers_of_two_schemas_know_nothing_of_each_other(self, postgres: Postgres, ledger: PostgresLedger) -> None:
+    def test_ledgers_of_two_schemas_know_nothing_of_each_other(
+        self, postgres: Postgres, ledger: PostgresLedger
+    ) -> None:
         with closing(PostgresLedger(postgres.fresh())) as another:
             ledger.reserve(intent(), [])
             assert another.spent(Budget(1, "")) == 0
@@ -292,7 +294,7 @@ class TestRights:
         assert not is_there(fresh)
         with pytest.raises(LedgerError, match="permission denied"):
             PostgresLedger(postgres.url(empty, user="clerk"))
-        with pytest.raises(LedgerError, match="There is no ledger in postgresql://.* yet"):
+        with pytest.raises(LedgerError, match=r"There is no ledger in postgresql://.* yet"):
             read_entries(fresh)
 
     def test_a_server_that_only_reads(self, postgres: Postgres, url: PostgresUrl) -> None:
@@ -333,7 +335,7 @@ class TestSecrets:
     def test_errors_say_what_was_wrong_without_it(self, postgres: Postgres, wrong: str) -> None:
         url = PostgresUrl(wrong.format(port=postgres.port, free=free_port()))
         for read in (PostgresLedger, read_entries, is_there):
-            with pytest.raises(LedgerError, match="cannot be used: .*x402_ledger") as caught:
+            with pytest.raises(LedgerError, match=r"cannot be used: .*x402_ledger") as caught:
                 read(url)
             assert "s3cret" not in str(caught.value)
             assert caught.value.__cause__ is None

@@ -30,7 +30,9 @@ SETTINGS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffe
 def programs() -> Path:
     """The folder with initdb and postgres, the newest first."""
     found = [folder for place in PLACES for folder in Path("/").glob(place.lstrip("/"))]
-    found.sort(key=lambda folder: float("".join(c for c in folder.parent.name if c in "0123456789.") or 0), reverse=True)
+    found.sort(
+        key=lambda folder: float("".join(c for c in folder.parent.name if c in "0123456789.") or 0), reverse=True
+    )
     if on_path := shutil.which("initdb"):
         found.append(Path(on_path).resolve().parent)
     for folder in found:
@@ -123,7 +125,9 @@ class Postgres:
         """Where the tables of `schema` are found."""
         options = f"options={quote(f'-c search_path={schema}')}" if schema else ""
         if over == "socket":
-            return PostgresUrl(f"postgresql://{user}@/postgres?host={self.folder}&port={self.port}&{options}".rstrip("&"))
+            return PostgresUrl(
+                f"postgresql://{user}@/postgres?host={self.folder}&port={self.port}&{options}".rstrip("&")
+            )
         secret = f":{quote(password, safe='')}" if password else ""
         return PostgresUrl(f"postgresql://{user}{secret}@127.0.0.1:{self.port}/postgres?{options}".rstrip("?"))
 
