@@ -7,8 +7,8 @@ The payment of such a request belongs to its job, and what polls may cost follow
              takes each nonce once, so all signatures of a job together move the money of one; also after a restart,
              since the ledger knows the nonce.
     Solana   polls carry a proof that the wallet asks which paid: a signature over the job's id and the time, which
-             moves nothing. A 402 in answer to it is the bill of a job that its request did not pay for. While the
-             request's payment is valid, the bill is answered with that very payment; after that with a new one, once,
+             moves nothing. A 402 in answer to it is the bill of a job that its request did not pay for. Until the
+             request's payment has died, the bill is answered with that very payment; after that with a new one, once,
              within the same terms, which counts in every limit and budget.
 
 Here is what a 202 says, which request is a poll, and the memory of live jobs; `polls` has the money of a poll. The
@@ -62,6 +62,8 @@ class Job:
     """How often `payment` was sent."""
     state: State = "unknown"
     """What the ledger last said of the payment."""
+    stale: bool = False
+    """Solana: the gateway says that the payment has died."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is signed."""
 

@@ -30,6 +30,10 @@ from .protocol.strict_json import shown
 from .purchase import NOT_BROADCAST, REPLAY, Purchase
 
 ACCEPTED = 202
+STALE = "PAYMENT_BLOCKHASH_STALE"
+DYING_SECONDS = 60
+"""On Solana: how long after its `valid_until`, which is when it may have died, a payment surely has (a blockhash lives
+60 to 90 s; protocol, section 3)."""
 OWN_PROOF = "x-poll-signature"
 """A client that sends this header proves by itself that the job is its own."""
 
@@ -144,18 +148,18 @@ class Poll(Purchase):
 
     async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
         """The payment that this process still has of the job; once that is dead, a new one, the only one."""
-        submitted, now = self.ledger.find_job(job.address), self._payer.clock()
+        submitted, alive = self.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
         if submitted.state == "settled":
             raise JobPaid
-        if job.payment is not None and job.payment.valid_until > now:
+        if job.payment is not None and job.payment.valid_until > alive:
             return job.payment
-        if submitted.valid_until > now:
+        if submitted.valid_until > alive and not job.stale:
             raise Refused(
                 "job_payment_pending",
                 "The gateway asks to be paid for a job whose payment an earlier run of the proxy has sent. It can be "
-                f"settled for another {submitted.valid_until - now:.0f} seconds. Nothing was paid on top of it. Poll "
+                f"settled for another {submitted.valid_until - alive:.0f} seconds. Nothing was paid on top of it. Poll "
                 "again after that.",
             )
         payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
@@ -190,11 +194,13 @@ class Poll(Purchase):
         if self.payment is None or job is None:  # a proof: its 402 is the bill
             first, self._billed = not self._billed, True
             return first and status == 402
-        dead = code in NOT_BROADCAST and job.sends == 1
-        self._record(Outcome("rejected" if dead else "unknown", status=status, code=code))
-        again = not self._signed_anew and (dead or (job.family == "evm" and code != REPLAY))
-        self._signed_anew = True
-        if again or dead:
+        unused = code in NOT_BROADCAST and job.sends == 1
+        self._record(Outcome("rejected" if unused else "unknown", status=status, code=code))
+        # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
+        job.stale = job.stale or code == STALE
+        again = not self._signed_anew and (unused or code == STALE or (job.family == "evm" and code != REPLAY))
+        self._signed_anew, self._billed = True, False
+        if again or unused:
             self.payment = job.payment = None
         self._given_up = not again
         return again

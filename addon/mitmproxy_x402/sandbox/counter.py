@@ -113,16 +113,18 @@ class Counter:
     async def _poll(self, exchange: Exchange, poll: Poll) -> None:
         """A poll of a job: with a payment, with a proof of who asks, or bare."""
         request, job = exchange.request, self._jobs.job(poll)
+        paid = any(request.get(name) is not None for name in self._payment_headers())
+        faults = self._desk.faults(request, "paid" if paid else "unpaid")
         if job is None:
-            await self._send(exchange, poll.no_such_job(), faults=self._desk.faults(request, "unpaid"))
+            await self._send(exchange, poll.no_such_job(), faults=faults)
         elif self._jobs.admits(job, request):
-            await self._shown(exchange, job, self._desk.faults(request, "unpaid"))
-        elif any(request.get(name) is not None for name in self._payment_headers()):
-            await self._paid(exchange, job.route(request), self._desk.faults(request, "paid"), job)
+            await self._shown(exchange, job, faults)
+        elif paid:
+            await self._paid(exchange, job.route(request), faults, job)
         elif has_proof(request):
-            await self._send(exchange, poll.no_such_job())  # as if there were none
+            await self._send(exchange, poll.no_such_job(), faults=faults)  # as if there were none
         else:
-            await self._bill(exchange, job, _REQUIRED, self._desk.faults(request, "unpaid"))
+            await self._bill(exchange, job, _REQUIRED, faults)
 
     async def _shown(self, exchange: Exchange, job: Job, faults: Mapping[str, Fault]) -> None:
         failure = _failure(job.route(exchange.request), faults)

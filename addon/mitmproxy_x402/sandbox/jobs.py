@@ -72,7 +72,7 @@ class Job:
     polls: int = 0
     payments: list[ReceivedPayment] = field(default_factory=list)
     headers: set[str] = field(default_factory=set, repr=False)
-    """Of payments that a poll was admitted with: they show who asks, also when they are spent."""
+    """Payments that it was bought or polled with: they show who asks, also when they are spent."""
 
     @property
     def paid(self) -> ReceivedPayment | None:
@@ -158,6 +158,7 @@ class JobDesk:
             job = self._same(payment) or self._add(request, room, now, payment)
             if job.fingerprint != request.fingerprint:
                 raise Rejected(REPLAY, "This payment has bought another job.")
+            job.headers.add(payment_of(request))
             at_once = timing != "after" and not (room == "videos" and self._config.settle == "vendor")
             return job.submitted(charge=(at_once or self._config.payment_flow == "upfront") and job.paid is None)
 
