@@ -51,12 +51,13 @@ def watch(flow: http.HTTPFlow, purchase: Purchase, known: Jobs) -> None:
     def done(body: bytes) -> None:
         where = jobs.promised(flow.request, location, decoded(body, coding))
         if where is not None:
-            _remember(where, purchase, payment, known)
+            remember(where, purchase, payment, known)
 
     taps.tap(flow, jobs.Promise(response.headers.get("content-length"), done))
 
 
-def _remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> None:
+def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> None:
+    """The paid request of `purchase` has become a job, which is polled at `where`."""
     offer, purpose = payment.offer, purchase.purpose
     submitted = Submitted(
         row=payment.row,
