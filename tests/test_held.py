@@ -72,6 +72,23 @@ def test_what_readers_could_differ_about_is_compared_byte_for_byte(one: bytes, o
     assert fingerprint(ROUTE, one) != fingerprint(ROUTE, other)
 
 
+def form(boundary: str, *parts: str) -> bytes:
+    return "".join([*(f"--{boundary}\r\n\r\n{part}\r\n" for part in parts), f"--{boundary}--\r\n"]).encode()
+
+
+def test_a_forms_boundary_does_not_matter() -> None:
+    same = [form(boundary, "a", "b") for boundary in ("x", "y" * 70, "a--b", "0123")]
+    assert len({fingerprint(ROUTE, body) for body in same}) == 1
+    others = [form("x", "b", "a"), form("x", "ab"), form("x", "a", "b", ""), form("x", "a", "b") + b"x", b"--x"]
+    assert len({fingerprint(ROUTE, body) for body in [*same, *others]}) == 1 + len(others)
+
+
+@given(st.lists(st.text("ab-\r\n"), max_size=4), st.lists(st.text("ab-\r\n"), max_size=4), st.sampled_from(["Q", "R1"]))
+def test_other_parts_are_other_forms(one: list[str], other: list[str], boundary: str) -> None:
+    first, second = fingerprint(ROUTE, form("Q", *one)), fingerprint(ROUTE, form(boundary, *other))
+    assert (first == second) == (form("Q", *one) == form("Q", *other))
+
+
 def test_the_route_matters() -> None:
     assert fingerprint(ROUTE, b"") != fingerprint(("PUT", *ROUTE[1:]), b"")
     assert fingerprint(ROUTE, b"") != fingerprint((*ROUTE[:2], "/v1/x?a"), b"")

@@ -24,7 +24,7 @@ from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support.proxy import EVM_KEY
 from test_money_invariant import CHALLENGES, PRICES, Process, Running, World, run
 
-SEQUENCES = 200
+SEQUENCES = 100
 BATCH = 50
 
 
