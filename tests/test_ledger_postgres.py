@@ -58,13 +58,11 @@ def other(url: PostgresUrl) -> Iterator[PostgresLedger]:
 def soon(action: Callable[[], Any]) -> Any:
     """What `action` gives, once it no longer raises LedgerError."""
     deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
+    while time.monotonic() < deadline:
+        with contextlib.suppress(LedgerError):
             return action()
-        except LedgerError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+        time.sleep(0.02)
+    return action()
 
 
 def backend(ledger: PostgresLedger) -> int:
@@ -191,7 +189,7 @@ class TestServer:
             postgres.start()
         soon(lambda: ledger.reserve(intent(), []))
 
-    def test_silence_has_an_end(self, postgres: Postgres, ledger: PostgresLedger) -> None:
+    def test_silence_has_an_end(self, ledger: PostgresLedger) -> None:
         """A server that is there, and does not answer."""
         stopped = backend(ledger)
         os.kill(stopped, signal.SIGSTOP)

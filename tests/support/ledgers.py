@@ -64,6 +64,10 @@ class DatabaseTimes:
     def pass_by(self, seconds: float) -> None:
         self.wall += seconds
 
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        """One statement, beside the ledger's own session."""
+        return self._db.execute(statement.encode()).fetchall()
+
     def close(self) -> None:
         """Set the real clock in again."""
         self._db.execute(self._real)

@@ -101,14 +101,18 @@ class Postgres:
                 stderr=log,
                 **self._identity,
             )
-        for _ in range(600):
-            try:
-                psycopg.connect(self.url().url).close()
-                return
-            except psycopg.OperationalError:
-                assert self._process.poll() is None, (self.folder / "log").read_text()
-                time.sleep(0.05)
-        raise AssertionError((self.folder / "log").read_text())
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            late = time.monotonic() > deadline
+            assert self._process.poll() is None and not late, (self.folder / "log").read_text()
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url().url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: sessions are ended, what was committed is safe. SIGQUIT: as in a crash."""
