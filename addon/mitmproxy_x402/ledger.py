@@ -127,15 +127,10 @@ class Submitted:
 
 
 class JobPaid(Refused):
-    """This job has been paid for a second time already, or is being so: no third payment."""
+    """A payment has followed that of the job's request already, and may be settled: there is no third."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "job_already_paid",
-            "The gateway asks to be paid for a job that was paid before through this proxy, and whose payment may have "
-            "been settled. Nothing more was paid. Poll again: a gateway that has its money answers with the result. "
-            "The ledger (./run.sh report) names the payment.",
-        )
+        super().__init__("job_already_paid", "The job was paid for a second time before.")
 
 
 @dataclass(frozen=True)

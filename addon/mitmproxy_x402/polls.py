@@ -131,7 +131,8 @@ class Poll(Purchase):
     async def buy(self, required: PaymentRequired) -> Payment:
         """What answers a 402 on this poll.
 
-        Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_payment_pending`, `no_wallet`.
+        Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`,
+        `job_payment_pending`, `no_wallet`.
         """
         job = self._job
         if job is None:
@@ -153,7 +154,7 @@ class Poll(Purchase):
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
         if submitted.state == "settled":
-            raise JobPaid
+            raise _already_paid()
         if job.payment is not None and job.payment.valid_until > alive:
             return job.payment
         if submitted.valid_until > alive and not job.stale:
@@ -163,7 +164,10 @@ class Poll(Purchase):
                 f"settled for another {submitted.valid_until - alive:.0f} seconds. Nothing was paid on top of it. Poll "
                 "again after that.",
             )
-        payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
+        try:
+            payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
+        except JobPaid:
+            raise _already_paid() from None
         job.sends = 0
         return payment
 
@@ -248,6 +252,15 @@ def _unknown() -> Refused:
         "The gateway asks to be paid for a poll of a job that was not paid for through this proxy in the last 24 hours."
         " Nothing was paid: each poll could cost as much as the job. Poll it where it was paid for, or submit it"
         " through this proxy.",
+    )
+
+
+def _already_paid() -> Refused:
+    return Refused(
+        "job_already_paid",
+        "The gateway asks to be paid for a job that was paid for before through this proxy, and that payment may have "
+        "been settled. Nothing more was paid. Poll again: a gateway that has its money answers with the result. If it "
+        "does not, the ledger (./run.sh report) names the payment for the gateway's owners.",
     )
 
 
