@@ -331,7 +331,7 @@ class SharedWorld(World):
         self._now = seconds
         self.times.wall = seconds + getattr(self, "slowest", 0)
 
-    def open(self, pid: int) -> Ledger:
+    def open(self, _: int) -> Ledger:
         assert isinstance(self.place, PostgresUrl)
         return PostgresLedger(self.place)
 

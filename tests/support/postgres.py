@@ -103,8 +103,8 @@ class Postgres:
             )
         deadline = time.monotonic() + 30
         while not self._answers():
-            late = time.monotonic() > deadline
-            assert self._process.poll() is None and not late, (self.folder / "log").read_text()
+            alive = self._process.poll() is None and time.monotonic() < deadline
+            assert alive, (self.folder / "log").read_text()
             time.sleep(0.02)
 
     def _answers(self) -> bool:
