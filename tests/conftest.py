@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mitmproxy_x402.fixtures import plugin
+
+if TYPE_CHECKING:
+    from support.postgres import Postgres
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,3 +48,17 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of the tests' own."""
+    from support.postgres import Postgres  # noqa: PLC0415  (only where a test needs it)
+
+    server = Postgres()
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from mitmproxy import exceptions, version
 
 from mitmproxy_x402.commands import Commands
 from mitmproxy_x402.ledger import Intent, Outcome
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.ledger_open import open_ledger
 from mitmproxy_x402.payer import Payer
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings import read_settings
+from mitmproxy_x402.settings_ledger import PostgresUrl
 from mitmproxy_x402.summary import closing_lines
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support.console import CommandManager, taddons
+from support.ledgers import KINDS, place_of
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import free_port
@@ -39,12 +42,14 @@ budget = "1/hour"
 """
 
 
-@pytest.fixture
-def paying(home: Path) -> Iterator[Payer]:
+@pytest.fixture(params=KINDS)
+def paying(request: pytest.FixtureRequest, home: Path) -> Iterator[Payer]:
     (home / "x402.toml").write_text(TOML)
-    settings = read_settings({}, {}, cwd=home, home=home)
+    place = place_of(request.param, home, request)
+    environ = {"X402_LEDGER": place.url if isinstance(place, PostgresUrl) else str(place)}
+    settings = read_settings({}, environ, cwd=home, home=home)
     wallets = load_wallets(WalletSources(environ={"BLOCKRUN_WALLET_KEY": EVM_KEY}, home=home))
-    with closing(SqliteLedger(settings.ledger)) as ledger:
+    with closing(open_ledger(settings.ledger)) as ledger:
         yield Payer(settings, wallets, ledger)
 
 
@@ -133,10 +138,15 @@ class TestCommands:
 
     def test_a_ledger_that_went_bad(self, paying: Payer) -> None:
         paying.ledger.close()
-        for file in paying.settings.ledger.parent.iterdir():
-            file.write_bytes(b"bad " * 1000)
-        with pytest.raises(exceptions.CommandError, match="no ledger"):
-            call(paying, "x402.report")
+        place = paying.settings.ledger
+        if isinstance(place, PostgresUrl):
+            place = PostgresUrl(f"{place.url}%20-c%20bad%3Dbad")
+        else:
+            for file in place.parent.iterdir():
+                file.write_bytes(b"bad " * 1000)
+        bad = Payer(replace(paying.settings, ledger=place), paying.wallets, paying.ledger)
+        with pytest.raises(exceptions.CommandError, match=r"no ledger|cannot be used"):
+            call(bad, "x402.report")
 
     def test_without_a_wallet(self, paying: Payer) -> None:
         bare = Payer(paying.settings, Wallets(), paying.ledger)
@@ -158,11 +168,16 @@ class TestSummary:
 
     def test_only_this_run(self, paying: Payer) -> None:
         pay(paying, 1)
-        assert closing_lines(paying.settings, paying.ledger, 2**40) == ["paid nothing"]
+        if isinstance(paying.ledger.place, PostgresUrl):  # which has a name for each run
+            with closing(open_ledger(paying.ledger.place)) as another:
+                assert closing_lines(paying.settings, another, 0) == ["paid nothing"]
+        else:
+            assert closing_lines(paying.settings, paying.ledger, 2**40) == ["paid nothing"]
 
-    def test_it_never_raises(self, paying: Payer) -> None:
-        paying.settings.ledger.unlink()
-        (line,) = closing_lines(paying.settings, paying.ledger, 0)
+    def test_it_never_raises(self, tmp_path: Path, paying: Payer) -> None:
+        with closing(open_ledger(tmp_path / "gone")) as gone:
+            (tmp_path / "gone").unlink()
+            (line,) = closing_lines(paying.settings, gone, 0)
         assert line.startswith("what was paid cannot be said: There is no ledger")
 
 

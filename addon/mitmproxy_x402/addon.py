@@ -17,12 +17,12 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, service, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, jobs, polls, service, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .forecast_quote import Place, read_question
 from .handshake import Exchange
-from .ledger_sqlite import SqliteLedger
+from .ledger_open import open_held, open_ledger
 from .model import read_model
 from .payer import Payer, find_wallets
 from .policy import Purpose
@@ -35,6 +35,7 @@ from .views import Views
 logger = logging.getLogger(__name__)
 
 _held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
+_jobs = jobs.Jobs(time.time)  # so does this
 
 
 class X402Addon:
@@ -55,6 +56,7 @@ class X402Addon:
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
         self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
+        self._held: held.Held = _held
 
     # Starting.
 
@@ -73,7 +75,7 @@ class X402Addon:
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
-            self.payer = self._build()
+            self.payer, self._held = self._build()
             self._broken = ""
         except X402Error as error:
             if self._running and self.payer is not None:
@@ -82,15 +84,15 @@ class X402Addon:
             self._broken = str(error)
             logger.error("x402: %s", error)
 
-    def _build(self) -> Payer:
+    def _build(self) -> tuple[Payer, held.Held]:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
         wallets = find_wallets(settings, os.environ, Path.home())
         ledger = self.payer.ledger if self.payer is not None else None
-        if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
-            ledger = SqliteLedger(settings.ledger)
+        if ledger is None or ledger.place != settings.ledger:
+            ledger = open_ledger(settings.ledger)
         self.recorder.use(settings)
-        return Payer(settings, wallets, ledger)
+        return Payer(settings, wallets, ledger), open_held(ledger, wallets, settings.networks) or _held
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -176,19 +178,23 @@ class X402Addon:
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
-        else one that the gateway can be foretold to ask for."""
+        else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
+        """
         exchange = handshake.exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
         route, forecast = _route(flow.request), self.payer.forecast
-        expected, foretold = _held.expects(route), forecast is not None and forecast.expects(_place(route))
-        if self.payer.settings.dry_run or not (expected or foretold):
+        known = _jobs.polled(flow.request, self.payer.ledger.name) is not None or self._held.expects(route)
+        foretold = forecast is not None and forecast.expects(_place(route))
+        if self.payer.settings.dry_run or not (known or foretold):
             return
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if (expected and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
+            if (known and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
                 self._carry(flow, exchange, purchase)
+        except X402Error as error:
+            _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
 
@@ -198,21 +204,27 @@ class X402Addon:
             request = flow.request
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
-            model = read_model(path, body)
+            model = read_model(path, body, request.headers.get("content-type", ""))
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
             question = read_question(_place(route), model, body) if payer.forecast is not None else None
             key = functools.cache(lambda: held.fingerprint(route, body))
-            purchase = Purchase(payer, _held, purpose, key, question)
+            kept = self._held
+            purchase = polls.poll_of(request, payer, kept, _jobs) or Purchase(payer, kept, purpose, key, question)
             self._purchases[flow] = purchase
         return purchase
 
+    def _takes_over(self, payer: Payer, purchase: Purchase, route: held.Route) -> bool:
+        """Whether an equal request at another proxy has left a payment behind, which then goes with the next leg."""
+        if payer.settings.dry_run or not purchase.is_new or not self._held.expects_by_now(route):
+            return False
+        return purchase.borrow()
+
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
-        """Have the next leg carry the purchase's payment."""
-        assert purchase.payment is not None
-        name, value = purchase.payment.header
-        exchange.secret_headers = ((name.encode(), value.encode()),)
+        """Have the next leg carry the purchase's payment, or a poll's proof."""
+        exchange.secret_headers = purchase.headers()
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
-        facts.offered(flow, purchase.payment.offer)
+        if purchase.payment is not None:
+            facts.offered(flow, purchase.payment.offer)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
@@ -223,6 +235,7 @@ class X402Addon:
         purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None:
             purchase.answered(response.status_code, lambda: answers.acknowledges(response))
+            polls.watch(flow, purchase, _jobs)
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
         """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
@@ -239,14 +252,14 @@ class X402Addon:
                 if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
             required = challenge.read(flow.response)
-            exchange.secret_headers = ()
             if required is not None:
                 _check_way(flow)
-                if purchase.payment is None or purchase.ahead:
+                new = purchase.payment is None and not self._takes_over(self.payer, purchase, _route(flow.request))
+                if new or purchase.ahead:
                     await purchase.buy(required, words)
-                self._carry(flow, exchange, purchase)
             elif not exchange.secrets_sent:
                 return
+            self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
@@ -315,7 +328,8 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     try:
         _check_way(flow)
         purchase.sending()
-        facts.became(flow, "sent")
+        if purchase.sent:
+            facts.became(flow, "sent")
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
         facts.refused(flow, error_code(error))

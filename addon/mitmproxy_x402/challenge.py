@@ -75,15 +75,18 @@ _NO_MATCH = "No matching payment requirements"
 
 
 def _decoded(response: http.Response) -> bytes:
-    """The body without its Content-Encoding; empty when it cannot be decoded or is too large."""
-    body = response.raw_content or b""
-    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    return decoded(response.raw_content or b"", response.headers.get("content-encoding"))
+
+
+def decoded(body: bytes, coding: str | None) -> bytes:
+    """`body` without its Content-Encoding, `coding`; empty when it cannot be decoded or is too large."""
+    coding = (coding or "identity").strip().lower()
     if coding == "identity":
         return body
     try:
         if coding in ("gzip", "x-gzip", "deflate"):
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY + 1)
-        decoded = encoding.decode(body, coding) if len(body) <= MAX_COMPRESSED else b""
+        plain = encoding.decode(body, coding) if len(body) <= MAX_COMPRESSED else b""
     except (ValueError, zlib.error):
         return b""
-    return decoded if isinstance(decoded, bytes) else b""
+    return plain if isinstance(plain, bytes) else b""

@@ -16,6 +16,7 @@ from .settings import is_loopback
 own_process = False
 """Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""
 
+
 def settle() -> None:
     """Take what was loaded at the start out of the garbage collector's rounds, where the process is ours.
 

@@ -25,12 +25,14 @@ whoever saw its header could submit it. Then it is `expired`, by itself, and cou
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. This is safe even for a process that was only slow: its row must still be `reserved` to become
-`sent`, and without that its header does not leave.
+released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for
+a process that was only slow: its row must still be `reserved` to become `sent`, and without that its header does not
+leave.
 
-Time here is the ledger's own. Within one boot of the machine it follows the clock that nobody can set, so setting the
-wall clock frees no budget. Across boots only the wall clock knows how much time has passed: there it is believed, but
-never takes the ledger's time back. What the wall clock said is kept beside it, for people.
+Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
+the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how
+much time has passed: there it is believed, but never takes the ledger's time back. In a database that many machines
+share, its clock is believed in the same way at all times. What the wall clock said is kept beside it, for people.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from typing import Literal, Protocol
 from .errors import Refused, X402Error
 from .limits import Budget
 from .protocol.messages import AtomicUnits, Caip2
+from .settings_ledger import LedgerPlace
 
 State = Literal["reserved", "sent", "settled", "rejected", "superseded", "expired", "unknown", "released"]
 TRANSITIONS: Mapping[State, tuple[State, ...]] = {
@@ -101,6 +104,41 @@ class Intent:
     """What it counts for, in millionths of a dollar."""
     replaces: int | None = None
     """Row of the payment for the same request that this one repeats."""
+    job: str = ""
+    """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The payment of a request that was answered by a job: what its polls may rest on (see `jobs`)."""
+
+    row: int
+    last_row: int
+    """Of the payment that followed it for the same job, where one still counts; else `row`."""
+    method: str
+    path: str
+    """Of the request that the job came from."""
+    model: str | None
+    network: Caip2
+    asset: str
+    pay_to: str
+    amount: AtomicUnits
+    state: State
+    reference: str
+    """EIP-3009 nonce, or Solana signature."""
+    payer: str
+    """Public address of the wallet that signed."""
+    age: float = 0
+    """Seconds since it was reserved, by the ledger's own time."""
+    valid_until: float = 0
+    """Unix seconds; what was sent of it can be settled until then."""
+
+
+class JobPaid(Refused):
+    """A payment has followed that of the job's request already, and may be settled: there is no third."""
+
+    def __init__(self) -> None:
+        super().__init__("job_already_paid", "The job was paid for a second time before.")
 
 
 @dataclass(frozen=True)
@@ -131,11 +169,23 @@ class Ledger(Protocol):
     """
 
     @property
+    def place(self) -> LedgerPlace:
+        """Where it is."""
+
+    @property
     def name(self) -> str:
-        """Where it is: rows belong together where this is equal."""
+        """The same for people: rows belong together where this is equal."""
+
+    @property
+    def process(self) -> str:
+        """How its rows name this process."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """Find room in all `budgets` and write a row, in one step for all processes. Raises OverBudget."""
+        """Find room in all `budgets` and write a row, in one step for all processes.
+
+        Raises OverBudget; and JobPaid where `intent.job` is set and another row that replaces the same one, of the same
+        job, is in a state that counts.
+        """
 
     def record_sent(self, row: int, reference: str, valid_until: float) -> None:
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
@@ -152,8 +202,17 @@ class Ledger(Protocol):
     def finish(self, row: int, outcome: Outcome) -> State:
         """Write down what became of a sent payment. Gives the row's state, which may be better known already."""
 
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""
+
+    def find_job(self, job: str) -> Submitted | None:
+        """The last payment that `record_job` knows for `job`, whatever became of it; None where there is none."""
+
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """`spent` of each, asked at once."""
 
     def close(self) -> None:
         """Let go of it. Rows stay."""

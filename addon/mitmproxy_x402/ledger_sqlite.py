@@ -10,8 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .ledger import FREE, LAPSE_SECONDS, Clock, Intent, LedgerError, Outcome, OverBudget, State, sources
+from .ledger import (
+    FREE,
+    LAPSE_SECONDS,
+    Clock,
+    Intent,
+    JobPaid,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+    Submitted,
+    sources,
+)
 from .limits import ALIAS, Budget
+from .protocol.messages import AtomicUnits, Caip2
 
 BUSY_MS = 250
 """How long one write waits for another process; a write itself takes a tenth of a millisecond."""
@@ -61,6 +74,11 @@ MIGRATIONS = (
     CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released', 'expired');
     CREATE INDEX payment_superseded ON payment (free_at) WHERE state = 'superseded'
     """,
+    """
+    ALTER TABLE payment ADD COLUMN job TEXT;    -- where the job is polled that this payment belongs to
+    ALTER TABLE payment ADD COLUMN payer TEXT;  -- who signed, of payments whose answer was the job
+    CREATE INDEX payment_job ON payment (job) WHERE job IS NOT NULL
+    """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 
@@ -73,8 +91,8 @@ def _sources(target: State) -> str:
 
 _INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?)"""
+                         micro_usd, cumulative, state, replaces, job)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''))"""
 _LAPSE = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND counted_at < ?"
 _DUE = "SELECT 1 FROM payment WHERE state = 'superseded' AND free_at <= ? LIMIT 1"
 _EXPIRE = "UPDATE payment SET state = 'expired' WHERE state = 'superseded' AND free_at <= ?"
@@ -91,6 +109,11 @@ _FINISH = """
                        status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
                        first_byte_ms = ?, total_ms = ?, bytes = ?, free_at = COALESCE(?, free_at)
     WHERE id = ? AND sends > 0"""
+_JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
+_FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_FREE}"
+_SUBMITTED = """
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
+    FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 _LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 _BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
 _FREED = f"SELECT TOTAL(micro_usd) FROM payment WHERE state IN {_FREE} AND counted_at > ?"
@@ -108,7 +131,7 @@ class SqliteLedger:
     """One connection to the file; every process, and every thread, opens its own. Raises LedgerError when it cannot."""
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
-        self.path = path
+        self.place = self.path = path
         self._clock = clock or Clock()
         self._process = f"{self._clock.boot_name} {os.getpid()}"
         try:
@@ -132,6 +155,11 @@ class SqliteLedger:
     def name(self) -> str:
         """See `Ledger`."""
         return str(self.path)
+
+    @property
+    def process(self) -> str:
+        """See `Ledger`."""
+        return self._process
 
     def _prepare(self) -> None:
         with self._guarded():
@@ -186,6 +214,8 @@ class SqliteLedger:
             now, cumulative = self._now()
             self._db.execute(_LAPSE, (now - LAPSE_SECONDS * 1000,))
             self._db.execute(_EXPIRE, (now,))
+            if intent.job and self._following(intent.job, intent.replaces) is not None:
+                raise JobPaid
             for budget in budgets:
                 spent = self._spent(budget, now, cumulative)
                 if spent + intent.micro_usd > budget.micro_usd:
@@ -194,7 +224,7 @@ class SqliteLedger:
                 *(_now_ms(self._clock.wall), now, self._process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
-                *(cumulative + intent.micro_usd, intent.replaces),
+                *(cumulative + intent.micro_usd, intent.replaces, intent.job),
             )
             row = self._db.execute(_INSERT, values).lastrowid
         assert row is not None
@@ -227,6 +257,28 @@ class SqliteLedger:
             state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
 
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """See `Ledger`."""
+        with self._guarded():
+            self._db.execute(_JOB, (job, payer, row))
+
+    def find_job(self, job: str) -> Submitted | None:
+        """See `Ledger`."""
+        with self._transaction("DEFERRED"):
+            found = self._db.execute(_SUBMITTED, (job,)).fetchone()
+            if found is None:
+                return None
+            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until = found
+            following = self._following(job, row)
+            age = (self._now()[0] - then) / 1000
+        terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
+        return Submitted(row, following or row, method, path, model, *terms, state, reference, payer, age, until or 0)
+
+    def _following(self, job: str, row: int | None) -> int | None:
+        """The row that counts of the payment that followed `row` for its job."""
+        (following,) = self._db.execute(_FOLLOWING, (job, row)).fetchone()
+        return None if following is None else int(following)
+
     def _change(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._guarded():
             changed = self._db.execute(statement, values).rowcount
@@ -245,6 +297,10 @@ class SqliteLedger:
             now, cumulative = self._now()
             self._db.execute(_EXPIRE, (now,))
             return self._spent(budget, now, cumulative)
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """See `Ledger`."""
+        return [self.spent(budget) for budget in budgets]
 
     def _now(self) -> tuple[int, int]:
         """The ledger's time in milliseconds, and everything that was ever reserved."""

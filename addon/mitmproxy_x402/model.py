@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import BytesHeaderParser
 from urllib.parse import unquote
 
 MAX_MARKS = 20_000
 """Brackets and strings that are looked at, some ten milliseconds' worth; a request with more keeps its secret."""
 MAX_NAME = 200
 """Characters of a model's name that are believed."""
+MAX_PARTS = 200
+"""Parts of a multipart body that are looked at; what lies between them is skipped at the speed of memory."""
+MAX_PART_HEAD = 2000
+"""Bytes of one part's headers."""
 
 UNCLEAR = -1
 """An output limit that is there several times, or is no plain number."""
@@ -28,11 +35,15 @@ MAX_LIMITS = 100
 """Strings that could be the name of a limit that are looked at."""
 
 
-def read_model(path: str, body: bytes) -> str | None:
-    """The model in `path` (as in /v1beta/models/NAME:generateContent), or the top-level `model` of a JSON `body`."""
+def read_model(path: str, body: bytes, content_type: str = "") -> str | None:
+    """The model in `path` (as in /v1beta/models/NAME:generateContent), or the top-level `model` of a JSON `body`, or
+    the field `model` of a form (image edits come as multipart/form-data).
+    """
     found = _IN_PATH.search(path)
     if found:
         return _name(unquote(found[1]))
+    if content_type[:20].lower().startswith("multipart/form-data"):
+        return next((_name(value) for name, value in _fields(body, content_type) if name == "model"), None)
     return _in_object(body) if body[:64].lstrip()[:1] == b"{" else None
 
 
@@ -97,6 +108,27 @@ def _decoded(text: bytes) -> str:
         return str(json.loads(text))
     except ValueError:
         return ""
+
+
+def _fields(body: bytes, content_type: str) -> Iterator[tuple[str, str]]:
+    """Name and value of the short fields of a form (RFC 7578); files and what is malformed are left out."""
+    head = Message()
+    head["content-type"] = content_type
+    boundary = head.get_boundary("")
+    mark = b"--" + boundary.encode("utf-8", "replace")
+    begin = body.find(mark)
+    for _ in range(MAX_PARTS):
+        end = body.find(b"\r\n" + mark, begin + len(mark))
+        if not boundary or begin < 0 or end < 0:
+            return
+        begin += len(mark) + 2  # the end of the boundary's line
+        headers = body.find(b"\r\n\r\n", begin, min(end, begin + MAX_PART_HEAD))
+        if headers >= 0 and end - headers - 4 <= 4 * MAX_NAME:
+            part = BytesHeaderParser().parsebytes(body[begin:headers])
+            name = part.get_param("name", header="content-disposition")
+            if isinstance(name, str) and part.get_filename() is None:
+                yield name, body[headers + 4 : end].decode("utf-8", "replace")
+        begin = end + 2
 
 
 def _name(text: str) -> str | None:

@@ -109,34 +109,55 @@ class Payer:
         required: PaymentRequired,
         purpose: Purpose,
         replaces: int | None = None,
+        job: str = "",
         blockhash: Blockhash | None = None,
     ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        `replaces` is the ledger's row of a payment for the same request, `blockhash` is what a transaction is built on
-        in the place of the challenge's. After any error nothing is reserved. Raises
-        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed.
-        Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature
-        leaves this room.
+        `replaces` is the ledger's row of a payment for the same request, or of that which started `job`; `blockhash` is
+        what a transaction is built on in the place of the challenge's. After any error nothing is reserved. Raises
+        Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError and RpcError (no blockhash): nothing was
+        signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
+        signature leaves this room.
         """
+        offer, budgets = self._admitted(required, purpose)
+        row = self._reserve(offer, purpose, budgets, replaces, job)
+        try:
+            return await self._signed(required, offer, row, self._entropy(NONCE_BYTES), blockhash)
+        except BaseException:
+            self.release(row)
+            raise
+
+    async def renew(self, required: PaymentRequired, purpose: Purpose, row: int, nonce: bytes) -> Payment:
+        """Another signature for an EVM payment that was sent before: for `required`, over that payment's own `nonce`.
+
+        The token takes a nonce of one wallet once, so of all its signatures one can be settled, and the ledger's `row`
+        stays what counts for them. The caller sees to it that wallet, network, asset and payee are those of the first,
+        and the amount is not above it. Raises what `pay` does.
+        """
+        offer, _ = self._admitted(required, purpose)
+        assert offer.network.family == "evm"
+        return await self._signed(required, offer, row, nonce)
+
+    def _admitted(self, required: PaymentRequired, purpose: Purpose) -> tuple[Offer, tuple[Budget, ...]]:
         families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
         offer = policy.choose(required, self.settings, families)
         budgets = policy.admit(offer, purpose, self.settings)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
-        row = self._reserve(offer, purpose, budgets, replaces)
-        try:
-            if offer.network.family == "svm":
-                payload, payer, reference, *validity = await self._sign_svm(offer, blockhash)
-            else:
-                payload, payer, reference, *validity = self._sign_evm(offer)
-            message = PaymentPayload(
-                required.x402_version, offer.requirement, payload, required.resource, required.extensions
-            )
-            return Payment(offer, payer, reference, payment_header(message), row, *validity)
-        except BaseException:
-            self.release(row)
-            raise
+        return offer, budgets
+
+    async def _signed(
+        self, required: PaymentRequired, offer: Offer, row: int, nonce: bytes, blockhash: Blockhash | None = None
+    ) -> Payment:
+        if offer.network.family == "svm":
+            payload, payer, reference, *validity = await self._sign_svm(offer, nonce, blockhash)
+        else:
+            payload, payer, reference, *validity = self._sign_evm(offer, nonce)
+        message = PaymentPayload(
+            required.x402_version, offer.requirement, payload, required.resource, required.extensions
+        )
+        return Payment(offer, payer, reference, payment_header(message), row, *validity)
 
     async def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
@@ -166,7 +187,9 @@ class Payer:
             self._rpc.refresh()
         return youngest
 
-    def _reserve(self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None) -> int:
+    def _reserve(
+        self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None, job: str
+    ) -> int:
         requirement = offer.requirement
         intent = Intent(
             purpose.method,
@@ -179,6 +202,7 @@ class Payer:
             requirement.amount,
             offer.micro_usd,
             replaces,
+            job,
         )
         try:
             return self.ledger.reserve(intent, budgets)
@@ -192,7 +216,7 @@ class Payer:
         except LedgerError as error:
             logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
 
-    def _sign_evm(self, offer: Offer) -> tuple[Json, str, str, float, float]:
+    def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float, float]:
         """Payload, payer's address, reference, and how long it is valid: see `Payment`."""
         wallet = self.wallets.evm
         assert wallet is not None
@@ -203,7 +227,7 @@ class Payer:
             offer.asset,
             payer=wallet.address,
             now=now,
-            nonce=self._entropy(NONCE_BYTES),
+            nonce=nonce,
             max_validity=self.settings.max_validity,
             sign=wallet.sign_digest,
         )
@@ -212,7 +236,9 @@ class Payer:
         window = valid_before - now + exact_evm.CLOCK_SKEW
         return payload, wallet.address, authorization["nonce"], valid_before - FACILITATOR_MARGIN, window
 
-    async def _sign_svm(self, offer: Offer, given: Blockhash | None) -> tuple[Json, str, str, float, float]:
+    async def _sign_svm(
+        self, offer: Offer, nonce: bytes, given: Blockhash | None
+    ) -> tuple[Json, str, str, float, float]:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self.wallets.svm
@@ -232,7 +258,7 @@ class Payer:
             offer.asset,
             payer=wallet.address,
             blockhash=blockhash,
-            nonce=self._entropy(NONCE_BYTES),
+            nonce=nonce,
             sign=sign,
         )
         born = self.clock() if given is None else given.born

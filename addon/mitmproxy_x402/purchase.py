@@ -23,8 +23,8 @@ from collections.abc import Callable
 from .errors import Refused, X402Error
 from .forecast import MISMATCH, Prediction
 from .forecast_quote import Question
-from .held import Fingerprint, HeldPayments, Memory, is_incomplete
-from .ledger import LedgerError, Outcome, State
+from .held import Fingerprint, Held, Memory, is_incomplete
+from .ledger import Ledger, LedgerError, Outcome, State
 from .payer import Payer, Payment
 from .policy import Purpose
 from .protocol.messages import PaymentRequired
@@ -47,7 +47,7 @@ class Purchase:
     def __init__(
         self,
         payer: Payer,
-        held: HeldPayments,
+        held: Held,
         purpose: Purpose,
         key: Callable[[], Fingerprint],
         question: Question | None = None,
@@ -79,6 +79,23 @@ class Purchase:
         self._signed_anew = False
         self._remembered = False
         self._given_up = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """That its rows are in."""
+        return self._payer.ledger
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known yet of an equal request, nor was anything paid for this one."""
+        return self._last_row is None
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What the next leg is to carry, and nobody may see."""
+        if self.payment is None:
+            return ()
+        name, value = self.payment.header
+        return ((name.encode(), value.encode()),)
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
@@ -291,5 +308,5 @@ class Purchase:
 
     def _left(self) -> str:
         budgets = self._payer.settings.budgets
-        ledger = self._payer.ledger
-        return ", ".join(f"{format_usd(max(0, b.micro_usd - ledger.spent(b)))} of {b}" for b in budgets)
+        each = zip(budgets, self._payer.ledger.spent_of(budgets), strict=True)
+        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)

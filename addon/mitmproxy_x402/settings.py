@@ -18,6 +18,7 @@ from .limits import Budget, Limit
 from .protocol.messages import Caip2
 from .protocol.networks import NetworkTable
 from .settings_dump import dump_format, filter_expression
+from .settings_ledger import LedgerPlace, ledger_place, ledger_warnings
 from .settings_limits import address, asset, budgets, host, read_limits
 from .settings_networks import read_networks
 from .settings_options import OPTIONS, PREFIX, Option
@@ -92,7 +93,7 @@ class Settings:
     """Send a payment with the first request where its challenge can be foretold."""
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
-    ledger: Path = Path("ledger.sqlite3")
+    ledger: LedgerPlace = Path("ledger.sqlite3")
     evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
     """Network and URL, in the order of trying. Out of the repr as those of Solana."""
     allow_pay_to: tuple[str, ...] = ()
@@ -149,7 +150,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         dry_run=sources.default("dry_run", flag),
         preauthorize=sources.default("preauthorize", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
-        ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
+        ledger=_ledger(sources, warnings),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
         allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
@@ -201,9 +202,13 @@ class _Sources:
             Given(f"{self.file}: {key}", in_file, base, self.home) if in_file != "" else None,
         )
 
+    def first(self, key: str) -> Given | None:
+        """The first value that is there."""
+        return next((level for level in self.levels(key) if level is not None), None)
+
     def get(self, key: str, read: Callable[[Given], T], default: T) -> T:
         """The first value that is there, read; else `default`."""
-        given = next((level for level in self.levels(key) if level is not None), None)
+        given = self.first(key)
         return default if given is None else read(given)
 
     def default(self, key: str, read: Callable[[Given], T]) -> T:
@@ -221,8 +226,14 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
     return next((place for place in places if place.exists()), None)
 
 
-def _state_home(environ: Mapping[str, str], home: Path) -> Path:
-    return _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state")
+def _ledger(sources: _Sources, warnings: list[str]) -> LedgerPlace:
+    given = sources.first("ledger")
+    if given is None:
+        state_home = _xdg(sources.environ, "XDG_STATE_HOME", sources.home / ".local" / "state")
+        return state_home / "mitmproxy-x402" / "ledger.sqlite3"
+    place = ledger_place(given)
+    warnings += ledger_warnings(given, place, sources.environ)
+    return place
 
 
 def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:

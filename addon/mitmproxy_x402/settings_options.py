@@ -100,9 +100,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_ledger",
         "",
-        "The file in which every payment is written down before it is sent, a SQLite database that only you can "
-        "read. Proxies with the same file share one budget. Keep it on a local disk. Default: empty, "
-        "$XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not set.",
+        "Where every payment is written down before it is sent: a file, or for proxies on several machines a "
+        "PostgreSQL database, as in postgresql://x402@db.example/x402?sslmode=verify-full. The file is a SQLite "
+        "database that only you can read; keep it on a local disk. Proxies with the same ledger share one budget; in "
+        "PostgreSQL, and with the same wallet, also the payments that wait to be sent again. Keep a URL that holds a "
+        "password in X402_LEDGER: mitmweb shows options, and the command line is visible to every user of the machine. "
+        "Default: empty, $XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not "
+        "set.",
+        variable="X402_LEDGER",
     ),
     Option(
         "x402_forward_auth",

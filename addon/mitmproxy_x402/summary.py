@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from .forecast import Tally
-from .ledger import Clock, Ledger, LedgerError
+from .ledger import Ledger, LedgerError
 from .ledger_report import Entry, read_entries
 from .limits import Budget
 from .report import Sum, total
@@ -20,10 +20,13 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
     `ahead` is what became of payments that were sent ahead of their challenges.
     """
     try:
-        entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
+        # A database's clock is another one than `since` was read from, and it knows a process by a name of its own.
+        begin = int(since * 1000) if isinstance(ledger.place, Path) else 0
+        entries = read_entries(ledger.place, begin, ledger.process)
         lines = [paid(entries)]
         if entries:
-            lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+            each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
+            lines.append(f"left: {', '.join(left(budget, spent) for budget, spent in each)}")
         if ahead is not None and ahead.sent:
             lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
