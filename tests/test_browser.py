@@ -88,6 +88,7 @@ def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
     browser.evaluate("document.querySelector('.contentview').scrollIntoView()")
     take("llm-stream")
 
+    browser.evaluate("document.querySelector('.flow-detail section').scrollTo(0, 0)")
     choose_view(browser, "raw")
     browser.wait_for_text('data: {"id":"chatcmpl-', VIEW)
     assert "data: [DONE]" in browser.text(VIEW)

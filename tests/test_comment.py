@@ -35,7 +35,7 @@ def test_everything_at_once() -> None:
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
-        ({}, "free"),
+        ({}, ""),
         (SETTLED, "0.0131 USDC base settled 0xabcdef…"),
         (of(state="sent", amount="2.5", network="solana"), "2.5 USDC solana sent"),
         (of(state="unknown", amount="2.5", network="solana"), "2.5 USDC solana unknown"),
@@ -45,7 +45,10 @@ def test_everything_at_once() -> None:
          "refused over_request_limit: asked 2.5 USDC on base"),
         (of(state="refused", refused="no_wallet"), "refused no_wallet"),
         (of(state="unknown"), "unknown"),
-        ({"x402.state": b"settled", "x402.amount": 3, "other": "value"}, "free"),
+        ({"x402.state": b"settled", "x402.amount": 3, "other": "value"}, ""),
+        (of(state="unknown", amount="1", network="base", refused="over_repurchase_limit"),
+         "1 USDC base unknown then refused over_repurchase_limit"),
+        (of(amount="1", network="base"), ""),
     ],
 )  # fmt: skip
 def test_the_payment(facts: dict[str, Any], text: str) -> None:
@@ -55,20 +58,30 @@ def test_the_payment(facts: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("reading", "text"),
     [
-        (Reading("openai-chat"), "free"),
-        (Reading("openai-chat", items=CALLS[:1]), "free · 1 tool call"),
-        (Reading("gemini", usage=Usage(input=5, output=7)), "free · 12 tok"),
-        (Reading("gemini", usage=Usage(output=0)), "free · 0 tok"),
-        (Reading("unknown", error="overloaded\x1b[2J"), "free · error in the answer"),
+        (Reading("openai-chat"), "free · first byte 4 ms"),
+        (Reading("openai-chat", items=CALLS[:1]), "free · 1 tool call · first byte 4 ms"),
+        (Reading("gemini", usage=Usage(input=5, output=7)), "free · 12 tok · first byte 4 ms"),
+        (Reading("gemini", usage=Usage(output=0)), "free · 0 tok · first byte 4 ms"),
+        (Reading("unknown", error="overloaded\x1b[2J"), "free · error in the answer · first byte 4 ms"),
     ],
 )
 def test_the_answer(reading: Reading, text: str) -> None:
-    assert comment.line({}, reading=reading) == text
+    assert comment.line({}, reading=reading, first_byte=0.004) == text
 
 
 def test_what_went_wrong_comes_last() -> None:
-    line = comment.line({}, first_byte=0.004, interrupted=True, cut="cut at 4 MB of 12 MB")
+    line = comment.line(of(cut="cut at 4 MB of 12 MB"), first_byte=0.004, broken=True)
     assert line == "free · first byte 4 ms · interrupted · body cut at 4 MB of 12 MB"
+
+
+def test_without_an_answer() -> None:
+    assert comment.line({}) == ""
+    assert comment.line({}, broken=True) == "no answer"
+    assert comment.line(of(state="unknown", amount="1"), broken=True) == "1 USDC unknown · no answer"
+
+
+def test_a_refusal_says_nothing_of_our_own_answer() -> None:
+    assert comment.line(of(state="refused", refused="over_budget"), first_byte=0.004) == "refused over_budget"
 
 
 @pytest.mark.parametrize(

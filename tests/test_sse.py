@@ -208,6 +208,13 @@ def test_an_event_over_the_bound_is_dropped_and_the_stream_goes_on() -> None:
         assert parser.irregular == ["an event is larger than 50 bytes and is dropped"]
 
 
+@pytest.mark.parametrize("line", [b"data: 345678", b"unknown 9012"])
+def test_the_bound_is_exact(line: bytes) -> None:
+    for chunks in ([line + b"\n\n"], bytewise(line + b"\n\n")):
+        assert parsed(chunks, max_event=len(line))[1].irregular == []
+        assert parsed(chunks, max_event=len(line) - 1)[1].irregular != []
+
+
 def test_many_small_lines_are_bounded_too() -> None:
     events, parser = parsed([b"data\n" * 100, b"\n", b"data: x\n\n"], max_event=50)
     assert events == simple("x")

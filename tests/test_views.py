@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.answers import FREE
 from support import certs
 from support.console import io, taddons
-from support.mitmweb import HAS_PASSWORD, Web
+from support.mitmweb import HAS_PASSWORD, Web, length
 from support.place import place
-from support.proxy import Proxy
+from support.proxy import DOOR, ROOT, Proxy
 from support.wire import Peer, Upstream, read_message, request
 
 IS_12 = HAS_PASSWORD
@@ -65,12 +66,18 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def web(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+def one_web(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     home = tmp_path_factory.mktemp("home")
     with Web(stage.upstream.url, "--set", f"x402_view_limit={SHOWN}", home=home) as proxy:
         yield proxy
         assert "Traceback" not in proxy.log
         assert "stopped looking" not in proxy.log
+
+
+@pytest.fixture
+def web(one_web: Web) -> Web:
+    one_web.clear()
+    return one_web
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +128,7 @@ def test_a_look_in_mid_stream_changes_nothing_for_the_client(web: Web, dump: Pro
     def look(number: int) -> None:
         """Until the screen has all that was sent so far."""
         body = b"".join(EVENTS[:number])[:LIMIT]
-        flow = web.wait_for_flow(
-            lambda flow: (flow["response"]["contentLength"] or 0) == len(body), f"{len(body)} long"
-        )
+        flow = web.wait_for_flow(lambda flow: (length(flow) or 0) == len(body), f"{len(body)} long")
         assert not body or web.content(flow) == body
 
     assert received(web, stage, sent, look) == received(dump, stage, sent) == b"".join(sent)
@@ -137,7 +142,7 @@ def test_a_slow_client_gets_it_all(web: Web, stage: Stage) -> None:
     with web.client() as client:
         client.send(ASK)
         stage.go(len(sent))
-        web.wait_for_flow(lambda flow: flow["response"] and flow["response"]["contentLength"] == LIMIT)
+        web.wait_for_flow(lambda flow: length(flow) == LIMIT)
         assert read_message(client).body == b"".join(pieces)
     web.wait_for_flow(lambda flow: "cut at 1 KB of 13 MB" in flow["comment"])
 
@@ -179,11 +184,37 @@ def test_http2(web: Web, stage: Stage) -> None:
     with web_h2, web_h2.stream("POST", f"https://127.0.0.1:{web.port}/v1/chat/completions", json=REQUEST) as answer:
         chunks = answer.iter_raw()
         got = [next(chunks)]
-        web.wait_for_flow(lambda flow: flow["response"]["contentLength"] == len(EVENTS[0]))
+        web.wait_for_flow(lambda flow: length(flow) == len(EVENTS[0]))
         stage.go(len(EVENTS))
         got += chunks
     assert answer.http_version == "HTTP/2"
     assert b"".join(got) == b"".join(EVENTS)
+
+
+def test_a_script_that_is_loaded_again_in_mid_stream(home: Path, stage: Stage) -> None:
+    door = home / "door.py"
+    door.write_bytes(DOOR.read_bytes())
+    web = Web(stage.upstream.url, home=home)
+    web.command[web.command.index(str(DOOR))] = str(door)
+    with web, web.client() as client:
+        sent = framed("length", EVENTS)
+        stage.play(*sent)
+        client.send(ASK)
+        stage.go(2)
+        assert client.exactly(len(sent[0] + sent[1])) == sent[0] + sent[1]
+        loaded = web.log.count("Loading script")
+        door.write_bytes(DOOR.read_bytes() + b"# edited\n")
+        deadline = time.monotonic() + 20
+        while web.log.count("Loading script") == loaded and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+        stage.go(len(sent))
+        assert client.rest() == b"".join(sent[2:])
+        flow = web.wait_for_flow(lambda flow: flow["response"]["timestamp_end"])
+        assert web.content(flow) == b"".join(EVENTS)
+        assert flow["comment"].startswith("free · first byte")
+        views = [name.lower() for name in web.api("state")["contentViews"]]
+        assert views.count("llm stream") == views.count("x402") == 1
+        assert "Traceback" not in web.log
 
 
 # Who looks.
@@ -252,12 +283,18 @@ def test_mitmdump_prints_the_answer_put_together(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+def one_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     """A screen before a sandbox whose streams say what was settled."""
     with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox:
         with Web(sandbox.url, home=tmp_path_factory.mktemp("home")) as proxy:
             yield proxy
             assert "Traceback" not in proxy.log
+
+
+@pytest.fixture
+def shop(one_shop: Web) -> Web:
+    one_shop.clear()
+    return one_shop
 
 
 USAGE = {**REQUEST, "stream_options": {"include_usage": True}}
@@ -290,7 +327,7 @@ def test_while_it_streams(shop: Web) -> None:
     client.start()
     flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("0.0014 USDC base-sepolia sent · first byte"))
     assert flow["marked"] == ""
-    shop.wait_for_flow(lambda flow: flow["response"]["contentLength"] and "not finished" in shop.view(flow))
+    shop.wait_for_flow(lambda flow: length(flow) and "not finished" in shop.view(flow))
     client.join()
     flow = shop.wait_for_flow(lambda flow: "settled" in flow["comment"] and "tool call" in flow["comment"])
     assert shop.content(flow) == started[0].content
@@ -300,7 +337,7 @@ def test_while_it_streams(shop: Web) -> None:
     ("more", "fault", "comment", "mark"),
     [
         ({}, "receipt", r"0\.001\d* USDC base-sepolia unknown · 1 tool call · \d+ tok · first byte .*", "🟡"),
-        ({"max_tokens": 500_000}, "", r"refused over_request_limit: asked 2\.50\d* USDC on base-sepolia · .*", "⛔"),
+        ({"max_tokens": 500_000}, "", r"refused over_request_limit: asked 2\.50\d* USDC on base-sepolia", "⛔"),
         ({}, "reject;code=PAYMENT_UNDERPAID", r"0\.001\d* USDC base-sepolia rejected · .*", "🟠"),
         ({"model": FREE}, "", r"free · 1 tool call · \d+ tok · first byte .*", ""),
         ({"stream": False}, "gzip", r"0\.001\d* USDC .* settled .* · 1 tool call · \d+ tok · .*", "🟢"),
@@ -309,12 +346,9 @@ def test_while_it_streams(shop: Web) -> None:
     ],
 )  # fmt: skip
 def test_what_became_of_it(shop: Web, more: dict[str, Any], fault: str, comment: str, mark: str) -> None:
-    count = len(shop.flows())
     with contextlib.suppress(httpx.RemoteProtocolError):
         ask(shop, {**USAGE, **more, "user": fault}, fault)
-    flow = shop.wait_for_flow(
-        lambda flow: len(shop.flows()) > count and re.fullmatch(comment, flow["comment"]), f"as {comment}"
-    )
+    flow = shop.wait_for_flow(lambda flow: re.fullmatch(comment, flow["comment"]), f"as {comment}")
     assert flow["marked"] == mark
 
 
@@ -325,6 +359,19 @@ def test_a_refusal_shows_the_handshake(shop: Web) -> None:
     assert text.startswith("refused over_request_limit: asked 3.0")
     assert "The client got 400:" in text
     assert "exact on base-sepolia: 3.0" in text
+
+
+def test_what_the_guard_refuses(shop: Web) -> None:
+    answer = httpx.post(shop.url + "/v1/chat/completions", json=USAGE, headers={"origin": "https://evil.example"})
+    flow = shop.wait_for_flow(lambda flow: flow["comment"] == "refused origin_not_allowed")
+    assert flow["marked"] == "⛔"
+    assert answer.json()["error"]["message"] in shop.view(flow)
+
+
+def test_an_upstream_that_does_not_answer(web: Web, stage: Stage) -> None:
+    stage.play()
+    assert ask(web, USAGE).status_code == 502
+    web.wait_for_flow(lambda flow: flow["comment"] == "no answer")
 
 
 def test_what_a_user_writes_stays(shop: Web) -> None:
@@ -351,20 +398,23 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
 
 
 FILTERS = {
-    r'~comment "tool call"': 2,
-    r"~marked": 2,
-    r"~marker no_entry": 1,
-    r'~meta "x402.state: settled"': 1,
-    r'~meta "x402.refused: over_"': 1,
-    r"~comment free": 1,
-    r"~bs forecast & ~meta x402.transaction": 1,
+    "~meta x402.state:.unknown": 1,
+    "~meta x402.refused": 1,
+    "~meta x402.transaction & ! ~c 200": 1,
+    "~comment tool.call": 2,
+    "~bs forecast": 2,
+    "~marked": 3,
+    "~marker green_circle": 1,
+    "! ~meta x402.state": 1,
 }
 
 
-def test_filters(home: Path) -> None:
-    with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox, Web(sandbox.url, home=home) as web:
-        ask(web, USAGE)
-        ask(web, {**USAGE, "max_tokens": 500_000})
-        ask(web, {**USAGE, "model": FREE})
-        web.wait_for_flow(lambda flow: "tool call" in flow["comment"])
-        assert {expression: len(web.matching(expression)) for expression in FILTERS} == FILTERS
+def test_filters(shop: Web) -> None:
+    ask(shop, {**USAGE, "user": "a"}, "error")
+    ask(shop, {**USAGE, "user": "b"}, "receipt")
+    ask(shop, {**USAGE, "max_tokens": 700_000})
+    ask(shop, {**USAGE, "model": FREE})
+    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])
+    assert {expression: len(shop.matching(expression)) for expression in FILTERS} == FILTERS
+    table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
+    assert table == list(FILTERS)[:5]

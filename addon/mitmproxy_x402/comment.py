@@ -37,35 +37,34 @@ def mark(facts: Mapping[str, Any]) -> str:
 
 
 def payment(facts: Mapping[str, Any]) -> str:
-    """What became of the money, in a few words."""
-    state = _text(facts, "state")
-    if not state:
-        return "free"
+    """What became of the money, in a few words; empty where nothing was asked to be paid."""
+    state, code = _text(facts, "state"), _text(facts, "refused")
     if state == "refused":
-        code, asked = _text(facts, "refused") or "payment", _text(facts, "asked")
-        return f"refused {code}" + (f": asked {asked}" if asked else "")
+        asked = _text(facts, "asked")
+        return f"refused {code or 'payment'}" + (f": asked {asked}" if asked else "")
     amount, transaction = _text(facts, "amount"), _text(facts, "transaction")
-    parts = [f"{short(amount)} USDC" if amount else "", _text(facts, "network"), state]
+    parts = [f"{short(amount)} USDC" if amount and state else "", _text(facts, "network") if state else "", state]
     if transaction:
         parts.append(f"{transaction[:SHOWN]}…" if len(transaction) > SHOWN else transaction)
+    if state and code:
+        parts.append(f"then refused {code}")
     return " ".join(part for part in parts if part)
 
 
 def line(
-    facts: Mapping[str, Any],
-    *,
-    reading: Reading | None = None,
-    first_byte: float | None = None,
-    interrupted: bool = False,
-    cut: str = "",
+    facts: Mapping[str, Any], *, reading: Reading | None = None, first_byte: float | None = None, broken: bool = False
 ) -> str:
-    """The whole line. `first_byte` is in seconds after the request began, `cut` says what of the body is missing."""
-    parts = [payment(facts)]
+    """The whole line. `first_byte` is in seconds after the request began; None: there was no answer at all."""
+    paid, cut = payment(facts), _text(facts, "cut")
+    if _text(facts, "state") == "refused":
+        return paid  # the answer is our own
+    if first_byte is None:
+        return " · ".join(filter(None, [paid, "no answer" if broken else ""]))
+    parts = [paid or "free"]
     if reading is not None:
         parts += _answer(reading)
-    if first_byte is not None:
-        parts.append(f"first byte {seconds(first_byte)}")
-    if interrupted:
+    parts.append(f"first byte {seconds(first_byte)}")
+    if broken:
         parts.append("interrupted")
     if cut:
         parts.append(f"body {cut}")

@@ -18,9 +18,27 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from .errors import X402Error
+from .recording_table import Headers, RecordingError, Table
+
+__all__ = [
+    "CHUNKS",
+    "FORMAT",
+    "HEAD",
+    "REDACTED",
+    "Chunk",
+    "Headers",
+    "RecordedPayment",
+    "RecordedRequest",
+    "RecordedResponse",
+    "Recording",
+    "RecordingError",
+    "read_recording",
+    "read_recordings",
+    "to_document",
+    "to_text",
+]
 
 FORMAT = 1
 """Of the folder; a reader refuses what it does not know."""
@@ -29,15 +47,6 @@ CHUNKS = "chunks.jsonl"
 REDACTED = "[redacted]"
 MAX_HEAD = 16 << 20
 """Bytes of a flow.json that are read."""
-
-Headers = tuple[tuple[str, str], ...]
-T = TypeVar("T")
-
-
-class RecordingError(X402Error):
-    """A folder or file is no recording, or a damaged one: names the file and what is wrong with it."""
-
-    code = "recording_invalid"
 
 
 @dataclass(frozen=True)
@@ -279,14 +288,14 @@ def read_recording(folder: Path) -> Recording:
         document = json.loads(content)
     except (ValueError, RecursionError):
         raise RecordingError(f"{file}: not valid JSON") from None
-    top = _Table(file, "", document)
+    top = Table(file, "", document)
     if top.get("format", int) != FORMAT:
         raise RecordingError(f"{file}: format: expected {FORMAT}, the only one that this version reads")
     state, reason = top.get("state", str), top.optional("error", str)
     if state == "open":
         state, reason = "incomplete", reason or "the recording was interrupted"
     timing = top.optional("timing", dict) or {}
-    times = _Table(file, "timing.", timing)
+    times = Table(file, "timing.", timing)
     return Recording(
         folder=folder,
         id=top.get("id", str),
@@ -303,7 +312,7 @@ def read_recording(folder: Path) -> Recording:
     )
 
 
-def _request(table: _Table) -> RecordedRequest:
+def _request(table: Table) -> RecordedRequest:
     return RecordedRequest(
         method=table.get("method", str),
         path=table.get("path", str),
@@ -316,7 +325,7 @@ def _request(table: _Table) -> RecordedRequest:
     )
 
 
-def _response(table: _Table) -> RecordedResponse:
+def _response(table: Table) -> RecordedResponse:
     status = table.get("status", int)
     if not 100 <= status <= 999:
         raise table.wrong("status", "expected a status from 100 to 999")
@@ -333,7 +342,7 @@ def _response(table: _Table) -> RecordedResponse:
     )
 
 
-def _payment(table: _Table) -> RecordedPayment:
+def _payment(table: Table) -> RecordedPayment:
     return RecordedPayment(
         table.get("state", str),
         *(table.optional(key, str) or "" for key in ("amount", "network", "pay_to", "transaction", "refused")),
@@ -356,56 +365,3 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
 
 
 _CHUNK = re.compile(r"\[([0-9]{1,12}(?:\.[0-9]{1,9})?), ([0-9]{1,15})\]")
-
-
-@dataclass(frozen=True)
-class _Table:
-    """An object of flow.json, and how an error names it."""
-
-    file: Path
-    prefix: str
-    value: Any
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.value, dict):
-            raise RecordingError(f"{self.file}: {self.prefix.rstrip('.') or 'the whole'}: expected a JSON object")
-
-    def wrong(self, key: str, expected: str) -> RecordingError:
-        return RecordingError(f"{self.file}: {self.prefix}{key}: {expected}")
-
-    def get(self, key: str, kind: type[T]) -> T:
-        found = self.optional(key, kind)
-        if found is None:
-            raise self.wrong(key, f"is missing, expected {_KINDS[kind]}")
-        return found
-
-    def optional(self, key: str, kind: type[T]) -> T | None:
-        found = self.value.get(key)
-        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
-            raise self.wrong(key, f"expected {_KINDS[kind]}")
-        return found
-
-    def table(self, key: str) -> _Table:
-        return _Table(self.file, f"{self.prefix}{key}.", self.value.get(key))
-
-    def seconds(self, key: str) -> float | None:
-        found = self.value.get(key)
-        if found is None or (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 1e12):
-            return found
-        raise self.wrong(key, "expected seconds")
-
-    def file_name(self, key: str) -> str | None:
-        name = self.optional(key, str)
-        if name is not None and not _FILE_NAME.fullmatch(name):
-            raise self.wrong(key, "expected the name of a file in this folder")
-        return name
-
-    def headers(self, key: str) -> Headers:
-        pairs = self.get(key, list)
-        if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs):
-            raise self.wrong(key, "expected a list of [name, value]")
-        return tuple((str(name), str(value)) for name, value in pairs)
-
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
-_KINDS: dict[type, str] = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}

@@ -23,6 +23,8 @@ from .llm.reading import Reading
 from .payer import Payer
 from .taps import tap
 
+CUT = "x402.cut"
+"""The key in a flow's metadata under which stands how much of its body was kept, where that is not all."""
 PAUSE = 0.3
 """Seconds between two looks at the streams that are open, at least."""
 HELD = 0.5
@@ -31,9 +33,6 @@ SHARE = 20
 """A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
 BODIES = 3
 """The flow_detail from which on mitmdump prints bodies."""
-
-_said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
-"""The comment and the mark that a flow has from us. Of the module: it outlives a script that is loaded again."""
 
 
 class Body:
@@ -59,13 +58,6 @@ class Body:
         if room > 0:
             self._kept += chunk[:room] if len(chunk) > room else chunk
 
-    @property
-    def cut(self) -> str:
-        """What was kept of how much, as `cut at 4 MB of 12 MB`; empty where that is all."""
-        if self.total <= self._limit:
-            return ""
-        return f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
-
     def show_news(self, flow: http.HTTPFlow) -> bool:
         """Put what has come into the flow; False where there is nothing new.
 
@@ -84,13 +76,23 @@ class Body:
         there = flow.response.raw_content
         if there is None or len(there) != self.total:
             self._put(flow, len(self._kept))
-            if self.cut:
-                flow.metadata["x402.cut"] = self.cut
+        else:
+            flow.metadata.pop(CUT, None)
 
     def _put(self, flow: http.HTTPFlow, size: int) -> None:
         assert flow.response is not None
-        flow.response.raw_content = bytes(self._kept[:size])  # not `content`, which would write a Content-Length
+        with memoryview(self._kept) as kept:
+            flow.response.raw_content = bytes(kept[:size])  # not `content`, which would write a Content-Length
         self._shown = size
+        if self.total > self._limit:
+            flow.metadata[CUT] = f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
+
+
+# Of the module: they outlive a script that is loaded again.
+_open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
+"""The bodies of streams that are not over."""
+_said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
+"""The comment and the mark that a flow has from us."""
 
 
 class Views:
@@ -100,7 +102,6 @@ class Views:
 
     def __init__(self, payer: Callable[[], Payer | None]) -> None:
         self._payer = payer
-        self._open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._reader = ThreadPoolExecutor(1, "x402 views")
@@ -118,7 +119,7 @@ class Views:
         if flow.response.stream and limit:
             body = Body(limit)
             tap(flow, body.receive)
-            self._open[flow] = body
+            _open[flow] = body
             if _ui() and (self._looking is None or self._looking.done()):
                 self._looking = asyncio.get_running_loop().create_task(self._look())
         _describe(flow)
@@ -127,12 +128,12 @@ class Views:
     async def _look(self) -> None:
         """Bring the bodies into the flows, and the flows to the screens, as long as streams are open."""
         pause = PAUSE
-        while self._open:
+        while _open:
             await asyncio.sleep(pause)
             took = 0.0
-            for flow, body in list(self._open.items()):
+            for flow, body in list(_open.items()):
                 began = time.perf_counter()
-                if self._open.get(flow) is body and flow.response is not None and body.show_news(flow):
+                if _open.get(flow) is body and flow.response is not None and body.show_news(flow):
                     _update(flow)
                     took += time.perf_counter() - began
                     await asyncio.sleep(0)
@@ -140,19 +141,19 @@ class Views:
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is over: the body is whole, and somebody reads it for the comment."""
-        self._end(flow, interrupted=False)
+        self._end(flow, broken=False)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """There will be no more: what came of the body is in the flow."""
-        self._end(flow, interrupted=True)
+        self._end(flow, broken=True)
 
-    def _end(self, flow: http.HTTPFlow, *, interrupted: bool) -> None:
-        body = self._open.pop(flow, None)
+    def _end(self, flow: http.HTTPFlow, *, broken: bool) -> None:
+        body = _open.pop(flow, None)
         if handshake.exchange_of(flow) is None or not somebody_looks():
             return
         if body is not None and flow.response is not None:
             body.show_all(flow)
-        describe = functools.partial(_describe, flow, interrupted=interrupted, cut=body.cut if body else "")
+        describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
         if _ui() and not refused and flow.response is not None and flow.response.raw_content:
@@ -193,12 +194,12 @@ def _update(flow: http.HTTPFlow) -> None:
     ctx.master.addons.trigger(UpdateHook([flow]))
 
 
-def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, interrupted: bool = False, cut: str = "") -> None:
+def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> None:
     """Comment and mark of a flow, unless they are the user's own."""
     response = flow.response
     begun = flow.request.timestamp_start
     first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
-    line = comment.line(flow.metadata, reading=reading, first_byte=first, interrupted=interrupted, cut=cut)
+    line = comment.line(flow.metadata, reading=reading, first_byte=first, broken=broken)
     mark = comment.mark(flow.metadata)
     before = _said.get(flow, ("", ""))
     if flow.comment in ("", before[0]):

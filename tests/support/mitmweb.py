@@ -58,9 +58,9 @@ class Web(Proxy):
         found: list[Flow] = self.api("flows")
         return found
 
-    def last(self) -> Flow:
-        """The newest flow."""
-        return self.flows()[-1]
+    def clear(self) -> None:
+        """Forget all flows."""
+        self.api("clear", "POST")
 
     def wait_for_flow(self, condition: Callable[[Flow], Any], what: str = "") -> Flow:
         """The newest flow, as soon as `condition` is true of it."""
@@ -71,7 +71,7 @@ class Web(Proxy):
             if flows and condition(flows[-1]):
                 return flows[-1]
             threading.Event().wait(0.02)
-        last = [(flow["comment"], flow["marked"], flow.get("response", {}).get("contentLength")) for flow in flows[-1:]]
+        last = [(flow["comment"], flow["marked"], length(flow)) for flow in flows[-1:]]
         raise AssertionError(f"never so {what}: {last}\n{self.log[-3000:]}")
 
     def matching(self, expression: str) -> list[str]:
@@ -93,3 +93,9 @@ class Web(Proxy):
         if "lines" in shown:
             return "\n".join("".join(text for _, text in line) for line in shown["lines"])
         return str(shown["text"])
+
+
+def length(flow: Flow) -> int | None:
+    """Of the body that mitmproxy has; None where it has none."""
+    found: int | None = flow.get("response", {}).get("contentLength")
+    return found

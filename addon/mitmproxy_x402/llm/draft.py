@@ -18,6 +18,8 @@ MAX_TEXT = 64 * 1024 * 1024
 """Characters of one answer that are kept, of all its parts together."""
 MAX_ITEMS = 10_000
 """Parts of one answer that are kept."""
+MAX_NAME = 1000
+"""Characters of a tool's name that are kept."""
 
 Kind = Literal["text", "reasoning", "refusal", "call", "other"]
 Place = tuple[int, ...]
@@ -70,7 +72,9 @@ class Piece:
 
     def call(self, fragment: str) -> None:
         """Of a call: the next fragment of its name."""
-        if fragment and self.kept and self._draft.room(len(fragment)):
+        if len(self.name) + len(fragment) > MAX_NAME:
+            self._draft.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
+        elif self.kept and self._draft.room(len(fragment)):
             self.name += fragment
 
     def keep(self, kind: str, value: Any) -> None:

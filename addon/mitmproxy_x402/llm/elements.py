@@ -14,17 +14,23 @@ _SPACE = b" \t\r\n"
 class Elements:
     """Bytes in, elements out, each as its bytes. Linear, and bounded by the size of one element."""
 
-    def __init__(self, notes: Notes, max_element: int = MAX_EVENT) -> None:
+    def __init__(self, max_element: int = MAX_EVENT) -> None:
         self.ended = False
         """Whether the array's closing bracket has come."""
-        self._notes = notes
+        self._notes = Notes()
         self._max_element = max_element
         self._element = bytearray()
         self._dropping = False
         self._first = True
+        self._more = False
         self._depth = 0
         self._in_string = False
         self._escaped = False
+
+    @property
+    def irregular(self) -> list[str]:
+        """What is out of order so far, in words for people; bounded."""
+        return self._notes.texts()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The elements that `data` completes. The first byte of all must be the opening bracket."""
@@ -44,8 +50,9 @@ class Elements:
                     self._keep(data[begin:mark])
                     begin = at
                     self._take(found)
-        if self.ended and data[begin:].strip(_SPACE):
+        if self.ended and not self._more and data[begin:].strip(_SPACE):
             self._notes.add("something follows the array")
+            self._more = True
         elif self._depth:
             self._keep(data[begin:])
         return found

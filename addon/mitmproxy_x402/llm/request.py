@@ -36,6 +36,8 @@ _TOLD = {
 _GROUPS = {"generationConfig", "generation_config"}
 _SECRET = re.compile(r"authorization|api[-_]?key|secret|password|cookie|access[-_]?token|^token$|^key$", re.IGNORECASE)
 _REDACTED = "[redacted]"
+MAX_REQUEST = 64 * 1024 * 1024
+"""Bytes of a request that is read: pictures travel in it."""
 MAX_VALUE = 200
 """Characters of a parameter's value that are shown."""
 
@@ -47,7 +49,7 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
     body does. Never raises.
     """
     media = content_type.partition(";")[0].strip().lower()
-    if media and not media.endswith("json"):
+    if (media and not media.endswith("json")) or len(body) > MAX_REQUEST:
         return None
     try:
         value, faults = decode_json(body)

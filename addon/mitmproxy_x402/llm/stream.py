@@ -32,13 +32,12 @@ class StreamReader:
     """Server-sent events, a JSON array that grows, or one JSON object, fed in any pieces.
 
     Linear in what is fed; `reading` costs as much as there is text. Memory is bounded by `max_event` (bytes of one
-    event), `max_text` (characters of the answer, bytes of a whole one) and `max_items` (parts). Nothing raises on what
-    is fed.
+    event, element or object), `max_text` (characters of the answer) and `max_items` (parts). Nothing raises on what is
+    fed.
     """
 
     def __init__(self, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS) -> None:
         self._max_event = max_event
-        self._max_text = max_text
         self._notes = Notes()
         self._draft = Draft(max_text, max_items)
         self._reader: Reader | None = None
@@ -94,7 +93,8 @@ class StreamReader:
     def reading(self) -> Reading:
         """The answer as far as it has come."""
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
-        remarks = [*(self._parser.irregular if self._parser else ()), *self._notes.texts()]
+        form = self._parser or self._elements
+        remarks = [*(form.irregular if form else ()), *self._notes.texts()]
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
 
     @property
@@ -104,15 +104,15 @@ class StreamReader:
 
     def _begin(self, first: bytes) -> None:
         if first == b"[":
-            self._elements = Elements(self._notes, self._max_event)
+            self._elements = Elements(self._max_event)
         elif first != b"{":
             self._parser = Parser(self._max_event)
 
     def _collect(self, data: bytes) -> None:
         if self._whole_dropped:
             return
-        if len(self._whole) + len(data) > self._max_text:
-            self._notes.add(f"the answer is larger than {self._max_text} bytes and is not read")
+        if len(self._whole) + len(data) > self._max_event:
+            self._notes.add(f"the answer is larger than {self._max_event} bytes and is not read")
             self._whole_dropped = True
             self._whole.clear()
         else:
