@@ -28,10 +28,11 @@ from mitmproxy_x402.ledger import (
     OverBudget,
     State,
 )
-from mitmproxy_x402.ledger_sqlite import MIGRATIONS, SqliteLedger
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
+from mitmproxy_x402.sqlite_schema import MIGRATIONS
 from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, state_of
 
 DAY = 24 * 3600
@@ -258,7 +259,7 @@ class TestSupersededInFile(InFile):
             assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
 
     def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
-        for statement in (ledger_sqlite._FREED, ledger_sqlite._DUE, ledger_sqlite._EXPIRE):
+        for statement in (ledger_sqlite._LAPSE, ledger_sqlite._DUE, ledger_sqlite._EXPIRE):
             plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,)).fetchall()
             assert all("INDEX payment_" in row[-1] for row in plan), plan
 

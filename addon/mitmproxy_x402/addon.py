@@ -22,7 +22,7 @@ from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .forecast_quote import Place, read_question
 from .handshake import Exchange
-from .ledger_open import open_held, open_ledger
+from .ledger_open import make_ready, open_held, open_ledger
 from .model import read_model
 from .payer import Payer, find_wallets
 from .policy import Purpose
@@ -91,6 +91,7 @@ class X402Addon:
         ledger = self.payer.ledger if self.payer is not None else None
         if ledger is None or ledger.place != settings.ledger:
             ledger = open_ledger(settings.ledger)
+        make_ready(ledger, settings)
         self.recorder.use(settings)
         return Payer(settings, wallets, ledger), open_held(ledger, wallets, settings.networks) or _held
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -14,12 +15,20 @@ if TYPE_CHECKING:
     from .held import Held
     from .ledger_postgres import PostgresLedger
     from .protocol.networks import NetworkTable
+    from .settings import Settings
     from .wallet import Wallets
 
 
 def open_ledger(place: LedgerPlace) -> Ledger:
     """The ledger at `place`, ready to be written. Raises LedgerError."""
     return _database(place) if isinstance(place, PostgresUrl) else SqliteLedger(place)
+
+
+def make_ready(ledger: Ledger, settings: Settings) -> None:
+    """Sum up now what the first payment under a budget with a new scope would have to wait for. Never raises."""
+    if isinstance(ledger, SqliteLedger):
+        with contextlib.suppress(LedgerError):  # the first payment will say so
+            ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])
 
 
 def open_held(ledger: Ledger, wallets: Wallets, networks: NetworkTable) -> Held | None:

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from .ledger import Clock, LedgerError
 from .ledger_open import require_driver
-from .ledger_sqlite import MIGRATIONS, is_alive
+from .ledger_sqlite import is_alive
 from .settings_ledger import LedgerPlace, PostgresUrl
+from .sqlite_schema import MIGRATIONS
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "released"]
 """A payment's state as a person needs it: reserved and sent are one while their process lives."""

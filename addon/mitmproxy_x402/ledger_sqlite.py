@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import Refused
 from .ledger import (
     FREE,
     LAPSE_SECONDS,
@@ -23,64 +24,13 @@ from .ledger import (
     Submitted,
     sources,
 )
-from .limits import ALIAS, Budget
+from .limits import Budget
 from .protocol.messages import AtomicUnits, Caip2
+from .sqlite_schema import MIGRATIONS, migrate
+from .sqlite_spending import Spending
 
 BUSY_MS = 250
 """How long one write waits for another process; a write itself takes a tenth of a millisecond."""
-
-MIGRATIONS = (
-    """
-    CREATE TABLE payment (
-        id INTEGER PRIMARY KEY,
-        time INTEGER NOT NULL,        -- wall clock at the reservation, Unix milliseconds
-        counted_at INTEGER NOT NULL,  -- the ledger's own time, milliseconds, never falls from row to row
-        process TEXT NOT NULL,        -- boot and process id of whoever reserved it
-        method TEXT NOT NULL,
-        host TEXT NOT NULL,
-        path TEXT NOT NULL,           -- without its query
-        model TEXT,
-        network TEXT NOT NULL,        -- CAIP-2
-        asset TEXT NOT NULL,
-        pay_to TEXT NOT NULL,
-        amount TEXT NOT NULL,         -- atomic units of the asset, decimal, may be beyond 64 bits
-        micro_usd INTEGER NOT NULL,
-        cumulative INTEGER NOT NULL,  -- micro_usd of this and all earlier rows, whatever became of them
-        state TEXT NOT NULL,
-        sends INTEGER NOT NULL DEFAULT 0,
-        reference TEXT,               -- EIP-3009 nonce or Solana signature
-        valid_until INTEGER,          -- of the signature, Unix seconds
-        transaction_id TEXT,
-        status INTEGER,               -- of the upstream's answer
-        code TEXT,                    -- of the gateway's rejection
-        request_id TEXT,
-        first_byte_ms INTEGER,
-        total_ms INTEGER,
-        bytes INTEGER,
-        replaces INTEGER REFERENCES payment (id)
-    );
-    CREATE TABLE clock (
-        boot TEXT NOT NULL,
-        counted_at INTEGER NOT NULL,  -- the ledger's time when this boot was first seen, milliseconds
-        uptime INTEGER NOT NULL       -- and the machine's uptime then
-    );
-    CREATE INDEX payment_counted_at ON payment (counted_at);
-    CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released');
-    CREATE INDEX payment_open ON payment (state, counted_at) WHERE state IN ('reserved', 'sent')
-    """,
-    """
-    ALTER TABLE payment ADD COLUMN free_at INTEGER;  -- of superseded ones: the ledger's time, milliseconds
-    DROP INDEX payment_freed;
-    CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released', 'expired');
-    CREATE INDEX payment_superseded ON payment (free_at) WHERE state = 'superseded'
-    """,
-    """
-    ALTER TABLE payment ADD COLUMN job TEXT;    -- where the job is polled that this payment belongs to
-    ALTER TABLE payment ADD COLUMN payer TEXT;  -- who signed, of payments whose answer was the job
-    CREATE INDEX payment_job ON payment (job) WHERE job IS NOT NULL
-    """,
-)
-"""Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 
 _FREE = f"({', '.join(repr(state) for state in FREE)})"
 
@@ -93,7 +43,10 @@ _INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
                          micro_usd, cumulative, state, replaces, job)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''))"""
-_LAPSE = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND counted_at < ?"
+# The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
+_LAPSE = """
+    UPDATE payment SET state = 'released'
+    WHERE state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < ?"""
 _DUE = "SELECT 1 FROM payment WHERE state = 'superseded' AND free_at <= ? LIMIT 1"
 _EXPIRE = "UPDATE payment SET state = 'expired' WHERE state = 'superseded' AND free_at <= ?"
 _SENT = f"""
@@ -115,16 +68,6 @@ _SUBMITTED = """
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
     FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 _LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
-_BEFORE = "SELECT cumulative FROM payment WHERE counted_at <= ? ORDER BY counted_at DESC, id DESC LIMIT 1"
-_FREED = f"SELECT TOTAL(micro_usd) FROM payment WHERE state IN {_FREE} AND counted_at > ?"
-# An empty pattern means every request, and the gateway's alias of a path is the same path.
-_COVERED = f"(?1 = '' OR model GLOB ?1) AND (?2 = '' OR path GLOB ?2 OR path GLOB '{ALIAS}' || ?2)"
-_SCOPED = f"SELECT TOTAL(micro_usd) FROM payment WHERE counted_at > ?3 AND state NOT IN {_FREE} AND {_COVERED}"
-_ROOM = f"""
-    SELECT counted_at FROM (
-        SELECT counted_at, SUM(micro_usd) OVER (ORDER BY id) AS gone FROM payment
-        WHERE counted_at > ?3 AND state NOT IN {_FREE} AND {_COVERED}
-    ) WHERE gone >= ?4 LIMIT 1"""
 
 
 class SqliteLedger:
@@ -143,6 +86,7 @@ class SqliteLedger:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
             self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
+            self._spending = Spending(self._db)
         except (OSError, sqlite3.Error) as error:
             raise self._failure(error) from None
         try:
@@ -173,10 +117,7 @@ class SqliteLedger:
                     f"The ledger {self.path} was written by a newer version of mitmproxy-x402 (schema {version}, this "
                     f"one knows {len(MIGRATIONS)}). Update, or name another file with x402_ledger."
                 )
-            for number in range(version, len(MIGRATIONS)):
-                for statement in MIGRATIONS[number].split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number + 1}")
+            migrate(self._db, version)
             self._anchor = self._start_clock()
             self._recover()
 
@@ -217,9 +158,7 @@ class SqliteLedger:
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
             for budget in budgets:
-                spent = self._spent(budget, now, cumulative)
-                if spent + intent.micro_usd > budget.micro_usd:
-                    raise OverBudget(budget, spent, self._returns(budget, spent, intent.micro_usd, now))
+                self._find_room(budget, intent.micro_usd, now)
             values = (
                 *(_now_ms(self._clock.wall), now, self._process),
                 *(intent.method, intent.host, intent.path, intent.model),
@@ -290,13 +229,14 @@ class SqliteLedger:
     def spent(self, budget: Budget) -> int:
         """See `Ledger`."""
         with self._transaction("DEFERRED"):
-            now, cumulative = self._now()
-            if self._db.execute(_DUE, (now,)).fetchone() is None:
-                return self._spent(budget, now, cumulative)
+            now, _ = self._now()
+            scope = self._spending.find(budget)
+            if scope is not None and self._db.execute(_DUE, (now,)).fetchone() is None:
+                return self._spending.spent(scope, budget, now)
         with self._transaction():
-            now, cumulative = self._now()
+            now, _ = self._now()
             self._db.execute(_EXPIRE, (now,))
-            return self._spent(budget, now, cumulative)
+            return self._spending.spent(self._spending.use(budget, now), budget, now)
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
         """See `Ledger`."""
@@ -307,21 +247,17 @@ class SqliteLedger:
         then, cumulative = self._db.execute(_LAST).fetchone() or (0, 0)
         return max(then, self._anchor + _now_ms(self._clock.uptime)), cumulative
 
-    def _spent(self, budget: Budget, now: int, cumulative: int) -> int:
-        begin = _begin(budget, now)
-        if budget.scope.model or budget.scope.path:
-            return int(self._db.execute(_SCOPED, (*_patterns(budget), begin)).fetchone()[0])
-        before = self._db.execute(_BEFORE, (begin,)).fetchone()
-        freed = int(self._db.execute(_FREED, (begin,)).fetchone()[0])
-        return cumulative - (before[0] if before else 0) - freed
-
-    def _returns(self, budget: Budget, spent: int, wanted: int, now: int) -> float | None:
-        """Seconds until enough has left the period. None: never."""
-        if budget.seconds is None or wanted > budget.micro_usd:
-            return None
+    def _find_room(self, budget: Budget, wanted: int, now: int) -> None:
+        """Raises OverBudget."""
+        scope = self._spending.use(budget, now)
+        spent = self._spending.spent(scope, budget, now)
         needed = spent + wanted - budget.micro_usd
-        found = self._db.execute(_ROOM, (*_patterns(budget), _begin(budget, now), needed)).fetchone()
-        return None if found is None else (found[0] - now) / 1000 + budget.seconds
+        if needed <= 0:
+            return
+        if budget.seconds is None or wanted > budget.micro_usd:
+            raise OverBudget(budget, spent, None)
+        leaves = self._spending.leaves_at(scope, budget, now, needed)
+        raise OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds)
 
     # SQLite.
 
@@ -330,7 +266,11 @@ class SqliteLedger:
         with self._guarded():
             self._db.execute(f"BEGIN {kind}")
             try:
-                yield
+                try:
+                    yield
+                except Refused:  # an answer like another one: what was found out on the way to it stays
+                    self._db.execute("COMMIT")
+                    raise
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -368,14 +308,6 @@ def is_alive(process: str, boot: str) -> bool:
     except OSError:
         return True
     return True
-
-
-def _begin(budget: Budget, now: int) -> int:
-    return -1 if budget.seconds is None else now - budget.seconds * 1000
-
-
-def _patterns(budget: Budget) -> tuple[str, str]:
-    return budget.scope.model, budget.scope.path.removeprefix(ALIAS)
 
 
 def _now_ms(clock: Callable[[], float]) -> int:
