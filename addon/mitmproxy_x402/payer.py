@@ -96,7 +96,7 @@ class Payer:
         self._entropy = entropy
         self.forecast = Forecast() if settings.preauthorize else None
         """What challenges taught, with `x402_preauthorize`."""
-        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout)
+        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
 
     @property
     def families(self) -> set[Family]:
