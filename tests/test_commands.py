@@ -17,6 +17,7 @@ import pytest
 from mitmproxy import exceptions, version
 
 from mitmproxy_x402.commands import Commands
+from mitmproxy_x402.forecast import Tally
 from mitmproxy_x402.ledger import Intent, Outcome
 from mitmproxy_x402.ledger_open import open_ledger
 from mitmproxy_x402.payer import Payer
@@ -96,6 +97,14 @@ class TestCommands:
         assert "unknown     2 USD, 1 payment this month" in status
         assert "left        7.986919 of 10/day" in status
 
+    def test_status_of_payments_ahead(self, paying: Payer) -> None:
+        assert "sent ahead" not in call(paying, "x402.status")
+        ahead = Payer(replace(paying.settings, preauthorize=True), paying.wallets, paying.ledger)
+        assert "sent ahead  0" in call(ahead, "x402.status").splitlines()
+        assert ahead.forecast is not None
+        ahead.forecast.tally = Tally(7, 4, 2, 1)
+        assert "sent ahead  7, 4 right, 2 wrong, 1 without word" in call(ahead, "x402.status").splitlines()
+
     def test_payments(self, paying: Payer) -> None:
         for amount in (1, 2, 3):
             pay(paying, amount)
@@ -165,6 +174,11 @@ class TestSummary:
             "1 payment of 0.000016 USDC under way; 1 payment rejected",
             "left: 9.999977 of 10/day, 49.999977 of 50/month",
         ]
+
+    def test_payments_ahead(self, paying: Payer) -> None:
+        lines = closing_lines(paying.settings, paying.ledger, 0, Tally(3, 2, 1))
+        assert lines == ["paid nothing", "payments sent ahead: 3, 2 right, 1 wrong"]
+        assert closing_lines(paying.settings, paying.ledger, 0, Tally()) == ["paid nothing"]
 
     def test_only_this_run(self, paying: Payer) -> None:
         pay(paying, 1)

@@ -1,4 +1,4 @@
-"""Finding the model's name without reading the request."""
+"""Finding the model's name and the output limit without reading the request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_x402.model import MAX_MARKS, MAX_PARTS, read_model
+from mitmproxy_x402.model import MAX_LIMITS, MAX_MARKS, MAX_PARTS, UNCLEAR, read_model, read_output_limit
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -103,3 +103,42 @@ def test_forms(body: bytes, model: str | None) -> None:
 def test_no_form_makes_it_fall(body: bytes, boundary: str) -> None:
     read_model("/v1/x", b"--" + boundary.encode() + body, f"multipart/form-data; boundary={boundary}")
     read_model("/v1/x", form((boundary, body)), "multipart/form-data; boundary=b")
+
+
+NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+
+
+@given(
+    st.dictionaries(st.text() | st.sampled_from(["model", "max_words"]), VALUES), st.sampled_from(NAMES), st.booleans()
+)
+def test_the_output_limit_is_found_wherever_it_stands(value: dict[str, Any], name: str, ascii_only: bool) -> None:
+    def body(limit: Any) -> bytes:
+        message = json.dumps({"before": value, name: limit, "after": value}, ensure_ascii=ascii_only)
+        return message.encode("utf-8", "surrogatepass")
+
+    assert read_output_limit(body(1234)) == 1234
+    assert read_output_limit(body(None)) is None
+    assert read_output_limit(body({name: 7})) == UNCLEAR
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        (b'{"generationConfig": {"maxOutputTokens" : 99 } }', 99),
+        (b'{"max_tokens":0}', 0),
+        (b'{"max_tokens":null,"max_output_tokens":\n7}', 7),
+        (json.dumps({"content": 'say "max_tokens": 7'}).encode(), None),
+        (b'{"max_tokens_to_sample": 5, "max_token": 6}', None),
+        (b'{"max_tokens": 5, "max_tokens": 5}', UNCLEAR),
+        (b'{"max_tokens": 1.5}', UNCLEAR),
+        (b'{"max_tokens": 1e3}', UNCLEAR),
+        (b'{"max_tokens": -1}', UNCLEAR),
+        (b'{"max_tokens": "5"}', UNCLEAR),
+        (b'{"max_tokens": 1234567890}', UNCLEAR),
+        (b'{"max_tokens": 5', UNCLEAR),
+        (b'["max",' * MAX_LIMITS + b"0" + b"]" * MAX_LIMITS, UNCLEAR),
+        (b"", None),
+    ],
+)
+def test_output_limits(body: bytes, limit: int | None) -> None:
+    assert read_output_limit(body) == limit

@@ -1,9 +1,10 @@
 """What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
 
 Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
-leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. Time itself is
-simulated; the payer, the purchases, the held payments and the ledger are the real ones, once in a file and once in a
-database, where the two proxies are on two machines and hold payments together.
+leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every other
+world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the payer,
+the purchases, the forecast, the held payments and the ledger are the real ones, once in a file and once in a database,
+where the two proxies are on two machines and hold payments together.
 
 `pytest --sequences 50000` runs more of them; a failure names its seed.
 """
@@ -18,13 +19,15 @@ import sqlite3
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mitmproxy_x402.errors import X402Error
+from mitmproxy_x402.forecast import TRUST
+from mitmproxy_x402.forecast_quote import Question
 from mitmproxy_x402.held import Held, HeldPayments, fingerprint
 from mitmproxy_x402.held_postgres import SharedHeldPayments
 from mitmproxy_x402.ledger import LAPSE_SECONDS, Clock, Ledger, Outcome
@@ -45,6 +48,8 @@ from support.proxy import EVM_KEY
 
 STEPS = 30
 PRICES = (10, 25, 60)
+CONTENTS = 3
+"""Different requests."""
 BATCH = 100
 """Sequences a test."""
 SLOWER, SHARED_BATCH = 100, 10
@@ -52,12 +57,18 @@ SLOWER, SHARED_BATCH = 100, 10
 DEAD = 2**22 + 7
 """No process id."""
 TRANSACTION = "0x" + "ab" * 32
+PLACE = ("POST", "http://h:1", "/v1/x")
+WORDS = "what an unpaid request is told"
 
 
 def challenge(amount: int) -> PaymentRequired:
     required = read_payment_required(None, json.dumps(challenges.evm(str(amount))).encode())
     assert required is not None
     return required
+
+
+def question(content: int) -> Question:
+    return Question(PLACE, "m", 100 + content, 100 + content, None)
 
 
 CHALLENGES = {price: challenge(price) for price in PRICES}
@@ -83,6 +94,8 @@ class Note:
     busy: bool = False
     settled: bool = False
     refused: bool = False
+    superseded: bool = False
+    """The gateway asked anew; whoever saw the header may still submit it, though the gateway will not."""
 
 
 @dataclass
@@ -107,10 +120,15 @@ class Process:
 
 
 class World:
-    def __init__(self, seed: int, place: LedgerPlace, settings: Settings, wallets: Wallets) -> None:
+    def __init__(
+        self, seed: int, place: LedgerPlace, settings: Settings, wallets: Wallets, *, ahead: bool = False
+    ) -> None:
         self.random = random.Random(seed)
+        self.ahead = ahead
+        self.prices = [self.random.choice(PRICES) for _ in range(CONTENTS)]
+        self.sent_ahead = 0
         self.place = place
-        self.settings, self.wallets = settings, wallets
+        self.settings, self.wallets = replace(settings, preauthorize=ahead), wallets
         self.now = 1_700_000_000.0
         self.offset, self.booted, self.boot = 0.0, self.now - 100, 0
         self.slowest = 0.0
@@ -124,6 +142,7 @@ class World:
     def start(self, pid: int) -> Process:
         ledger = self.open(pid)
         payer = Payer(self.settings, self.wallets, ledger, clock=self.wall, entropy=self.random.randbytes)
+        self.teach(payer)
         return Process(pid, ledger, payer, self.hold(ledger))
 
     def wall(self) -> float:
@@ -137,6 +156,15 @@ class World:
 
     def hold(self, _: Ledger) -> Held:
         return HeldPayments(self.wall)
+
+    def teach(self, payer: Payer) -> None:
+        """As many challenges as it takes; that they were paid is left out."""
+        for content, price in enumerate(self.prices):
+            required = CHALLENGES[price]
+            for _ in range((TRUST + 1) * (payer.forecast is not None)):
+                assert payer.forecast is not None
+                payer.forecast.learn(question(content), required, required.accepts[0], WORDS, payer.clock())
+                payer.forecast.acknowledged(question(content), True)
 
     def crash(self, process: Process) -> None:
         self.kill(process)
@@ -165,20 +193,25 @@ class World:
     # The clients.
 
     def ask(self, process: Process) -> None:
-        content = self.random.randrange(3)
-        key = fingerprint(("POST", "http://h:1", "/v1/x"), b'{"n": %d}' % content)
+        content = self.random.randrange(CONTENTS)
+        key = fingerprint(PLACE, b'{"n": %d}' % content)
         purpose = Purpose("POST", "h", "/v1/x", "m")
-        running = Running(Purchase(process.payer, process.held, purpose, lambda: key), content)
+        running = Running(Purchase(process.payer, process.held, purpose, lambda: key, question(content)), content)
         process.running.append(running)
         if process.held.expects(key[0]) and running.purchase.borrow():
             return
         if running.purchase.is_new and process.held.expects_by_now(key[0]) and running.purchase.borrow():
             return
-        self.buy(process, running)
+        if run(running.purchase.predict()):
+            assert running.purchase.payment is not None
+            self.reserved[running.purchase.payment.reference] = self.now
+        else:
+            self.buy(process, running)
 
     def buy(self, process: Process, running: Running) -> None:
         try:
-            payment: Payment = run(running.purchase.buy(CHALLENGES[self.random.choice(PRICES)]))
+            price = self.prices[running.content] if self.ahead else self.random.choice(PRICES)
+            payment: Payment = run(running.purchase.buy(CHALLENGES[price], lambda: WORDS))
             self.reserved[payment.reference] = self.now
         except X402Error:
             running.purchase.finish(Outcome("unknown", status=400))
@@ -199,9 +232,13 @@ class World:
         try:
             running.purchase.sending()
         except X402Error:
-            self.end(process, running, 400)
+            if running.purchase.ahead:  # the first leg goes without it, and is asked for one
+                self.buy(process, running)
+            else:
+                self.end(process, running, 400)
             return
         running.sent = True
+        self.sent_ahead += running.purchase.ahead
         if payment.reference not in self.notes:
             authorization = json.loads(base64.b64decode(payment.header[1]))["payload"]["authorization"]
             self.notes[payment.reference] = Note(
@@ -238,18 +275,21 @@ class World:
             return
         note.busy = True
         chance = self.random.random()
-        if chance < 0.15:
-            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID"])
-            note.refused = note.refused or code in NOT_BROADCAST
+        misfit = running.purchase.ahead and note.amount != self.prices[running.content]
+        if chance < 0.15 or (misfit and chance < 0.95):
+            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID", ""])
+            note.refused = note.refused or code in (*NOT_BROADCAST, "")
             self.reject(process, running, code)
         else:
             if chance < 0.7:
                 self.settle(note)
             running.status = self.random.choice((200, 200, 200, 500, 429, 400))
-            running.purchase.answered(running.status)
+            running.purchase.answered(running.status, lambda: self.random.random() < 0.9)
 
     def reject(self, process: Process, running: Running, code: str) -> None:
-        if running.purchase.rejected(code, 402):
+        note = self.note(running)
+        if running.purchase.rejected(code, 402, lambda: self.random.choice((WORDS, "other words"))):
+            note.superseded = running.purchase.superseded is not None
             running.sent = False
             self.buy(process, running)
         else:
@@ -260,6 +300,10 @@ class World:
 
     def any_step(self) -> None:
         process = self.random.choice(self.processes)
+        if self.ahead and self.random.random() < 0.1:
+            self.prices[self.random.randrange(CONTENTS)] = self.random.choice(PRICES)
+            if self.random.random() < 0.5:
+                self.teach(process.payer)
         chance = self.random.random()
         if chance < 0.3:
             self.ask(process)
@@ -287,8 +331,8 @@ class World:
                 assert states[reference] in ("sent", "unknown", "settled")
         for budget in self.settings.budgets:
             begin = 0 if budget.seconds is None else self.now - budget.seconds
-            settled = sum(note.amount for note in self.notes.values() if note.settled and note.since > begin)
-            assert settled <= ledger.spent(budget) <= budget.micro_usd
+            may_be = [n for n in self.notes.values() if n.settled or (n.superseded and self.now < n.valid_until)]
+            assert sum(n.amount for n in may_be if n.since > begin) <= ledger.spent(budget) <= budget.micro_usd
         reserved = len(self.query("id", "WHERE state = 'reserved'"))
         waiting = [r for p in self.processes for r in p.running if r.purchase.payment is not None and not r.sent]
         assert reserved <= len(waiting)
@@ -381,7 +425,8 @@ def named(seed: int) -> Iterator[None]:
 
 def test_the_invariant(batch: int, tmp_path: Path, settings: Settings, wallets: Wallets) -> None:
     for seed in range(batch * BATCH, (batch + 1) * BATCH):
-        with named(seed), closing(World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets)) as world:
+        world = World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=bool(seed % 2))
+        with named(seed), closing(world):
             world.play()
 
 
@@ -391,3 +436,17 @@ def test_the_invariant_on_two_machines(
     for seed in range(shared_batch * SHARED_BATCH, (shared_batch + 1) * SHARED_BATCH):
         with named(seed):
             SharedWorld(seed, postgres.empty(), settings, wallets)
+
+
+def test_the_worlds_in_which_payments_go_ahead_see_all_of_it(
+    tmp_path: Path, settings: Settings, wallets: Wallets
+) -> None:
+    sent_ahead, seen = 0, set()
+    for seed in range(1, 101, 2):
+        with closing(World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=True)) as world:
+            world.play()
+            sent_ahead += world.sent_ahead
+            seen |= set(world.query("state, code", ""))
+    assert sent_ahead > 100
+    assert {("superseded", None), ("superseded", "PAYMENT_UNDERPAID")} <= seen
+    assert {"settled", "unknown", "rejected", "released", "expired"} <= {state for state, _ in seen}

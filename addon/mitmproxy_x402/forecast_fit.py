@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
+from itertools import chain, combinations
 from math import lcm
 
 Point = tuple[int, int, int]
@@ -24,6 +24,8 @@ Formula = Callable[[int, int], "Span | None"]
 
 CHANCE = Fraction(1, 4)
 """Any interval of width w holds a fraction with a denominator near the root of 1/w. A price's is far smaller."""
+TRIED = 6
+"""Points of which any two are tried together with the first. All of them would tell hardly more."""
 MARGIN = 1.5
 """A price that never changed is expected for requests that are larger by this."""
 
@@ -146,45 +148,57 @@ def _identity(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
 
 
 def _slopes(points: Sequence[Point], x_varies: bool, y_varies: bool) -> tuple[Fraction, Fraction] | None:
-    zero = Fraction(0)
-    if not (x_varies and y_varies):
-        a = _slope(_differences(points)) if x_varies else zero
-        b = _slope(_differences([(y, x, value) for x, y, value in points])) if y_varies else zero
-        return None if a is None or b is None else (a, b)
     turned = [(y, x, value) for x, y, value in points]
-    if any(one[1] == other[1] for one, other in combinations(points, 2)):
-        return _one_after_the_other(points)
-    if any(one[1] == other[1] for one, other in combinations(turned, 2)):
-        found = _one_after_the_other(turned)
-        return None if found is None else (found[1], found[0])
-    return _exact(points)
+    if not (x_varies and y_varies):
+        a = _slope(_pairs(points)) if x_varies else Fraction(0)
+        b = _slope(_pairs(turned)) if y_varies else Fraction(0)
+        return None if a is None or b is None else (a, b)
+    found = _one_after_the_other(points)
+    if found is not None:
+        return found
+    found = _one_after_the_other(turned)
+    return None if found is None else (found[1], found[0])
 
 
 def _one_after_the_other(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
-    """First the slope in x, from points that share y; then the one in y, from what the first leaves."""
-    a = _slope(_differences(points))
+    """First the slope in x, then the one in y, from what the first leaves."""
+    a = _slope(chain(_pairs(points), _triples(points)))
     if a is None:
         return None
     scale = a.denominator
-    rests = [(y, 0, value * scale - a.numerator * x) for x, y, value in points]
-    b = _slope(_differences(rests), scale)
+    b = _slope(_pairs([(y, 0, value * scale - a.numerator * x) for x, y, value in points], scale))
     return None if b is None else (a, b / scale)
 
 
-def _differences(points: Sequence[Point]) -> Iterator[tuple[int, int]]:
-    """How far apart in x, above 0, and in value, of any two points with one y."""
+Rise = tuple[int, int, int]
+"""How far apart, above 0; how much higher; and by how much less than which that may be off."""
+
+
+def _pairs(points: Sequence[Point], slack: int = 1) -> Iterator[Rise]:
+    """What two points with one y tell of the slope in x: each may be off by less than `slack` above its plane."""
     for (x, y, value), (other_x, other_y, other) in combinations(points, 2):
         if y == other_y and x != other_x:
-            yield (x - other_x, value - other) if x > other_x else (other_x - x, other - value)
+            yield (x - other_x, value - other, slack) if x > other_x else (other_x - x, other - value, slack)
 
 
-def _slope(differences: Iterator[tuple[int, int]], slack: int = 1) -> Fraction | None:
-    """The simplest slope, not below 0, of which each difference is off by less than `slack`.
+def _triples(points: Sequence[Point]) -> Iterator[Rise]:
+    """What the first point and two others tell of it, by Cramer's rule."""
+    x, y, value = points[0]
+    others = [(px - x, py - y, pv - value) for px, py, pv in points[-TRIED:]]
+    for (x1, y1, v1), (x2, y2, v2) in combinations(others, 2):
+        turn = x1 * y2 - x2 * y1
+        if turn:
+            rise = v1 * y2 - v2 * y1
+            yield abs(turn), rise if turn > 0 else -rise, abs(y1) + abs(y2)
+
+
+def _slope(rises: Iterator[Rise]) -> Fraction | None:
+    """The simplest slope, not below 0, that all `rises` allow.
 
     None: there is none, or it is no simpler than chance would have it, so that it may well be another.
     """
     low_n, low_d, high_n, high_d = -1, 1, 1, 0  # in integers: this runs for every pair
-    for apart, rise in differences:
+    for apart, rise, slack in rises:
         if (rise - slack) * low_d > low_n * apart:
             low_n, low_d = rise - slack, apart
         if (rise + slack) * high_d < high_n * apart:
@@ -206,15 +220,3 @@ def simplest(low_n: int, low_d: int, high_n: int, high_d: int) -> Fraction:
     # No integer in between, so both begin with the same one: go on with the reciprocals of what is left.
     rest = simplest(high_d, high_n - whole * high_d, low_d, low_n - whole * low_d)
     return whole + 1 / rest
-
-
-def _exact(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
-    """The slopes of the plane through three points: right where the prices are whole, and refuted where not."""
-    first = points[0]
-    for one, other in combinations(points[1:], 2):
-        (x1, y1, v1), (x2, y2, v2) = ([p - q for p, q in zip(point, first, strict=True)] for point in (one, other))
-        turn = x1 * y2 - x2 * y1
-        if turn:
-            a, b = Fraction(v1 * y2 - v2 * y1, turn), Fraction(x1 * v2 - x2 * v1, turn)
-            return (a, b) if a >= 0 and b >= 0 else None
-    return None

@@ -15,7 +15,7 @@ from .forecast_fit import Formula, Span, fit
 from .forecast_terms import Numbers, Terms
 from .model import UNCLEAR, read_output_limit
 
-MAX_POINTS = 12
+MAX_POINTS = 10
 """Different requests that a quote remembers."""
 MAX_BODY = 256 * 1024
 """Bytes of a request's body that are measured; for larger ones nothing is foretold."""

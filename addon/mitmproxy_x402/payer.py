@@ -35,7 +35,7 @@ FACILITATOR_MARGIN = 6
 BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
 """For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
 BLOCKHASH_END = 300
-"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at four times their usual length."""
+"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at five times their usual length."""
 REFRESH_SECONDS = 20
 """From this age on another blockhash is looked up, while payments are sent ahead."""
 
@@ -96,7 +96,7 @@ class Payer:
         self._entropy = entropy
         self.forecast = Forecast() if settings.preauthorize else None
         """What challenges taught, with `x402_preauthorize`."""
-        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout)
+        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
 
     @property
     def families(self) -> set[Family]:

@@ -110,6 +110,6 @@ def cells_named(names: list[str]) -> list[Cell]:
     for name in names:
         matching = [cell for cell in CELLS if name in (cell.name, cell.name.rpartition("-")[0])]
         if not matching:
-            raise ValueError(name)
+            raise ValueError(repr(name))
         found += [cell for cell in matching if cell not in found]
     return found

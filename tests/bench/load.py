@@ -76,6 +76,8 @@ class Answer:
         self._left = -1
         """Bytes to come of the body or of this chunk; -1: unknown."""
         self._chunked = False
+        self._last = False
+        """The last chunk was seen: trailers come, and an empty line."""
         self._line = bytearray()
 
     def feed(self, data: bytes) -> bool:
@@ -122,11 +124,12 @@ class Answer:
                 return False
             line, self._line = bytes(self._line + data[at:end]).strip(), bytearray()
             at = end + 1
-            if line == b"0":
-                self._left = -1  # what follows is the last empty line, which comes with it
-                return True
-            if line:
+            if self._last:
+                if not line:
+                    return True
+            elif line:
                 self._left = int(line.partition(b";")[0], 16)
+                self._last = not self._left
         return False
 
     def _keep(self, data: bytes) -> None:

@@ -103,7 +103,9 @@ class Run:
             one = candidate.start(self._place, way)
             stack.callback(one.stop)
             work = Work(varied=way.network == "metered")
-            self._ask(one, Job(one.port, 4 if way.far else WARM_REQUESTS, 4, work=work, tls=one.tls))
+            self._ask(
+                one, Job(one.port, self._requests or (4 if way.far else WARM_REQUESTS), 4, work=work, tls=one.tls)
+            )
         except (AbsentError, RuntimeError) as error:
             return str(error)
         self._running[candidate.name] = one
