@@ -189,6 +189,24 @@ class TestServer:
             postgres.start()
         soon(lambda: ledger.reserve(intent(), []))
 
+    def test_what_came_out_meanwhile_is_written_down_later(
+        self, postgres: Postgres, url: PostgresUrl, ledger: PostgresLedger
+    ) -> None:
+        rows = [ledger.reserve(intent(), []) for _ in range(3)]
+        for row in rows:
+            ledger.record_sent(row, "n", 0)
+        postgres.stop()
+        try:
+            for row, outcome in zip(rows, (Outcome("settled", "0xt"), Outcome("rejected", code="C")), strict=False):
+                with pytest.raises(LedgerError):
+                    ledger.finish(row, outcome)
+        finally:
+            postgres.start()
+        soon(lambda: ledger.reserve(intent(), []))
+        found = query(url, "state, transaction_id, code")
+        assert found[:3] == [("settled", "0xt", None), ("rejected", None, "C"), ("unknown", None, None)]
+        assert ledger.finish(rows[2], Outcome("settled", "0xu")) == "settled"
+
     def test_silence_has_an_end(self, ledger: PostgresLedger) -> None:
         """A server that is there, and does not answer."""
         stopped = backend(ledger)

@@ -21,7 +21,7 @@ FAR_MS = 5
 COUNTED = 10_000
 """Payments that are counted; how many more there are takes too long."""
 _MAY_CREATE = "SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')"
-_COUNT = "SELECT count(*) FROM (SELECT 1 FROM x402_payment LIMIT %s) AS some"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM x402_payment LIMIT %s) AS counted"
 _HOLD = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
 
 

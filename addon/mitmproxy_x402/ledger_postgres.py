@@ -7,15 +7,18 @@ ends, whatever it had reserved is released and what it had sent is unknown, as s
 
 A reservation is not waited for until it is on the database's disk; that it is sent, is. A database that crashes in
 between has lost the reservation, and may give its number to another one: so `record_sent` asks for the session, too,
-that has reserved, whose number is never given twice.
+that has reserved, whose number is never given twice. What became of a payment while the database was away is written
+down when it is back, as far as this process lives that long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .ledger import (
@@ -36,6 +39,8 @@ from .postgres_schema import migrate
 from .protocol.messages import AtomicUnits, Caip2
 from .settings_ledger import PostgresUrl
 
+MAX_OUTCOMES = 10_000
+"""Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, returns_ms, job_paid FROM x402_reserve(
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s::bigint,
@@ -74,6 +79,8 @@ class PostgresLedger:
         """How its rows name this proxy."""
         self._reserved: dict[int, int] = {}
         """Rows that may yet be sent, and the number of the session that has reserved each."""
+        self._outcomes: deque[tuple[Any, ...]] = deque(maxlen=MAX_OUTCOMES)
+        """That are not written down yet, since the database could not be reached when they came."""
         self.link = Link(url, self._begin)
 
     @property
@@ -83,6 +90,7 @@ class PostgresLedger:
 
     def _begin(self, session: Session) -> None:
         migrate(session, self.place)
+        self._write_outcomes(lambda values: session.execute(_FINISH.encode(), values).fetchall())
         session.execute("SELECT x402_begin()")
 
     # The life of a row.
@@ -123,11 +131,23 @@ class PostgresLedger:
             *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
             *(_milliseconds(counts_for), row),
         )
-        found = self.link.ask(_FINISH, values) or self.link.ask(_STATE, (row,))
+        self._outcomes.append(values)
+        found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, (row,))
         if not found:
             raise LedgerError(f"The ledger {self.place} has no payment number {row}.")
         became: State = found[0][0]
         return became
+
+    def _write_outcomes(self, write: Callable[[tuple[Any, ...]], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        """Write down what is waiting for it, each once; gives what the last one gave. Two may come here at a time."""
+        found: list[tuple[Any, ...]] = []
+        while self._outcomes:
+            values = self._outcomes[0]
+            found = write(values)
+            with contextlib.suppress(IndexError):
+                if self._outcomes[0] is values:
+                    self._outcomes.popleft()
+        return found
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
