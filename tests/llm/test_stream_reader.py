@@ -31,6 +31,10 @@ def read(chunks: Iterable[bytes], **bounds: int) -> Reading:
     return reader.reading()
 
 
+def bytewise(body: bytes) -> list[bytes]:
+    return [body[at : at + 1] for at in range(len(body))]
+
+
 def pieces(body: bytes, seed: int) -> list[bytes]:
     cuts = sorted(random.Random(seed).choices(range(len(body) + 1), k=seed % 12))
     return [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
@@ -39,7 +43,7 @@ def pieces(body: bytes, seed: int) -> list[bytes]:
 @pytest.mark.parametrize("name", STREAMS)
 def test_one_byte_after_the_other_reads_the_same(name: str) -> None:
     body = STREAMS[name]
-    assert read(body[at : at + 1] for at in range(len(body))) == read([body])
+    assert read(bytewise(body)) == read([body])
 
 
 @settings(deadline=None)
@@ -83,7 +87,7 @@ def test_what_may_precede_a_stream(blank: bytes) -> None:
 def test_what_may_precede_json(blank: bytes, name: str) -> None:
     one = {"candidates": [{"content": {"parts": [{"text": "Yes"}]}, "finishReason": "STOP"}]}
     body = blank + STREAMS.get(name, json.dumps(one).encode())
-    for chunks in ([body], [body[at : at + 1] for at in range(len(body))]):
+    for chunks in ([body], bytewise(body)):
         reading = read(chunks)
         assert (reading.text, reading.complete, reading.irregular) == ("Yes", True, ())
 
@@ -108,15 +112,24 @@ def test_elements_are_those_of_the_array(values: list[Any], seed: int) -> None:
         assert (elements.ended, elements.irregular) == (True, [])
 
 
+def test_brackets_and_quotes_in_strings_are_no_structure() -> None:
+    values = ['"', "\\", '\\"', '],[{"', "a\\\\", {'}"': ['"]', "\\"]}, '"",']
+    body = json.dumps(values).encode()
+    for chunks in ([body], bytewise(body)):
+        elements = Elements()
+        assert [json.loads(one) for chunk in chunks for one in elements.feed(chunk)] == values
+        assert elements.ended
+
+
 def test_what_follows_an_array_is_noted_once() -> None:
     body = STREAMS["gemini array code"] + b"[1] and more"
     assert read([body]).irregular == ("something follows the array",)
-    assert read(body[at : at + 1] for at in range(len(body))) == read([body])
+    assert read(bytewise(body)) == read([body])
 
 
 def test_an_element_over_the_bound_is_dropped() -> None:
     body = v.array([v.part({"text": "a"}), v.part({"text": "b" * 5000}), v.part({"text": "c"}, finish="STOP")])
-    for chunks in ([body], [body[at : at + 1] for at in range(len(body))]):
+    for chunks in ([body], bytewise(body)):
         reading = read(chunks, max_event=1000)
         assert (reading.text, reading.complete) == ("ac", True)
         assert reading.irregular == ("an element of the array is larger than 1000 bytes and is dropped",)
