@@ -259,9 +259,13 @@ class TestSupersededInFile(InFile):
             assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
 
     def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
-        for statement in (ledger_sqlite._LAPSE, ledger_sqlite._DUE, ledger_sqlite._EXPIRE):
+        for statement, index in (
+            (ledger_sqlite._LAPSE, "payment_open (state=? AND counted_at<?)"),
+            (ledger_sqlite._DUE, "payment_superseded (free_at<?)"),
+            (ledger_sqlite._EXPIRE, "payment_superseded (free_at<?)"),
+        ):
             plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,)).fetchall()
-            assert all("INDEX payment_" in row[-1] for row in plan), plan
+            assert all(row[-1].endswith(f"INDEX {index}") for row in plan), plan
 
 
 class TestClock(InFile):

@@ -14,9 +14,11 @@ import pytest
 
 from mitmproxy_x402 import sqlite_spending
 from mitmproxy_x402.ledger import FREE, Intent, Ledger, LedgerError, Outcome, OverBudget
+from mitmproxy_x402.ledger_open import make_ready
 from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.settings import read_settings
 from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
 from mitmproxy_x402.sqlite_schema import MIGRATIONS, statements
 from mitmproxy_x402.sqlite_spending import KEPT_MS
@@ -225,6 +227,15 @@ def test_a_refusal_keeps_what_was_summed_up_for_it(ledger: SqliteLedger) -> None
     with pytest.raises(OverBudget):
         pay(ledger, "m", "/v1/x", budget)
     assert ledger._spending.find(budget) is not None
+
+
+def test_new_scopes_are_summed_up_at_the_start(ledger: SqliteLedger, tmp_path: Path) -> None:
+    (tmp_path / "x402.toml").write_text('[[limit]]\nmodel = "m-*"\nbudget = "1/day"\n')
+    settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
+    make_ready(ledger, settings)
+    budgets = [*settings.budgets, *settings.limits[0].budgets]
+    assert len(budgets) == 2
+    assert all(ledger._spending.find(budget) is not None for budget in budgets)
 
 
 def test_a_scope_that_nobody_uses_is_forgotten_when_another_one_comes(
