@@ -144,6 +144,29 @@ lock() {
     "${UV:-uv}" pip compile pyproject.toml -c requirements-test.lock -o requirements.lock "$@"
 }
 
+has_browser() {
+  local name
+  for name in "${X402_BROWSER:-}" chromium chromium-browser google-chrome google-chrome-stable; do
+    [ -n "$name" ] && command -v "$name" >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
+has_postgres() {
+  command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
+# ensure_debian WHAT PACKAGE: what some tests need beside Python. Installed where the machine is ours alone, as in CI;
+# elsewhere the tests that need it fail, and say what to install.
+ensure_debian() {
+  "has_$1" && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing $2 for the tests"
+    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null </dev/null
+  fi
+  "has_$1" || say "some tests need $2: install it (Debian: apt-get install $2), else they fail"
+}
+
 # without_install ARGUMENT...: whether the standard library is enough for it.
 without_install() {
   local argument
@@ -165,6 +188,7 @@ main() {
     test | bench)
       venv=${X402_VENV:-$here/.venv-test}
       lock=$here/requirements-test.lock
+      without_install "$@" || { ensure_debian browser chromium && ensure_debian postgres postgresql; }
       ;;
   esac
   if without_install "$@"; then
