@@ -188,7 +188,10 @@ main() {
     test | bench)
       venv=${X402_VENV:-$here/.venv-test}
       lock=$here/requirements-test.lock
-      without_install "$@" || { ensure_debian browser chromium && ensure_debian postgres postgresql; }
+      if [ "$1" = test ] && ! without_install "$@"; then
+        ensure_debian browser chromium
+        ensure_debian postgres postgresql
+      fi
       ;;
   esac
   if without_install "$@"; then
