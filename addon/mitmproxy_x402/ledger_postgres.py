@@ -14,6 +14,7 @@ down when it is back, as far as this process lives that long.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -124,12 +125,12 @@ class PostgresLedger:
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
         state: str = outcome.state
-        counts_for = getattr(outcome, "counts_for", 0) if state == "superseded" else None
+        counts_for = math.ceil(outcome.counts_for * 1000) if state == "superseded" else None
         values = (
             *(list(sources(outcome.state)), state, _text(outcome.transaction)),
             *(outcome.status, _text(outcome.code), _text(outcome.request_id)),
             *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
-            *(_milliseconds(counts_for), row),
+            *(counts_for, row),
         )
         self._outcomes.append(values)
         found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, (row,))
