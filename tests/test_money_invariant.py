@@ -133,7 +133,7 @@ class World:
         ledger._process = f"boot-{self.boot} {pid}"
         payer = Payer(self.settings, self.wallets, ledger, clock=clock.wall, entropy=self.random.randbytes)
         self.teach(payer)
-        return Process(pid, ledger, payer, HeldPayments(clock.wall))
+        return Process(pid, ledger, payer, HeldPayments(clock.wall, clock.uptime))
 
     def teach(self, payer: Payer) -> None:
         """As many challenges as it takes; that they were paid is left out."""

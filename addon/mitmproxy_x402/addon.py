@@ -22,6 +22,7 @@ from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .forecast_quote import Place, read_question
 from .handshake import Exchange
+from .ledger import Clock
 from .ledger_sqlite import SqliteLedger
 from .model import read_model
 from .payer import Payer, find_wallets
@@ -32,7 +33,7 @@ from .timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-_held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
+_held = held.HeldPayments(time.time, Clock().uptime)  # of the module: it outlives a script that is loaded again
 
 
 class X402Addon:
