@@ -107,7 +107,7 @@ def test_percentiles_and_ratios() -> None:
 
 
 def row(first: float) -> Row:
-    return Row([first], first, [first], first, [100.0], [1.0], [], [], 0.0, 1, 1, 0, 0, 1.0)
+    return Row([first], first, [first], first, [100.0], [1.0], [], [], 0.0, 1, 1, 0, 0, 1.0, 0.0)
 
 
 def test_a_target_is_met_missed_or_not_measured() -> None:

@@ -208,6 +208,23 @@ def test_while_it_is_valid_the_same_payment_goes_and_then_a_new_one_and_no_third
     assert one.fail().reference not in (first.reference, second.reference)
 
 
+@pytest.mark.parametrize("jump", [86400, -86400])
+def test_setting_the_clock_makes_nobody_forget_what_was_paid_for(jump: int) -> None:
+    wall, uptime = 1e9, 100.0
+    held = HeldPayments(lambda: wall, lambda: uptime)
+    held.remember((ROUTE, b"1"), Memory(None, 0, 2, 7, "ledger"))
+    wall += jump
+    kept = held.take((ROUTE, b"1"))
+    assert kept is not None
+    held.remember((ROUTE, b"1"), kept)
+    uptime += REMEMBER_SECONDS - 1
+    assert held.expects(ROUTE)
+    assert held.take((ROUTE, b"1")) is kept
+    held.remember((ROUTE, b"1"), kept)
+    uptime += 1
+    assert held.take((ROUTE, b"1")) is None
+
+
 @pytest.mark.parametrize("allowed", [0, 1, 3])
 def test_how_often_one_request_is_paid(shop: Any, allowed: int) -> None:
     one = shop(repurchase=str(allowed))

@@ -155,7 +155,7 @@ class World:
         return ledger
 
     def hold(self, _: Ledger) -> Held:
-        return HeldPayments(self.wall)
+        return HeldPayments(self.wall, lambda: self.now - self.booted)
 
     def teach(self, payer: Payer) -> None:
         """As many challenges as it takes; that they were paid is left out."""

@@ -22,6 +22,7 @@ from .commands import Commands
 from .errors import Refused, X402Error, error_code
 from .forecast_quote import Place, read_question
 from .handshake import Exchange
+from .ledger import Clock
 from .ledger_open import make_ready, open_held, open_ledger
 from .model import read_model
 from .payer import Payer, find_wallets
@@ -34,7 +35,7 @@ from .views import Views
 
 logger = logging.getLogger(__name__)
 
-_held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
+_held = held.HeldPayments(time.time, Clock().uptime)  # of the module: it outlives a script that is loaded again
 _jobs = jobs.Jobs(time.time)  # so does this
 
 

@@ -14,8 +14,9 @@ Every request sent upstream is a leg. A leg has a stream id of its own, because 
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
 
 Besides, the stream mends what would lose an answer: interim responses and trailers of HTTP/1.1, trailers that an
-HTTP/1.1 client cannot be given, error pages in HTML. And where the process is ours, `index_hooks` has mitmproxy ask
-only those addons for a hook that have it: most of an exchange's time goes into asking all of them.
+HTTP/1.1 client cannot be given, answers whose end nobody could tell from their being cut off, error pages in HTML. And
+where the process is ours, `index_hooks` has mitmproxy ask only those addons for a hook that have it: most of an
+exchange's time goes into asking all of them.
 """
 
 from __future__ import annotations
@@ -158,12 +159,16 @@ class X402Stream(HttpStream):
             if event.stream_id != self.leg_id:
                 return
             event.stream_id = self.stream_id
+            if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
+                # The end of an answer that goes on until the connection is closed, and we have closed it.
+                event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, _CANCELLED)
             self._take_note(event)
         for command in super().handle_event(event):
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
                     if isinstance(command.event, ResponseHeaders):
                         self._answering = command.event.response.status_code >= 200
+                        self._frame(command.event)
                     elif isinstance(command.event, ResponseProtocolError) and not self._answering:
                         yield from self._answer_error(command)
                         continue
@@ -174,6 +179,20 @@ class X402Stream(HttpStream):
             elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
                 continue  # a line for each answer, and it is so for every one
             yield command
+
+    def _frame(self, event: ResponseHeaders) -> None:
+        """Have an answer without a length sent in chunks, so that its end is told from its being cut off.
+
+        The flow keeps the head as it came.
+        """
+        request, response = self.flow.request, event.response
+        if event.end_stream or request.http_version != "HTTP/1.1" or response.status_code < 200:
+            return
+        if "content-length" not in response.headers and "transfer-encoding" not in response.headers:
+            event.response = response.copy()
+            event.response.headers["transfer-encoding"] = "chunked"
+            if response.is_http10:
+                event.response.http_version = "HTTP/1.1"
 
     def _take_note(self, event: events.Event) -> None:
         """An event of this leg's answer has come."""

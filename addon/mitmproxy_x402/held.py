@@ -82,7 +82,7 @@ class Memory:
     ledger: str
     """Name of that ledger."""
     forget_at: float = 0
-    """Unix seconds; 0: to be set anew, since the request has just ended badly."""
+    """Seconds of uptime; 0: to be set anew, since the request has just ended badly."""
 
 
 class Held(Protocol):
@@ -105,10 +105,15 @@ class Held(Protocol):
 
 
 class HeldPayments:
-    """Remembers bad ends in this process. `clock` gives Unix seconds."""
+    """Remembers bad ends in this process. `clock` gives Unix seconds, by which signatures expire.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `uptime` gives seconds from any time on, by which requests are forgotten: a wall clock that is set would make us
+    forget what was paid for, or keep what was signed for an hour that is not this one.
+    """
+
+    def __init__(self, clock: Callable[[], float], uptime: Callable[[], float] | None = None) -> None:
         self._clock = clock
+        self._uptime = uptime or clock
         self._by_route: dict[Route, list[tuple[Fingerprint, Memory]]] = {}
         self._count = 0
 
@@ -122,11 +127,10 @@ class HeldPayments:
 
     def remember(self, key: Fingerprint, memory: Memory) -> None:
         """See `Held`."""
-        now = self._clock()
-        self._forget(now)
+        self._forget()
         if not memory.forget_at:
-            valid_until = memory.payment.valid_until if memory.payment else now
-            memory.forget_at = max(now + REMEMBER_SECONDS, valid_until)
+            left = memory.payment.valid_until - self._clock() if memory.payment else 0
+            memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
         # At the end of the dictionary: the first route is the one that was remembered longest ago.
         self._by_route[key[0]] = [*self._by_route.pop(key[0], []), (key, memory)]
         self._count += 1
@@ -136,7 +140,7 @@ class HeldPayments:
     def take(self, key: Fingerprint) -> Memory | None:
         """See `Held`."""
         now = self._clock()
-        self._forget(now)
+        self._forget()
         found = [(index, memory) for index, (its, memory) in enumerate(self._by_route.get(key[0], [])) if its == key]
         for _, memory in found:
             if memory.payment is not None and memory.payment.valid_until <= now:
@@ -153,7 +157,8 @@ class HeldPayments:
         if not self._by_route[route]:
             del self._by_route[route]
 
-    def _forget(self, now: float) -> None:
+    def _forget(self) -> None:
+        now = self._uptime()
         for route in list(self._by_route):
             kept = [(key, memory) for key, memory in self._by_route[route] if memory.forget_at > now]
             self._count -= len(self._by_route[route]) - len(kept)

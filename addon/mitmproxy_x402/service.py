@@ -79,23 +79,28 @@ class Service:
         if self._stopping is not None or settings is None or not self._busy():
             ctx.master.shutdown()
             return
+        running = self._running()
         logger.info(
             "x402: stopping when %s over, after %g s at most (x402_drain); SIGTERM again stops at once",
-            "the running answer is" if len(self._live) == 1 else f"{len(self._live)} running answers are",
+            "the running answer is" if running == 1 else f"{running} running answers are",
             settings.drain,
         )
         self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
 
+    def _running(self) -> int:
+        """How many answers are still to be given; a flow that was killed gets none, and is not told to have ended."""
+        return sum(flow.error is None for flow in self._live)
+
     def _busy(self) -> bool:
-        return bool(self._live) or handshake.unsent(ctx.master.addons.get("proxyserver")) > 0
+        return self._running() > 0 or handshake.unsent(ctx.master.addons.get("proxyserver")) > 0
 
     async def _drain(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self._busy() and loop.time() < end:  # noqa: ASYNC110  # nobody tells when the last byte has left
             await asyncio.sleep(TICK)
-        if self._live:
-            logger.warning("x402: stopped with %d answers still running (x402_drain)", len(self._live))
+        if self._running():
+            logger.warning("x402: stopped with %d answers still running (x402_drain)", self._running())
         ctx.master.shutdown()
 
 

@@ -21,7 +21,7 @@ from .peers import PEERS
 from .place import Place
 from .processes import ROOT
 from .profiles import profile
-from .resources import large_answer, open_streams, start_up
+from .resources import kept, large_answer, open_streams, start_up
 from .results import Results, three
 from .rounds import Run, say
 from .signing import signing
@@ -80,7 +80,7 @@ class Bench:
     def __init__(self, given: argparse.Namespace, candidates: Sequence[Candidate]) -> None:
         self._given = given
         self._candidates = candidates
-        self._rounds = given.rounds or (3 if given.quick else 7)
+        self._rounds = given.rounds or (5 if given.quick and given.cells else 2 if given.quick else 7)
         self.results = Results(time.strftime("%Y-%m-%d"), 0.0, machine.machine(), machine.versions(), self._rounds)
 
     def run(self, place: Place, names: Sequence[str]) -> None:
@@ -123,6 +123,10 @@ class Bench:
         found = open_streams(place, self._repeat(3), 500)
         self.results.streams = {name: [round(value / 1e3, 1) for value in all_] for name, all_ in found.items()}
 
+    def kept(self, place: Place) -> None:
+        found = kept(place, self._repeat(2), self._given.requests or (500 if self._given.quick else 2000))
+        self.results.kept = {name: [round(value / 1e3, 2) for value in all_] for name, all_ in found.items()}
+
     def ledger(self, place: Place) -> None:
         self.results.ledger = [
             (what, round(few, 4), round(many, 4)) for what, few, many in ledger_writes(place.new_home("ledger"))
@@ -135,10 +139,12 @@ FIGURES: dict[str, Callable[[Bench, Place], None]] = {
     "start-up": Bench.start_up,
     "large-answer": Bench.large_answer,
     "open-streams": Bench.open_streams,
+    "kept": Bench.kept,
     "ledger": Bench.ledger,
 }
 """What is measured besides the cells: signing in this process, what blocks the event loop, start-up, memory over 100 MB
-and with 500 streams open, the ledger's writes."""
+with 500 streams open and left behind by requests, the ledger's writes."""
+QUICK_FIGURES = ("signing", "blocks", "start-up", "large-answer")
 
 
 def candidates_named(names: str, checkout: Path | None) -> list[Candidate]:
@@ -158,10 +164,10 @@ def candidates_named(names: str, checkout: Path | None) -> list[Candidate]:
     return [one for name, one in known.items() if name in wanted]
 
 
-def names_of(cells: str) -> list[str]:
+def names_of(cells: str, *, quick: bool) -> list[str]:
     """Raises WrongUseError: for a cell or figure that does not exist."""
     if not cells:
-        return [*(cell.name for cell in CELLS), *FIGURES]
+        return [*(cell.name for cell in CELLS if cell.quick or not quick), *(FIGURES if not quick else QUICK_FIGURES)]
     try:
         cells_named([name for name in cells.split(",") if name not in FIGURES])
     except ValueError as error:
@@ -183,7 +189,7 @@ def main(argv: Sequence[str]) -> int:
     given = read_arguments(argv)
     try:
         candidates = candidates_named(given.profile or given.candidates, given.baseline)
-        names = names_of(given.cells)
+        names = names_of(given.cells, quick=given.quick)
     except WrongUseError as error:
         print(f"python -m tests.bench: {error}", file=sys.stderr)
         return 2

@@ -29,6 +29,8 @@ class Cell:
     way: Way = NEAR
     reference: str = "mitmdump"
     """The candidate that the others are set in relation to."""
+    quick: bool = True
+    """Whether a quick run measures it, too."""
 
     def job_for(self, port: int, *, tls: bool, requests: int, seed: int) -> Job:
         """The job of one block; with `requests` other than 0, of that size."""
@@ -40,14 +42,14 @@ def _job(requests: int, concurrency: int = 1, work: Work = _SHORT, *, keep_alive
     return Job(0, requests, concurrency, keep_alive, warm, work)
 
 
-def _streams(number: int, interval: int, warm: int = 1) -> Job:
-    return _job(max(number, 3), number, Work(events=100, interval=interval), warm=warm)
+def _streams(number: int, interval: int) -> Job:
+    return _job(max(number, 3), number, Work(events=100, interval=interval), warm=0)
 
 
 CELLS: tuple[Cell, ...] = (
     Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL),
-    Cell("rps-16", "JSON, 16 requests at a time", _job(480, 16), _ALL),
-    Cell("rps-64", "JSON, 64 requests at a time", _job(640, 64), _ALL),
+    Cell("rps-16", "JSON, 16 requests at a time", _job(320, 16), _ALL),
+    Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL),
     Cell("new-1", "JSON, each request on a new connection", _job(60, keep_alive=False), (*_FLOORS, *_OURS[:4])),
     Cell(
         "upload-1",
@@ -71,10 +73,11 @@ CELLS: tuple[Cell, ...] = (
     ),
     Cell(
         "stream-64",
-        "100 events 40 ms apart, 64 streams at a time",
-        _streams(64, 40, warm=0),
+        "100 events 30 ms apart, 64 streams at a time",
+        _streams(64, 30),
         _STREAMS,
         reference="mitmdump-stream",
+        quick=False,
     ),
     Cell(
         "mixed-1",
@@ -84,13 +87,14 @@ CELLS: tuple[Cell, ...] = (
         Way("metered"),
     ),
     Cell("solana-1", "paid on Solana, one request at a time", _job(100), (*_FLOORS, *_OURS[:4]), Way("solana")),
-    Cell("solana-16", "paid on Solana, 16 requests at a time", _job(480, 16), (*_FLOORS, *_OURS[:4]), Way("solana")),
+    Cell("solana-16", "paid on Solana, 16 requests at a time", _job(320, 16), (*_FLOORS, *_OURS[:4]), Way("solana")),
     Cell(
         "solana-rpc-1",
         "paid on Solana, no blockhash in the challenge",
         _job(100),
         ("mitmdump", "ours"),
         Way("solana-rpc"),
+        quick=False,
     ),
     Cell("far-1", "30 ms away by TLS, connections kept", _job(15), (*_FLOORS, *_OURS[:4]), _FAR, "direct"),
     Cell(

@@ -16,7 +16,7 @@ from .peers import CACHE, FETCH, versions_in
 def machine() -> dict[str, str]:
     """Processor, cores, memory, system."""
     found = {
-        "processor": _processor(),
+        "Processor": _processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.release()}",
     }

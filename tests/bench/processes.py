@@ -46,6 +46,16 @@ def cpu_seconds(pid: int) -> float | None:
     return seconds or None
 
 
+def waited_seconds(pid: int) -> float:
+    """For how long threads of `pid`, and of what it started, could have run and had no processor; 0 if not known."""
+    nanoseconds = 0
+    for one in tree(pid):
+        for file in Path(f"/proc/{one}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                nanoseconds += int(file.read_text().split()[1])
+    return nanoseconds / 1e9
+
+
 def memory(pid: int, key: str = "VmRSS") -> int | None:
     """Bytes of `pid` and what it started: `VmRSS` now, `VmHWM` at most since the start or since `forget_peak`."""
     kilobytes = 0

@@ -14,10 +14,12 @@ from .processes import Worker
 
 SECONDS = 12
 TOP = 30
+FRAME = 0.95
+"""Functions with a greater share than this are the frame that everything runs in."""
 
 
 def profile(place: Place, candidate: Candidate, concurrency: int) -> str:
-    """Two tables: functions by their own time, and by the time with all that they call. Raises AbsentError."""
+    """Tables: packages and functions by their own time, functions with all that they call. Raises AbsentError."""
     spy = python_with("py-spy", ["py-spy"]).with_name("py-spy")
     one = candidate.start(place, NEAR)
     load = Worker()
@@ -52,17 +54,26 @@ def _read(file: Path) -> list[tuple[list[str], int]]:
     return found
 
 
+def _package(function: str) -> str:
+    """The package of `name (package/module.py:line)`."""
+    return function.rpartition("(")[2].partition("/")[0].partition(":")[0]
+
+
 def tables(stacks: list[tuple[list[str], int]]) -> str:
-    """Shares of all samples."""
+    """Shares of all samples: by package, by function, and by function with what it calls."""
     everything = sum(times for _, times in stacks) or 1
+    packages: Counter[str] = Counter()
     own: Counter[str] = Counter()
     within: Counter[str] = Counter()
     for stack, times in stacks:
+        packages[_package(stack[-1])] += times
         own[stack[-1]] += times
         for function in set(stack):
             within[function] += times
+    for name in [name for name, times in within.items() if times > FRAME * everything]:
+        del within[name]
     parts = []
-    for title, counted in (("own time", own), ("with what it calls", within)):
+    for title, counted in (("own time", packages), ("own time", own), ("with what it calls", within)):
         lines = [f"| {times / everything:.1%} | `{name}` |" for name, times in counted.most_common(TOP)]
         parts.append(f"| {title} | |\n|---|---|\n" + "\n".join(lines))
     return "\n\n".join(parts)

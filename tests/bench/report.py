@@ -19,7 +19,7 @@ candidates were started side by side and measured in turn, {rounds} rounds, each
 Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say little about another
 machine; ratios say more.
 
-{machine}
+{machine}{quiet}
 
 ![Time to the first byte, requests per second and CPU time, in relation to bare mitmdump](overview.svg)
 
@@ -45,11 +45,23 @@ block are open.
 """
 
 
+DISTURBED = 0.1
+"""Share of waiting for a processor from which on a run's figures are no more than a hint."""
+_DISTURBED = """
+
+**The machine was not quiet.** With one request at a time the candidates waited for a processor for {waited:.0%} of the
+time in which they could have run. Repeat it with nothing else running."""
+
+
 def page(results: Results, candidates: Sequence[Candidate]) -> str:
     """The whole of docs/benchmark/README.md."""
-    machine = "; ".join(f"{name}: {value}" for name, value in {**results.machine, **results.versions}.items())
+    machine = "; ".join(f"{name} {value}" for name, value in results.machine.items())
+    machine += ".\n\nVersions: " + ", ".join(f"{name} {value}" for name, value in results.versions.items()) + "."
     parts = body(results, candidates, everything=True)
-    return _PAGE.format(date=results.date, minutes=results.minutes, rounds=results.rounds, machine=machine, parts=parts)
+    quiet = _DISTURBED.format(waited=results.waited) if results.waited > DISTURBED else ""
+    return _PAGE.format(
+        date=results.date, minutes=results.minutes, rounds=results.rounds, machine=machine, quiet=quiet, parts=parts
+    )
 
 
 def body(results: Results, candidates: Sequence[Candidate], *, everything: bool = False) -> str:
@@ -57,7 +69,7 @@ def body(results: Results, candidates: Sequence[Candidate], *, everything: bool 
     parts = [_targets(results, everything=everything)]
     parts += [table for cell in CELLS if cell.name in results.cells for table in [_cell(results, cell, candidates)]]
     parts += [_predicted(results, candidates), _in_process(results), _start_up(results), _memory(results)]
-    parts += [_ledger(results), _missing(results)]
+    parts += [_ledger(results), _missing(results, candidates)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -79,14 +91,13 @@ def _cell(results: Results, cell: Cell, candidates: Sequence[Candidate]) -> str:
     rows = results.cells[cell.name]
     absent = results.absent.get(cell.name, {})
     columns = _STREAM_COLUMNS if cell.job.work.events else _COLUMNS
-    lines = [
-        [one.title, *(make(rows[one.name], rows, cell) for make in columns.values())]
-        for one in candidates
-        if one.name in rows
-    ]
-    found = f"## {cell.title} (`{cell.name}`)\n\n" + _table(("", *columns), lines)
-    missing = [f"Absent: {one.title}: {absent[one.name]}." for one in candidates if one.name in absent]
-    return "\n\n".join([found, *missing])
+    lines = []
+    for one in candidates:
+        if one.name in rows:
+            lines.append([one.title, *(make(rows[one.name], rows, cell) for make in columns.values())])
+        elif one.name in absent:
+            lines.append([one.title, "absent, see below", *[""] * (len(columns) - 1)])
+    return f"## {cell.title} (`{cell.name}`)\n\n" + _table(("", *columns), lines)
 
 
 def _median(values: Sequence[float], digits: int = 2) -> str:
@@ -204,6 +215,13 @@ def _ledger(results: Results) -> str:
     return "## Writes to the ledger\n\n" + _table(("ms", "few rows", "100,000 rows"), lines)
 
 
-def _missing(results: Results) -> str:
-    lines = [f"- {figure}: {why}" for figure, why in results.missing.items()]
-    return "## Not measured\n\n" + "\n".join(lines) if lines else ""
+def _missing(results: Results, candidates: Sequence[Candidate]) -> str:
+    """Every candidate and figure that is not there, and why; each reason once."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for cell, by_candidate in results.absent.items():
+        for name, why in by_candidate.items():
+            where.setdefault((name, why), []).append(cell)
+    titles = {one.name: one.title for one in candidates}
+    lines = [f"- {titles.get(name, name)}: {why} ({', '.join(cells)})" for (name, why), cells in where.items()]
+    lines += [f"- {figure}: {why}" for figure, why in results.missing.items()]
+    return "## Absent\n\n" + "\n".join(lines) if lines else ""

@@ -66,6 +66,21 @@ def large_answer(place: Place, rounds: int) -> dict[str, list[float]]:
     return found
 
 
+def kept(place: Place, rounds: int, requests: int) -> dict[str, list[float]]:
+    """Bytes of memory that each of `requests` requests leaves behind in a process that has served half as many."""
+    candidates: Mapping[str, Start] = {"mitmdump": mitmdump(), "ours-free": ours(free=True), "ours": ours()}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for name, start in [item for _ in range(rounds) for item in candidates.items()]:
+        with _Warm(place, start) as warm:
+            _must(warm.load.run(Job(warm.port, requests // 2, 8)).errors)
+            before = memory(warm.pid)
+            _must(warm.load.run(Job(warm.port, requests, 8)).errors)
+            after = memory(warm.pid)
+            if before is not None and after is not None:
+                found[name].append((after - before) / requests)
+    return found
+
+
 def open_streams(place: Place, rounds: int, streams: int) -> dict[str, list[float]]:
     """Bytes of memory for each of `streams` streams that are open at once, beyond what a warm process has."""
     candidates: Mapping[str, Start] = {"mitmdump-stream": mitmdump(*STREAMING), "ours": ours()}

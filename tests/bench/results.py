@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Row:
     """Payments above the price."""
     peak: float
     """Megabytes of memory, at most; 0 where nobody's was counted."""
+    waited: float
+    """Share of the time in which it could have run that it had no processor."""
 
 
 @dataclass
@@ -73,6 +76,8 @@ class Results:
     """By candidate, megabytes that an answer of 100 MB took."""
     streams: dict[str, list[float]] = field(default_factory=dict)
     """By candidate, kilobytes for each of the streams that were open at once."""
+    kept: dict[str, list[float]] = field(default_factory=dict)
+    """By candidate, kilobytes of memory that every request leaves behind."""
     ledger: list[tuple[str, float, float]] = field(default_factory=list)
     """Write, milliseconds with few rows in the ledger, and with many."""
 
@@ -91,6 +96,14 @@ class Results:
     def add_start_up(self, found: Mapping[str, Sequence[StartUp]]) -> None:
         for candidate, starts in found.items():
             self.start_up[candidate] = [(round(one.listening, 3), round(one.answered, 3)) for one in starts]
+
+    @property
+    def waited(self) -> float:
+        """Median over the cells of one request at a time: with several, proxies also wait for the client."""
+        alone = [
+            row.waited for cell, rows in self.cells.items() if cell.endswith("-1") for row in rows.values() if row.cpu
+        ]
+        return statistics.median(alone) if alone else 0.0
 
     def write(self, file: Path) -> None:
         """One line for each row, so that two runs can be compared."""
@@ -134,6 +147,7 @@ def row(blocks: Sequence[Block]) -> Row:
         doubles=sum(block.doubles for block in blocks),
         overpaid=sum(block.overpaid for block in blocks),
         peak=round(max((block.peak or 0) for block in blocks) / 1e6, 1),
+        waited=round(statistics.median(block.waited for block in blocks), 3),
     )
 
 

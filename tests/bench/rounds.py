@@ -12,7 +12,7 @@ from .candidates import AbsentError, Candidate, Running, Way
 from .cells import Cell
 from .load import Found, Job
 from .place import Place
-from .processes import Worker, cpu_seconds, forget_peak, memory
+from .processes import Worker, cpu_seconds, forget_peak, memory, waited_seconds
 from .stats import percentile
 from .work import Work
 
@@ -40,6 +40,8 @@ class Block:
     """Payments above the price."""
     peak: int | None = None
     """Bytes of memory, at most."""
+    waited: float = 0.0
+    """Share of the time in which it could have run that it had no processor: how disturbed the machine was."""
 
 
 @dataclass
@@ -140,24 +142,29 @@ class Run:
         say(f"round {number + 1}, {cell.name}, ms to the first byte: {', '.join(said)}")
 
     def _block(self, cell: Cell, one: Running, number: int) -> Block:
-        before = None if one.pid is None else cpu_seconds(one.pid)
-        forget_peak(one.pid or 0)
-        job = cell.job_for(
-            one.port, tls=one.tls, requests=self._requests or cell.job.requests // self._part, seed=number * 10_000
-        )
-        found = self._ask(one, job)
-        after = None if one.pid is None else cpu_seconds(one.pid)
+        size = self._requests or cell.job.requests // self._part
+        job = cell.job_for(one.port, tls=one.tls, requests=size, seed=number * 10_000)
+        if one.pid is None:
+            found, cpu, waited, peak = self._ask(one, job), None, 0.0, None
+        else:
+            forget_peak(one.pid)
+            cpu_before, waited_before = cpu_seconds(one.pid), waited_seconds(one.pid)
+            found = self._ask(one, job)
+            cpu_after, waited = cpu_seconds(one.pid), waited_seconds(one.pid) - waited_before
+            cpu = None if cpu_before is None or cpu_after is None else cpu_after - cpu_before
+            peak = memory(one.pid, "VmHWM")
         counts = self._place.counts()
         return Block(
-            found.first,
-            found.total,
-            len(found.total) / found.elapsed,
-            None if before is None or after is None else (after - before) / found.sent * 1000,
-            found.delays,
-            found.merged,
-            found.sent,
-            counts["challenges"],
-            max(0, counts["distinct"] - found.sent),
-            counts["overpaid"],
-            None if one.pid is None else memory(one.pid, "VmHWM"),
+            first=found.first,
+            total=found.total,
+            per_second=len(found.total) / found.elapsed,
+            cpu=None if cpu is None else cpu / found.sent * 1000,
+            delays=found.delays,
+            merged=found.merged,
+            sent=found.sent,
+            challenges=counts["challenges"],
+            doubles=max(0, counts["distinct"] - found.sent),
+            overpaid=counts["overpaid"],
+            peak=peak,
+            waited=waited / (waited + cpu) if cpu else 0.0,
         )

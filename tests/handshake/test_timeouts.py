@@ -261,3 +261,28 @@ def test_no_alarm_outlives_its_client(home: Path, client_gone: bool) -> None:
                 client.close(reset=True)
         with it.client() as client:
             assert client.ask(request()).body == b"ok"
+
+
+def test_an_answer_without_a_length_that_stops_is_not_taken_for_whole(home: Path) -> None:
+    """It ends with its connection, and that we close ourselves."""
+
+    def stops(peer: Peer, upstream: Upstream) -> None:
+        while upstream.read(peer).get(b"payment-signature") is None:
+            peer.send(challenges.answer())
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nso far")
+        if len(upstream.requests) == 2:
+            until_cut(peer)
+        peer.send(b", so good")
+        raise EOFError
+
+    with rig(home, stops, idle="0.3") as it:
+        with it.client() as client:
+            client.send(request())
+            assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+            assert client.chunk() == b"so far"
+            assert client.rest() == b""  # cut, and not ended: the last chunk is missing
+            it.proxy.wait_for("unknown")
+        with it.client() as client:
+            assert client.ask(request()).body == b"so far, so good"
+        paid = {each.get(b"payment-signature") for each in it.upstream.requests} - {None}
+        assert len(paid) == 1
