@@ -101,6 +101,16 @@ def read(body: bytes) -> Reading:
     return reader.reading()
 
 
+def same_whole(streamed: Reading, answer: Any) -> None:
+    """The SDK's object, as the vendor would have sent it at once, says the same."""
+    whole = read_answer("application/json", json.dumps(answer.to_dict()).encode())
+    assert whole is not None
+    assert differences(streamed, whole) == []
+    assert [one.id for one in of(streamed, ToolCall)] == [one.id for one in of(whole, ToolCall)]
+    assert [one.signature for one in of(streamed, Reasoning)] == [one.signature for one in of(whole, Reasoning)]
+    assert (whole.id, whole.irregular, whole.events) == (streamed.id, (), 1)
+
+
 def of(reading: Reading, kind: type[Any], choice: int = 0) -> list[Any]:
     return [item for item in reading.items if isinstance(item, kind) and item.choice == choice]
 
@@ -134,6 +144,8 @@ def test_openai_chat(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
         assert reading.usage.total == used.total_tokens
         assert reading.usage.cached == used.prompt_tokens_details.cached_tokens
         assert reading.usage.reasoning == used.completion_tokens_details.reasoning_tokens
+    if name != "filtered":
+        same_whole(reading, completion)
 
 
 @pytest.mark.parametrize("name", shapes.RESPONSES)
@@ -173,6 +185,7 @@ def test_openai_responses(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> 
     if final.usage is not None:
         assert (reading.usage.input, reading.usage.total) == (final.usage.input_tokens, final.usage.total_tokens)
         assert reading.usage.reasoning == final.usage.output_tokens_details.reasoning_tokens
+    same_whole(reading, final)
 
 
 @pytest.mark.parametrize("name", shapes.MESSAGES)
@@ -202,6 +215,7 @@ def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: s
         else:
             assert isinstance(item, Other)
             assert item.kind == block.type
+    same_whole(reading, message)
 
 
 @pytest.mark.parametrize("name", shapes.GEMINI)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import vendor_streams as v
 
-from mitmproxy_x402.llm import Reading, Reasoning, StreamReader, Text, ToolCall, read_answer
+from mitmproxy_x402.llm import Other, Reading, Reasoning, StreamReader, Text, ToolCall, read_answer
 
 ROLE, STOP, CALLS = v.ROLE, v.chunk({}, "stop"), v.chunk({}, "tool_calls")
 BEGIN = v.chunk(v.call(0, "", "a", "x"))
@@ -230,6 +230,72 @@ def test_content_as_a_list_of_parts() -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
     reading = read(v.chat(v.chunk({"content": [thinking, {"type": "text", "text": "Yes"}]}), STOP))
     assert reading.items == (Reasoning("Hm"), Text("Yes"))
+
+
+def test_custom_tools_are_called_with_plain_text() -> None:
+    first = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "apply", "input": "*** Be"}}
+    rest = {"index": 0, "custom": {"input": "gin"}}
+    reading = read(v.chat(v.chunk({"tool_calls": [first]}), v.chunk({"tool_calls": [rest]}), CALLS))
+    assert reading.items == (ToolCall("a", "apply", "*** Begin", kind="custom"),)
+    assert reading.irregular == ()
+
+
+def test_other_parts_of_a_choice_are_kept_in_their_order() -> None:
+    picture, cited = {"type": "image_url", "image_url": {"url": "data:,"}}, {"type": "url_citation", "url": "x"}
+    said = {"content": [picture, {"odd": 1}], "images": [picture], "annotations": [cited, 5]}
+    reading = read(v.chat(v.chunk(said), STOP))
+    assert reading.items == (
+        Other("image_url", picture), Other("part", {"odd": 1}), Other("image_url", picture),
+        Other("url_citation", cited), Other("annotations", 5),
+    )  # fmt: skip
+
+
+def test_a_choice_can_fail_by_itself() -> None:
+    failed = v.chunk({}, "error")
+    failed["choices"][0]["error"] = {"message": "Broke.", "code": 502}
+    reading = read(v.chat(ROLE, failed))
+    assert (reading.error, reading.stop_reason, reading.complete) == ("502: Broke.", "error", False)
+
+
+def test_a_response_that_fails_says_so_in_any_case() -> None:
+    reading = read(v.numbered(v.CREATED, v.state("failed")))
+    assert (reading.error, reading.stop_reason, reading.complete) == ("failed", "failed", False)
+
+
+def test_reasoning_itself_follows_its_summary() -> None:
+    content = [{"type": "reasoning_text", "text": "b"}]
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}], "content": content}
+    streamed = [v.item(0, {"type": "reasoning", "summary": []}), v.fragment("reasoning_text", 0, "b", content_index=0)]
+    for events in ([v.item(0, thought, "done")], [*streamed, v.item(0, thought, "done")]):
+        reading = read(v.numbered(v.CREATED, *events, v.state("completed", [thought])))
+        assert (reading.items, reading.irregular) == ((Reasoning("a"), Reasoning("b")), ())
+
+
+def test_a_tool_of_the_vendor_s_may_fail() -> None:
+    called = {"type": "mcp_call", "id": "m", "name": "f", "arguments": "{}", "output": None, "error": "no"}
+    reading = read(v.numbered(v.CREATED, v.item(0, called, "done"), v.state("completed", [called])))
+    assert reading.items == (ToolCall("m", "f", "{}", {}, kind="mcp_call"), Other("mcp_call output", "no"))
+
+
+def test_a_fragment_in_a_block_of_another_kind_stands_behind_it() -> None:
+    body = v.messages(
+        v.start(), HELLO, v.delta(0, "thinking", thinking="Hm"), v.delta(0, "text", text="x"), HELLOED, *END
+    )
+    assert read(body).items == (Text("x"), Reasoning("Hm"))
+
+
+def test_a_block_that_begins_twice_is_two() -> None:
+    said = v.delta(0, "text", text="x")
+    assert read(v.messages(v.start(), HELLO, said, HELLO, said, HELLOED, *END)).items == (Text("x"), Text("x"))
+
+
+def test_what_a_message_brings_from_the_start_counts() -> None:
+    start = v.start(output_tokens=5)
+    start["message"]["content"] = [{"type": "text", "text": "Al"}]
+    blocks = [v.delta(0, "text", text="so"), v.block(1, "text", text="An"), v.delta(1, "text", text="d"), v.stop(1)]
+    reading = read(v.messages(start, *blocks, v.stop(0), *END))
+    assert (reading.items, reading.irregular) == ((Text("Also"), Text("And")), ())
+    assert read(v.messages(start)).usage.output == 5
 
 
 def test_sound_is_told_by_its_transcript() -> None:

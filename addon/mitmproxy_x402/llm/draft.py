@@ -65,6 +65,11 @@ class Piece:
         if fragment and self.kept and self._draft.room(len(fragment)):
             self._signature.write(fragment)
 
+    def seal(self, signature: str) -> None:
+        """The whole signature; it replaces what there was."""
+        self._signature = StringIO()
+        self.sign(signature)
+
     def identify(self, identity: str) -> None:
         """Of a call: its id. The first one counts."""
         if identity and not self.id and self.kept and self._draft.room(len(identity)):
@@ -130,10 +135,6 @@ class Draft:
             return False
         self._size += size
         return True
-
-    def find(self, choice: int, place: Place) -> Piece | None:
-        """The part at `place`, where there is one already."""
-        return self._pieces.get((choice, place))
 
     def piece(self, choice: int, place: Place, kind: Kind) -> Piece:
         """The part at `place` (parts are sorted by it), a new one of `kind` where there is none."""

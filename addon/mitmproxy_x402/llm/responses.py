@@ -113,7 +113,8 @@ class ResponsesReader(Reader):
                 self._say(number, 0, place, "reasoning", part.get("text"))
             for place, part in enumerate(map(mapping, sequence(item.get("content")))):
                 self._say(number, 1, place, "reasoning", part.get("text"))
-            self._seal(number, string(item.get("encrypted_content")))
+            if string(item.get("encrypted_content")):  # the last one counts: at first there is only its beginning
+                self._piece(number, 0, 0, "reasoning").seal(string(item["encrypted_content"]))
         elif kind in _CALLS:
             piece = self._piece(number, 0, 0, "call")
             piece.identify(string(item.get("call_id")) or string(item.get("id")))
@@ -145,11 +146,6 @@ class ResponsesReader(Reader):
             piece.add(words)
         elif words and not piece.says(words):
             self.draft.notes.add("the whole text of a part is not what its fragments said, which is shown")
-
-    def _seal(self, number: int, sealed: str) -> None:
-        piece = self.draft.find(0, (number, 0, 0)) or self._piece(number, 0, 0, "reasoning")
-        if not piece.signature:
-            piece.sign(sealed)
 
     def _fragment(self, kind: str, value: dict[str, Any]) -> None:
         what, _, step = kind.removeprefix("response.").rpartition(".")
