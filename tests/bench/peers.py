@@ -25,11 +25,12 @@ def python_with(name: str, requirements: Sequence[str]) -> Path:
     wanted = "\n".join(requirements)
     python = folder / "bin" / "python"
     if not _holds(folder, wanted):
+        print(f"installing {name} into {CACHE}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
-        _install([sys.executable, "-I", "-m", "venv", str(folder)], folder.parent, name)
+        _install([sys.executable, "-I", "-m", "venv", str(folder)], folder.parent)
         pip = [str(python), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        _install([*pip, *requirements], folder, name)
+        _install([*pip, *requirements], folder)
         (folder / "wanted").write_text(wanted)
     return python
 
@@ -42,10 +43,11 @@ def node_with(name: str, requirements: Sequence[str]) -> Path:
     folder = CACHE / name
     wanted = "\n".join(requirements)
     if not _holds(folder, wanted):
+        print(f"installing {name} into {CACHE}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "package.json").write_text('{"private": true}')
-        _install([npm, "install", "--no-audit", "--no-fund", *requirements], folder, name)
+        _install([npm, "install", "--no-audit", "--no-fund", *requirements], folder)
         (folder / "wanted").write_text(wanted)
     return folder
 
@@ -55,8 +57,7 @@ def _holds(folder: Path, wanted: str) -> bool:
     return mark.is_file() and mark.read_text() == wanted
 
 
-def _install(command: list[str], folder: Path, name: str) -> None:
-    print(f"installing {name} into {CACHE}", file=sys.stderr, flush=True)
+def _install(command: list[str], folder: Path) -> None:
     try:
         ended = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False

@@ -92,6 +92,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.pid = self.process.pid
 
@@ -141,6 +142,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which ends what it started
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -164,6 +166,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which ends what it started
         )
         self.pid = self.process.pid
 

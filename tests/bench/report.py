@@ -23,6 +23,8 @@ machine; ratios say more.
 
 ![Time to the first byte, requests per second and CPU time, in relation to bare mitmdump](overview.svg)
 
+Where the time goes, function by function: [profiles.md](profiles.md).
+
 {parts}
 
 ## To repeat it
