@@ -396,7 +396,10 @@ def test_it_counts_as_a_file_does(url: PostgresUrl, tmp_path: Path, seed: int) -
                 limit = [Budget(chance.choice((500, 3000)), chance.choice(periods), chance.choice(scopes))]
                 found = [outcome(each, what, limit) for each in (file, ledger)]
                 assert found[0] == found[1]
-                rows += [found[0]] if isinstance(found[0], int) else []
+                if not isinstance(found[0], int):  # a refusal by a file takes back with it what has lapsed
+                    found = [outcome(each, what, []) for each in (file, ledger)]
+                assert isinstance(found[0], int)
+                rows.append(found[0])
                 if rows and chance.random() < 0.5:
                     row, end = chance.choice(rows[-20:]), chance.choice(("release", "rejected", "unknown"))
                     for each in (file, ledger):
@@ -407,8 +410,6 @@ def test_it_counts_as_a_file_does(url: PostgresUrl, tmp_path: Path, seed: int) -
                                 each.record_sent(row, "n", 0)
                                 each.finish(row, Outcome(end))  # type: ignore[arg-type]
                 if step % 10 == 0:
-                    # A refusal by a file takes back with it what has lapsed.
-                    assert outcome(file, what, []) == outcome(ledger, what, [])
                     assert file.spent_of(budgets) == ledger.spent_of(budgets)
 
 
