@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,21 +13,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from mitmproxy_x402.ledger import Intent, LedgerError, Outcome, OverBudget
+from mitmproxy_x402.ledger import Intent, Ledger, LedgerError, Outcome, OverBudget
 from mitmproxy_x402.ledger_open import open_ledger
 from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.ledger_report import is_there, read_entries
-from mitmproxy_x402.limits import Budget, Scope
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.postgres import ANSWER_SECONDS
 from mitmproxy_x402.postgres_schema import MIGRATIONS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings_ledger import PostgresUrl
-from support.ledgers import query, state_of
+from support.ledgers import DatabaseTimes, MachineTimes, query, state_of
 from support.postgres import PASSWORD, Postgres
 from support.wire import free_port
 
@@ -287,7 +290,7 @@ class TestRights:
         url = role(
             "SELECT ON x402_ledger",
             "SELECT, INSERT, UPDATE ON x402_payment",
-            "SELECT, INSERT, UPDATE, DELETE ON x402_held",
+            "SELECT, INSERT, UPDATE, DELETE ON x402_sum, x402_held",
             "USAGE ON SEQUENCE x402_session",
         )
         with closing(PostgresLedger(url)) as ledger:
@@ -367,6 +370,55 @@ class TestSecrets:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("The ledger postgresql://u@h/d needs psycopg")
         assert f"run {sys.executable} -m pip install" in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_counts_as_a_file_does(url: PostgresUrl, tmp_path: Path, seed: int) -> None:
+    """A file adds up every row, a database the sums of minutes and hours: the same to the unit, at every moment."""
+    chance = random.Random(seed)
+    scopes = (Scope(), Scope("gpt-*"), Scope("", "/v1/chat*"), Scope("*-5", "/v1/images"), Scope("none"))
+    periods: tuple[Period, ...] = ("", "hour", "day", "month")
+    budgets = [Budget(10**9, period, scope) for period in periods for scope in scopes]
+    machine = MachineTimes()
+    with closing(DatabaseTimes(url)) as database, closing(SqliteLedger(tmp_path / "l", machine.clock)) as file:
+        with closing(PostgresLedger(url)) as ledger:
+            rows: list[int] = []
+            for step in range(300):
+                passed = chance.choice(
+                    (0, 0.125, 1, 59.875, 60, 61, 3600, 3599.5, 86_400, chance.randrange(80_000) / 8)
+                )
+                machine.pass_by(passed if step % 3 else 0)
+                database.wall = machine.wall
+                model = chance.choice((None, "", "gpt-5", "gpt-4", "claude-5"))
+                what = intent(
+                    chance.randrange(1, 100), model, chance.choice(("/v1/chat/x", "/api/v1/chat/y", "/v1/images"))
+                )
+                limit = [Budget(chance.choice((500, 3000)), chance.choice(periods), chance.choice(scopes))]
+                found = [outcome(each, what, limit) for each in (file, ledger)]
+                assert found[0] == found[1]
+                if not isinstance(found[0], int):  # a refusal by a file takes back with it what has lapsed
+                    found = [outcome(each, what, []) for each in (file, ledger)]
+                assert isinstance(found[0], int)
+                rows.append(found[0])
+                if rows and chance.random() < 0.5:
+                    row, end = chance.choice(rows[-20:]), chance.choice(("release", "rejected", "unknown"))
+                    for each in (file, ledger):
+                        with contextlib.suppress(LedgerError):
+                            if end == "release":
+                                each.release(row)
+                            else:
+                                each.record_sent(row, "n", 0)
+                                each.finish(row, Outcome(end))  # type: ignore[arg-type]
+                if step % 10 == 0:
+                    assert file.spent_of(budgets) == ledger.spent_of(budgets)
+
+
+def outcome(ledger: Ledger, what: Intent, budgets: list[Budget]) -> object:
+    """The row, or everything that a refusal says."""
+    try:
+        return ledger.reserve(what, budgets)
+    except OverBudget as over:
+        return str(over.budget), over.spent, over.returns_in and round(over.returns_in, 3)
 
 
 def test_texts_that_no_database_can_keep(ledger: PostgresLedger, url: PostgresUrl) -> None:

@@ -42,8 +42,10 @@ from .settings_ledger import PostgresUrl
 
 MAX_OUTCOMES = 10_000
 """Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
+RECOVERED, RECOVERIES = 50, 20
+"""Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
-    SELECT row_id, row_session, full_number, spent, returns_ms, job_paid FROM x402_reserve(
+    SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s::bigint,
         %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
@@ -52,8 +54,11 @@ _SENT = """
 _RESENT = """
     UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
     WHERE id = %s AND state IN ('sent', 'unknown', 'settled')"""
-_RELEASE = "UPDATE x402_payment SET state = 'released' WHERE id = %s AND session = %s AND state = ANY(%s)"
-# The sub-select: nobody waits for the disk, where a crash of the database would only leave the outcome unknown.
+# Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
+_RELEASE = """
+    UPDATE x402_payment SET state = 'released'
+    FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE id = %s AND session = %s AND state = ANY(%s) AND quick.setting <> ''"""
 _FINISH = """
     UPDATE x402_payment SET state = CASE WHEN state = ANY(%s) THEN %s ELSE state END,
         transaction_id = COALESCE(NULLIF(%s, ''), transaction_id),
@@ -63,6 +68,7 @@ _FINISH = """
     WHERE id = %s AND sends > 0 AND quick.setting <> '' RETURNING state"""
 _STATE = "SELECT state FROM x402_payment WHERE id = %s"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
+_RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
 _JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
 _SUBMITTED = f"""
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, x402_time() - counted_at,
@@ -93,20 +99,31 @@ class PostgresLedger:
         migrate(session, self.place)
         self._write_outcomes(lambda values: session.execute(_FINISH.encode(), values).fetchall())
         session.execute("SELECT x402_begin()")
+        # Others reserve in between; and what is left over, the next one to begin a session ends.
+        for _ in range(RECOVERIES):
+            if (session.execute("SELECT x402_recover(%s)", (RECOVERED,)).fetchone() or (0,))[0] < RECOVERED:
+                break
 
     # The life of a row.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """See `Ledger`."""
-        ((row, session, full, spent, returns_ms, job_paid),) = self.link.ask(
-            *reservation(self.process, intent, budgets)
-        )
+        ((row, session, full, spent, job_paid),) = self.link.ask(*reservation(self.process, intent, budgets))
         if job_paid:
             raise JobPaid
         if full is not None:
-            raise OverBudget(budgets[full - 1], spent, None if returns_ms is None else returns_ms / 1000)
+            budget = budgets[full - 1]
+            raise OverBudget(budget, spent, self._returns(budget, spent + intent.micro_usd, intent.micro_usd))
         self._reserved[row] = session
         return int(row)
+
+    def _returns(self, budget: Budget, wanted: int, its: int) -> float | None:
+        """Seconds until enough has left the period. None: never."""
+        if budget.seconds is None or its > budget.micro_usd:
+            return None
+        ((period,), (model,), (path,)) = _patterns([budget])
+        ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
+        return None if returns_ms is None else returns_ms / 1000
 
     def record_sent(self, row: int, reference: str, valid_until: float) -> None:
         """See `Ledger`."""

@@ -42,7 +42,7 @@ _DEFAULTS = {
 """Of libpq; a parameter of the URL beats them."""
 # Isolation: a transaction that waits for the ledger's lock must see afterwards what the one before it wrote.
 _SESSION = """
-    SET default_transaction_isolation = 'read committed'; SET jit = off;
+    SET default_transaction_isolation = 'read committed'; SET jit = off; SET enable_seqscan = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 RV = TypeVar("RV")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,8 @@ from .wire import free_port
 USER = "x402"
 PASSWORD = "p@ss/w0rd"
 PLACES = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin")
-SETTINGS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=16MB", "max_connections=60")
+FORGETFUL = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=16MB", "max_connections=60")
+"""Settings for tests: quick, and safe as long as the machine lives."""
 
 
 def programs() -> Path:
@@ -47,8 +49,9 @@ def programs() -> Path:
 class Postgres:
     """One server. Whoever is root runs it as another user, since it refuses to be root's."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Sequence[str] = FORGETFUL) -> None:
         self._programs = programs()
+        self._settings = [part for setting in settings for part in ("-c", setting)]
         is_root = os.geteuid() == 0
         self.folder = Path(tempfile.mkdtemp(prefix="x402-pg-", dir="/tmp"))
         self._identity: dict[str, Any] = {}
@@ -88,12 +91,11 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
-        settings = [part for setting in SETTINGS for part in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *(str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self.folder)),
-                    *("-h", "127.0.0.1", "-p", str(self.port), *settings),
+                    *("-h", "127.0.0.1", "-p", str(self.port), *self._settings),
                 ],
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -140,7 +142,7 @@ class Postgres:
         if self._empty is None:
             self._empty = self.fresh()
             PostgresLedger(self._empty).close()
-        self.execute("TRUNCATE x402_payment, x402_held RESTART IDENTITY", url=self._empty)
+        self.execute("TRUNCATE x402_payment, x402_sum, x402_held RESTART IDENTITY", url=self._empty)
         return self._empty
 
     def fresh(self, **how: str) -> PostgresUrl:
