@@ -357,6 +357,7 @@ def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
     facts.sent_upstream(flow, exchange.legs)
     if purchase.state is not None:
         facts.became(flow, purchase.state, purchase.transaction)
+    exchange.forget()
 
 
 def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:

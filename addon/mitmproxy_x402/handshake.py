@@ -117,6 +117,10 @@ class Exchange:
     timed_out: str = ""
     """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
 
+    def forget(self) -> None:
+        """The answer is over: let go of secrets, and of what holds the flow, which would otherwise live for ever."""
+        self.secret_headers, self.about_to_send = (), None
+
 
 @dataclass
 class X402ChallengeHook(commands.StartHook):
