@@ -141,7 +141,7 @@ lock() {
   set -- --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet "$@"
   "${UV:-uv}" pip compile pyproject.toml --group pyproject.toml:test -o requirements-test.lock "$@" &&
     # What runs is what was tested.
-    "${UV:-uv}" pip compile pyproject.toml -c requirements-test.lock -o requirements.lock "$@"
+    "${UV:-uv}" pip compile pyproject.toml --extra postgres -c requirements-test.lock -o requirements.lock "$@"
 }
 
 has_browser() {

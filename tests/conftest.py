@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ledger", default="sqlite", help="what the proxies of tests keep it in: sqlite or postgres")
     parser.addoption("--sequences", default="2000", help="how many random sequences the ledger's invariant is tried on")
 
 
@@ -48,6 +50,21 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--ledger postgres`, a database for each home."""
+    if request.config.getoption("--ledger") != "postgres":
+        yield
+        return
+    from support.proxy import Proxy  # noqa: PLC0415
+
+    server = request.getfixturevalue("postgres")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Proxy, "ledgers", staticmethod(functools.cache(lambda _: server.fresh())))
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")
