@@ -200,12 +200,15 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _memory(results: Results) -> str:
+    figures = (
+        ("an answer of 100 MB", "MB", results.large),
+        ("an open stream", "KB", results.streams),
+        ("left behind by a request", "KB", results.kept),
+    )
     lines = [
-        (f"an answer of 100 MB, {_TITLES[name]}, MB", _median(all_), _range(all_))
-        for name, all_ in results.large.items()
-    ]
-    lines += [
-        (f"an open stream, {_TITLES[name]}, KB", _median(all_), _range(all_)) for name, all_ in results.streams.items()
+        (f"{what}, {_TITLES[name]}, {unit}", _median(values), _range(values))
+        for what, unit, found in figures
+        for name, values in found.items()
     ]
     return "## Memory\n\n" + _table(("", "median", "least to most"), lines) if lines else ""
 
