@@ -130,10 +130,14 @@ def _models(now: int) -> Work:
     return json_work({"object": "list", "data": data})
 
 
+_PAYMENTS = frozenset({"payment-signature", "x-payment"})
+
+
 def _echo(request: ReceivedRequest) -> Work:
-    """Everything that arrived, so that a test can see what a proxy did to it."""
+    """Everything that arrived, so that a test can see what a proxy did to it; but no payment, which nobody may keep."""
     seen: dict[str, Any] = {"method": request.method, "path": request.path, "query": request.query}
-    seen |= {"headers": request.headers, "length": len(request.body)}
+    headers = [[name, "(a payment)" if name.lower() in _PAYMENTS else value] for name, value in request.headers]
+    seen |= {"headers": headers, "length": len(request.body)}
     seen["sha256"] = hashlib.sha256(request.body).hexdigest()
     if len(request.body) <= 4096:
         seen["body"] = base64.b64encode(request.body).decode()
