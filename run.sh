@@ -2,7 +2,7 @@
 # Installs what is missing into .venv, then hands over to `python -m mitmproxy_x402`. See ./run.sh --help.
 #
 #   X402_PYTHON   the Python to use instead of the newest of 3.10 to 3.13 that works
-#   X402_VENV     the directory to install into instead of .venv (.venv-test for the tests)
+#   X402_VENV     the directory to install into instead of .venv (.venv-test for test and bench)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export X402_PROGRAM=${X402_PROGRAM:-$0}
@@ -141,7 +141,30 @@ lock() {
   set -- --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet "$@"
   "${UV:-uv}" pip compile pyproject.toml --group pyproject.toml:test -o requirements-test.lock "$@" &&
     # What runs is what was tested.
-    "${UV:-uv}" pip compile pyproject.toml -c requirements-test.lock -o requirements.lock "$@"
+    "${UV:-uv}" pip compile pyproject.toml --extra postgres -c requirements-test.lock -o requirements.lock "$@"
+}
+
+has_browser() {
+  local name
+  for name in "${X402_BROWSER:-}" chromium chromium-browser google-chrome google-chrome-stable; do
+    [ -n "$name" ] && command -v "$name" >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
+has_postgres() {
+  command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
+# ensure_debian WHAT PACKAGE: what some tests need beside Python. Installed where the machine is ours alone, as in CI;
+# elsewhere the tests that need it fail, and say what to install.
+ensure_debian() {
+  "has_$1" && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing $2 for the tests"
+    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null </dev/null
+  fi
+  "has_$1" || say "some tests need $2: install it (Debian: apt-get install $2), else they fail"
 }
 
 # without_install ARGUMENT...: whether the standard library is enough for it.
@@ -162,9 +185,13 @@ main() {
       lock "$@"
       return
       ;;
-    test)
+    test | bench)
       venv=${X402_VENV:-$here/.venv-test}
       lock=$here/requirements-test.lock
+      if [ "$1" = test ] && ! without_install "$@"; then
+        ensure_debian browser chromium
+        ensure_debian postgres postgresql
+      fi
       ;;
   esac
   if without_install "$@"; then

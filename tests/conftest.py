@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mitmproxy_x402.fixtures import plugin
 
+if TYPE_CHECKING:
+    from support.postgres import Postgres
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ledger", default="sqlite", help="what the proxies of tests keep it in: sqlite or postgres")
     parser.addoption("--sequences", default="2000", help="how many random sequences the ledger's invariant is tried on")
 
 
@@ -45,3 +50,32 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--ledger postgres`, a database for each home."""
+    if request.config.getoption("--ledger") != "postgres":
+        yield
+        return
+    from support.proxy import Proxy  # noqa: PLC0415
+
+    server = request.getfixturevalue("postgres")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Proxy, "ledgers", staticmethod(functools.cache(lambda _: server.fresh())))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of the tests' own."""
+    from support.postgres import Postgres  # noqa: PLC0415  (only where a test needs it)
+
+    server = Postgres()
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import pytest
 from mitmproxy import exceptions, version
 
 from mitmproxy_x402.commands import Commands
+from mitmproxy_x402.forecast import Tally
 from mitmproxy_x402.ledger import Intent, Outcome
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.ledger_open import open_ledger
 from mitmproxy_x402.payer import Payer
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings import read_settings
+from mitmproxy_x402.settings_ledger import PostgresUrl
 from mitmproxy_x402.summary import closing_lines
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support.console import CommandManager, taddons
+from support.ledgers import KINDS, place_of
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import free_port
@@ -39,12 +43,14 @@ budget = "1/hour"
 """
 
 
-@pytest.fixture
-def paying(home: Path) -> Iterator[Payer]:
+@pytest.fixture(params=KINDS)
+def paying(request: pytest.FixtureRequest, home: Path) -> Iterator[Payer]:
     (home / "x402.toml").write_text(TOML)
-    settings = read_settings({}, {}, cwd=home, home=home)
+    place = place_of(request.param, home, request)
+    environ = {"X402_LEDGER": place.url if isinstance(place, PostgresUrl) else str(place)}
+    settings = read_settings({}, environ, cwd=home, home=home)
     wallets = load_wallets(WalletSources(environ={"BLOCKRUN_WALLET_KEY": EVM_KEY}, home=home))
-    with closing(SqliteLedger(settings.ledger)) as ledger:
+    with closing(open_ledger(settings.ledger)) as ledger:
         yield Payer(settings, wallets, ledger)
 
 
@@ -91,6 +97,14 @@ class TestCommands:
         assert "unknown     2 USD, 1 payment this month" in status
         assert "left        7.986919 of 10/day" in status
 
+    def test_status_of_payments_ahead(self, paying: Payer) -> None:
+        assert "sent ahead" not in call(paying, "x402.status")
+        ahead = Payer(replace(paying.settings, preauthorize=True), paying.wallets, paying.ledger)
+        assert "sent ahead  0" in call(ahead, "x402.status").splitlines()
+        assert ahead.forecast is not None
+        ahead.forecast.tally = Tally(7, 4, 2, 1)
+        assert "sent ahead  7, 4 right, 2 wrong, 1 without word" in call(ahead, "x402.status").splitlines()
+
     def test_payments(self, paying: Payer) -> None:
         for amount in (1, 2, 3):
             pay(paying, amount)
@@ -133,10 +147,15 @@ class TestCommands:
 
     def test_a_ledger_that_went_bad(self, paying: Payer) -> None:
         paying.ledger.close()
-        for file in paying.settings.ledger.parent.iterdir():
-            file.write_bytes(b"bad " * 1000)
-        with pytest.raises(exceptions.CommandError, match="no ledger"):
-            call(paying, "x402.report")
+        place = paying.settings.ledger
+        if isinstance(place, PostgresUrl):
+            place = PostgresUrl(f"{place.url}%20-c%20bad%3Dbad")
+        else:
+            for file in place.parent.iterdir():
+                file.write_bytes(b"bad " * 1000)
+        bad = Payer(replace(paying.settings, ledger=place), paying.wallets, paying.ledger)
+        with pytest.raises(exceptions.CommandError, match=r"no ledger|cannot be used"):
+            call(bad, "x402.report")
 
     def test_without_a_wallet(self, paying: Payer) -> None:
         bare = Payer(paying.settings, Wallets(), paying.ledger)
@@ -156,13 +175,23 @@ class TestSummary:
             "left: 9.999977 of 10/day, 49.999977 of 50/month",
         ]
 
+    def test_payments_ahead(self, paying: Payer) -> None:
+        lines = closing_lines(paying.settings, paying.ledger, 0, Tally(3, 2, 1))
+        assert lines == ["paid nothing", "payments sent ahead: 3, 2 right, 1 wrong"]
+        assert closing_lines(paying.settings, paying.ledger, 0, Tally()) == ["paid nothing"]
+
     def test_only_this_run(self, paying: Payer) -> None:
         pay(paying, 1)
-        assert closing_lines(paying.settings, paying.ledger, 2**40) == ["paid nothing"]
+        if isinstance(paying.ledger.place, PostgresUrl):  # which has a name for each run
+            with closing(open_ledger(paying.ledger.place)) as another:
+                assert closing_lines(paying.settings, another, 0) == ["paid nothing"]
+        else:
+            assert closing_lines(paying.settings, paying.ledger, 2**40) == ["paid nothing"]
 
-    def test_it_never_raises(self, paying: Payer) -> None:
-        paying.settings.ledger.unlink()
-        (line,) = closing_lines(paying.settings, paying.ledger, 0)
+    def test_it_never_raises(self, tmp_path: Path, paying: Payer) -> None:
+        with closing(open_ledger(tmp_path / "gone")) as gone:
+            (tmp_path / "gone").unlink()
+            (line,) = closing_lines(paying.settings, gone, 0)
         assert line.startswith("what was paid cannot be said: There is no ledger")
 
 

@@ -1,4 +1,4 @@
-"""The ledger: its states, its budgets, its clock, its file."""
+"""The ledger: its states, its budgets, its clock, its file. Both kinds of ledger pass the same tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,43 +16,54 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402 import ledger as rules
-from mitmproxy_x402.ledger import LAPSE_SECONDS, TRANSITIONS, Clock, Intent, LedgerError, Outcome, OverBudget, State
-from mitmproxy_x402.ledger_sqlite import MIGRATIONS, SqliteLedger
+from mitmproxy_x402 import ledger_sqlite
+from mitmproxy_x402.ledger import (
+    LAPSE_SECONDS,
+    TRANSITIONS,
+    Intent,
+    JobPaid,
+    Ledger,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+)
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
+from mitmproxy_x402.sqlite_schema import MIGRATIONS
+from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, state_of
 
 DAY = 24 * 3600
 
 
-class Times:
-    """Both clocks of one machine, to be set at will."""
-
-    def __init__(self, wall: float = 1_700_000_000, uptime: float = 1000, boot: str = "first") -> None:
-        self.wall, self.uptime, self.boot = wall, uptime, boot
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += seconds
-        self.uptime += seconds
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(lambda: self.wall, lambda: self.uptime, self.boot)
+@pytest.fixture(params=KINDS)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
+    return place_of(request.param, tmp_path, request)
 
 
 @pytest.fixture
-def times() -> Times:
-    return Times()
+def times(path: LedgerPlace) -> Iterator[Any]:
+    if isinstance(path, PostgresUrl):
+        with closing(DatabaseTimes(path)) as database:
+            yield database
+    else:
+        yield MachineTimes()
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-@pytest.fixture
-def ledger(path: Path, times: Times) -> Iterator[SqliteLedger]:
-    with closing(SqliteLedger(path, times.clock)) as one:
+def ledger(path: LedgerPlace, times: Times) -> Iterator[Ledger]:
+    with closing(open_with(path, times)) as one:
         yield one
+
+
+class InFile:
+    """For tests of what only the file has."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "state" / "ledger.sqlite3"
 
 
 def intent(micro: int = 10, model: str | None = "m-1", path: str = "/v1/x", **more: Any) -> Intent:
@@ -62,16 +74,11 @@ def budget(micro: int, period: Period = "day", model: str = "", path: str = "") 
     return Budget(micro, period, Scope(model, path))
 
 
-def pay(ledger: SqliteLedger, *budgets: Budget) -> None:
+def pay(ledger: Ledger, *budgets: Budget) -> None:
     ledger.record_sent(ledger.reserve(intent(), budgets), "nonce", 0)
 
 
-def state_of(path: Path, row: int) -> Any:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
-
-
-def in_state(ledger: SqliteLedger, state: State) -> int:
+def in_state(ledger: Ledger, state: State) -> int:
     row = ledger.reserve(intent(), [])
     if state == "released":
         ledger.release(row)
@@ -83,21 +90,26 @@ def in_state(ledger: SqliteLedger, state: State) -> int:
             ledger.finish(row, Outcome("rejected"))
         elif state == "unknown":
             ledger.finish(row, Outcome("unknown"))
+        elif state in ("superseded", "expired"):
+            ledger.finish(row, Outcome("superseded", counts_for=600 if state == "superseded" else 0))
+        if state == "expired":
+            ledger.release(ledger.reserve(intent(), []))  # the next reservation moves it
     return row
 
 
-STEPS: dict[State, Callable[[SqliteLedger, int], object]] = {
+STEPS: dict[State, Callable[[Ledger, int], object]] = {
     "sent": lambda ledger, row: ledger.record_sent(row, "nonce", 0),
     "released": lambda ledger, row: ledger.release(row),
     "settled": lambda ledger, row: ledger.finish(row, Outcome("settled", "0xt")),
     "rejected": lambda ledger, row: ledger.finish(row, Outcome("rejected")),
     "unknown": lambda ledger, row: ledger.finish(row, Outcome("unknown")),
+    "superseded": lambda ledger, row: ledger.finish(row, Outcome("superseded", counts_for=600)),
 }
 
 
 @pytest.mark.parametrize("target", STEPS)
 @pytest.mark.parametrize("state", TRANSITIONS)
-def test_moves_along_the_table_and_nowhere_else(ledger: SqliteLedger, path: Path, state: State, target: State) -> None:
+def test_moves_along_the_table_and_nowhere_else(ledger: Ledger, path: LedgerPlace, state: State, target: State) -> None:
     row = in_state(ledger, state)
     assert state_of(path, row) == state
     try:
@@ -109,9 +121,9 @@ def test_moves_along_the_table_and_nowhere_else(ledger: SqliteLedger, path: Path
 
 
 @pytest.mark.parametrize("state", TRANSITIONS)
-def test_sending_again_makes_the_first_outcome_unknown(ledger: SqliteLedger, path: Path, state: State) -> None:
+def test_sending_again_makes_the_first_outcome_unknown(ledger: Ledger, path: LedgerPlace, state: State) -> None:
     row = in_state(ledger, state)
-    if state in ("reserved", "released", "rejected"):
+    if state not in ("sent", "unknown", "settled"):
         with pytest.raises(LedgerError, match="was not sent"):
             ledger.record_resent(row)
         return
@@ -128,13 +140,14 @@ def test_the_words_of_the_module_and_its_table_agree() -> None:
 
 
 @pytest.mark.parametrize("state", TRANSITIONS)
-def test_what_counts(ledger: SqliteLedger, state: State) -> None:
+def test_what_counts(ledger: Ledger, state: State) -> None:
     in_state(ledger, state)
-    assert ledger.spent(budget(1)) == (0 if state in ("rejected", "released") else 10)
-    assert ledger.spent(budget(1, model="m-*")) == (0 if state in ("rejected", "released") else 10)
+    free = state in ("rejected", "released", "expired")
+    assert ledger.spent(budget(1)) == (0 if free else 10)
+    assert ledger.spent(budget(1, model="m-*")) == (0 if free else 10)
 
 
-def test_every_budget_must_have_room(ledger: SqliteLedger) -> None:
+def test_every_budget_must_have_room(ledger: Ledger) -> None:
     both = [budget(20, "hour"), budget(1000)]
     ledger.reserve(intent(), both)
     ledger.reserve(intent(), both)
@@ -144,7 +157,7 @@ def test_every_budget_must_have_room(ledger: SqliteLedger) -> None:
     assert caught.value.returns_in == 3600
 
 
-def test_room_returns_as_the_period_rolls(ledger: SqliteLedger, times: Times) -> None:
+def test_room_returns_as_the_period_rolls(ledger: Ledger, times: Times) -> None:
     day = [budget(30)]
     for _ in range(3):
         pay(ledger, *day)
@@ -157,14 +170,14 @@ def test_room_returns_as_the_period_rolls(ledger: SqliteLedger, times: Times) ->
     ledger.reserve(intent(15), day)
 
 
-def test_more_than_the_whole_budget_never_fits(ledger: SqliteLedger) -> None:
+def test_more_than_the_whole_budget_never_fits(ledger: Ledger) -> None:
     for period in ("", "day"):
         with pytest.raises(OverBudget) as caught:
             ledger.reserve(intent(11), [budget(10, period)])  # type: ignore[arg-type]
         assert caught.value.returns_in is None
 
 
-def test_a_budget_for_ever(ledger: SqliteLedger, times: Times) -> None:
+def test_a_budget_for_ever(ledger: Ledger, times: Times) -> None:
     pay(ledger, budget(10, ""))
     times.pass_by(400 * DAY)
     with pytest.raises(OverBudget) as caught:
@@ -172,7 +185,7 @@ def test_a_budget_for_ever(ledger: SqliteLedger, times: Times) -> None:
     assert caught.value.returns_in is None
 
 
-def test_scopes_count_their_own_requests(ledger: SqliteLedger) -> None:
+def test_scopes_count_their_own_requests(ledger: Ledger) -> None:
     ledger.reserve(intent(1, "gpt-5", "/api/v1/chat"), [])
     ledger.reserve(intent(10, "gpt-5-mini", "/v1/chat"), [])
     ledger.reserve(intent(100, None, "/v1/images/x"), [])
@@ -184,13 +197,86 @@ def test_scopes_count_their_own_requests(ledger: SqliteLedger) -> None:
     assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
 
 
-class TestClock:
-    def test_setting_the_clock_forward_frees_nothing(self, ledger: SqliteLedger, times: Times) -> None:
+class TestSuperseded:
+    """A payment that was sent ahead and not taken counts until nobody can submit it any longer."""
+
+    @pytest.mark.parametrize("counts", [budget(30), budget(30, ""), budget(30, model="m-*")], ids=str)
+    def test_it_frees_itself_to_the_millisecond(
+        self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget
+    ) -> None:
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "nonce", 0)
+        assert ledger.finish(row, Outcome("superseded", status=402, code="C", counts_for=300.0005)) == "superseded"
+        ledger.record_sent(ledger.reserve(intent(20, replaces=row), [counts]), "nonce", 0)
+        times.pass_by(300)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(1), [counts])
+        assert (ledger.spent(counts), state_of(path, row)) == (30, "superseded")
+        times.pass_by(0.001)
+        assert ledger.spent(counts) == 20
+        ledger.reserve(intent(10), [counts])
+        assert state_of(path, row) == "expired"
+
+    def test_the_next_reservation_frees_it_too(self, ledger: Ledger, times: Times) -> None:
+        self_freed = in_state(ledger, "superseded")
+        times.pass_by(600)
+        assert ledger.reserve(intent(30), [budget(30)]) == self_freed + 1
+
+    def test_a_transaction_id_still_wins(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
+        row = in_state(ledger, "superseded")
+        ledger.finish(row, Outcome("settled", "0xt"))
+        times.pass_by(700)
+        assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "settled")
+
+
+class TestSupersededInFile(InFile):
+    """What only the file has."""
+
+    def test_setting_the_wall_clock_frees_nothing(self, ledger: SqliteLedger, times: MachineTimes) -> None:
+        in_state(ledger, "superseded")
+        times.wall += 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+        times.wall -= 60 * DAY
+        times.pass_by(600)
+        assert ledger.spent(budget(1)) == 0
+
+    def test_another_process_opens_the_ledger_and_frees_nothing_early(
+        self, ledger: SqliteLedger, path: Path, times: MachineTimes
+    ) -> None:
+        in_state(ledger, "superseded")
+        with closing(SqliteLedger(path, times.clock)) as other:
+            assert other.spent(budget(1)) == 10
+            times.pass_by(600)
+            assert (other.spent(budget(1)), ledger.spent(budget(1))) == (0, 0)
+
+    def test_a_ledger_of_the_first_version_learns_it(self, path: Path, times: MachineTimes) -> None:
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as db:
+            for statement in MIGRATIONS[0].split(";"):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 1")
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            row = in_state(ledger, "superseded")
+            in_state(ledger, "rejected")
+            assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
+
+    def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
+        for statement, index in (
+            (ledger_sqlite._LAPSE, "payment_open (state=? AND counted_at<?)"),
+            (ledger_sqlite._DUE, "payment_superseded (free_at<?)"),
+            (ledger_sqlite._EXPIRE, "payment_superseded (free_at<?)"),
+        ):
+            plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,)).fetchall()
+            assert all(row[-1].endswith(f"INDEX {index}") for row in plan), plan
+
+
+class TestClock(InFile):
+    def test_setting_the_clock_forward_frees_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
         pay(ledger)
         times.wall += 30 * DAY
         assert ledger.spent(budget(1)) == 10
 
-    def test_setting_it_back_frees_nothing_and_stops_nothing(self, ledger: SqliteLedger, times: Times) -> None:
+    def test_setting_it_back_frees_nothing_and_stops_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
         pay(ledger)
         times.wall -= 30 * DAY
         assert ledger.spent(budget(1)) == 10
@@ -198,14 +284,14 @@ class TestClock:
         assert ledger.spent(budget(1)) == 0
 
     def test_after_a_boot_time_goes_on_and_never_back(self, path: Path) -> None:
-        times = Times()
+        times = MachineTimes()
         for boot, wall, expected in (("a", 0.0, 10), ("b", -2.0, 20), ("c", 0.9, 30), ("d", 1.1, 20)):
-            now = Times(times.wall + wall * DAY, 5, boot)
+            now = MachineTimes(times.wall + wall * DAY, 5, boot)
             with closing(SqliteLedger(path, now.clock)) as ledger:
                 pay(ledger)
                 assert ledger.spent(budget(1)) == expected
 
-    def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: SqliteLedger, times: Times) -> None:
+    def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: Ledger, times: MachineTimes) -> None:
         ledger.reserve(intent(), [])
         times.uptime -= 500
         ledger.reserve(intent(), [])
@@ -218,30 +304,39 @@ class TestClock:
 
 
 class TestCrash:
-    def test_a_dead_process_leaves_what_was_sent_counted(self, path: Path) -> None:
+    def test_a_dead_process_leaves_what_was_sent_counted(self, path: LedgerPlace) -> None:
         code = """if True:
             import os, sys, pathlib
-            from mitmproxy_x402.ledger_sqlite import SqliteLedger
+            from mitmproxy_x402.ledger_open import open_ledger
+            from mitmproxy_x402.settings_ledger import PostgresUrl
             from test_ledger import intent
-            ledger = SqliteLedger(pathlib.Path(sys.argv[1]))
+            place = os.environ["PLACE"]
+            ledger = open_ledger(PostgresUrl(place) if "://" in place else pathlib.Path(place))
             ledger.reserve(intent(1), [])
             ledger.record_sent(ledger.reserve(intent(10), []), "nonce", 0)
             os.kill(os.getpid(), 9)
         """
-        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environ)
-        with closing(SqliteLedger(path)) as ledger:
+        place = path.url if isinstance(path, PostgresUrl) else str(path)
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PLACE": place}
+        subprocess.run([sys.executable, "-c", code], check=False, env=environ)
+        deadline = time.monotonic() + 10
+        found: list[State] = []
+        while found != ["released", "unknown"] and time.monotonic() < deadline:  # a server hears of it a moment later
+            with closing(open_with(path)) as ledger:
+                assert ledger.spent(budget(1)) in (10, 11)
+            found = [state_of(path, row) for row in (1, 2)]
+        assert found == ["released", "unknown"]
+        with closing(open_with(path)) as ledger:
             assert ledger.spent(budget(1)) == 10
-        assert [state_of(path, row) for row in (1, 2)] == ["released", "unknown"]
 
-    def test_a_living_process_keeps_its_rows(self, ledger: SqliteLedger, path: Path, times: Times) -> None:
+    def test_a_living_process_keeps_its_rows(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
         row = ledger.reserve(intent(), [])
-        SqliteLedger(path, times.clock).close()
+        open_with(path, times).close()
         ledger.record_sent(row, "nonce", 0)
-        SqliteLedger(path, times.clock).close()
+        open_with(path, times).close()
         assert state_of(path, row) == "sent"
 
-    def test_reservations_lapse(self, ledger: SqliteLedger, times: Times) -> None:
+    def test_reservations_lapse(self, ledger: Ledger, times: Times) -> None:
         """As after a crash whose process id lives on as another program."""
         row = ledger.reserve(intent(), [])
         times.pass_by(LAPSE_SECONDS + 1)
@@ -250,8 +345,76 @@ class TestCrash:
             ledger.record_sent(row, "nonce", 0)
 
 
-class TestFile:
-    def test_nobody_else_can_read_it(self, ledger: SqliteLedger, path: Path) -> None:
+class TestJob:
+    """The payments of one job: that of its request, and at most one more that counts."""
+
+    JOB = "https://h:443 /v1/videos/generations/1"
+
+    def submitted(self, ledger: Ledger, payer: str = "0xp") -> int:
+        row = ledger.reserve(intent(25, "v-1", "/v1/videos/generations"), [])
+        ledger.record_sent(row, "0xnonce", 1_700_000_300)
+        ledger.record_job(row, self.JOB, payer)
+        return row
+
+    def follow(self, ledger: Ledger, row: int) -> int:
+        return ledger.reserve(intent(20, replaces=row, job=self.JOB), [])
+
+    def test_a_job_is_found_with_its_terms(self, ledger: Ledger, times: Times) -> None:
+        assert ledger.find_job(self.JOB) is None
+        row = self.submitted(ledger)
+        times.pass_by(60)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.state, found.age) == (row, row, "sent", 60)
+        assert (found.method, found.path, found.model) == ("POST", "/v1/videos/generations", "v-1")
+        assert (found.network, found.asset, found.pay_to, found.amount) == ("eip155:8453", "0xa", "0xb", 25)
+        assert (found.reference, found.payer, found.valid_until) == ("0xnonce", "0xp", 1_700_000_300)
+        assert ledger.find_job(self.JOB + "0") is None
+
+    def test_one_payment_may_follow(self, ledger: Ledger) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        for state in ("reserved", "sent", "unknown", "settled"):
+            if state in STEPS:
+                STEPS[state](ledger, following)
+            with pytest.raises(JobPaid):
+                self.follow(ledger, row)
+            found = ledger.find_job(self.JOB)
+            assert found is not None
+            assert (found.row, found.last_row, found.payer) == (row, following, "0xp")
+        assert ledger.spent(budget(1)) == 45
+
+    @pytest.mark.parametrize("ending", ["released", "rejected"])
+    def test_another_may_follow_what_does_not_count(self, ledger: Ledger, ending: State) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        if ending == "rejected":
+            STEPS["sent"](ledger, following)
+        STEPS[ending](ledger, following)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert found.last_row == row
+        self.follow(ledger, row)
+        assert ledger.spent(budget(1)) == 45
+
+    def test_a_budget_binds_what_follows(self, ledger: Ledger) -> None:
+        row = self.submitted(ledger)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(20, replaces=row, job=self.JOB), [budget(44)])
+        self.follow(ledger, row)
+
+    def test_the_last_request_for_a_job_counts(self, ledger: Ledger) -> None:
+        """A gateway may answer two requests with one job."""
+        first, second = self.submitted(ledger), self.submitted(ledger, "0xq")
+        self.follow(ledger, first)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.payer) == (second, second, "0xq")
+        self.follow(ledger, second)
+
+
+class TestFile(InFile):
+    def test_nobody_else_can_read_it(self, ledger: Ledger, path: Path) -> None:
         ledger.reserve(intent(), [])
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         files = list(path.parent.iterdir())
@@ -288,7 +451,7 @@ class TestFile:
         with pytest.raises(LedgerError, match="x402_ledger"):
             SqliteLedger(tmp_path / "file" / "ledger.sqlite3")
 
-    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: SqliteLedger, path: Path) -> None:
+    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: Ledger, path: Path) -> None:
         row = ledger.reserve(intent(), [])
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
@@ -302,7 +465,7 @@ class TestFile:
             db.execute("ROLLBACK")
         ledger.record_sent(row, "nonce", 0)
 
-    def test_amounts_beyond_64_bits_are_kept(self, ledger: SqliteLedger, path: Path) -> None:
+    def test_amounts_beyond_64_bits_are_kept(self, ledger: Ledger, path: Path) -> None:
         """An asset may have 18 decimals."""
         amount = AtomicUnits(10**30)
         ledger.reserve(Intent("POST", "h", "/", None, Caip2("eip155:1"), "0xa", "0xb", amount, 1), [])

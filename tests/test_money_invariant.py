@@ -1,8 +1,10 @@
 """What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
 
 Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
-leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. Time itself is
-simulated; the payer, the purchases, the held payments and the ledger's file are the real ones.
+leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every other
+world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the payer,
+the purchases, the forecast, the held payments and the ledger are the real ones, once in a file and once in a database,
+where the two proxies are on two machines and hold payments together.
 
 `pytest --sequences 50000` runs more of them; a failure names its seed.
 """
@@ -14,16 +16,22 @@ import json
 import os
 import random
 import sqlite3
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mitmproxy_x402.errors import X402Error
-from mitmproxy_x402.held import HeldPayments, fingerprint
-from mitmproxy_x402.ledger import LAPSE_SECONDS, Clock, Outcome
+from mitmproxy_x402.forecast import TRUST
+from mitmproxy_x402.forecast_quote import Question
+from mitmproxy_x402.held import Held, HeldPayments, fingerprint
+from mitmproxy_x402.held_postgres import SharedHeldPayments
+from mitmproxy_x402.ledger import LAPSE_SECONDS, Clock, Ledger, Outcome
+from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.payer import Payer, Payment
 from mitmproxy_x402.policy import Purpose
@@ -31,23 +39,36 @@ from mitmproxy_x402.protocol.headers import read_payment_required
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.purchase import NOT_BROADCAST, REPLAY, Purchase
 from mitmproxy_x402.settings import Settings, read_settings
+from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support import challenges
+from support.ledgers import DatabaseTimes
+from support.postgres import Postgres
 from support.proxy import EVM_KEY
 
 STEPS = 30
 PRICES = (10, 25, 60)
+CONTENTS = 3
+"""Different requests."""
 BATCH = 100
 """Sequences a test."""
+SLOWER, SHARED_BATCH = 100, 10
+"""In a database fewer are tried, and fewer a test."""
 DEAD = 2**22 + 7
 """No process id."""
 TRANSACTION = "0x" + "ab" * 32
+PLACE = ("POST", "http://h:1", "/v1/x")
+WORDS = "what an unpaid request is told"
 
 
 def challenge(amount: int) -> PaymentRequired:
     required = read_payment_required(None, json.dumps(challenges.evm(str(amount))).encode())
     assert required is not None
     return required
+
+
+def question(content: int) -> Question:
+    return Question(PLACE, "m", 100 + content, 100 + content, None)
 
 
 CHALLENGES = {price: challenge(price) for price in PRICES}
@@ -73,6 +94,8 @@ class Note:
     busy: bool = False
     settled: bool = False
     refused: bool = False
+    superseded: bool = False
+    """The gateway asked anew; whoever saw the header may still submit it, though the gateway will not."""
 
 
 @dataclass
@@ -90,39 +113,72 @@ class Process:
     """One proxy; all of it is lost in a crash."""
 
     pid: int
-    ledger: SqliteLedger
+    ledger: Ledger
     payer: Payer
-    held: HeldPayments
+    held: Held
     running: list[Running] = field(default_factory=list)
 
 
 class World:
-    def __init__(self, seed: int, folder: Path, settings: Settings, wallets: Wallets) -> None:
+    def __init__(
+        self, seed: int, place: LedgerPlace, settings: Settings, wallets: Wallets, *, ahead: bool = False
+    ) -> None:
         self.random = random.Random(seed)
-        self.path = folder / f"{seed}.sqlite3"
-        self.settings, self.wallets = settings, wallets
+        self.ahead = ahead
+        self.prices = [self.random.choice(PRICES) for _ in range(CONTENTS)]
+        self.sent_ahead = 0
+        self.place = place
+        self.settings, self.wallets = replace(settings, preauthorize=ahead), wallets
         self.now = 1_700_000_000.0
         self.offset, self.booted, self.boot = 0.0, self.now - 100, 0
         self.slowest = 0.0
         self.notes: dict[str, Note] = {}
         self.reserved: dict[str, float] = {}
         self.processes = [self.start(pid) for pid in (os.getpid(), os.getppid())]
-        self.raw = sqlite3.connect(self.path)
+        self.raw = sqlite3.connect(place) if isinstance(place, Path) else None
 
     # The machine.
 
     def start(self, pid: int) -> Process:
-        clock = Clock(lambda: self.now + self.offset, lambda: self.now - self.booted, f"boot-{self.boot}")
-        ledger = SqliteLedger(self.path, clock)
+        ledger = self.open(pid)
+        payer = Payer(self.settings, self.wallets, ledger, clock=self.wall, entropy=self.random.randbytes)
+        self.teach(payer)
+        return Process(pid, ledger, payer, self.hold(ledger))
+
+    def wall(self) -> float:
+        return self.now + self.offset
+
+    def open(self, pid: int) -> Ledger:
+        assert isinstance(self.place, Path)
+        ledger = SqliteLedger(self.place, Clock(self.wall, lambda: self.now - self.booted, f"boot-{self.boot}"))
         ledger._process = f"boot-{self.boot} {pid}"
-        payer = Payer(self.settings, self.wallets, ledger, clock=clock.wall, entropy=self.random.randbytes)
-        return Process(pid, ledger, payer, HeldPayments(clock.wall))
+        return ledger
+
+    def hold(self, _: Ledger) -> Held:
+        return HeldPayments(self.wall, lambda: self.now - self.booted)
+
+    def teach(self, payer: Payer) -> None:
+        """As many challenges as it takes; that they were paid is left out."""
+        for content, price in enumerate(self.prices):
+            required = CHALLENGES[price]
+            for _ in range((TRUST + 1) * (payer.forecast is not None)):
+                assert payer.forecast is not None
+                payer.forecast.learn(question(content), required, required.accepts[0], WORDS, payer.clock())
+                payer.forecast.acknowledged(question(content), True)
 
     def crash(self, process: Process) -> None:
+        self.kill(process)
+        self.processes[self.processes.index(process)] = self.start(process.pid)
+
+    def kill(self, process: Process) -> None:
+        assert self.raw is not None
         self.raw.execute("UPDATE payment SET process = ? WHERE process LIKE ?", (f"x {DEAD}", f"% {process.pid}"))
         self.raw.commit()
         process.ledger.close()
-        self.processes[self.processes.index(process)] = self.start(process.pid)
+
+    def query(self, columns: str, rest: str) -> list[tuple[Any, ...]]:
+        assert self.raw is not None
+        return self.raw.execute(f"SELECT {columns} FROM payment {rest}").fetchall()
 
     def reboot(self) -> None:
         self.boot += 1
@@ -130,25 +186,32 @@ class World:
         self.booted = self.now
         # Nothing but the wall clock tells how long a machine was off, so there it may have lost time, not gained some.
         self.offset = self.slowest = min(self.slowest, self.random.choice((0, 0, -3600, -40 * 86400)))
-        for process in list(self.processes):
-            process.ledger.close()
-            self.processes[self.processes.index(process)] = self.start(process.pid)
+        for process in self.processes:
+            self.kill(process)
+        self.processes = [self.start(process.pid) for process in self.processes]
 
     # The clients.
 
     def ask(self, process: Process) -> None:
-        content = self.random.randrange(3)
-        key = fingerprint(("POST", "http://h:1", "/v1/x"), b'{"n": %d}' % content)
+        content = self.random.randrange(CONTENTS)
+        key = fingerprint(PLACE, b'{"n": %d}' % content)
         purpose = Purpose("POST", "h", "/v1/x", "m")
-        running = Running(Purchase(process.payer, process.held, purpose, lambda: key), content)
+        running = Running(Purchase(process.payer, process.held, purpose, lambda: key, question(content)), content)
         process.running.append(running)
         if process.held.expects(key[0]) and running.purchase.borrow():
             return
-        self.buy(process, running)
+        if running.purchase.is_new and process.held.expects_by_now(key[0]) and running.purchase.borrow():
+            return
+        if run(running.purchase.predict()):
+            assert running.purchase.payment is not None
+            self.reserved[running.purchase.payment.reference] = self.now
+        else:
+            self.buy(process, running)
 
     def buy(self, process: Process, running: Running) -> None:
         try:
-            payment: Payment = run(running.purchase.buy(CHALLENGES[self.random.choice(PRICES)]))
+            price = self.prices[running.content] if self.ahead else self.random.choice(PRICES)
+            payment: Payment = run(running.purchase.buy(CHALLENGES[price], lambda: WORDS))
             self.reserved[payment.reference] = self.now
         except X402Error:
             running.purchase.finish(Outcome("unknown", status=400))
@@ -169,9 +232,13 @@ class World:
         try:
             running.purchase.sending()
         except X402Error:
-            self.end(process, running, 400)
+            if running.purchase.ahead:  # the first leg goes without it, and is asked for one
+                self.buy(process, running)
+            else:
+                self.end(process, running, 400)
             return
         running.sent = True
+        self.sent_ahead += running.purchase.ahead
         if payment.reference not in self.notes:
             authorization = json.loads(base64.b64decode(payment.header[1]))["payload"]["authorization"]
             self.notes[payment.reference] = Note(
@@ -208,18 +275,21 @@ class World:
             return
         note.busy = True
         chance = self.random.random()
-        if chance < 0.15:
-            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID"])
-            note.refused = note.refused or code in NOT_BROADCAST
+        misfit = running.purchase.ahead and note.amount != self.prices[running.content]
+        if chance < 0.15 or (misfit and chance < 0.95):
+            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID", ""])
+            note.refused = note.refused or code in (*NOT_BROADCAST, "")
             self.reject(process, running, code)
         else:
             if chance < 0.7:
                 self.settle(note)
             running.status = self.random.choice((200, 200, 200, 500, 429, 400))
-            running.purchase.answered(running.status)
+            running.purchase.answered(running.status, lambda: self.random.random() < 0.9)
 
     def reject(self, process: Process, running: Running, code: str) -> None:
-        if running.purchase.rejected(code, 402):
+        note = self.note(running)
+        if running.purchase.rejected(code, 402, lambda: self.random.choice((WORDS, "other words"))):
+            note.superseded = running.purchase.superseded is not None
             running.sent = False
             self.buy(process, running)
         else:
@@ -230,6 +300,10 @@ class World:
 
     def any_step(self) -> None:
         process = self.random.choice(self.processes)
+        if self.ahead and self.random.random() < 0.1:
+            self.prices[self.random.randrange(CONTENTS)] = self.random.choice(PRICES)
+            if self.random.random() < 0.5:
+                self.teach(process.payer)
         chance = self.random.random()
         if chance < 0.3:
             self.ask(process)
@@ -251,15 +325,15 @@ class World:
 
     def check(self) -> None:
         ledger = self.processes[0].ledger
-        states: dict[str, str] = dict(self.raw.execute("SELECT reference, state FROM payment WHERE sends > 0"))
+        states: dict[str, str] = dict(self.query("reference, state", "WHERE sends > 0"))
         for reference, note in self.notes.items():
             if note.settled:
                 assert states[reference] in ("sent", "unknown", "settled")
         for budget in self.settings.budgets:
             begin = 0 if budget.seconds is None else self.now - budget.seconds
-            settled = sum(note.amount for note in self.notes.values() if note.settled and note.since > begin)
-            assert settled <= ledger.spent(budget) <= budget.micro_usd
-        ((reserved,),) = self.raw.execute("SELECT COUNT(*) FROM payment WHERE state = 'reserved'")
+            may_be = [n for n in self.notes.values() if n.settled or (n.superseded and self.now < n.valid_until)]
+            assert sum(n.amount for n in may_be if n.since > begin) <= ledger.spent(budget) <= budget.micro_usd
+        reserved = len(self.query("id", "WHERE state = 'reserved'"))
         waiting = [r for p in self.processes for r in p.running if r.purchase.payment is not None and not r.sent]
         assert reserved <= len(waiting)
 
@@ -272,20 +346,61 @@ class World:
                 self.end(process, running, 0)
         self.now += LAPSE_SECONDS + 1
         self.check()
-        assert not self.raw.execute("SELECT 1 FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
+        assert not self.query("id", "WHERE state IN ('reserved', 'sent')")
 
     def close(self) -> None:
-        self.raw.close()
         for process in self.processes:
             process.ledger.close()
-        for file in self.path.parent.glob(f"{self.path.name}*"):
-            file.unlink()
+        if self.raw is not None and isinstance(self.place, Path):
+            self.raw.close()
+            for file in self.place.parent.glob(f"{self.place.name}*"):
+                file.unlink()
+
+
+class SharedWorld(World):
+    """The ledger is in a database, whose clock may lose time, too; what a proxy holds outlives it."""
+
+    def __init__(self, seed: int, place: PostgresUrl, settings: Settings, wallets: Wallets) -> None:
+        with closing(DatabaseTimes(place)) as self.times:
+            super().__init__(seed, place, settings, wallets)
+            self.play()
+            self.close()
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self._now = seconds
+        self.times.wall = seconds + getattr(self, "slowest", 0)
+
+    def open(self, _: int) -> Ledger:
+        assert isinstance(self.place, PostgresUrl)
+        return PostgresLedger(self.place)
+
+    def hold(self, ledger: Ledger) -> Held:
+        assert isinstance(ledger, PostgresLedger)
+        return SharedHeldPayments(ledger, self.wallets, self.settings.networks, self.wall)
+
+    def query(self, columns: str, rest: str) -> list[tuple[Any, ...]]:
+        return self.times.ask(f"SELECT {columns} FROM x402_payment {rest}")
+
+    def kill(self, process: Process) -> None:
+        assert isinstance(process.ledger, PostgresLedger)
+        ((session,),) = process.ledger.link.ask("SELECT current_setting('x402.session')::integer")
+        process.ledger.close()
+        while (session,) in self.times.ask("SELECT x402_alive()"):
+            time.sleep(0.001)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "batch" in metafunc.fixturenames:
         count = int(metafunc.config.getoption("--sequences"))
         metafunc.parametrize("batch", range(-(-count // BATCH)))
+    if "shared_batch" in metafunc.fixturenames:
+        count = int(metafunc.config.getoption("--sequences")) // SLOWER
+        metafunc.parametrize("shared_batch", range(-(-count // SHARED_BATCH)))
 
 
 @pytest.fixture(scope="module")
@@ -299,13 +414,39 @@ def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
     return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
 
 
+@contextmanager
+def named(seed: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
+        raise
+
+
 def test_the_invariant(batch: int, tmp_path: Path, settings: Settings, wallets: Wallets) -> None:
     for seed in range(batch * BATCH, (batch + 1) * BATCH):
-        world = World(seed, tmp_path, settings, wallets)
-        try:
+        world = World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=bool(seed % 2))
+        with named(seed), closing(world):
             world.play()
-        except BaseException as error:
-            error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
-            raise
-        finally:
-            world.close()
+
+
+def test_the_invariant_on_two_machines(
+    shared_batch: int, postgres: Postgres, settings: Settings, wallets: Wallets
+) -> None:
+    for seed in range(shared_batch * SHARED_BATCH, (shared_batch + 1) * SHARED_BATCH):
+        with named(seed):
+            SharedWorld(seed, postgres.empty(), settings, wallets)
+
+
+def test_the_worlds_in_which_payments_go_ahead_see_all_of_it(
+    tmp_path: Path, settings: Settings, wallets: Wallets
+) -> None:
+    sent_ahead, seen = 0, set()
+    for seed in range(1, 101, 2):
+        with closing(World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=True)) as world:
+            world.play()
+            sent_ahead += world.sent_ahead
+            seen |= set(world.query("state, code", ""))
+    assert sent_ahead > 100
+    assert {("superseded", None), ("superseded", "PAYMENT_UNDERPAID")} <= seen
+    assert {"settled", "unknown", "rejected", "released", "expired"} <= {state for state, _ in seen}

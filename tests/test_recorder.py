@@ -133,7 +133,6 @@ def chunk(data: bytes) -> bytes:
 FRAMINGS: dict[str, tuple[Callable[[int], bytes], Callable[[bytes], bytes], bytes]] = {
     "chunked": (lambda _: b"Transfer-Encoding: chunked\r\n\r\n", chunk, b"0\r\n\r\n"),
     "length": (lambda size: b"Content-Length: %d\r\n\r\n" % size, bytes, b""),
-    "close": (lambda _: b"Connection: close\r\n\r\n", bytes, b""),
 }
 ODD = [
     b"d",
@@ -342,7 +341,8 @@ def test_a_proxy_that_is_stopped(home: Path) -> None:
         peer.send(challenges.answer())
         streaming(peer, upstream)
 
-    with recording_proxy(home, "--set", "x402_dump_format=har,native,mitm", script=sell) as rig:
+    now = ("--set", "x402_drain=0")
+    with recording_proxy(home, "--set", "x402_dump_format=har,native,mitm", *now, script=sell) as rig:
         with rig.client() as client:
             begin(rig, client)
             rig.proxy.process.send_signal(signal.SIGTERM)

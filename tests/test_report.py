@@ -98,11 +98,13 @@ def written(tmp_path: Path) -> Written:
 
 class TestReading:
     def test_every_fate(self, written: Written) -> None:
-        for state in ("settled", "unknown", "rejected", "released", "sent", "reserved"):
+        for state in ("settled", "unknown", "rejected", "released", "sent", "reserved", "superseded"):
             written.pay(7, state)
         # Their process is of another boot: what it had under way is what the ledger will say of it.
         fates = [e.fate for e in read_entries(written.path)]
-        assert fates == ["settled", "unknown", "rejected", "released", "unknown", "released"]
+        assert fates == ["settled", "unknown", "rejected", "released", "unknown", "released", "unknown"]
+        written.pay(7)  # by now nobody can submit the last one any more
+        assert [e.fate for e in read_entries(written.path)][-2:] == ["rejected", "settled"]
 
     def test_what_is_under_way(self, tmp_path: Path) -> None:
         with closing(SqliteLedger(tmp_path / "l")) as ledger:

@@ -121,7 +121,7 @@ def received(proxy: Proxy, stage: Stage, sent: list[bytes], look: Callable[[int]
 # What the client gets.
 
 
-@pytest.mark.parametrize("framing", ["chunked", "length", "end"])
+@pytest.mark.parametrize("framing", ["chunked", "length"])
 def test_a_look_in_mid_stream_changes_nothing_for_the_client(web: Web, dump: Proxy, stage: Stage, framing: str) -> None:
     sent = framed(framing, EVENTS)
 

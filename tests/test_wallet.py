@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import os
 import pickle
@@ -336,3 +337,34 @@ def test_warm_up() -> None:
 
 def test_types() -> None:
     assert SvmWallet("address", "source", bytes).sign_message(b"x") == b"x"
+
+
+class TestDerivedKeys:
+    def test_they_belong_to_key_and_purpose(self, tmp_path: Path) -> None:
+        def wallets(evm: str, svm: str) -> Wallets:
+            return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": evm, "SOLANA_WALLET_KEY": svm}, tmp_path))
+
+        keys = set()
+        for number in (1, 2):
+            found = wallets(f"{number:064x}", json.dumps([number] * 32))
+            again = wallets(f"0x{number:064X}", json.dumps([number] * 32))
+            assert found.evm is not None
+            assert found.svm is not None
+            assert again.evm is not None
+            assert found.evm.derive_key(b"a") == again.evm.derive_key(b"a")
+            for wallet in (found.evm, found.svm):
+                keys |= {wallet.derive_key(b"a"), wallet.derive_key(b"b")}
+        assert len(keys) == 8
+        assert {len(key) for key in keys} == {32}
+        assert bytes([1] * 32) not in keys
+
+    def test_as_rfc_5869_has_it(self, tmp_path: Path) -> None:
+        secret = bytes.fromhex("11" * 32)
+        evm = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": secret.hex()}, tmp_path)).evm
+        assert evm is not None
+        extracted = hmac.new(b"mitmproxy-x402", secret, "sha256").digest()
+        assert evm.derive_key(b"info") == hmac.new(extracted, b"info\x01", "sha256").digest()
+
+    def test_a_wallet_that_was_made_without_a_key_has_none(self) -> None:
+        with pytest.raises(WalletError, match="no key"):
+            SvmWallet("address", "source", bytes).derive_key(b"a")

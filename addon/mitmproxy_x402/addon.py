@@ -17,22 +17,26 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, summary, wallet
+from . import answers, challenge, facts, guard, handshake, held, hosting, jobs, polls, service, summary, wallet
 from .commands import Commands
 from .errors import Refused, X402Error, error_code
+from .forecast_quote import Place, read_question
 from .handshake import Exchange
-from .ledger_sqlite import SqliteLedger
+from .ledger import Clock
+from .ledger_open import make_ready, open_held, open_ledger
 from .model import read_model
 from .payer import Payer, find_wallets
 from .policy import Purpose
 from .purchase import Purchase
 from .recorder import Recorder
 from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
+from .timeouts import Timeouts
 from .views import Views
 
 logger = logging.getLogger(__name__)
 
-_held = held.HeldPayments(time.time)  # of the module: it outlives a script that is edited and loaded again
+_held = held.HeldPayments(time.time, Clock().uptime)  # of the module: it outlives a script that is loaded again
+_jobs = jobs.Jobs(time.time)  # so does this
 
 
 class X402Addon:
@@ -43,8 +47,9 @@ class X402Addon:
     def __init__(self) -> None:
         self.payer: Payer | None = None
         self.recorder = Recorder()  # the last, since the others write down what it records
+        self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy takes them along with this one
-        self.addons = [Commands(lambda: self.payer), Views(lambda: self.payer), self.recorder]
+        self.addons = [Commands(lambda: self.payer), self._service, Views(lambda: self.payer), self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
@@ -52,6 +57,7 @@ class X402Addon:
         self._improved: dict[str, object] = {}
         self._moving: asyncio.Task[None] | None = None
         self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
+        self._held: held.Held = _held
 
     # Starting.
 
@@ -60,6 +66,8 @@ class X402Addon:
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
+        if hosting.own_process:
+            handshake.index_hooks(ctx.master.addons)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
@@ -68,7 +76,7 @@ class X402Addon:
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
-            self.payer = self._build()
+            self.payer, self._held = self._build()
             self._broken = ""
         except X402Error as error:
             if self._running and self.payer is not None:
@@ -77,15 +85,16 @@ class X402Addon:
             self._broken = str(error)
             logger.error("x402: %s", error)
 
-    def _build(self) -> Payer:
+    def _build(self) -> tuple[Payer, held.Held]:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
         wallets = find_wallets(settings, os.environ, Path.home())
         ledger = self.payer.ledger if self.payer is not None else None
-        if not isinstance(ledger, SqliteLedger) or ledger.path != settings.ledger:
-            ledger = SqliteLedger(settings.ledger)
+        if ledger is None or ledger.place != settings.ledger:
+            ledger = open_ledger(settings.ledger)
+        make_ready(ledger, settings)
         self.recorder.use(settings)
-        return Payer(settings, wallets, ledger)
+        return Payer(settings, wallets, ledger), open_held(ledger, wallets, settings.networks) or _held
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -100,7 +109,7 @@ class X402Addon:
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
-        threading.Thread(target=wallet.warm_up, name="x402 warm-up", daemon=True).start()
+        threading.Thread(target=_warm_up, name="x402 warm-up", daemon=True).start()
         listening = ctx.master.addons.get("proxyserver").listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
             self._moving = asyncio.get_running_loop().create_task(hosting.move_to(ctx.options, listening))
@@ -137,7 +146,8 @@ class X402Addon:
 
     def next_layer(self, next_layer: Any) -> None:
         """Let mitmproxy decide the layers, then put our stream into them."""
-        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer)
+        timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
+        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer, timeouts)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
@@ -151,6 +161,10 @@ class X402Addon:
             _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        if service.is_health(flow.request):
+            broken = self.payer is None or self._broken
+            flow.response = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+            return
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
             _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
@@ -165,18 +179,24 @@ class X402Addon:
         guard.strip_credentials(flow.request, self.payer.settings)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: where an equal one was paid for and not answered, send that very payment with it."""
+        """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
+        else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
+        """
         exchange = handshake.exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
-        route = _route(flow.request)
-        if self.payer.settings.dry_run or not _held.expects(route):
+        route, forecast = _route(flow.request), self.payer.forecast
+        known = _jobs.polled(flow.request, self.payer.ledger.name) is not None or self._held.expects(route)
+        foretold = forecast is not None and forecast.expects(_place(route))
+        if self.payer.settings.dry_run or not (known or foretold):
             return
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if purchase.borrow():
+            if (known and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
                 self._carry(flow, exchange, purchase)
+        except X402Error as error:
+            _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
 
@@ -186,19 +206,27 @@ class X402Addon:
             request = flow.request
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
-            model = read_model(path, body)
+            model = read_model(path, body, request.headers.get("content-type", ""))
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
-            purchase = Purchase(payer, _held, purpose, functools.cache(lambda: held.fingerprint(route, body)))
+            question = read_question(_place(route), model, body) if payer.forecast is not None else None
+            key = functools.cache(lambda: held.fingerprint(route, body))
+            kept = self._held
+            purchase = polls.poll_of(request, payer, kept, _jobs) or Purchase(payer, kept, purpose, key, question)
             self._purchases[flow] = purchase
         return purchase
 
+    def _takes_over(self, payer: Payer, purchase: Purchase, route: held.Route) -> bool:
+        """Whether an equal request at another proxy has left a payment behind, which then goes with the next leg."""
+        if payer.settings.dry_run or not purchase.is_new or not self._held.expects_by_now(route):
+            return False
+        return purchase.borrow()
+
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
-        """Have the next leg carry the purchase's payment."""
-        assert purchase.payment is not None
-        name, value = purchase.payment.header
-        exchange.secret_headers = ((name.encode(), value.encode()),)
+        """Have the next leg carry the purchase's payment, or a poll's proof."""
+        exchange.secret_headers = purchase.headers()
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
-        facts.offered(flow, purchase.payment.offer)
+        if purchase.payment is not None:
+            facts.offered(flow, purchase.payment.offer)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
@@ -206,9 +234,10 @@ class X402Addon:
             return
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
-        purchase = self._purchases.get(flow)
+        purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None:
-            purchase.answered(flow.response.status_code)
+            purchase.answered(response.status_code, lambda: answers.acknowledges(response))
+            polls.watch(flow, purchase, _jobs)
 
     async def x402_challenge(self, flow: http.HTTPFlow) -> None:
         """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
@@ -216,22 +245,23 @@ class X402Addon:
         if exchange is None or flow.response is None or self.payer is None:
             return
         purchase: Purchase | None = None
+        words = functools.partial(challenge.words, flow.response)
         try:
             facts.challenged(flow)
             purchase = self._purchase(flow, self.payer, _route(flow.request))
             if exchange.secrets_sent:
                 code = challenge.rejection_code(flow.response)
-                if code is None or not purchase.rejected(code, flow.response.status_code):
+                if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
             required = challenge.read(flow.response)
-            exchange.secret_headers = ()
             if required is not None:
                 _check_way(flow)
-                if purchase.payment is None:
-                    await purchase.buy(required)
-                self._carry(flow, exchange, purchase)
+                new = purchase.payment is None and not self._takes_over(self.payer, purchase, _route(flow.request))
+                if new or purchase.ahead:
+                    await purchase.buy(required, words)
             elif not exchange.secrets_sent:
                 return
+            self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
             logger.warning("x402: not paid: %s", error)
@@ -267,13 +297,32 @@ class X402Addon:
                 _note(flow, exchange, purchase)
         self._purchases.clear()
         if self.payer is not None:
-            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began):
+            ahead = None if self.payer.forecast is None else self.payer.forecast.tally
+            for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
             self.payer.ledger.close()
 
 
+def _warm_up() -> None:
+    wallet.warm_up()
+    hosting.settle()
+
+
 def _route(request: http.Request) -> held.Route:
     return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
+
+
+def _place(route: held.Route) -> Place:
+    return route[0], route[1], route[2].partition("?")[0]
+
+
+def _is_clear(flow: http.HTTPFlow) -> bool:
+    """Whether the way to the upstream may be paid on; where not, the refusal waits for the challenge."""
+    try:
+        _check_way(flow)
+    except Refused:
+        return False
+    return True
 
 
 def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:
@@ -281,7 +330,8 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
     try:
         _check_way(flow)
         purchase.sending()
-        facts.became(flow, "sent")
+        if purchase.sent:
+            facts.became(flow, "sent")
     except X402Error as error:
         logger.warning("x402: not sent: %s", error)
         facts.refused(flow, error_code(error))
@@ -307,6 +357,7 @@ def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
     facts.sent_upstream(flow, exchange.legs)
     if purchase.state is not None:
         facts.became(flow, purchase.state, purchase.transaction)
+    exchange.forget()
 
 
 def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:

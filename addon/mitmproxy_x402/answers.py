@@ -9,6 +9,7 @@ from mitmproxy import http
 from .errors import error_body
 from .handshake import Exchange
 from .ledger import Outcome
+from .payer import Payment
 from .protocol.headers import read_settlement
 from .purchase import Purchase
 
@@ -52,11 +53,21 @@ def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> bytes:
 
 
 def paid_before(purchase: Purchase | None) -> str:
-    """A sentence about payments of this request that may have been settled, for a refusal to end with."""
-    if purchase is None or not purchase.spent:
-        return ""
-    earlier = ", ".join(f"{payment.offer} (reference {payment.reference})" for payment in purchase.spent)
-    return f" Before that, this request was paid {earlier}, without a complete answer."
+    """What a refusal ends with: payments of this request that may have been settled, or may be yet."""
+    sentences = ""
+    if purchase is not None and purchase.superseded is not None:
+        sentences = (
+            f" Before that, a payment of {_named(purchase.superseded)} was sent ahead and not taken. It counts against "
+            "the budget until nobody can submit it any more."
+        )
+    if purchase is not None and purchase.spent:
+        earlier = ", ".join(_named(payment) for payment in purchase.spent)
+        sentences += f" Before that, this request was paid {earlier}, without a complete answer."
+    return sentences
+
+
+def _named(payment: Payment) -> str:
+    return f"{payment.offer} (reference {payment.reference})"
 
 
 def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
@@ -76,6 +87,11 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
         total=(response.timestamp_end or time.time()) - begun,
         size=exchange.received,
     )
+
+
+def acknowledges(response: http.Response) -> bool:
+    """Whether `response` speaks of a payment, and not of a gift."""
+    return "x-free-model" not in response.headers and read_settlement(response.headers.get) is not None
 
 
 def printable(text: str) -> str:

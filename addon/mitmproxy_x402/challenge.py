@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 
 from mitmproxy import http
 from mitmproxy.net import encoding
 
-from .protocol.headers import MAX_BODY, PAYMENT_REQUIRED, read_payment_required
+from .errors import ChallengeError
+from .forecast import MISMATCH
+from .protocol.headers import MAX_BODY, PAYMENT_REQUIRED, read_payment_required, read_settlement
 from .protocol.messages import PaymentRequired
 from .protocol.strict_json import Undecodable, decode_json
 
@@ -43,16 +46,47 @@ def rejection_code(response: http.Response) -> str | None:
     return code if code or response.status_code == 402 else None
 
 
+def words(response: http.Response) -> str:
+    """What a 402 says besides its challenge, numbers left out; empty: it is no plain challenge.
+
+    An answer to a payment that says what an unpaid request was told takes it for no payment. MISMATCH: the reference
+    servers' word for a payment whose entry they would not offer now, before they look any closer.
+    """
+    try:
+        required = read(response) if response.status_code == 402 else None
+        said, _ = decode_json(_decoded(response))
+    except ChallengeError:
+        return ""
+    except Undecodable:
+        said = None
+    if required is None or read_settlement(response.headers.get) is not None:
+        return ""
+    rest = {key: value for key, value in said.items() if key not in _TERMS} if isinstance(said, dict) else {}
+    if rest.get("error") == required.error:  # said twice
+        rest.pop("error", None)
+    if required.error == _NO_MATCH and not rest:
+        return MISMATCH
+    return _DIGITS.sub("#", json.dumps([required.error, rest], sort_keys=True))
+
+
+_DIGITS = re.compile("[0-9]+")
+_TERMS = frozenset({"x402Version", "accepts", "resource", "extensions", "price", "paymentInfo"})
+_NO_MATCH = "No matching payment requirements"
+
+
 def _decoded(response: http.Response) -> bytes:
-    """The body without its Content-Encoding; empty when it cannot be decoded or is too large."""
-    body = response.raw_content or b""
-    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    return decoded(response.raw_content or b"", response.headers.get("content-encoding"))
+
+
+def decoded(body: bytes, coding: str | None) -> bytes:
+    """`body` without its Content-Encoding, `coding`; empty when it cannot be decoded or is too large."""
+    coding = (coding or "identity").strip().lower()
     if coding == "identity":
         return body
     try:
         if coding in ("gzip", "x-gzip", "deflate"):
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY + 1)
-        decoded = encoding.decode(body, coding) if len(body) <= MAX_COMPRESSED else b""
+        plain = encoding.decode(body, coding) if len(body) <= MAX_COMPRESSED else b""
     except (ValueError, zlib.error):
         return b""
-    return decoded if isinstance(decoded, bytes) else b""
+    return plain if isinstance(plain, bytes) else b""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from .check_net import Trust, Unreachable
 from .errors import ChallengeError, Refused, RpcError, SettingsError
 from .launch import PORT, check_upstream, configured_options, gateway_for, read_arguments
 from .ledger import LedgerError
-from .ledger_sqlite import SqliteLedger
+from .ledger_open import open_ledger
+from .ledger_report import is_there
 from .limits import Budget
 from .payer import find_wallets
 from .policy import Offer, Purpose
@@ -201,17 +203,12 @@ def _judge(quote: Quote, upstream: str, settings: Settings, families: set[Family
 
 def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
     """The first budget that has no room for `offer`, and what to do; empty when all have."""
-    if not settings.ledger.exists():
-        return next((_no_room(budget, 0) for budget in budgets if offer.micro_usd > budget.micro_usd), "")
-    ledger = SqliteLedger(settings.ledger)
-    try:
-        for budget in budgets:
-            spent = ledger.spent(budget)
-            if spent + offer.micro_usd > budget.micro_usd:
-                return _no_room(budget, spent)
-    finally:
-        ledger.close()
-    return ""
+    spent = [0 for _ in budgets]
+    if is_there(settings.ledger):
+        with closing(open_ledger(settings.ledger)) as ledger:
+            spent = ledger.spent_of(budgets)
+    full = [each for each in zip(budgets, spent, strict=True) if each[1] + offer.micro_usd > each[0].micro_usd]
+    return _no_room(*full[0]) if full else ""
 
 
 def _no_room(budget: Budget, spent: int) -> str:

@@ -17,9 +17,11 @@ from .check_line import Line, ok, todo
 from .errors import SettingsError
 from .launch import port_is_free
 from .ledger import LedgerError
+from .ledger_open import require_driver
 from .ledger_report import read_entries
 from .ledger_sqlite import SqliteLedger
 from .settings import Settings
+from .settings_ledger import PostgresUrl
 from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PYTHONS = ((3, 10), (3, 13))
@@ -59,6 +61,8 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
 def ledger(settings: Settings) -> Line:
     """Whether payments can be written down: without that none is made."""
     path = settings.ledger
+    if isinstance(path, PostgresUrl):
+        return _database(path)
     if not path.exists():
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
@@ -70,6 +74,16 @@ def ledger(settings: Settings) -> Line:
     except LedgerError as error:
         return todo("ledger", str(error))
     return ok("ledger", f"{path} is writable and holds {len(entries)} payment{'' if len(entries) == 1 else 's'}")
+
+
+def _database(url: PostgresUrl) -> Line:
+    try:
+        require_driver(url)
+    except LedgerError as error:
+        return todo("ledger", str(error))
+    from . import check_database  # noqa: PLC0415 - needs psycopg
+
+    return check_database.ledger(url)
 
 
 def port(host: str, number: int) -> Line:

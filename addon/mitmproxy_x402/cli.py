@@ -32,6 +32,7 @@ verbs:
   check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
   fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
   test       the project's tests (only in a checkout)
+  bench      how fast it is, beside mitmproxy alone and other paying clients (only in a checkout)
   path       print the script for `mitmdump -s`
 
 Further arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
@@ -99,6 +100,25 @@ TEST_HELP = """\
 usage: {prog} test [PYTEST ARGUMENTS]
 
 Runs the project's tests. Further arguments go to pytest: -k NAME, -x, a file, ...
+"""
+
+BENCH_HELP = """\
+usage: {prog} bench [--quick] [--cells NAMES] [--candidates NAMES] [--rounds N] [--requests N] [--baseline DIR]
+       {pad} [--write [DIR]] [--render] [--profile NAME]
+
+Measures the proxy beside bare mitmproxy, and beside other clients and proxies that pay, and prints tables. All of it
+takes about a quarter of an hour. The others are installed by name from their registries into .bench/; otherwise nothing
+leaves this machine, no wallet of yours is touched, and nothing is spent.
+
+  --quick             smaller blocks and fewer rounds, about two minutes
+  --cells NAMES       only these kinds of load and figures, separated by commas: ttfb, rps, stream, signing, ...
+  --candidates NAMES  only these in the kinds of load: mitmdump, ours, blockrun-litellm, ...; a wrong name lists all
+  --rounds N          how often each block is measured
+  --requests N        requests in each block, whatever its usual size
+  --baseline DIR      another checkout of this project, measured beside this one
+  --write [DIR]       write README.md, overview.svg and results.json into DIR or docs/benchmark
+  --render            measure nothing, write that page anew from its results.json
+  --profile NAME      measure nothing, say where the time of this candidate goes
 """
 
 PATH_HELP = """\
@@ -170,9 +190,10 @@ def _help_of(verb: str) -> str:
         "report": REPORT_HELP,
         "check": CHECK_HELP,
         "test": TEST_HELP,
+        "bench": BENCH_HELP,
         "path": PATH_HELP,
     }
-    return texts[verb].format(prog=program())
+    return texts[verb].format(prog=program(), pad=" " * len(f"{program()} {verb}"))
 
 
 def _serve(verb: str, arguments: list[str]) -> int:
@@ -209,12 +230,26 @@ def _fixtures(_: str, arguments: list[str]) -> int:
 
 
 def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a function that never returns)
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
+    if not _enter_checkout():
         return _fail("the tests are not installed; they run in a checkout: ./run.sh test")
-    os.chdir(root)
     parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "2"]
     _become([sys.executable, "-I", "-m", "pytest", *parallel, *arguments])
+
+
+def _bench(_: str, arguments: list[str]) -> int:  # noqa: RET503  (as above)
+    if not _enter_checkout():
+        return _fail("the benchmark is not installed; it runs in a checkout: ./run.sh bench")
+    # Not -I, which would hide the checkout's own tests.bench; the two others keep the user's settings away.
+    _become([sys.executable, "-E", "-s", "-m", "tests.bench", *arguments])
+
+
+def _enter_checkout() -> bool:
+    """Make the checkout that this package lies in the working folder; False where it does not lie in one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
+        return False
+    os.chdir(root)
+    return True
 
 
 def _become(command: list[str]) -> NoReturn:
@@ -258,5 +293,6 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "check": _check,
     "fixtures": _fixtures,
     "test": _test,
+    "bench": _bench,
     "path": _path,
 }

@@ -15,7 +15,7 @@ from mitmproxy.addonmanager import Loader
 
 from . import report, report_text
 from .errors import X402Error
-from .ledger_report import Entry, read_entries
+from .ledger_report import Entry, is_there, read_entries
 from .payer import Payer
 from .report import Report
 from .settings import format_usd
@@ -86,13 +86,15 @@ class Commands:
             lines.append(
                 f"unknown     {format_usd(unknown.micro_usd)} USD, {report_text.count(unknown.payments)} this month"
             )
-        lines += [f"left        {left(budget, payer.ledger.spent(budget))}" for budget in settings.budgets]
+        if payer.forecast is not None:
+            lines.append(f"sent ahead  {payer.forecast.tally}")
+        spent = payer.ledger.spent_of(settings.budgets)
+        lines += [f"left        {left(*each)}" for each in zip(settings.budgets, spent, strict=True)]
         return [*lines, f"ledger      {settings.ledger}"]
 
 
 def _entries(payer: Payer, since: int = 0, last: int = -1) -> list[Entry]:
-    path = payer.settings.ledger
-    return read_entries(path, since, last=last) if path.exists() else []
+    return read_entries(payer.settings.ledger, since, last=last) if is_there(payer.settings.ledger) else []
 
 
 def _this_month(payer: Payer) -> Report:
@@ -122,7 +124,7 @@ def _budgets(payer: Payer) -> list[str]:
     every = [*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)]
     lines = [
         f"{budget!s:<24} {format_usd(spent):>10} spent  {format_usd(max(budget.micro_usd - spent, 0)):>10} left"
-        for budget, spent in ((budget, payer.ledger.spent(budget)) for budget in every)
+        for budget, spent in zip(every, payer.ledger.spent_of(every), strict=True)
     ]
     lines.append(f"{format_usd(settings.max_request)} a request at most")
     own = ((limit.max_request, limit.scope) for limit in settings.limits)

@@ -122,6 +122,7 @@ def run(arguments: Sequence[str]) -> int:
                 return 0 if paid else 1
             _say(PASTE.format(url=url))
             code = proxy.wait()
+            time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
             raise DemoError(f"the proxy ended by itself, exit code {code}")
 
 

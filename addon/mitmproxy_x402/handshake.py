@@ -14,18 +14,21 @@ Every request sent upstream is a leg. A leg has a stream id of its own, because 
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
 
 Besides, the stream mends what would lose an answer: interim responses and trailers of HTTP/1.1, trailers that an
-HTTP/1.1 client cannot be given, error pages in HTML.
+HTTP/1.1 client cannot be given, answers whose end nobody could tell from their being cut off, error pages in HTML. And
+where the process is ours, `index_hooks` has mitmproxy ask only those addons for a hook that have it: most of an
+exchange's time goes into asking all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 import inspect
 import itertools
 import logging
+import math
 import re
-import types
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -33,19 +36,22 @@ from weakref import WeakKeyDictionary
 
 import h11
 from h11._readers import ChunkedReader
-from mitmproxy import http, version
+from mitmproxy import exceptions, hooks, http, version
 from mitmproxy.connection import Connection
 
 from .errors import SettingsError, error_body
+from .timeouts import Timeouts
 
 try:
+    from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.proxy import commands, events, layer
-    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _http1
+    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
     from mitmproxy.proxy.layers.http._base import HttpEvent
     from mitmproxy.proxy.layers.http._events import (
         RequestData,
         RequestEndOfMessage,
         RequestHeaders,
+        RequestProtocolError,
         RequestTrailers,
         ResponseData,
         ResponseEndOfMessage,
@@ -65,6 +71,8 @@ MAX_CHALLENGE = 1 << 20
 """Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
 MAX_LEGS = 6
 """Requests sent upstream for one request of the client, whatever the addon asks for."""
+MAX_JOINED = 1 << 16
+"""Bytes of a body that are copied behind its head, to leave with it."""
 SUPPORTED = ((11, 0, 2), (12, 3))
 """mitmproxy versions from the first, up to and without the second."""
 
@@ -106,6 +114,12 @@ class Exchange:
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
     """Bytes of the body of the last leg's answer, as they came."""
+    timed_out: str = ""
+    """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
+
+    def forget(self) -> None:
+        """The answer is over: let go of secrets, and of what holds the flow, which would otherwise live for ever."""
+        self.secret_headers, self.about_to_send = (), None
 
 
 @dataclass
@@ -127,9 +141,13 @@ def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
 class X402Stream(HttpStream):
     """mitmproxy's stream, which can send its request upstream more than once."""
 
-    def __init__(self, context: Any, stream_id: int) -> None:
+    def __init__(self, context: Any, stream_id: int, timeouts: Timeouts) -> None:
         super().__init__(context, stream_id)
         self.exchange = Exchange()
+        self.timeouts = timeouts
+        self.waits_for = ""  # a field of Timeouts while the upstream is to do something, else empty
+        self._since = 0.0
+        self._began = 0.0
         self.leg_id = stream_id
         self._answering = False  # a final response's headers are on their way to the client
         self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
@@ -145,27 +163,79 @@ class X402Stream(HttpStream):
             if event.stream_id != self.leg_id:
                 return
             event.stream_id = self.stream_id
-            if isinstance(event, ResponseData):
-                self.exchange.received += len(event.data)
+            if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
+                # The end of an answer that goes on until the connection is closed, and we have closed it.
+                event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, _CANCELLED)
+            self._take_note(event)
         for command in super().handle_event(event):
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
                     if isinstance(command.event, ResponseHeaders):
                         self._answering = command.event.response.status_code >= 200
+                        self._frame(command.event)
                     elif isinstance(command.event, ResponseProtocolError) and not self._answering:
                         yield from self._answer_error(command)
                         continue
                 else:
-                    command.event.stream_id = self.leg_id
-                    if isinstance(command.event, RequestHeaders) and self.exchange.legs == 1:
-                        self._add_to_first_leg(command.event)
+                    self._mark_leg(command.event)
             elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
                 yield DropStream(self.leg_id)
+            elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
+                continue  # a line for each answer, and it is so for every one
             yield command
+
+    def _frame(self, event: ResponseHeaders) -> None:
+        """Have an answer without a length sent in chunks, so that its end is told from its being cut off.
+
+        The flow keeps the head as it came.
+        """
+        request, response = self.flow.request, event.response
+        if event.end_stream or request.http_version != "HTTP/1.1" or response.status_code < 200:
+            return
+        if "content-length" not in response.headers and "transfer-encoding" not in response.headers:
+            event.response = response.copy()
+            event.response.headers["transfer-encoding"] = "chunked"
+            if response.is_http10:
+                event.response.http_version = "HTTP/1.1"
+
+    def _take_note(self, event: events.Event) -> None:
+        """An event of this leg's answer has come."""
+        self._since = time.monotonic()
+        if isinstance(event, ResponseData):
+            self.exchange.received += len(event.data)
+        elif isinstance(event, ResponseHeaders):
+            self.waits_for = "" if event.response.status_code == 101 else "idle"
+        else:
+            self.waits_for = ""
+
+    def _mark_leg(self, event: HttpEvent) -> None:
+        """An event of the request is about to leave."""
+        event.stream_id = self.leg_id
+        if isinstance(event, RequestHeaders) and self.exchange.legs == 1:
+            self._add_to_first_leg(event)
+        elif isinstance(event, RequestEndOfMessage):
+            self._wait("first_byte")
+
+    def _wait(self, what: str) -> None:
+        self.waits_for, self._since = what, time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When what the stream waits for has taken too long; without an end where it waits for nothing."""
+        if not self.waits_for:
+            return math.inf
+        waited: float = getattr(self.timeouts, self.waits_for)
+        return min(self._since + waited, self._began + self.timeouts.total)
+
+    def overdue(self) -> str:
+        """What took too long, in words."""
+        if self._since + getattr(self.timeouts, self.waits_for) > self._began + self.timeouts.total:
+            return f"its whole answer takes longer than {self.timeouts.total:g} s (option x402_total_timeout)"
+        return _OVERDUE[self.waits_for].format(getattr(self.timeouts, self.waits_for))
 
     def _answer_error(self, command: SendHttp) -> Steps:
         assert isinstance(command.event, ResponseProtocolError)
-        status = _error_status(command.event.code)
+        status = 504 if self.exchange.timed_out else _error_status(command.event.code)
         if status is None:
             yield command
             return
@@ -194,8 +264,8 @@ class X402Stream(HttpStream):
     def _with_secrets(self) -> http.Request:
         """A copy of the request with the secret headers, which the flow never sees."""
         request = copy.copy(self.flow.request)
-        headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
-        request.data = dataclasses.replace(request.data, headers=headers)
+        request.data = copy.copy(request.data)
+        request.data.headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
         self.exchange.secrets_sent = True
         return request
 
@@ -332,7 +402,11 @@ class X402Stream(HttpStream):
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
         """Connect, and mend the HTTP/1.1 connection that mitmproxy made."""
-        if not (yield from super().make_server_connection()):
+        self._began = self._began or time.monotonic()
+        self._wait("connect")
+        connected = yield from super().make_server_connection()
+        self.waits_for = ""
+        if not connected:
             return False
         _mend(self._http_layer(), self.context.server)
         return True
@@ -343,7 +417,10 @@ class X402Stream(HttpStream):
         Only a leg with secret headers, only once, only where nothing of an answer came: the very same payment can
         settle once at most, so this cannot pay twice.
         """
-        if (
+        self.waits_for = ""
+        if self.exchange.timed_out:
+            event.message = self.exchange.timed_out
+        elif (
             isinstance(event, ResponseProtocolError)
             and self._reused is not None
             and self.server_state == self.state_wait_for_response_headers
@@ -392,7 +469,27 @@ def _error_status(code: Any) -> int | None:
 
 
 class _Http1Client(_http1.Http1Client):
-    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
+    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers, and sends a request in one piece."""
+
+    _held_head = b""
+
+    def send(self, event: HttpEvent) -> Steps:
+        """Send the head together with the body: one system call less, and the upstream wakes up once."""
+        for command in super().send(event):
+            if isinstance(command, commands.SendData):
+                if isinstance(event, RequestHeaders) and not event.end_stream:
+                    self._held_head = command.data
+                    continue
+                if self._held_head and len(command.data) <= MAX_JOINED:
+                    command.data = self._held_head + command.data
+                    self._held_head = b""
+            if self._held_head:
+                head, self._held_head = self._held_head, b""
+                yield commands.SendData(self.conn, head)
+            yield command
+        if self._held_head and not isinstance(event, RequestHeaders):
+            head, self._held_head = self._held_head, b""
+            yield commands.SendData(self.conn, head)
 
     def read_headers(self, event: Any) -> Steps:
         """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
@@ -438,12 +535,69 @@ def _mend(http_layer: HttpLayer, connection: Connection) -> None:
             client.state = client.read_headers
 
 
-def _make_stream(self: HttpLayer, stream_id: int) -> Steps:
-    self.streams[stream_id] = X402Stream(self.context.fork(), stream_id)
-    yield from self.event_to_child(self.streams[stream_id], events.Start())
+class _HttpLayer(HttpLayer):
+    """mitmproxy's HTTP layer with our streams, and one alarm for all of those that wait for their upstream."""
+
+    timeouts: Timeouts
+    _alarm: commands.RequestWakeup | None
+
+    def make_stream(self, stream_id: int) -> Steps:
+        """As mitmproxy does, with a stream of ours."""
+        self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+    def _handle_event(self, event: events.Event) -> Steps:
+        if isinstance(event, events.Wakeup) and event.command is self._alarm:
+            self._alarm = None
+            yield from self._cut_overdue()
+        else:
+            yield from super()._handle_event(event)
+        if self._alarm is None and self.streams:
+            now = time.monotonic()
+            nearest = min(each.deadline for each in self._own_streams())
+            # Waits that begin meanwhile end later than the shortest one from now.
+            self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
+            yield self._alarm
+
+    def _own_streams(self) -> list[X402Stream]:
+        return [each for each in self.streams.values() if isinstance(each, X402Stream)]
+
+    def _cut_overdue(self) -> Steps:
+        """Close the upstream connection of each stream that has waited too long; it takes that as a lost upstream."""
+        now = time.monotonic()
+        for stream in self._own_streams():
+            if stream.deadline > now or stream.exchange.timed_out:
+                continue
+            connection = self._upstream_of(stream)
+            if connection is None:
+                continue
+            stream.exchange.timed_out = reason = stream.overdue()
+            if isinstance(self.connections[connection].context.layers[-1], _http2.Http2Client):  # others share it
+                gone = RequestProtocolError(stream.leg_id, reason, _CANCELLED)
+                yield from self.event_to_child(self.connections[connection], gone)
+                yield from self.event_to_child(stream, ResponseProtocolError(stream.leg_id, reason, _CANCELLED))
+            else:
+                yield commands.CloseConnection(connection)
+
+    def _upstream_of(self, stream: X402Stream) -> Connection | None:
+        """The connection that `stream` waits for, or uses."""
+        if stream.waits_for != "connect":
+            return stream.context.server if stream.context.server in self.connections else None
+        for connection, waiting in self.waiting_for_establishment.items():
+            if any(self.command_sources.get(command) is stream for command in waiting):
+                return connection
+        return None
 
 
-def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None]) -> None:
+_OVERDUE = {
+    "connect": "no connection within {:g} s (option x402_connect_timeout)",
+    "first_byte": "no answer within {:g} s (option x402_first_byte_timeout)",
+    "idle": "no more of its answer for {:g} s (option x402_idle_timeout)",
+}
+_CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
+
+
+def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None], timeouts: Timeouts) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
     Client replay never passes here, so a replayed flow never pays.
@@ -452,8 +606,80 @@ def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], Non
     if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):
         return
     for each in next_layer.context.layers:
-        if type(each) is HttpLayer and "make_stream" not in vars(each):
-            each.make_stream = types.MethodType(_make_stream, each)  # type: ignore[method-assign]
+        if type(each) is HttpLayer:
+            each.__class__ = _HttpLayer
+            ours = cast(_HttpLayer, each)
+            ours.timeouts, ours._alarm = timeouts, None
+
+
+class _IndexedAddons(AddonManager):
+    """Knows which addons have a hook, where mitmproxy asks each of some forty whenever one fires.
+
+    The order, and what an error or an AddonHalt ends, stay mitmproxy's own. Whatever loads, removes or reorders addons
+    goes through the methods that forget the index.
+    """
+
+    _index: dict[str, list[list[Callable[..., Any]]]]
+
+    async def trigger_event(self, event: hooks.Hook) -> None:
+        """Call the hook of every addon that has it."""
+        asked = self._asked(event)
+        if not asked:
+            return
+        arguments = event.args()
+        with contextlib.suppress(exceptions.AddonHalt):
+            for family in asked:
+                with safecall():  # of an addon and its children, an error skips the rest
+                    for hook in family:
+                        result = hook(*arguments)
+                        if result is not None and inspect.isawaitable(result):
+                            await result
+
+    def _asked(self, event: hooks.Hook) -> list[list[Callable[..., Any]]]:
+        """The hooks to call, those of an addon and its children together."""
+        asked = self._index.get(event.name)
+        if asked is None:
+            every = [[hook for _, hook in self._iter_hooks(addon, event)] for addon in self.chain]
+            asked = self._index[event.name] = [family for family in every if family]
+        return asked
+
+    def trigger(self, event: hooks.Hook) -> None:
+        """As mitmproxy does; it fires one for each line of the log, too. An option may have reordered the scripts."""
+        if self._asked(event):
+            super().trigger(event)
+        if isinstance(event, hooks.ConfigureHook):
+            self._index.clear()
+
+    def register(self, addon: Any) -> Any:
+        """As mitmproxy does."""
+        self._index.clear()
+        try:
+            return super().register(addon)  # type: ignore[no-untyped-call]
+        finally:
+            self._index.clear()
+
+    def remove(self, addon: Any) -> None:
+        """As mitmproxy does."""
+        super().remove(addon)  # type: ignore[no-untyped-call]
+        self._index.clear()
+
+    def clear(self) -> None:
+        """As mitmproxy does."""
+        super().clear()  # type: ignore[no-untyped-call]
+        self._index.clear()
+
+
+def index_hooks(addons: AddonManager) -> None:
+    """Have `addons` dispatch its hooks by an index. For processes that we start; other people's are left alone."""
+    if type(addons) is AddonManager:
+        addons.__class__ = _IndexedAddons
+        cast(_IndexedAddons, addons)._index = {}
+
+
+def unsent(proxyserver: Any) -> int:
+    """Bytes that mitmproxy has yet to send, to whomever; `proxyserver` is its addon of that name."""
+    transports = [each for handler in proxyserver.connections.values() for each in handler.transports.values()]
+    return sum(each.writer.transport.get_write_buffer_size() for each in transports if each.writer is not None)
 
 
 def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
@@ -475,10 +701,16 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpStream, "state_done", None),
     (HttpStream, "state_errored", None),
     (HttpLayer, "make_stream", ("self", "stream_id")),
+    (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),
     (layer.Layer, "handle_event", ("self", "event")),
+    (AddonManager, "_iter_hooks", ("self", "addon", "event")),
+    (AddonManager, "trigger_event", ("self", "event")),
+    (AddonManager, "trigger", ("self", "event")),
+    (AddonManager, "register", ("self", "addon")),
+    (AddonManager, "remove", ("self", "addon")),
 )
 """Every internal that this room leans on, with its parameters. Each has a test of what it does, too."""
 

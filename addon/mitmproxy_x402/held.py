@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from .payer import Payment
 from .protocol.strict_json import Undecodable, decode_json
@@ -23,6 +24,8 @@ REMEMBER_SECONDS = 600
 """For how long, after its last bad end, a request counts as the same one."""
 MAX_MEMORIES = 2000
 """More than this many failed requests at a time: the oldest are forgotten."""
+MAX_BOUNDARY = 80
+"""Bytes of a multipart body's first line: two hyphens, at most 70 of a boundary, the end of the line, and some."""
 INCOMPLETE = frozenset({402, 408, 409, 425, 429})
 """Besides 5xx: answers after which clients repeat by themselves. 402: a rejection that proves nothing."""
 
@@ -37,11 +40,15 @@ def is_incomplete(status: int) -> bool:
 
 
 def fingerprint(route: Route, body: bytes) -> Fingerprint:
-    """Equal for equal requests: JSON whatever the order of its keys, anything else byte for byte."""
+    """Equal for equal requests: JSON whatever the order of its keys, multipart bodies whatever their boundary is,
+    anything else byte for byte.
+    """
     return route, hashlib.sha256(_canonical(body)).digest()
 
 
 def _canonical(body: bytes) -> bytes:
+    if body.startswith(b"--"):
+        return _without_boundary(body)
     if body.lstrip()[:1] not in (b"{", b"["):
         return body
     try:
@@ -49,6 +56,15 @@ def _canonical(body: bytes) -> bytes:
     except Undecodable:
         return body
     return body if faults else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _without_boundary(body: bytes) -> bytes:
+    """A multipart body without its boundary (RFC 2046, section 5.1.1), which clients draw anew when they repeat."""
+    line, end, _ = body[:MAX_BOUNDARY].partition(b"\r\n")
+    if not end:
+        return body
+    parts = body.split(line)
+    return b"".join([b"%d:" % len(parts), *(b"%d:%b" % (len(part), part) for part in parts)])
 
 
 @dataclass
@@ -66,28 +82,55 @@ class Memory:
     ledger: str
     """Name of that ledger."""
     forget_at: float = 0
-    """Unix seconds; 0: to be set anew, since the request has just ended badly."""
+    """Seconds of uptime; 0: to be set anew, since the request has just ended badly."""
+
+
+class Held(Protocol):
+    """Where bad ends are remembered. Whatever asks somebody else raises LedgerError when that fails."""
+
+    def expects(self, route: Route) -> bool:
+        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing.
+
+        Asked of every request, before it goes out: answered at once, from what this process knows.
+        """
+
+    def expects_by_now(self, route: Route) -> bool:
+        """The same once more, when a challenge has come and a payment would be made; others may have remembered it."""
+
+    def remember(self, key: Fingerprint, memory: Memory) -> None:
+        """Keep `memory` for the next equal request. Never raises."""
+
+    def take(self, key: Fingerprint) -> Memory | None:
+        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired."""
 
 
 class HeldPayments:
-    """Remembers bad ends. `clock` gives Unix seconds."""
+    """Remembers bad ends in this process. `clock` gives Unix seconds, by which signatures expire.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `uptime` gives seconds from any time on, by which requests are forgotten: a wall clock that is set would make us
+    forget what was paid for, or keep what was signed for an hour that is not this one.
+    """
+
+    def __init__(self, clock: Callable[[], float], uptime: Callable[[], float] | None = None) -> None:
         self._clock = clock
+        self._uptime = uptime or clock
         self._by_route: dict[Route, list[tuple[Fingerprint, Memory]]] = {}
         self._count = 0
 
     def expects(self, route: Route) -> bool:
-        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing."""
+        """See `Held`."""
         return route in self._by_route
 
+    def expects_by_now(self, _: Route) -> bool:
+        """See `Held`. Nobody else remembers here; what has come since the request belongs to another one."""
+        return False
+
     def remember(self, key: Fingerprint, memory: Memory) -> None:
-        """Keep `memory` for the next equal request."""
-        now = self._clock()
-        self._forget(now)
+        """See `Held`."""
+        self._forget()
         if not memory.forget_at:
-            valid_until = memory.payment.valid_until if memory.payment else now
-            memory.forget_at = max(now + REMEMBER_SECONDS, valid_until)
+            left = memory.payment.valid_until - self._clock() if memory.payment else 0
+            memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
         # At the end of the dictionary: the first route is the one that was remembered longest ago.
         self._by_route[key[0]] = [*self._by_route.pop(key[0], []), (key, memory)]
         self._count += 1
@@ -95,9 +138,9 @@ class HeldPayments:
             self._remove(next(iter(self._by_route)), 0)
 
     def take(self, key: Fingerprint) -> Memory | None:
-        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired."""
+        """See `Held`."""
         now = self._clock()
-        self._forget(now)
+        self._forget()
         found = [(index, memory) for index, (its, memory) in enumerate(self._by_route.get(key[0], [])) if its == key]
         for _, memory in found:
             if memory.payment is not None and memory.payment.valid_until <= now:
@@ -114,7 +157,8 @@ class HeldPayments:
         if not self._by_route[route]:
             del self._by_route[route]
 
-    def _forget(self, now: float) -> None:
+    def _forget(self) -> None:
+        now = self._uptime()
         for route in list(self._by_route):
             kept = [(key, memory) for key, memory in self._by_route[route] if memory.forget_at > now]
             self._count -= len(self._by_route[route]) - len(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,19 @@ from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
 
 from .settings import is_loopback
+
+own_process = False
+"""Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""
+
+
+def settle() -> None:
+    """Take what was loaded at the start out of the garbage collector's rounds, where the process is ours.
+
+    Else each full round looks at all of mitmproxy again, while the event loop waits.
+    """
+    if own_process:
+        gc.freeze()
+
 
 BETTER: Mapping[str, object] = {
     "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and whoever reaches the port can spend

@@ -201,6 +201,9 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     logging.getLogger("asyncio").addFilter(_says_something)
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
+    from . import hosting  # noqa: PLC0415  (the same)
+
+    hosting.own_process = True
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
     return tools[tool](list(arguments)) or 0
 

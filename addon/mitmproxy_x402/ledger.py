@@ -10,21 +10,29 @@ The same payment may be sent again, after a lost connection or when the client r
 so it keeps its row. But from the second sending on a rejection proves nothing of the first, so the row is `unknown`
 then, and only a transaction id ends that.
 
+A payment that was sent ahead of its challenge (`x402_preauthorize`), and that the gateway did not take but asked anew,
+is `superseded`: nobody sends it again, and another one is made for the same request. It stays counted for as long as
+whoever saw its header could submit it. Then it is `expired`, by itself, and counts no more.
+
     reserved --> sent --> settled
-       |          |  \\--> rejected     by the gateway's word, in answer to the only sending
-       |          v
+       |         | | \\--> rejected     by the gateway's word, in answer to the only sending
+       |         | v
+       |         | superseded --> expired   the gateway asked anew; when nobody can submit it any longer
+       |         v
        |       unknown --> settled
        v
     released                          never sent: refused later on, client gone, or its reservation has lapsed
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. This is safe even for a process that was only slow: its row must still be `reserved` to become
-`sent`, and without that its header does not leave.
+released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for
+a process that was only slow: its row must still be `reserved` to become `sent`, and without that its header does not
+leave.
 
-Time here is the ledger's own. Within one boot of the machine it follows the clock that nobody can set, so setting the
-wall clock frees no budget. Across boots only the wall clock knows how much time has passed: there it is believed, but
-never takes the ledger's time back. What the wall clock said is kept beside it, for people.
+Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
+the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how
+much time has passed: there it is believed, but never takes the ledger's time back. In a database that many machines
+share, its clock is believed in the same way at all times. What the wall clock said is kept beside it, for people.
 """
 
 from __future__ import annotations
@@ -39,17 +47,20 @@ from typing import Literal, Protocol
 from .errors import Refused, X402Error
 from .limits import Budget
 from .protocol.messages import AtomicUnits, Caip2
+from .settings_ledger import LedgerPlace
 
-State = Literal["reserved", "sent", "settled", "rejected", "unknown", "released"]
+State = Literal["reserved", "sent", "settled", "rejected", "superseded", "expired", "unknown", "released"]
 TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "reserved": ("sent", "released"),
-    "sent": ("settled", "rejected", "unknown"),
+    "sent": ("settled", "rejected", "superseded", "unknown"),
     "unknown": ("settled",),
+    "superseded": ("settled", "expired"),
     "settled": (),
     "rejected": (),
+    "expired": (),
     "released": (),
 }
-FREE: tuple[State, ...] = ("rejected", "released")
+FREE: tuple[State, ...] = ("rejected", "released", "expired")
 """States that do not count against a budget."""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
@@ -93,13 +104,48 @@ class Intent:
     """What it counts for, in millionths of a dollar."""
     replaces: int | None = None
     """Row of the payment for the same request that this one repeats."""
+    job: str = ""
+    """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The payment of a request that was answered by a job: what its polls may rest on (see `jobs`)."""
+
+    row: int
+    last_row: int
+    """Of the payment that followed it for the same job, where one still counts; else `row`."""
+    method: str
+    path: str
+    """Of the request that the job came from."""
+    model: str | None
+    network: Caip2
+    asset: str
+    pay_to: str
+    amount: AtomicUnits
+    state: State
+    reference: str
+    """EIP-3009 nonce, or Solana signature."""
+    payer: str
+    """Public address of the wallet that signed."""
+    age: float = 0
+    """Seconds since it was reserved, by the ledger's own time."""
+    valid_until: float = 0
+    """Unix seconds; what was sent of it can be settled until then."""
+
+
+class JobPaid(Refused):
+    """A payment has followed that of the job's request already, and may be settled: there is no third."""
+
+    def __init__(self) -> None:
+        super().__init__("job_already_paid", "The job was paid for a second time before.")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a payment that was sent. Times are seconds since the client's request began."""
 
-    state: Literal["settled", "rejected", "unknown"]
+    state: Literal["settled", "rejected", "superseded", "unknown"]
     transaction: str = ""
     status: int | None = None
     """Of the upstream's answer; None when there was none."""
@@ -110,23 +156,45 @@ class Outcome:
     total: float | None = None
     size: int = 0
     """Bytes of the answer's body, as they came over the wire."""
+    counts_for: float = 0
+    """With `superseded`: seconds from now on for which it stays counted, whatever the wall clock does meanwhile."""
 
 
 class Ledger(Protocol):
-    """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written."""
+    """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written.
+
+    Two moves happen by themselves, in the ledger's own time, before `reserve` and `spent` count: reservations older
+    than LAPSE_SECONDS are `released`, and superseded rows whose `Outcome.counts_for` has passed are `expired`. Nobody
+    polls for them, and `spent` alone may leave the former to the next `reserve`.
+    """
+
+    @property
+    def place(self) -> LedgerPlace:
+        """Where it is."""
 
     @property
     def name(self) -> str:
-        """Where it is: rows belong together where this is equal."""
+        """The same for people: rows belong together where this is equal."""
+
+    @property
+    def process(self) -> str:
+        """How its rows name this process."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """Find room in all `budgets` and write a row, in one step for all processes. Raises OverBudget."""
+        """Find room in all `budgets` and write a row, in one step for all processes.
+
+        Raises OverBudget; and JobPaid where `intent.job` is set and another row that replaces the same one, of the same
+        job, is in a state that counts.
+        """
 
     def record_sent(self, row: int, reference: str, valid_until: float) -> None:
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
 
     def record_resent(self, row: int) -> None:
-        """To be called before the same header leaves once more. Raises LedgerError for a row that was never sent."""
+        """To be called before the same header leaves once more.
+
+        Raises LedgerError for a row that was never sent, was rejected, or was superseded.
+        """
 
     def release(self, row: int) -> None:
         """The payment was not sent, and never will be. Does nothing to a row that was."""
@@ -134,8 +202,17 @@ class Ledger(Protocol):
     def finish(self, row: int, outcome: Outcome) -> State:
         """Write down what became of a sent payment. Gives the row's state, which may be better known already."""
 
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""
+
+    def find_job(self, job: str) -> Submitted | None:
+        """The last payment that `record_job` knows for `job`, whatever became of it; None where there is none."""
+
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """`spent` of each, asked at once."""
 
     def close(self) -> None:
         """Let go of it. Rows stay."""

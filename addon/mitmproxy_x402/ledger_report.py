@@ -1,4 +1,4 @@
-"""Reads the ledger for people: opens the file for reading alone, never makes one, never changes one."""
+"""Reads the ledger for people: opens it for reading alone, never makes one, never changes one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import stat
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from .ledger import Clock, LedgerError
-from .ledger_sqlite import MIGRATIONS, is_alive
+from .ledger_open import require_driver
+from .ledger_sqlite import is_alive
+from .settings_ledger import LedgerPlace, PostgresUrl
+from .sqlite_schema import MIGRATIONS
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "released"]
 """A payment's state as a person needs it: reserved and sent are one while their process lives."""
@@ -72,12 +75,31 @@ class Entry:
         return self.model or self.path
 
 
-def read_entries(path: Path, since: int = 0, process: str = "", last: int = -1) -> list[Entry]:
+def read_entries(place: LedgerPlace, since: int = 0, process: str = "", last: int = -1) -> list[Entry]:
     """The payments since `since` (Unix milliseconds), oldest first; with `process` only those that it reserved, with
     `last` at most so many, the newest.
 
-    Raises LedgerError: no file, no right to read it, or no ledger of ours.
+    Raises LedgerError: there is none, no right to read it, or it is no ledger of ours.
     """
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .ledger_report_postgres import read_rows  # noqa: PLC0415 - needs psycopg
+
+        return [_entry(row, row["alive"]) for row in reversed(read_rows(place, since, process, last))]
+    return _read_file(place, since, process, last)
+
+
+def is_there(place: LedgerPlace) -> bool:
+    """Whether there is a ledger yet. Raises LedgerError, where that cannot be known."""
+    if not isinstance(place, PostgresUrl):
+        return place.exists()
+    require_driver(place)
+    from .ledger_report_postgres import is_made  # noqa: PLC0415 - needs psycopg
+
+    return is_made(place)
+
+
+def _read_file(path: Path, since: int, process: str, last: int) -> list[Entry]:
     _check_file(path)
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as db:
@@ -124,7 +146,8 @@ def _is_filled(db: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _entry(row: sqlite3.Row, alive: bool) -> Entry:
+def _entry(row: Any, alive: bool) -> Entry:
+    """`row` has the columns by their names."""
     return Entry(
         row=row["id"],
         time=row["time"],
@@ -158,4 +181,5 @@ def _fate(state: str, alive: bool) -> Fate:
     if state == "sent":
         return "under way" if alive else "unknown"
     fates: dict[str, Fate] = {"settled": "settled", "rejected": "rejected", "released": "released"}
+    fates["expired"] = "rejected"  # what is still superseded may yet be settled: unknown
     return fates.get(state, "unknown")

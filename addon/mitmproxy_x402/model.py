@@ -1,27 +1,72 @@
-"""Which model does a request name? A shallow, bounded read, done only for requests that are about to be paid."""
+"""Which model does a request name, and how long an answer does it allow?
+
+A shallow, bounded read, done only for requests that are about to be paid.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import BytesHeaderParser
 from urllib.parse import unquote
 
 MAX_MARKS = 20_000
 """Brackets and strings that are looked at, some ten milliseconds' worth; a request with more keeps its secret."""
 MAX_NAME = 200
 """Characters of a model's name that are believed."""
+MAX_PARTS = 200
+"""Parts of a multipart body that are looked at; what lies between them is skipped at the speed of memory."""
+MAX_PART_HEAD = 2000
+"""Bytes of one part's headers."""
+
+UNCLEAR = -1
+"""An output limit that is there several times, or is no plain number."""
 
 _IN_PATH = re.compile(r"/models/([^/:?]+)(?::|$)")
 _MARK = re.compile(rb'["{}\[\]]')
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.){0,400}")')
+_LIMIT_MARK = b'"max'
+_LIMIT = re.compile(
+    rb'"max(?:_tokens|_completion_tokens|_output_tokens|OutputTokens)"\s*:\s*(?:(null)\b|([0-9]{1,9})(?=[\s,}])|)'
+)
+MAX_LIMITS = 100
+"""Strings that could be the name of a limit that are looked at."""
 
 
-def read_model(path: str, body: bytes) -> str | None:
-    """The model in `path` (as in /v1beta/models/NAME:generateContent), or the top-level `model` of a JSON `body`."""
+def read_model(path: str, body: bytes, content_type: str = "") -> str | None:
+    """The model in `path` (as in /v1beta/models/NAME:generateContent), or the top-level `model` of a JSON `body`, or
+    the field `model` of a form (image edits come as multipart/form-data).
+    """
     found = _IN_PATH.search(path)
     if found:
         return _name(unquote(found[1]))
+    if content_type[:20].lower().startswith("multipart/form-data"):
+        return next((_name(value) for name, value in _fields(body, content_type) if name == "model"), None)
     return _in_object(body) if body[:64].lstrip()[:1] == b"{" else None
+
+
+def read_output_limit(body: bytes) -> int | None:
+    """The tokens that the answer may have, as `max_tokens` and its cousins say; None: the request sets no limit.
+
+    It may stand anywhere in a JSON `body`, so that no nesting has to be followed: the names are found by a search. In
+    the text of a message they are not found, since there their quotes are escaped. UNCLEAR: there are several.
+    """
+    stated: list[bytes] = []
+    at = -1
+    for _ in range(MAX_LIMITS):
+        at = body.find(_LIMIT_MARK, at + 1)
+        if at < 0:
+            break
+        found = _LIMIT.match(body, at)
+        if found and not found[1]:
+            stated.append(found[2] or b"")
+    else:
+        return UNCLEAR
+    if not stated:
+        return None
+    return int(stated[0]) if len(stated) == 1 and stated[0] else UNCLEAR
 
 
 def _in_object(body: bytes) -> str | None:
@@ -63,6 +108,27 @@ def _decoded(text: bytes) -> str:
         return str(json.loads(text))
     except ValueError:
         return ""
+
+
+def _fields(body: bytes, content_type: str) -> Iterator[tuple[str, str]]:
+    """Name and value of the short fields of a form (RFC 7578); files and what is malformed are left out."""
+    head = Message()
+    head["content-type"] = content_type
+    boundary = head.get_boundary("")
+    mark = b"--" + boundary.encode("utf-8", "replace")
+    begin = body.find(mark)
+    for _ in range(MAX_PARTS):
+        end = body.find(b"\r\n" + mark, begin + len(mark))
+        if not boundary or begin < 0 or end < 0:
+            return
+        begin += len(mark) + 2  # the end of the boundary's line
+        headers = body.find(b"\r\n\r\n", begin, min(end, begin + MAX_PART_HEAD))
+        if headers >= 0 and end - headers - 4 <= 4 * MAX_NAME:
+            part = BytesHeaderParser().parsebytes(body[begin:headers])
+            name = part.get_param("name", header="content-disposition")
+            if isinstance(name, str) and part.get_filename() is None:
+                yield name, body[headers + 4 : end].decode("utf-8", "replace")
+        begin = end + 2
 
 
 def _name(text: str) -> str | None:

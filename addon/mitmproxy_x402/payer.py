@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import policy
+from .forecast import Forecast, Prediction
+from .forecast_terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from .ledger import Intent, Ledger, LedgerError, OverBudget
 from .limits import Budget
 from .policy import Offer, Purpose
@@ -22,7 +24,7 @@ from .protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequire
 from .protocol.networks import Family
 from .schemes import exact_evm, exact_svm
 from .settings import Settings
-from .solana_rpc import CACHE_SECONDS, SolanaRpc
+from .solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
 from .wallet import Wallets, WalletSources, load_wallets
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,10 @@ FACILITATOR_MARGIN = 6
 """Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
 BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
 """For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
+BLOCKHASH_END = 300
+"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at five times their usual length."""
+REFRESH_SECONDS = 20
+"""From this age on another blockhash is looked up, while payments are sent ahead."""
 
 
 def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
@@ -62,6 +68,8 @@ class Payment:
     """Of the ledger, where it is reserved."""
     valid_until: float
     """Unix seconds; sent later it can no longer be settled."""
+    window: float
+    """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
 
     @property
     def amount(self) -> AtomicUnits:
@@ -86,7 +94,9 @@ class Payer:
         self.ledger = ledger
         self.clock = clock
         self._entropy = entropy
-        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout)
+        self.forecast = Forecast() if settings.preauthorize else None
+        """What challenges taught, with `x402_preauthorize`."""
+        self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
 
     @property
     def families(self) -> set[Family]:
@@ -94,32 +104,92 @@ class Payer:
         both: tuple[Family, Family] = ("evm", "svm")
         return {family for family in both if self.wallets.for_family(family) is not None}
 
-    async def pay(self, required: PaymentRequired, purpose: Purpose, replaces: int | None = None) -> Payment:
+    async def pay(
+        self,
+        required: PaymentRequired,
+        purpose: Purpose,
+        replaces: int | None = None,
+        job: str = "",
+        blockhash: Blockhash | None = None,
+    ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        `replaces` is the ledger's row of a payment for the same request. After any error nothing is reserved. Raises
-        Refused (policy, budget, no wallet, dry run), LedgerError and RpcError (no blockhash): nothing was signed.
-        Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no signature
-        leaves this room.
+        `replaces` is the ledger's row of a payment for the same request, or of that which started `job`; `blockhash` is
+        what a transaction is built on in the place of the challenge's. After any error nothing is reserved. Raises
+        Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError and RpcError (no blockhash): nothing was
+        signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
+        signature leaves this room.
         """
+        offer, budgets = self._admitted(required, purpose)
+        row = self._reserve(offer, purpose, budgets, replaces, job)
+        try:
+            return await self._signed(required, offer, row, self._entropy(NONCE_BYTES), blockhash)
+        except BaseException:
+            self.release(row)
+            raise
+
+    async def renew(self, required: PaymentRequired, purpose: Purpose, row: int, nonce: bytes) -> Payment:
+        """Another signature for an EVM payment that was sent before: for `required`, over that payment's own `nonce`.
+
+        The token takes a nonce of one wallet once, so of all its signatures one can be settled, and the ledger's `row`
+        stays what counts for them. The caller sees to it that wallet, network, asset and payee are those of the first,
+        and the amount is not above it. Raises what `pay` does.
+        """
+        offer, _ = self._admitted(required, purpose)
+        assert offer.network.family == "evm"
+        return await self._signed(required, offer, row, nonce)
+
+    def _admitted(self, required: PaymentRequired, purpose: Purpose) -> tuple[Offer, tuple[Budget, ...]]:
         families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
         offer = policy.choose(required, self.settings, families)
         budgets = policy.admit(offer, purpose, self.settings)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
-        row = self._reserve(offer, purpose, budgets, replaces)
-        try:
-            sign = self._sign_svm if offer.network.family == "svm" else self._sign_evm
-            payload, payer, reference, valid_until = await sign(offer)
-            message = PaymentPayload(
-                required.x402_version, offer.requirement, payload, required.resource, required.extensions
-            )
-            return Payment(offer, payer, reference, payment_header(message), row, valid_until)
-        except BaseException:
-            self.release(row)
-            raise
+        return offer, budgets
 
-    def _reserve(self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None) -> int:
+    async def _signed(
+        self, required: PaymentRequired, offer: Offer, row: int, nonce: bytes, blockhash: Blockhash | None = None
+    ) -> Payment:
+        if offer.network.family == "svm":
+            payload, payer, reference, *validity = await self._sign_svm(offer, nonce, blockhash)
+        else:
+            payload, payer, reference, *validity = self._sign_evm(offer, nonce)
+        message = PaymentPayload(
+            required.x402_version, offer.requirement, payload, required.resource, required.extensions
+        )
+        return Payment(offer, payer, reference, payment_header(message), row, *validity)
+
+    async def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
+        """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
+
+        Waits for nothing. None: there is no blockhash at hand that is young enough.
+        """
+        required = prediction.required
+        network = self.settings.networks.get(required.accepts[0].network)
+        if network is None or network.family != "svm":
+            return await self.pay(required, purpose)
+        blockhash = self._blockhash_at_hand(prediction)
+        renewed = None if blockhash is None else with_blockhash(required, blockhash.value, blockhash.height)
+        return None if renewed is None else await self.pay(renewed, purpose, blockhash=blockhash)
+
+    def _blockhash_at_hand(self, prediction: Prediction) -> Blockhash | None:
+        """The youngest of the last challenge's and the RPC's. Has the RPC asked for another before it is too old."""
+        now = self.clock()
+        extra = prediction.required.accepts[0].extra
+        known = [self._rpc.at_hand()]
+        offered, height = extra.get(BLOCKHASH), extra.get(BLOCK_HEIGHT)
+        if isinstance(offered, str):
+            last = int(height) if isinstance(height, str) and height.isdecimal() and height.isascii() else None
+            known.append(Blockhash(offered, last, prediction.received))
+        young = [each for each in known if each is not None and 0 <= now - each.born < BLOCKHASH_SECONDS]
+        youngest = max(young, key=lambda each: each.born, default=None)
+        if youngest is None or now - youngest.born > REFRESH_SECONDS:
+            self._rpc.refresh()
+        return youngest
+
+    def _reserve(
+        self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None, job: str
+    ) -> int:
         requirement = offer.requirement
         intent = Intent(
             purpose.method,
@@ -132,6 +202,7 @@ class Payer:
             requirement.amount,
             offer.micro_usd,
             replaces,
+            job,
         )
         try:
             return self.ledger.reserve(intent, budgets)
@@ -145,29 +216,34 @@ class Payer:
         except LedgerError as error:
             logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
 
-    async def _sign_evm(self, offer: Offer) -> tuple[Json, str, str, float]:
+    def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float, float]:
+        """Payload, payer's address, reference, and how long it is valid: see `Payment`."""
         wallet = self.wallets.evm
         assert wallet is not None
+        now = int(self.clock())
         payload = exact_evm.authorize(
             offer.requirement,
             offer.network,
             offer.asset,
             payer=wallet.address,
-            now=int(self.clock()),
-            nonce=self._entropy(NONCE_BYTES),
+            now=now,
+            nonce=nonce,
             max_validity=self.settings.max_validity,
             sign=wallet.sign_digest,
         )
         authorization = payload["authorization"]
-        valid_until = int(authorization["validBefore"]) - FACILITATOR_MARGIN
-        return payload, wallet.address, authorization["nonce"], valid_until
+        valid_before = int(authorization["validBefore"])
+        window = valid_before - now + exact_evm.CLOCK_SKEW
+        return payload, wallet.address, authorization["nonce"], valid_before - FACILITATOR_MARGIN, window
 
-    async def _sign_svm(self, offer: Offer) -> tuple[Json, str, str, float]:
+    async def _sign_svm(
+        self, offer: Offer, nonce: bytes, given: Blockhash | None
+    ) -> tuple[Json, str, str, float, float]:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self.wallets.svm
         assert wallet is not None
-        offered = offer.requirement.extra.get("recentBlockhash")
+        offered = offer.requirement.extra.get(BLOCKHASH) if given is None else given.value
         blockhash = offered if isinstance(offered, str) else await self._rpc.latest_blockhash()
         signature = ""
 
@@ -182,7 +258,8 @@ class Payer:
             offer.asset,
             payer=wallet.address,
             blockhash=blockhash,
-            nonce=self._entropy(NONCE_BYTES),
+            nonce=nonce,
             sign=sign,
         )
-        return payload, wallet.address, signature, self.clock() + BLOCKHASH_SECONDS
+        born = self.clock() if given is None else given.born
+        return payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END

@@ -2,9 +2,11 @@
 
 One request, one payment. There is a second signature only on the gateway's word: that nothing of the first was
 broadcast (then once), or that the first was spent without an answer, or is dead (then `x402_repurchase` times for this
-request, its repetitions included).
+request, its repetitions included). A payment that was sent ahead of its challenge may be replaced once, too, where the
+gateway asks as if it had seen none.
 
     borrow     takes over what an equal request left behind when it ended badly, to be sent with the first leg
+    predict    no equal request did: where its challenge can be foretold, a payment for that, sent with the first leg
     buy        a challenge came: a new payment
     sending    a leg with the payment is about to leave: the ledger first
     rejected   the leg was answered by a rejection: may another payment be made?
@@ -18,9 +20,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from .errors import Refused
-from .held import Fingerprint, HeldPayments, Memory, is_incomplete
-from .ledger import LedgerError, Outcome, State
+from .errors import Refused, X402Error
+from .forecast import MISMATCH, Prediction
+from .forecast_quote import Question
+from .held import Fingerprint, Held, Memory, is_incomplete
+from .ledger import Ledger, LedgerError, Outcome, State
 from .payer import Payer, Payment
 from .policy import Purpose
 from .protocol.messages import PaymentRequired
@@ -31,6 +35,8 @@ REPLAY = "PAYMENT_REPLAY"
 NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
 """Codes by which the gateway vouches that nothing was broadcast, and after which a fresh signature helps (protocol,
 section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
+MAX_WAIT = 20
+"""Seconds from a payment that was made ahead until it leaves; usually there is nothing in between."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +44,14 @@ logger = logging.getLogger(__name__)
 class Purchase:
     """What happens to the money of one request. `key` computes its fingerprint; it is called only where needed."""
 
-    def __init__(self, payer: Payer, held: HeldPayments, purpose: Purpose, key: Callable[[], Fingerprint]) -> None:
+    def __init__(
+        self,
+        payer: Payer,
+        held: Held,
+        purpose: Purpose,
+        key: Callable[[], Fingerprint],
+        question: Question | None = None,
+    ) -> None:
         self.purpose = purpose
         self.payment: Payment | None = None
         """The payment that goes with the next leg, or went with the last one."""
@@ -50,9 +63,15 @@ class Purchase:
         """Of its settlement."""
         self.spent: list[Payment] = []
         """Payments of this request that may have been settled and will not be sent again."""
+        self.superseded: Payment | None = None
+        """The payment that was sent ahead, and that the gateway asked anew instead of taking."""
         self._payer = payer
         self._held = held
         self._key = key
+        self._question = question
+        """What the forecast is asked, and learns from; None: nothing is foretold for this request."""
+        self._prediction: Prediction | None = None
+        self._made = 0.0
         self._sends = 0
         self._purchases = 0
         self._last_row: int | None = None
@@ -60,6 +79,23 @@ class Purchase:
         self._signed_anew = False
         self._remembered = False
         self._given_up = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """That its rows are in."""
+        return self._payer.ledger
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known yet of an equal request, nor was anything paid for this one."""
+        return self._last_row is None
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What the next leg is to carry, and nobody may see."""
+        if self.payment is None:
+            return ()
+        name, value = self.payment.header
+        return ((name.encode(), value.encode()),)
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
@@ -70,8 +106,39 @@ class Purchase:
         self._purchases, self._last_row, self._forget_at = memory.purchases, memory.last_row, memory.forget_at
         return self.payment is not None
 
-    async def buy(self, required: PaymentRequired) -> Payment:
-        """A new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`."""
+    @property
+    def ahead(self) -> bool:
+        """Whether `payment` was made before its challenge, and nothing has been heard of it yet."""
+        return self._prediction is not None
+
+    async def predict(self) -> bool:
+        """Foretell the challenge and pay it. False: it cannot be foretold, or not be paid; the challenge will say why.
+
+        Not for a request like one that was paid for before: there the gateway has the first word.
+        """
+        forecast = self._payer.forecast
+        if forecast is None or self._question is None or self._last_row is not None:
+            return False
+        prediction = forecast.predict(self._question, self._payer.clock())
+        if prediction is None:
+            return False
+        try:
+            payment = await self._payer.pay_ahead(prediction, self.purpose)
+        except X402Error:
+            return False
+        if payment is None:
+            return False
+        self.payment, self._prediction, self._made = payment, prediction, self._payer.clock()
+        return True
+
+    async def buy(self, required: PaymentRequired, words: Callable[[], str] = str) -> Payment:
+        """A new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`.
+
+        `words` gives what the challenge says besides, see `challenge.words`.
+        """
+        if self.ahead:  # it did not leave: the first leg had to go without it
+            self._prediction = None
+            self._drop(remember=False)
         if not self._may_buy():
             self._given_up = True
             self._remember()
@@ -87,6 +154,10 @@ class Purchase:
             self._remember()
             raise
         self.payment, self.sent, self._sends = payment, False, 0
+        if self._payer.forecast is not None and self._question is not None:
+            said = words() if self.superseded is None else None
+            chosen, now = payment.offer.requirement, self._payer.clock()
+            self._payer.forecast.learn(self._question, required, chosen, said, now)
         return payment
 
     def _may_buy(self) -> bool:
@@ -95,19 +166,28 @@ class Purchase:
     def sending(self) -> None:
         """Write down that the header leaves now. Raises LedgerError: then it must not."""
         assert self.payment is not None
+        if self.ahead and not 0 <= self._payer.clock() - self._made < MAX_WAIT:
+            self._payer.release(self.payment.row)  # held back, as by an interception: it lapses, and is made anew
         if self._sends:
             self._payer.ledger.record_resent(self.payment.row)
         else:
             self._payer.ledger.record_sent(self.payment.row, self.payment.reference, self.payment.valid_until)
             self._purchases += 1
             self._last_row = self.payment.row
+            if self._prediction is not None and self._payer.forecast is not None:
+                self._payer.forecast.sent()
         self._sends += 1
         self.sent, self._forget_at = True, 0.0
 
-    def rejected(self, code: str, status: int) -> bool:
-        """The payment was answered by a rejection with the gateway's `code`. True: another one may be made."""
+    def rejected(self, code: str, status: int, words: Callable[[], str] = str) -> bool:
+        """The payment was answered by a rejection with the gateway's `code`. True: another one may be made.
+
+        `words` as for `buy`.
+        """
         assert self.payment is not None
         again = False
+        if self._mispredicted(code, status, words):
+            return True
         if code in NOT_BROADCAST and self._sends == 1:
             self._record(Outcome("rejected", status=status, code=code))
             self._purchases -= 1
@@ -125,13 +205,51 @@ class Purchase:
             self._remember()
         return again
 
-    def answered(self, status: int) -> None:
-        """The head of the answer that the client gets is there."""
+    def _mispredicted(self, code: str, status: int, words: Callable[[], str]) -> bool:
+        """Whether what was rejected is a payment that was sent ahead, and that may be replaced."""
+        prediction, self._prediction = self._prediction, None
+        if prediction is None or self.payment is None or self._payer.forecast is None:
+            return False
+        self._payer.forecast.wrong(prediction)
+        asked_anew = code in NOT_BROADCAST or (not code and words() in (prediction.words or MISMATCH, MISMATCH))
+        logger.info(
+            "x402: foretold %s for %s; the gateway did not take it: %s",
+            *(self.payment.offer, self.purpose),
+            (code or "it asks anew") if asked_anew else f"{code or 'for another reason'}, so it is not paid anew",
+        )
+        if not asked_anew or self._sends != 1:
+            return False
+        self._record(Outcome("superseded", status=status, code=code, counts_for=self.payment.window))
+        self.state = "rejected"
+        self.superseded, self.payment = self.payment, None
+        self._purchases -= 1
+        self._signed_anew = True
+        return True
+
+    def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
+        """The head of the answer that the client gets is there. `acknowledges`: whether it speaks of the payment."""
+        self._judge(status, acknowledges)
         if self.sent and not self._given_up and is_incomplete(status):
             self._remember()
 
+    def _judge(self, status: int, acknowledges: Callable[[], bool]) -> None:
+        """Tell the forecast what became of what it foretold, or how this gateway acknowledges an ordinary payment."""
+        forecast, question = self._payer.forecast, self._question
+        prediction, self._prediction = self._prediction, None
+        if forecast is None or question is None or not self.sent or self._given_up:
+            return
+        taken = 200 <= status < 300
+        if prediction is None:
+            if taken:
+                forecast.acknowledged(question, acknowledges())
+        elif taken and acknowledges():
+            forecast.right(prediction)
+        else:
+            forecast.unproven(prediction)
+
     def finish(self, outcome: Outcome) -> None:
         """The client has got the whole of an answer."""
+        self._judge(0, bool)
         if self._given_up:
             return
         if self.payment is not None and self.sent:
@@ -141,6 +259,7 @@ class Purchase:
 
     def break_off(self, outcome: Outcome) -> None:
         """The client gets no more of an answer: what was not sent is given back, what was sent is remembered."""
+        self._judge(0, bool)
         if self._given_up:
             return
         if self.payment is not None and self.sent:
@@ -189,5 +308,5 @@ class Purchase:
 
     def _left(self) -> str:
         budgets = self._payer.settings.budgets
-        ledger = self._payer.ledger
-        return ", ".join(f"{format_usd(max(0, b.micro_usd - ledger.spent(b)))} of {b}" for b in budgets)
+        each = zip(budgets, self._payer.ledger.spent_of(budgets), strict=True)
+        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)

@@ -14,8 +14,10 @@ from typing import NoReturn
 from . import report, report_html, report_text
 from .errors import SettingsError
 from .launch import read_arguments
-from .ledger_report import Entry, read_entries
+from .ledger_report import Entry, is_there, read_entries
 from .settings import OPTIONS, read_settings
+from .settings_ledger import LedgerPlace, ledger_place
+from .settings_values import Given
 
 HTML_FILE = "x402-report.html"
 
@@ -45,14 +47,16 @@ def run(arguments: Sequence[str]) -> int:
     choice = _read(arguments)
     ours = {option.name: choice.options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
-    path = Path(choice.ledger).expanduser() if choice.ledger else settings.ledger
+    place = settings.ledger
+    if choice.ledger:
+        place = ledger_place(Given("--ledger", choice.ledger, Path.cwd(), Path.home()))
     now = datetime.now().astimezone()
     since = choice.since
     if choice.days is not None:
         since = now.date() - timedelta(days=choice.days - 1)
-    made = report.make(_entries(path, choice), now, ledger=str(path), since=since, networks=settings.networks)
+    made = report.make(_entries(place, choice), now, ledger=str(place), since=since, networks=settings.networks)
     if choice.form == "html":
-        _write(choice.html, report_html.page(made), path)
+        _write(choice.html, report_html.page(made), place)
     elif choice.form == "text":
         _say(report_text.table(made, colour=_has_colour(), blocks=_has_blocks()))
     else:
@@ -60,11 +64,11 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _entries(path: Path, choice: _Choice) -> list[Entry]:
+def _entries(place: LedgerPlace, choice: _Choice) -> list[Entry]:
     """The ledger's rows. Where nobody named one, none at all is the same as an empty one: nothing was paid yet."""
-    if not choice.ledger and not choice.options.get("x402_ledger") and not path.exists():
+    if not choice.ledger and not choice.options.get("x402_ledger") and not is_there(place):
         return []
-    return read_entries(path)
+    return read_entries(place)
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
@@ -102,12 +106,13 @@ def _days(text: str) -> int | None:
     return int(text)
 
 
-def _write(name: str, text: str, ledger: Path) -> None:
+def _write(name: str, text: str, ledger: LedgerPlace) -> None:
     if name == "-":
         _say(text)
         return
     file = Path(name).expanduser()
-    if file.exists() and (file.is_dir() or (ledger.exists() and file.samefile(ledger))):
+    its_own = isinstance(ledger, Path) and ledger.exists() and file.exists() and file.samefile(ledger)
+    if file.is_dir() or its_own:
         raise SettingsError(
             f"--html {file}: is {'a folder' if file.is_dir() else 'the ledger itself'}; name another file."
         )

@@ -18,6 +18,7 @@ from .limits import Budget, Limit
 from .protocol.messages import Caip2
 from .protocol.networks import NetworkTable
 from .settings_dump import dump_format, filter_expression
+from .settings_ledger import LedgerPlace, ledger_place, ledger_warnings
 from .settings_limits import address, asset, budgets, host, read_limits
 from .settings_networks import read_networks
 from .settings_options import OPTIONS, PREFIX, Option
@@ -37,6 +38,7 @@ from .settings_values import (
     usd,
     whole,
 )
+from .timeouts import Timeouts
 
 __all__ = [
     "FILE_KEYS",
@@ -53,7 +55,7 @@ T = TypeVar("T")
 FILE_NAME = "x402.toml"
 MAX_FILE = 1 << 20
 """Bytes of x402.toml or of a token file that are read; more is not what it claims to be."""
-
+_TIMEOUTS = ("connect", "first_byte", "idle", "total")
 
 _BY_KEY = {option.key: option for option in OPTIONS}
 TABLES = ("network", "asset", "limit")
@@ -87,9 +89,11 @@ class Settings:
     limits: tuple[Limit, ...] = ()
     """For some models or paths; they tighten what holds for all."""
     dry_run: bool = False
+    preauthorize: bool = False
+    """Send a payment with the first request where its challenge can be foretold."""
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
-    ledger: Path = Path("ledger.sqlite3")
+    ledger: LedgerPlace = Path("ledger.sqlite3")
     evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
     """Network and URL, in the order of trying. Out of the repr as those of Solana."""
     allow_pay_to: tuple[str, ...] = ()
@@ -109,6 +113,9 @@ class Settings:
     """`native`, `har`, `mitm`."""
     file: Path | None = None
     """The x402.toml that was read."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    drain: float = 60
+    """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()
     """Sentences to show at the start."""
 
@@ -141,8 +148,9 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         budgets=sources.default("budget", budgets),
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
         dry_run=sources.default("dry_run", flag),
+        preauthorize=sources.default("preauthorize", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
-        ledger=sources.get("ledger", path, _state_home(environ, home) / "mitmproxy-x402" / "ledger.sqlite3"),
+        ledger=_ledger(sources, warnings),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
         allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
@@ -152,6 +160,8 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         dump=sources.get("dump", path, None),
         dump_filter=sources.get("dump_filter", filter_expression, ""),
         dump_formats=sources.default("dump_format", several(dump_format, "formats")),
+        timeouts=Timeouts(**{name: sources.default(f"{name}_timeout", seconds("0.1", "86400")) for name in _TIMEOUTS}),
+        drain=sources.default("drain", seconds("0", "86400")),
         file=file,
         warnings=tuple(warnings),
     )
@@ -192,9 +202,13 @@ class _Sources:
             Given(f"{self.file}: {key}", in_file, base, self.home) if in_file != "" else None,
         )
 
+    def first(self, key: str) -> Given | None:
+        """The first value that is there."""
+        return next((level for level in self.levels(key) if level is not None), None)
+
     def get(self, key: str, read: Callable[[Given], T], default: T) -> T:
         """The first value that is there, read; else `default`."""
-        given = next((level for level in self.levels(key) if level is not None), None)
+        given = self.first(key)
         return default if given is None else read(given)
 
     def default(self, key: str, read: Callable[[Given], T]) -> T:
@@ -212,8 +226,14 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
     return next((place for place in places if place.exists()), None)
 
 
-def _state_home(environ: Mapping[str, str], home: Path) -> Path:
-    return _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state")
+def _ledger(sources: _Sources, warnings: list[str]) -> LedgerPlace:
+    given = sources.first("ledger")
+    if given is None:
+        state_home = _xdg(sources.environ, "XDG_STATE_HOME", sources.home / ".local" / "state")
+        return state_home / "mitmproxy-x402" / "ledger.sqlite3"
+    place = ledger_place(given)
+    warnings += ledger_warnings(given, place, sources.environ)
+    return place
 
 
 def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:

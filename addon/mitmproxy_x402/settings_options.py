@@ -65,6 +65,15 @@ OPTIONS: tuple[Option, ...] = (
         "for as long as it is valid, and this bounds what comes after. Default: 1, two payments at most.",
     ),
     Option(
+        "x402_preauthorize",
+        "false",
+        "With true the payment goes with the first request where its price can be foretold, which saves the round trip "
+        "for the challenge. Foretold is only what three challenges of the same method, path and model have proved "
+        "exactly. When the gateway asks for something else, it is paid anew as usual, and the first signature counts "
+        "against the budget until nobody can submit it any more. The danger: a model that has become free, or cheaper, "
+        "may be paid for once more before that is noticed. Default: false.",
+    ),
+    Option(
         "x402_allow_pay_to",
         "",
         "The only addresses that may be paid, separated by commas. Gateways use several and change them, so a "
@@ -91,9 +100,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_ledger",
         "",
-        "The file in which every payment is written down before it is sent, a SQLite database that only you can "
-        "read. Proxies with the same file share one budget. Keep it on a local disk. Default: empty, "
-        "$XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not set.",
+        "Where every payment is written down before it is sent: a file, or for proxies on several machines a "
+        "PostgreSQL database, as in postgresql://x402@db.example/x402?sslmode=verify-full. The file is a SQLite "
+        "database that only you can read; keep it on a local disk. Proxies with the same ledger share one budget; in "
+        "PostgreSQL, and with the same wallet, also the payments that wait to be sent again. Keep a URL that holds a "
+        "password in X402_LEDGER: mitmweb shows options, and the command line is visible to every user of the machine. "
+        "Default: empty, $XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not "
+        "set.",
+        variable="X402_LEDGER",
     ),
     Option(
         "x402_forward_auth",
@@ -130,6 +144,37 @@ OPTIONS: tuple[Option, ...] = (
         "x402_rpc_timeout",
         "3",
         "How many seconds one RPC may take to answer before the next is tried, 0.1 to 60. Default: 3.",
+    ),
+    Option(
+        "x402_connect_timeout",
+        "10",
+        "How many seconds the connection to the gateway may take, TLS included, 0.1 to 86400. Then the client gets a "
+        "504. Default: 10.",
+    ),
+    Option(
+        "x402_first_byte_timeout",
+        "150",
+        "How many seconds the gateway may take until its answer begins, 0.1 to 86400. Some models think for two "
+        "minutes before their first token. Then the client gets a 504, and a payment that was sent counts as unknown; "
+        "the same request, sent again, carries the same payment. Default: 150.",
+    ),
+    Option(
+        "x402_idle_timeout",
+        "150",
+        "How many seconds may pass between two chunks of an answer, 0.1 to 86400, before the stream is cut. "
+        "Default: 150.",
+    ),
+    Option(
+        "x402_total_timeout",
+        "900",
+        "How many seconds one request may take as a whole, 0.1 to 86400, before it is cut. Default: 900.",
+    ),
+    Option(
+        "x402_drain",
+        "60",
+        "How many seconds a stop (SIGTERM) waits for running answers, 0 to 86400; new requests get a 503 meanwhile. "
+        "Supervisors kill what takes longer than they allow: docker after 10 seconds, unless told otherwise. Default: "
+        "60.",
     ),
     Option(
         "x402_evm_key_file",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from .protocol.strict_json import Undecodable, decode_json
 
 CACHE_SECONDS = 10
 """How long a blockhash is handed out again. It lives 60 to 90 s, of which the gateway needs most."""
+FINALIZED_SECONDS = 15
+"""How old a finalized blockhash is when an RPC gives it, at most: 32 slots."""
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read; a real one has about 200."""
 
@@ -26,6 +29,18 @@ MAX_ANSWER = 64 * 1024
 _QUESTION = json.dumps(
     {"jsonrpc": "2.0", "id": 1, "method": "getLatestBlockhash", "params": [{"commitment": "finalized"}]}
 )
+
+
+@dataclass(frozen=True)
+class Blockhash:
+    """What the life of a transaction hangs on."""
+
+    value: str
+    """Base58."""
+    height: int | None
+    """Of the last block in which it is valid, where that was said."""
+    born: float
+    """Unix seconds; it is not older than that."""
 
 
 class _Unusable(Exception):
@@ -43,7 +58,8 @@ class SolanaRpc:
         self._timeout = timeout
         self._clock = clock
         self._lookup: asyncio.Task[str] | None = None
-        self._known: tuple[float, str] | None = None
+        self._asked = 0.0
+        self._known: tuple[float, str, int | None] | None = None
 
     async def latest_blockhash(self) -> str:
         """A recent blockhash in base58, at most CACHE_SECONDS old. Callers at one time share one look-up.
@@ -52,30 +68,46 @@ class SolanaRpc:
         """
         if self._known and 0 <= self._clock() - self._known[0] < CACHE_SECONDS:
             return self._known[1]
+        # One caller that leaves must not end the look-up of the others.
+        return await asyncio.shield(self._begin())
+
+    def at_hand(self) -> Blockhash | None:
+        """The blockhash that was looked up last, however old. Waits for nothing."""
+        if self._known is None:
+            return None
+        asked, value, height = self._known
+        return Blockhash(value, height, asked - FINALIZED_SECONDS)
+
+    def refresh(self) -> None:
+        """Begin to look up a new one unless that was done within the last CACHE_SECONDS. Failures are silent."""
+        if not 0 <= self._clock() - self._asked < CACHE_SECONDS:
+            self._begin()
+
+    def _begin(self) -> asyncio.Task[str]:
         if self._lookup is None or self._lookup.done():
+            self._asked = self._clock()
             self._lookup = asyncio.get_running_loop().create_task(self._look_up())
             # When every caller has left, nobody else takes the error away.
             self._lookup.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # One caller that leaves must not end the look-up of the others.
-        return await asyncio.shield(self._lookup)
+        return self._lookup
 
     async def _look_up(self) -> str:
         failures: list[str] = []
         for url in self._urls:
             asked = self._clock()
             try:
-                blockhash = await self._ask(url)
+                blockhash, height = await self._ask(url)
             except _Unusable as reason:
                 failures.append(f"{_origin(url)} ({reason})")
                 continue
-            self._known = (asked, blockhash)
+            self._known = (asked, blockhash, height)
             return blockhash
         raise RpcError(
             f"No Solana RPC gave a recent blockhash: {', '.join(failures) or 'none is configured'}."
             " Set x402_solana_rpc or SOLANA_RPC_URL to the URL of one that works. Nothing was signed."
         )
 
-    async def _ask(self, url: str) -> str:
+    async def _ask(self, url: str) -> tuple[str, int | None]:
         client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER, max_buffer_size=MAX_ANSWER)
         try:
             request = HTTPRequest(
@@ -102,18 +134,21 @@ class SolanaRpc:
         return _blockhash(answer.body)
 
 
-def _blockhash(body: bytes) -> str:
+def _blockhash(body: bytes) -> tuple[str, int | None]:
     try:
         said, _ = decode_json(body)
     except Undecodable:
         raise _Unusable("answer is no JSON") from None
     value: Any = said
-    for key in ("result", "value", "blockhash"):
+    for key in ("result", "value"):
         value = value.get(key) if isinstance(value, dict) else None
+    blockhash, height = (
+        (value.get("blockhash"), value.get("lastValidBlockHeight")) if isinstance(value, dict) else ("", 0)
+    )
     try:
-        if isinstance(value, str):
-            Hash.from_string(value)
-            return value
+        if isinstance(blockhash, str):
+            Hash.from_string(blockhash)
+            return blockhash, height if type(height) is int else None
     except ParseHashError:
         pass
     error = said.get("error") if isinstance(said, dict) else None

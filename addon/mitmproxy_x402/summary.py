@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from .ledger import Clock, Ledger, LedgerError
+from .forecast import Tally
+from .ledger import Ledger, LedgerError
 from .ledger_report import Entry, read_entries
 from .limits import Budget
 from .report import Sum, total
@@ -13,13 +14,21 @@ from .report_text import count
 from .settings import Settings, format_usd
 
 
-def closing_lines(settings: Settings, ledger: Ledger, since: float) -> list[str]:
-    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises."""
+def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
+    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
+
+    `ahead` is what became of payments that were sent ahead of their challenges.
+    """
     try:
-        entries = read_entries(settings.ledger, int(since * 1000), f"{Clock().boot_name} {os.getpid()}")
+        # A database's clock is another one than `since` was read from, and it knows a process by a name of its own.
+        begin = int(since * 1000) if isinstance(ledger.place, Path) else 0
+        entries = read_entries(ledger.place, begin, ledger.process)
         lines = [paid(entries)]
         if entries:
-            lines.append(f"left: {', '.join(left(budget, ledger.spent(budget)) for budget in settings.budgets)}")
+            each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
+            lines.append(f"left: {', '.join(left(budget, spent) for budget, spent in each)}")
+        if ahead is not None and ahead.sent:
+            lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
         return [f"what was paid cannot be said: {error}"]
     return lines

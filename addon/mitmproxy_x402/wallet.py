@@ -39,6 +39,10 @@ class _Secretive:
         raise TypeError(f"{type(self).__name__} holds a key and is neither pickled nor copied")
 
 
+def _underivable(_: bytes) -> bytes:
+    raise WalletError("This wallet has no key to derive another one from.")
+
+
 @dataclass(frozen=True)
 class EvmWallet(_Secretive):
     """A secp256k1 key that signs digests. The key itself is reachable through no attribute."""
@@ -48,10 +52,15 @@ class EvmWallet(_Secretive):
     source: str
     """Where the key came from, for people: a variable's or a file's name."""
     _sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    _derive: Callable[[bytes], bytes] = field(default=_underivable, repr=False, compare=False)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """The signature of a 32-byte digest: r, s (low) and v (27 or 28), 65 bytes."""
         return self._sign(digest)
+
+    def derive_key(self, purpose: bytes) -> bytes:
+        """32 secret bytes that everybody with this key gets for `purpose`, and nobody else (RFC 5869, SHA-256)."""
+        return self._derive(purpose)
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,15 @@ class SvmWallet(_Secretive):
     source: str
     """Where the key came from, for people: a variable's or a file's name."""
     _sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    _derive: Callable[[bytes], bytes] = field(default=_underivable, repr=False, compare=False)
 
     def sign_message(self, message: bytes) -> bytes:
         """The 64-byte signature of `message`."""
         return self._sign(message)
+
+    def derive_key(self, purpose: bytes) -> bytes:
+        """As that of `EvmWallet`."""
+        return self._derive(purpose)
 
 
 @dataclass(frozen=True)
@@ -175,7 +189,7 @@ def _evm_wallet(source: str, secret: bytes) -> EvmWallet:
         return signature[:64] + bytes([27 + signature[64]])
 
     public = key.public_key.format(compressed=False)[1:]
-    return EvmWallet(checksum_address(public_key_address(public)), source, sign)
+    return EvmWallet(checksum_address(public_key_address(public)), source, sign, _deriving(secret))
 
 
 def _svm_wallet(found: _Found) -> SvmWallet:
@@ -193,7 +207,17 @@ def _svm_wallet(found: _Found) -> SvmWallet:
     def sign(message: bytes) -> bytes:
         return bytes(pair.sign_message(message))
 
-    return SvmWallet(str(pair.pubkey()), found.source, sign)
+    return SvmWallet(str(pair.pubkey()), found.source, sign, _deriving(data[:32]))
+
+
+def _deriving(secret: bytes) -> Callable[[bytes], bytes]:
+    def derive(purpose: bytes) -> bytes:
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - not needed where nothing is shared
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        return HKDF(SHA256(), 32, salt=b"mitmproxy-x402", info=purpose).derive(secret)
+
+    return derive
 
 
 def _svm_secret(text: str) -> bytes | None:

@@ -11,8 +11,7 @@ import pytest
 
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.protocol.headers import read_payment_required
-from mitmproxy_x402.sandbox import SandboxConfig
-from mitmproxy_x402.sandbox.pricing import MINIMUM
+from mitmproxy_x402.sandbox import Rates, SandboxConfig
 from support.reference_payer import CHAT, challenge_of, exact
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
@@ -83,10 +82,10 @@ def test_the_price_follows_the_formula(start: Any) -> None:
         response = shopper.ask(body)
         length = len(response.request.content)
         amount = int(exact(challenge_of(response), BASE)["amount"])
-        assert amount == max(MINIMUM, -(-length // 4) + 5 * body["max_tokens"])
+        assert amount == max(Rates().minimum, -(-length // 4) + 5 * body["max_tokens"])
         return amount
 
-    assert price(max_tokens=1) == MINIMUM
+    assert price(max_tokens=1) == Rates().minimum
     assert price(max_tokens=1000) < price(max_tokens=1001) < price(max_tokens=1001, user="x" * 400)
 
 

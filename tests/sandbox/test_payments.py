@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -12,7 +13,8 @@ from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.mechanisms.svm.exact.client import ExactSvmScheme
 from x402.mechanisms.svm.signers import KeypairSigner
 
-from support.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded
+from mitmproxy_x402.sandbox import Rates
+from support.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded, exact
 from support.spoils import COMPUTE_BUDGET, EVM, STRICTER_EVM, STRICTER_SVM, SVM, Case, rebuilt, resigned
 from x402 import x402ClientSync
 
@@ -210,3 +212,44 @@ def test_an_entry_that_was_never_offered_is_refused(start: Any) -> None:
     payment["accepted"]["payTo"] = payment["accepted"]["payTo"].lower()
     assert shopper.ask(payment=payment).json()["code"] == "PAYMENT_INVALID"
     assert len(sandbox.payments) == 0
+
+
+@BOTH
+@pytest.mark.parametrize(("more", "code"), [(0, ""), (-1, "PAYMENT_UNDERPAID"), (1, "PAYMENT_INVALID")])
+def test_an_entry_that_would_be_offered_now_is_as_good_as_one_that_was(
+    start: Any, network: str, more: int, code: str
+) -> None:
+    """Real gateways keep no list of what they offered: who knows the price may pay ahead."""
+    sandbox, shopper = start(network)
+    body = {**CHAT, "max_tokens": 1000}
+    challenge = challenge_of(shopper.ask(body))
+    amount = int(exact(challenge, network)["amount"])
+    dearer = json.dumps(challenge).replace(f'"{amount}"', f'"{amount + 1000 + more}"')
+    payment = shopper.payer.payment(json.loads(dearer.replace("1000 max", "1200 max")), network)
+    answer = shopper.ask({**body, "max_tokens": 1200}, payment=payment)
+    assert answer.status_code == (402 if code else 200), answer.text
+    assert answer.json().get("code", "") == code
+    assert [paid.amount for paid in sandbox.settled] == ([] if code else [amount + 1000])
+
+
+@BOTH
+@pytest.mark.parametrize("spoilt", [("1000 max", "1001 max"), ('"asset"', '"Asset": "", "asset"')])
+def test_word_for_word_it_is(start: Any, network: str, spoilt: tuple[str, str]) -> None:
+    _, shopper = start(network)
+    body = {**CHAT, "max_tokens": 1000}
+    challenge = json.loads(json.dumps(challenge_of(shopper.ask(body))).replace(*spoilt))
+    answer = shopper.ask(body, payment=shopper.payer.payment(challenge, network))
+    assert answer.json()["code"] == "PAYMENT_INVALID"
+
+
+@BOTH
+def test_another_price_list(start: Any, network: str) -> None:
+    sandbox, shopper = start(network)
+    old = shopper.payment_for()
+    amount = int(old["accepted"]["amount"])
+    sandbox.charge(Rates(minimum=3 * amount))
+    assert shopper.ask(payment=old).json()["code"] == "PAYMENT_UNDERPAID"
+    assert int(shopper.payment_for()["accepted"]["amount"]) == 3 * amount
+    sandbox.charge(Rates(0, 0, 0))
+    free = shopper.ask()
+    assert (free.status_code, "payment-response" in free.headers) == (200, False)

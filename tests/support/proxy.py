@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from solders.keypair import Keypair
+
+from mitmproxy_x402.settings_ledger import PostgresUrl
 
 from .wire import Client
 
@@ -29,6 +32,9 @@ def svm_key() -> str:
 
 class Proxy:
     """Starts on entering, ends on leaving; `log` is everything it has printed."""
+
+    ledgers: ClassVar[Callable[[Path], PostgresUrl] | None] = None
+    """Gives the database for a home, where tests are run with `--ledger postgres`."""
 
     def __init__(
         self,
@@ -51,6 +57,11 @@ class Proxy:
             "PYTHONUNBUFFERED": "1",
             **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys),
         }
+        self.ledger: PostgresUrl | None = None
+        named = "X402_LEDGER" in environ or any("x402_ledger=" in argument for argument in arguments)
+        if Proxy.ledgers is not None and not named:
+            self.ledger = Proxy.ledgers(home)
+            environ["X402_LEDGER"] = self.ledger.url
         self.command = [
             str(Path(sys.executable).with_name(tool)),
             *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),

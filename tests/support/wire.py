@@ -31,6 +31,10 @@ class Peer:
             return data
         return self.sock.recv(65536)
 
+    def unread(self, data: bytes) -> None:
+        """Let `data` arrive next."""
+        self._buffer = data + self._buffer
+
     def until(self, mark: bytes) -> bytes:
         """Everything up to and with `mark`."""
         while mark not in self._buffer:

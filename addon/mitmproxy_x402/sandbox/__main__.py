@@ -74,6 +74,7 @@ def _config(options: argparse.Namespace) -> SandboxConfig:
         payment_flow="upfront" if options.upfront else "",
         settle=options.settle,
         opening_balance=balance,
+        job_polls=options.job_polls,
         chunk_seconds=options.pace,
         fault=options.fault,
         keep=_KEEP,
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--settle", choices=("vendor", "before", "after", "parallel"), default="vendor", help=when)
     balance = "play money that an unknown address has, in atomic units (default: %(default)s)"
     add("--balance", default=str(ANY_BALANCE), help=balance)
+    polls = "polls of a video, a song or an image before it is done (default: %(default)s)"
+    add("--job-polls", type=int, default=2, metavar="N", help=polls)
     pace = "pause between the events of a stream (default: %(default)s)"
     add("--pace", type=float, default=0.02, metavar="SECONDS", help=pace)
     add("--fault", default="", metavar="FAULTS", help="faults of every request that names none itself")

@@ -37,6 +37,7 @@ _THOUGHT = "Der Benutzer fragt – let me think ☕: 日本語, or {not} JSON? �
 _STRING = 'naïve “café” ☕ "quoted" back\\slash\nnew line\ttab 日本語 🦀'
 _SIZES = (1, 4, 2, 7, 3, 12, 5)
 _MAX_DEPTH = 6
+_COMMANDS = frozenset({"command", "cmd"})
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ def _by_type(schema: Mapping[str, Any], salt: str, root: Any, depth: int) -> Any
         properties = schema.get("properties")
         if not isinstance(properties, Mapping) or depth >= _MAX_DEPTH:
             return {}
+        if _COMMANDS & properties.keys() and isinstance(schema.get("required"), list):
+            # It will be run: where and for how long must not be nonsense.
+            properties = {key: value for key, value in properties.items() if key in schema["required"]}
         return {key: _property(key, value, salt, root, depth) for key, value in properties.items()}
     if kind == "array":
         return [example(schema.get("items"), f"{salt}{n}", root, depth + 1) for n in (1, 2)]
@@ -157,7 +161,7 @@ def _by_type(schema: Mapping[str, Any], salt: str, root: Any, depth: int) -> Any
 
 
 def _property(key: str, schema: Any, salt: str, root: Any, depth: int) -> Any:
-    if key in ("command", "cmd"):  # agents run what they are told: let it be harmless
+    if key in _COMMANDS:  # agents run what they are told: let it be harmless
         listed = isinstance(schema, Mapping) and schema.get("type") == "array"
         return ["echo", "sandbox"] if listed else "echo sandbox"
     return example(schema, f"{salt}{key}: ", root, depth + 1)

@@ -62,6 +62,10 @@ class SandboxConfig:
     """Charge for nothing at all: the same answers, for clients that are compared without a payer."""
     opening_balance: int = ANY_BALANCE
     """Atomic units of play money that an unknown address has."""
+    job_polls: int = 2
+    """Polls of a job that are answered before it is done: `queued`, then `in_progress`."""
+    job_seconds: int = 24 * 3600
+    """For how long a job is known."""
     chunk_seconds: float = 0
     """Pause between the events of a stream, so that a person sees it arrive."""
     fault: str = ""
@@ -83,6 +87,8 @@ class SandboxConfig:
                 f"host {self.host!r} is not a loopback address; play money is for this machine only."
                 " Use 127.0.0.1, or allow it with allow_remote (--allow-remote)."
             )
+        if self.job_polls < 0:
+            raise SettingsError(f"job_polls must be 0 or more, got {self.job_polls}.")
         if (self.certfile is None) != (self.keyfile is None):
             raise SettingsError("certfile and keyfile belong together: give both for TLS, or none.")
         if len(self.memo.encode()) > 256:

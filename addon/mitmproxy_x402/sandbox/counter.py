@@ -14,7 +14,9 @@ from .answers import FREE
 from .chains import INVALID, Chain, Rejected
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
-from .pricing import PriceList, Quote, quote
+from .jobs import Job, JobDesk, Poll, has_proof
+from .media import media_route
+from .pricing import GIFT, PriceList, Quote, Rates, quote
 from .records import Kept, ReceivedPayment, ReceivedRequest
 from .rpc import solana_rpc
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
@@ -43,6 +45,8 @@ class Counter:
         self._desk = FaultDesk(config.fault)
         self._prices = PriceList(config, chains, url)
         self._till = Till(self._prices, config.x402_version)
+        self.rates = Rates()
+        self._jobs = JobDesk(config, url)
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request. Raises ClientGone when the client left."""
@@ -51,7 +55,9 @@ class Counter:
         try:
             if route is None:
                 await self._send(exchange, error_work("openai", 404, f"Nothing is sold at {request.path}."))
-            elif route.free or self._config.free:
+            elif isinstance(route, Poll):
+                await self._poll(exchange, route)
+            elif route.free or self._config.free or self.rates == GIFT:
                 await self._free(exchange, route, self._desk.faults(request, "paid"))
             elif any(request.get(name) is not None for name in self._payment_headers()):
                 await self._paid(exchange, route, self._desk.faults(request, "paid"))
@@ -60,12 +66,12 @@ class Counter:
         except UnknownFault as error:
             await self._send(exchange, json_work({"error": {"type": error.code, "message": str(error)}}, 400))
 
-    def _route(self, request: ReceivedRequest) -> Route | None:
+    def _route(self, request: ReceivedRequest) -> Route | Poll | None:
         if plain_path(request.path) == "/v1/solana/rpc":
             chain = next((one for one in self._chains if one.network.family == "svm"), None)
             if chain is not None:
                 return Route(True, "openai", lambda _: solana_rpc(request.body, cast("SvmChain", chain)))
-        return find_route(request)
+        return self._jobs.find_route(request) or media_route(request) or find_route(request)
 
     def _payment_headers(self) -> tuple[str, ...]:
         """A server reads its own version's header, and no other."""
@@ -85,13 +91,17 @@ class Counter:
         if failure is not None:
             await self._send(exchange, failure, faults=faults)
         elif not await break_off(exchange, faults):
-            pairs, body = self._prices.challenge(exchange.request, quote(exchange.request), _REQUIRED)
+            price = quote(exchange.request, self.rates)
+            pairs, body = self._prices.challenge(exchange.request, price, _REQUIRED)
             await _challenge(exchange, pairs, body, faults)
 
-    async def _paid(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
-        request, price = exchange.request, quote(exchange.request)
+    async def _paid(
+        self, exchange: Exchange, route: Route, faults: Mapping[str, Fault], job: Job | None = None
+    ) -> None:
+        request = exchange.request
+        price = quote(request, self.rates) if job is None else job.price
         try:
-            ticket = self._admit(request, price, faults)
+            ticket = self._admit(request, price, faults, () if job is None else (request.path, job.path))
         except Rejected as rejected:
             await self._reject(exchange, price, rejected, faults)
             return
@@ -102,11 +112,41 @@ class Counter:
         finally:
             ticket.release()
 
+    async def _poll(self, exchange: Exchange, poll: Poll) -> None:
+        """A poll of a job: with a payment, with a proof of who asks, or bare."""
+        request, job = exchange.request, self._jobs.job(poll)
+        paid = any(request.get(name) is not None for name in self._payment_headers())
+        faults = self._desk.faults(request, "paid" if paid else "unpaid")
+        if job is None:
+            await self._send(exchange, poll.no_such_job(), faults=faults)
+        elif self._jobs.admits(job, request):
+            await self._shown(exchange, job, faults)
+        elif paid:
+            await self._paid(exchange, job.route(request), faults, job)
+        elif has_proof(request):
+            await self._send(exchange, poll.no_such_job(), faults=faults)  # as if there were none
+        else:
+            await self._bill(exchange, job, _REQUIRED, faults)
+
+    async def _shown(self, exchange: Exchange, job: Job, faults: Mapping[str, Fault]) -> None:
+        failure = _failure(job.route(exchange.request), faults)
+        if failure is None and await break_off(exchange, faults):
+            return
+        work = failure or job.show(self._now())
+        if work is None:
+            await self._bill(exchange, job, {**_REQUIRED, "status": "completed", "job_id": job.id}, faults)
+        else:
+            await self._send(exchange, work, faults=faults)
+
+    async def _bill(self, exchange: Exchange, job: Job, error: Mapping[str, str], faults: Mapping[str, Fault]) -> None:
+        pairs, body = self._prices.challenge(exchange.request, job.price, error)
+        await _challenge(exchange, pairs, body, faults)
+
     async def _work(self, exchange: Exchange, route: Route, ticket: Ticket, faults: Mapping[str, Fault]) -> None:
         """Raises Rejected when the money could not be moved and nothing was answered yet."""
         timing = self._timing(ticket)
-        when = _when(timing, faults)
-        work = _failure(route, faults) or route.work(self._now())
+        work = _failure(route, faults) or self._made(route, ticket, timing)
+        when = _when(timing, faults, work)
         failed = work.status >= 400 or any(name in faults for name in WHOLE_FAILURES)
         streamed = work.pieces is not None
         if when == "early" or (when == "late" and not failed and not streamed):
@@ -128,7 +168,12 @@ class Counter:
         finally:
             close_books()  # a client that leaves pays for what it got
 
-    def _admit(self, request: ReceivedRequest, price: Quote, faults: Mapping[str, Fault]) -> Ticket:
+    def _made(self, route: Route, ticket: Ticket, timing: str) -> Work:
+        return route.work(self._now()) if route.paid is None else route.paid(self._now(), ticket.record, timing)
+
+    def _admit(
+        self, request: ReceivedRequest, price: Quote, faults: Mapping[str, Fault], paths: Sequence[str]
+    ) -> Ticket:
         """Raises Rejected."""
         if "reject" in faults:
             code = faults["reject"].text("code")
@@ -138,7 +183,7 @@ class Counter:
         except PaymentHeaderError as error:
             raise Rejected(INVALID, str(error)) from error
         assert payment is not None
-        ticket, new = self._till.admit(payment, request, price)
+        ticket, new = self._till.admit(payment, request, price, paths)
         if new:
             self._payments.append(ticket.record)
         return ticket
@@ -192,12 +237,14 @@ def _failure(route: Route, faults: Mapping[str, Fault]) -> Work | None:
     return None
 
 
-def _when(timing: str, faults: Mapping[str, Fault]) -> When:
+def _when(timing: str, faults: Mapping[str, Fault], work: Work) -> When:
     """When this request's money moves: before the work, after it, or not at all."""
     for fault in faults.values():
         said = fault.arguments.get("settle", "auto")
         if said != "auto":
             return "early" if said == "yes" else "never"
+    if not work.charge:
+        return "never"
     return "late" if timing == "after" else "early"
 
 

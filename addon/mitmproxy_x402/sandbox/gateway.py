@@ -17,6 +17,7 @@ from .chains import Chain
 from .config import SandboxConfig
 from .counter import Counter
 from .evm_ledger import EvmLedger
+from .pricing import Rates
 from .records import Kept, ReceivedPayment, ReceivedRequest, Sent
 from .wire import Exchange, Listener, server_tls
 
@@ -133,6 +134,10 @@ class Sandbox:
         if row is None or row.caip2 not in self.chains:
             raise SettingsError(f"{network!r} is not on; {', '.join(self.config.networks)} are.")
         return self.chains[row.caip2]
+
+    def charge(self, rates: Rates) -> None:
+        """Another price list from now on: payments of the old one no longer fit. `Rates(0, 0, 0)`: all is free."""
+        self._counter.rates = rates
 
     def expire_blockhashes(self) -> None:
         """Make every blockhash stale that was handed out on any Solana network."""

@@ -6,7 +6,7 @@ import json
 import random
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..protocol import headers
@@ -16,10 +16,6 @@ from .config import SandboxConfig
 from .records import ReceivedRequest
 from .wire import Pairs
 
-MINIMUM = 1_000
-"""No request costs less: a tenth of a cent, as on the real gateway."""
-PER_INPUT_TOKEN = 1
-PER_OUTPUT_TOKEN = 5
 BYTES_PER_TOKEN = 4
 DEFAULT_OUTPUT = 1_024
 """Output tokens that a model request without a limit is quoted for."""
@@ -30,8 +26,21 @@ _EXTENSIONS = {"bazaar": {"info": {"input": {"type": "http"}, "sandbox": True}}}
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What is charged, in atomic units; `Rates(0, 0, 0)` gives everything away."""
+
+    minimum: int = 1_000
+    """No request costs less: a tenth of a cent, as on the real gateway."""
+    input_token: int = 1
+    output_token: int = 5
+
+
+GIFT = Rates(0, 0, 0)
+
+
+@dataclass(frozen=True)
 class Quote:
-    """The price of one request: `amount = max(1000, ceil(bytes / 4) * 1 + output_limit * 5)` atomic units."""
+    """The price of one request: `amount = max(1000, ceil(bytes / 4) * 1 + output_limit * 5)` atomic units at first."""
 
     amount: AtomicUnits
     input_tokens: int
@@ -43,12 +52,12 @@ class Quote:
         return f"Sandbox API call (~{self.input_tokens} input, {self.output_tokens} max output tokens)"
 
 
-def quote(request: ReceivedRequest) -> Quote:
+def quote(request: ReceivedRequest, rates: Rates) -> Quote:
     """Linear in the body's length and in the output limit; what names no model is priced by its length alone."""
     input_tokens = -(-len(request.body) // BYTES_PER_TOKEN)
     output_tokens = _output_limit(request.json)
-    amount = input_tokens * PER_INPUT_TOKEN + output_tokens * PER_OUTPUT_TOKEN
-    return Quote(AtomicUnits(max(MINIMUM, amount)), input_tokens, output_tokens)
+    amount = input_tokens * rates.input_token + output_tokens * rates.output_token
+    return Quote(AtomicUnits(max(rates.minimum, amount)), input_tokens, output_tokens)
 
 
 def _output_limit(body: Mapping[str, Any]) -> int:
@@ -73,7 +82,10 @@ class Offer:
 
 
 class PriceList:
-    """Writes challenges and remembers the entries it offered, because a payment has to name one of them verbatim."""
+    """Writes challenges and remembers the entries it offered.
+
+    A payment has to name one of them word for word, or one that would be offered for its request now.
+    """
 
     def __init__(self, config: SandboxConfig, chains: Sequence[Chain], url: str) -> None:
         self._config = config
@@ -85,6 +97,19 @@ class PriceList:
     def offered(self, entry: Mapping[str, Any], path: str) -> Offer | None:
         """The offer that `entry` is, word for word, among those made for `path`; or None."""
         return self._offers.get((path, _digest(entry)))
+
+    def would_offer(self, entry: Mapping[str, Any], request: ReceivedRequest, price: Quote) -> Offer | None:
+        """`entry` as an offer where it is what would be offered for `request` now, or is that but for its amount.
+
+        Its blockhash is whatever the payer says: the chain knows those that it issued, and for how long they live.
+        """
+        for offer in self.offers(request, price):
+            said, asked = dict(entry), dict(offer.entry)
+            if _taken(said, "amount") != _taken(asked, "amount"):  # then its description is of that amount, too
+                said, asked = _plain(said, *_DESCRIBED), _plain(asked, *_DESCRIBED)
+            if _plain(said, *_NEW_EACH_TIME) == _plain(asked, *_NEW_EACH_TIME):
+                return replace(offer, entry=entry, amount=AtomicUnits(int(entry["amount"])))
+        return None
 
     def offers(self, request: ReceivedRequest, price: Quote) -> list[Offer]:
         """One `exact` offer for each network."""
@@ -146,6 +171,20 @@ class PriceList:
         self._offers[offer.path, _digest(offer.entry)] = offer
         while len(self._offers) > MAX_OFFERS:
             self._offers.popitem(last=False)
+
+
+_DESCRIBED = ("description",)
+_NEW_EACH_TIME = ("recentBlockhash", "lastValidBlockHeight")
+
+
+def _taken(entry: dict[str, Any], key: str) -> Any:
+    return entry.pop(key, None)
+
+
+def _plain(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """`entry` without what its `extra` has under `names`; that it has text there stays."""
+    extra = {key: type(value) if key in names else value for key, value in (entry.get("extra") or {}).items()}
+    return {**entry, "extra": extra}
 
 
 def _decoy(offer: Offer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the same payment may come again and is charged once at most. Once `settled` it i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..protocol.messages import PaymentPayload, SettlementResponse, X402Version
@@ -67,9 +67,14 @@ class Till:
         self._version = version
         self._records: OrderedDict[tuple[str, str, str], ReceivedPayment] = OrderedDict()
 
-    def admit(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> tuple[Ticket, bool]:
-        """A ticket for `request`, and whether this payment is new here. Raises Rejected."""
-        offer = self._offer(payment, request, price)
+    def admit(
+        self, payment: PaymentPayload, request: ReceivedRequest, price: Quote, paths: Sequence[str] = ()
+    ) -> tuple[Ticket, bool]:
+        """A ticket for `request`, and whether this payment is new here. Raises Rejected.
+
+        `paths` are those for which its entry may have been offered; empty: the request's own.
+        """
+        offer = self._offer(payment, request, price, paths or (request.path,))
         verified = offer.chain.verify(offer.entry, offer.amount, payment.payload)
         key = (offer.chain.network.caip2, verified.payer, verified.reference)
         record = self._records.get(key)
@@ -94,12 +99,16 @@ class Till:
         record.attempts += 1
         return Ticket(offer, verified, record, self._version), False
 
-    def _offer(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote) -> Offer:
+    def _offer(self, payment: PaymentPayload, request: ReceivedRequest, price: Quote, paths: Sequence[str]) -> Offer:
         if self._version == 1:
             return self._offer_v1(payment, request, price)
-        offer = self._prices.offered(payment.accepted.raw, request.path)
+        entry = payment.accepted.raw
+        offers = (self._prices.offered(entry, path) for path in paths)
+        offer = next((one for one in offers if one is not None), None) or self._prices.would_offer(
+            entry, request, price
+        )
         if offer is None:
-            raise Rejected(INVALID, f"`accepted` is not, word for word, an `exact` entry offered for {request.path}.")
+            raise Rejected(INVALID, f"`accepted` is not, word for word, an `exact` entry offered for {paths[0]}.")
         if offer.amount < price.amount:
             raise Rejected(UNDERPAID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
         if offer.amount > price.amount:

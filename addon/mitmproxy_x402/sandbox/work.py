@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from .answers import FREE, MODELS, Meaning, dump, meaning
-from .records import ReceivedRequest
+from .records import ReceivedPayment, ReceivedRequest
 from .vendors import chat, gemini, messages, responses
 from .wire import Pairs
 
@@ -41,6 +41,8 @@ class Work:
     """The events of a stream; None when the answer is `body`."""
     failure: Callable[[int], bytes] = lambda _: b""
     """What the vendor would say in the middle of a stream that fails, as its n-th event."""
+    charge: bool = True
+    """Whether this is what was paid for; False: money moves later, or has moved already."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Route:
     vendor: str
     """Whose shape errors have: `openai`, `anthropic`, `google`."""
     work: Callable[[int], Work]
+    paid: Callable[[int, ReceivedPayment, str], Work] | None = None
+    """In the place of `work` where that depends on the payment, and on when its money moves: `before` the work,
+    `after` it, or in `parallel`. Raises Rejected."""
 
 
 def plain_path(path: str) -> str:
@@ -125,10 +130,14 @@ def _models(now: int) -> Work:
     return json_work({"object": "list", "data": data})
 
 
+_PAYMENTS = frozenset({"payment-signature", "x-payment"})
+
+
 def _echo(request: ReceivedRequest) -> Work:
-    """Everything that arrived, so that a test can see what a proxy did to it."""
+    """Everything that arrived, so that a test can see what a proxy did to it; but no payment, which nobody may keep."""
     seen: dict[str, Any] = {"method": request.method, "path": request.path, "query": request.query}
-    seen |= {"headers": request.headers, "length": len(request.body)}
+    headers = [[name, "(a payment)" if name.lower() in _PAYMENTS else value] for name, value in request.headers]
+    seen |= {"headers": headers, "length": len(request.body)}
     seen["sha256"] = hashlib.sha256(request.body).hexdigest()
     if len(request.body) <= 4096:
         seen["body"] = base64.b64encode(request.body).decode()

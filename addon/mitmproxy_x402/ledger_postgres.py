@@ -1,0 +1,238 @@
+"""The ledger in a PostgreSQL database, shared by proxies on many machines.
+
+The rules are those of `ledger`; what differs is whose clock it is and how the dead are known. The clock is the
+database's, and it is believed: time never falls from row to row, but a database whose clock is set forward frees budget
+that much sooner. A proxy lives for as long as its session with the database does (see `postgres_schema`): when that
+ends, whatever it had reserved is released and what it had sent is unknown, as soon as any proxy begins a session.
+
+A reservation is not waited for until it is on the database's disk; that it is sent, is. A database that crashes in
+between has lost the reservation, and may give its number to another one: so `record_sent` asks for the session, too,
+that has reserved, whose number is never given twice. What became of a payment while the database was away is written
+down when it is back, as far as this process lives that long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .ledger import (
+    FREE,
+    LAPSE_SECONDS,
+    Intent,
+    JobPaid,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+    Submitted,
+    sources,
+)
+from .limits import ALIAS, Budget
+from .postgres import Link, Session
+from .postgres_schema import migrate
+from .protocol.messages import AtomicUnits, Caip2
+from .settings_ledger import PostgresUrl
+
+MAX_OUTCOMES = 10_000
+"""Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
+RECOVERED, RECOVERIES = 50, 20
+"""Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
+_RESERVE = """
+    SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s::bigint,
+        %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
+_SENT = """
+    UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s
+    WHERE id = %s AND session = %s AND state = ANY(%s)"""
+_RESENT = """
+    UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
+    WHERE id = %s AND state IN ('sent', 'unknown', 'settled')"""
+# Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
+_RELEASE = """
+    UPDATE x402_payment SET state = 'released'
+    FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE id = %s AND session = %s AND state = ANY(%s) AND quick.setting <> ''"""
+_FINISH = """
+    UPDATE x402_payment SET state = CASE WHEN state = ANY(%s) THEN %s ELSE state END,
+        transaction_id = COALESCE(NULLIF(%s, ''), transaction_id),
+        status = %s, code = NULLIF(%s, ''), request_id = NULLIF(%s, ''),
+        first_byte_ms = %s, total_ms = %s, bytes = %s, free_at = COALESCE(x402_time() + %s::bigint, free_at)
+    FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE id = %s AND sends > 0 AND quick.setting <> '' RETURNING state"""
+_STATE = "SELECT state FROM x402_payment WHERE id = %s"
+_SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
+_RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
+_JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
+_SUBMITTED = f"""
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, x402_time() - counted_at,
+        valid_until, (SELECT MAX(id) FROM x402_payment AS next WHERE next.job = first.job AND next.replaces = first.id
+            AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in FREE)}))
+    FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
+
+
+class PostgresLedger:
+    """One session with the database. Raises LedgerError when there can be none; finds a new one when it is lost."""
+
+    def __init__(self, url: PostgresUrl) -> None:
+        self.place = url
+        self.process = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        """How its rows name this proxy."""
+        self._reserved: dict[int, int] = {}
+        """Rows that may yet be sent, and the number of the session that has reserved each."""
+        self._outcomes: deque[tuple[Any, ...]] = deque(maxlen=MAX_OUTCOMES)
+        """That are not written down yet, since the database could not be reached when they came."""
+        self.link = Link(url, self._begin)
+
+    @property
+    def name(self) -> str:
+        """See `Ledger`. A database may have several, in schemas of their own."""
+        return f"{self.place} {self.place.parameters.get('options', '')}".rstrip()
+
+    def _begin(self, session: Session) -> None:
+        migrate(session, self.place)
+        self._write_outcomes(lambda values: session.execute(_FINISH.encode(), values).fetchall())
+        session.execute("SELECT x402_begin()")
+        # Others reserve in between; and what is left over, the next one to begin a session ends.
+        for _ in range(RECOVERIES):
+            if (session.execute("SELECT x402_recover(%s)", (RECOVERED,)).fetchone() or (0,))[0] < RECOVERED:
+                break
+
+    # The life of a row.
+
+    def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
+        """See `Ledger`."""
+        ((row, session, full, spent, job_paid),) = self.link.ask(*reservation(self.process, intent, budgets))
+        if job_paid:
+            raise JobPaid
+        if full is not None:
+            budget = budgets[full - 1]
+            raise OverBudget(budget, spent, self._returns(budget, spent + intent.micro_usd, intent.micro_usd))
+        self._reserved[row] = session
+        return int(row)
+
+    def _returns(self, budget: Budget, wanted: int, its: int) -> float | None:
+        """Seconds until enough has left the period. None: never."""
+        if budget.seconds is None or its > budget.micro_usd:
+            return None
+        ((period,), (model,), (path,)) = _patterns([budget])
+        ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
+        return None if returns_ms is None else returns_ms / 1000
+
+    def record_sent(self, row: int, reference: str, valid_until: float) -> None:
+        """See `Ledger`."""
+        values = (_text(reference), int(valid_until), row, self._reserved.get(row), list(sources("sent")))
+        self._change(_SENT, values)
+        self._reserved.pop(row, None)
+
+    def record_resent(self, row: int) -> None:
+        """See `Ledger`."""
+        self._change(_RESENT, (row,))
+
+    def release(self, row: int) -> None:
+        """See `Ledger`."""
+        self.link.ask(_RELEASE, (row, self._reserved.pop(row, None), list(sources("released"))))
+
+    def finish(self, row: int, outcome: Outcome) -> State:
+        """See `Ledger`."""
+        state: str = outcome.state
+        counts_for = math.ceil(outcome.counts_for * 1000) if state == "superseded" else None
+        values = (
+            *(list(sources(outcome.state)), state, _text(outcome.transaction)),
+            *(outcome.status, _text(outcome.code), _text(outcome.request_id)),
+            *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
+            *(counts_for, row),
+        )
+        self._outcomes.append(values)
+        found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, (row,))
+        if not found:
+            raise LedgerError(f"The ledger {self.place} has no payment number {row}.")
+        became: State = found[0][0]
+        return became
+
+    def _write_outcomes(self, write: Callable[[tuple[Any, ...]], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        """Write down what is waiting for it, each once; gives what the last one gave. Two may come here at a time."""
+        found: list[tuple[Any, ...]] = []
+        while self._outcomes:
+            values = self._outcomes[0]
+            found = write(values)
+            with contextlib.suppress(IndexError):
+                if self._outcomes[0] is values:
+                    self._outcomes.popleft()
+        return found
+
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """See `Ledger`."""
+        self.link.ask(_JOB, (_text(job), payer, row))
+
+    def find_job(self, job: str) -> Submitted | None:
+        """See `Ledger`."""
+        found = self.link.ask(_SUBMITTED, (_text(job),))
+        if not found:
+            return None
+        row, method, path, model, network, asset, pay_to, amount, state, reference, payer, age, until, last = found[0]
+        terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
+        last = last or row
+        return Submitted(row, last, method, path, model, *terms, state, reference, payer, age / 1000, until or 0)
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
+        if len(self.link.ask(statement, values)) != 1:
+            raise LedgerError("The reservation of this payment has lapsed, so it was not sent. Ask again.")
+
+    # Budgets.
+
+    def spent(self, budget: Budget) -> int:
+        """See `Ledger`."""
+        return self.spent_of([budget])[0]
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """See `Ledger`."""
+        return [int(spent) for (spent,) in self.link.ask(_SPENT, _patterns(budgets))]
+
+    def close(self) -> None:
+        """See `Ledger`."""
+        self.link.close()
+
+
+def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tuple[str, tuple[Any, ...]]:
+    """The statement that reserves, and its values; it gives one row."""
+    model = None if intent.model is None else _text(intent.model)
+    values = (
+        *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
+        *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
+        *(intent.micro_usd, intent.replaces, _text(intent.job), LAPSE_SECONDS * 1000),
+        *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
+    )
+    return _RESERVE, values
+
+
+def _patterns(budgets: Sequence[Budget]) -> tuple[list[int | None], list[str], list[str]]:
+    """The budgets' periods in milliseconds, and their patterns as LIKE has them."""
+    return (
+        [None if budget.seconds is None else budget.seconds * 1000 for budget in budgets],
+        [_like(budget.scope.model) for budget in budgets],
+        [_like(budget.scope.path.removeprefix(ALIAS)) for budget in budgets],
+    )
+
+
+def _like(pattern: str) -> str:
+    for plain, escaped in (("\\", "\\\\"), ("%", "\\%"), ("_", "\\_"), ("*", "%"), ("?", "_")):
+        pattern = pattern.replace(plain, escaped)
+    return pattern
+
+
+def _text(text: str) -> str:
+    """`text`, which a client or a gateway may have written, as a database in UTF-8 can keep it: character by character,
+    so that patterns match what they matched.
+    """
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -1,0 +1,111 @@
+"""What a supervisor, a container or a load balancer wants: a health check, and a stop that loses no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from weakref import WeakSet
+
+from mitmproxy import ctx, http
+
+from . import facts, handshake
+from .answers import JSON
+from .errors import error_body
+from .settings import Settings
+
+HEALTH = "/x402/health"
+"""The one path that is never sent upstream."""
+TICK = 0.05
+"""Seconds between two looks at what is still to be sent."""
+
+logger = logging.getLogger(__name__)
+
+
+def is_health(request: http.Request) -> bool:
+    """Whether the request is for us and not for the upstream."""
+    return request.method in ("GET", "HEAD") and request.path.partition("?")[0] == HEALTH
+
+
+def health(state: str) -> http.Response:
+    """The answer to it: 200 while `state` is `ok`, else 503. Says nothing that a stranger may not know."""
+    return http.Response.make(200 if state == "ok" else 503, b'{"status": "%s"}' % state.encode(), [JSON, _NO_STORE])
+
+
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class Service:
+    """An addon of its own, that X402Addon brings along: stops when told, when the running answers are over."""
+
+    name = "x402service"
+
+    def __init__(self, settings: Callable[[], Settings | None]) -> None:
+        self._settings = settings
+        self._live: WeakSet[http.HTTPFlow] = WeakSet()
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._stopping is not None
+
+    def running(self) -> None:
+        """Take SIGTERM over from mitmproxy, which would cut every stream at once."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Count what is under way, and turn away what comes too late."""
+        if handshake.exchange_of(flow) is None:
+            return
+        if self.draining and not is_health(flow.request):
+            flow.response = _turned_away()
+            facts.refused(flow, "shutting_down")
+        elif flow.response is None:
+            self._live.add(flow)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The upstream has said all."""
+        self._live.discard(flow)
+
+    error = response
+
+    def stop(self) -> None:
+        """On SIGTERM: at once where nothing is under way, or where it comes a second time."""
+        settings = self._settings()
+        if self._stopping is not None or settings is None or not self._busy():
+            ctx.master.shutdown()
+            return
+        running = self._running()
+        logger.info(
+            "x402: stopping when %s over, after %g s at most (x402_drain); SIGTERM again stops at once",
+            "the running answer is" if running == 1 else f"{running} running answers are",
+            settings.drain,
+        )
+        self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
+
+    def _running(self) -> int:
+        """How many answers are still to be given; a flow that was killed gets none, and is not told to have ended."""
+        return sum(flow.error is None for flow in self._live)
+
+    def _busy(self) -> bool:
+        return self._running() > 0 or handshake.unsent(ctx.master.addons.get("proxyserver")) > 0
+
+    async def _drain(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._busy() and loop.time() < end:  # noqa: ASYNC110  # nobody tells when the last byte has left
+            await asyncio.sleep(TICK)
+        if self._running():
+            logger.warning("x402: stopped with %d answers still running (x402_drain)", self._running())
+        ctx.master.shutdown()
+
+
+def _turned_away() -> http.Response:
+    """Clients are free to try again: behind a load balancer another proxy takes it."""
+    message = "This x402 proxy is shutting down and takes no more requests. Nothing was paid. Ask again later."
+    body = error_body("x402_refused", "shutting_down", message)
+    return http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])

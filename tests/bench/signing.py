@@ -1,0 +1,72 @@
+"""What one payment costs in the process, from the bytes of the challenge's header to those of the payment's header.
+
+Everything that a challenge goes through is in it: decoding, choosing, policy, the reservation in the ledger, the
+signature, encoding, and the ledger's note that it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from mitmproxy import http
+
+from mitmproxy_x402 import challenge
+from mitmproxy_x402.held import HeldPayments
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.payer import Payer
+from mitmproxy_x402.policy import Purpose
+from mitmproxy_x402.purchase import Purchase
+from mitmproxy_x402.settings import read_settings
+from mitmproxy_x402.wallet import WalletSources, load_wallets, warm_up
+
+from .place import Place
+from .prices import challenge_value
+from .work import PATH
+
+WARM = 50
+
+
+def signing(place: Place, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` payments on Base and on Solana, one here and one there."""
+    home = place.new_home("signing")
+    settings = read_settings(
+        {"x402_ledger": str(home / "ledger.sqlite3"), "x402_solana_rpc": place.rpc[1].partition("=")[2]},
+        {},
+        cwd=home,
+        home=home,
+    )
+    ledger = SqliteLedger(settings.ledger)
+    payer = Payer(settings, load_wallets(WalletSources(place.environ(home), home)), ledger)
+    warm_up()
+    try:
+        return asyncio.run(_measure(payer, rounds))
+    finally:
+        ledger.close()
+
+
+async def _measure(payer: Payer, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"base": [], "solana": []}
+    answers = {network: _answer(network) for network in found}
+    held = HeldPayments(time.time)
+    for number in range(WARM + rounds):
+        for network, times in found.items():
+            begun = time.perf_counter()
+            await _pay(payer, held, answers[network])
+            if number >= WARM:
+                times.append((time.perf_counter() - begun) * 1000)
+    return found
+
+
+async def _pay(payer: Payer, held: HeldPayments, answer: http.Response) -> tuple[str, str]:
+    required = challenge.read(answer)
+    assert required is not None
+    purpose = Purpose("POST", "127.0.0.1", PATH, "openai/gpt-4o-mini")
+    purchase = Purchase(payer, held, purpose, lambda: (("POST", "", PATH), b""))
+    header = (await purchase.buy(required)).header
+    purchase.sending()
+    return header
+
+
+def _answer(network: str) -> http.Response:
+    return http.Response.make(402, b"{}", {"PAYMENT-REQUIRED": challenge_value(network)})

@@ -1,0 +1,104 @@
+"""Both kinds of ledger behind one face, with clocks that tests set."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+
+from mitmproxy_x402.ledger import Clock, Ledger
+from mitmproxy_x402.ledger_postgres import PostgresLedger
+from mitmproxy_x402.ledger_sqlite import SqliteLedger
+from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
+
+KINDS = ("sqlite", "postgres")
+EPOCH = 1_700_000_000
+
+
+class Times(Protocol):
+    """The clocks of a ledger."""
+
+    def pass_by(self, seconds: float) -> None: ...
+
+
+class MachineTimes:
+    """Both clocks of one machine, to be set at will."""
+
+    def __init__(self, wall: float = EPOCH, uptime: float = 1000, boot: str = "first") -> None:
+        self.wall, self.uptime, self.boot = wall, uptime, boot
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.wall, lambda: self.uptime, self.boot)
+
+
+class DatabaseTimes:
+    """The clock of a database, which stands still but for what tests let pass."""
+
+    def __init__(self, url: PostgresUrl, wall: float = EPOCH) -> None:
+        self._db = psycopg.connect(url.url, autocommit=True)
+        ((self._real,),) = self._db.execute("SELECT pg_get_functiondef('x402_now'::regproc)").fetchall()
+        self._db.execute("CREATE TABLE test_clock (now bigint NOT NULL)")
+        self._db.execute("INSERT INTO test_clock VALUES (0)")
+        self._db.execute(
+            "CREATE OR REPLACE FUNCTION x402_now() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT now FROM test_clock'"
+        )
+        self.wall = wall
+
+    @property
+    def wall(self) -> float:
+        return self._wall
+
+    @wall.setter
+    def wall(self, seconds: float) -> None:
+        self._wall = seconds
+        self._db.execute("UPDATE test_clock SET now = %s", (round(seconds * 1000),))
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        """One statement, beside the ledger's own session."""
+        return self._db.execute(statement.encode()).fetchall()
+
+    def close(self) -> None:
+        """Set the real clock in again."""
+        self._db.execute(self._real)
+        self._db.execute("DROP TABLE test_clock")
+        self._db.close()
+
+
+def open_with(place: LedgerPlace, times: Times | None = None) -> Ledger:
+    """The ledger at `place`; in a file it goes by `times`, a database has them in itself."""
+    if isinstance(place, PostgresUrl):
+        return PostgresLedger(place)
+    return SqliteLedger(place, times.clock if isinstance(times, MachineTimes) else None)
+
+
+def query(place: LedgerPlace, columns: str, rest: str = "") -> list[tuple[Any, ...]]:
+    """Columns of the ledger's payments, in their order, as they are at rest."""
+    if isinstance(place, PostgresUrl):
+        with psycopg.connect(place.url) as db:
+            return db.execute(f"SELECT {columns} FROM x402_payment {rest} ORDER BY id".encode()).fetchall()
+    with closing(sqlite3.connect(place)) as file:
+        return file.execute(f"SELECT {columns} FROM payment {rest} ORDER BY id").fetchall()
+
+
+def state_of(place: LedgerPlace, row: int) -> Any:
+    return query(place, "state", f"WHERE id = {row}")[0][0]
+
+
+def place_of(kind: str, folder: Path, request: Any) -> LedgerPlace:
+    """Where a ledger of `kind` will be; for fixtures."""
+    url: LedgerPlace
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").empty()
+        return url
+    return folder / "state" / "ledger.sqlite3"

@@ -1,0 +1,121 @@
+"""The benchmark runs end to end, in a few requests; what it measures is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import targets
+from bench.load import Answer
+from bench.results import Results, Row, read
+from bench.stats import percentile, ratios, spread
+from bench.work import Work, event, read_work, stamps
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-E", "-s", "-m", "tests.bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_run_and_what_it_writes(tmp_path: Path) -> None:
+    cells, candidates = "ttfb-1,stream-1,signing", "direct,mitmdump,mitmdump-stream,ours"
+    ended = bench(
+        *("--cells", cells, "--candidates", candidates, "--rounds", "1", "--requests", "1", "--write", str(tmp_path))
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = read(tmp_path / "results.json")
+    assert (found.absent, found.missing) == ({}, {})
+    assert {name: set(rows) for name, rows in found.cells.items()} == {
+        "ttfb-1": {"direct", "mitmdump", "ours"},
+        "stream-1": {"direct", "mitmdump-stream", "ours"},
+    }
+    paid = found.cells["ttfb-1"]["ours"]
+    assert (paid.sent, paid.challenges, paid.doubles, paid.overpaid) == (3, 3, 0, 0)
+    assert found.cells["stream-1"]["ours"].delay
+    assert set(found.signing) == {"base", "solana"}
+
+    page = (tmp_path / "README.md").read_text()
+    assert "| this proxy, paid |" in page
+    assert ended.stdout.strip().splitlines()[-1] in page
+    plot = ElementTree.parse(tmp_path / "overview.svg").getroot()
+    assert "bare mitmdump, unpaid" in [text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")]
+
+    (tmp_path / "README.md").unlink()
+    assert bench("--render", "--write", str(tmp_path)).returncode == 0
+    assert (tmp_path / "README.md").read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cells", "nothing"], "there is no cell or figure 'nothing'; known are ttfb-1, "),
+        (["--candidates", "nobody"], "there is no candidate 'nobody'; known are direct, "),
+        (["--baseline", "/nowhere"], "--baseline /nowhere: there is no addon/mitmproxy_x402 in it"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], said: str) -> None:
+    ended = bench(*arguments)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+ANSWERS = {
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "empty": b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=1\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_the_clients_parser(name: str, step: int) -> None:
+    data, answer = ANSWERS[name], Answer()
+    over = [answer.feed(data[at : at + step]) for at in range(0, len(data), step)]
+    assert bytes(answer.body) == (b"" if name == "empty" else b"hello")
+    assert over.index(True) == len(over) - 1
+
+
+def test_what_a_request_asks_for_survives() -> None:
+    work = Work(events=100, interval=5)
+    body = work.body()
+    assert read_work(body) == work
+    assert read_work(json.dumps(json.loads(body), indent=2).encode()) == work
+    assert read_work(b"{}") == Work()
+    assert len(Work(request_bytes=2_000_000).body()) == pytest.approx(2_000_000, abs=100)
+    assert len({Work(varied=True).body(number) for number in range(50)}) == 50
+
+
+def test_events_carry_their_time() -> None:
+    data = event(7, 123456789) + event(8, 123456999)
+    assert [(number, sent) for number, sent, _ in stamps(data)] == [(7, 123456789), (8, 123456999)]
+    assert stamps(data[:-60])[-1][0] == 7
+
+
+def test_percentiles_and_ratios() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, percent) for percent in (50, 99, 100)] == [50.0, 99.0, 100.0]
+    assert percentile([3.0], 99) == 3.0
+    assert str(spread([1.0, 2.0, 3.0])) == "2.00 (1.50 to 2.50)"
+    assert ratios([2.0, 9.0], [1.0, 3.0]).median == 2.5
+
+
+def row(first: float) -> Row:
+    return Row([first], first, [first], first, [100.0], [1.0], [], [], 0.0, 1, 1, 0, 0, 1.0, 0.0)
+
+
+def test_a_target_is_met_missed_or_not_measured() -> None:
+    results = Results("", 0.0, {}, {}, 1)
+    assert {target.met for target in targets.targets(results)} == {None}
+    results.cells["ttfb-1"] = {"mitmdump": row(2.0), "ours": row(2.9), "blockrun-litellm": row(7.0)}
+    found = {(target.what, target.aim): target for target in targets.targets(results) if target.met is not None}
+    first = "Time to the first byte, one at a time, this proxy : "
+    assert found[first + "blockrun-litellm", "at most 0.4"].met is False
+    assert found[first + "bare mitmdump, unpaid", "at most 1.5"].met is True
+    assert found[first + "bare mitmdump, unpaid", "at most 1.5"].found == "1.45 (1.45 to 1.45)"

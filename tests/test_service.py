@@ -1,0 +1,131 @@
+"""Under a supervisor: the health check, and a stop that loses no answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support import challenges
+from support.proxy import Proxy
+from support.wire import Peer, Upstream, request
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+TOKEN = "a-token-of-the-test"
+
+
+def never(peer: Peer, upstream: Upstream) -> None:
+    raise AssertionError("the upstream was asked")
+
+
+class Gate:
+    """An upstream whose paid answer goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, peer: Peer, upstream: Upstream) -> None:
+        while upstream.read(peer).get(b"payment-signature") is None:
+            peer.send(challenges.answer())
+        peer.send(HEAD + b"5\r\nfirst\r\n")
+        self.begun.set()
+        assert self.go_on.wait(20)
+        peer.send(b"4\r\nlast\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_health_is_answered_here(home: Path, method: str) -> None:
+    with Upstream(never) as upstream, Proxy(upstream.url, home=home) as proxy:
+        answer = httpx.request(method, f"{proxy.url}/x402/health?probe=1")
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.text == ("" if method == "HEAD" else json.dumps({"status": "ok"}))
+        assert upstream.connections == 0
+
+
+def test_health_needs_no_token_and_gives_nothing_else_away(home: Path) -> None:
+    keys = {"BLOCKRUN_WALLET_KEY": "0x" + "11" * 32, "X402_CLIENT_TOKEN": TOKEN}
+    with Upstream(never) as upstream, Proxy(upstream.url, home=home, keys=keys) as proxy:
+        assert httpx.get(f"{proxy.url}/x402/health").json() == {"status": "ok"}
+        assert httpx.get(f"{proxy.url}/x402/healthy").status_code == 401
+        assert httpx.post(f"{proxy.url}/x402/health").status_code == 401
+        assert upstream.connections == 0
+
+
+def test_a_stop_with_nothing_under_way_is_at_once(home: Path) -> None:
+    with Upstream(never) as upstream, Proxy(upstream.url, "--set", "x402_drain=600", home=home) as proxy:
+        proxy.process.send_signal(signal.SIGTERM)
+        assert proxy.wait_for_end() == 0
+
+
+def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -> None:
+    gate = Gate()
+    with Upstream(gate) as upstream, Proxy(upstream.url, "--set", "x402_drain=600", home=home) as proxy:
+        with proxy.client() as client:
+            client.send(request())
+            assert gate.begun.wait(20)
+            client.until(b"\r\n\r\n")
+            proxy.process.send_signal(signal.SIGTERM)
+            proxy.wait_for("stopping when the running answer is over, after 600 s at most")
+            asked = len(upstream.requests)
+            late = httpx.post(f"{proxy.url}/v1/chat/completions", content=b"{}")
+            assert late.status_code == 503
+            assert late.json()["error"]["code"] == "shutting_down"
+            assert "retry-after" in late.headers
+            assert "x-should-retry" not in late.headers
+            unwell = httpx.get(f"{proxy.url}/x402/health")
+            assert (unwell.status_code, unwell.json()) == (503, {"status": "draining"})
+            assert len(upstream.requests) == asked
+            gate.go_on.set()
+            assert [client.chunk(), client.chunk(), client.chunk()] == [b"first", b"last", b""]
+        assert proxy.wait_for_end() == 0
+        proxy.wait_for("payment of 0.013081 USDC.*: unknown")
+        proxy.wait_for("1 payment of 0.013081 USDC sent without word of the settlement")
+
+
+def test_a_stop_does_not_wait_for_ever(home: Path) -> None:
+    gate = Gate()
+    with Upstream(gate) as upstream, Proxy(upstream.url, "--set", "x402_drain=0.3", home=home) as proxy:
+        with proxy.client() as client:
+            client.send(request())
+            assert gate.begun.wait(20)
+            proxy.process.send_signal(signal.SIGTERM)
+            assert proxy.wait_for_end() == 0
+        gate.go_on.set()
+        proxy.wait_for("stopped with 1 answers? still running")
+        assert "unknown" in proxy.log
+
+
+def test_a_second_sigterm_stops_at_once(home: Path) -> None:
+    gate = Gate()
+    with Upstream(gate) as upstream, Proxy(upstream.url, "--set", "x402_drain=600", home=home) as proxy:
+        with proxy.client() as client:
+            client.send(request())
+            assert gate.begun.wait(20)
+            proxy.process.send_signal(signal.SIGTERM)
+            proxy.wait_for("stopping when the running answer is over")
+            proxy.process.send_signal(signal.SIGTERM)
+            assert proxy.wait_for_end() == 0
+        gate.go_on.set()
+
+
+def test_a_stop_waits_for_a_client_that_reads_slowly(home: Path) -> None:
+    size = 8 << 20
+
+    def floods(peer: Peer, upstream: Upstream) -> None:
+        while upstream.read(peer).get(b"payment-signature") is None:
+            peer.send(challenges.answer())
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    with Upstream(floods) as upstream, Proxy(upstream.url, "--set", "x402_drain=600", home=home) as proxy:
+        with proxy.client() as client:
+            client.send(request())
+            client.until(b"\r\n\r\n")
+            proxy.process.send_signal(signal.SIGTERM)
+            proxy.wait_for("stopping when")
+            assert client.exactly(size) == bytes(size)
+        assert proxy.wait_for_end() == 0
