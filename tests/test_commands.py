@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from mitmproxy import exceptions, version
 
+from mitmproxy_x402 import commands, summary
 from mitmproxy_x402.commands import Commands
 from mitmproxy_x402.forecast import Tally
 from mitmproxy_x402.ledger import Intent, Outcome
@@ -160,6 +161,17 @@ class TestCommands:
     def test_without_a_wallet(self, paying: Payer) -> None:
         bare = Payer(paying.settings, Wallets(), paying.ledger)
         assert "pays from   no wallet" in call(bare, "x402.status")
+
+    def test_more_than_the_proxy_should_stop_for(self, paying: Payer, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (commands, summary):
+            monkeypatch.setattr(module, "TOO_MANY", 2)
+        for _ in range(3):
+            pay(paying, 1)
+        assert "this month  more than 2 payments; ./run.sh report" in call(paying, "x402.status")
+        assert "left        9.999997 of 10/day" in call(paying, "x402.status")
+        with pytest.raises(exceptions.CommandError, match="more than 2 payments"):
+            call(paying, "x402.report")
+        assert closing_lines(paying.settings, paying.ledger, 0)[0].startswith("more than 2 payments")
 
 
 class TestSummary:

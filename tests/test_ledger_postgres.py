@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from mitmproxy_x402.held import Memory
+from mitmproxy_x402.held_postgres import SharedHeldPayments
 from mitmproxy_x402.ledger import Intent, Ledger, LedgerError, Outcome, OverBudget
 from mitmproxy_x402.ledger_open import open_ledger
 from mitmproxy_x402.ledger_postgres import PostgresLedger
@@ -28,12 +31,16 @@ from mitmproxy_x402.limits import Budget, Period, Scope
 from mitmproxy_x402.postgres import ANSWER_SECONDS
 from mitmproxy_x402.postgres_schema import MIGRATIONS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings_ledger import PostgresUrl
+from mitmproxy_x402.wallet import WalletSources, load_wallets
 from support.ledgers import DatabaseTimes, MachineTimes, query, state_of
 from support.postgres import PASSWORD, Postgres
+from support.proxy import EVM_KEY
 from support.wire import free_port
 
 PATIENCE = 20
+SCALE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 
 
 def intent(micro: int = 10, model: str | None = "m-1", path: str = "/v1/x") -> Intent:
@@ -287,20 +294,20 @@ class TestRights:
         postgres.execute("DROP ROLE clerk")
 
     def test_those_of_the_documentation_are_enough(self, role: Any) -> None:
-        url = role(
-            "SELECT ON x402_ledger",
-            "SELECT, INSERT, UPDATE ON x402_payment",
-            "SELECT, INSERT, UPDATE, DELETE ON x402_sum, x402_held",
-            "USAGE ON SEQUENCE x402_session",
-        )
+        url = role(*re.findall(r"^GRANT (.*) TO proxy;", SCALE.read_text(), re.MULTILINE))
         with closing(PostgresLedger(url)) as ledger:
             row = ledger.reserve(intent(), [Budget(10, "day")])
             ledger.record_sent(row, "n", 0)
             assert ledger.finish(row, Outcome("settled", "0xt")) == "settled"
+            ledger.release(ledger.reserve(intent(), []))
+            wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, Path("/nowhere")))
+            held = SharedHeldPayments(ledger, wallets, BUILT_IN, time.time)
+            held.remember((("", "", ""), b""), Memory(None, 1, 1, row, ""))
+            assert held.take((("", "", ""), b"")) is not None
 
     def test_reading_needs_less(self, role: Any, ledger: PostgresLedger) -> None:
         ledger.reserve(intent(), [])
-        url = role("SELECT ON x402_ledger, x402_payment")
+        url = role(*re.findall(r"^GRANT (.*) TO reader;", SCALE.read_text(), re.MULTILINE))
         assert is_there(url)
         assert [entry.fate for entry in read_entries(url)] == ["under way"]
         with pytest.raises(LedgerError, match="permission denied"):
@@ -419,6 +426,28 @@ def outcome(ledger: Ledger, what: Intent, budgets: list[Budget]) -> object:
         return ledger.reserve(what, budgets)
     except OverBudget as over:
         return str(over.budget), over.spent, over.returns_in and round(over.returns_in, 3)
+
+
+def test_old_payments_may_be_deleted_as_the_documentation_has_it(url: PostgresUrl) -> None:
+    (deletion,) = re.findall(r"^DELETE FROM .*?;", SCALE.read_text(), re.MULTILINE | re.DOTALL)
+    budgets = [Budget(1, period, scope) for period in ("", "hour", "month") for scope in (Scope(), Scope("m-*"))]  # type: ignore[arg-type]
+    with closing(DatabaseTimes(url, time.time() - 200 * 86_400)) as times, closing(PostgresLedger(url)) as ledger:
+        for days in (150, 30, 20):
+            for end in ("sent", "released"):
+                row = ledger.reserve(intent(), [])
+                if end == "released":
+                    ledger.release(row)
+                else:
+                    ledger.record_sent(row, "n", 0)
+            times.pass_by(days * 86_400)
+        before = ledger.spent_of(budgets)
+        assert before == [30, 30, 0, 0, 10, 10]
+        ledger.link.ask(deletion)
+        assert [row for (row,) in query(url, "id")] == [3, 4, 5, 6]
+        assert ledger.spent_of(budgets) == before
+        ledger.link.ask(deletion.replace("90 days", "0 days"))
+        assert [row for (row,) in query(url, "id")] == [6]
+        assert ledger.spent_of(budgets)[:4] == before[:4]
 
 
 def test_texts_that_no_database_can_keep(ledger: PostgresLedger, url: PostgresUrl) -> None:

@@ -77,7 +77,7 @@ added up; payments whose outcome is unknown are listed apart. Days and months ar
   --json           the same as JSON: amounts in decimal dollars, and in whole millionths
   --csv            every payment, one line each
   --html [FILE]    one page with a chart that needs nothing else, in FILE or x402-report.html; - prints it
-  --ledger FILE    another ledger than the one that the settings name
+  --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
   --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
 
 The ledger is only read, also while proxies pay from it.

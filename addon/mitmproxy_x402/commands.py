@@ -19,7 +19,7 @@ from .ledger_report import Entry, is_there, read_entries
 from .payer import Payer
 from .report import Report
 from .settings import format_usd
-from .summary import left, paid
+from .summary import TOO_MANY, left, paid, too_many
 
 MOST = 1000
 """Payments that x402.payments shows at once."""
@@ -74,23 +74,37 @@ class Commands:
     def _status(payer: Payer) -> list[str]:
         settings, wallets = payer.settings, payer.wallets
         purses = [purse.address for purse in (wallets.evm, wallets.svm) if purse is not None]
-        month = _this_month(payer)
         lines = [
             f"pays from   {', '.join(purses) or 'no wallet'}"
             + (", dry run: signs nothing" if settings.dry_run else ""),
-            f"today       {format_usd(month.today.micro_usd)} USD, {report_text.count(month.today.payments)}",
-            f"this month  {format_usd(month.month.micro_usd)} USD, {report_text.count(month.month.payments)}",
+            *_sums(payer),
         ]
-        unknown = report.total(month.of("unknown"))
-        if unknown.payments:
-            lines.append(
-                f"unknown     {format_usd(unknown.micro_usd)} USD, {report_text.count(unknown.payments)} this month"
-            )
         if payer.forecast is not None:
             lines.append(f"sent ahead  {payer.forecast.tally}")
         spent = payer.ledger.spent_of(settings.budgets)
         lines += [f"left        {left(*each)}" for each in zip(settings.budgets, spent, strict=True)]
         return [*lines, f"ledger      {settings.ledger}"]
+
+
+def _sums(payer: Payer) -> list[str]:
+    try:
+        month = _this_month(payer)
+    except _TooMany as error:
+        return [f"this month  {error}"]
+    lines = [
+        f"today       {format_usd(month.today.micro_usd)} USD, {report_text.count(month.today.payments)}",
+        f"this month  {format_usd(month.month.micro_usd)} USD, {report_text.count(month.month.payments)}",
+    ]
+    unknown = report.total(month.of("unknown"))
+    if unknown.payments:
+        lines.append(
+            f"unknown     {format_usd(unknown.micro_usd)} USD, {report_text.count(unknown.payments)} this month"
+        )
+    return lines
+
+
+class _TooMany(X402Error):
+    """There are more payments than the proxy should stop for."""
 
 
 def _entries(payer: Payer, since: int = 0, last: int = -1) -> list[Entry]:
@@ -101,7 +115,9 @@ def _this_month(payer: Payer) -> Report:
     now = datetime.now().astimezone()
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     # A day's slack for a change to or from summer time; `make` leaves out what is too early.
-    entries = _entries(payer, (int(first.timestamp()) - 86_400) * 1000)
+    entries = _entries(payer, (int(first.timestamp()) - 86_400) * 1000, TOO_MANY + 1)
+    if len(entries) > TOO_MANY:
+        raise _TooMany(too_many())
     ledger, networks = str(payer.settings.ledger), payer.settings.networks
     return report.make(entries, now, ledger=ledger, since=first.date(), networks=networks)
 

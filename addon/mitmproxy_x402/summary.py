@@ -13,6 +13,9 @@ from .report import Sum, total
 from .report_text import count
 from .settings import Settings, format_usd
 
+TOO_MANY = 20_000
+"""Of more payments than this nothing is added up within the proxy: nobody would be served meanwhile."""
+
 
 def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
     """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
@@ -22,8 +25,8 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
     try:
         # A database's clock is another one than `since` was read from, and it knows a process by a name of its own.
         begin = int(since * 1000) if isinstance(ledger.place, Path) else 0
-        entries = read_entries(ledger.place, begin, ledger.process)
-        lines = [paid(entries)]
+        entries = read_entries(ledger.place, begin, ledger.process, TOO_MANY + 1)
+        lines = [too_many() if len(entries) > TOO_MANY else paid(entries)]
         if entries:
             each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
             lines.append(f"left: {', '.join(left(budget, spent) for budget, spent in each)}")
@@ -32,6 +35,11 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
     except LedgerError as error:
         return [f"what was paid cannot be said: {error}"]
     return lines
+
+
+def too_many() -> str:
+    """In the place of the sums of more than TOO_MANY payments."""
+    return f"more than {TOO_MANY} payments; ./run.sh report adds them up"
 
 
 def paid(entries: Iterable[Entry]) -> str:
