@@ -362,7 +362,7 @@ class SharedWorld(World):
 
     def __init__(self, seed: int, place: PostgresUrl, settings: Settings, wallets: Wallets) -> None:
         with closing(DatabaseTimes(place)) as self.times:
-            super().__init__(seed, place, settings, wallets)
+            super().__init__(seed, place, settings, wallets, ahead=bool(seed % 2))
             self.play()
             self.close()
 

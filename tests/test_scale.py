@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from mitmproxy_x402 import cli
+from mitmproxy_x402.forecast import TRUST
 from mitmproxy_x402.ledger import Intent, Outcome
 from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
@@ -108,6 +109,21 @@ class TestOnePayment:
         for number in (0, 1, 0):
             assert two.post(number, {**BODY, "user": "complete"}).status_code == 200
         assert [sends for _, sends in two.rows()[rows:]] == [1, 1, 1]
+
+
+def test_a_repetition_at_another_proxy_is_not_paid_ahead_anew(tmp_path: Path, postgres: Postgres) -> None:
+    """What waits for the request goes before what could be foretold for it."""
+    with farm(tmp_path, postgres.fresh(), 2, "--set", "x402_preauthorize=true") as two:
+        body = {**BODY, "max_tokens": 400}
+        for number in [0, 1] * (TRUST + 1):  # so that both can foretell
+            assert two.post(number, body).status_code == 200
+        rows, seen = len(two.rows()), len(two.sandbox.requests)
+        assert two.post(0, body, "error;n=1;settle=no").status_code == 500
+        assert two.post(1, body, "error;n=1;settle=no").status_code == 200
+        sent = [r.get("payment-signature") for r in two.sandbox.requests[seen:]]
+        assert sent[0] is not None  # foretold
+        assert len({header for header in sent if header}) == 1
+        assert [sends for _, sends in two.rows()[rows:]] == [2]
 
 
 def test_nothing_secret_lies_in_the_database_or_the_log(tmp_path: Path, postgres: Postgres) -> None:

@@ -193,12 +193,17 @@ class X402Addon:
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if (known and purchase.borrow()) or (foretold and _is_clear(flow) and await purchase.predict()):
+            if (known and purchase.borrow()) or (foretold and await self._pays_ahead(flow, purchase, route)):
                 self._carry(flow, exchange, purchase)
         except X402Error as error:
             _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
+
+    async def _pays_ahead(self, flow: http.HTTPFlow, purchase: Purchase, route: held.Route) -> bool:
+        """Whether the first leg is to carry a payment unasked: one that waits for this request, or one foretold."""
+        assert self.payer is not None
+        return _is_clear(flow) and (self._takes_over(self.payer, purchase, route) or await purchase.predict())
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
         purchase = self._purchases.get(flow)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .protocol.strict_json import Undecodable, decode_json
 from .recording_table import Headers, RecordingError, Table
 
 __all__ = [
@@ -285,8 +286,8 @@ def read_recording(folder: Path) -> Recording:
     if len(content) > MAX_HEAD:
         raise RecordingError(f"{file}: larger than {MAX_HEAD} bytes; is it the right file?")
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document, _ = decode_json(content)
+    except Undecodable:
         raise RecordingError(f"{file}: not valid JSON") from None
     top = Table(file, "", document)
     if top.get("format", int) != FORMAT:
