@@ -268,9 +268,9 @@ class TestForms:
     def test_a_form_repeated_with_another_boundary_is_the_same_request(self, shop: Place) -> None:
         """As SDKs do, which draw a boundary for each try."""
         rows, settled, image = len(shop.rows()), len(shop.sandbox.settled), b"image %d" % next(numbers)
-        assert self.edit(shop, image, "one", "error;settle=no").status_code == 500
-        assert self.edit(shop, image + b"!", "two").status_code == 200
-        assert self.edit(shop, image, "three").status_code == 200
+        assert self.edit(shop, image, "first", "error;settle=no").status_code == 500
+        assert self.edit(shop, image + b"!", "other").status_code == 200
+        assert self.edit(shop, image, "third").status_code == 200
         shop.expect(rows, [(2,), (1,)], "sends")
         assert len(shop.sandbox.settled) - settled == 2
 
