@@ -67,7 +67,7 @@ class X402Addon:
             loader.add_option(option.name, str, option.default, option.help)
         handshake.self_check()
         if hosting.own_process:
-            handshake.index_hooks(ctx.master.addons)
+            handshake.economise(ctx.master)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
@@ -214,7 +214,7 @@ class X402Addon:
             model = read_model(path, body, request.headers.get("content-type", ""))
             purpose = Purpose(answers.printable(request.method), request.host, path, model)
             question = read_question(_place(route), model, body) if payer.forecast is not None else None
-            key = functools.cache(lambda: held.fingerprint(route, body))
+            key = functools.partial(held.fingerprint, route, body)
             kept = self._held
             purchase = polls.poll_of(request, payer, kept, _jobs) or Purchase(payer, kept, purpose, key, question)
             self._purchases[flow] = purchase

@@ -6,6 +6,7 @@ import time
 
 from mitmproxy import http
 
+from . import heads
 from .errors import error_body
 from .handshake import Exchange
 from .ledger import Outcome
@@ -76,13 +77,14 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
     begun = flow.request.timestamp_start
     if response is None:
         return Outcome("unknown", total=time.time() - begun)
-    receipt = read_settlement(response.headers.get)
+    get = heads.getter(response.headers)
+    receipt = read_settlement(get)
     settled = receipt is not None and receipt.success and receipt.transaction
     return Outcome(
         "settled" if settled else "unknown",
         transaction=receipt.transaction if receipt is not None and settled else "",
         status=response.status_code,
-        request_id=printable(next((response.headers[name] for name in REQUEST_IDS if name in response.headers), "")),
+        request_id=printable(next((said for said in map(get, REQUEST_IDS) if said is not None), "")),
         first_byte=None if response.timestamp_start is None else response.timestamp_start - begun,
         total=(response.timestamp_end or time.time()) - begun,
         size=exchange.received,
@@ -91,9 +93,11 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
 
 def acknowledges(response: http.Response) -> bool:
     """Whether `response` speaks of a payment, and not of a gift."""
-    return "x-free-model" not in response.headers and read_settlement(response.headers.get) is not None
+    get = heads.getter(response.headers)
+    return get("x-free-model") is None and read_settlement(get) is not None
 
 
 def printable(text: str) -> str:
     """`text` for logs and tables: a client wrote it."""
-    return "".join(char if char.isprintable() else "?" for char in text[:400])
+    shown = text[:400]
+    return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)

@@ -7,12 +7,14 @@ by default; the client token is against all three.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 from dataclasses import dataclass
 
 from mitmproxy import http
 
+from . import heads
 from .settings import Settings, is_loopback
 
 CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "cookie")
@@ -63,8 +65,9 @@ def _raw(text: str) -> bytes:
 
 
 def _examine_browser(request: http.Request, client_host: str | None, settings: Settings) -> Denial | None:
-    origin = request.headers.get("origin", "")
-    crossing = request.headers.get("sec-fetch-site", "").lower() == "cross-site"
+    get = heads.getter(request.headers)
+    origin = get("origin") or ""
+    crossing = (get("sec-fetch-site") or "").lower() == "cross-site"
     if (origin or crossing) and origin.lower() not in settings.allow_origins:
         return Denial(
             403,
@@ -84,6 +87,7 @@ def _examine_browser(request: http.Request, client_host: str | None, settings: S
     return None
 
 
+@functools.lru_cache(maxsize=64)
 def _is_own_name(host: str | None) -> bool:
     """Whether a Host header is an address or a loopback name: names that nobody else can point here."""
     name = (host or "").rsplit(":", 1)[0] if not (host or "").endswith("]") else host or ""
@@ -125,8 +129,9 @@ def strip_credentials(request: http.Request, settings: Settings) -> None:
         if token not in _query_keys(request.path):
             return
     else:
+        names = heads.names(headers)
         for name in CREDENTIALS:
-            if name in headers:
+            if name.encode() in names:
                 del headers[name]
     path, mark, query = request.path.partition("?")
     if mark and "key=" in query:
@@ -136,4 +141,5 @@ def strip_credentials(request: http.Request, settings: Settings) -> None:
 
 def pays_itself(request: http.Request) -> bool:
     """Whether the client brought a payment of its own: then nothing is paid on top."""
-    return any(name in request.headers for name in PAYMENT_HEADERS)
+    names = heads.names(request.headers)
+    return any(name.encode() in names for name in PAYMENT_HEADERS)

@@ -15,28 +15,28 @@ still arrives for a leg that was left behind is dropped. `Exchange.legs` counts 
 
 Besides, the stream mends what would lose an answer: interim responses and trailers of HTTP/1.1, trailers that an
 HTTP/1.1 client cannot be given, answers whose end nobody could tell from their being cut off, error pages in HTML. And
-where the process is ours, `index_hooks` has mitmproxy ask only those addons for a hook that have it: most of an
+where the process is ours, `economise` has mitmproxy ask only those addons for a hook that have it: most of an
 exchange's time goes into asking all of them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import itertools
 import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import h11
 from h11._readers import ChunkedReader
-from mitmproxy import exceptions, hooks, http, version
+from mitmproxy import exceptions, hooks, http, optmanager, version
 from mitmproxy.connection import Connection
 
 from .errors import SettingsError, error_body
@@ -44,6 +44,8 @@ from .timeouts import Timeouts
 
 try:
     from mitmproxy.addonmanager import AddonManager, safecall
+    from mitmproxy.log import AddLogHook, LogEntry
+    from mitmproxy.options import Options
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
     from mitmproxy.proxy.layers.http._base import HttpEvent
@@ -67,12 +69,15 @@ except ImportError as moved:
         "Install the versions of requirements.lock, for example with ./run.sh."
     ) from None
 
+if TYPE_CHECKING:
+    from mitmproxy.master import Master
+
 MAX_CHALLENGE = 1 << 20
 """Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
 MAX_LEGS = 6
 """Requests sent upstream for one request of the client, whatever the addon asks for."""
 MAX_JOINED = 1 << 16
-"""Bytes of a body that are copied behind its head, to leave with it."""
+"""Bytes that are joined to leave in one piece; what is longer is not copied."""
 SUPPORTED = ((11, 0, 2), (12, 3))
 """mitmproxy versions from the first, up to and without the second."""
 
@@ -469,27 +474,7 @@ def _error_status(code: Any) -> int | None:
 
 
 class _Http1Client(_http1.Http1Client):
-    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers, and sends a request in one piece."""
-
-    _held_head = b""
-
-    def send(self, event: HttpEvent) -> Steps:
-        """Send the head together with the body: one system call less, and the upstream wakes up once."""
-        for command in super().send(event):
-            if isinstance(command, commands.SendData):
-                if isinstance(event, RequestHeaders) and not event.end_stream:
-                    self._held_head = command.data
-                    continue
-                if self._held_head and len(command.data) <= MAX_JOINED:
-                    command.data = self._held_head + command.data
-                    self._held_head = b""
-            if self._held_head:
-                head, self._held_head = self._held_head, b""
-                yield commands.SendData(self.conn, head)
-            yield command
-        if self._held_head and not isinstance(event, RequestHeaders):
-            head, self._held_head = self._held_head, b""
-            yield commands.SendData(self.conn, head)
+    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
 
     def read_headers(self, event: Any) -> Steps:
         """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
@@ -551,7 +536,7 @@ class _HttpLayer(HttpLayer):
             self._alarm = None
             yield from self._cut_overdue()
         else:
-            yield from super()._handle_event(event)
+            yield from _joined(super()._handle_event(event))
         if self._alarm is None and self.streams:
             now = time.monotonic()
             nearest = min(each.deadline for each in self._own_streams())
@@ -587,6 +572,26 @@ class _HttpLayer(HttpLayer):
             if any(self.command_sources.get(command) is stream for command in waiting):
                 return connection
         return None
+
+
+def _joined(steps: Steps) -> Steps:
+    """`steps`, in which what goes to one connection in a row leaves in one piece, as a head with the body behind it.
+
+    One system call instead of two, and the other side wakes up once. Nothing waits for what comes later.
+    """
+    held: commands.SendData | None = None
+    for command in steps:
+        sent = command if isinstance(command, commands.SendData) else None
+        if held is not None:
+            if sent and sent.connection is held.connection and len(held.data) + len(sent.data) <= MAX_JOINED:
+                held.data += sent.data
+                continue
+            yield held
+        held = sent
+        if sent is None:
+            yield command
+    if held is not None:
+        yield held
 
 
 _OVERDUE = {
@@ -627,19 +632,25 @@ class _IndexedAddons(AddonManager):
         if not asked:
             return
         arguments = event.args()
-        with contextlib.suppress(exceptions.AddonHalt):
-            for family in asked:
-                with safecall():  # of an addon and its children, an error skips the rest
-                    for hook in family:
-                        result = hook(*arguments)
-                        if result is not None and inspect.isawaitable(result):
-                            await result
+        for family in asked:
+            try:
+                for hook in family:
+                    result = hook(*arguments)
+                    if result is not None and inspect.isawaitable(result):
+                        await result
+            except exceptions.AddonHalt:  # noqa: PERF203  # costs nothing until it happens
+                return
+            except Exception:  # of an addon and its children, it skips the rest
+                with safecall():
+                    raise
 
     def _asked(self, event: hooks.Hook) -> list[list[Callable[..., Any]]]:
         """The hooks to call, those of an addon and its children together."""
         asked = self._index.get(event.name)
         if asked is None:
-            every = [[hook for _, hook in self._iter_hooks(addon, event)] for addon in self.chain]
+            passing = event.name in _PASSING
+            chain = [addon for addon in self.chain if not (passing and _is_idle(addon))]
+            every = [[hook for _, hook in self._iter_hooks(addon, event)] for addon in chain]
             asked = self._index[event.name] = [family for family in every if family]
         return asked
 
@@ -669,11 +680,54 @@ class _IndexedAddons(AddonManager):
         self._index.clear()
 
 
-def index_hooks(addons: AddonManager) -> None:
-    """Have `addons` dispatch its hooks by an index. For processes that we start; other people's are left alone."""
-    if type(addons) is AddonManager:
-        addons.__class__ = _IndexedAddons
-        cast(_IndexedAddons, addons)._index = {}
+_PASSING = frozenset(("requestheaders", "request", "responseheaders", "response"))
+
+
+def _is_idle(addon: Any) -> bool:
+    """Whether `addon` is one of mitmproxy's own that replaces what it was told to replace, and was told nothing."""
+    return type(addon).__module__.startswith("mitmproxy.addons.") and getattr(addon, "replacements", None) == []
+
+
+class _QuickOptions(Options):
+    """mitmproxy's options, which copies what a reader could change, and not texts and numbers as well."""
+
+    def __getattr__(self, attr: str) -> Any:
+        option = self.__dict__["_options"].get(attr)
+        if option is not None:
+            value = option._default if option.value is optmanager.unset else option.value
+            if type(value) in _UNCHANGING:
+                return value
+        return super().__getattr__(attr)  # type: ignore[no-untyped-call]
+
+
+_UNCHANGING = (str, bool, int, float, type(None))
+
+
+def _get_all(self: http.Headers, name: str | bytes) -> list[str]:
+    """`Headers.get_all`, which every look-up of a header comes down to, without four calls for each header there is."""
+    wanted = (name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")).lower()
+    return [value.decode("utf-8", "surrogateescape") for key, value in self.fields if key.lower() == wanted]
+
+
+def economise(master: Master) -> None:
+    """Leave out of each request what mitmproxy does over and over, and nobody needs.
+
+    For processes that we start; other people's are left alone.
+    """
+    addons = master.addons
+    if type(addons) is not AddonManager:
+        return
+    addons.__class__ = _IndexedAddons
+    indexed = cast(_IndexedAddons, addons)
+    indexed._index = {}
+    if type(master.options) is Options:
+        object.__setattr__(master.options, "__class__", _QuickOptions)  # its own takes every name for an option
+    cast(Any, http.Headers).get_all = _get_all
+    # Looks at the types of each head's fields, which come from mitmproxy itself.
+    cast(Any, http.MessageData).__post_init__ = lambda _: None
+    # A turn of the event loop for each line of the log, to tell addons that have the hook for it.
+    told, here = AddLogHook(LogEntry("", "info")), threading.get_ident()
+    master._legacy_log_events.addFilter(lambda _: threading.get_ident() != here or bool(indexed._asked(told)))
 
 
 def unsent(proxyserver: Any) -> int:

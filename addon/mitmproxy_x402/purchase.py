@@ -17,6 +17,7 @@ gateway asks as if it had seen none.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -80,6 +81,10 @@ class Purchase:
         self._remembered = False
         self._given_up = False
 
+    @functools.cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return self._key()
+
     @property
     def ledger(self) -> Ledger:
         """That its rows are in."""
@@ -99,7 +104,7 @@ class Purchase:
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""
-        memory = self._held.take(self._key())
+        memory = self._held.take(self._fingerprint)
         if memory is None or memory.ledger != self._payer.ledger.name:  # the user has named another one since
             return False
         self.payment, self._sends = memory.payment, memory.sends
@@ -284,7 +289,7 @@ class Purchase:
         payment = self.payment if self._sends else None
         ledger, purchases = self._payer.ledger.name, self._purchases
         memory = Memory(payment, self._sends, purchases, self._last_row, ledger, self._forget_at)
-        self._held.remember(self._key(), memory)
+        self._held.remember(self._fingerprint, memory)
 
     def _record(self, outcome: Outcome) -> None:
         """Tell the ledger and the log. A ledger that cannot be written leaves the payment counted, as it was."""

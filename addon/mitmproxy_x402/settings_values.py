@@ -5,6 +5,7 @@ A value comes as text (mitmproxy option, environment) or as TOML typed it. Nothi
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable
@@ -181,6 +182,7 @@ def rpc_url(given: Given) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=256)  # asked three times for each request, mostly of the same two
 def is_loopback(host: str) -> bool:
     """Whether `host`, a name or an address without brackets, can only be this machine."""
     try:
