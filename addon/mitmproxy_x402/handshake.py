@@ -216,8 +216,11 @@ class X402Stream(HttpStream):
     def _mark_leg(self, event: HttpEvent) -> None:
         """An event of the request is about to leave."""
         event.stream_id = self.leg_id
-        if isinstance(event, RequestHeaders) and self.exchange.legs == 1:
-            self._add_to_first_leg(event)
+        if isinstance(event, RequestHeaders):
+            if self.exchange.legs == 1:
+                self._add_to_first_leg(event)
+            if self.exchange.may_pay:
+                event.request = _kept_open(event.request)
         elif isinstance(event, RequestEndOfMessage):
             self._wait("first_byte")
 
@@ -268,11 +271,8 @@ class X402Stream(HttpStream):
 
     def _with_secrets(self) -> http.Request:
         """A copy of the request with the secret headers, which the flow never sees."""
-        request = copy.copy(self.flow.request)
-        request.data = copy.copy(request.data)
-        request.data.headers = http.Headers([*request.headers.fields, *self.exchange.secret_headers])
         self.exchange.secrets_sent = True
-        return request
+        return _with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
 
     # The way of a request.
 
@@ -448,6 +448,23 @@ class X402Stream(HttpStream):
 
     def _http_layer(self) -> HttpLayer:
         return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
+
+
+def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:
+    """A copy of `request` with other headers; the body is the same."""
+    request = copy.copy(request)
+    request.data = copy.copy(request.data)
+    request.data.headers = http.Headers(fields)
+    return request
+
+
+def _kept_open(request: http.Request) -> http.Request:
+    """`request` without the client's wish that its own connection be closed, which is not for the upstream (RFC 9110,
+    section 7.6.1): the upstream would close after its 402, and the payment had to wait for another connection.
+    """
+    if request.http_version != "HTTP/1.1" or request.headers.get("connection", "").strip().lower() != "close":
+        return request
+    return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
 
 
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))

@@ -73,6 +73,18 @@ def test_pays_on_the_same_connection_with_the_same_bytes(rig: Rig) -> None:
     ]
 
 
+def test_a_client_that_closes_is_paid_for_on_one_connection(rig: Rig) -> None:
+    """Whether the client's connection is closed is between it and us: the upstream's serves both legs."""
+    rig.script(sell(ok))
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x", b"{}", "Connection: close", "X-Last: 1"))
+        assert (answer.status, answer.body, client.rest()) == (200, b"ok", b"")
+    unpaid, paid = rig.upstream.requests
+    assert rig.upstream.connections == 1
+    assert [message.get(b"connection") for message in (unpaid, paid)] == [None, None]
+    assert [name for name, _ in unpaid.fields] == [b"Host", b"X-Last", b"Content-Length"]
+
+
 @pytest.mark.parametrize("paid", [True, False], ids=["paid", "free"])
 def test_relays_each_chunk_as_it_comes(rig: Rig, paid: bool) -> None:
     """In lockstep: the upstream sends its next chunk only after the client has got the last one."""
