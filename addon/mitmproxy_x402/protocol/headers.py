@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import ChallengeError, PaymentHeaderError
@@ -259,7 +260,8 @@ def _payment(value: str, version: X402Version) -> PaymentPayload:
     return PaymentPayload(2, accepted, payload, message.get("resource"), message.get("extensions"))
 
 
-def _object(value: str) -> dict[str, Any] | None:
+@lru_cache(maxsize=32)  # an answer's receipt is read when its head comes and when it is over
+def _object(value: str) -> Mapping[str, Any] | None:
     if len(value) > MAX_HEADER:
         return None
     try:
