@@ -202,7 +202,7 @@ class World:
             return
         if running.purchase.is_new and process.held.expects_by_now(key[0]) and running.purchase.borrow():
             return
-        if run(running.purchase.predict()):
+        if running.purchase.predict():
             assert running.purchase.payment is not None
             self.reserved[running.purchase.payment.reference] = self.now
         else:

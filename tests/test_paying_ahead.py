@@ -64,7 +64,10 @@ class Desk:
         purchase.sending()
 
     def predict(self, purchase: Purchase) -> bool:
-        return self.loop.run_until_complete(purchase.predict())
+        async def predict() -> bool:  # in the loop, which asks for blockhashes in the background
+            return purchase.predict()
+
+        return self.loop.run_until_complete(predict())
 
     def ask(self, message: dict[str, Any]) -> None:
         purchase = self.purchase()

@@ -147,7 +147,8 @@ class X402Addon:
     def next_layer(self, next_layer: Any) -> None:
         """Let mitmproxy decide the layers, then put our stream into them."""
         timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
-        handshake.install(next_layer, ctx.master.addons.get("nextlayer").next_layer, timeouts)
+        addons = ctx.master.addons
+        handshake.install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
@@ -178,7 +179,7 @@ class X402Addon:
         exchange.may_pay = not guard.pays_itself(flow.request)
         guard.strip_credentials(flow.request, self.payer.settings)
 
-    async def request(self, flow: http.HTTPFlow) -> None:
+    def request(self, flow: http.HTTPFlow) -> None:
         """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
         else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
         """
@@ -193,17 +194,17 @@ class X402Addon:
         purchase: Purchase | None = None
         try:
             purchase = self._purchase(flow, self.payer, route)
-            if (known and purchase.borrow()) or (foretold and await self._pays_ahead(flow, purchase, route)):
+            if (known and purchase.borrow()) or (foretold and self._pays_ahead(flow, purchase, route)):
                 self._carry(flow, exchange, purchase)
         except X402Error as error:
             _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
 
-    async def _pays_ahead(self, flow: http.HTTPFlow, purchase: Purchase, route: held.Route) -> bool:
+    def _pays_ahead(self, flow: http.HTTPFlow, purchase: Purchase, route: held.Route) -> bool:
         """Whether the first leg is to carry a payment unasked: one that waits for this request, or one foretold."""
         assert self.payer is not None
-        return _is_clear(flow) and (self._takes_over(self.payer, purchase, route) or await purchase.predict())
+        return _is_clear(flow) and (self._takes_over(self.payer, purchase, route) or purchase.predict())
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
         purchase = self._purchases.get(flow)

@@ -29,7 +29,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -541,6 +542,8 @@ class _HttpLayer(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and one alarm for all of those that wait for their upstream."""
 
     timeouts: Timeouts
+    addons: _IndexedAddons | None
+    """Who is asked at once, where the process is ours."""
     _alarm: commands.RequestWakeup | None
 
     def make_stream(self, stream_id: int) -> Steps:
@@ -553,13 +556,31 @@ class _HttpLayer(HttpLayer):
             self._alarm = None
             yield from self._cut_overdue()
         else:
-            yield from _joined(super()._handle_event(event))
+            yield from _joined(self._go_on(event))
         if self._alarm is None and self.streams:
             now = time.monotonic()
             nearest = min(each.deadline for each in self._own_streams())
             # Waits that begin meanwhile end later than the shortest one from now.
             self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
             yield self._alarm
+
+    def _go_on(self, event: events.Event) -> Steps:
+        """As mitmproxy does, and on behind each hook for which nothing has to be waited.
+
+        In mitmproxy's own order: the hook is called at once, and what it was called for goes on when everything else
+        that the event has brought is done.
+        """
+        todo = deque((event,))
+        while todo:
+            for command in super()._handle_event(todo.popleft()):
+                if self.addons is None or not isinstance(command, commands.StartHook):
+                    yield command
+                    continue
+                yield _FLUSH
+                if self.addons.done_at_once(command):
+                    todo.append(events.HookCompleted(command))
+                else:
+                    yield command
 
     def _own_streams(self) -> list[X402Stream]:
         return [each for each in self.streams.values() if isinstance(each, X402Stream)]
@@ -591,6 +612,13 @@ class _HttpLayer(HttpLayer):
         return None
 
 
+class _Flush(commands.Command):
+    """For `_joined`: what it holds has to leave."""
+
+
+_FLUSH = _Flush()
+
+
 def _joined(steps: Steps) -> Steps:
     """`steps`, in which what goes to one connection in a row leaves in one piece, as a head with the body behind it.
 
@@ -605,7 +633,7 @@ def _joined(steps: Steps) -> Steps:
                 continue
             yield held
         held = sent
-        if sent is None:
+        if sent is None and command is not _FLUSH:
             yield command
     if held is not None:
         yield held
@@ -619,7 +647,12 @@ _OVERDUE = {
 _CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
 
 
-def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], None], timeouts: Timeouts) -> None:
+def install(
+    next_layer: layer.NextLayer,
+    decide: Callable[[layer.NextLayer], None],
+    timeouts: Timeouts,
+    addons: AddonManager | None = None,
+) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
     Client replay never passes here, so a replayed flow never pays.
@@ -632,6 +665,10 @@ def install(next_layer: layer.NextLayer, decide: Callable[[layer.NextLayer], Non
             each.__class__ = _HttpLayer
             ours = cast(_HttpLayer, each)
             ours.timeouts, ours._alarm = timeouts, None
+            ours.addons = addons if isinstance(addons, _IndexedAddons) else None
+
+
+_Calls = Generator["Awaitable[Any]", None, None]
 
 
 class _IndexedAddons(AddonManager):
@@ -644,7 +681,33 @@ class _IndexedAddons(AddonManager):
     _index: dict[str, list[list[Callable[..., Any]]]]
 
     async def trigger_event(self, event: hooks.Hook) -> None:
-        """Call the hook of every addon that has it."""
+        """Call the hook of every addon that has it, or of those that `done_at_once` has left."""
+        calls, waits = vars(event).pop(_BEGUN, None) or self._begin(event)
+        while waits is not None:
+            try:
+                await waits
+            except Exception as error:  # noqa: PERF203
+                waits = _throw(calls, error)
+            else:
+                waits = next(calls, None)
+
+    def done_at_once(self, event: commands.StartHook) -> bool:
+        """Call the hook of every addon that has it. False: one has to be waited for, `trigger_event` does the rest."""
+        if event.name not in _PASSING:
+            return False
+        (flow,) = event.args()
+        calls, waits = self._begin(event)
+        if waits is None and not flow.intercepted and not self._asked(hooks.UpdateHook([flow])):
+            return True
+        vars(event)[_BEGUN] = calls, waits
+        return False
+
+    def _begin(self, event: hooks.Hook) -> tuple[_Calls, Awaitable[Any] | None]:
+        calls = self._calls(event)
+        return calls, next(calls, None)
+
+    def _calls(self, event: hooks.Hook) -> _Calls:
+        """Calls the hooks, and gives what is to be waited for in between."""
         asked = self._asked(event)
         if not asked:
             return
@@ -654,7 +717,7 @@ class _IndexedAddons(AddonManager):
                 for hook in family:
                     result = hook(*arguments)
                     if result is not None and inspect.isawaitable(result):
-                        await result
+                        yield result
             except exceptions.AddonHalt:  # noqa: PERF203  # costs nothing until it happens
                 return
             except Exception:  # of an addon and its children, it skips the rest
@@ -666,10 +729,18 @@ class _IndexedAddons(AddonManager):
         asked = self._index.get(event.name)
         if asked is None:
             passing = event.name in _PASSING
-            chain = [addon for addon in self.chain if not (passing and _is_idle(addon))]
+            chain = [addon for addon in self.chain if not (passing and self._is_idle(addon))]
             every = [[hook for _, hook in self._iter_hooks(addon, event)] for addon in chain]
             asked = self._index[event.name] = [family for family in every if family]
         return asked
+
+    def _is_idle(self, addon: Any) -> bool:
+        """Whether `addon` is one of mitmproxy's own that has nothing to replace, or nobody to welcome."""
+        if not type(addon).__module__.startswith("mitmproxy.addons."):
+            return False
+        if type(addon).__name__ == "Onboarding":
+            return not self.master.options.onboarding
+        return getattr(addon, "replacements", None) == []
 
     def trigger(self, event: hooks.Hook) -> None:
         """As mitmproxy does; it fires one for each line of the log, too. An option may have reordered the scripts."""
@@ -698,11 +769,14 @@ class _IndexedAddons(AddonManager):
 
 
 _PASSING = frozenset(("requestheaders", "request", "responseheaders", "response"))
+_BEGUN = "x402_begun"
 
 
-def _is_idle(addon: Any) -> bool:
-    """Whether `addon` is one of mitmproxy's own that replaces what it was told to replace, and was told nothing."""
-    return type(addon).__module__.startswith("mitmproxy.addons.") and getattr(addon, "replacements", None) == []
+def _throw(calls: _Calls, error: Exception) -> Awaitable[Any] | None:
+    try:
+        return calls.throw(error)
+    except StopIteration:
+        return None
 
 
 class _QuickOptions(Options):

@@ -34,15 +34,21 @@ BETTER: Mapping[str, object] = {
 }
 
 
+OWN: Mapping[str, object] = {
+    "onboarding": False,  # a page with mitmproxy's certificate, which nobody needs who reverses to a gateway
+}
+"""Besides, where the process is ours."""
+
+
 def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
     """Set each option of BETTER that neither the command line (`arguments`) nor mitmproxy's config file sets.
 
-    Returns what was set.
+    Of OWN, too, where the process is ours. Returns what was set.
     """
     chosen = _chosen(options, arguments)
     better = {
         name: value
-        for name, value in BETTER.items()
+        for name, value in {**BETTER, **(OWN if own_process else {})}.items()
         if name in options and name not in chosen and not options.has_changed(name)
     }
     options.update(**better)

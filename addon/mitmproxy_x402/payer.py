@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import policy
 from .forecast import Forecast, Prediction
@@ -52,6 +53,17 @@ def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> 
             keystore_password_file=settings.keystore_password_file,
         )
     )
+
+
+def _at_once(payment: Coroutine[Any, Any, Payment]) -> Payment:
+    """What comes of `payment`, in which there is nothing to wait for."""
+    try:
+        payment.send(None)
+    except StopIteration as done:
+        made: Payment = done.value
+        return made
+    payment.close()
+    raise AssertionError("a payment that was to be made at once waited for something")
 
 
 @dataclass(frozen=True)
@@ -159,18 +171,18 @@ class Payer:
         )
         return Payment(offer, payer, reference, payment_header(message), row, *validity)
 
-    async def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
+    def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
 
-        Waits for nothing. None: there is no blockhash at hand that is young enough.
+        Waits for nothing: None where there is no blockhash at hand that is young enough.
         """
         required = prediction.required
         network = self.settings.networks.get(required.accepts[0].network)
         if network is None or network.family != "svm":
-            return await self.pay(required, purpose)
+            return _at_once(self.pay(required, purpose))
         blockhash = self._blockhash_at_hand(prediction)
         renewed = None if blockhash is None else with_blockhash(required, blockhash.value, blockhash.height)
-        return None if renewed is None else await self.pay(renewed, purpose, blockhash=blockhash)
+        return None if renewed is None else _at_once(self.pay(renewed, purpose, blockhash=blockhash))
 
     def _blockhash_at_hand(self, prediction: Prediction) -> Blockhash | None:
         """The youngest of the last challenge's and the RPC's. Has the RPC asked for another before it is too old."""

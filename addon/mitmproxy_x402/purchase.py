@@ -116,7 +116,7 @@ class Purchase:
         """Whether `payment` was made before its challenge, and nothing has been heard of it yet."""
         return self._prediction is not None
 
-    async def predict(self) -> bool:
+    def predict(self) -> bool:
         """Foretell the challenge and pay it. False: it cannot be foretold, or not be paid; the challenge will say why.
 
         Not for a request like one that was paid for before: there the gateway has the first word.
@@ -128,7 +128,7 @@ class Purchase:
         if prediction is None:
             return False
         try:
-            payment = await self._payer.pay_ahead(prediction, self.purpose)
+            payment = self._payer.pay_ahead(prediction, self.purpose)
         except X402Error:
             return False
         if payment is None:

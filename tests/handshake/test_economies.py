@@ -68,7 +68,8 @@ def test_headers_in_use(master: Master) -> None:
 
 
 def test_an_addon_with_nothing_to_replace_is_not_asked(master: Master) -> None:
-    idle = {"MapLocal", "MapRemote", "ModifyBody", "ModifyHeaders"}
+    idle = {"MapLocal", "MapRemote", "ModifyBody", "ModifyHeaders", "Onboarding"}
+    master.options.update(onboarding=False)
 
     def asked(event: hooks.Hook) -> set[str]:
         families: list[list[Any]] = master.addons._asked(event)  # type: ignore[attr-defined]
@@ -77,6 +78,9 @@ def test_an_addon_with_nothing_to_replace_is_not_asked(master: Master) -> None:
     request = HttpRequestHook(tflow.tflow())
     assert asked(request) == set()
     assert asked(hooks.ConfigureHook(set())) == idle
+    master.options.update(onboarding=True)
+    assert asked(request) == {"Onboarding"}
+    master.options.update(onboarding=False)
     master.options.update(map_local=["|example.com|/"], modify_body=["/x/y"])
     assert asked(request) == {"MapLocal", "ModifyBody"}
     master.options.update(map_local=[], modify_body=[])

@@ -14,6 +14,7 @@ from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
 from mitmproxy.test import tflow
 
 from mitmproxy_x402 import handshake
+from mitmproxy_x402.handshake import X402ChallengeHook
 from support.masters import DumpMaster, Master, ScriptLoader
 
 
@@ -147,7 +148,7 @@ def test_hooks_that_fire_at_once_still_do(master: Master) -> None:
 
 def test_every_default_addon_that_has_a_hook_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against mitmproxy's own list, for every hook there is. All of them have something to do here."""
-    monkeypatch.setattr(handshake, "_is_idle", lambda _: False)
+    monkeypatch.setattr(handshake._IndexedAddons, "_is_idle", lambda *_: False)
     monkeypatch.setattr(http.Headers, "get_all", http.Headers.get_all)
     monkeypatch.setattr(http.MessageData, "__post_init__", http.MessageData.__post_init__)
     loop = asyncio.new_event_loop()
@@ -160,3 +161,76 @@ def test_every_default_addon_that_has_a_hook_is_asked(monkeypatch: pytest.Monkey
         expected = [found for each in addons.chain for _, found in AddonManager._iter_hooks(addons, each, hook)]
         asked = [found for family in addons._asked(hook) for found in family]  # type: ignore[attr-defined]
         assert asked == expected, name
+
+
+class Waiting(Noted):
+    """Waits for what the test gives, and may not like it."""
+
+    def __init__(self, name: str, log: list[str], error: Exception | None = None) -> None:
+        super().__init__(name, log)
+        self.error = error
+
+    def request(self, flow: Any) -> Any:
+        super().request(flow)
+        return self._wait()
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(0)
+        self.log.append(f"{self.name} waited")
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def indexed(master: Master) -> Any:
+    if type(master.addons) is AddonManager:
+        handshake.economise(master)
+    return master.addons
+
+
+def test_what_waits_for_nothing_is_done_at_once(master: Master, indexed: Any) -> None:
+    log: list[str] = []
+    master.addons.add(Noted("a", log), Noted("b", log))  # type: ignore[no-untyped-call]
+    assert indexed.done_at_once(HttpRequestHook(tflow.tflow()))
+    assert log == ["a", "b"]
+    assert not indexed.done_at_once(X402ChallengeHook(tflow.tflow()))
+
+
+@pytest.mark.parametrize("error", [None, ValueError("broken on purpose"), exceptions.AddonHalt()])
+def test_the_rest_is_left_to_where_it_can_wait(master: Master, indexed: Any, error: Exception | None) -> None:
+    log: list[str] = []
+    master.addons.add(Noted("a", log), Waiting("b", log, error), Slow("c", log))  # type: ignore[no-untyped-call]
+    event = HttpRequestHook(tflow.tflow())
+    assert not indexed.done_at_once(event)
+    assert log == ["a", "b"]
+    _fire(master, event)
+    assert log == ["a", "b", "b waited", *(["c"] if not isinstance(error, exceptions.AddonHalt) else [])]
+
+
+def test_a_flow_that_is_held_up_is_waited_for(master: Master, indexed: Any) -> None:
+    log: list[str] = []
+
+    class Intercepting:
+        def request(self, flow: Any) -> None:
+            flow.intercept()
+
+    master.addons.add(Intercepting(), Noted("a", log))  # type: ignore[no-untyped-call]
+    event = HttpRequestHook(tflow.tflow())
+    assert not indexed.done_at_once(event)
+    _fire(master, event)
+    assert log == ["a"]
+
+
+def test_screens_are_brought_up_to_date(master: Master, indexed: Any) -> None:
+    """Who wants to know of each update of a flow gets to know it, in mitmproxy's own way."""
+    log: list[str] = []
+
+    class Screen:
+        def update(self, _flows: Any) -> None:
+            log.append("seen")
+
+    master.addons.add(Noted("a", log), Screen())  # type: ignore[no-untyped-call]
+    event = HttpRequestHook(tflow.tflow())
+    assert not indexed.done_at_once(event)
+    master.event_loop.run_until_complete(master.addons.handle_lifecycle(event))
+    assert log == ["a", "seen"]
