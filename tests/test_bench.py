@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,8 +15,12 @@ import pytest
 from bench import targets
 from bench.load import Answer
 from bench.results import Results, Row, read
+from bench.soak.plan import KINDS, draw, request
+from bench.soak.run import Sample
+from bench.soak.verdict import CERTAIN, slope_of
 from bench.stats import percentile, ratios, spread
 from bench.work import Work, event, read_work, stamps
+from mitmproxy_x402.sandbox.faults import read_faults
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,6 +110,27 @@ def test_percentiles_and_ratios() -> None:
     assert percentile([3.0], 99) == 3.0
     assert str(spread([1.0, 2.0, 3.0])) == "2.00 (1.50 to 2.50)"
     assert ratios([2.0, 9.0], [1.0, 3.0]).median == 2.5
+
+
+def test_a_soaks_plan_can_be_repeated() -> None:
+    errands = [draw(7, number) for number in range(500)]
+    assert errands == [draw(7, number) for number in range(500)]
+    assert errands != [draw(8, number) for number in range(500)]
+    assert {errand.kind for errand in errands} == set(KINDS)
+    assert len({request(errand) for errand in errands if errand.kind != "models"}) == sum(
+        errand.kind != "models" for errand in errands
+    )
+    for errand in errands:
+        read_faults(errand.faults)
+
+
+def test_a_slope_is_told_from_noise() -> None:
+    dice = random.Random(1)
+    flat = [Sample(float(second), 10**8 + dice.randint(-(10**6), 10**6), 20, 3) for second in range(600)]
+    rising = [replace(each, resident=each.resident + round(each.at * 10**5)) for each in flat]
+    assert abs(slope_of(flat).whole) < CERTAIN * slope_of(flat).error
+    assert slope_of(rising).whole == pytest.approx(0.6 * 600 * 10**5, rel=0.05)
+    assert slope_of(rising).whole > CERTAIN * slope_of(rising).error
 
 
 def row(first: float) -> Row:

@@ -289,3 +289,15 @@ def test_memories_are_bounded() -> None:
     assert held.expects(("POST", "h", "/10"))
     assert held.take(fingerprint(("POST", "h", "/10"), b"")) is not None
     assert not held.expects(("POST", "h", "/10"))
+
+
+def test_whatever_its_route_the_oldest_is_forgotten() -> None:
+    """Of a route that seldom fails the last is no older than that of one which often does."""
+    held = HeldPayments(lambda: 0)
+    often, seldom = ("POST", "h", "/often"), ("POST", "h", "/seldom")
+    for number in range(MAX_MEMORIES - 1):
+        held.remember(fingerprint(often, b"%d" % number), Memory(None, 1, 1, number, "ledger"))
+    held.remember(fingerprint(seldom, b""), Memory(None, 1, 1, 0, "ledger"))
+    held.remember(fingerprint(often, b"one more"), Memory(None, 1, 1, 0, "ledger"))
+    assert held.take(fingerprint(often, b"0")) is None
+    assert held.take(fingerprint(seldom, b"")) is not None

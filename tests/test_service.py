@@ -9,7 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mitmproxy.test import tflow
 
+from mitmproxy_x402.service import Service
 from support import challenges
 from support.proxy import Proxy
 from support.wire import Peer, Upstream, request
@@ -85,6 +87,18 @@ def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -
         assert proxy.wait_for_end() == 0
         proxy.wait_for("payment of 0.013081 USDC.*: unknown")
         proxy.wait_for("1 payment of 0.013081 USDC sent without word of the settlement")
+
+
+def test_a_stop_does_not_wait_for_a_client_that_has_left() -> None:
+    """mitmproxy does not always tell that a flow has ended whose client was reset (seen in a soak)."""
+    service = Service(lambda: None)
+    flows = [tflow.tflow(), tflow.tflow()]
+    for flow in flows:
+        flow.client_conn.timestamp_end = None
+        service._live.add(flow)
+    assert service._running() == 2
+    flows[0].client_conn.timestamp_end = 1.0
+    assert service._running() == 1
 
 
 def test_a_stop_does_not_wait_for_ever(home: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -109,10 +110,13 @@ class X402Addon:
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
-        threading.Thread(target=_warm_up, name="x402 warm-up", daemon=True).start()
-        listening = ctx.master.addons.get("proxyserver").listen_addrs
+        loop, proxyserver = asyncio.get_running_loop(), ctx.master.addons.get("proxyserver")
+        settle = functools.partial(hosting.settle, lambda: bool(proxyserver.connections))
+        warming = functools.partial(_warm_up, loop, settle)
+        threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
+        listening = proxyserver.listen_addrs
         if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
-            self._moving = asyncio.get_running_loop().create_task(hosting.move_to(ctx.options, listening))
+            self._moving = loop.create_task(hosting.move_to(ctx.options, listening))
 
     def _announcement(self, payer: Payer) -> list[str]:
         settings, wallets = payer.settings, payer.wallets
@@ -309,9 +313,10 @@ class X402Addon:
             self.payer.ledger.close()
 
 
-def _warm_up() -> None:
+def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
     wallet.warm_up()
-    hosting.settle()
+    with contextlib.suppress(RuntimeError):  # the proxy has ended meanwhile
+        loop.call_soon_threadsafe(then)
 
 
 def _route(request: http.Request) -> held.Route:

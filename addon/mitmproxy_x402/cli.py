@@ -104,7 +104,7 @@ Runs the project's tests. Further arguments go to pytest: -k NAME, -x, a file, .
 
 BENCH_HELP = """\
 usage: {prog} bench [--quick] [--cells NAMES] [--candidates NAMES] [--rounds N] [--requests N] [--baseline DIR]
-       {pad} [--write [DIR]] [--render] [--profile NAME]
+       {pad} [--write [DIR]] [--render] [--profile NAME] [--soak [SECONDS]] [--seed N]
 
 Measures the proxy beside bare mitmproxy, and beside other clients and proxies that pay, and prints tables. All of it
 takes about a quarter of an hour. The others are installed by name from their registries into .bench/; otherwise nothing
@@ -119,6 +119,8 @@ leaves this machine, no wallet of yours is touched, and nothing is spent.
   --write [DIR]       write README.md, overview.svg and results.json into DIR or docs/benchmark
   --render            measure nothing, write that page anew from its results.json
   --profile NAME      measure nothing, say where the time of this candidate goes
+  --soak [SECONDS]    load with faults and clients that leave, for ten minutes: does anything leak, do the books agree?
+  --seed N            what a soak draws its requests and faults from
 """
 
 PATH_HELP = """\

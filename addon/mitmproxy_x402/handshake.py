@@ -38,7 +38,7 @@ from weakref import WeakKeyDictionary
 import h11
 from h11._readers import ChunkedReader
 from mitmproxy import exceptions, hooks, http, optmanager, version
-from mitmproxy.connection import Connection
+from mitmproxy.connection import Connection, ConnectionState
 
 from .errors import SettingsError, error_body
 from .timeouts import Timeouts
@@ -373,11 +373,14 @@ class X402Stream(HttpStream):
     def _send_leg(self) -> Steps:
         """Send the request upstream again, on the same connection where that is still open."""
         self._reused = None
+        streams = self._http_layer().streams
+        if self.leg_id != self.stream_id:
+            streams.pop(self.leg_id, None)  # the client's own id stays: what comes from the client has that one
         self.leg_id = next(_leg_ids)  # first of all: from here on the old leg's events are dropped
         kept = [event for event in self._paused_event_queue if not isinstance(event, _RESPONSE_EVENTS)]
         self._paused_event_queue.clear()
         self._paused_event_queue.extend(kept)
-        self._http_layer().streams[self.leg_id] = self
+        streams[self.leg_id] = self
         self.server_state = self.state_wait_for_response_headers
         before = self.context.server
         if not (yield from self.make_server_connection()):
@@ -548,6 +551,7 @@ class _HttpLayer(HttpLayer):
 
     def make_stream(self, stream_id: int) -> Steps:
         """As mitmproxy does, with a stream of ours."""
+        self._forget_closed()
         self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
@@ -555,6 +559,8 @@ class _HttpLayer(HttpLayer):
         if isinstance(event, events.Wakeup) and event.command is self._alarm:
             self._alarm = None
             yield from self._cut_overdue()
+        elif isinstance(event, events.ConnectionClosed) and self._is_forgotten(event.connection):
+            return
         else:
             yield from _joined(self._go_on(event))
         if self._alarm is None and self.streams:
@@ -581,6 +587,20 @@ class _HttpLayer(HttpLayer):
                     todo.append(events.HookCompleted(command))
                 else:
                     yield command
+
+    def _forget_closed(self) -> None:
+        """Let go of upstream connections that are no more; mitmproxy keeps them for as long as the client's lasts.
+
+        One that could not be made would also answer for the next, and keep the client from the upstream for as long.
+        """
+        needed = {self.context.client, self.context.server, *self.waiting_for_establishment}
+        needed |= {each.context.server for each in self.streams.values()}
+        for connection in set(self.connections) - needed:
+            if connection.state is ConnectionState.CLOSED:
+                del self.connections[connection]
+
+    def _is_forgotten(self, connection: Connection) -> bool:
+        return connection is not self.context.server and connection not in self.connections
 
     def _own_streams(self) -> list[X402Stream]:
         return [each for each in self.streams.values() if isinstance(each, X402Stream)]

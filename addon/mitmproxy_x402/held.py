@@ -12,6 +12,7 @@ money and fails is not paid again and again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,8 +115,10 @@ class HeldPayments:
     def __init__(self, clock: Callable[[], float], uptime: Callable[[], float] | None = None) -> None:
         self._clock = clock
         self._uptime = uptime or clock
-        self._by_route: dict[Route, list[tuple[Fingerprint, Memory]]] = {}
-        self._count = 0
+        self._kept: dict[int, tuple[Fingerprint, Memory]] = {}
+        """By number, the oldest first."""
+        self._by_route: dict[Route, list[int]] = {}
+        self._numbers = itertools.count()
 
     def expects(self, route: Route) -> bool:
         """See `Held`."""
@@ -131,37 +134,35 @@ class HeldPayments:
         if not memory.forget_at:
             left = memory.payment.valid_until - self._clock() if memory.payment else 0
             memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
-        # At the end of the dictionary: the first route is the one that was remembered longest ago.
-        self._by_route[key[0]] = [*self._by_route.pop(key[0], []), (key, memory)]
-        self._count += 1
-        while self._count > MAX_MEMORIES:
-            self._remove(next(iter(self._by_route)), 0)
+        number = next(self._numbers)
+        self._kept[number] = key, memory
+        self._by_route.setdefault(key[0], []).append(number)
+        while len(self._kept) > MAX_MEMORIES:
+            self._remove(next(iter(self._kept)))
 
     def take(self, key: Fingerprint) -> Memory | None:
         """See `Held`."""
         now = self._clock()
         self._forget()
-        found = [(index, memory) for index, (its, memory) in enumerate(self._by_route.get(key[0], [])) if its == key]
-        for _, memory in found:
+        found = [number for number in self._by_route.get(key[0], []) if self._kept[number][0] == key]
+        memories = {number: self._kept[number][1] for number in found}
+        for memory in memories.values():
             if memory.payment is not None and memory.payment.valid_until <= now:
                 memory.payment = None
         if not found:
             return None
-        index, memory = next((one for one in found if one[1].payment is not None), found[0])
-        self._remove(key[0], index)
-        return memory
+        chosen = next((number for number in found if memories[number].payment is not None), found[0])
+        self._remove(chosen)
+        return memories[chosen]
 
-    def _remove(self, route: Route, index: int) -> None:
-        del self._by_route[route][index]
-        self._count -= 1
-        if not self._by_route[route]:
-            del self._by_route[route]
+    def _remove(self, number: int) -> None:
+        key, _ = self._kept.pop(number)
+        route = self._by_route[key[0]]
+        route.remove(number)
+        if not route:
+            del self._by_route[key[0]]
 
     def _forget(self) -> None:
         now = self._uptime()
-        for route in list(self._by_route):
-            kept = [(key, memory) for key, memory in self._by_route[route] if memory.forget_at > now]
-            self._count -= len(self._by_route[route]) - len(kept)
-            self._by_route[route] = kept
-            if not kept:
-                del self._by_route[route]
+        for number in [number for number, (_, memory) in self._kept.items() if memory.forget_at <= now]:
+            self._remove(number)

@@ -17,13 +17,23 @@ own_process = False
 """Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""
 
 
-def settle() -> None:
+SETTLE_SECONDS = 1.0
+"""Between two looks for a moment in which nobody is served."""
+
+
+def settle(busy: Callable[[], bool]) -> None:
     """Take what was loaded at the start out of the garbage collector's rounds, where the process is ours.
 
-    Else each full round looks at all of mitmproxy again, while the event loop waits.
+    Else each full round looks at all of mitmproxy again, while the event loop waits. Done when `busy` says no: what is
+    taken out stays for ever, and so would a request that is under way.
     """
-    if own_process:
-        gc.freeze()
+    if not own_process:
+        return
+    if busy():
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle, busy)
+        return
+    gc.collect(1)  # what those before have left; a round through everything would keep the next one waiting
+    gc.freeze()
 
 
 BETTER: Mapping[str, object] = {

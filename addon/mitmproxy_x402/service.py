@@ -88,8 +88,11 @@ class Service:
         self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
 
     def _running(self) -> int:
-        """How many answers are still to be given; a flow that was killed gets none, and is not told to have ended."""
-        return sum(flow.error is None for flow in self._live)
+        """How many answers are still to be given.
+
+        None to a flow that was killed, and none to a client that has left: of neither is always told that it has ended.
+        """
+        return sum(flow.error is None and flow.client_conn.timestamp_end is None for flow in self._live)
 
     def _busy(self) -> bool:
         return self._running() > 0 or handshake.unsent(ctx.master.addons.get("proxyserver")) > 0

@@ -259,7 +259,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     text = _read_text(file, f"{file}: the configuration file")
     try:
         document = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
     for key in document:
         if key not in FILE_KEYS:

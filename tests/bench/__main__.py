@@ -25,6 +25,8 @@ from .resources import kept, large_answer, open_streams, start_up
 from .results import Results, three
 from .rounds import Run, say
 from .signing import signing
+from .soak import page, verdict
+from .soak.run import soak
 
 INTERRUPTED = 130
 DOCS = ROOT / "docs" / "benchmark"
@@ -71,6 +73,16 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--profile", metavar="NAME", help="measure nothing: where the time of this candidate goes, by py-spy"
     )
+    parser.add_argument(
+        "--soak",
+        nargs="?",
+        type=int,
+        const=600,
+        metavar="SECONDS",
+        help="measure nothing: load with faults for so long (600); does anything leak, do the books agree? Exit code 1: "
+        "not so. With --write, into docs/benchmark/soak.md",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what a soak's requests and faults depend on")
     return parser.parse_args(argv)
 
 
@@ -199,6 +211,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(FILES, hard)), hard))
+    if given.soak:
+        return _soak(given.soak, given.seed, given.write)
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as name, Place(Path(name)) as place:
         if given.profile:
             return _profile(place, candidates[0])
@@ -208,6 +222,23 @@ def main(argv: Sequence[str]) -> int:
     if given.write:
         write(bench.results, candidates, given.write)
     return 0
+
+
+def _soak(seconds: int, seed: int, folder: Path | None) -> int:
+    say(f"{seconds} s of load, seed {seed}")
+    try:
+        found = soak(seconds, seed)
+    except (RuntimeError, OSError) as error:
+        print(f"python -m tests.bench: the soak came to no end: {error}", file=sys.stderr)
+        return 1
+    checks = verdict.checks(found)
+    print(page.page(found, checks) if folder else page.table(checks))
+    if folder:
+        (folder / "soak.md").write_text(page.page(found, checks))
+    for check in checks:
+        if not check.holds:
+            print(f"python -m tests.bench: {check.what}: {check.found}; must be: {check.aim}", file=sys.stderr)
+    return 0 if all(check.holds for check in checks) else 1
 
 
 def _profile(place: Place, candidate: Candidate) -> int:
