@@ -58,6 +58,7 @@ class TestHar:
         assert entry.pop("_chunks") == [[0.5, 13], [0.75, len(SSE) - 13]]
         payment = {"state": "settled", "amount": "0.0131", "network": "base", "pay_to": "0xaa", "transaction": "0xbb"}
         assert entry.pop("_x402") == {"payment": {**payment, "refused": ""}, "legs": 2}
+        assert entry.pop("_resourceType") == "fetch"
         assert entry == {
             "startedDateTime": "2025-07-08T09:15:00.123Z",
             "time": 1250.0,
