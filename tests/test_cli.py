@@ -335,6 +335,21 @@ class TestServe:
         assert f"port {port} of 127.0.0.1 is taken" in answer.stderr
         assert f"-p {port + 1}" in answer.stderr
 
+    @pytest.mark.parametrize("where", ["option", "file"])
+    def test_a_taken_port_of_mitmwebs_page(self, tmp_path: Path, where: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            arguments = ["--web-port", str(port)]
+            if where == "file":
+                (tmp_path / ".mitmproxy").mkdir()
+                (tmp_path / ".mitmproxy/config.yaml").write_text(f"web_port: {port}\n")
+                arguments = []
+            answer = run(tmp_path, "web", "-p", str(free_port()), *arguments, BLOCKRUN_WALLET_KEY=EVM_KEY)
+        assert answer.returncode == 1
+        assert f"port {port} of 127.0.0.1, for mitmweb's page, is taken" in answer.stderr
+        assert f"web --web-port {port + 1}" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
     def test_a_wallet_that_mitmproxys_own_file_names(self, tmp_path: Path) -> None:
         """It is found: what stops the start is the port."""
         key = tmp_path / "evm.key"

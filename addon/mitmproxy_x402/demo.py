@@ -27,7 +27,7 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 
 from .errors import SettingsError, X402Error
-from .launch import PORT, port_is_free, read_arguments
+from .launch import PORT, WEB_PORT, port_is_free, read_arguments
 from .protocol.networks import BUILT_IN
 from .sandbox import Sandbox, SandboxConfig
 from .settings import format_usd
@@ -176,13 +176,17 @@ def _proxy_port(passed_on: Sequence[str]) -> int:
         if not port_is_free("127.0.0.1", int(named)):
             raise SettingsError(f"-p {named}: this port is taken; without -p a free one is found")
         return int(named)
-    if port_is_free("127.0.0.1", PORT):
-        return PORT
+    return _port_or_another(PORT, "the proxy")
+
+
+def _port_or_another(port: int, who: str) -> int:
+    if port_is_free("127.0.0.1", port):
+        return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    _say(f"port {PORT} is taken, the proxy uses another: {port}")
-    return port
+        another = int(probe.getsockname()[1])
+    _say(f"port {port} is taken, {who} uses another: {another}")
+    return another
 
 
 @contextmanager
@@ -192,6 +196,8 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
     (directory / "x402.toml").touch()
     command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
     command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
+    if choice.verb == "web" and "web_port" not in read_arguments(choice.passed_on).options:
+        command += ["--web-port", str(_port_or_another(WEB_PORT, "mitmweb's page"))]
     environment = _environment(directory)
     process = subprocess.Popen(  # noqa: S603  (our own program)
         [*command, *choice.passed_on],
