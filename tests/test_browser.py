@@ -41,12 +41,12 @@ LIST, COMMENTS, VIEW = ".flow-table tbody tr", ".flow-table .col-comment", ".con
 SEARCH = ".filter-input input"
 PATH = "/v1/chat/completions"
 FILTERS = {
-    "~marker yellow_circle": 1,
-    "~marker no_entry": 1,
-    "~comment tool.call": 3,
-    "~marker circle & ! ~c 200": 0,
-    "~bs forecast": 3,
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
     "~comment ^free": 1,
+    "~comment tool.call": 3,
+    "~marked & ! ~comment ^refused & ! ~c 200": 0,
+    "~marked & ! ~comment ^refused": 2,
     "": 4,
 }
 """What the page's own search takes, which knows less than mitmproxy (no `~meta`), and how many flows it leaves."""

@@ -408,13 +408,14 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
 
 
 FILTERS = {
-    "~marker yellow_circle": 1,
-    "~marker no_entry": 1,
-    "~marker circle & ! ~c 200": 1,
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
+    "~comment ^free": 1,
     "~comment tool.call": 2,
+    "~marked & ! ~comment ^refused & ! ~c 200": 1,
     "~bs forecast": 2,
     "~marked": 3,
-    "~comment ^free": 1,
+    "~marker green_circle": 1,
     "~meta x402.state:.unknown": 1,
     "~meta x402.refused:.over": 1,
     "~meta x402.transaction & ! ~c 200": 1,
