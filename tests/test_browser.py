@@ -38,7 +38,18 @@ BODY: dict[str, Any] = {
     "tools": [*REQUEST["tools"], {"type": "function", "function": WARDROBE}],
 }
 LIST, COMMENTS, VIEW = ".flow-table tbody tr", ".flow-table .col-comment", ".contentview pre"
+SEARCH = ".filter-input input"
 PATH = "/v1/chat/completions"
+FILTERS = {
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
+    "~comment ^free": 1,
+    "~comment tool.call": 3,
+    "~marked & ! ~comment ^refused & ! ~c 200": 0,
+    "~marked & ! ~comment ^refused": 2,
+    "": 4,
+}
+"""What the page's own search takes, which knows less than mitmproxy (no `~meta`), and how many flows it leaves."""
 
 
 def ask(web: Web, fault: str = "", **more: Any) -> httpx.Response:
@@ -105,6 +116,9 @@ def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
     take("request")
 
     browser.click(".flow-detail .close-button")
+    for expression, found in FILTERS.items():
+        browser.type(SEARCH, expression)
+        browser.wait_for(f"document.querySelectorAll('{LIST} .marker').length === {found}")
     marks = browser.evaluate(f"[...document.querySelectorAll('{LIST} .marker')].map(e => e.innerText.trim())")
     assert marks == ["", "🟡", "⛔", "🟢"]
     take("flow-list")

@@ -153,6 +153,20 @@ class TestHelp:
         )
         assert (bare.returncode, bare.stderr) == (0, "")
 
+    def test_recordings_are_played_without_what_the_proxy_needs(self) -> None:
+        """So `pip install --no-deps` is enough for a project that only plays recordings to its tests, as docs say."""
+        root = Path(__file__).resolve().parents[1]
+        code = (
+            "import importlib.metadata, sys, h11, pytest; before = set(sys.modules); sys.path.append(sys.argv[1]);"
+            "from mitmproxy_x402.fixtures import plugin, server, showing, comparing;"
+            "tops = {name.partition('.')[0] for name in set(sys.modules) - before};"
+            "print(*sorted(tops & set(importlib.metadata.packages_distributions())))"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-I", "-c", code, str(root / "addon")], capture_output=True, text=True, check=True
+        )
+        assert answer.stdout == "\n"
+
     def test_a_mistyped_verb(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["sandobx"]) == 2
         assert "there is no verb 'sandobx'; did you mean sandbox?" in capsys.readouterr().err
@@ -321,6 +335,21 @@ class TestServe:
         assert f"port {port} of 127.0.0.1 is taken" in answer.stderr
         assert f"-p {port + 1}" in answer.stderr
 
+    @pytest.mark.parametrize("where", ["option", "file"])
+    def test_a_taken_port_of_mitmwebs_page(self, tmp_path: Path, where: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            arguments = ["--web-port", str(port)]
+            if where == "file":
+                (tmp_path / ".mitmproxy").mkdir()
+                (tmp_path / ".mitmproxy/config.yaml").write_text(f"web_port: {port}\n")
+                arguments = []
+            answer = run(tmp_path, "web", "-p", str(free_port()), *arguments, BLOCKRUN_WALLET_KEY=EVM_KEY)
+        assert answer.returncode == 1
+        assert f"port {port} of 127.0.0.1, for mitmweb's page, is taken" in answer.stderr
+        assert f"web --web-port {port + 1}" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
     def test_a_wallet_that_mitmproxys_own_file_names(self, tmp_path: Path) -> None:
         """It is found: what stops the start is the port."""
         key = tmp_path / "evm.key"
@@ -399,6 +428,17 @@ class TestSandbox:
             answer = run(tmp_path, "sandbox", "--once", "-p", str(taken.getsockname()[1]))
         assert answer.returncode == 1
         assert "this port is taken" in answer.stderr
+
+    def test_in_mitmweb(self, tmp_path: Path) -> None:
+        port, web = str(free_port()), str(free_port())
+        arguments = ("sandbox", "--web", "-p", port, "--web-port", web, "--no-web-open-browser")
+        with session(tmp_path, *arguments) as demo:
+            demo.await_line(f"Web server listening at http://127.0.0.1:{web}/")
+            demo.await_line("settled, transaction ")
+            demo.await_line("Yours now, until Ctrl-C")
+            demo.process.send_signal(signal.SIGTERM)
+            assert demo.end()[0] == 143
+            assert not demo.has_orphans()
 
     def test_a_proxy_that_cannot_start_ends_it(self, tmp_path: Path) -> None:
         answer = run(tmp_path, "sandbox", "--once", "-p", str(free_port()), "--set", "x402_max_request=lots")

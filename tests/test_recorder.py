@@ -587,6 +587,19 @@ def test_a_full_disk_harms_nothing_and_recording_resumes(rig: Recorded) -> None:
     assert rig.proxy.log.count("cannot record") == lines + 1
 
 
+def test_a_full_disk_leaves_no_empty_folders(rig: Recorded) -> None:
+    rig.fresh(answering(b"ok"))
+    lines = rig.proxy.log.count("cannot record")
+    limit_files(rig.proxy.process.pid, 0)
+    try:
+        with rig.client() as client:
+            assert client.ask(request()).body == b"ok"
+        until(lambda: rig.folder.exists() and not rig.folders(), rig.folders)
+    finally:
+        limit_files(rig.proxy.process.pid, resource.RLIM_INFINITY)
+    assert rig.proxy.log.count("cannot record") <= lines + 1
+
+
 def test_a_folder_that_vanishes(rig: Recorded) -> None:
     go = threading.Event()
 
@@ -689,6 +702,14 @@ def test_without_native_the_folder_goes(rig: Recorded) -> None:
     assert b"x" * 1000 in mitm.read_bytes()
 
 
+def test_what_the_proxy_says_of_its_own_health_is_not_recorded(rig: Recorded) -> None:
+    rig.fresh(answering(b"ok"))
+    with rig.client() as client:
+        assert client.ask(request("GET", "/x402/health")).status == 200
+        assert client.ask(request("GET", "/x402/healthy")).status == 200
+    assert rig.one().request.path == "/x402/healthy"
+
+
 FILTERED = [
     ("~m GET", ["/a"]),
     ("~c 404", ["/missing"]),
@@ -696,6 +717,8 @@ FILTERED = [
     ("! ~ts json", ["/a", "/a"]),
     ("~bs needle", ["/missing"]),
     ('~meta "x402.state: refused"', ["/refused"]),
+    ("~marker no_entry", ["/refused"]),
+    ("~comment ^free", ["/a", "/a", "/missing"]),
     ("~e", []),
 ]
 

@@ -15,7 +15,7 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from mitmproxy_x402 import recorder_har
+from mitmproxy_x402 import comment, recorder_har
 from mitmproxy_x402.recorder_files import Folder, OpenFiles, Piece
 from mitmproxy_x402.recorder_har import HarFiles
 from mitmproxy_x402.recording import RecordedResponse, Recording
@@ -58,6 +58,7 @@ class TestHar:
         assert entry.pop("_chunks") == [[0.5, 13], [0.75, len(SSE) - 13]]
         payment = {"state": "settled", "amount": "0.0131", "network": "base", "pay_to": "0xaa", "transaction": "0xbb"}
         assert entry.pop("_x402") == {"payment": {**payment, "refused": ""}, "legs": 2}
+        assert entry.pop("_resourceType") == "fetch"
         assert entry == {
             "startedDateTime": "2025-07-08T09:15:00.123Z",
             "time": 1250.0,
@@ -217,6 +218,33 @@ class TestMitm:
         assert not found.modified()
         if size:
             assert len(found.response.content or b"") == size
+
+    @pytest.mark.parametrize("own", ["", "mine"])
+    def test_comment_and_mark_are_those_of_the_list(self, tmp_path: Path, own: str) -> None:
+        flow = self.flow()
+        flow.metadata |= {"x402.amount": "0.013081", "x402.network": "base", "x402.transaction": "0x5d1ae3aa"}
+        flow.comment, flow.marked = own, own and ":cat:"
+        assert flow.response is not None
+        del flow.response.headers["content-encoding"]
+        flow.response.headers["content-type"] = "text/event-stream"
+        flow.request.timestamp_start, flow.response.timestamp_start = 1.0, 1.5
+        body = b'data: {"choices":[],"object":"chat.completion.chunk","usage":{"total_tokens":812}}\n\ndata: [DONE]\n\n'
+        self.file(tmp_path).add(dict(flow.get_state()), made(tmp_path, "one", [(0.5, body)]))
+        (found,) = self.read(tmp_path)
+        line = "0.0131 USDC base settled 0x5d1ae3… · 812 tok · first byte 0.5 s"
+        assert (found.comment, found.marked) == (("mine", ":cat:") if own else (line, ":green_circle:"))
+
+    def test_what_the_list_has_already_is_read_on(self, tmp_path: Path) -> None:
+        flow = self.flow()
+        assert flow.response is not None
+        flow.response.headers = http.Headers(content_type="text/event-stream")
+        flow.comment = comment.of(flow)
+        assert "body cut" in flow.comment
+        body = b'data: {"choices":[],"object":"chat.completion.chunk","usage":{"total_tokens":812}}\n\n'
+        self.file(tmp_path).add(dict(flow.get_state()), made(tmp_path, "one", [(0.5, body)]))
+        (found,) = self.read(tmp_path)
+        assert " · 812 tok · " in found.comment
+        assert "body cut" not in found.comment
 
     def test_the_state_that_was_given_stays_as_it_is(self, tmp_path: Path) -> None:
         state = dict(self.flow().get_state())

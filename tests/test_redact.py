@@ -65,6 +65,12 @@ def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
         (b"/v1beta/m:generate?alt=sse&key=AIza", b"/v1beta/m:generate?alt=sse&key=[redacted]"),
         (b"/x?KEY=1&k%65y=2&api_key=3&X-Amz-Signature=4&token=5", b"/x?KEY=[redacted]&k%65y=[redacted]"
          b"&api_key=[redacted]&X-Amz-Signature=[redacted]&token=[redacted]"),
+        (b"/x?access_token=1&apiKey=2&serp_api_key=3&hf-token=4&sig=5&X-Amz-Credential=6&idToken=7",
+         b"/x?access_token=[redacted]&apiKey=[redacted]&serp_api_key=[redacted]&hf-token=[redacted]&sig=[redacted]"
+         b"&X-Amz-Credential=[redacted]&idToken=[redacted]"),
+        (b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6",
+         b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6"),
+        (b"/x?sort_api_key=1&page_auth_token=2", b"/x?sort_api_key=[redacted]&page_auth_token=[redacted]"),
         (b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&", b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&"),
         (b"/x?key=a?b=c&key=d", b"/x?key=[redacted]&key=[redacted]"),
         (b"/x?q=client-token%2F%2B%3D1&r=2", b"/x?[redacted]&r=2"),

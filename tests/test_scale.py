@@ -238,4 +238,4 @@ class TestVerbs:
             line for line in paid("check", ledger="postgresql://u:p@127.0.0.1:9/d")[1].splitlines() if "ledger" in line
         ]
         assert line.startswith("TO DO")
-        assert "Connection refused" in line
+        assert "Connection refused. Without it" in line

@@ -261,6 +261,16 @@ def test_a_saved_flow_has_its_body(home: Path, stage: Stage) -> None:
     assert flow.comment.startswith("free · first byte ")
 
 
+def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
+    with place(home, "-w", "flows", settle="before") as running:
+        assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
+    flow = saved(home / "flows")
+    assert re.fullmatch(
+        r"0\.\d+ USDC base-sepolia settled 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment
+    )
+    assert flow.marked == ":green_circle:"
+
+
 def test_what_mitmproxy_stores_itself_is_left_alone(home: Path, stage: Stage) -> None:
     """From 12 on it can; 11 does not know the option."""
     sent = framed("chunked", EVENTS)
@@ -398,13 +408,17 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
 
 
 FILTERS = {
-    "~meta x402.state:.unknown": 1,
-    "~meta x402.refused": 1,
-    "~meta x402.transaction & ! ~c 200": 1,
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
+    "~comment ^free": 1,
     "~comment tool.call": 2,
+    "~marked & ! ~comment ^refused & ! ~c 200": 1,
     "~bs forecast": 2,
     "~marked": 3,
     "~marker green_circle": 1,
+    "~meta x402.state:.unknown": 1,
+    "~meta x402.refused:.over": 1,
+    "~meta x402.transaction & ! ~c 200": 1,
     "! ~meta x402.state": 1,
 }
 

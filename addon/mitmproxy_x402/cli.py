@@ -56,13 +56,14 @@ A --mode of your own replaces the gateway and its checks.
 """
 
 SANDBOX_HELP = """\
-usage: {prog} sandbox [--once] [--network NAME] [MITMPROXY ARGUMENTS]
+usage: {prog} sandbox [--once] [--web] [--network NAME] [MITMPROXY ARGUMENTS]
 
 Starts a gateway that charges play money (port 4420) and the real proxy before it (port 4402) with a throw-away
 wallet, sends one streamed request with a tool call, shows the answer arriving and what was paid, and goes on
 serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not touched; no network is used.
 
   --once           end after that one request; the exit code says whether it was paid and complete
+  --web            the proxy in mitmweb, whose page shows that request and all that follow
   --network NAME   base-sepolia (default), solana-devnet, or both
 """
 

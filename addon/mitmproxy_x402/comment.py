@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
+from mitmproxy import http
+
 from .llm.reading import Reading
 
 MARKS: Mapping[str, str] = {
@@ -49,6 +51,13 @@ def payment(facts: Mapping[str, Any]) -> str:
     if state and code:
         parts.append(f"then refused {code}")
     return " ".join(part for part in parts if part)
+
+
+def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> str:
+    """The line for `flow`."""
+    begun, response = flow.request.timestamp_start, flow.response
+    first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
+    return line(flow.metadata, reading=reading, first_byte=first, broken=broken)
 
 
 def line(

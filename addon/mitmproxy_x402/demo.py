@@ -27,12 +27,16 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 
 from .errors import SettingsError, X402Error
-from .launch import PORT, port_is_free, read_arguments
+from .launch import PORT, WEB_PORT, port_is_free, read_arguments
 from .protocol.networks import BUILT_IN
 from .sandbox import Sandbox, SandboxConfig
 from .settings import format_usd
 from .wallet import EVM_VARIABLE, SVM_VARIABLE
 
+SETTLED_LATE = """\
+           the gateway settled it after the stream's last byte and could not say so in it: the proxy, whose word the
+           report takes, calls it unknown
+"""
 GATEWAY_PORT = 4420
 NETWORKS = {
     "base-sepolia": ("base-sepolia",),
@@ -100,6 +104,8 @@ class _Choice:
     """What the command line asks for."""
 
     once: bool
+    verb: str
+    """What the proxy is started as: `serve` or `web`."""
     networks: tuple[str, ...]
     passed_on: tuple[str, ...]
 
@@ -112,7 +118,7 @@ def run(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGHUP, _leave)
     with _gateway(choice.networks) as gateway:
         port = _proxy_port(choice.passed_on)
-        with _proxy(gateway.url, port, choice.passed_on) as proxy:
+        with _proxy(gateway.url, port, choice) as proxy:
             url = f"http://127.0.0.1:{port}"
             _await_port(port, proxy)
             _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
@@ -127,12 +133,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
-    once, network = False, "base-sepolia"
+    once, verb, network = False, "serve", "base-sepolia"
     passed_on: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
         if argument == "--once":
             once = True
+        elif argument == "--web":
+            verb = "web"
         elif argument == "--network":
             network = next(waiting, "")
         elif argument.startswith("--network="):
@@ -141,7 +149,7 @@ def _read(arguments: Sequence[str]) -> _Choice:
             passed_on.append(argument)
     if network not in NETWORKS:
         raise SettingsError(f"--network {network!r:.40}: expected one of {', '.join(NETWORKS)}")
-    return _Choice(once, NETWORKS[network], tuple(passed_on))
+    return _Choice(once, verb, NETWORKS[network], tuple(passed_on))
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
@@ -168,25 +176,31 @@ def _proxy_port(passed_on: Sequence[str]) -> int:
         if not port_is_free("127.0.0.1", int(named)):
             raise SettingsError(f"-p {named}: this port is taken; without -p a free one is found")
         return int(named)
-    if port_is_free("127.0.0.1", PORT):
-        return PORT
+    return _port_or_another(PORT, "the proxy")
+
+
+def _port_or_another(port: int, who: str) -> int:
+    if port_is_free("127.0.0.1", port):
+        return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    _say(f"port {PORT} is taken, the proxy uses another: {port}")
-    return port
+        another = int(probe.getsockname()[1])
+    _say(f"port {port} is taken, {who} uses another: {another}")
+    return another
 
 
 @contextmanager
-def _proxy(upstream: str, port: int, passed_on: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Popen[bytes]]:
     """The proxy as a process of its own; it never outlives the block."""
     directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
     (directory / "x402.toml").touch()
-    command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", "serve"]
+    command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
     command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
+    if choice.verb == "web" and "web_port" not in read_arguments(choice.passed_on).options:
+        command += ["--web-port", str(_port_or_another(WEB_PORT, "mitmweb's page"))]
     environment = _environment(directory)
     process = subprocess.Popen(  # noqa: S603  (our own program)
-        [*command, *passed_on],
+        [*command, *choice.passed_on],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -320,7 +334,8 @@ def _say_what_was_paid(gateway: Sandbox) -> bool:
         amount = f"{payment.amount} units" if asset is None else f"{format_usd(asset.micro_usd(payment.amount))} USDC"
         place = payment.network if row is None else row.name
         _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
-        _say(f"           {payment.state}, transaction {payment.transaction or 'none'}\n")
+        _say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
+        _say(SETTLED_LATE if row is not None and row.family == "evm" and payment.state == "settled" else "")
     return len(payments) == 1 and payments[0].state == "settled" and bool(payments[0].transaction)
 
 

@@ -19,6 +19,8 @@ from .settings import OPTIONS, is_loopback, read_settings
 from .wallet import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
+WEB_PORT = 8081
+"""Of mitmweb's page, unless the user says otherwise; mitmproxy's own default."""
 SOLANA_GATEWAY = "https://sol.blockrun.ai"
 BASE_GATEWAY = "https://blockrun.ai"
 QUESTIONS = ("--commands", "--version")
@@ -47,7 +49,13 @@ class Arguments:
     """Every mitmproxy option that the command line sets to a value, by its name."""
 
 
-_LONG = {"--mode": "mode", "--listen-port": "listen_port", "--listen-host": "listen_host"}
+_LONG = {
+    "--mode": "mode",
+    "--listen-port": "listen_port",
+    "--listen-host": "listen_host",
+    "--web-port": "web_port",
+    "--web-host": "web_host",
+}
 _SHORT = {"-m": "mode", "-p": "listen_port"}
 
 
@@ -161,6 +169,8 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
     elif given.upstream is not None:
         raise SettingsError("--upstream and --mode both say where requests go; keep one")
     _check_port({**configured, **given.options}, program)
+    if tool == "mitmweb":
+        _check_web_port(given.options, program)
     return run_tool(tool, mitmproxy_arguments(door, upstream, given, configured))
 
 
@@ -190,6 +200,19 @@ def _check_port(options: Mapping[str, str], program: str) -> None:
         raise SettingsError(
             f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
             f"Another port: {program} -p {int(port) + 1}"
+        )
+
+
+def _check_web_port(options: Mapping[str, str], program: str) -> None:
+    """mitmweb itself ends with a traceback."""
+    from .hosting import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
+
+    mine = {**file_options(options.get("confdir", "~/.mitmproxy")), **options}
+    host, port = str(mine.get("web_host", "127.0.0.1")), str(mine.get("web_port", WEB_PORT))
+    if port.isascii() and port.isdigit() and 0 < int(port) < 65536 and not port_is_free(host, int(port)):
+        raise SettingsError(
+            f"port {port} of {host}, for mitmweb's page, is taken or not ours to take; perhaps another mitmweb is "
+            f"running. Another port: {program} web --web-port {int(port) + 1}"
         )
 
 

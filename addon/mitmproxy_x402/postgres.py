@@ -121,7 +121,8 @@ def failure(url: PostgresUrl, error: Exception) -> LedgerError:
         reason = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     for secret in url.secrets:
         reason = reason.replace(secret, "[redacted]")
-    reason = " ".join(reason.split()).rstrip(".")
+    lines = [" ".join(line.split()) for line in reason.splitlines()]
+    reason = " ".join(line for line in lines if line and not line.startswith("Is the server running")).rstrip(".")
     return LedgerError(
         f"The ledger {url} cannot be used: {reason:.400}. Without it nothing is paid. See that the database runs, can "
         "be reached, and lets this user read and write the ledger's tables; it is tried again by itself. The option "

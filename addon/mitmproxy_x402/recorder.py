@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from . import handshake, recorder_names
+from . import handshake, recorder_names, service
 from .recorder_plan import Plan, asked_of, make_plan
 from .recorder_thread import Begin, End, Job, Request, Response, Writer
 from .recording import RecordedPayment, RecordedRequest, RecordedResponse, Recording
@@ -55,6 +55,8 @@ def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Reco
     @functools.wraps(hook)
     def wrapped(self: Recorder, flow: http.HTTPFlow) -> None:
         if (self.plan is None and not self.open) or handshake.exchange_of(flow) is None:
+            return
+        if service.is_health(flow.request):  # a supervisor asks every few seconds, and nobody upstream
             return
         try:
             hook(self, flow)

@@ -171,7 +171,12 @@ class Folder:
         """The flow is over. Gives the recording with all that is known now."""
         if self._size and self._response is not None:
             self._digest = _digest(self.path / self._response)
-        self.write_head(recording)
+        try:
+            self.write_head(recording)
+        except OSError:
+            with contextlib.suppress(OSError):  # where there is nothing of it, nor is a folder, on a full disk
+                self.path.rmdir()
+            raise
         return self.known(recording)
 
     def remove(self) -> None:

@@ -5,7 +5,7 @@ which then takes the place of the old one: it is whole at every moment, also whe
 stays cheap, a new file is begun beyond MAX_FILE bytes. Bodies are copied from disk to disk, never held.
 
 Beyond the standard an entry has `_chunks` (a list of [seconds since the request began, bytes]), `_x402` (the payment,
-and how many requests went upstream) and, where the answer is incomplete, `_error`.
+and how many requests went upstream) and, where the answer is incomplete, `_error`. `_resourceType` is Chrome's.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def entry(recording: Recording) -> Iterator[bytes]:
         "cache": {},
         "timings": {"send": 0, "wait": _milliseconds(first_byte), "receive": _milliseconds(end - first_byte)},
     }
+    document["_resourceType"] = "fetch"  # else Chrome takes all of them for scripts, which its filters hide
     if recording.error is not None:
         document["_error"] = recording.error.replace(_MARK, "?")
     document["_x402"] = {"payment": to_document(recording)["payment"], "legs": recording.legs}

@@ -16,11 +16,15 @@ from typing import Any, BinaryIO, cast
 from mitmproxy import http
 from mitmproxy.io import tnetstring
 
+from . import comment, contentview
+from .llm.reading import Reading
 from .recorder_files import write_at
 from .recording import Recording
 from .redact import Redactor
 
 BLOCK = 1 << 18
+READ = 4 << 20
+"""Bytes of an answer up to which it is read for the comment."""
 
 State = dict[str, Any]
 
@@ -34,7 +38,7 @@ class FlowFile:
 
     def add(self, state: State, recording: Recording) -> None:
         """Add a flow that is over: `state` is the flow's, `recording` has its body. Raises OSError: nothing was."""
-        parts = self._parts(self.redacted(state), recording)
+        parts = self._parts(self.redacted(state, _body_of(recording)), recording)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             end = place = os.fstat(descriptor).st_size
@@ -50,16 +54,17 @@ class FlowFile:
 
     @staticmethod
     def _parts(state: State, recording: Recording) -> Iterator[bytes]:
-        response = recording.response
-        if response is None or response.body is None:
+        body = _body_of(recording)
+        if body is None:
             yield tnetstring.dumps(state)
             return
-        with (recording.folder / response.body).open("rb") as body:
-            yield from _around(state, body)
+        with body.open("rb") as stream:
+            yield from _around(state, stream)
 
-    def redacted(self, state: State) -> State:
-        """The state of the same flow without its secrets, and without the body of its answer."""
+    def redacted(self, state: State, body: Path | None = None) -> State:
+        """The state of the same flow without its secrets, and without `body`, its answer's. Raises OSError."""
         flow = _flow_of(state)
+        _describe(flow, body)
         redactor, request, response = self._redactor, flow.request, flow.response
         request.headers = http.Headers(redactor.fields(request.headers))
         request.data.path = redactor.path(request.data.path)
@@ -79,7 +84,6 @@ class FlowFile:
             challenge["headers"] = [
                 [name.decode("utf-8", "replace"), value.decode("utf-8", "replace")] for name, value in pairs
             ]
-        flow.metadata.pop("x402.cut", None)  # here the body is whole
         return cast(State, flow.get_state() | {"backup": None})
 
 
@@ -90,10 +94,34 @@ def _flow_of(state: State) -> http.HTTPFlow:
 def with_body(state: State, body: Path | None, limit: int) -> http.HTTPFlow:
     """The flow of `state`, with the first `limit` bytes of `body` as its answer. Raises OSError."""
     flow = _flow_of(state)
+    _describe(flow, body)
     if flow.response is not None and body is not None:
         with body.open("rb") as stream:
             flow.response.raw_content = stream.read(limit)
     return flow
+
+
+def _body_of(recording: Recording) -> Path | None:
+    response = recording.response
+    return None if response is None or response.body is None else recording.folder / response.body
+
+
+def _describe(flow: http.HTTPFlow, body: Path | None) -> None:
+    """Comment and mark as in mitmweb's list, unless they are the user's own: in mitmdump nobody has made them yet."""
+    broken = flow.error is not None
+    before = comment.of(flow, broken=broken)
+    flow.metadata.pop("x402.cut", None)  # here the body is whole
+    if flow.comment in ("", before):
+        flow.comment = comment.of(flow, reading=_reading(flow, body), broken=broken)
+    flow.marked = flow.marked or comment.mark(flow.metadata)
+
+
+def _reading(flow: http.HTTPFlow, body: Path | None) -> Reading | None:
+    if flow.response is None or body is None or body.stat().st_size > READ:
+        return None
+    headers = flow.response.headers
+    kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    return contentview.read(kind, coding, body.read_bytes())[0]
 
 
 def _around(state: State, body: BinaryIO) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,8 @@ HELD = 0.5
 """Seconds for which the last chunk of a stream is held back from the screen."""
 SHARE = 20
 """A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
+PATIENCE = 0.2
+"""Seconds for which the end of an answer waits to be read, where mitmproxy then saves it with its comment."""
 BODIES = 3
 """The flow_detail from which on mitmdump prints bodies."""
 
@@ -88,6 +90,9 @@ class Body:
             flow.metadata[CUT] = f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
 
 
+Waiting = Coroutine[None, None, None] | None
+"""What a hook returns: mitmproxy waits for it before it asks the next addon."""
+
 # Of the module: they outlive a script that is loaded again.
 _open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
 """The bodies of streams that are not over."""
@@ -139,27 +144,29 @@ class Views:
                     await asyncio.sleep(0)
             pause = max(PAUSE, took * SHARE)
 
-    def response(self, flow: http.HTTPFlow) -> None:
+    def response(self, flow: http.HTTPFlow) -> Waiting:
         """The answer is over: the body is whole, and somebody reads it for the comment."""
-        self._end(flow, broken=False)
+        return self._end(flow, broken=False)
 
-    def error(self, flow: http.HTTPFlow) -> None:
+    def error(self, flow: http.HTTPFlow) -> Waiting:
         """There will be no more: what came of the body is in the flow."""
-        self._end(flow, broken=True)
+        return self._end(flow, broken=True)
 
-    def _end(self, flow: http.HTTPFlow, *, broken: bool) -> None:
+    def _end(self, flow: http.HTTPFlow, *, broken: bool) -> Waiting:
         body = _open.pop(flow, None)
         if handshake.exchange_of(flow) is None or not somebody_looks():
-            return
+            return None
         if body is not None and flow.response is not None:
             body.show_all(flow)
         describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
-        if _ui() and not refused and flow.response is not None and flow.response.raw_content:
-            task = asyncio.get_running_loop().create_task(self._read(flow, describe))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if refused or flow.response is None or not flow.response.raw_content or not (_ui() or _saves()):
+            return None
+        task = asyncio.get_running_loop().create_task(self._read(flow, describe))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return _wait(task) if _saves() else None
 
     async def _read(self, flow: http.HTTPFlow, describe: Callable[..., None]) -> None:
         """What the answer says, for the comment: in a thread, since it may take a second."""
@@ -180,6 +187,14 @@ class Views:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
 
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task], timeout=PATIENCE)
+
+
+def _saves() -> bool:
+    return bool(ctx.options.save_stream_file)
+
+
 def _ui() -> bool:
     return ctx.master.addons.get("view") is not None
 
@@ -196,10 +211,7 @@ def _update(flow: http.HTTPFlow) -> None:
 
 def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> None:
     """Comment and mark of a flow, unless they are the user's own."""
-    response = flow.response
-    begun = flow.request.timestamp_start
-    first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
-    line = comment.line(flow.metadata, reading=reading, first_byte=first, broken=broken)
+    line = comment.of(flow, reading=reading, broken=broken)
     mark = comment.mark(flow.metadata)
     before = _said.get(flow, ("", ""))
     if flow.comment in ("", before[0]):
