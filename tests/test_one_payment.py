@@ -70,10 +70,10 @@ def test_an_sdk_that_repeats_is_charged_once(shop: Place, ask: Any, fault: str, 
     before, rows = len(shop.sandbox.settled), len(shop.rows())
     text = ask(shop.proxy.url, FAULTS[fault], f"{ask.__name__} {fault} {stream}", stream=stream)
     assert text
-    settled = shop.sandbox.settled[before:]
     charged_failures = "settled" in fault or shop.sandbox.config.networks == ("solana-devnet",)
-    assert len(settled) == (2 if charged_failures else 1)
-    assert len(shop.rows()) - rows == len(settled)
+    purchases = 2 if charged_failures else 1
+    shop.expect_settled(before, purchases)
+    assert len(shop.rows()) - rows == purchases
 
 
 def chat(content: str, **more: Any) -> dict[str, Any]:
