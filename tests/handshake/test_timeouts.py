@@ -57,8 +57,7 @@ class Timed(Rig):
         eventually(lambda: self._states()[self._since :] == list(states), self._states)
 
     def _states(self) -> list[str]:
-        place = self.proxy.ledger or self.proxy.home / ".local/state/mitmproxy-x402/ledger.sqlite3"
-        return [state for (state,) in query(place, "state")]
+        return [state for (state,) in query(self.proxy.ledger, "state")]
 
 
 def _ok(peer: Peer, upstream: Upstream) -> None:

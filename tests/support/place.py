@@ -23,13 +23,8 @@ class Place:
     def __init__(self, home: Path, sandbox: Sandbox, proxy: Proxy) -> None:
         self.home, self.sandbox, self.proxy = home, sandbox, proxy
 
-    @property
-    def ledger(self) -> Path:
-        """Where it is unless an option says otherwise."""
-        return self.home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
-
     def rows(self, columns: str = "state, sends") -> list[tuple[Any, ...]]:
-        return query(self.proxy.ledger or self.ledger, columns)
+        return query(self.proxy.ledger, columns)
 
     def expect(self, since: int, expected: list[tuple[Any, ...]], columns: str = "state, sends") -> None:
         """The rows after the first `since` are, or soon become, as expected: the client sees its answer first."""

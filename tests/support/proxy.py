@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from solders.keypair import Keypair
 
-from mitmproxy_x402.settings_ledger import PostgresUrl
+from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
 
 from .wire import Client
 
@@ -58,11 +58,12 @@ class Proxy:
             "PYTHONUNBUFFERED": "1",
             **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys),
         }
-        self.ledger: PostgresUrl | None = None
+        self.ledger: LedgerPlace = home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
+        """Where it is unless an option says otherwise."""
         named = "X402_LEDGER" in environ or any("x402_ledger=" in argument for argument in arguments)
         if Proxy.ledgers is not None and not named:
-            self.ledger = Proxy.ledgers(home)
-            environ["X402_LEDGER"] = self.ledger.url
+            database = Proxy.ledgers(home)
+            self.ledger, environ["X402_LEDGER"] = database, database.url
         self.command = [
             str(Path(sys.executable).with_name(tool)),
             *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),
