@@ -169,7 +169,7 @@ def test_it_runs_on_the_loop_of_its_caller() -> None:
         sandbox = Sandbox()
         with pytest.raises(SettingsError, match="not started"):
             _ = sandbox.url
-        async with sandbox, httpx.AsyncClient(base_url=sandbox.url) as http:
+        async with sandbox, httpx.AsyncClient(base_url=sandbox.url, timeout=30) as http:
             return (await http.get("/health")).status_code
 
     assert asyncio.run(both()) == 200

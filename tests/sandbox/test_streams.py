@@ -230,7 +230,7 @@ def test_the_async_clients_assemble_the_same(gateway: Sandbox) -> None:
 )
 def test_the_bytes_are_those_that_it_says_it_sent(gateway: Sandbox, path: str) -> None:
     asked = {"model": "sandbox-free", "messages": ASKED, "stream": True, "tools": CHAT_TOOLS}
-    with httpx.stream("POST", gateway.url + path, json=asked) as response:
+    with httpx.stream("POST", gateway.url + path, json=asked, timeout=30) as response:
         body = b"".join(response.iter_raw())
     sent = gateway.sent[response.headers["x-request-id"]]
     assert sent.body == body
