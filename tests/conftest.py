@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mitmproxy_x402.fixtures import plugin
+from support import certs, effort
 
 if TYPE_CHECKING:
     from support.postgres import Postgres
@@ -18,13 +20,29 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledger", default="sqlite", help="what the proxies of tests keep it in: sqlite or postgres")
-    parser.addoption("--sequences", default="2000", help="how many random sequences the ledger's invariant is tried on")
+    parser.addoption(
+        "--thorough", action="store_true", help="all there is, as .ci/run does: takes twice as long or more"
+    )
+    parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 400, or 2000")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where the package is linked instead of installed, pytest has not found its plugin by itself."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts its background jobs so; ours inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    effort.begin(is_thorough=config.getoption("--thorough"))
+    config.addinivalue_line("markers", "thorough: of what is tried elsewhere in fewer ways; only runs with --thorough")
+    # Where the package is linked instead of installed, pytest has not found its plugin by itself.
     if not config.pluginmanager.has_plugin("x402_fixtures"):
         config.pluginmanager.register(plugin, "x402_fixtures")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if effort.thorough:
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough") is not None]
+    items[:] = [item for item in items if item.get_closest_marker("thorough") is None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
 
 
 _connect = socket.socket.connect
@@ -40,6 +58,15 @@ def _guarded(self: socket.socket, address: Any) -> None:
 def _no_network() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", _guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clients trust nobody's certificates here, and so need not read those of the world each time they are made."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SSL_CERT_FILE", str(certs.make(tmp_path_factory.mktemp("authority"))))
     yield
     patch.undo()
 

@@ -75,13 +75,13 @@ def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
     ask(web, model=FREE)
     ask(web, user="unknown", fault="receipt")
     ask(web, max_tokens=400_000)
-    running = threading.Thread(target=ask, args=(web, "slow-chunks;seconds=0.1"))
-    running.start()
-
     browser.open(web.page)
-    browser.wait_for_text("0.00", f"{LIST}:nth-last-child(2) .col-comment")
     browser.wait_for_text("refused over_request_limit: asked 2", COMMENTS)
     browser.wait_for_text("free · 1 tool call", COMMENTS)
+
+    running = threading.Thread(target=ask, args=(web, "slow-chunks;seconds=0.1"))
+    running.start()
+    browser.wait_for_text("0.00", f"{LIST}:nth-last-child(2) .col-comment")
     browser.wait_for_text("USDC base sent · first byte", COMMENTS)
 
     browser.click(f"{LIST}:nth-last-child(2) td", PATH)

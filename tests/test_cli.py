@@ -21,6 +21,7 @@ from mitmproxy_x402 import cli, launch
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.wallet import EvmWallet, SvmWallet, Wallets
+from support import effort
 
 EVM_KEY = "0x" + "11" * 32
 ADDON = Path(cli.__file__).resolve().parents[1]
@@ -367,7 +368,7 @@ class TestServe:
         assert answer.stdout.count("x402_max_request: ''") == 1
         assert "\nlisten_host: " in answer.stdout
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", effort.chosen([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
     def test_it_pays_listens_on_loopback_only_and_ends_when_told(self, tmp_path: Path, number: signal.Signals) -> None:
         port = free_port()
         with Sandbox(SandboxConfig()).run_in_thread() as gateway:
@@ -388,7 +389,7 @@ class TestServe:
 
 
 class TestSandbox:
-    @pytest.mark.parametrize("network", ["base-sepolia", "solana-devnet", "both"])
+    @pytest.mark.parametrize("network", effort.chosen(["base-sepolia", "solana-devnet", "both"], "both"))
     def test_one_request_is_paid_and_shown(self, tmp_path: Path, network: str) -> None:
         """With settings and keys about that would spoil it, were they looked at."""
         (tmp_path / "x402.toml").write_text('max_request = "0"\nclient_token = "never-to-be-asked"')
@@ -403,7 +404,7 @@ class TestSandbox:
         assert "\x1b" not in answer.stdout
         assert sorted(path.name for path in tmp_path.iterdir()) == [".mitmproxy", "x402.toml"]
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", effort.chosen([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
     def test_it_serves_until_told_to_end_and_leaves_nothing(self, tmp_path: Path, number: signal.Signals) -> None:
         port = free_port()
         with session(tmp_path, "sandbox", "-p", str(port)) as demo:

@@ -29,6 +29,7 @@ from mitmproxy_x402.summary import closing_lines
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support.console import CommandManager, taddons
 from support.ledgers import KINDS, place_of
+from support.patience import eventually
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import free_port
@@ -225,10 +226,9 @@ def test_in_a_running_proxy(home: Path) -> None:
             body = {"model": "sandbox-1", "messages": [{"role": "user", "content": str(number)}]}
             assert running.post(body).status_code == 200
             running.expect(0, [("settled", 1)] * number)
-        log = running.proxy.log
-        assert "No such command" not in log
-        answers = re.findall(r"ANSWER (.*)", log)
-        assert len(answers) == 8
+        eventually(lambda: running.proxy.log.count("ANSWER ") == 8, lambda: running.proxy.log)
+        answers = re.findall(r"ANSWER (.*)", running.proxy.log)
+        assert "No such command" not in running.proxy.log
         assert "this month" in answers[4]
         assert re.search(r"base-sepolia +settled +sandbox-1", answers[5])
         assert "spent" in answers[6]

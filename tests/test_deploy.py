@@ -82,8 +82,8 @@ def test_the_command_pays_for_who_knows_the_token(tmp_path: Path, command: list[
             assert health(port) == 0
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
             body = {"model": "sandbox-1", "messages": [{"role": "user", "content": "hi"}]}
-            assert httpx.post(url, json=body).status_code == 401
-            paid = httpx.post(url, json=body, headers={"authorization": f"Bearer {TOKEN}"})
+            assert httpx.post(url, json=body, timeout=30).status_code == 401
+            paid = httpx.post(url, json=body, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
             assert paid.status_code == 200
             assert len(sandbox.settled) == 1
             process.send_signal(signal.SIGTERM)

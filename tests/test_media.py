@@ -6,9 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.media import speech
 from support import challenges
+from support.ledgers import age
 from support.place import Place, place
 from support.proxy import Proxy, svm_key
 from support.wire import Peer, Upstream
@@ -74,7 +73,7 @@ class TestJobs:
         shop.expect(rows, [("settled", 5 if on_base(shop) else 2 if billed else 1)])
         assert len(shop.sandbox.settled) - settled == 1
         assert len(shop.sandbox.requests) - asked == 2 + 4 + billed
-        assert httpx.get(answers[2].json()["data"][0]["url"]).status_code == 200
+        assert httpx.get(answers[2].json()["data"][0]["url"], timeout=30).status_code == 200
 
     def test_polls_carry_what_they_should(self, shop: Place) -> None:
         before = len(shop.sandbox.requests)
@@ -136,9 +135,7 @@ def test_a_restart_in_the_middle_pays_nothing_twice(home: Path, network: str) ->
             billed = answers["videos"]
             if network == "solana-devnet":
                 assert billed[2].json()["error"]["code"] == "job_payment_pending"
-                with closing(sqlite3.connect(shop.ledger)) as db:
-                    db.execute("UPDATE payment SET valid_until = valid_until - 200")  # as if time had passed
-                    db.commit()
+                age(shop.proxy.ledger, 200)
                 billed[2] = poll(shop, jobs["videos"])
                 shop.expect(0, [("unknown", 1, None), *[("settled", 1, None)] * 2, ("settled", 1, 1)], STATES)
             else:
@@ -180,7 +177,7 @@ def test_a_gateway_that_asks_more_for_a_poll_gets_nothing(home: Path) -> None:
                 peer.send(challenges.answer())
 
     with Upstream(script) as upstream, Proxy(upstream.url, home=home) as proxy:
-        assert httpx.post(f"{proxy.url}/v1/videos/generations", json={}).status_code == 202
+        assert httpx.post(f"{proxy.url}/v1/videos/generations", json={}, timeout=30).status_code == 202
         for more in ({"amount": "13082"}, {"payTo": "0x" + "77" * 20}, {"network": "eip155:1"}):
             asked = more
             answer = httpx.get(f"{proxy.url}/v1/videos/generations/1", timeout=20)

@@ -41,7 +41,7 @@ from mitmproxy_x402.purchase import NOT_BROADCAST, REPLAY, Purchase
 from mitmproxy_x402.settings import Settings, read_settings
 from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
-from support import challenges
+from support import challenges, effort
 from support.ledgers import DatabaseTimes
 from support.postgres import Postgres
 from support.proxy import EVM_KEY
@@ -395,12 +395,11 @@ class SharedWorld(World):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    count = int(metafunc.config.getoption("--sequences") or (2000 if effort.thorough else 400))
     if "batch" in metafunc.fixturenames:
-        count = int(metafunc.config.getoption("--sequences"))
         metafunc.parametrize("batch", range(-(-count // BATCH)))
     if "shared_batch" in metafunc.fixturenames:
-        count = int(metafunc.config.getoption("--sequences")) // SLOWER
-        metafunc.parametrize("shared_batch", range(-(-count // SHARED_BATCH)))
+        metafunc.parametrize("shared_batch", range(-(-count // SLOWER // SHARED_BATCH)))
 
 
 @pytest.fixture(scope="module")

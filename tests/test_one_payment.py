@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from support.patience import eventually
 from support.place import Place, place
 from support.wire import request as raw_request
 
@@ -70,10 +71,10 @@ def test_an_sdk_that_repeats_is_charged_once(shop: Place, ask: Any, fault: str, 
     before, rows = len(shop.sandbox.settled), len(shop.rows())
     text = ask(shop.proxy.url, FAULTS[fault], f"{ask.__name__} {fault} {stream}", stream=stream)
     assert text
-    settled = shop.sandbox.settled[before:]
     charged_failures = "settled" in fault or shop.sandbox.config.networks == ("solana-devnet",)
-    assert len(settled) == (2 if charged_failures else 1)
-    assert len(shop.rows()) - rows == len(settled)
+    purchases = 2 if charged_failures else 1
+    shop.expect_settled(before, purchases)
+    assert len(shop.rows()) - rows == purchases
 
 
 def chat(content: str, **more: Any) -> dict[str, Any]:
@@ -170,12 +171,13 @@ def test_one_request_at_a_time_uses_a_held_payment(shop: Place, fresh: str) -> N
 
 
 def test_a_client_that_left_comes_back(shop: Place, fresh: str) -> None:
-    before, rows = settled(shop), len(shop.rows())
+    before, rows, asked = settled(shop), len(shop.rows()), len(shop.sandbox.requests)
     body = json.dumps(chat(fresh)).encode()
     fault = "x-sandbox-fault: stall;n=1;settle=no"
     client = shop.proxy.client()
     client.send(raw_request("POST", "/v1/chat/completions", body, fault, "content-type: application/json"))
     shop.wait_for_payments(rows + 1)
+    eventually(lambda: any(one.get("payment-signature") for one in list(shop.sandbox.requests)[asked:]))
     client.close()
     shop.proxy.wait_for(f"payment of .*unknown {shop.rows('reference')[-1][0]}")
     with shop.proxy.client() as again:

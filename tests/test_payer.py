@@ -36,6 +36,7 @@ from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
 from mitmproxy_x402.settings import read_settings
 from mitmproxy_x402.wallet import EvmWallet, SvmWallet, Wallets, WalletSources, load_wallets
+from support import effort
 from support.proxy import EVM_ADDRESS, EVM_KEY, SVM_SEED, Proxy, svm_key
 from support.wire import Peer, Upstream, free_port, request
 
@@ -402,7 +403,11 @@ def said(draw: st.DrawFn) -> tuple[str | None, bytes]:
 @example((None, json.dumps({"x402Version": 2, "accepts": [{**ENTRIES[0], "network": "\ud800\n"}]}).encode()))
 @example((None, json.dumps({"x402Version": 2, "accepts": [{**ENTRIES[1], "network": "\x1b[0m\ud800"}]}).encode()))
 @example((None, b'{"x402Version": 2, "accepts": [{"amount": ' + b"9" * 5000 + b"}]}"))
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=effort.examples(1000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 def test_any_json_becomes_an_allowed_payment_or_a_clear_refusal(benches: Any, said: tuple[str | None, bytes]) -> None:
     bench: Bench = benches(max_request=f"0.{MAX_REQUEST:06d}", rpc_timeout="0.1")
     bench.signed = 0
@@ -470,7 +475,11 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Till, Pr
 @given(said=said(), raw=st.none() | st.binary(max_size=60), coding=st.sampled_from(["", "gzip", "br", "zstd", "x"]))
 @example(said=(None, json.dumps(VALID[0]).encode()), raw=None, coding="")
 @example(said=(None, b'{"x402Version": 2, "accepts": [{"scheme": "\\ud800"}]}'), raw=None, coding="")
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=effort.examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 def test_no_challenge_whatever_leaves_a_client_without_an_answer(
     counter: tuple[Till, Proxy], said: tuple[str | None, bytes], raw: bytes | None, coding: str
 ) -> None:

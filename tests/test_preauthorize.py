@@ -19,7 +19,6 @@ from mitmproxy_x402.sandbox import Rates, Sandbox, SandboxConfig
 from support import challenges
 from support.place import Place, place
 from support.proxy import Proxy, svm_key
-from support.reference_payer import eventually
 from support.rig import Rig
 from support.wire import Message, Peer, Upstream, request
 
@@ -108,7 +107,7 @@ def test_one_exchange_when_the_price_is_known(shop: Place, model: str, stream: b
         assert (visit.status, visit.legs) == (200, AHEAD)
         assert ("[DONE]" in visit.answer.text) == stream
     shop.expect(rows, [(1,)] * (ENOUGH + 3), "sends")
-    eventually(lambda: len(shop.sandbox.settled) == before + ENOUGH + 3)
+    shop.expect_settled(before, ENOUGH + 3)
     assert len({payment.amount for payment in shop.sandbox.settled[before:]}) == 1
 
 
@@ -195,7 +194,7 @@ def test_many_under_way_when_the_price_rises(base: Place, model: str) -> None:
     paid = [payment.amount for payment in base.sandbox.settled[before:]]
     assert len(paid) == 6
     assert len(set(paid)) == 1
-    states = [state for (state,) in base.rows("state")[rows:]]
+    states = base.outcomes(rows)
     assert states.count("settled") == 6
     assert set(states) <= {"settled", "superseded"}
 

@@ -20,28 +20,14 @@ import pytest
 import zstandard
 
 from mitmproxy_x402.recording import Recording, RecordingError, read_recording, read_recordings
-from support import challenges
+from support import challenges, changer
+from support.changer import set_options
 from support.proxy import EVM_KEY, Proxy
 from support.rig import Rig
 from support.wire import TIMEOUT, Client, Peer, Script, Upstream, request
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 EVENT = b'data: {"text": "\xe2\x82\xac"}\n\n'
-CHANGER = """
-from mitmproxy import ctx, exceptions
-
-def request(flow):
-    text = flow.request.headers.get("x-set")
-    if text:
-        try:
-            ctx.options.set(*text.split("; "))
-            flow.request.headers["x-said"] = "taken"
-        except exceptions.OptionsError as error:
-            flow.request.headers["x-said"] = str(error)
-
-def responseheaders(flow):
-    flow.response.headers["x-said"] = flow.request.headers.get("x-said", "")
-"""
 
 
 def idle(_peer: Peer, _upstream: Upstream) -> None:
@@ -115,8 +101,7 @@ def recording_proxy(home: Path, *options: str, script: Script = idle, **more: An
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     home = tmp_path_factory.mktemp("home")
-    (home / "changer.py").write_text(CHANGER)
-    with recording_proxy(home, "-s", str(home / "changer.py")) as rig:
+    with recording_proxy(home, *changer.script(home)) as rig:
         yield rig
 
 
@@ -645,12 +630,6 @@ def test_a_too_long_path_ends_the_start(home: Path) -> None:
         assert proxy.wait_for_end() == 1
 
 
-def set_option(rig: Recorded, *settings: str) -> str:
-    with rig.client() as client:
-        answer = client.ask(request("GET", "/set", b"", "x-set: " + "; ".join(settings)))
-    return (answer.get(b"x-said") or b"").decode()
-
-
 def test_changes_at_run_time(rig: Recorded) -> None:
     go = threading.Event()
 
@@ -666,31 +645,31 @@ def test_changes_at_run_time(rig: Recorded) -> None:
     try:
         with rig.client() as client:
             begun = begin(rig, client)
-            assert "cannot record there" in set_option(rig, "x402_dump=nowhere/deep")
-            assert "filter expression" in set_option(rig, "x402_dump_filter=~nonsense (")
-            assert set_option(rig, "x402_dump=other", "x402_dump_filter=~u /set") == "taken"
+            assert "cannot record there" in set_options(rig.proxy, "x402_dump=nowhere/deep")
+            assert "filter expression" in set_options(rig.proxy, "x402_dump_filter=~nonsense (")
+            assert set_options(rig.proxy, "x402_dump=other", "x402_dump_filter=~u /set") == "taken"
             go.set()
             assert client.chunk() == b""
         until(lambda: read_recording(begun.folder).complete)  # what was under way goes on where it was
-        assert set_option(rig) == ""
+        assert set_options(rig.proxy) == ""
         until(lambda: any(read_recording(head.parent).complete for head in other.glob("*/flow.json")))
         count = len(rig.folders())
-        assert set_option(rig, "x402_dump=") == "taken"
-        assert set_option(rig) == ""
+        assert set_options(rig.proxy, "x402_dump=") == "taken"
+        assert set_options(rig.proxy) == ""
         assert len(rig.folders()) == count
     finally:
-        assert set_option(rig, "x402_dump=rec", "x402_dump_filter=") == "taken"
+        assert set_options(rig.proxy, "x402_dump=rec", "x402_dump_filter=") == "taken"
     assert not (rig.proxy.home / "nowhere").exists()
 
 
 def test_without_native_the_folder_goes(rig: Recorded) -> None:
     rig.fresh(answering(b"x" * 1000))
-    assert set_option(rig, "x402_dump_format=har,mitm") == "taken"
+    assert set_options(rig.proxy, "x402_dump_format=har,mitm") == "taken"
     try:
         with rig.client() as client:
             assert client.ask(request("GET", "/one")).status == 200
     finally:
-        assert set_option(rig, "x402_dump_format=native") == "taken"
+        assert set_options(rig.proxy, "x402_dump_format=native") == "taken"
     with rig.client() as client:
         client.ask(request("GET", "/last"))
     # What is over is dealt with in order, so by then all others have been.
@@ -733,7 +712,7 @@ def test_filters(rig: Recorded, text: str, expected: list[str]) -> None:
             peer.send((head if missing else STREAM) + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
     rig.script(script)
-    assert set_option(rig, f"x402_dump_filter={text}") == "taken"
+    assert set_options(rig.proxy, f"x402_dump_filter={text}") == "taken"
     before = rig.folders()
     try:
         with rig.client() as client:
@@ -745,7 +724,7 @@ def test_filters(rig: Recorded, text: str, expected: list[str]) -> None:
             ):
                 client.ask(data)
     finally:
-        assert set_option(rig, "x402_dump_filter=") == "taken"
+        assert set_options(rig.proxy, "x402_dump_filter=") == "taken"
     with rig.client() as client:
         client.ask(request("GET", "/last"))
     # What is over is dealt with in order, so by then all others have been.

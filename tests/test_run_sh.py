@@ -168,19 +168,25 @@ class TestInstalling:
 
         second = self.install(venv, lock, home)
         assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+        assert bash(f'is_ready "{venv}" "{lock}"', home=home, X402_PYTHON=str(PYTHON)).returncode == 0
+        assert bash(f'is_ready "{venv}" "{lock}"', home=home).returncode == 0
+        assert bash(f'is_ready "{venv}" "{lock}"', home=home, X402_PYTHON="another").returncode == 1
+        (venv / "bin/python").unlink()
+        assert bash(f'is_ready "{venv}" "{lock}"', home=home).returncode == 1
 
-        # Another lock, an interrupted installation, a Python that went away: each begins anew.
+    @pytest.mark.thorough
+    def test_another_lock_or_an_interrupted_installation_begins_anew(
+        self, tmp_path: Path, lock: Path, home: Path
+    ) -> None:
+        venv = tmp_path / "a venv"
+        assert self.install(venv, lock, home).returncode == 0
         lock.write_text("# nothing, but otherwise\n")
         assert "this happens once" in self.install(venv, lock, home).stderr
         (venv / "x402-installed.lock").unlink()
         (venv / "left-over").touch()
         assert "this happens once" in self.install(venv, lock, home).stderr
         assert not (venv / "left-over").exists()
-        assert bash(f'is_ready "{venv}" "{lock}"', home=home, X402_PYTHON=str(PYTHON)).returncode == 0
         assert bash(f'is_ready "{venv}" "{lock}"', home=home).returncode == 0
-        assert bash(f'is_ready "{venv}" "{lock}"', home=home, X402_PYTHON="another").returncode == 1
-        (venv / "bin/python").unlink()
-        assert bash(f'is_ready "{venv}" "{lock}"', home=home).returncode == 1
 
     def test_a_hash_that_does_not_fit_stops_it(self, tmp_path: Path, lock: Path, home: Path) -> None:
         wheel = tmp_path / "nothing-1-py3-none-any.whl"

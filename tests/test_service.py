@@ -42,7 +42,7 @@ class Gate:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_health_is_answered_here(home: Path, method: str) -> None:
     with Upstream(never) as upstream, Proxy(upstream.url, home=home) as proxy:
-        answer = httpx.request(method, f"{proxy.url}/x402/health?probe=1")
+        answer = httpx.request(method, f"{proxy.url}/x402/health?probe=1", timeout=30)
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "no-store"
         assert answer.text == ("" if method == "HEAD" else json.dumps({"status": "ok"}))
@@ -52,9 +52,9 @@ def test_health_is_answered_here(home: Path, method: str) -> None:
 def test_health_needs_no_token_and_gives_nothing_else_away(home: Path) -> None:
     keys = {"BLOCKRUN_WALLET_KEY": "0x" + "11" * 32, "X402_CLIENT_TOKEN": TOKEN}
     with Upstream(never) as upstream, Proxy(upstream.url, home=home, keys=keys) as proxy:
-        assert httpx.get(f"{proxy.url}/x402/health").json() == {"status": "ok"}
-        assert httpx.get(f"{proxy.url}/x402/healthy").status_code == 401
-        assert httpx.post(f"{proxy.url}/x402/health").status_code == 401
+        assert httpx.get(f"{proxy.url}/x402/health", timeout=30).json() == {"status": "ok"}
+        assert httpx.get(f"{proxy.url}/x402/healthy", timeout=30).status_code == 401
+        assert httpx.post(f"{proxy.url}/x402/health", timeout=30).status_code == 401
         assert upstream.connections == 0
 
 
@@ -74,12 +74,12 @@ def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -
             proxy.process.send_signal(signal.SIGTERM)
             proxy.wait_for("stopping when the running answer is over, after 600 s at most")
             asked = len(upstream.requests)
-            late = httpx.post(f"{proxy.url}/v1/chat/completions", content=b"{}")
+            late = httpx.post(f"{proxy.url}/v1/chat/completions", content=b"{}", timeout=30)
             assert late.status_code == 503
             assert late.json()["error"]["code"] == "shutting_down"
             assert "retry-after" in late.headers
             assert "x-should-retry" not in late.headers
-            unwell = httpx.get(f"{proxy.url}/x402/health")
+            unwell = httpx.get(f"{proxy.url}/x402/health", timeout=30)
             assert (unwell.status_code, unwell.json()) == (503, {"status": "draining"})
             assert len(upstream.requests) == asked
             gate.go_on.set()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.sse import Event, Notes, Parser
+from support import effort
 from support.work import allocated, lines_executed
 
 BOM = b"\xef\xbb\xbf"
@@ -178,14 +179,14 @@ def reference(stream: bytes) -> tuple[list[Event], int | None, int]:
     return events, retry, comments
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=effort.examples(400))
 @given(STREAMS)
 def test_it_reads_what_the_simple_reference_reads(stream: bytes) -> None:
     events, parser = parsed([stream])
     assert (events, parser.retry, parser.comments) == reference(stream)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=effort.examples(300))
 @given(STREAMS, st.integers(0, 2**32), st.sampled_from([None, 8, 20]))
 def test_any_chunking_gives_the_same(stream: bytes, seed: int, max_event: int | None) -> None:
     cuts = sorted(random.Random(seed).choices(range(len(stream) + 1), k=seed % 9))

@@ -372,7 +372,9 @@ def test_a_refusal_shows_the_handshake(shop: Web) -> None:
 
 
 def test_what_the_guard_refuses(shop: Web) -> None:
-    answer = httpx.post(shop.url + "/v1/chat/completions", json=USAGE, headers={"origin": "https://evil.example"})
+    answer = httpx.post(
+        shop.url + "/v1/chat/completions", json=USAGE, headers={"origin": "https://evil.example"}, timeout=30
+    )
     flow = shop.wait_for_flow(lambda flow: flow["comment"] == "refused origin_not_allowed")
     assert flow["marked"] == "⛔"
     assert answer.json()["error"]["message"] in shop.view(flow)

@@ -59,4 +59,6 @@ def test_the_recordings_are_of_paid_answers(twice: Twice) -> None:
 
 def test_what_was_cut_is_incomplete(twice: Twice) -> None:
     for recording in twice.recordings:
-        assert recording.complete != shape_of(recording.request_body()).endswith("-cut")
+        # At this event an SDK hangs up, which may be before the end of the answer has come.
+        is_whole = recording.complete or recording.body().endswith(b"data: [DONE]\n\n")
+        assert is_whole != shape_of(recording.request_body()).endswith("-cut")

@@ -7,9 +7,10 @@ import pytest
 from faults import table
 from faults.plan import FAULTS, MEET, POINTS, cells, why_not
 from faults.run import GROUPS, run, tries_in
+from support import effort
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", effort.chosen(GROUPS, "gateway", "ledger", "clock", "kill"))
 def test_nothing_is_lost_whatever_goes_wrong(group: str) -> None:
     """And it is as docs/faults.md says; `python -m tests.faults --write` writes that anew."""
     results = run(group)

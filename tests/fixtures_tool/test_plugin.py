@@ -28,7 +28,7 @@ def entry_points() -> dict[str, str]:
 
 
 def post(url: str, body: Any) -> httpx.Response:
-    return httpx.post(f"{url}/v1/chat/completions", json=body)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
 
 
 class TestHere:

@@ -52,7 +52,7 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]
 def test_it_says_where_serves_and_ends_when_told(recordings: Path) -> None:
     with serving(str(recordings), "--port", "0") as (process, line, url):
         assert line == f"Serving 2 recordings on {url}. Ctrl-C ends it.\n"
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, timeout=30) as client:
             assert [client.post(PATH, json={"n": n}).json() for n in (1, 2)] == [[1], [2]]
             assert client.post(PATH, json={"n": 3}).status_code == 404
             process.send_signal(signal.SIGINT)  # the client is still connected
@@ -65,7 +65,7 @@ def test_options_of_a_recording_alone_and_the_end_by_kill(recordings: Path) -> N
     arguments = ("--port", "0", "--match", "order", "--speed", "10", "--host", "localhost")
     with serving(str(recordings / "two"), *arguments) as (process, line, url):
         assert line.startswith("Serving 1 recording on http://")
-        assert httpx.post(url + PATH, json={"n": 7}).json() == [2]
+        assert httpx.post(url + PATH, json={"n": 7}, timeout=30).json() == [2]
         process.terminate()
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 143

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support import challenges
+from support import challenges, effort
 from support.proxy import Proxy
 from support.wire import Client, Message, Peer, Upstream, request
 
@@ -163,7 +163,7 @@ EVENTS = ["data: Grüße ☕\n\n".encode(), b"\xf0\x9f", b"\xa6\x80", b"data: [D
 @example(body=b"x", answer=Answer(EVENTS, "length", ONE_BYTE))
 @example(body=b"x", answer=Answer(EVENTS, "end", ONE_BYTE))
 @example(body=b"x", answer=Answer([b"1"] * 500))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort.examples(150), deadline=None)
 def test_any_free_answer_arrives_as_sent(line: Line, body: bytes, answer: Answer) -> None:
     check(line, body, answer)
 
@@ -173,6 +173,6 @@ def test_any_free_answer_arrives_as_sent(line: Line, body: bytes, answer: Answer
 @example(body=b"x", challenge=Answer([b"{}"], "length", ONE_BYTE, *OWED), answer=Answer(EVENTS, "length", ONE_BYTE))
 @example(body=b"", challenge=Answer([b"{}"], "end", ONE_BYTE, *OWED), answer=Answer(EVENTS, "end", ONE_BYTE))
 @example(body=b"", challenge=Answer([], "length", [7], *OWED), answer=Answer([b"1"] * 500))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort.examples(150), deadline=None)
 def test_any_paid_answer_arrives_as_sent(line: Line, body: bytes, challenge: Answer, answer: Answer) -> None:
     check(line, body, answer, challenge)

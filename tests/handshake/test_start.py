@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from mitmproxy.proxy.layers import http as mhttp
 
 from mitmproxy_x402 import handshake
 from mitmproxy_x402.errors import SettingsError
-from support import challenges
+from support import challenges, effort
 from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer, Upstream, free_port, request
 
@@ -103,8 +104,16 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("tool", ["mitmdump", "mitmweb"])
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    ("mistake", "tool"),
+    effort.chosen(
+        itertools.product(MISTAKES, ("mitmdump", "mitmweb")),
+        ("x402_max_request=abc", "mitmdump"),
+        ("x402_max_reqest=1", "mitmweb"),
+        ("x402_forward_auth", "mitmdump"),
+        ("x402_evm_key_file=/nowhere/key", "mitmdump"),
+    ),
+)
 def test_a_mistake_stops_the_start(home: Path, mistake: str, tool: str) -> None:
     web = ("--no-web-open-browser", "--web-port", str(free_port())) if tool == "mitmweb" else ()
     options = ("--set", *mistake.split())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
-import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import h2.config
 import h2.connection
@@ -18,29 +17,59 @@ import h2.events
 import httpx
 import pytest
 
-from support import certs, challenges
+from support import certs, challenges, changer
+from support.changer import set_options
+from support.ledgers import query
+from support.patience import eventually
 from support.proxy import Proxy
 from support.rig import Rig
-from support.wire import Client, Message, Peer, Upstream, request
+from support.wire import Client, Message, Peer, Script, Upstream, request
 
 LONG = {"connect": "30", "first_byte": "30", "idle": "30", "total": "30"}
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b"8\r\ndata: 1\n\r\n"
 
 
+def settings(**short: str) -> list[str]:
+    return [f"x402_{name}_timeout={value}" for name, value in (LONG | short).items()]
+
+
 def options(**short: str) -> list[str]:
-    return [part for name, value in (LONG | short).items() for part in ("--set", f"x402_{name}_timeout={value}")]
+    return [part for setting in settings(**short) for part in ("--set", setting)]
 
 
-@contextmanager
-def rig(home: Path, script: Any, **short: str) -> Iterator[Rig]:
-    with Upstream(script) as upstream, Proxy(upstream.url, *options(**short), home=home) as proxy:
-        yield Rig(proxy, upstream)
+numbers = itertools.count()
 
 
-def states(home: Path) -> list[str]:
-    with closing(sqlite3.connect(home / ".local/state/mitmproxy-x402/ledger.sqlite3")) as db:
-        return [state for (state,) in db.execute("SELECT state FROM payment ORDER BY id")]
+class Timed(Rig):
+    """One proxy for all tests whose upstream is a script; its time-outs are set for each of them."""
+
+    def begin(self, script: Script, **short: str) -> None:
+        self.script(_ok)
+        # Until they are set, those of the last test hold, for this too.
+        eventually(lambda: set_options(self.proxy, *settings(**short)) == "taken")
+        self._since = len(self._states())
+        self.request = request("POST", f"/v1/{next(numbers)}")
+        self.script(script)
+
+    def expect(self, *states: str) -> None:
+        """What became of the payments since the test began."""
+        eventually(lambda: self._states()[self._since :] == list(states), self._states)
+
+    def _states(self) -> list[str]:
+        return [state for (state,) in query(self.proxy.ledger, "state")]
+
+
+def _ok(peer: Peer, upstream: Upstream) -> None:
+    upstream.read(peer)
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture(scope="module")
+def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timed]:
+    home = tmp_path_factory.mktemp("home")
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, *changer.script(home), home=home) as proxy:
+        yield Timed(proxy, upstream)
 
 
 def error(answer: Message) -> dict[str, str]:
@@ -65,64 +94,66 @@ def silent_when_paid(peer: Peer, upstream: Upstream) -> None:
     until_cut(peer)
 
 
-def test_no_answer_to_the_unpaid_request(home: Path) -> None:
-    with rig(home, silent, first_byte="0.3") as it, it.client() as client:
-        answer = client.ask(request())
+def test_no_answer_to_the_unpaid_request(it: Timed) -> None:
+    it.begin(silent, first_byte="0.3")
+    with it.client() as client:
+        answer = client.ask(it.request)
         assert answer.status == 504
         assert error(answer)["code"] == "upstream_failed"
         assert "no answer within 0.3 s (option x402_first_byte_timeout)" in error(answer)["message"]
         assert "Nothing was paid" in error(answer)["message"]
-    assert states(home) == []
+    it.expect()
 
 
-def test_no_answer_to_the_payment(home: Path) -> None:
-    with rig(home, silent_when_paid, first_byte="0.3") as it:
-        with it.client() as client:
-            answer = client.ask(request())
-        assert answer.status == 504
-        assert error(answer)["code"] == "payment_outcome_unknown"
-        assert "x402_first_byte_timeout" in error(answer)["message"]
-        assert states(home) == ["unknown"]
-        # Who asks again sends the same payment, on a new connection.
-        with it.client() as client:
-            assert client.ask(request()).status == 504
-        paid = [each.get(b"payment-signature") for each in it.upstream.requests if each.get(b"payment-signature")]
-        assert len(paid) == 2
-        assert len(set(paid)) == 1
-    assert states(home) == ["unknown"]
+def test_no_answer_to_the_payment(it: Timed) -> None:
+    it.begin(silent_when_paid, first_byte="0.3")
+    with it.client() as client:
+        answer = client.ask(it.request)
+    assert answer.status == 504
+    assert error(answer)["code"] == "payment_outcome_unknown"
+    assert "x402_first_byte_timeout" in error(answer)["message"]
+    it.expect("unknown")
+    # Who asks again sends the same payment, on a new connection.
+    with it.client() as client:
+        assert client.ask(it.request).status == 504
+    paid = [each.get(b"payment-signature") for each in it.upstream.requests if each.get(b"payment-signature")]
+    assert len(paid) == 2
+    assert len(set(paid)) == 1
+    it.expect("unknown")
 
 
-def test_each_leg_has_its_own_time(home: Path) -> None:
+def test_each_leg_has_its_own_time(it: Timed) -> None:
     """Two legs that take most of it each are not too slow."""
 
     def slow(peer: Peer, upstream: Upstream) -> None:
         pause = threading.Event()
         while True:
             paid = upstream.read(peer).get(b"payment-signature")
-            pause.wait(0.7)
+            pause.wait(1)
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npaid" if paid else challenges.answer())
 
-    with rig(home, slow, first_byte="1.2") as it, it.client() as client:
-        assert client.ask(request()).body == b"paid"
+    it.begin(slow, first_byte="1.9")
+    with it.client() as client:
+        assert client.ask(it.request).body == b"paid"
 
 
-def test_a_stream_that_stops(home: Path) -> None:
+def test_a_stream_that_stops(it: Timed) -> None:
     def stops(peer: Peer, upstream: Upstream) -> None:
         while upstream.read(peer).get(b"payment-signature") is None:
             peer.send(challenges.answer())
         peer.send(SSE + EVENT)
         until_cut(peer)
 
-    with rig(home, stops, idle="0.3") as it, it.client() as client:
-        client.send(request())
+    it.begin(stops, idle="0.3")
+    with it.client() as client:
+        client.send(it.request)
         assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
         assert client.chunk() == b"data: 1\n"
         assert client.rest() == b""  # cut, and not ended: the last chunk is missing
-        it.proxy.wait_for("unknown")
-    assert states(home) == ["unknown"]
+    it.expect("unknown")
 
 
-def test_a_402_that_stops_in_mid_body(home: Path) -> None:
+def test_a_402_that_stops_in_mid_body(it: Timed) -> None:
     def stops(peer: Peer, upstream: Upstream) -> None:
         upstream.read(peer)
         whole = challenges.answer()
@@ -130,14 +161,15 @@ def test_a_402_that_stops_in_mid_body(home: Path) -> None:
         peer.send(head + b"\r\n\r\n" + body[:1])
         until_cut(peer)
 
-    with rig(home, stops, idle="0.3") as it, it.client() as client:
-        answer = client.ask(request())
+    it.begin(stops, idle="0.3")
+    with it.client() as client:
+        answer = client.ask(it.request)
         assert answer.status == 504
         assert "x402_idle_timeout" in error(answer)["message"]
-    assert states(home) == []
+    it.expect()
 
 
-def test_a_stream_without_end(home: Path) -> None:
+def test_a_stream_without_end(it: Timed) -> None:
     """Every chunk is in time, the whole is not."""
 
     def drips(peer: Peer, upstream: Upstream) -> None:
@@ -149,16 +181,16 @@ def test_a_stream_without_end(home: Path) -> None:
             peer.send(EVENT)
             pause.wait(0.05)
 
-    with rig(home, drips, total="1", idle="0.9", first_byte="0.9", connect="0.9") as it, it.client() as client:
-        client.send(request())
+    it.begin(drips, total="2", idle="1.8", first_byte="1.8", connect="1.8")
+    with it.client() as client:
+        client.send(it.request)
         received = client.rest()
         assert received.count(b"data: 1\n") > 2
         assert not received.endswith(b"0\r\n\r\n")
-        it.proxy.wait_for("unknown")
-    assert states(home) == ["unknown"]
+    it.expect("unknown")
 
 
-def test_a_fast_answer_resets_the_clock(home: Path) -> None:
+def test_a_fast_answer_resets_the_clock(it: Timed) -> None:
     """One connection, used for much longer than any of its time-outs."""
 
     def quick(peer: Peer, upstream: Upstream) -> None:
@@ -166,12 +198,13 @@ def test_a_fast_answer_resets_the_clock(home: Path) -> None:
             upstream.read(peer)
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-    short = {"connect": "0.4", "first_byte": "0.4", "idle": "0.4", "total": "0.4"}
-    with rig(home, quick, **short) as it, it.client() as client:
+    short = {"connect": "1", "first_byte": "1", "idle": "1", "total": "1"}
+    it.begin(quick, **short)
+    with it.client() as client:
         pause = threading.Event()
-        for _ in range(8):
-            assert client.ask(request()).body == b"ok"
-            pause.wait(0.15)
+        for _ in range(5):
+            assert client.ask(it.request).body == b"ok"
+            pause.wait(0.3)
         assert it.upstream.connections == 1
 
 
@@ -234,7 +267,7 @@ def test_two_clients_of_http2_share_a_connection_and_one_waits_too_long(home: Pa
 
     with Upstream(script, tls=certs.server_context(pem, "h2")) as upstream:
         trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
-        with Proxy(upstream.url, *trust, *options(first_byte="0.5"), home=home) as proxy:
+        with Proxy(upstream.url, *trust, *options(first_byte="1"), home=home) as proxy:
             slow, running = asyncio.run(ask(f"https://127.0.0.1:{proxy.port}"))
     assert slow.status_code == 504
     assert "x402_first_byte_timeout" in slow.text
@@ -244,7 +277,7 @@ def test_two_clients_of_http2_share_a_connection_and_one_waits_too_long(home: Pa
 
 
 @pytest.mark.parametrize("client_gone", [False, True])
-def test_no_alarm_outlives_its_client(home: Path, client_gone: bool) -> None:
+def test_no_alarm_outlives_its_client(it: Timed, client_gone: bool) -> None:
     """The time-outs of a client that has left cut nobody else's stream."""
 
     def answers(peer: Peer, upstream: Upstream) -> None:
@@ -253,17 +286,17 @@ def test_no_alarm_outlives_its_client(home: Path, client_gone: bool) -> None:
             until_cut(peer)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-    with rig(home, answers, first_byte="0.4") as it:
-        with Client(it.proxy.host, it.proxy.port) as client:
-            client.send(request())
-            if client_gone:
-                it.proxy.wait_for("server connect")
-                client.close(reset=True)
-        with it.client() as client:
-            assert client.ask(request()).body == b"ok"
+    it.begin(answers, first_byte="1")
+    with Client(it.proxy.host, it.proxy.port) as client:
+        client.send(it.request)
+        if client_gone:
+            eventually(lambda: it.upstream.requests)
+            client.close(reset=True)
+    with it.client() as client:
+        assert client.ask(it.request).body == b"ok"
 
 
-def test_an_answer_without_a_length_that_stops_is_not_taken_for_whole(home: Path) -> None:
+def test_an_answer_without_a_length_that_stops_is_not_taken_for_whole(it: Timed) -> None:
     """It ends with its connection, and that we close ourselves."""
 
     def stops(peer: Peer, upstream: Upstream) -> None:
@@ -275,14 +308,13 @@ def test_an_answer_without_a_length_that_stops_is_not_taken_for_whole(home: Path
         peer.send(b", so good")
         raise EOFError
 
-    with rig(home, stops, idle="0.3") as it:
-        with it.client() as client:
-            client.send(request())
-            assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
-            assert client.chunk() == b"so far"
-            assert client.rest() == b""  # cut, and not ended: the last chunk is missing
-            it.proxy.wait_for("unknown")
-        with it.client() as client:
-            assert client.ask(request()).body == b"so far, so good"
-        paid = {each.get(b"payment-signature") for each in it.upstream.requests} - {None}
-        assert len(paid) == 1
+    it.begin(stops, idle="0.9")
+    with it.client() as client:
+        client.send(it.request)
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+        assert client.chunk() == b"so far"
+        assert client.rest() == b""  # cut, and not ended: the last chunk is missing
+    with it.client() as client:
+        assert client.ask(it.request).body == b"so far, so good"
+    paid = {each.get(b"payment-signature") for each in it.upstream.requests} - {None}
+    assert len(paid) == 1

@@ -32,6 +32,7 @@ from mitmproxy_x402.llm import (
     read_request,
     request_text,
 )  # fmt: skip
+from support import effort
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
@@ -448,13 +449,13 @@ def test_the_requests_to_be_mutated_are_regular(path: str, value: Any) -> None:
     assert read(path, value).irregular == ()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=effort.examples(200))
 @given(st.sampled_from(REQUESTS), st.integers(0, 2**32), st.sampled_from([0.02, 0.1, 0.3]))
 def test_requests_gone_wrong_are_read(request: tuple[str, Any], seed: int, chance: float) -> None:
     check(request[0], mutated(request[1], random.Random(seed), chance))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=effort.examples(100))
 @given(st.sampled_from([path for path, _ in REQUESTS]), st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_any_json_is_read(path: str, value: Any) -> None:
     check(path, value)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.llm import Reading, StreamReader, ToolCall, answer_text, differences, read_answer
 from mitmproxy_x402.llm.elements import Elements
+from support import effort
 from support.work import allocated, kept, lines_executed
 
 STREAMS = v.every_stream()
@@ -282,7 +283,7 @@ def check(body: bytes) -> None:
     read_answer("application/json", body)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=effort.examples(120))
 @given(st.lists(VALUES, max_size=6))
 def test_any_json_is_read(values: list[Any]) -> None:
     texts = [json.dumps(value) for value in values]
@@ -303,7 +304,7 @@ def mutated(value: Any, choose: random.Random, chance: float) -> Any:
     return [mutated(one, choose, chance) for one in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=effort.examples(200))
 @given(NAMES, st.integers(0, 2**32), st.sampled_from([0.01, 0.05, 0.2]))
 def test_real_streams_gone_wrong_are_read(name: str, seed: int, chance: float) -> None:
     choose, out = random.Random(seed), []
@@ -322,7 +323,7 @@ def test_real_streams_gone_wrong_are_read(name: str, seed: int, chance: float) -
     assert repr(read(pieces(bytes(body), seed))) == repr(read([bytes(body)]))  # repr: NaN is not itself
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=effort.examples(100))
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read(body: bytes) -> None:
     check(body)

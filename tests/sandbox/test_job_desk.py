@@ -51,7 +51,7 @@ def test_on_base_money_moves_with_the_poll_that_finds_it_done(start: Start, room
     assert ["payment-response" in one.headers for one in answers] == [False, False, True, False]
     assert len(sandbox.settled) == 1
     assert answers[3].json()["payment"]["tx_hash"] == sandbox.settled[0].transaction
-    assert len(httpx.get(answers[2].json()["data"][0]["url"]).content) == 4097
+    assert len(httpx.get(answers[2].json()["data"][0]["url"], timeout=30).content) == 4097
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -163,7 +163,7 @@ def test_money_moves_when_the_configuration_says(start: Start, network: str, set
 def test_jobs_are_forgotten() -> None:
     now = time.time()
     sandbox = Sandbox(SandboxConfig(free=True, clock=lambda: now))
-    with sandbox.run_in_thread(), httpx.Client(base_url=sandbox.url) as http:
+    with sandbox.run_in_thread(), httpx.Client(base_url=sandbox.url, timeout=30) as http:
         job = http.post("/v1/audio/generations", json=WORK).json()
         assert [http.get(job["poll_url"]).status_code for _ in range(3)] == [202, 202, 200]
         now += DAY

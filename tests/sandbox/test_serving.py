@@ -30,7 +30,7 @@ FREE = {**CHAT, "model": "sandbox-free"}
 
 @pytest.fixture(scope="module")
 def http(sandbox: Sandbox) -> Any:
-    with httpx.Client(base_url=sandbox.url) as client:
+    with httpx.Client(base_url=sandbox.url, timeout=30) as client:
         yield client
 
 
@@ -110,7 +110,10 @@ def test_one_connection_serves_many_requests(start: Any) -> None:
 
 
 def test_records_are_bounded() -> None:
-    with Sandbox(SandboxConfig(keep=3)).run_in_thread() as sandbox, httpx.Client(base_url=sandbox.url) as http:
+    with (
+        Sandbox(SandboxConfig(keep=3)).run_in_thread() as sandbox,
+        httpx.Client(base_url=sandbox.url, timeout=30) as http,
+    ):
         for _ in range(5):
             http.get("/health")
         assert [request.request_id[-1] for request in sandbox.requests] == ["3", "4", "5"]
@@ -155,7 +158,7 @@ def test_tls(tmp_path: Path) -> None:
     trusted = ssl.create_default_context(cafile=str(pem))
     with Sandbox(SandboxConfig(certfile=pem, keyfile=pem)).run_in_thread() as sandbox:
         assert sandbox.url.startswith("https://127.0.0.1:")
-        with httpx.Client(base_url=sandbox.url, verify=trusted) as http:
+        with httpx.Client(base_url=sandbox.url, verify=trusted, timeout=30) as http:
             assert http.get("/health").status_code == 200
             challenge = http.post(PATH, json=CHAT).json()
             assert challenge["resource"]["url"] == sandbox.url + PATH
@@ -166,7 +169,7 @@ def test_it_runs_on_the_loop_of_its_caller() -> None:
         sandbox = Sandbox()
         with pytest.raises(SettingsError, match="not started"):
             _ = sandbox.url
-        async with sandbox, httpx.AsyncClient(base_url=sandbox.url) as http:
+        async with sandbox, httpx.AsyncClient(base_url=sandbox.url, timeout=30) as http:
             return (await http.get("/health")).status_code
 
     assert asyncio.run(both()) == 200
@@ -197,7 +200,7 @@ def test_it_loads_solders_only_for_solana_and_nothing_of_the_payer_ever() -> Non
 def test_stopping_in_the_middle_of_a_stream_leaves_nothing_behind() -> None:
     before = threading.enumerate()
     sandbox = Sandbox(SandboxConfig(fault="stall-after;after=1"))
-    with sandbox.run_in_thread(), httpx.Client(base_url=sandbox.url) as http:
+    with sandbox.run_in_thread(), httpx.Client(base_url=sandbox.url, timeout=30) as http:
         stalled = http.send(http.build_request("POST", PATH, json={**FREE, "stream": True}), stream=True)
         assert stalled.status_code == 200
     stalled.close()

@@ -200,7 +200,7 @@ def test_gemini(gateway: Sandbox, stream: bool, tools: bool) -> None:
 def test_gemini_without_sse_is_an_array_that_grows(gateway: Sandbox) -> None:
     asked = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
     url = f"{gateway.url}/v1beta/models/sandbox-free:streamGenerateContent"
-    answers = httpx.post(url, json=asked).json()
+    answers = httpx.post(url, json=asked, timeout=30).json()
     parts = [answer["candidates"][0]["content"]["parts"][0]["text"] for answer in answers]
     assert "".join(parts) == meaning(asked, "sandbox-free").text
 
@@ -230,7 +230,7 @@ def test_the_async_clients_assemble_the_same(gateway: Sandbox) -> None:
 )
 def test_the_bytes_are_those_that_it_says_it_sent(gateway: Sandbox, path: str) -> None:
     asked = {"model": "sandbox-free", "messages": ASKED, "stream": True, "tools": CHAT_TOOLS}
-    with httpx.stream("POST", gateway.url + path, json=asked) as response:
+    with httpx.stream("POST", gateway.url + path, json=asked, timeout=30) as response:
         body = b"".join(response.iter_raw())
     sent = gateway.sent[response.headers["x-request-id"]]
     assert sent.body == body
@@ -241,7 +241,7 @@ def test_the_bytes_are_those_that_it_says_it_sent(gateway: Sandbox, path: str) -
 
 def test_openai_chat_sends_fragments_as_the_vendor_does(gateway: Sandbox) -> None:
     asked = {"model": INTERLEAVED, "messages": ASKED, "stream": True, "tools": CHAT_TOOLS}
-    lines = httpx.post(f"{gateway.url}/v1/chat/completions", json=asked).text.split("\n\n")
+    lines = httpx.post(f"{gateway.url}/v1/chat/completions", json=asked, timeout=30).text.split("\n\n")
     assert lines[0].startswith(": ")
     assert lines[-2:] == ["data: [DONE]", ""]
     chunks = [json.loads(line[6:]) for line in lines[1:] if line.startswith("data: {")]
@@ -315,5 +315,5 @@ def test_no_arguments_at_all(gateway: Sandbox, chatgpt: openai.OpenAI, claude: a
     assert block.input == {}
     body = {"contents": ASKED, "tools": [{"functionDeclarations": [{"name": "weather"}]}]}
     url = f"{gateway.url}/v1beta/models/{EMPTY}:generateContent"
-    [part] = httpx.post(url, json=body).json()["candidates"][0]["content"]["parts"]
+    [part] = httpx.post(url, json=body, timeout=30).json()["candidates"][0]["content"]["parts"]
     assert part == {"functionCall": {"name": "weather"}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,30 @@ def query(place: LedgerPlace, columns: str, rest: str = "") -> list[tuple[Any, .
             return db.execute(f"SELECT {columns} FROM x402_payment {rest} ORDER BY id".encode()).fetchall()
     with closing(sqlite3.connect(place)) as file:
         return file.execute(f"SELECT {columns} FROM payment {rest} ORDER BY id").fetchall()
+
+
+@contextmanager
+def locked(place: LedgerPlace) -> Iterator[None]:
+    """Nobody else can write into it for the length of the block."""
+    if isinstance(place, PostgresUrl):
+        with psycopg.connect(place.url) as db:
+            db.execute("LOCK TABLE x402_payment IN EXCLUSIVE MODE")
+            yield
+    else:
+        with closing(sqlite3.connect(place, isolation_level=None)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+            file.execute("ROLLBACK")
+
+
+def age(place: LedgerPlace, seconds: int) -> None:
+    """Let all signatures be so much older."""
+    if isinstance(place, PostgresUrl):
+        with psycopg.connect(place.url) as db:
+            db.execute("UPDATE x402_payment SET valid_until = valid_until - %s", (seconds,))
+    else:
+        with closing(sqlite3.connect(place)) as file, file:
+            file.execute("UPDATE payment SET valid_until = valid_until - ?", (seconds,))
 
 
 def state_of(place: LedgerPlace, row: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 
 from .ledgers import query
+from .patience import eventually
 from .proxy import Proxy, svm_key
 
 
@@ -23,31 +23,26 @@ class Place:
     def __init__(self, home: Path, sandbox: Sandbox, proxy: Proxy) -> None:
         self.home, self.sandbox, self.proxy = home, sandbox, proxy
 
-    @property
-    def ledger(self) -> Path:
-        """Where it is unless an option says otherwise."""
-        return self.home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
-
     def rows(self, columns: str = "state, sends") -> list[tuple[Any, ...]]:
-        return query(self.proxy.ledger or self.ledger, columns)
+        return query(self.proxy.ledger, columns)
 
     def expect(self, since: int, expected: list[tuple[Any, ...]], columns: str = "state, sends") -> None:
         """The rows after the first `since` are, or soon become, as expected: the client sees its answer first."""
-        patience = threading.Event()
-        for _ in range(200):
-            if self.rows(columns)[since:] == expected:
-                return
-            patience.wait(0.02)
-        assert self.rows(columns)[since:] == expected
+        eventually(lambda: self.rows(columns)[since:] == expected, lambda: self.rows(columns)[since:])
+
+    def outcomes(self, since: int) -> list[str]:
+        """The states of the rows after the first `since`, when nothing is under way any more."""
+        eventually(lambda: not {("reserved",), ("sent",)} & set(self.rows("state")[since:]), self.rows)
+        return [state for (state,) in self.rows("state")[since:]]
+
+    def expect_settled(self, since: int, count: int) -> None:
+        """So many payments were settled after the first `since`, or soon are: a stream's are, when it is over."""
+        eventually(lambda: len(self.sandbox.settled) - since >= count, lambda: len(self.sandbox.settled) - since)
+        assert len(self.sandbox.settled) - since == count
 
     def wait_for_payments(self, count: int) -> None:
         """Until the ledger has `count` rows that were sent."""
-        patience = threading.Event()
-        for _ in range(1000):
-            if sum(sends > 0 for (sends,) in self.rows("sends")) >= count:
-                return
-            patience.wait(0.02)
-        raise AssertionError(f"never saw {count} payments sent: {self.rows()}")
+        eventually(lambda: sum(sends > 0 for (sends,) in self.rows("sends")) >= count, self.rows)
 
     def post(self, body: Any, fault: str = "", path: str = "/v1/chat/completions") -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from solders.keypair import Keypair
 
-from mitmproxy_x402.settings_ledger import PostgresUrl
+from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
 
 from .wire import Client
 
@@ -57,11 +58,12 @@ class Proxy:
             "PYTHONUNBUFFERED": "1",
             **({"BLOCKRUN_WALLET_KEY": EVM_KEY} if keys is None else keys),
         }
-        self.ledger: PostgresUrl | None = None
+        self.ledger: LedgerPlace = home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
+        """Where it is unless an option says otherwise."""
         named = "X402_LEDGER" in environ or any("x402_ledger=" in argument for argument in arguments)
         if Proxy.ledgers is not None and not named:
-            self.ledger = Proxy.ledgers(home)
-            environ["X402_LEDGER"] = self.ledger.url
+            database = Proxy.ledgers(home)
+            self.ledger, environ["X402_LEDGER"] = database, database.url
         self.command = [
             str(Path(sys.executable).with_name(tool)),
             *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),
@@ -84,7 +86,8 @@ class Proxy:
             text=True,
             errors="replace",
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         if self._expect_listen:
             try:
                 self._wait_until_it_listens()
@@ -99,24 +102,31 @@ class Proxy:
         self.port = int(line.rstrip(". \n").rpartition(":")[2])
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                raise
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        try:
+            self._stop()
+        except TimeoutError:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self._reader.join(10)
+        assert not self._reader.is_alive(), f"something still prints for {self.command}"
+
+    def _stop(self) -> None:
+        """In good order, but without the wait for answers that a test has left open."""
+        self.process.send_signal(signal.SIGTERM)
+        deadline, told_twice = time.monotonic() + 20, False
+        while not _ended(self.process, 0.1):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"did not stop: {self.command}\n{self.log}")
+            if not told_twice and "x402: stopping when" in self.log:
+                self.process.send_signal(signal.SIGTERM)
+                told_twice = True
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        try:
-            for line in self.process.stdout:
+        with self.process.stdout as lines:
+            for line in lines:
                 self._lines.put(line)
-        except ValueError:
-            pass  # closed on leaving
         self._lines.put(None)
 
     @property
@@ -125,6 +135,8 @@ class Proxy:
 
     @property
     def log(self) -> str:
+        if self.process.poll() is not None:
+            self._reader.join(10)  # its last words
         while not self._lines.empty():
             self._seen.append(self._lines.get() or "")
         return "".join(self._seen)
@@ -150,3 +162,11 @@ class Proxy:
 
     def client(self) -> Client:
         return Client(self.host, self.port)
+
+
+def _ended(process: subprocess.Popen[str], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

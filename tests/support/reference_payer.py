@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -98,14 +97,6 @@ def encoded(message: Mapping[str, Any]) -> dict[str, str]:
 
 def decoded(header: str) -> Message:
     return dict(json.loads(base64.b64decode(header, validate=True)))
-
-
-def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait until something that another thread does has happened."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 class Shopper:

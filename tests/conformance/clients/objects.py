@@ -74,7 +74,9 @@ class Plain:
     def objects(self, call: dict[str, Any]) -> Iterator[Any]:
         import httpx
 
-        with httpx.stream("POST", self.url + call["path"], json=call["body"], headers=call["headers"]) as answer:
+        with httpx.stream(
+            "POST", self.url + call["path"], json=call["body"], headers=call["headers"], timeout=30
+        ) as answer:
             yield [answer.status_code, answer.reason_phrase, answer.headers.multi_items()]
             for chunk in answer.iter_raw():
                 yield chunk.decode("latin-1")

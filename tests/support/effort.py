@@ -1,0 +1,48 @@
+"""How much is tried: enough for a quick run, or with `--thorough` all there is.
+
+A test is marked `thorough` where another one, that always runs, tries the same thing in fewer ways. `conftest` says
+which run this is before any test is collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+T = TypeVar("T")
+
+thorough = False
+EXAMPLES = 100
+"""Of Hypothesis, where a test does not say how many."""
+QUICKER = 4
+
+
+def begin(*, is_thorough: bool) -> None:
+    """Called once, at the very start."""
+    global thorough
+    thorough = is_thorough
+    # However busy the machine is, no example is too slow.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("thorough", patient, max_examples=EXAMPLES)
+    settings.register_profile("quick", patient, max_examples=EXAMPLES // QUICKER)
+    settings.load_profile("thorough" if thorough else "quick")
+
+
+def examples(most: int) -> int:
+    """How many of `most` examples of Hypothesis are tried; a quarter in a quick run."""
+    return most if thorough else most // QUICKER
+
+
+def chosen(values: Iterable[T], *always: T) -> list[Any]:
+    """`values` for `parametrize`, of which a quick run takes only those that are named in `always`."""
+    values = list(values)
+    assert always
+    assert set(always) <= set(values)
+    return [value if value in always else _thorough(value) for value in values]
+
+
+def _thorough(value: object) -> Any:
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough)
