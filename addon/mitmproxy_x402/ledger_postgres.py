@@ -66,6 +66,9 @@ _FINISH = """
         first_byte_ms = %s, total_ms = %s, bytes = %s, free_at = COALESCE(x402_time() + %s::bigint, free_at)
     FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
     WHERE id = %s AND sends > 0 AND quick.setting <> '' RETURNING state"""
+# Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
+# a primary whose standby is gone gives a session, and then keeps every payment waiting.
+_WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
 _STATE = "SELECT state FROM x402_payment WHERE id = %s"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
@@ -97,6 +100,7 @@ class PostgresLedger:
 
     def _begin(self, session: Session) -> None:
         migrate(session, self.place)
+        session.execute(_WRITES.encode())
         self._write_outcomes(lambda values: session.execute(_FINISH.encode(), values).fetchall())
         session.execute("SELECT x402_begin()")
         # Others reserve in between; and what is left over, the next one to begin a session ends.

@@ -79,8 +79,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         type=int,
         const=600,
         metavar="SECONDS",
-        help="measure nothing: load with faults for so long (600); does anything leak, do the books agree? Exit code 1: "
-        "not so. With --write, into docs/benchmark/soak.md",
+        help="measure nothing: load with faults for so long (600); does anything leak, do the books agree? Exit code "
+        "1: not so. With --write, into docs/benchmark/soak.md",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what a soak's requests and faults depend on")
     return parser.parse_args(argv)

@@ -75,6 +75,22 @@ class Postgres:
             *("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"),
         )
 
+    def follow(self, primary: Postgres) -> None:
+        """A copy of `primary`, which must run; once started, it follows that one until it is promoted."""
+        self._run(
+            *("pg_basebackup", "-h", str(primary.folder), "-p", str(primary.port), "-U", USER),
+            *("-D", str(self._data), "-R", "-X", "stream", "-c", "fast", "--no-sync"),
+        )
+
+    def promote(self) -> None:
+        """It follows nobody any more, and can be written to."""
+        self.execute("SELECT pg_promote()")
+
+    def replicate(self, names: str) -> None:
+        """Every commit waits for a standby of these `names` from now on; empty: for none."""
+        self.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        self.execute("SELECT pg_reload_conf()")
+
     @property
     def _data(self) -> Path:
         return self.folder / "data"

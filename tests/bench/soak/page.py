@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from .. import machine
-from .run import CLIENTS, LOYAL, REMEMBERED, TIMEOUTS, Found
+from .run import CLIENTS, LOYAL, PARTS, REMEMBERED, TIMEOUTS, Found
 from .verdict import Check, attempts
 
 _PAGE = """\
@@ -25,8 +25,9 @@ forgets some all the time. What is asked and what goes wrong is drawn from the s
 machine.
 
 After a warm-up ({warm_attempts:,} attempts, until what is remembered has reached its bounds) all clients stop, and what
-lives within the proxy is counted after a garbage collection. Then comes the load that is judged, and the same count
-once more. At the end the ledger is compared with the gateway's books, and what clients got with what the gateway sent.
+lives within the proxy is counted after a garbage collection. Then comes the load that is judged, with {pauses} such
+pauses, the last one at its end. Then the ledger is compared with the gateway's books, and what clients got with what
+the gateway sent.
 
 ## What came of it
 
@@ -54,6 +55,7 @@ def page(found: Found, checks: Sequence[Check]) -> str:
         clients=CLIENTS,
         minutes=found.seconds / 60,
         loyal=LOYAL,
+        pauses=PARTS,
         timeouts=", ".join(f"{name} {seconds} s" for name, seconds in TIMEOUTS.items()),
         remembered=REMEMBERED,
         warm_attempts=found.warm_attempts,

@@ -33,8 +33,12 @@ WARM_UP = 1500
 """Attempts of the same load before anything is compared, or more, until what is remembered has reached its bounds."""
 WARM_SECONDS = 150.0
 """For which the warm-up lasts at most."""
+PARTS = 5
+"""Times that the load pauses, the end included, to see what is left when nothing is under way."""
 QUIET = 20.0
 """Seconds, at most, until nothing is under way any more when the clients have gone."""
+ALARM = 4.0
+"""Seconds until the last alarm of a stream that has ended has rung, see TIMEOUTS."""
 LOOK = 10.0
 """Seconds between two looks into the proxy while it works."""
 REMEMBERED = 80
@@ -66,10 +70,9 @@ class Found:
     seed: int
     seconds: float
     diary: Diary
-    before: dict[str, Any] = field(default_factory=dict)
-    """The census when all was quiet after the warm-up, and `outside` the sample of that moment."""
-    after: dict[str, Any] = field(default_factory=dict)
-    """The same at the end."""
+    quiet: list[dict[str, Any]] = field(default_factory=list)
+    """The census each time that all was quiet, after the warm-up first, with `outside`, the sample of that moment, and
+    `clients`, the connections that clients have open."""
     samples: list[Sample] = field(default_factory=list)
     """One a second under load, the warm-up left out."""
     during: list[dict[str, Any]] = field(default_factory=list)
@@ -129,10 +132,12 @@ class Soak:
         begun = time.monotonic()
         await self._warm_up()
         found.warm_attempts, found.warm_seconds = found.diary.attempts, time.monotonic() - begun
-        found.before = await self._quiet()
-        async with self._watched():
-            await self._load(seconds)
-        found.after = await self._quiet()
+        found.quiet.append(await self._quiet())
+        self._begun = time.monotonic()
+        for _ in range(PARTS):
+            async with self._watched():
+                await self._load(seconds / PARTS)
+            found.quiet.append(await self._quiet())
         found.waited = waited_seconds(self.proxy.pid) / (time.monotonic() - begun)
         self._end()
         return found
@@ -163,7 +168,6 @@ class Soak:
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
-        self._begun = time.monotonic()
         watching = [asyncio.ensure_future(self._sample()), asyncio.ensure_future(self._look_on())]
         try:
             yield
@@ -207,6 +211,7 @@ class Soak:
     async def _quiet(self) -> dict[str, Any]:
         """What is left when the clients have gone, as soon as nothing is under way, or when it should not be."""
         deadline = time.monotonic() + QUIET
+        await asyncio.sleep(ALARM)
         while True:
             found = await self._census(signal.SIGUSR2)
             if (
@@ -265,5 +270,10 @@ def soak(seconds: float, seed: int) -> Found:
         one = Soak(Path(folder), seed, seconds)
         try:
             return asyncio.run(one.run(seconds))
+        except OSError as error:
+            ended = one.proxy.process.poll()
+            raise RuntimeError(
+                f"{error}; the proxy's exit code: {ended}; its last words: {one.proxy.last_words()}"
+            ) from error
         finally:
             one.stop()

@@ -22,14 +22,12 @@ FEW = 200
 """Objects of a kind that may be there more than before: what comes and goes."""
 TASKS, SOCKETS = 4, 2
 """Of an idle connection of a client: handlers and watchdogs of both sides; its own socket and the upstream's."""
-PARTS = 12
-"""Parts into which the time under load is divided, to see whether memory grows from one to the next."""
-SETTLED_AFTER = 0.4
-"""Share of that time which is left out: until then the allocator still finds room for what is open at once."""
 CERTAIN = 3.0
-"""Standard errors of the slope beyond which it is no noise."""
-LEAST = 1024.0
+"""Standard errors of a slope beyond which it is no noise."""
+LEAST = 1024
 """Bytes an attempt below which a slope is no leak: the least that a request is known by takes more."""
+ROOM = 16_000_000
+"""Bytes that the allocator may take in any case, until there is room for whatever is open at once."""
 _FAULTS = re.compile(
     r"Traceback|internal_error|a fault of the addon|has crashed|never retrieved|was destroyed|Addon error"
 )
@@ -64,7 +62,7 @@ def attempts(found: Found) -> int:
 
 
 def _inside(found: Found) -> Iterator[Check]:
-    before, after = found.before, found.after
+    before, after = found.quiet[0], found.quiet[-1]
     more = after["clients"] - before["clients"]
     peak = max((each["tasks"] for each in found.during), default=0)
     aim = f"those before, and {TASKS} for each connection that is open now and was not then ({more:+})"
@@ -107,8 +105,8 @@ _TRANSIENT = (
 
 def kinds_grown(found: Found) -> Counter[str]:
     """By kind of object: how many more there are than before."""
-    grown: Counter[str] = Counter(found.after["kinds"])
-    grown.subtract(found.before["kinds"])
+    grown: Counter[str] = Counter(found.quiet[-1]["kinds"])
+    grown.subtract(found.quiet[0]["kinds"])
     return grown
 
 
@@ -116,8 +114,8 @@ def kinds_grown(found: Found) -> Counter[str]:
 
 
 def _outside(found: Found) -> Iterator[Check]:
-    before, after = found.before["outside"], found.after["outside"]
-    more = SOCKETS * max(found.after["clients"] - found.before["clients"], 0)
+    before, after = found.quiet[0]["outside"], found.quiet[-1]["outside"]
+    more = SOCKETS * max(found.quiet[-1]["clients"] - found.quiet[0]["clients"], 0)
     peak = max(sample.files for sample in found.samples)
     seen = f"{before.files} before, {peak} under load, {after.files} after"
     aim = f"those before, and {SOCKETS} for each connection that is open now and was not then"
@@ -125,36 +123,39 @@ def _outside(found: Found) -> Iterator[Check]:
     peak = max(sample.threads for sample in found.samples)
     seen = f"{before.threads} before, {peak} under load, {after.threads} after"
     yield Check("threads", "no more than before", seen, after.threads <= before.threads)
-    slope = slope_of(found.samples)
-    each = slope.whole / (attempts(found) * (1 - SETTLED_AFTER))
+    quiet = [each["outside"] for each in found.quiet]
+    slope, allowed = slope_of(quiet), max(ROOM, LEAST * attempts(found))
     aim = (
-        f"under load, the first {SETTLED_AFTER:.0%} left out: no slope of more than {CERTAIN:g} standard errors and of "
-        f"more than {LEAST:.0f} bytes an attempt"
+        f"each time that all is quiet, what is free given back: no growth, on a straight line through them, beyond "
+        f"{CERTAIN:g} standard errors of it and beyond {allowed / 1e6:.0f} MB, which is {ROOM / 1e6:.0f} MB for the "
+        f"allocator or {LEAST} bytes an attempt"
     )
-    seen = f"{slope.whole / 1e6:+.1f} ± {slope.error / 1e6:.1f} MB in all, {each:+.0f} bytes an attempt"
-    yield Check("resident memory", aim, seen, slope.whole < CERTAIN * slope.error or each < LEAST)
+    seen = f"{_megabytes(quiet)} MB: {slope.whole / 1e6:+.1f} ± {slope.error / 1e6:.1f}"
+    yield Check("resident memory", aim, seen, slope.whole < max(CERTAIN * slope.error, allowed))
+    loaded = found.samples[:: max(1, len(found.samples) // 10)]
+    yield Check("the same under load", "for information", f"{_megabytes(loaded)} MB", True)
+
+
+def _megabytes(samples: Sequence[Sample]) -> str:
+    return ", ".join(f"{sample.resident / 1e6:.0f}" for sample in samples)
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line through the parts of a run: growth from its begin to its end, and that one's standard error."""
+    """A straight line: growth from its begin to its end, and the standard error of that."""
 
     whole: float
     error: float
 
 
 def slope_of(samples: Sequence[Sample]) -> Slope:
-    """The growth of memory. Each part counts once, by its median: samples of one part say the same."""
-    samples = samples[int(len(samples) * SETTLED_AFTER) :]
-    size = max(1, len(samples) // PARTS)
-    parts = [samples[at : at + size] for at in range(0, len(samples) - size + 1, size)]
-    at = [statistics.fmean(sample.at for sample in part) for part in parts]
-    resident = [statistics.median(sample.resident for sample in part) for part in parts]
+    """The growth of memory."""
+    at, resident = [sample.at for sample in samples], [sample.resident for sample in samples]
     line = statistics.linear_regression(at, resident)
     rest = [value - line.slope * time - line.intercept for time, value in zip(at, resident, strict=True)]
     spread = sum((time - statistics.fmean(at)) ** 2 for time in at)
-    error = (sum(value**2 for value in rest) / max(1, len(parts) - 2) / spread) ** 0.5
-    length = samples[-1].at - samples[0].at
+    error = (sum(value**2 for value in rest) / max(1, len(at) - 2) / spread) ** 0.5
+    length = at[-1] - at[0]
     return Slope(line.slope * length, error * length)
 
 
@@ -203,7 +204,7 @@ def _books(found: Found) -> Iterator[Check]:
         errands[arrivals[reference][0]] += 1
     often = [f"{name} {number} times" for name, number in errands.items() if number > _at_most(found.seed, name)]
     counts = Counter(errands.values())
-    seen = ", ".join(f"{count} {times} times" for times, count in sorted(counts.items()))
+    seen = ", ".join(f"{count} settled {times}x" for times, count in sorted(counts.items()))
     aim = f"none; {AT_MOST}, and one more each time that a client has left its answer and asks again"
     yield _check("requests that were settled more often than they may be", aim, often, seen)
     mixed = [reference for reference, names in arrivals.items() if len(set(names)) > 1]
