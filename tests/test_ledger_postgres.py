@@ -189,6 +189,21 @@ class TestServer:
         ledger.release(lost)
         assert query(url, "state, micro_usd") == [("reserved", 500)]
 
+    @pytest.mark.parametrize("resent", [False, True])
+    def test_an_outcome_is_not_written_to_whoever_got_the_number(
+        self, url: PostgresUrl, ledger: PostgresLedger, other: PostgresLedger, postgres: Postgres, resent: bool
+    ) -> None:
+        """A standby that takes over and was behind has lost rows, and gives their numbers to other payments."""
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "mine", 0)
+        teller = other if resent else ledger
+        if resent:
+            other.record_resent(row)
+        postgres.execute("UPDATE x402_payment SET reference = 'another''s', state = 'sent'", url=url)
+        with pytest.raises(LedgerError, match="no payment number"):
+            teller.finish(row, Outcome("rejected"))
+        assert postgres.execute("SELECT state FROM x402_payment", url=url) == [("sent",)]
+
     def test_down_is_an_error_at_once_and_up_again_is_found(self, postgres: Postgres, ledger: PostgresLedger) -> None:
         postgres.stop()
         try:

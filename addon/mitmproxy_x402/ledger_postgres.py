@@ -18,7 +18,7 @@ import math
 import os
 import secrets
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +53,7 @@ _SENT = """
     WHERE id = %s AND session = %s AND state = ANY(%s)"""
 _RESENT = """
     UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
-    WHERE id = %s AND state IN ('sent', 'unknown', 'settled')"""
+    WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
 # Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
 _RELEASE = """
     UPDATE x402_payment SET state = 'released'
@@ -65,11 +65,11 @@ _FINISH = """
         status = %s, code = NULLIF(%s, ''), request_id = NULLIF(%s, ''),
         first_byte_ms = %s, total_ms = %s, bytes = %s, free_at = COALESCE(x402_time() + %s::bigint, free_at)
     FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
-    WHERE id = %s AND sends > 0 AND quick.setting <> '' RETURNING state"""
+    WHERE id = %s AND reference = COALESCE(%s, reference) AND sends > 0 AND quick.setting <> '' RETURNING state"""
 # Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
 # a primary whose standby is gone gives a session, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
-_STATE = "SELECT state FROM x402_payment WHERE id = %s"
+_STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
 _JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
@@ -89,6 +89,8 @@ class PostgresLedger:
         """How its rows name this proxy."""
         self._reserved: dict[int, int] = {}
         """Rows that may yet be sent, and the number of the session that has reserved each."""
+        self._references: OrderedDict[int, str] = OrderedDict()
+        """Of the rows that were sent last. A server that has lost rows gives their numbers to others."""
         self._outcomes: deque[tuple[Any, ...]] = deque(maxlen=MAX_OUTCOMES)
         """That are not written down yet, since the database could not be reached when they came."""
         self.link = Link(url, self._begin)
@@ -134,10 +136,12 @@ class PostgresLedger:
         values = (_text(reference), int(valid_until), row, self._reserved.get(row), list(sources("sent")))
         self._change(_SENT, values)
         self._reserved.pop(row, None)
+        self._keep(row, reference)
 
     def record_resent(self, row: int) -> None:
         """See `Ledger`."""
-        self._change(_RESENT, (row,))
+        ((reference,),) = self._change(_RESENT, (row,))
+        self._keep(row, reference)
 
     def release(self, row: int) -> None:
         """See `Ledger`."""
@@ -151,10 +155,10 @@ class PostgresLedger:
             *(list(sources(outcome.state)), state, _text(outcome.transaction)),
             *(outcome.status, _text(outcome.code), _text(outcome.request_id)),
             *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
-            *(counts_for, row),
+            *(counts_for, row, self._references.get(row)),
         )
         self._outcomes.append(values)
-        found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, (row,))
+        found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, values[-2:])
         if not found:
             raise LedgerError(f"The ledger {self.place} has no payment number {row}.")
         became: State = found[0][0]
@@ -185,9 +189,17 @@ class PostgresLedger:
         last = last or row
         return Submitted(row, last, method, path, model, *terms, state, reference, payer, age / 1000, until or 0)
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
-        if len(self.link.ask(statement, values)) != 1:
+    def _change(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        changed = self.link.ask(statement, values)
+        if len(changed) != 1:
             raise LedgerError("The reservation of this payment has lapsed, so it was not sent. Ask again.")
+        return changed
+
+    def _keep(self, row: int, reference: str) -> None:
+        self._references[row] = reference
+        self._references.move_to_end(row)
+        while len(self._references) > MAX_OUTCOMES:
+            self._references.popitem(last=False)
 
     # Budgets.
 

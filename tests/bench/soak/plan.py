@@ -96,8 +96,8 @@ _ENDS_CONNECTIONS = (
     "redirect",
 )
 """Faults after which the client's own connection ends, too, or may."""
-_HOLDS_PIECES = ("split",)
-"""Faults that make many pieces: no pause between those."""
+_MANY_PIECES = ("split",)
+"""Faults that make many pieces: nobody pauses between those."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def draw(seed: int, number: int, *, loyal: bool = False) -> Errand:
     faults = [] if dice.uniform(0, 100) < WELL else [_pick(dice, FAULTS)]
     if loyal and any(fault.startswith(_ENDS_CONNECTIONS) for fault in faults):
         faults = []
-    if kind.endswith("-stream") and not any(fault.startswith(_HOLDS_PIECES) for fault in faults):
+    if kind.endswith("-stream") and not any(fault.startswith(_MANY_PIECES) for fault in faults):
         faults.append(f"slow-chunks;seconds={min(dice.expovariate(1 / 0.04), 0.3):.3f}")
     leaves: Leaves = "" if loyal else dice.choices(("", "asking", "waiting", "reading"), (84, 2, 6, 8))[0]
     after = {"asking": dice.random(), "waiting": dice.uniform(0, 0.15), "reading": dice.uniform(0, 6000)}.get(leaves, 0)
@@ -151,7 +151,7 @@ def draw(seed: int, number: int, *, loyal: bool = False) -> Errand:
         after,
         resets=dice.random() < 0.5,
         keeps=loyal or dice.random() < 0.65,
-        is_slow=dice.random() < 0.04,
+        is_slow=dice.random() < 0.04 and not any(fault.startswith(_MANY_PIECES) for fault in faults),
         repeats=dice.choice((0, 2, 2)),
         size=sizes.get(kind, 0),
     )

@@ -132,8 +132,8 @@ class Soak:
         begun = time.monotonic()
         await self._warm_up()
         found.warm_attempts, found.warm_seconds = found.diary.attempts, time.monotonic() - begun
-        found.quiet.append(await self._quiet())
         self._begun = time.monotonic()
+        found.quiet.append(await self._quiet())
         for _ in range(PARTS):
             async with self._watched():
                 await self._load(seconds / PARTS)
