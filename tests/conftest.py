@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough", action="store_true", help="all there is, as .ci/run does: takes twice as long or more"
     )
+    parser.addoption("--own", action="store_true", help="start proxies as ./run.sh does, and not by mitmdump -s")
     parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 400, or 2000")
 
 
@@ -77,6 +78,19 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("--own"):
+        yield
+        return
+    from support.proxy import Proxy  # noqa: PLC0415
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Proxy, "own", True)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -98,12 +98,13 @@ it takes payment on get the wallet's public address. The exit code is 0 if every
 """
 
 TEST_HELP = """\
-usage: {prog} test [--thorough] [--ledger postgres] [PYTEST ARGUMENTS]
+usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
 
 Runs the project's tests, in two processes; on two cores this takes less than five minutes. Further arguments go to
 pytest: -k NAME, -x, -n 4, a file, ...
 
   --thorough         all there is, as .ci/run does: every fault at every point, more seeds, sequences and examples
+  --own              the proxies of the tests are started as ./run.sh does, and not by mitmdump -s
   --ledger postgres  the proxies of the tests keep their ledger in a PostgreSQL server of the tests' own
 """
 

@@ -108,7 +108,7 @@ class Scene:
             home=home,
             keys={"BLOCKRUN_WALLET_KEY": EVM_KEY, "SOLANA_WALLET_KEY": svm_key()},
         )
-        self.proxy.command[1:1] = ["-s", str(INSIDE / "early.py")]  # time.time, before anybody keeps it
+        self.proxy.load_first(INSIDE / "early.py")  # time.time, before anybody keeps it
 
     def __enter__(self) -> Scene:
         self.proxy.__enter__()

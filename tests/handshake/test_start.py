@@ -167,10 +167,15 @@ def test_a_moved_internal_stops_the_start(home: Path) -> None:
     breaker.write_text("from mitmproxy.proxy.layers.http import HttpStream\ndel HttpStream.check_killed\n")
     with Proxy("http://127.0.0.1:1", home=home, expect_listen=False) as proxy_that_works:
         proxy_that_works.wait_for("x402: upstream")
-    command = [*proxy_that_works.command]
-    command[1:1] = ["-s", str(breaker)]
+    proxy_that_works.load_first(breaker)
     done = subprocess.run(
-        command, env=proxy_that_works._environ, cwd=home, capture_output=True, text=True, timeout=30, check=False
+        proxy_that_works.command,
+        env=proxy_that_works._environ,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 1
     assert "check_killed" in done.stdout + done.stderr

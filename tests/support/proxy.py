@@ -31,9 +31,22 @@ def svm_key() -> str:
     return str(Keypair.from_seed(SVM_SEED))
 
 
+_FIRST = "TESTS_LOAD_FIRST"
+_OWN_PROCESS = f"""
+import os, pathlib, runpy, sys
+if "{_FIRST}" in os.environ:
+    runpy.run_path(os.environ.pop("{_FIRST}"))
+from mitmproxy_x402.launch import run_tool
+sys.exit(run_tool(pathlib.Path(sys.argv[1]).name, sys.argv[2:]))
+"""
+_OWN = (sys.executable, "-I", "-c", _OWN_PROCESS)
+
+
 class Proxy:
     """Starts on entering, ends on leaving; `log` is everything it has printed."""
 
+    own: ClassVar[bool] = False
+    """Whether the package starts the process, as `./run.sh` does, and arranges mitmproxy's inside: see `economise`."""
     ledgers: ClassVar[Callable[[Path], PostgresUrl] | None] = None
     """Gives the database for a home, where tests are run with `--ledger postgres`."""
 
@@ -46,6 +59,7 @@ class Proxy:
         keys: Mapping[str, str] | None = None,
         expect_listen: bool = True,
         listening: str = r"listening at 127\.0\.0\.1:",
+        own: bool | None = None,
     ) -> None:
         self.home = home
         self._expect_listen = expect_listen
@@ -65,6 +79,7 @@ class Proxy:
             database = Proxy.ledgers(home)
             self.ledger, environ["X402_LEDGER"] = database, database.url
         self.command = [
+            *(_OWN if (Proxy.own if own is None else own) else ()),
             str(Path(sys.executable).with_name(tool)),
             *("-s", str(DOOR), "--mode", f"reverse:{upstream}", "--listen-port", "0"),
             *("--set", "termlog_verbosity=debug"),
@@ -74,6 +89,12 @@ class Proxy:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._seen: list[str] = []
         self.host, self.port = "127.0.0.1", 0
+
+    def load_first(self, script: Path) -> None:
+        """An addon before ours; where the process is the package's, `script` runs before that is imported, too."""
+        self._environ[_FIRST] = str(script)
+        door = self.command.index(str(DOOR)) - 1
+        self.command[door:door] = ["-s", str(script)]
 
     def __enter__(self) -> Proxy:
         self.process = subprocess.Popen(
