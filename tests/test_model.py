@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.model import MAX_LIMITS, MAX_MARKS, MAX_PARTS, UNCLEAR, read_model, read_output_limit
@@ -112,6 +112,9 @@ NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputT
     st.dictionaries(st.text() | st.sampled_from(["model", "max_words"]), VALUES), st.sampled_from(NAMES), st.booleans()
 )
 def test_the_output_limit_is_found_wherever_it_stands(value: dict[str, Any], name: str, ascii_only: bool) -> None:
+    # A key of that name further down is taken for a second limit, which is unclear: see below.
+    assume(not any(f'"{each}": ' in json.dumps(value) for each in NAMES))
+
     def body(limit: Any) -> bytes:
         message = json.dumps({"before": value, name: limit, "after": value}, ensure_ascii=ascii_only)
         return message.encode("utf-8", "surrogatepass")
@@ -130,6 +133,7 @@ def test_the_output_limit_is_found_wherever_it_stands(value: dict[str, Any], nam
         (json.dumps({"content": 'say "max_tokens": 7'}).encode(), None),
         (b'{"max_tokens_to_sample": 5, "max_token": 6}', None),
         (b'{"max_tokens": 5, "max_tokens": 5}', UNCLEAR),
+        (b'{"tool": {"max_tokens": []}, "max_tokens": 5}', UNCLEAR),
         (b'{"max_tokens": 1.5}', UNCLEAR),
         (b'{"max_tokens": 1e3}', UNCLEAR),
         (b'{"max_tokens": -1}', UNCLEAR),
