@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.recording import RecordingError, read_recordings
+from support.patience import eventually
 from support.place import Place, place
 from support.wire import Client, request
 
@@ -39,15 +39,26 @@ def _request(*fault: str) -> bytes:
 
 
 def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What `show` says once all that the client got is on disk."""
-    patience = threading.Event()
-    for _ in range(500):
-        try:
-            if sum(len(recording.chunks()) for recording in read_recordings(folder)) == PIECES:
-                break
-        except RecordingError:
-            pass  # there is none yet
-        patience.wait(0.02)
+    """What `show` says once all that the client got is on disk, decoded, too."""
+    eventually(lambda: _chunks(folder) == PIECES)
+    said = [_show(folder, capsys)]
+
+    def is_all_there() -> bool:
+        said.append(_show(folder, capsys))
+        return said[-1]["answer"] is not None and said[-1] == said[-2]
+
+    eventually(is_all_there)
+    return said[-1]
+
+
+def _chunks(folder: Path) -> int:
+    try:
+        return sum(len(recording.chunks()) for recording in read_recordings(folder))
+    except RecordingError:  # there is none yet
+        return 0
+
+
+def _show(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(["show", str(folder), "--json"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
