@@ -167,9 +167,10 @@ class Proxy:
         for line in self._seen:
             if re.search(pattern, line):
                 return line
+        latest = time.monotonic() + 4 * timeout  # also where other lines never cease
         while True:
             try:
-                line = self._lines.get(timeout=timeout)
+                line = self._lines.get(timeout=timeout) if time.monotonic() < latest else None
             except queue.Empty:
                 line = None
             if line is None:
