@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -249,8 +249,16 @@ class X402Addon:
             purchase.answered(response.status_code, lambda: answers.acknowledges(response))
             polls.watch(flow, purchase, _jobs)
 
-    async def x402_challenge(self, flow: http.HTTPFlow) -> None:
-        """Answer a 402: with a payment, with a refusal, or not at all when it is no challenge or the last word."""
+    def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Answer a 402. What there is to wait for is given back; mostly there is nothing."""
+        answering = self._answer(flow)
+        if sys.version_info < (3, 12):
+            return answering
+        task = asyncio.Task(answering, loop=asyncio.get_running_loop(), eager_start=True)
+        return None if task.done() else task
+
+    async def _answer(self, flow: http.HTTPFlow) -> None:
+        """With a payment, with a refusal, or not at all when the 402 is no challenge or the last word. Never raises."""
         exchange = handshake.exchange_of(flow)
         if exchange is None or flow.response is None or self.payer is None:
             return

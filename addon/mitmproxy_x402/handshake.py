@@ -715,9 +715,9 @@ class _IndexedAddons(AddonManager):
         """Call the hook of every addon that has it. False: one has to be waited for, `trigger_event` does the rest."""
         if event.name not in _PASSING:
             return False
-        (flow,) = event.args()
+        flow: http.HTTPFlow = cast(Any, event).flow
         calls, waits = self._begin(event)
-        if waits is None and not flow.intercepted and not self._asked(hooks.UpdateHook([flow])):
+        if waits is None and not flow.intercepted and not self._asked(_UPDATE):
             return True
         vars(event)[_BEGUN] = calls, waits
         return False
@@ -731,7 +731,7 @@ class _IndexedAddons(AddonManager):
         asked = self._asked(event)
         if not asked:
             return
-        arguments = event.args()
+        arguments = (cast(Any, event).flow,) if event.name in _PASSING else event.args()
         for family in asked:
             try:
                 for hook in family:
@@ -788,7 +788,9 @@ class _IndexedAddons(AddonManager):
         self._index.clear()
 
 
-_PASSING = frozenset(("requestheaders", "request", "responseheaders", "response"))
+_PASSING = frozenset(("requestheaders", "request", X402ChallengeHook.name, "responseheaders", "response"))
+"""Hooks with a flow and nothing else, that each request passes."""
+_UPDATE = hooks.UpdateHook([])
 _BEGUN = "x402_begun"
 
 
