@@ -47,11 +47,16 @@ _INSERT = """
                          micro_usd, cumulative, state, replaces, job)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''))"""
 # The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
-_LAPSE = """
-    UPDATE payment SET state = 'released'
-    WHERE state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < ?"""
-_DUE = "SELECT 1 FROM payment WHERE state = 'superseded' AND free_at <= ? LIMIT 1"
-_EXPIRE = "UPDATE payment SET state = 'expired' WHERE state = 'superseded' AND free_at <= ?"
+_LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
+_DUE = "state = 'superseded' AND free_at <= {now}"
+_LAPSE = f"UPDATE payment SET state = 'released' WHERE {_LAPSED.format(now='?')}"
+_EXPIRE = f"UPDATE payment SET state = 'expired' WHERE {_DUE.format(now='?')}"
+# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to expire.
+_LAST = f"""
+    WITH last AS (SELECT MAX(counted_at, ?) AS now, cumulative FROM payment ORDER BY id DESC LIMIT 1)
+    SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {_LAPSED.format(now="now")}),
+           EXISTS (SELECT 1 FROM payment WHERE {_DUE.format(now="now")})
+    FROM last"""
 _SENT = f"""
     UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?
     WHERE id = ? AND state IN {_sources("sent")}"""
@@ -70,7 +75,6 @@ _FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND pa
 _SUBMITTED = """
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
     FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
-_LAST = "SELECT counted_at, cumulative FROM payment ORDER BY id DESC LIMIT 1"
 
 
 class SqliteLedger:
@@ -156,9 +160,11 @@ class SqliteLedger:
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """See `Ledger`."""
         with self._transaction():
-            now, cumulative = self._now()
-            self._db.execute(_LAPSE, (now - LAPSE_SECONDS * 1000,))
-            self._db.execute(_EXPIRE, (now,))
+            now, cumulative, lapsed, due = self._now()
+            if lapsed:
+                self._db.execute(_LAPSE, (now,))
+            if due:
+                self._db.execute(_EXPIRE, (now,))
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
             for budget in budgets:
@@ -232,24 +238,25 @@ class SqliteLedger:
 
     def spent(self, budget: Budget) -> int:
         """See `Ledger`."""
-        with self._transaction("DEFERRED"):
-            now, _ = self._now()
-            scope = self._spending.find(budget)
-            if scope is not None and self._db.execute(_DUE, (now,)).fetchone() is None:
-                return self._spending.spent(scope, budget, now)
-        with self._transaction():
-            now, _ = self._now()
-            self._db.execute(_EXPIRE, (now,))
-            return self._spending.spent(self._spending.use(budget, now), budget, now)
+        return self.spent_of((budget,))[0]
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
         """See `Ledger`."""
-        return [self.spent(budget) for budget in budgets]
+        with self._transaction("DEFERRED"):
+            now, _, _, due = self._now()
+            scopes = [self._spending.find(budget) for budget in budgets]
+            if not due and None not in scopes:
+                return [self._spending.spent(*each, now) for each in zip(scopes, budgets, strict=True)]
+        with self._transaction():
+            now, _, _, due = self._now()
+            if due:
+                self._db.execute(_EXPIRE, (now,))
+            return [self._spending.spent(self._spending.use(budget, now), budget, now) for budget in budgets]
 
-    def _now(self) -> tuple[int, int]:
-        """The ledger's time in milliseconds, and everything that was ever reserved."""
-        then, cumulative = self._db.execute(_LAST).fetchone() or (0, 0)
-        return max(then, self._anchor + _now_ms(self._clock.uptime)), cumulative
+    def _now(self) -> tuple[int, int, int, int]:
+        """What `_LAST` says."""
+        now = self._anchor + _now_ms(self._clock.uptime)
+        return self._db.execute(_LAST, (now,)).fetchone() or (now, 0, 0, 0)
 
     def _find_room(self, budget: Budget, wanted: int, now: int) -> None:
         """Raises OverBudget."""
@@ -267,7 +274,7 @@ class SqliteLedger:
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        with self._guarded():
+        try:
             self._db.execute(f"BEGIN {kind}")
             try:
                 try:
@@ -280,6 +287,8 @@ class SqliteLedger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+        except sqlite3.Error as error:
+            raise self._failure(error) from None
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
