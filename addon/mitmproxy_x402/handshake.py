@@ -858,6 +858,11 @@ def _fork(self: Context) -> Context:
     return forked
 
 
+def _new(cls: type, *_args: Any, **_kwargs: Any) -> Any:
+    """`__new__` without a look at whether the class is what its author meant it to be."""
+    return object.__new__(cls)
+
+
 _MAKE_HEADERS = http.Headers.__init__
 _BY_NAME = "x402_by_name"
 _NONE: list[bytes] = []
@@ -869,6 +874,8 @@ CHEAPER: tuple[tuple[type, str, Any], ...] = (
     # Looks at the types of each head's fields, which come from mitmproxy itself.
     (http.MessageData, "__post_init__", lambda _: None),
     (Context, "fork", _fork),
+    (commands.StartHook, "__new__", staticmethod(_new)),
+    (events.CommandCompleted, "__new__", staticmethod(_new)),
 )
 """What `economise` puts in the place of mitmproxy's own: owner, name, and what does the same in less time."""
 

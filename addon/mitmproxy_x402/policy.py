@@ -70,6 +70,8 @@ def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) 
     allowed = [offer for offer, objection in zip(payable, objections, strict=True) if objection is None]
     if not allowed:
         raise next(objection for objection in objections if objection is not None)
+    if len(allowed) == 1:
+        return allowed[0]
     order = {name: rank for rank, name in enumerate(settings.preference)}
     rows = {network.caip2: row for row, network in enumerate(settings.networks)}
 

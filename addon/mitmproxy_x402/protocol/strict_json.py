@@ -15,6 +15,7 @@ MAX_DEPTH = 64
 # Never fails and never goes back, so its work is linear even in a string that does not end.
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.?)*"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
@@ -40,7 +41,7 @@ def decode_base64(value: str, *, tolerant: bool = False) -> bytes:
 def encode_base64(value: object) -> str:
     """`value` as compact JSON in standard padded base64. Raises ValueError for what JSON cannot say (NaN, cycles)."""
     # ASCII only: every reader decodes it alike, and a lone surrogate survives as the escape that it came as.
-    return base64.b64encode(json.dumps(value, separators=(",", ":"), allow_nan=False).encode()).decode()
+    return base64.b64encode(_COMPACT.encode(value).encode()).decode()
 
 
 def decode_json(data: bytes) -> tuple[Any, tuple[str, ...]]:
