@@ -14,6 +14,7 @@ from .errors import Refused
 from .ledger import (
     FREE,
     LAPSE_SECONDS,
+    TRANSITIONS,
     Clock,
     Intent,
     JobPaid,
@@ -64,12 +65,15 @@ _RESENT = """
     UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
     WHERE id = ? AND state IN ('sent', 'unknown', 'settled')"""
 _RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
-_FINISH = """
-    UPDATE payment SET state = CASE WHEN state IN {sources} THEN ? ELSE state END,
+_FINISH = {
+    state: f"""
+    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN ? ELSE state END,
                        transaction_id = COALESCE(NULLIF(?, ''), transaction_id),
                        status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
                        first_byte_ms = ?, total_ms = ?, bytes = ?, free_at = COALESCE(?, free_at)
     WHERE id = ? AND sends > 0"""
+    for state in TRANSITIONS
+}
 _JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
 _FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_FREE}"
 _SUBMITTED = """
@@ -202,7 +206,7 @@ class SqliteLedger:
                 *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
                 *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, free_at, row),
             )
-            self._db.execute(_FINISH.format(sources=_sources(outcome.state)), values)
+            self._db.execute(_FINISH[outcome.state], values)
             state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
 
@@ -244,9 +248,9 @@ class SqliteLedger:
         """See `Ledger`."""
         with self._transaction("DEFERRED"):
             now, _, _, due = self._now()
-            scopes = [self._spending.find(budget) for budget in budgets]
-            if not due and None not in scopes:
-                return [self._spending.spent(*each, now) for each in zip(scopes, budgets, strict=True)]
+            known = [(scope, budget) for budget in budgets if (scope := self._spending.find(budget)) is not None]
+            if not due and len(known) == len(budgets):
+                return [self._spending.spent(scope, budget, now) for scope, budget in known]
         with self._transaction():
             now, _, _, due = self._now()
             if due:

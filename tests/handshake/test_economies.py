@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,20 +15,22 @@ from hypothesis import strategies as st
 from mitmproxy import hooks, http, optmanager
 from mitmproxy.log import AddLogHook, LogEntry
 from mitmproxy.options import Options
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.test import tflow
 
 from mitmproxy_x402 import handshake
-from support.masters import DumpMaster, Master
+from support.masters import DumpMaster, Master, lend
 
-_GET_ALL = http.Headers.get_all
+_OURS = {(owner, name): getattr(ours, "__func__", ours) for owner, name, ours in handshake.CHEAPER}
+_THEIRS = {(owner, name): getattr(owner, name) for owner, name, _ in handshake.CHEAPER}
 
 
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[Master]:
     """One whose process is ours; the rest of the tests shall not be."""
-    monkeypatch.setattr(http.Headers, "get_all", http.Headers.get_all)
-    monkeypatch.setattr(http.MessageData, "__post_init__", http.MessageData.__post_init__)
+    lend(monkeypatch)
     loop = asyncio.new_event_loop()
     made = DumpMaster(Options(), loop=loop, with_termlog=False)
     made._legacy_log_events._initiated_in_test = None  # it would be silent in the next phase of the test
@@ -52,19 +55,95 @@ def test_options_read_as_ever(master: Master) -> None:
 
 _names = st.sampled_from(["Set-Cookie", "set-cookie", "X-Über", "x", ""]) | st.text(max_size=5)
 _values = st.binary(max_size=8)
+_fields = st.lists(st.tuples(_names.map(lambda name: name.encode("utf-8", "surrogatepass")), _values), max_size=6)
 
 
-@given(st.lists(st.tuples(_names, _values), max_size=6), _names)
-def test_headers_are_found_as_ever(fields: list[tuple[str, bytes]], name: str) -> None:
-    headers = http.Headers([(key.encode("utf-8", "surrogatepass"), value) for key, value in fields])
-    if name.isascii():
-        assert handshake._get_all(headers, name) == _GET_ALL(headers, name)
-        assert handshake._get_all(headers, name.encode()) == _GET_ALL(headers, name.encode())
+def _looked_up(headers: http.Headers, name: str) -> dict[str, tuple[object, object]]:
+    """What our look-ups find beside what mitmproxy's own do."""
+    return {
+        how: (_OURS[http.Headers, how](headers, name), _THEIRS[http.Headers, how](headers, name))
+        for how in ("get_all", "get", "__contains__")
+    }
+
+
+@given(_fields, _names.filter(str.isascii), st.sampled_from(["set", "del", "insert", "fields", "list"]))
+def test_headers_are_found_as_ever(fields: list[tuple[bytes, bytes]], name: str, change: str) -> None:
+    """Also when they have been changed, in any of the ways there are."""
+    headers = http.Headers(fields)
+    for _ in range(2):
+        for key in (name, name.upper(), "x"):
+            for ours, theirs in _looked_up(headers, key).values():
+                assert ours == theirs
+        if change == "set":
+            headers[name] = "new"
+        elif change == "del":
+            headers.pop(name, None)
+        elif change == "insert":
+            headers.insert(0, name, "first")
+        elif change == "fields":
+            headers.fields = ((name.encode(), b"only"),)
+        else:
+            headers.fields = cast(Any, [*headers.fields, (name.encode(), b"later")])
+            headers.fields.append((b"x", b"last"))  # type: ignore[attr-defined]
+    assert headers.copy().fields == tuple(headers.fields)
+
+
+@given(_fields)
+def test_headers_are_made_as_ever(fields: list[tuple[bytes, bytes]]) -> None:
+    for given_ in (fields, tuple(fields), [list(field) for field in fields], iter(fields)):
+        ours, theirs = http.Headers.__new__(http.Headers), http.Headers(fields)
+        _OURS[http.Headers, "__init__"](ours, given_)
+        assert (ours.fields, type(ours.fields)) == (theirs.fields, tuple)
+    ours, theirs = http.Headers.__new__(http.Headers), http.Headers(fields, content_type="x")
+    _OURS[http.Headers, "__init__"](ours, fields, content_type="x")
+    assert ours.fields == theirs.fields
+    for wrong in ([("a", b"b")], [(b"a", "b")], [(b"a", None)]):
+        with pytest.raises(TypeError, match="must be bytes"):
+            _OURS[http.Headers, "__init__"](ours, wrong)
 
 
 def test_headers_in_use(master: Master) -> None:
     headers = http.Headers([(b"A", b"1"), (b"b", b"2"), (b"a", b"3")])
     assert (headers["a"], headers.get_all("A"), headers.get("c"), "B" in headers) == ("1, 3", ["1", "3"], None, True)
+    assert (headers.get("c", "none"), headers.get(b"B"), "c" in headers, b"a" in headers) == ("none", "2", False, True)
+    headers["B"] = "4"
+    del headers["a"]
+    assert (headers["b"], headers.get("a"), dict(headers.copy())) == ("4", None, {"b": "4"})
+    found = headers.get_all("b")
+    found.append("mine")
+    assert headers.get_all("b") == ["4"]
+    missing = headers.get_all("a")
+    missing.append("mine")
+    assert headers.get_all("a") == []
+
+
+def test_contexts_fork_as_ever(master: Master) -> None:
+    context = Context(tflow.tclient_conn(), master.options)
+    context.layers.append(cast(Any, "a layer"))
+    theirs, ours = _THEIRS[Context, "fork"](context), context.fork()
+    assert type(ours) is Context
+    assert vars(ours) == vars(theirs)
+    assert ours.layers is not context.layers
+    assert context.fork.__func__ is handshake._fork  # type: ignore[attr-defined]
+
+
+def test_hooks_and_their_ends_are_made_as_ever(master: Master) -> None:
+    flow = tflow.tflow()
+    hook = HttpRequestHook(flow)
+    assert (hook.flow, hook.args(), hook.name, hook.blocking) == (flow, [flow], "request", True)
+    ended = events.HookCompleted(hook)
+    assert (ended.command, ended.reply) == (hook, None)
+    answered = events.OpenConnectionCompleted(commands.OpenConnection(flow.server_conn), "refused")
+    assert answered.reply == "refused"
+
+
+def test_a_copy_is_a_copy() -> None:
+    request = tflow.tflow().request
+    ours, theirs = handshake._shallow(request), copy.copy(request)
+    assert type(ours) is type(theirs)
+    assert vars(ours) == vars(theirs)
+    assert vars(ours) is not vars(request)
+    assert vars(handshake._shallow(request.data)) == vars(request.data)
 
 
 def test_an_addon_with_nothing_to_replace_is_not_asked(master: Master) -> None:

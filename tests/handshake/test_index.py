@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import exceptions, hooks, http, options
+from mitmproxy import exceptions, hooks, options
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.layers.tls import TlsClienthelloHook
 from mitmproxy.test import tflow
 
 from mitmproxy_x402 import handshake
 from mitmproxy_x402.handshake import X402ChallengeHook
-from support.masters import DumpMaster, Master, ScriptLoader
+from support.masters import DumpMaster, Master, ScriptLoader, lend
 
 
 class Noted:
@@ -54,8 +55,7 @@ def master(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     try:
         made = Master(options.Options(), event_loop=loop)
         if request.param == "indexed":
-            monkeypatch.setattr(http.Headers, "get_all", http.Headers.get_all)
-            monkeypatch.setattr(http.MessageData, "__post_init__", http.MessageData.__post_init__)
+            lend(monkeypatch)
             handshake.economise(made)
             assert type(made.addons) is not AddonManager
         yield made
@@ -149,8 +149,7 @@ def test_hooks_that_fire_at_once_still_do(master: Master) -> None:
 def test_every_default_addon_that_has_a_hook_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against mitmproxy's own list, for every hook there is. All of them have something to do here."""
     monkeypatch.setattr(handshake._IndexedAddons, "_is_idle", lambda *_: False)
-    monkeypatch.setattr(http.Headers, "get_all", http.Headers.get_all)
-    monkeypatch.setattr(http.MessageData, "__post_init__", http.MessageData.__post_init__)
+    lend(monkeypatch)
     loop = asyncio.new_event_loop()
     made = DumpMaster(options.Options(), loop=loop, with_termlog=False)
     loop.close()
@@ -193,7 +192,8 @@ def test_what_waits_for_nothing_is_done_at_once(master: Master, indexed: Any) ->
     master.addons.add(Noted("a", log), Noted("b", log))  # type: ignore[no-untyped-call]
     assert indexed.done_at_once(HttpRequestHook(tflow.tflow()))
     assert log == ["a", "b"]
-    assert not indexed.done_at_once(X402ChallengeHook(tflow.tflow()))
+    assert indexed.done_at_once(X402ChallengeHook(tflow.tflow()))
+    assert not indexed.done_at_once(TlsClienthelloHook(object()))
 
 
 @pytest.mark.parametrize("error", [None, ValueError("broken on purpose"), exceptions.AddonHalt()])

@@ -7,6 +7,7 @@ import binascii
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 64
@@ -51,27 +52,47 @@ def decode_json(data: bytes) -> tuple[Any, tuple[str, ...]]:
     """
     if _too_deep(data):
         raise Undecodable(f"nested deeper than {MAX_DEPTH} levels")
-    faults: list[str] = []
+    try:
+        text = data.decode("utf-8-sig")
+        try:
+            return _PLAIN.decode(text), ()
+        except _Ambiguous:
+            faults: list[str] = []
+            return _decoder(faults.append).decode(text), tuple(faults)
+    except ValueError as error:  # also not UTF-8, and integers of thousands of digits
+        raise Undecodable(f"not JSON: {error}") from None
+
+
+class _Ambiguous(Exception):
+    """Two readers could differ about the value."""
+
+
+def _decoder(doubted: Callable[[str], None]) -> json.JSONDecoder:
+    """A decoder that tells `doubted` of each fault."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(items)
         if len(value) != len(items):
             seen: set[str] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            faults.append(f"the key {shown(twice)} is there twice")
+            doubted(f"the key {shown(twice)} is there twice")
         return value
 
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            faults.append(f"{shown(text)} is not a finite number")
+            doubted(f"{shown(text)} is not a finite number")
         return value
 
-    try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs, parse_float=number, parse_constant=number)
-    except ValueError as error:  # also not UTF-8, and integers of thousands of digits
-        raise Undecodable(f"not JSON: {error}") from None
-    return value, tuple(faults)
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_float=number, parse_constant=number)
+
+
+def _refuse(fault: str) -> None:
+    raise _Ambiguous(fault)
+
+
+_PLAIN = _decoder(_refuse)
+"""For all that is as it should be; to make one for each value would take as long as the decoding."""
 
 
 def shown(value: object, limit: int = 60) -> str:
