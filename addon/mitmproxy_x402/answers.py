@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 from mitmproxy import http
@@ -77,7 +78,7 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
     begun = flow.request.timestamp_start
     if response is None:
         return Outcome("unknown", total=time.time() - begun)
-    get = heads.getter(response.headers)
+    get = functools.partial(heads.get, response.headers)
     receipt = read_settlement(get)
     settled = receipt is not None and receipt.success and receipt.transaction
     return Outcome(
@@ -93,7 +94,7 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
 
 def acknowledges(response: http.Response) -> bool:
     """Whether `response` speaks of a payment, and not of a gift."""
-    get = heads.getter(response.headers)
+    get = functools.partial(heads.get, response.headers)
     return get("x-free-model") is None and read_settlement(get) is not None
 
 

@@ -65,9 +65,8 @@ def _raw(text: str) -> bytes:
 
 
 def _examine_browser(request: http.Request, client_host: str | None, settings: Settings) -> Denial | None:
-    get = heads.getter(request.headers)
-    origin = get("origin") or ""
-    crossing = (get("sec-fetch-site") or "").lower() == "cross-site"
+    origin = heads.get(request.headers, "origin") or ""
+    crossing = (heads.get(request.headers, "sec-fetch-site") or "").lower() == "cross-site"
     if (origin or crossing) and origin.lower() not in settings.allow_origins:
         return Denial(
             403,
@@ -129,9 +128,8 @@ def strip_credentials(request: http.Request, settings: Settings) -> None:
         if token not in _query_keys(request.path):
             return
     else:
-        names = heads.names(headers)
         for name in CREDENTIALS:
-            if name.encode() in names:
+            if heads.has(headers, name):
                 del headers[name]
     path, mark, query = request.path.partition("?")
     if mark and "key=" in query:
@@ -141,5 +139,4 @@ def strip_credentials(request: http.Request, settings: Settings) -> None:
 
 def pays_itself(request: http.Request) -> bool:
     """Whether the client brought a payment of its own: then nothing is paid on top."""
-    names = heads.names(request.headers)
-    return any(name.encode() in names for name in PAYMENT_HEADERS)
+    return any(heads.has(request.headers, name) for name in PAYMENT_HEADERS)

@@ -33,11 +33,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from mitmproxy import exceptions, hooks, http, optmanager, version
 from mitmproxy.connection import Connection, ConnectionState
 
+from . import heads
 from .errors import SettingsError, error_body
 from .timeouts import Timeouts
 
@@ -135,12 +135,13 @@ class X402ChallengeHook(commands.StartHook):
     flow: http.HTTPFlow
 
 
-_exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+_EXCHANGE = "x402_exchange"
+"""The attribute of a flow that keeps it; a copy of the flow has none."""
 
 
 def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
     """The exchange of a flow that runs in an `X402Stream`; None for replayed and loaded flows, which never pay."""
-    return _exchanges.get(flow)
+    return flow.__dict__.get(_EXCHANGE)
 
 
 class X402Stream(HttpStream):
@@ -284,7 +285,7 @@ class X402Stream(HttpStream):
         """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
         if request:
             self.exchange.client_host = self.flow.request.host_header
-            _exchanges[self.flow] = self.exchange
+            self.flow.__dict__[_EXCHANGE] = self.exchange
         return (yield from super().check_invalid(request))
 
     def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
@@ -815,33 +816,6 @@ def _make_headers(self: http.Headers, fields: Iterable[tuple[bytes, bytes]] = ()
         _MAKE_HEADERS(self, self.fields, **headers)
 
 
-def _values(headers: http.Headers, name: str | bytes) -> list[bytes]:
-    """What look-ups of a header come down to, where mitmproxy goes through all the headers with each."""
-    fields = headers.fields
-    known: tuple[object, dict[bytes, list[bytes]]] | None = headers.__dict__.get(_BY_NAME)
-    if known is None or known[0] is not fields:
-        known = fields, {}
-        for key, value in fields:
-            known[1].setdefault(key.lower(), []).append(value)
-        if type(fields) is tuple:  # else it may change unseen
-            headers.__dict__[_BY_NAME] = known
-    wanted = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-    return known[1].get(wanted.lower(), _NONE)
-
-
-def _get_all(self: http.Headers, name: str | bytes) -> list[str]:
-    return [value.decode("utf-8", "surrogateescape") for value in _values(self, name)]
-
-
-def _get(self: http.Headers, key: str | bytes, default: Any = None) -> Any:
-    found = _values(self, key)
-    return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
-
-
-def _has(self: http.Headers, key: object) -> bool:
-    return bool(_values(self, cast(str, key)))
-
-
 def _fork(self: Context) -> Context:
     """`Context.fork`, without a connection that is thrown away at once."""
     forked = _shallow(self)
@@ -855,13 +829,11 @@ def _new(cls: type, *_args: Any, **_kwargs: Any) -> Any:
 
 
 _MAKE_HEADERS = http.Headers.__init__
-_BY_NAME = "x402_by_name"
-_NONE: list[bytes] = []
 CHEAPER: tuple[tuple[type, str, Any], ...] = (
     (http.Headers, "__init__", _make_headers),
-    (http.Headers, "__contains__", _has),
-    (http.Headers, "get", _get),
-    (http.Headers, "get_all", _get_all),
+    (http.Headers, "__contains__", heads.has),
+    (http.Headers, "get", heads.get),
+    (http.Headers, "get_all", heads.get_all),
     # Looks at the types of each head's fields, which come from mitmproxy itself.
     (http.MessageData, "__post_init__", lambda _: None),
     (Context, "fork", _fork),

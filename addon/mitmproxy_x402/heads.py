@@ -1,26 +1,46 @@
-"""The headers of a message, gone through once: in mitmproxy's own collection each look-up goes through all of them."""
+"""Headers by their names, out of an index, where mitmproxy goes through all of a message with each look-up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from mitmproxy import http
 
+_INDEX = "x402_index"
+"""The attribute of a collection of headers that keeps it."""
+_NONE: Sequence[bytes] = ()
 
-def names(headers: http.Headers) -> set[bytes]:
-    """In lower case."""
-    return {name.lower() for name, _ in headers.fields}
+
+def values(headers: http.Headers, name: str | bytes) -> Sequence[bytes]:
+    """Of all headers of that name, in any case, as they came."""
+    fields = headers.fields
+    index: tuple[object, dict[bytes, list[bytes]]] | None = headers.__dict__.get(_INDEX)
+    if index is None or index[0] is not fields:
+        found: dict[bytes, list[bytes]] = {}
+        for key, value in fields:
+            key = key.lower()  # noqa: PLW2901
+            if key in found:
+                found[key].append(value)
+            else:
+                found[key] = [value]
+        index = fields, found
+        if type(fields) is tuple:  # else it may change unseen
+            headers.__dict__[_INDEX] = index
+    wanted = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    return index[1].get(wanted.lower(), _NONE)
 
 
-def getter(headers: http.Headers) -> Callable[[str], str | None]:
-    """What `headers.get` says now: by the name in any case, values of headers that come several times joined."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers.fields:
-        key = name.lower()
-        found[key] = found[key] + b", " + value if key in found else value
+def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
+    """As `headers.get_all`."""
+    return [value.decode("utf-8", "surrogateescape") for value in values(headers, name)]
 
-    def get(name: str) -> str | None:
-        value = found.get(name.lower().encode())
-        return None if value is None else value.decode("utf-8", "surrogateescape")
 
-    return get
+def get(headers: http.Headers, name: str | bytes, default: str | None = None) -> str | None:
+    """As `headers.get`: values of headers that come several times are joined."""
+    found = values(headers, name)
+    return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
+
+
+def has(headers: http.Headers, name: str | bytes) -> bool:
+    """As `name in headers`."""
+    return bool(values(headers, name))
