@@ -508,8 +508,40 @@ def _error_status(code: Any) -> int | None:
     return status if status is None else int(status)
 
 
+def _join(held: commands.SendData, command: commands.Command) -> bool:
+    """Whether `command` could be made part of `held`: bytes for the same connection, and not too many."""
+    if (
+        not isinstance(command, commands.SendData)
+        or command.connection is not held.connection
+        or len(held.data) + len(command.data) > MAX_JOINED
+    ):
+        return False
+    held.data += command.data
+    return True
+
+
 class _Http1Client(_http1.Http1Client):
     """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
+
+    _head: commands.SendData | None = None
+
+    def send(self, event: HttpEvent) -> Steps:
+        """Send a head together with the body, which follows at once: one TLS record instead of two."""
+        holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
+        for command in super().send(event):
+            head, self._head = self._head, None
+            if head is not None and not _join(head, command):
+                yield head
+                head = None
+            if head is not None:
+                yield head
+            elif holds and isinstance(command, commands.SendData):
+                self._head = command
+            else:
+                yield command
+        if self._head is not None and not holds:
+            yield self._head
+            self._head = None
 
     def read_headers(self, event: Any) -> Steps:
         """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
@@ -588,18 +620,14 @@ class _HttpLayer(HttpLayer):
         held: commands.SendData | None = None
         while todo:
             for command in super()._handle_event(todo.popleft()):
-                if isinstance(command, commands.SendData):
-                    if held is None:
-                        held = command
-                    elif held.connection is command.connection and len(held.data) + len(command.data) <= MAX_JOINED:
-                        held.data += command.data
-                    else:
-                        yield held
-                        held = command
-                    continue
                 if held is not None:
+                    if _join(held, command):
+                        continue
                     yield held
                     held = None
+                if isinstance(command, commands.SendData):
+                    held = command
+                    continue
                 hook = command if isinstance(command, commands.StartHook) else None
                 if hook is not None and self.addons is not None and self.addons.done_at_once(hook):
                     todo.append(events.HookCompleted(hook))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -239,6 +240,26 @@ def test_tls_with_http1_upstream(home: Path, pem: Path) -> None:
             assert client.ask(request()).body == b"goods"
             assert client.ask(request()).body == b"goods"
         assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("size", [0, 2, 5_000, 200_000])
+def test_a_request_that_fits_leaves_in_one_record_of_tls(home: Path, pem: Path, size: int) -> None:
+    body, first = random.Random(size).randbytes(size), []
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while data := peer.receive():  # a record at a time
+            first.append(data)
+            peer.unread(data)
+            paid = upstream.read(peer).get(b"payment-signature")
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods" if paid else challenges.answer())
+
+    with Upstream(script, tls=certs.server_context(pem)) as upstream, start(upstream, home, pem) as proxy:
+        with proxy.client() as client:
+            for _ in range(2):
+                assert client.ask(request(body=body)).body == b"goods"
+    assert [message.body for message in upstream.requests] == [body] * 4
+    heads = [message.head for message in upstream.requests]
+    assert first == [head + body if size <= 5_000 else head for head in heads]
 
 
 def test_an_untrusted_certificate_is_a_clear_error(
