@@ -275,3 +275,23 @@ def test_an_untrusted_certificate_is_a_clear_error(
             assert "Nothing was paid" in message
             over_h2 = client_tls(proxy).post("/v1/x")
             assert (over_h2.status_code, over_h2.json()["error"]["type"]) == (502, "upstream_error")
+
+
+def test_a_request_that_a_script_streams_is_not_held_up(home: Path, pem: Path) -> None:
+    """Its head goes upstream at once, while the client has yet to send the body."""
+    script_file = home / "streams.py"
+    script_file.write_text("def requestheaders(flow): flow.request.stream = True\n")
+    head_is_there = threading.Event()
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        peer.unread(peer.until(b"\r\n\r\n"))
+        head_is_there.set()
+        assert upstream.read(peer).body == b"0123456789"
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods")
+
+    with Upstream(script, tls=certs.server_context(pem)) as upstream:
+        with start(upstream, home, pem, "-s", str(script_file)) as proxy, proxy.client() as client:
+            whole = request(body=b"0123456789")
+            client.send(whole[:-10])
+            assert head_is_there.wait(TIMEOUT)
+            assert client.ask(whole[-10:]).body == b"goods"
