@@ -918,14 +918,23 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpLayer, "make_stream", ("self", "stream_id")),
     (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
+    (_http1.Http1Client, "send", ("self", "event")),
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),
+    (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
     (AddonManager, "_iter_hooks", ("self", "addon", "event")),
     (AddonManager, "trigger_event", ("self", "event")),
     (AddonManager, "trigger", ("self", "event")),
     (AddonManager, "register", ("self", "addon")),
     (AddonManager, "remove", ("self", "addon")),
+    (AddonManager, "clear", ("self",)),
+    (Options, "__getattr__", ("self", "attr")),
+    (Context, "fork", ("self",)),
+    (http.Headers, "__init__", ("self", "fields", "headers")),
+    (http.Headers, "__contains__", ("self", "key")),
+    (http.Headers, "get", ("self", "key", "default")),
+    (http.Headers, "get_all", ("self", "name")),
 )
 """Every internal that this room leans on, with its parameters. Each has a test of what it does, too."""
 

@@ -35,12 +35,12 @@ def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
     return [value.decode("utf-8", "surrogateescape") for value in values(headers, name)]
 
 
-def get(headers: http.Headers, name: str | bytes, default: str | None = None) -> str | None:
+def get(headers: http.Headers, key: str | bytes, default: str | None = None) -> str | None:
     """As `headers.get`: values of headers that come several times are joined."""
-    found = values(headers, name)
+    found = values(headers, key)
     return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
 
 
-def has(headers: http.Headers, name: str | bytes) -> bool:
-    """As `name in headers`."""
-    return bool(values(headers, name))
+def has(headers: http.Headers, key: str | bytes) -> bool:
+    """As `key in headers`."""
+    return bool(values(headers, key))
