@@ -224,14 +224,20 @@ def test_a_plain_error_after_a_payment_is_no_rejection(shop: Place, fresh: str) 
         assert "The sandbox was told to fail." in answer.text
 
 
-def test_without_repurchase_the_rejection_is_the_last_word(home: Path) -> None:
-    with place(home, "--set", "x402_repurchase=0") as shop:
-        assert shop.post(chat("a"), "error;settle=yes").status_code == 500
-        replay = shop.post(chat("a"), "error;settle=yes")
-        assert replay.status_code == 402
-        assert replay.json()["code"] == "PAYMENT_REPLAY"
-        assert shop.post(chat("a"), "error;settle=yes").status_code == 400
-        assert settled(shop) == 1
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_request_that_was_paid_often_enough_is_refused_in_our_words(home: Path, allowed: int) -> None:
+    """From the try on whose payment turns out to be spent; the gateway's own word for that would help nobody."""
+    with place(home, "--set", f"x402_repurchase={allowed}") as shop:
+        for _ in range(1 + allowed):
+            assert shop.post(chat("a"), "error;settle=yes").status_code == 500
+        for _ in range(2):
+            refused = shop.post(chat("a"), "error;settle=yes")
+            assert (refused.status_code, refused.headers["x-should-retry"]) == (400, "false")
+            assert refused.json()["error"]["code"] == "over_repurchase_limit"
+            message = refused.json()["error"]["message"]
+            assert f"was paid {['once', '2 times'][allowed]} within" in message
+            assert f"x402_repurchase allows {allowed} beyond the first" in message
+        assert settled(shop) == 1 + allowed
         assert shop.post(chat("b")).status_code == 200
 
 

@@ -144,15 +144,7 @@ class Purchase:
         if self.ahead:  # it did not leave: the first leg had to go without it
             self._prediction = None
             self._drop(remember=False)
-        if not self._may_buy():
-            self._given_up = True
-            self._remember()
-            raise Refused(
-                "over_repurchase_limit",
-                f"This same request was paid {self._purchases} times within the last minutes and never answered "
-                f"completely. The option x402_repurchase allows {self._payer.settings.repurchase} beyond the first, so "
-                "nothing more was paid. Wait ten minutes, change the request, or raise that option.",
-            )
+        self._check_purchases()
         try:
             payment = await self._payer.pay(required, self.purpose, self._last_row)
         except BaseException:
@@ -165,8 +157,20 @@ class Purchase:
             self._payer.forecast.learn(self._question, required, chosen, said, now)
         return payment
 
-    def _may_buy(self) -> bool:
-        return self._purchases <= self._payer.settings.repurchase
+    def _check_purchases(self) -> None:
+        """Raises Refused where this request was paid for often enough: it is the end, and remembered."""
+        allowed = self._payer.settings.repurchase
+        if self._purchases <= allowed:
+            return
+        self._given_up = True
+        self._remember()
+        times = "once" if self._purchases == 1 else f"{self._purchases} times"
+        raise Refused(
+            "over_repurchase_limit",
+            f"This same request was paid {times} within the last minutes and never answered completely. The option "
+            f"x402_repurchase allows {allowed} beyond the first, so nothing more was paid. Wait ten minutes, change "
+            "the request, or raise that option.",
+        )
 
     def sending(self) -> None:
         """Write down that the header leaves now. Raises LedgerError: then it must not."""
@@ -187,7 +191,8 @@ class Purchase:
     def rejected(self, code: str, status: int, words: Callable[[], str] = str) -> bool:
         """The payment was answered by a rejection with the gateway's `code`. True: another one may be made.
 
-        `words` as for `buy`.
+        `words` as for `buy`. Raises Refused, `over_repurchase_limit`: it was spent before, or is dead, and was not the
+        first.
         """
         assert self.payment is not None
         again = False
@@ -202,7 +207,8 @@ class Purchase:
             self._record(Outcome("unknown", status=status, code=code))
             self.spent.append(self.payment)
             self.payment = None
-            again = self._may_buy()
+            self._check_purchases()
+            again = True
         else:
             self._record(Outcome("unknown", status=status, code=code))
         if not again:
