@@ -20,7 +20,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.test import tflow
 
-from mitmproxy_x402 import handshake
+from mitmproxy_x402 import handshake, heads
 from support.masters import DumpMaster, Master, lend
 
 _OURS = {(owner, name): getattr(ours, "__func__", ours) for owner, name, ours in handshake.CHEAPER}
@@ -115,6 +115,13 @@ def test_headers_in_use(master: Master) -> None:
     missing = headers.get_all("a")
     missing.append("mine")
     assert headers.get_all("a") == []
+
+
+def test_a_script_that_is_loaded_again_finds_everything_in_place(master: Master) -> None:
+    assert http.Headers.get is heads.get  # type: ignore[comparison-overlap]
+    handshake.self_check()
+    handshake.economise(master)
+    handshake.self_check()
 
 
 def test_contexts_fork_as_ever(master: Master) -> None:
