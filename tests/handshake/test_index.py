@@ -54,8 +54,8 @@ def master(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     loop = asyncio.new_event_loop()
     try:
         made = Master(options.Options(), event_loop=loop)
+        lend(monkeypatch)
         if request.param == "indexed":
-            lend(monkeypatch)
             handshake.economise(made)
             assert type(made.addons) is not AddonManager
         yield made
