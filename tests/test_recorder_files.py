@@ -138,12 +138,20 @@ class TestFolder:
     def test_a_whole_life(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path / "rec", "one", OpenFiles())
         folder.begin(recording(Path(), state="open", response=None), b"{}")
+        folder.flush()
         early = read_recording(folder.path)
         assert (early.complete, early.response, early.request_body()) == (False, None, b"{}")
         folder.begin_response(plain())
         folder.add([(0.5, b"data: 1"), (0.6, b"\n\n")])
+        folder.flush()
+        begun = (folder.path / "flow.json").stat()
         folder.add([(0.7, b"data: 2\n\n")])
-        assert read_recording(folder.path).state == "incomplete"
+        folder.flush()
+        assert (
+            folder.path / "flow.json"
+        ).stat().st_ino == begun.st_ino  # there was nothing to say that it does not say
+        growing = read_recording(folder.path)
+        assert (growing.state, growing.body()) == ("incomplete", b"data: 1\n\ndata: 2\n\n")
         assert (folder.path / "response.sse").read_bytes() == b"data: 1\n\ndata: 2\n\n"
         folder.close()
         ended = folder.end(plain(state="complete"))

@@ -91,13 +91,15 @@ class Folder:
         self._decoded_size = 0
         self._notes: list[str] = []
         self._recording: Recording | None = None
-        """As the head has it."""
+        """As the head has it, or will have it."""
+        self._stale = False
+        """Whether the head says less than is known."""
 
     def begin(self, recording: Recording, body: bytes | None) -> None:
-        """Make the folder, with the request and the head."""
+        """Make the folder, with the request. As with all that follows, the head is written by `flush`."""
         self._make()
         self.write_request(recording, body)
-        self.write_head(recording)
+        self._recording, self._stale = recording, True
 
     def _make(self) -> None:
         with contextlib.suppress(FileExistsError):
@@ -117,9 +119,17 @@ class Folder:
         replace_file(self.path / self._request, body)
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
-    def write_head(self, recording: Recording) -> None:
+    def flush(self) -> None:
+        """Write the head anew where more is known, so that whoever reads it while the answer comes in finds the files.
+
+        Not with each piece of news: to replace a file costs more than most of what is in it.
+        """
+        if self._stale and self._recording is not None:
+            self._write_head(self._recording)
+
+    def _write_head(self, recording: Recording) -> None:
         """flow.json, as a whole."""
-        self._recording = recording
+        self._recording, self._stale = recording, False
         replace_file(self.path / HEAD, to_text(self.known(recording)).encode("utf-8", "replace"))
 
     def begin_response(self, recording: Recording) -> None:
@@ -133,7 +143,7 @@ class Folder:
                 self._decoder = Decoder(coding)
             except Undecodable as error:
                 self._notes.append(f"not decoded: {error}")
-        self.write_head(recording)
+        self._recording, self._stale = recording, True
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """More of the answer."""
@@ -147,8 +157,7 @@ class Folder:
         self._chunks_size += len(lines)
         if self._decoder is not None:
             self._decode(self._decoder, data)
-        if before != (self._size > 0, self._decoded) and self._recording is not None:
-            self.write_head(self._recording)  # whoever reads it while the answer comes in finds the files
+        self._stale = self._stale or before != (self._size > 0, self._decoded)
 
     def _decode(self, decoder: Decoder, data: bytes) -> None:
         assert self._response is not None
@@ -172,7 +181,7 @@ class Folder:
         if self._size and self._response is not None:
             self._digest = _digest(self.path / self._response)
         try:
-            self.write_head(recording)
+            self._write_head(recording)
         except OSError:
             with contextlib.suppress(OSError):  # where there is nothing of it, nor is a folder, on a full disk
                 self.path.rmdir()

@@ -172,6 +172,7 @@ class Writer:
     def _write(self, messages: list[Message | None]) -> int:
         """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
         pieces: dict[Job, list[Piece]] = {}
+        open_: dict[Job, None] = {}
         size = 0
         for message in messages:
             if message is None:
@@ -179,12 +180,19 @@ class Writer:
             if isinstance(message, tuple):
                 job, seconds, data = message
                 pieces.setdefault(job, []).append((seconds, data))
+                open_[job] = None
             else:
                 self._add(message.job, pieces.pop(message.job, []))
                 self._try(message.job, functools.partial(self._do, message))
-            size += 0 if isinstance(message, End) else _size(message)  # the other thread has that one yet
-        for job, some in pieces.items():
-            self._add(job, some)
+                open_[message.job] = None
+            if isinstance(message, End):  # the other thread has that one yet
+                del open_[message.job]
+            else:
+                size += _size(message)
+        for job in open_:
+            self._add(job, pieces.get(job, []))
+            if job.folder is not None and not job.trouble:
+                self._try(job, job.folder.flush)
         return size
 
     def _add(self, job: Job, pieces: list[Piece]) -> None:
