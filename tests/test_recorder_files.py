@@ -147,9 +147,8 @@ class TestFolder:
         begun = (folder.path / "flow.json").stat()
         folder.add([(0.7, b"data: 2\n\n")])
         folder.flush()
-        assert (
-            folder.path / "flow.json"
-        ).stat().st_ino == begun.st_ino  # there was nothing to say that it does not say
+        # There was nothing to say that it does not say.
+        assert (folder.path / "flow.json").stat().st_ino == begun.st_ino
         growing = read_recording(folder.path)
         assert (growing.state, growing.body()) == ("incomplete", b"data: 1\n\ndata: 2\n\n")
         assert (folder.path / "response.sse").read_bytes() == b"data: 1\n\ndata: 2\n\n"

@@ -21,7 +21,6 @@ exchange's time goes into asking all of them.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import itertools
 import logging
@@ -123,7 +122,7 @@ class Exchange:
     """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
 
     def forget(self) -> None:
-        """The answer is over: let go of secrets, and of what holds the flow, which would otherwise live for ever."""
+        """The answer is over: let go of secrets, and of what holds the flow, which holds this."""
         self.secret_headers, self.about_to_send = (), None
 
 
@@ -294,7 +293,7 @@ class X402Stream(HttpStream):
             return (yield from super().check_body_size(request))
         if not self.context.options.body_size_limit:
             return False
-        context, self.context = self.context, copy.copy(self.context)
+        context, self.context = self.context, _shallow(self.context)
         self.context.options = cast(Any, _WithoutStreaming(context.options))
         try:
             return (yield from super().check_body_size(request))
@@ -530,14 +529,12 @@ class _Http1Client(_http1.Http1Client):
         holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
         for command in super().send(event):
             head, self._head = self._head, None
-            if head is not None and not _join(head, command):
-                yield head
-                head = None
+            joined = head is not None and _join(head, command)
             if head is not None:
                 yield head
-            elif holds and isinstance(command, commands.SendData):
+            if holds and isinstance(command, commands.SendData):
                 self._head = command
-            else:
+            elif not joined:
                 yield command
         if self._head is not None and not holds:
             yield self._head
@@ -570,7 +567,7 @@ _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
 
 
 def _mend(http_layer: HttpLayer, connection: Connection) -> None:
-    """Give the HTTP/1.1 client of `connection` the class above; it holds no state of its own."""
+    """Give the HTTP/1.1 client of `connection` the class above."""
     client = http_layer.connections[connection].context.layers[-1]
     if type(client) is _http1.Http1Client:
         client.__class__ = _Http1Client
@@ -952,10 +949,11 @@ def self_check() -> None:
             f"mitmproxy {found} is not supported: mitmproxy-x402 needs at least {'.'.join(map(str, low))} "
             f"and less than {'.'.join(map(str, high))}. Install one of these, for example with ./run.sh."
         )
+    ours = [cheaper for _, _, cheaper in CHEAPER]
     for owner, name, parameters in _NEEDED:
-        if any(each[:2] == (owner, name) and vars(owner).get(name) is each[2] for each in CHEAPER):
-            continue  # checked before it was put there; the script is loaded again
         target = getattr(owner, name, None)
+        if target in ours:  # checked before it was put there; the script is loaded again
+            continue
         moved = (
             target is None
             or getattr(target, "__isabstractmethod__", False)

@@ -17,8 +17,8 @@ def values(headers: http.Headers, name: str | bytes) -> Sequence[bytes]:
     index: tuple[object, dict[bytes, list[bytes]]] | None = headers.__dict__.get(_INDEX)
     if index is None or index[0] is not fields:
         found: dict[bytes, list[bytes]] = {}
-        for key, value in fields:
-            key = key.lower()  # noqa: PLW2901
+        for written, value in fields:
+            key = written.lower()
             if key in found:
                 found[key].append(value)
             else:

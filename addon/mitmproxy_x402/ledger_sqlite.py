@@ -278,7 +278,7 @@ class SqliteLedger:
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        try:
+        with self._guarded():
             self._db.execute(f"BEGIN {kind}")
             try:
                 try:
@@ -291,8 +291,6 @@ class SqliteLedger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            raise self._failure(error) from None
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

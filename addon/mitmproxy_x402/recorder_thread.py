@@ -172,7 +172,6 @@ class Writer:
     def _write(self, messages: list[Message | None]) -> int:
         """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
         pieces: dict[Job, list[Piece]] = {}
-        open_: dict[Job, None] = {}
         size = 0
         for message in messages:
             if message is None:
@@ -180,17 +179,15 @@ class Writer:
             if isinstance(message, tuple):
                 job, seconds, data = message
                 pieces.setdefault(job, []).append((seconds, data))
-                open_[job] = None
             else:
                 self._add(message.job, pieces.pop(message.job, []))
                 self._try(message.job, functools.partial(self._do, message))
-                open_[message.job] = None
-            if isinstance(message, End):  # the other thread has that one yet
-                del open_[message.job]
-            else:
-                size += _size(message)
-        for job in open_:
-            self._add(job, pieces.get(job, []))
+                if isinstance(message, End):  # the other thread has that one yet
+                    continue
+                pieces[message.job] = []
+            size += _size(message)
+        for job, some in pieces.items():
+            self._add(job, some)
             if job.folder is not None and not job.trouble:
                 self._try(job, job.folder.flush)
         return size
