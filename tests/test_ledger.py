@@ -133,6 +133,15 @@ def test_sending_again_makes_the_first_outcome_unknown(ledger: Ledger, path: Led
     assert state_of(path, row) != "rejected"
 
 
+def test_several_outcomes_are_written_as_each_would_be(ledger: Ledger, path: LedgerPlace) -> None:
+    rows = [in_state(ledger, state) for state in ("sent", "settled", "unknown", "sent")]
+    every: list[State] = ["settled", "settled", "unknown", "rejected"]
+    outcomes = [Outcome("settled", "0xt"), Outcome("unknown"), Outcome("rejected"), Outcome("rejected", code="C")]
+    assert ledger.finish_all(list(zip(rows, outcomes, strict=True))) == every
+    assert [state_of(path, row) for row in rows] == every
+    assert ledger.finish_all([]) == []
+
+
 def test_the_words_of_the_module_and_its_table_agree() -> None:
     assert rules.__doc__ is not None
     for state in TRANSITIONS:

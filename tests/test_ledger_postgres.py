@@ -222,9 +222,8 @@ class TestServer:
             ledger.record_sent(row, "n", 0)
         postgres.stop()
         try:
-            for row, outcome in zip(rows, (Outcome("settled", "0xt"), Outcome("rejected", code="C")), strict=False):
-                with pytest.raises(LedgerError):
-                    ledger.finish(row, outcome)
+            with pytest.raises(LedgerError):
+                ledger.finish_all([(rows[0], Outcome("settled", "0xt")), (rows[1], Outcome("rejected", code="C"))])
         finally:
             postgres.start()
         soon(lambda: ledger.reserve(intent(), []))

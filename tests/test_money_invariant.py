@@ -17,7 +17,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +117,12 @@ class Process:
     payer: Payer
     held: Held
     running: list[Running] = field(default_factory=list)
+    late: list[Callable[[], object]] = field(default_factory=list)
+    """What it does later on."""
+
+    def catch_up(self) -> None:
+        while self.late:
+            self.late.pop()()
 
 
 class World:
@@ -141,9 +147,17 @@ class World:
 
     def start(self, pid: int) -> Process:
         ledger = self.open(pid)
-        payer = Payer(self.settings, self.wallets, ledger, clock=self.wall, entropy=self.random.randbytes)
+        late: list[Callable[[], object]] = []
+        payer = Payer(
+            self.settings,
+            self.wallets,
+            ledger,
+            clock=self.wall,
+            entropy=self.random.randbytes,
+            later=lambda _, call: late.append(call),
+        )
         self.teach(payer)
-        return Process(pid, ledger, payer, self.hold(ledger))
+        return Process(pid, ledger, payer, self.hold(ledger), late=late)
 
     def wall(self) -> float:
         return self.now + self.offset
@@ -288,7 +302,12 @@ class World:
 
     def reject(self, process: Process, running: Running, code: str) -> None:
         note = self.note(running)
-        if running.purchase.rejected(code, 402, lambda: self.random.choice((WORDS, "other words"))):
+        try:
+            again = running.purchase.rejected(code, 402, lambda: self.random.choice((WORDS, "other words")))
+        except X402Error:  # it was paid often enough
+            self.end(process, running, 400)
+            return
+        if again:
             note.superseded = running.purchase.superseded is not None
             running.sent = False
             self.buy(process, running)
@@ -304,6 +323,8 @@ class World:
             self.prices[self.random.randrange(CONTENTS)] = self.random.choice(PRICES)
             if self.random.random() < 0.5:
                 self.teach(process.payer)
+        if self.random.random() < 0.5:
+            process.catch_up()
         chance = self.random.random()
         if chance < 0.3:
             self.ask(process)
@@ -344,6 +365,7 @@ class World:
         for process in self.processes:
             for running in list(process.running):
                 self.end(process, running, 0)
+            process.catch_up()
         self.now += LAPSE_SECONDS + 1
         self.check()
         assert not self.query("id", "WHERE state IN ('reserved', 'sent')")

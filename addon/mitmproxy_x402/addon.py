@@ -77,8 +77,10 @@ class X402Addon:
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
-            self.payer, self._held = self._build()
-            self._broken = ""
+            payer, kept = self._build()
+            if self.payer is not None:
+                self.payer.outcomes.flush()
+            self.payer, self._held, self._broken = payer, kept, ""
         except X402Error as error:
             if self._running and self.payer is not None:
                 raise exceptions.OptionsError(str(error)) from None
@@ -95,7 +97,8 @@ class X402Addon:
             ledger = open_ledger(settings.ledger)
         make_ready(ledger, settings)
         self.recorder.use(settings)
-        return Payer(settings, wallets, ledger), open_held(ledger, wallets, settings.networks) or _held
+        payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
+        return payer, open_held(ledger, wallets, settings.networks) or _held
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -315,6 +318,7 @@ class X402Addon:
                 _note(flow, exchange, purchase)
         self._purchases.clear()
         if self.payer is not None:
+            self.payer.outcomes.flush()
             ahead = None if self.payer.forecast is None else self.payer.forecast.tally
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)

@@ -202,6 +202,9 @@ class Ledger(Protocol):
     def finish(self, row: int, outcome: Outcome) -> State:
         """Write down what became of a sent payment. Gives the row's state, which may be better known already."""
 
+    def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
+        """`finish` for each of several rows."""
+
     def record_job(self, row: int, job: str, payer: str) -> None:
         """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""
 

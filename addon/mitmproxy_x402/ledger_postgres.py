@@ -149,31 +149,48 @@ class PostgresLedger:
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
+        return self.finish_all([(row, outcome)])[0]
+
+    def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
+        """See `Ledger`."""
+        every = [self._ending(row, outcome) for row, outcome in endings]
+        self._outcomes.extend(every)
+        written = self._write_outcomes(lambda values: self.link.ask(_FINISH, values))
+        return [written.get(id(values)) or self._state(values) for values in every]
+
+    def _ending(self, row: int, outcome: Outcome) -> tuple[Any, ...]:
+        """The values of `_FINISH`."""
         state: str = outcome.state
         counts_for = math.ceil(outcome.counts_for * 1000) if state == "superseded" else None
-        values = (
+        return (
             *(list(sources(outcome.state)), state, _text(outcome.transaction)),
             *(outcome.status, _text(outcome.code), _text(outcome.request_id)),
             *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
             *(counts_for, row, self._references.get(row)),
         )
-        self._outcomes.append(values)
-        found = self._write_outcomes(lambda each: self.link.ask(_FINISH, each)) or self.link.ask(_STATE, values[-2:])
-        if not found:
-            raise LedgerError(f"The ledger {self.place} has no payment number {row}.")
-        became: State = found[0][0]
-        return became
 
-    def _write_outcomes(self, write: Callable[[tuple[Any, ...]], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
-        """Write down what is waiting for it, each once; gives what the last one gave. Two may come here at a time."""
-        found: list[tuple[Any, ...]] = []
+    def _state(self, values: tuple[Any, ...]) -> State:
+        """Of the row that they were for, and were not written to now."""
+        found = self.link.ask(_STATE, values[-2:])
+        if not found:
+            raise LedgerError(f"The ledger {self.place} has no payment number {values[-2]}.")
+        state: State = found[0][0]
+        return state
+
+    def _write_outcomes(self, write: Callable[[tuple[Any, ...]], list[tuple[Any, ...]]]) -> dict[int, State]:
+        """Write down what is waiting for it, each once. Two may come here at a time.
+
+        Gives the states that rows have got, by the `id` of what was written to them.
+        """
+        written: dict[int, State] = {}
         while self._outcomes:
             values = self._outcomes[0]
-            found = write(values)
+            for (state,) in write(values):
+                written[id(values)] = state
             with contextlib.suppress(IndexError):
                 if self._outcomes[0] is values:
                     self._outcomes.popleft()
-        return found
+        return written
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""

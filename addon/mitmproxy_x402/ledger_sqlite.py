@@ -199,15 +199,23 @@ class SqliteLedger:
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
         with self._guarded():
-            free_at = None
-            if outcome.state == "superseded":
-                free_at = self._now()[0] + math.ceil(outcome.counts_for * 1000)
-            values = (
-                *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
-                *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, free_at, row),
-            )
-            self._db.execute(_FINISH[outcome.state], values)
-            state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
+            return self._finish(row, outcome)
+
+    def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
+        """See `Ledger`."""
+        with self._transaction():
+            return [self._finish(row, outcome) for row, outcome in endings]
+
+    def _finish(self, row: int, outcome: Outcome) -> State:
+        free_at = None
+        if outcome.state == "superseded":
+            free_at = self._now()[0] + math.ceil(outcome.counts_for * 1000)
+        values = (
+            *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
+            *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, free_at, row),
+        )
+        self._db.execute(_FINISH[outcome.state], values)
+        state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
 
     def record_job(self, row: int, job: str, payer: str) -> None:

@@ -19,6 +19,7 @@ from .forecast import Forecast, Prediction
 from .forecast_terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from .ledger import Intent, Ledger, LedgerError, OverBudget
 from .limits import Budget
+from .outcomes import Later, Outcomes
 from .policy import Offer, Purpose
 from .protocol.headers import payment_header
 from .protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequired
@@ -100,10 +101,12 @@ class Payer:
         *,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = os.urandom,
+        later: Later | None = None,
     ) -> None:
         self.settings = settings
         self.wallets = wallets
         self.ledger = ledger
+        self.outcomes = Outcomes(ledger, settings.budgets, later)
         self.clock = clock
         self._entropy = entropy
         self.forecast = Forecast() if settings.preauthorize else None

@@ -59,6 +59,7 @@ def watch(flow: http.HTTPFlow, purchase: Purchase, known: Jobs) -> None:
 
 def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> None:
     """The paid request of `purchase` has become a job, which is polled at `where`."""
+    purchase.is_job = True
     offer, purpose = payment.offer, purchase.purpose
     submitted = Submitted(
         row=payment.row,
@@ -103,6 +104,7 @@ class Poll(Purchase):
         method, path, model = its or (request.method, request.path.partition("?")[0], None)
         # As if for the request that the job came from: so limits for its model and path bind.
         super().__init__(payer, held, Purpose(method, request.host, path, model), lambda: (("", "", ""), b""))
+        self.is_job = True
         self._job = job
         self._media = jobs.media(request.path)
         self._proves = OWN_PROOF not in request.headers

@@ -25,11 +25,11 @@ from .errors import Refused, X402Error
 from .forecast import MISMATCH, Prediction
 from .forecast_quote import Question
 from .held import Fingerprint, Held, Memory, is_incomplete
-from .ledger import Ledger, LedgerError, Outcome, State
+from .ledger import Ledger, Outcome, State
+from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .protocol.messages import PaymentRequired
-from .settings import format_usd
 
 REPLAY = "PAYMENT_REPLAY"
 """The gateway's code for a payment that was spent, or is being spent, already."""
@@ -66,6 +66,8 @@ class Purchase:
         """Payments of this request that may have been settled and will not be sent again."""
         self.superseded: Payment | None = None
         """The payment that was sent ahead, and that the gateway asked anew instead of taking."""
+        self.is_job = False
+        """Whether it is a job that is paid for: each poll asks the ledger what became of the payment."""
         self._payer = payer
         self._held = held
         self._key = key
@@ -298,26 +300,10 @@ class Purchase:
         self._held.remember(self._fingerprint, memory)
 
     def _record(self, outcome: Outcome) -> None:
-        """Tell the ledger and the log. A ledger that cannot be written leaves the payment counted, as it was."""
+        """Have it written down what became of `payment`."""
         assert self.payment is not None
-        payment, state = self.payment, str(outcome.state)
-        self.state = outcome.state
-        try:
-            self.state = self._payer.ledger.finish(payment.row, outcome)
-            self.transaction = outcome.transaction
-            state, left = self.state, self._left()
-        except LedgerError as error:
-            left = "unknown"
-            logger.error("x402: what became of a payment could not be written down: %s", error)
-        proof = outcome.transaction or outcome.code or payment.reference
-        logger.info(
-            "x402: payment of %s to %s for %s: %s %s%s; left: %s",
-            *(payment.offer, payment.offer.requirement.pay_to, self.purpose, state, proof),
-            "" if self._sends == 1 else f" (sent {self._sends} times)",
-            left,
-        )
-
-    def _left(self) -> str:
-        budgets = self._payer.settings.budgets
-        each = zip(budgets, self._payer.ledger.spent_of(budgets), strict=True)
-        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)
+        payment, outcomes = self.payment, self._payer.outcomes
+        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, self._sends, outcome)
+        waits = outcome.state == "settled" and self._sends == 1 and not self.is_job
+        self.state = outcomes.write_soon(ending) if waits else outcomes.write(ending)
+        self.transaction = outcome.transaction

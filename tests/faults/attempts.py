@@ -30,19 +30,19 @@ def ask(scene: Scene, trial: Trial) -> Seen:
         return read_answer(client)
 
 
-def account(scene: Scene, trial: Trial, seen: Seen, *, lingers: bool = False) -> Account:
-    """What there is to say when an attempt is over. `lingers`: a row may stay open."""
-    return trial.account(seen, scene.settled_rows(trial.what.path, lingers=lingers))
+def account(scene: Scene, trial: Trial, seen: Seen, open_rows: int = 0) -> Account:
+    """What there is to say when an attempt is over; so many rows may stay open."""
+    return trial.account(seen, scene.settled_rows(trial.what.path, open_rows))
 
 
-def result(scene: Scene, trial: Trial, seen: Seen, *, lingers: bool = False) -> Result:
+def result(scene: Scene, trial: Trial, seen: Seen, open_rows: int = 0) -> Result:
     """What came of the attempt that the fault struck; with all well again, the client repeats it where it failed."""
     ordinary(scene, trial)
-    first = account(scene, trial, seen, lingers=lingers)
+    first = account(scene, trial, seen, open_rows)
     trial.gateway.heal()
     again = None
     if first.client != "200":
-        again = account(scene, trial, ask(scene, trial), lingers=lingers)
+        again = account(scene, trial, ask(scene, trial), first.open)
     return Result(trial.what, first, again, trial.wrong)
 
 

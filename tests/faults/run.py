@@ -21,6 +21,8 @@ BESIDE = 24
 """Tries at a time."""
 LOCKED = 0.05
 """Seconds for which the ledger is locked in a stall: it waits longer than that."""
+_WRITES, _LONG = ("send", "outcome"), ("disk", "timeout")
+"""Points at which the ledger has a row, and faults that it does not outwait."""
 
 
 _ENDLESS = ("402-head", "402-body", "head")
@@ -92,7 +94,7 @@ def _strike_rpc(scene: Scene, trial: Trial) -> Result:
         rpc.door.open()
     rpc.fault = ""
     scene.forget_blockhash()
-    done = result(scene, trial, seen, lingers=_lingers(trial))
+    done = result(scene, trial, seen, _open_rows(trial))
     scene.forget_blockhash()
     return done
 
@@ -123,12 +125,15 @@ def _strike_file(scene: Scene, trial: Trial) -> Result:
                 threading.Event().wait(LOCKED)
                 unlock()
             seen = read_answer(client)
-    return result(scene, trial, seen, lingers=_lingers(trial))
+            if what.point == "outcome":
+                scene.proxy.wait_for(f"for POST {what.path}.*; left: ")
+    return result(scene, trial, seen, _open_rows(trial))
 
 
-def _lingers(trial: Trial) -> bool:
-    """Whether a row stays open, since it could not be written."""
-    return trial.what.fault == "disk" or (trial.what.point in ("send", "outcome") and trial.what.fault == "timeout")
+def _open_rows(trial: Trial) -> int:
+    """How many stay open, since they could not be written."""
+    what = trial.what
+    return int((what.point, what.fault) == ("rpc", "disk") or (what.point in _WRITES and what.fault in _LONG))
 
 
 # All at their points at once, then it happens to all of them.

@@ -138,12 +138,13 @@ class Scene:
             asked = "SELECT state, sends, reference FROM payment WHERE path = ? ORDER BY id"
             return db.execute(asked, (path,)).fetchall()
 
-    def settled_rows(self, path: str, *, lingers: bool) -> list[tuple[str, int, str]]:
-        """The same, when what is under way is over; at once where it is meant to stay open."""
+    def settled_rows(self, path: str, open_rows: int) -> list[tuple[str, int, str]]:
+        """The same, when all but so many are over."""
         end = time.monotonic() + PATIENCE
         while True:
             rows = self.rows(path)
-            if lingers or not any(state in ("reserved", "sent") for state, *_ in rows) or time.monotonic() > end:
+            under_way = sum(state in ("reserved", "sent") for state, *_ in rows)
+            if under_way <= open_rows or time.monotonic() > end:
                 return rows
             time.sleep(0.02)
 

@@ -103,6 +103,11 @@ class Account:
         """Payments that count against the budget."""
         return len(re.sub("[RLXE]", "", self.rows))
 
+    @property
+    def open(self) -> int:
+        """Payments of which the ledger does not know how they ended."""
+        return len(re.sub("[^RW]", "", self.rows))
+
     def __str__(self) -> str:
         return f"{self.client} {self.rows or '-'} {self.settled}"
 

@@ -1,0 +1,87 @@
+"""What became of payments, in the ledger and in the log.
+
+A settlement need not be written down at once: the row of a payment that was sent counts as much as that of one that was
+settled. So settlements wait a moment for others, and go into the ledger together, mostly while requests are under way.
+A proxy that is killed in that moment leaves rows that stay counted, without their transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .ledger import Ledger, LedgerError, Outcome, State
+from .limits import Budget
+from .policy import Offer, Purpose
+from .settings import format_usd
+
+DELAY = 0.02
+"""Seconds that a settlement waits for others."""
+
+Later = Callable[[float, Callable[[], object]], object]
+"""Has something done after so many seconds, as an event loop's `call_later`."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A payment that was sent, and what became of it."""
+
+    row: int
+    """Of the ledger."""
+    offer: Offer
+    reference: str
+    purpose: Purpose
+    sends: int
+    outcome: Outcome
+
+
+class Outcomes:
+    """Writes to one ledger, and says what is left of `budgets`. Without `later` everything is written at once."""
+
+    def __init__(self, ledger: Ledger, budgets: Sequence[Budget], later: Later | None = None) -> None:
+        self._ledger = ledger
+        self._budgets = budgets
+        self._later = later
+        self._waiting: list[Ending] = []
+
+    def write(self, ending: Ending) -> State:
+        """Write it down, and give its row's state. What cannot be written stays counted as it was; the log says so."""
+        self._waiting.append(ending)
+        return self.flush()[-1]
+
+    def write_soon(self, ending: Ending) -> State:
+        """The same for the settlement of a payment that was sent once: its row's state is known before."""
+        if self._later is None:
+            return self.write(ending)
+        self._waiting.append(ending)
+        if len(self._waiting) == 1:
+            self._later(DELAY, self.flush)
+        return ending.outcome.state
+
+    def flush(self) -> list[State]:
+        """Write down what waits, and give the states of its rows."""
+        endings, self._waiting = self._waiting, []
+        states: list[State] = [ending.outcome.state for ending in endings]
+        left = "unknown"
+        try:
+            if endings:
+                states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
+                left = self._left()
+        except LedgerError as error:
+            logger.error("x402: what became of a payment could not be written down: %s", error)
+        for ending, state in zip(endings, states, strict=True):
+            logger.info(
+                "x402: payment of %s to %s for %s: %s %s%s; left: %s",
+                *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, state),
+                ending.outcome.transaction or ending.outcome.code or ending.reference,
+                "" if ending.sends == 1 else f" (sent {ending.sends} times)",
+                left,
+            )
+        return states
+
+    def _left(self) -> str:
+        each = zip(self._budgets, self._ledger.spent_of(self._budgets), strict=True)
+        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)
