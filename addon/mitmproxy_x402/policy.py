@@ -62,7 +62,7 @@ def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) 
     none, with what was asked for and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
     `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
-    known = [offer for offer in _offers(required, settings.networks) if isinstance(offer, Offer)]
+    known = list(_offers(required, settings.networks))
     payable = [offer for offer in known if offer.network.family in wallets]
     if not payable:
         raise _nothing_to_pay(required, settings.networks, known)
@@ -173,19 +173,23 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
     )
 
 
-def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer | tuple[str, str]]:
-    """Every entry as an offer, or as the reason why it is none: a refusal's code and half a sentence."""
+def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer]:
+    """The entries that can be paid."""
     for requirement in required.accepts:
         network = table.get(requirement.network)
         asset = None if network is None else network.asset(requirement.asset)
-        if requirement.scheme != SCHEME:
-            yield "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
-        elif network is None:
-            yield "network_not_allowed", f"the network {shown(requirement.network)}"
-        elif asset is None:
-            yield "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
-        else:
+        if requirement.scheme == SCHEME and network is not None and asset is not None:
             yield Offer(requirement, network, asset)
+
+
+def _reason(requirement: PaymentRequirements, table: NetworkTable) -> tuple[str, str]:
+    """Why an entry is no offer: a refusal's code and half a sentence."""
+    network = table.get(requirement.network)
+    if requirement.scheme != SCHEME:
+        return "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
+    if network is None:
+        return "network_not_allowed", f"the network {shown(requirement.network)}"
+    return "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
 
 
 def _nothing_to_pay(required: PaymentRequired, table: NetworkTable, known: list[Offer]) -> Refused:
@@ -198,7 +202,7 @@ def _nothing_to_pay(required: PaymentRequired, table: NetworkTable, known: list[
             f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Set {variables} to the key "
             "of a wallet that holds USDC there, and start the proxy again.",
         )
-    reasons = [offer for offer in _offers(required, table) if not isinstance(offer, Offer)]
+    reasons = [_reason(requirement, table) for requirement in required.accepts]
     if not reasons:
         said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
         return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
