@@ -15,7 +15,7 @@ import pytest
 from mitmproxy_x402.held import HeldPayments, fingerprint
 from mitmproxy_x402.ledger import Outcome
 from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.outcomes import DELAY
+from mitmproxy_x402.outcomes import DELAY, MOST
 from mitmproxy_x402.payer import Payer
 from mitmproxy_x402.policy import Purpose
 from mitmproxy_x402.protocol.headers import read_payment_required
@@ -38,7 +38,7 @@ class Shop:
         self.ledger = SqliteLedger(self.file)
         self.calls: list[Callable[[], object]] = []
         self.delays: list[float] = []
-        settings = read_settings({"x402_budget": "1/day"}, {}, cwd=folder, home=folder)
+        settings = read_settings({"x402_budget": "10/day"}, {}, cwd=folder, home=folder)
         wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, folder))
         self.payer = Payer(settings, wallets, self.ledger, later=self.later)
         self.held = HeldPayments(lambda: 0.0)
@@ -85,20 +85,35 @@ def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFi
     shop.pass_by()
     assert query(shop.file, "state, transaction_id, status") == [("settled", SETTLED.transaction, 200)] * 2
     for line, path in zip(caplog.messages, ("/v1/a", "/v1/b"), strict=True):
-        assert f"for POST {path}: settled {SETTLED.transaction}; left: 0.5 of 1/day" in line
+        assert f"for POST {path}: settled {SETTLED.transaction}; left: 9.5 of 10/day" in line
     shop.sent().finish(SETTLED)
     assert len(shop.delays) == 2
 
 
-@pytest.mark.parametrize(
-    ("outcome", "state"), [(Outcome("unknown", status=200), "unknown"), (Outcome("unknown"), "unknown")]
-)
-def test_anything_else_is_written_at_once_and_what_waits_with_it(shop: Shop, outcome: Outcome, state: str) -> None:
-    shop.sent("/v1/a").finish(SETTLED)
-    shop.sent("/v1/b").finish(outcome)
-    assert shop.states == ["settled", state]
+def test_the_event_loop_gets_a_turn_between_many_of_them(shop: Shop) -> None:
+    for _ in range(2 * MOST + 1):
+        shop.sent().finish(SETTLED)
+    for turn in range(3):
+        assert shop.states.count("settled") == turn * MOST
+        shop.calls.pop(0)()
+    assert shop.states == ["settled"] * (2 * MOST + 1)
+    assert (shop.delays, shop.calls) == ([DELAY, 0, 0], [])
+
+
+def test_all_that_waits_is_written_on_demand(shop: Shop) -> None:
+    for _ in range(2 * MOST + 1):
+        shop.sent().finish(SETTLED)
+    shop.payer.outcomes.flush()
+    assert shop.states == ["settled"] * (2 * MOST + 1)
     shop.pass_by()
-    assert shop.states == ["settled", state]
+
+
+def test_an_unknown_outcome_is_written_at_once(shop: Shop) -> None:
+    shop.sent("/v1/a").finish(SETTLED)
+    shop.sent("/v1/b").finish(Outcome("unknown", status=200))
+    assert shop.states == ["sent", "unknown"]
+    shop.pass_by()
+    assert shop.states == ["settled", "unknown"]
 
 
 def test_a_rejection_is_written_at_once(shop: Shop) -> None:

@@ -18,6 +18,8 @@ from .settings import format_usd
 
 DELAY = 0.02
 """Seconds that a settlement waits for others."""
+MOST = 8
+"""Settlements that are written down together: more would keep the event loop for longer than half a millisecond."""
 
 Later = Callable[[float, Callable[[], object]], object]
 """Has something done after so many seconds, as an event loop's `call_later`."""
@@ -49,8 +51,7 @@ class Outcomes:
 
     def write(self, ending: Ending) -> State:
         """Write it down, and give its row's state. What cannot be written stays counted as it was; the log says so."""
-        self._waiting.append(ending)
-        return self.flush()[-1]
+        return self._write([ending])[0]
 
     def write_soon(self, ending: Ending) -> State:
         """The same for the settlement of a payment that was sent once: its row's state is known before."""
@@ -58,18 +59,28 @@ class Outcomes:
             return self.write(ending)
         self._waiting.append(ending)
         if len(self._waiting) == 1:
-            self._later(DELAY, self.flush)
+            self._later(DELAY, self._write_some)
         return ending.outcome.state
 
-    def flush(self) -> list[State]:
-        """Write down what waits, and give the states of its rows."""
-        endings, self._waiting = self._waiting, []
+    def flush(self) -> None:
+        """Write down all that waits."""
+        while self._waiting:
+            self._write_some()
+
+    def _write_some(self) -> None:
+        endings = self._waiting[:MOST]
+        del self._waiting[:MOST]
+        if endings:
+            self._write(endings)
+        if self._waiting and self._later is not None:
+            self._later(0, self._write_some)
+
+    def _write(self, endings: Sequence[Ending]) -> list[State]:
         states: list[State] = [ending.outcome.state for ending in endings]
         left = "unknown"
         try:
-            if endings:
-                states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
-                left = self._left()
+            states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
+            left = self._left()
         except LedgerError as error:
             logger.error("x402: what became of a payment could not be written down: %s", error)
         for ending, state in zip(endings, states, strict=True):

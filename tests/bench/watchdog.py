@@ -34,7 +34,7 @@ def _timed_run(self: asyncio.Handle) -> None:
         callbacks.append((begun, took))
 
 
-def _timed(name: str, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _timed(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(hook):
 
         async def later(flow: Any) -> None:
@@ -44,10 +44,11 @@ def _timed(name: str, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
         return later
 
-    def now(flow: Any) -> None:
+    def now(*arguments: Any) -> Any:
         begun = time.monotonic()
-        hook(flow)
+        result = hook(*arguments)
         hooks.append((begun, (time.monotonic() - begun) * 1000, name))
+        return result
 
     return now
 
@@ -58,6 +59,8 @@ def running() -> None:
     for name in HOOKS if addon is not None else ():
         if hasattr(addon, name):
             setattr(addon, name, _timed(name, getattr(addon, name)))
+    if addon is not None:
+        addon.payer.outcomes._write = _timed("settlements", addon.payer.outcomes._write)
 
 
 def done() -> None:
