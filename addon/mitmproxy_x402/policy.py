@@ -182,14 +182,16 @@ def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer]:
             yield Offer(requirement, network, asset)
 
 
-def _reason(requirement: PaymentRequirements, table: NetworkTable) -> tuple[str, str]:
-    """Why an entry is no offer: a refusal's code and half a sentence."""
-    network = table.get(requirement.network)
-    if requirement.scheme != SCHEME:
-        return "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
-    if network is None:
-        return "network_not_allowed", f"the network {shown(requirement.network)}"
-    return "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
+def _reasons(required: PaymentRequired, table: NetworkTable) -> Iterator[tuple[str, str]]:
+    """Why each entry is no offer, where none is: a refusal's code and half a sentence."""
+    for requirement in required.accepts:
+        network = table.get(requirement.network)
+        if requirement.scheme != SCHEME:
+            yield "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
+        elif network is None:
+            yield "network_not_allowed", f"the network {shown(requirement.network)}"
+        else:
+            yield "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
 
 
 def _nothing_to_pay(required: PaymentRequired, table: NetworkTable, known: list[Offer]) -> Refused:
@@ -202,7 +204,7 @@ def _nothing_to_pay(required: PaymentRequired, table: NetworkTable, known: list[
             f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Set {variables} to the key "
             "of a wallet that holds USDC there, and start the proxy again.",
         )
-    reasons = [_reason(requirement, table) for requirement in required.accepts]
+    reasons = list(_reasons(required, table))
     if not reasons:
         said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
         return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
