@@ -223,6 +223,8 @@ class TestServer:
         postgres.stop()
         try:
             with pytest.raises(LedgerError):
+                ledger.finish(rows[0], Outcome("unknown", status=500))
+            with pytest.raises(LedgerError):
                 ledger.finish_all([(rows[0], Outcome("settled", "0xt")), (rows[1], Outcome("rejected", code="C"))])
         finally:
             postgres.start()

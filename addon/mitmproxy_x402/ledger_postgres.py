@@ -14,6 +14,7 @@ down when it is back, as far as this process lives that long.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import secrets
@@ -42,6 +43,8 @@ from .settings_ledger import PostgresUrl
 
 MAX_OUTCOMES = 10_000
 """Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
+MOST_TOGETHER = 200
+"""That are written down by one statement."""
 RECOVERED, RECOVERIES = 50, 20
 """Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
@@ -59,13 +62,21 @@ _RELEASE = """
     UPDATE x402_payment SET state = 'released'
     FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
     WHERE id = %s AND session = %s AND state = ANY(%s) AND quick.setting <> ''"""
+# One object of JSON for each row, with the columns of `_Ending`.
 _FINISH = """
-    UPDATE x402_payment SET state = CASE WHEN state = ANY(%s) THEN %s ELSE state END,
-        transaction_id = COALESCE(NULLIF(%s, ''), transaction_id),
-        status = %s, code = NULLIF(%s, ''), request_id = NULLIF(%s, ''),
-        first_byte_ms = %s, total_ms = %s, bytes = %s, free_at = COALESCE(x402_time() + %s::bigint, free_at)
-    FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
-    WHERE id = %s AND reference = COALESCE(%s, reference) AND sends > 0 AND quick.setting <> '' RETURNING state"""
+    UPDATE x402_payment AS its SET
+        state = CASE WHEN its.state = ANY(ending.sources) THEN ending.state ELSE its.state END,
+        transaction_id = COALESCE(NULLIF(ending.transaction_id, ''), its.transaction_id),
+        status = ending.status, code = NULLIF(ending.code, ''), request_id = NULLIF(ending.request_id, ''),
+        first_byte_ms = ending.first_byte_ms, total_ms = ending.total_ms, bytes = ending.bytes,
+        free_at = COALESCE(x402_time() + ending.counts_for, its.free_at)
+    FROM json_to_recordset(%s::json) AS ending (
+            id bigint, reference text, sources text[], state text, transaction_id text, status integer, code text,
+            request_id text, first_byte_ms bigint, total_ms bigint, bytes bigint, counts_for bigint),
+        (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE its.id = ending.id AND its.reference = COALESCE(ending.reference, its.reference) AND its.sends > 0
+        AND quick.setting <> ''
+    RETURNING its.id, its.state"""
 # Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
 # a primary whose standby is gone gives a session, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
@@ -79,6 +90,9 @@ _SUBMITTED = f"""
             AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in FREE)}))
     FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
+_Ending = dict[str, Any]
+"""An outcome and its row, as `_FINISH` takes them."""
+
 
 class PostgresLedger:
     """One session with the database. Raises LedgerError when there can be none; finds a new one when it is lost."""
@@ -91,7 +105,7 @@ class PostgresLedger:
         """Rows that may yet be sent, and the number of the session that has reserved each."""
         self._references: OrderedDict[int, str] = OrderedDict()
         """Of the rows that were sent last. A server that has lost rows gives their numbers to others."""
-        self._outcomes: deque[tuple[Any, ...]] = deque(maxlen=MAX_OUTCOMES)
+        self._outcomes: deque[_Ending] = deque(maxlen=MAX_OUTCOMES)
         """That are not written down yet, since the database could not be reached when they came."""
         self.link = Link(url, self._begin)
 
@@ -103,7 +117,7 @@ class PostgresLedger:
     def _begin(self, session: Session) -> None:
         migrate(session, self.place)
         session.execute(_WRITES.encode())
-        self._write_outcomes(lambda values: session.execute(_FINISH.encode(), values).fetchall())
+        self._write_outcomes(lambda some: session.execute(_FINISH.encode(), (some,)).fetchall())
         session.execute("SELECT x402_begin()")
         # Others reserve in between; and what is left over, the next one to begin a session ends.
         for _ in range(RECOVERIES):
@@ -152,45 +166,60 @@ class PostgresLedger:
         return self.finish_all([(row, outcome)])[0]
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
-        """See `Ledger`."""
+        """See `Ledger`. One question to the database for all of them, but where a row ends twice."""
         every = [self._ending(row, outcome) for row, outcome in endings]
         self._outcomes.extend(every)
-        written = self._write_outcomes(lambda values: self.link.ask(_FINISH, values))
-        return [written.get(id(values)) or self._state(values) for values in every]
+        written = self._write_outcomes(lambda some: self.link.ask(_FINISH, (some,)))
+        return [written.get(id(ending)) or self._state(ending) for ending in every]
 
-    def _ending(self, row: int, outcome: Outcome) -> tuple[Any, ...]:
-        """The values of `_FINISH`."""
-        state: str = outcome.state
-        counts_for = math.ceil(outcome.counts_for * 1000) if state == "superseded" else None
-        return (
-            *(list(sources(outcome.state)), state, _text(outcome.transaction)),
-            *(outcome.status, _text(outcome.code), _text(outcome.request_id)),
-            *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size),
-            *(counts_for, row, self._references.get(row)),
-        )
+    def _ending(self, row: int, outcome: Outcome) -> _Ending:
+        return {
+            "id": row,
+            "reference": self._references.get(row),
+            "sources": sources(outcome.state),
+            "state": outcome.state,
+            "transaction_id": _text(outcome.transaction),
+            "status": outcome.status,
+            "code": _text(outcome.code),
+            "request_id": _text(outcome.request_id),
+            "first_byte_ms": _milliseconds(outcome.first_byte),
+            "total_ms": _milliseconds(outcome.total),
+            "bytes": outcome.size,
+            "counts_for": math.ceil(outcome.counts_for * 1000) if outcome.state == "superseded" else None,
+        }
 
-    def _state(self, values: tuple[Any, ...]) -> State:
-        """Of the row that they were for, and were not written to now."""
-        found = self.link.ask(_STATE, values[-2:])
+    def _state(self, ending: _Ending) -> State:
+        """Of the row that it was for, and was not written to."""
+        found = self.link.ask(_STATE, (ending["id"], ending["reference"]))
         if not found:
-            raise LedgerError(f"The ledger {self.place} has no payment number {values[-2]}.")
+            raise LedgerError(f"The ledger {self.place} has no payment number {ending['id']}.")
         state: State = found[0][0]
         return state
 
-    def _write_outcomes(self, write: Callable[[tuple[Any, ...]], list[tuple[Any, ...]]]) -> dict[int, State]:
+    def _write_outcomes(self, write: Callable[[str], list[tuple[Any, ...]]]) -> dict[int, State]:
         """Write down what is waiting for it, each once. Two may come here at a time.
 
-        Gives the states that rows have got, by the `id` of what was written to them.
+        `write` executes `_FINISH`. Gives the states that rows have got, by the `id` of what was written to them.
         """
         written: dict[int, State] = {}
         while self._outcomes:
-            values = self._outcomes[0]
-            for (state,) in write(values):
-                written[id(values)] = state
-            with contextlib.suppress(IndexError):
-                if self._outcomes[0] is values:
-                    self._outcomes.popleft()
+            some = self._next_outcomes()
+            states: dict[int, State] = dict(write(json.dumps(some)))
+            written |= {id(ending): states[ending["id"]] for ending in some if ending["id"] in states}
+            for ending in some:
+                with contextlib.suppress(IndexError):
+                    if self._outcomes[0] is ending:
+                        self._outcomes.popleft()
         return written
+
+    def _next_outcomes(self) -> list[_Ending]:
+        """The first of those that wait, each of another row."""
+        some: dict[int, _Ending] = {}
+        for ending in list(self._outcomes)[:MOST_TOGETHER]:
+            if ending["id"] in some:
+                break
+            some[ending["id"]] = ending
+        return list(some.values())
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""

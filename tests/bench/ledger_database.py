@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `support`, as p
 from mitmproxy_x402.ledger import Intent, Outcome
 from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.limits import Budget, Scope
+from mitmproxy_x402.outcomes import MOST
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings_ledger import PostgresUrl
 from support.postgres import Postgres
@@ -71,7 +72,9 @@ def calls(ledger: PostgresLedger) -> dict[str, tuple[float, float]]:
     waiting = iter(rows)
     found["record sent, on the disk"] = measured(lambda: ledger.record_sent(next(waiting), "0x00", time.time() + 300))
     waiting = iter(rows)
-    found["record the outcome"] = measured(lambda: ledger.finish(next(waiting), OUTCOME))
+    found["record the outcome"] = measured(lambda: ledger.finish(next(waiting), OUTCOME), ROUNDS // 4)
+    several = f"record {MOST} outcomes at once"
+    found[several] = measured(lambda: ledger.finish_all([(next(waiting), OUTCOME) for _ in range(MOST)]), ROUNDS // 16)
     found["what is left, two budgets"] = measured(lambda: ledger.spent_of(BUDGETS))
     return found
 
@@ -79,6 +82,7 @@ def calls(ledger: PostgresLedger) -> dict[str, tuple[float, float]]:
 def client(url: PostgresUrl, whole: bool, done: Any) -> None:
     """Reserves for SECONDS; `whole`: and does all else that a payment asks of the ledger."""
     count, times = 0, []
+    waiting: list[tuple[int, Outcome]] = []
     with closing(PostgresLedger(url)) as ledger:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
@@ -87,8 +91,11 @@ def client(url: PostgresUrl, whole: bool, done: Any) -> None:
             times.append(time.perf_counter() - begun)
             if whole:
                 ledger.record_sent(row, "0x00", 0)
-                ledger.finish(row, OUTCOME)
-                ledger.spent_of(BUDGETS)
+                waiting.append((row, OUTCOME))
+                if len(waiting) == MOST:
+                    ledger.finish_all(waiting)
+                    ledger.spent_of(BUDGETS)
+                    waiting.clear()
             count += 1
     done.put((count, sorted(times)[int(len(times) * 0.99)] * 1000))
 
