@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,13 @@ class Shop:
         asyncio.run(purchase.buy(required))
         purchase.sending()
         return purchase
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another process writes into the ledger, and is slow."""
+        with closing(sqlite3.connect(self.file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
 
     @property
     def states(self) -> list[str]:
@@ -141,13 +148,22 @@ def test_a_job_s_payment_is_written_at_once(shop: Shop) -> None:
 def test_what_cannot_be_written_is_said_and_stays_counted(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     shop.sent().finish(SETTLED)
-    with closing(sqlite3.connect(shop.file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with shop.locked():
         shop.pass_by()
     error, line = caplog.messages
-    assert "could not be written down" in error
+    assert "could not be written down yet" in error
     assert f"settled {SETTLED.transaction}; left: unknown" in line
     assert shop.states == ["sent"]
+    shop.sent().rejected("PAYMENT_UNDERPAID", 402)
+    assert shop.states == ["settled", "rejected"]
+
+
+def test_the_end_of_the_ledger_is_the_last_chance_to_write(shop: Shop) -> None:
+    shop.sent().finish(SETTLED)
+    with shop.locked():
+        shop.pass_by()
+    shop.ledger.close()
+    assert shop.states == ["settled"]
 
 
 def test_the_end_of_the_proxy_writes_what_waits(tmp_path: Path) -> None:

@@ -200,7 +200,10 @@ class Ledger(Protocol):
         """The payment was not sent, and never will be. Does nothing to a row that was."""
 
     def finish(self, row: int, outcome: Outcome) -> State:
-        """Write down what became of a sent payment. Gives the row's state, which may be better known already."""
+        """Write down what became of a sent payment. Gives the row's state, which may be better known already.
+
+        What cannot be written now is written with the next one, or when the ledger is closed at the latest.
+        """
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
         """`finish` for each of several rows."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class SqliteLedger:
         self.place = self.path = path
         self._clock = clock or Clock()
         self._process = f"{self._clock.boot_name} {os.getpid()}"
+        self._unwritten: list[tuple[int, Outcome]] = []
+        """Outcomes that came when nothing could be written: they go with the next ones."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Before SQLite makes it: its -wal and -shm files get the same mode. Never one that is there: closing it
@@ -198,13 +200,18 @@ class SqliteLedger:
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
-        with self._guarded():
-            return self._finish(row, outcome)
+        return self.finish_all([(row, outcome)])[0]
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
         """See `Ledger`."""
-        with self._transaction():
-            return [self._finish(row, outcome) for row, outcome in endings]
+        before = self._unwritten
+        every, self._unwritten = [*before, *endings], []
+        try:
+            with self._transaction():
+                return [self._finish(row, outcome) for row, outcome in every][len(before) :]
+        except LedgerError:
+            self._unwritten = every
+            raise
 
     def _finish(self, row: int, outcome: Outcome) -> State:
         free_at = None
@@ -284,7 +291,7 @@ class SqliteLedger:
 
     # SQLite.
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
         with self._guarded():
             self._db.execute(f"BEGIN {kind}")
@@ -300,7 +307,7 @@ class SqliteLedger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    @contextmanager
+    @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
@@ -316,6 +323,9 @@ class SqliteLedger:
 
     def close(self) -> None:
         """See `Ledger`."""
+        with contextlib.suppress(LedgerError):
+            if self._unwritten:
+                self.finish_all([])
         self._db.close()
 
 

@@ -50,7 +50,7 @@ class Outcomes:
         self._waiting: list[Ending] = []
 
     def write(self, ending: Ending) -> State:
-        """Write it down, and give its row's state. What cannot be written stays counted as it was; the log says so."""
+        """Write it down, and give its row's state. What cannot be written yet stays counted; the log says so."""
         return self._write([ending])[0]
 
     def write_soon(self, ending: Ending) -> State:
@@ -82,7 +82,7 @@ class Outcomes:
             states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
             left = self._left()
         except LedgerError as error:
-            logger.error("x402: what became of a payment could not be written down: %s", error)
+            logger.error("x402: what became of a payment could not be written down yet: %s", error)
         for ending, state in zip(endings, states, strict=True):
             logger.info(
                 "x402: payment of %s to %s for %s: %s %s%s; left: %s",

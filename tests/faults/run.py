@@ -21,8 +21,6 @@ BESIDE = 24
 """Tries at a time."""
 LOCKED = 0.05
 """Seconds for which the ledger is locked in a stall: it waits longer than that."""
-_WRITES, _LONG = ("send", "outcome"), ("disk", "timeout")
-"""Points at which the ledger has a row, and faults that it does not outwait."""
 
 
 _ENDLESS = ("402-head", "402-body", "head")
@@ -132,8 +130,7 @@ def _strike_file(scene: Scene, trial: Trial) -> Result:
 
 def _open_rows(trial: Trial) -> int:
     """How many stay open, since they could not be written."""
-    what = trial.what
-    return int((what.point, what.fault) == ("rpc", "disk") or (what.point in _WRITES and what.fault in _LONG))
+    return int((trial.what.point, trial.what.fault) in (("rpc", "disk"), ("send", "disk"), ("send", "timeout")))
 
 
 # All at their points at once, then it happens to all of them.
