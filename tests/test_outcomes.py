@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mitmproxy_x402.held import HeldPayments, fingerprint
-from mitmproxy_x402.ledger import Outcome
+from mitmproxy_x402.ledger import Ledger, Outcome
+from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.ledger_sqlite import SqliteLedger
 from mitmproxy_x402.outcomes import DELAY, MOST
 from mitmproxy_x402.payer import Payer
@@ -25,6 +26,7 @@ from mitmproxy_x402.wallet import WalletSources, load_wallets
 from support import challenges
 from support.ledgers import query
 from support.place import place
+from support.postgres import Postgres
 from support.proxy import EVM_KEY
 
 SETTLED = Outcome("settled", "0x" + "ab" * 32, 200)
@@ -33,9 +35,8 @@ SETTLED = Outcome("settled", "0x" + "ab" * 32, 200)
 class Shop:
     """One payer, for which no time passes but when `pass_by` is called."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "ledger.sqlite3"
-        self.ledger = SqliteLedger(self.file)
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.calls: list[Callable[[], object]] = []
         self.delays: list[float] = []
         settings = read_settings({"x402_budget": "10/day"}, {}, cwd=folder, home=folder)
@@ -64,20 +65,19 @@ class Shop:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Another process writes into the ledger, and is slow."""
-        with closing(sqlite3.connect(self.file, isolation_level=None)) as other:
+        with closing(sqlite3.connect(str(self.ledger.place), isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             yield
 
     @property
     def states(self) -> list[str]:
-        return [state for (state,) in query(self.file, "state")]
+        return [state for (state,) in query(self.ledger.place, "state")]
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    one = Shop(tmp_path)
-    with closing(one.ledger):
-        yield one
+    with closing(SqliteLedger(tmp_path / "ledger.sqlite3")) as ledger:
+        yield Shop(tmp_path, ledger)
 
 
 def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFi
     assert shop.ledger.spent_of(shop.payer.settings.budgets) == [500000]
     assert (shop.delays, caplog.messages) == ([DELAY], [])
     shop.pass_by()
-    assert query(shop.file, "state, transaction_id, status") == [("settled", SETTLED.transaction, 200)] * 2
+    assert query(shop.ledger.place, "state, transaction_id, status") == [("settled", SETTLED.transaction, 200)] * 2
     for line, path in zip(caplog.messages, ("/v1/a", "/v1/b"), strict=True):
         assert f"for POST {path}: settled {SETTLED.transaction}; left: 9.5 of 10/day" in line
     shop.sent().finish(SETTLED)
@@ -156,6 +156,22 @@ def test_what_cannot_be_written_is_said_and_stays_counted(shop: Shop, caplog: py
     assert shop.states == ["sent"]
     shop.sent().rejected("PAYMENT_UNDERPAID", 402)
     assert shop.states == ["settled", "rejected"]
+
+
+def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
+    tmp_path: Path, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = postgres.empty()
+    with closing(PostgresLedger(url)) as ledger:
+        shop = Shop(tmp_path, ledger)
+        purchase = shop.sent()
+        postgres.execute("DROP FUNCTION x402_spent_of", url=url)
+        caplog.set_level(logging.INFO)
+        purchase.finish(SETTLED)
+        shop.pass_by()
+        assert shop.states == ["settled"]
+        (line,) = caplog.messages
+        assert line.endswith("; left: unknown")
 
 
 def test_the_end_of_the_ledger_is_the_last_chance_to_write(shop: Shop) -> None:

@@ -19,7 +19,7 @@ from .settings import format_usd
 DELAY = 0.02
 """Seconds that a settlement waits for others."""
 MOST = 8
-"""Settlements that are written down together: more would keep the event loop for longer than half a millisecond."""
+"""Settlements that are written down at a time: so many keep the event loop for about half a millisecond."""
 
 Later = Callable[[float, Callable[[], object]], object]
 """Has something done after so many seconds, as an event loop's `call_later`."""
@@ -76,13 +76,12 @@ class Outcomes:
             self._later(0, self._write_some)
 
     def _write(self, endings: Sequence[Ending]) -> list[State]:
-        states: list[State] = [ending.outcome.state for ending in endings]
-        left = "unknown"
         try:
             states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
             left = self._left()
         except LedgerError as error:
             logger.error("x402: what became of a payment could not be written down yet: %s", error)
+            states, left = [ending.outcome.state for ending in endings], "unknown"
         for ending, state in zip(endings, states, strict=True):
             logger.info(
                 "x402: payment of %s to %s for %s: %s %s%s; left: %s",
@@ -94,5 +93,8 @@ class Outcomes:
         return states
 
     def _left(self) -> str:
-        each = zip(self._budgets, self._ledger.spent_of(self._budgets), strict=True)
+        try:
+            each = zip(self._budgets, self._ledger.spent_of(self._budgets), strict=True)
+        except LedgerError:
+            return "unknown"
         return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)
