@@ -19,7 +19,7 @@ from .ledger_report import Entry, is_there, read_entries
 from .payer import Payer
 from .report import Report
 from .settings import format_usd
-from .summary import TOO_MANY, left, paid, too_many
+from .summary import TOO_MANY, paid, too_many
 
 MOST = 1000
 """Payments that x402.payments shows at once."""
@@ -82,7 +82,8 @@ class Commands:
         if payer.forecast is not None:
             lines.append(f"sent ahead  {payer.forecast.tally}")
         spent = payer.ledger.spent_of(settings.budgets)
-        lines += [f"left        {left(*each)}" for each in zip(settings.budgets, spent, strict=True)]
+        each = zip(settings.budgets, spent, strict=True)
+        lines += [f"left        {budget.left(its)}" for budget, its in each]
         return [*lines, f"ledger      {settings.ledger}"]
 
 

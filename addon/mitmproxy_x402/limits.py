@@ -54,6 +54,10 @@ class Budget:
         period = f"/{self.period}" if self.period else " in all"
         return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
 
+    def left(self, spent: int) -> str:
+        """What `spent` (millionths of a dollar) leaves of it: `9.98 of 10/day`."""
+        return f"{format_usd(max(self.micro_usd - spent, 0))} of {self}"
+
 
 @dataclass(frozen=True)
 class Limit:

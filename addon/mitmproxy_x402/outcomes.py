@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from .ledger import Ledger, LedgerError, Outcome, State
 from .limits import Budget
 from .policy import Offer, Purpose
-from .settings import format_usd
 
 DELAY = 0.02
 """Seconds that a settlement waits for others."""
@@ -97,4 +96,4 @@ class Outcomes:
             each = zip(self._budgets, self._ledger.spent_of(self._budgets), strict=True)
         except LedgerError:
             return "unknown"
-        return ", ".join(f"{format_usd(max(0, budget.micro_usd - spent))} of {budget}" for budget, spent in each)
+        return ", ".join(budget.left(spent) for budget, spent in each)

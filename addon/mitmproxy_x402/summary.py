@@ -8,7 +8,6 @@ from pathlib import Path
 from .forecast import Tally
 from .ledger import Ledger, LedgerError
 from .ledger_report import Entry, read_entries
-from .limits import Budget
 from .report import Sum, total
 from .report_text import count
 from .settings import Settings, format_usd
@@ -29,7 +28,7 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
         lines = [too_many() if len(entries) > TOO_MANY else paid(entries)]
         if entries:
             each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
-            lines.append(f"left: {', '.join(left(budget, spent) for budget, spent in each)}")
+            lines.append(f"left: {', '.join(budget.left(spent) for budget, spent in each)}")
         if ahead is not None and ahead.sent:
             lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
@@ -65,8 +64,3 @@ def paid(entries: Iterable[Entry]) -> str:
     if sums["rejected"].payments:
         parts.append(f"{count(sums['rejected'].payments)} rejected")
     return "; ".join(parts)
-
-
-def left(budget: Budget, spent: int) -> str:
-    """`9.98 of 10/day`."""
-    return f"{format_usd(max(budget.micro_usd - spent, 0))} of {budget}"
