@@ -48,7 +48,7 @@ def _streams(number: int, interval: int) -> Job:
 
 CELLS: tuple[Cell, ...] = (
     Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL),
-    Cell("rps-16", "JSON, 16 requests at a time", _job(320, 16), _ALL),
+    Cell("rps-16", "JSON, 16 requests at a time", _job(640, 16), _ALL),
     Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL),
     Cell("new-1", "JSON, each request on a new connection", _job(60, keep_alive=False), (*_FLOORS, *_OURS[:4])),
     Cell(
@@ -96,7 +96,7 @@ CELLS: tuple[Cell, ...] = (
         Way("solana-rpc"),
         quick=False,
     ),
-    Cell("far-1", "30 ms away by TLS, connections kept", _job(15), (*_FLOORS, *_OURS[:4]), _FAR, "direct"),
+    Cell("far-1", "30 ms away by TLS, connections kept", _job(30), (*_FLOORS, *_OURS[:4]), _FAR, "direct"),
     Cell(
         "far-new-1",
         "30 ms away by TLS, each request on a new connection",

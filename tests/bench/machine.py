@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from .peers import CACHE, FETCH, versions_in
@@ -36,7 +37,7 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Of this environment, and of the peers that are installed."""
-    found = {"Python": platform.python_version()}
+    found = {"Python": f"{platform.python_version()}{_build()}"}
     for package in ("mitmproxy", "eth-account", "coincurve", "solders"):
         found[package] = importlib.metadata.version(package)
     for folder, packages in (
@@ -50,6 +51,14 @@ def versions() -> dict[str, str]:
         found["Node"] = ended.stdout.strip().removeprefix("v")
         found |= _node_packages(CACHE / "x402-fetch")
     return found
+
+
+def _build() -> str:
+    """How this Python was compiled, as far as its time depends on it: pyenv does it plainly, distributions do not."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS")
+    if not arguments:  # Windows
+        return ""
+    return " (compiled with --enable-optimizations)" if "--enable-optimizations" in arguments else " (not optimized)"
 
 
 def _node_packages(folder: Path) -> dict[str, str]:
