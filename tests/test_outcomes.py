@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from mitmproxy_x402.batch import DELAY, MOST
 from mitmproxy_x402.held import HeldPayments, fingerprint
 from mitmproxy_x402.ledger import Ledger, Outcome
 from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.outcomes import DELAY, MOST
 from mitmproxy_x402.payer import Payer
 from mitmproxy_x402.policy import Purpose
 from mitmproxy_x402.protocol.headers import read_payment_required

@@ -29,14 +29,15 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from mitmproxy import exceptions, hooks, http, optmanager, version
+from mitmproxy import ctx, exceptions, hooks, http, optmanager, version
 from mitmproxy.connection import Connection, ConnectionState
 
 from . import heads
+from .batch import Batch, Later
 from .errors import SettingsError, error_body
 from .timeouts import Timeouts
 
@@ -853,6 +854,39 @@ def _new(cls: type, *_args: Any, **_kwargs: Any) -> Any:
     return object.__new__(cls)
 
 
+def _write_late(dumper: Any, log: logging.Handler, later: Later) -> None:
+    """Have mitmdump's two lines for a flow written soon, for several together, and no other line before them.
+
+    `dumper` is the addon that writes them, `log` what writes the log to the same place.
+    """
+    match, here = dumper.match, threading.get_ident()
+
+    def write(flows: Sequence[http.HTTPFlow]) -> None:
+        for flow in flows:
+            with safecall():
+                dumper.echo_flow(flow)
+
+    late: Batch[http.HTTPFlow] = Batch(write, later)
+
+    def response(flow: http.HTTPFlow) -> None:
+        if match(flow):
+            late.add(flow)
+            if ctx.options.flow_detail > 1:  # takes longer than two lines: not several in a row
+                late.flush()
+
+    def match_in_order(flow: Any) -> bool:
+        late.flush()
+        return bool(match(flow))
+
+    def log_in_order(_: logging.LogRecord) -> bool:
+        if threading.get_ident() == here:
+            late.flush()
+        return True
+
+    dumper.late, dumper.response, dumper.match, dumper.done = late, response, match_in_order, late.close
+    log.addFilter(log_in_order)
+
+
 _MAKE_HEADERS = http.Headers.__init__
 CHEAPER: tuple[tuple[type, str, Any], ...] = (
     (http.Headers, "__init__", _make_headers),
@@ -883,6 +917,9 @@ def economise(master: Master) -> None:
         object.__setattr__(master.options, "__class__", _QuickOptions)  # its own takes every name for an option
     for owner, name, cheaper in CHEAPER:
         setattr(owner, name, cheaper)
+    dumper, termlog = addons.get("dumper"), addons.get("termlog")
+    if dumper is not None and termlog is not None:
+        _write_late(dumper, termlog.logger, master.event_loop.call_later)
     # A turn of the event loop for each line of the log, to tell addons that have the hook for it.
     told, here = AddLogHook(LogEntry("", "info")), threading.get_ident()
     master._legacy_log_events.addFilter(lambda _: threading.get_ident() != here or bool(indexed._asked(told)))

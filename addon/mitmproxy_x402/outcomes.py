@@ -8,20 +8,13 @@ A proxy that is killed in that moment leaves rows that stay counted, without the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .batch import Batch, Later
 from .ledger import Ledger, LedgerError, Outcome, State
 from .limits import Budget
 from .policy import Offer, Purpose
-
-DELAY = 0.02
-"""Seconds that a settlement waits for others."""
-MOST = 8
-"""Settlements that are written down at a time: so many keep the event loop for about half a millisecond."""
-
-Later = Callable[[float, Callable[[], object]], object]
-"""Has something done after so many seconds, as an event loop's `call_later`."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +38,7 @@ class Outcomes:
     def __init__(self, ledger: Ledger, budgets: Sequence[Budget], later: Later | None = None) -> None:
         self._ledger = ledger
         self._budgets = budgets
-        self._later = later
-        self._waiting: list[Ending] = []
+        self.soon: Batch[Ending] = Batch(self._write, later)
 
     def write(self, ending: Ending) -> State:
         """Write it down, and give its row's state. What cannot be written yet stays counted; the log says so."""
@@ -54,25 +46,12 @@ class Outcomes:
 
     def write_soon(self, ending: Ending) -> State:
         """The same for the settlement of a payment that was sent once: its row's state is known before."""
-        if self._later is None:
-            return self.write(ending)
-        self._waiting.append(ending)
-        if len(self._waiting) == 1:
-            self._later(DELAY, self._write_some)
+        self.soon.add(ending)
         return ending.outcome.state
 
     def flush(self) -> None:
         """Write down all that waits."""
-        while self._waiting:
-            self._write_some()
-
-    def _write_some(self) -> None:
-        endings = self._waiting[:MOST]
-        del self._waiting[:MOST]
-        if endings:
-            self._write(endings)
-        if self._waiting and self._later is not None:
-            self._later(0, self._write_some)
+        self.soon.flush()
 
     def _write(self, endings: Sequence[Ending]) -> list[State]:
         try:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from . import policy
+from .batch import Later
 from .forecast import Forecast, Prediction
 from .forecast_terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from .ledger import Intent, Ledger, LedgerError, OverBudget
 from .limits import Budget
-from .outcomes import Later, Outcomes
+from .outcomes import Outcomes
 from .policy import Offer, Purpose
 from .protocol.headers import payment_header
 from .protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequired

@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `support`, as pytest has it
 
+from mitmproxy_x402.batch import MOST
 from mitmproxy_x402.ledger import Intent, Outcome
 from mitmproxy_x402.ledger_postgres import PostgresLedger
 from mitmproxy_x402.limits import Budget, Scope
-from mitmproxy_x402.outcomes import MOST
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings_ledger import PostgresUrl
 from support.postgres import Postgres

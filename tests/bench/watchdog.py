@@ -1,7 +1,8 @@
 """A script for mitmproxy that notes how long the event loop was blocked: `-s watchdog.py`, for the benchmark alone.
 
-Every callback of the loop is timed, and every call of a hook of the x402 addon. When the proxy ends, both lists are in
-`blocks.json` in its working folder: when it began (seconds on the monotonic clock) and how long it took (milliseconds).
+Every callback of the loop is timed, and every call of a hook of the x402 addon, or of what is done later for several
+requests together. When the proxy ends, both lists are in `blocks.json` in its working folder: when it began (seconds on
+the monotonic clock) and how long it took (milliseconds).
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ def running() -> None:
         if hasattr(addon, name):
             setattr(addon, name, _timed(name, getattr(addon, name)))
     if addon is not None:
-        addon.payer.outcomes._write = _timed("settlements", addon.payer.outcomes._write)
+        soon = addon.payer.outcomes.soon
+        soon.do = _timed("settlements", soon.do)
+    late = getattr(ctx.master.addons.get("dumper"), "late", None)
+    if late is not None:
+        late.do = _timed("lines for flows", late.do)
 
 
 def done() -> None:

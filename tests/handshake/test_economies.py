@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -17,10 +18,12 @@ from mitmproxy.log import AddLogHook, LogEntry
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import HttpRequestHook
+from mitmproxy.proxy.layers.http import HttpErrorHook, HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketMessageHook
 from mitmproxy.test import tflow
 
 from mitmproxy_x402 import handshake, heads
+from mitmproxy_x402.batch import DELAY, MOST
 from support.masters import DumpMaster, Master, lend
 
 _OURS = {(owner, name): getattr(ours, "__func__", ours) for owner, name, ours in handshake.CHEAPER}
@@ -209,3 +212,137 @@ def test_the_log_is_told_to_those_who_listen(master: Master) -> None:
 def test_heads_are_made_without_a_look_at_their_types(master: Master) -> None:
     assert http.Request.make("GET", "http://127.0.0.1/").method == "GET"
     assert http.MessageData.__post_init__.__module__ == handshake.__name__
+
+
+class Terminal:
+    """What mitmdump shows. With `late` as where the process is ours; there no time passes but when it is asked to."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *, late: bool, **options: Any) -> None:
+        self._capsys = capsys
+        self._loop = asyncio.new_event_loop()
+        self.calls: list[tuple[float, Callable[[], object]]] = []
+        self.master = DumpMaster(Options(), loop=self._loop)
+        self.master.options.update(**options)
+        self.dumper = self.master.addons.get("dumper")
+        if late:
+            self._loop.call_later = lambda *call: self.calls.append(call)  # type: ignore[assignment, arg-type, method-assign, return-value]
+            handshake.economise(self.master)
+
+    def happens(self, *given: hooks.Hook | str) -> str:
+        """What is shown when all that has happened, log lines among it."""
+        for each in given:
+            if isinstance(each, str):
+                logging.getLogger("test_economies").warning(each)
+            else:
+                self._loop.run_until_complete(self.master.addons.trigger_event(each))
+        return self.shown()
+
+    def shown(self) -> str:
+        """What has been shown since."""
+        return re.sub(r"\[\d\d:\d\d:\d\d\.\d+\]", "[now]", self._capsys.readouterr().out)
+
+    def pass_by(self) -> None:
+        while self.calls:
+            self.calls.pop(0)[1]()
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self.master.done())
+            self._loop.close()
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Open]:
+    lend(monkeypatch)
+    opened: list[Terminal] = []
+
+    def terminal(*, late: bool = True, **options: Any) -> Terminal:
+        opened.append(Terminal(capsys, late=late, **options))
+        return opened[-1]
+
+    yield terminal
+    for each in opened:
+        each.close()
+
+
+def _answered(path: str = "/v1") -> HttpResponseHook:
+    flow = tflow.tflow(resp=True)
+    flow.request.path = path
+    return HttpResponseHook(flow)
+
+
+def _a_day() -> list[hooks.Hook | str]:
+    """Of everything that is shown, answers among it."""
+    chat, failed = tflow.twebsocketflow(), tflow.tflow(err=True)
+    return [
+        *(_answered("/a"), _answered("/b"), "a line of the log", _answered("/c"), HttpErrorHook(failed)),
+        *(_answered("/d"), WebsocketMessageHook(chat), _answered("/e"), WebsocketEndHook(chat), _answered("/f")),
+        hooks.DoneHook(),
+        _answered("/after the end"),
+    ]
+
+
+@pytest.mark.parametrize("detail", [0, 1, 2, 3])
+def test_flows_are_shown_as_ever(terminal: Open, detail: int) -> None:
+    """Every line, and in its order among the others."""
+    day = _a_day()
+    theirs = terminal(late=False, flow_detail=detail)
+    expected = theirs.happens(*day)
+    theirs.close()
+    assert terminal(flow_detail=detail).happens(*day) == expected
+    assert expected.count("GET http") == (0 if detail == 0 else 8)
+
+
+def test_lines_for_flows_wait_for_each_other(terminal: Open) -> None:
+    late = terminal()
+    assert late.happens(_answered("/a"), _answered("/b")) == ""
+    assert [seconds for seconds, _ in late.calls] == [DELAY]
+    late.pass_by()
+    assert re.findall(":22(/.*)", late.shown()) == ["/a", "/b"]
+
+
+def test_lines_for_flows_are_not_all_written_in_one_go(terminal: Open) -> None:
+    late = terminal()
+    assert late.happens(*(_answered() for _ in range(2 * MOST + 1))) == ""
+    for lines in (MOST, MOST, 1):
+        late.calls.pop(0)[1]()
+        assert late.shown().count("GET") == lines
+    assert late.calls == []
+
+
+def test_what_is_shown_in_more_detail_is_shown_at_once(terminal: Open) -> None:
+    assert "header: qvalue" in terminal(flow_detail=2).happens(_answered())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mitmproxy reads the filter with
+def test_a_filter_is_asked_when_the_answer_is_there(terminal: Open) -> None:
+    late = terminal(dumper_filter="~comment paid")
+    paid, unpaid = _answered("/paid"), _answered("/unpaid")
+    paid.flow.comment = "paid"
+    late.happens(paid, unpaid)
+    paid.flow.comment, unpaid.flow.comment = "", "paid"
+    late.pass_by()
+    assert re.findall(":22(/.*)", late.shown()) == ["/paid"]
+
+
+def test_a_flow_that_cannot_be_shown_hides_no_other(terminal: Open) -> None:
+    late = terminal()
+    bad = _answered("/bad")
+    bad.flow.request.data.method = None  # type: ignore[assignment]
+    late.happens(_answered("/a"), bad, _answered("/b"))
+    late.pass_by()
+    assert re.findall(":22(/.*)|Addon (error)", late.shown()) == [("/a", ""), ("", "error"), ("/b", "")]
+
+
+def test_another_thread_s_line_does_not_write_flows_there(terminal: Open) -> None:
+    late = terminal()
+    late.happens(_answered("/a"))
+    thread = threading.Thread(target=logging.getLogger("test_economies").warning, args=("from a thread",))
+    thread.start()
+    thread.join()
+    assert "GET" not in late.shown()
+    late.pass_by()
+    assert "GET" in late.shown()
