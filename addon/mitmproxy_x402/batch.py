@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 DELAY = 0.02
-"""Seconds that a piece waits for others."""
+"""Seconds that a piece waits for others, where nothing else is said."""
 MOST = 8
 """Pieces that are done at a time; then the event loop has its turn."""
+LATE = "x402_late"
+"""Attribute of a line in the log that comes late itself: what waits to be shown need not come before it."""
 
 Later = Callable[[float, Callable[[], object]], object]
 """Has something done after so many seconds, as an event loop's `call_later`."""
@@ -16,11 +18,15 @@ _Piece = TypeVar("_Piece")
 
 
 class Batch(Generic[_Piece]):
-    """Has `do` called with the pieces in their order, up to MOST of them. Without `later` each is done at once."""
+    """Has `do` called with the pieces in their order, up to MOST of them, `delay` seconds after the first.
 
-    def __init__(self, do: Callable[[Sequence[_Piece]], object], later: Later | None) -> None:
+    Without `later` each is done at once.
+    """
+
+    def __init__(self, do: Callable[[Sequence[_Piece]], object], later: Later | None, delay: float = DELAY) -> None:
         self.do = do
         self._later = later
+        self._delay = delay
         self._waiting: list[_Piece] = []
         self._is_due = False
 
@@ -30,7 +36,7 @@ class Batch(Generic[_Piece]):
         if self._later is None:
             self.flush()
         else:
-            self._call(self._later, DELAY)
+            self._call(self._later, self._delay)
 
     def flush(self) -> None:
         """Do now all that waits."""

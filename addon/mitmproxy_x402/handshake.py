@@ -37,7 +37,7 @@ from mitmproxy import ctx, exceptions, hooks, http, optmanager, version
 from mitmproxy.connection import Connection, ConnectionState
 
 from . import heads
-from .batch import Batch, Later
+from .batch import DELAY, LATE, Batch, Later
 from .errors import SettingsError, error_body
 from .timeouts import Timeouts
 
@@ -866,7 +866,7 @@ def _write_late(dumper: Any, log: logging.Handler, later: Later) -> None:
             with safecall():
                 dumper.echo_flow(flow)
 
-    late: Batch[http.HTTPFlow] = Batch(write, later)
+    late: Batch[http.HTTPFlow] = Batch(write, later, DELAY / 2)  # before what was paid, which is said after DELAY
 
     def response(flow: http.HTTPFlow) -> None:
         if match(flow):
@@ -878,8 +878,8 @@ def _write_late(dumper: Any, log: logging.Handler, later: Later) -> None:
         late.flush()
         return bool(match(flow))
 
-    def log_in_order(_: logging.LogRecord) -> bool:
-        if threading.get_ident() == here:
+    def log_in_order(line: logging.LogRecord) -> bool:
+        if threading.get_ident() == here and not hasattr(line, LATE):
             late.flush()
         return True
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .batch import Batch, Later
+from .batch import LATE, Batch, Later
 from .ledger import Ledger, LedgerError, Outcome, State
 from .limits import Budget
 from .policy import Offer, Purpose
@@ -67,6 +67,7 @@ class Outcomes:
                 ending.outcome.transaction or ending.outcome.code or ending.reference,
                 "" if ending.sends == 1 else f" (sent {ending.sends} times)",
                 left,
+                extra={LATE: True},
             )
         return states
 

@@ -23,7 +23,7 @@ from mitmproxy.proxy.layers.websocket import WebsocketEndHook, WebsocketMessageH
 from mitmproxy.test import tflow
 
 from mitmproxy_x402 import handshake, heads
-from mitmproxy_x402.batch import DELAY, MOST
+from mitmproxy_x402.batch import DELAY, LATE, MOST
 from support.masters import DumpMaster, Master, lend
 
 _OURS = {(owner, name): getattr(ours, "__func__", ours) for owner, name, ours in handshake.CHEAPER}
@@ -299,7 +299,7 @@ def test_flows_are_shown_as_ever(terminal: Open, detail: int) -> None:
 def test_lines_for_flows_wait_for_each_other(terminal: Open) -> None:
     late = terminal()
     assert late.happens(_answered("/a"), _answered("/b")) == ""
-    assert [seconds for seconds, _ in late.calls] == [DELAY]
+    assert [seconds for seconds, _ in late.calls] == [DELAY / 2]
     late.pass_by()
     assert re.findall(":22(/.*)", late.shown()) == ["/a", "/b"]
 
@@ -335,6 +335,13 @@ def test_a_flow_that_cannot_be_shown_hides_no_other(terminal: Open) -> None:
     late.happens(_answered("/a"), bad, _answered("/b"))
     late.pass_by()
     assert re.findall(":22(/.*)|Addon (error)", late.shown()) == [("/a", ""), ("", "error"), ("/b", "")]
+
+
+def test_a_late_line_waits_for_no_flow(terminal: Open) -> None:
+    late = terminal()
+    late.happens(_answered("/a"))
+    logging.getLogger("test_economies").warning("paid", extra={LATE: True})
+    assert re.findall("GET|paid", late.shown()) == ["paid"]
 
 
 def test_another_thread_s_line_does_not_write_flows_there(terminal: Open) -> None:
