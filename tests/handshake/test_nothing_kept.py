@@ -14,13 +14,14 @@ from support.proxy import Proxy
 from support.wire import Peer, Upstream, read_message, request
 
 COUNT = """
-import gc, json, os
+import gc, json, logging, os
 from collections import Counter
 from pathlib import Path
 from mitmproxy import http
 
 def request(flow: http.HTTPFlow) -> None:
     if flow.request.path == "/count":
+        logging.info("counting")  # what waits to be shown is shown before this line
         gc.collect()
         kinds = Counter(type(each).__name__ for each in gc.get_objects())
         Path("counted.new").write_text(json.dumps(kinds))
