@@ -609,22 +609,26 @@ class _HttpLayer(HttpLayer):
         """As mitmproxy does, in fewer steps.
 
         What goes to one connection in a row leaves in one piece, as a head with the body behind it: one system call
-        instead of two, and the other side wakes up once. Nothing waits for what comes later.
+        instead of two, and the other side wakes up once. Nothing waits for what comes later; and as much as has come in
+        is passed on at once, since hardly anything can follow.
 
         Behind a hook for which nothing has to be waited it goes on by itself, in mitmproxy's own order: the hook is
         called at once, and what it was called for goes on when everything else is done that the event has brought.
         """
         todo = deque((event,))
         held: commands.SendData | None = None
+        whole = len(event.data) if isinstance(event, events.DataReceived) else MAX_JOINED
         while todo:
             for command in super()._handle_event(todo.popleft()):
-                if held is not None:
-                    if _join(held, command):
-                        continue
+                if held is not None and not _join(held, command):
                     yield held
                     held = None
-                if isinstance(command, commands.SendData):
+                if held is None and isinstance(command, commands.SendData):
                     held = command
+                if held is not None:
+                    if len(held.data) >= whole:
+                        yield held
+                        held = None
                     continue
                 hook = command if isinstance(command, commands.StartHook) else None
                 if hook is not None and self.addons is not None and self.addons.done_at_once(hook):
