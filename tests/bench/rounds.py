@@ -1,4 +1,8 @@
-"""Runs the cells: all candidates side by side, block after block in turn, so that a drift of the machine hits all."""
+"""Runs the cells: all candidates side by side, block after block in turn, so that a drift of the machine hits all.
+
+Each round has processes of its own: one and the same program is up to a tenth faster or slower from start to start, as
+its memory happens to lie.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +81,11 @@ class Run:
     def cells(self, cells: Sequence[Cell], rounds: int) -> None:
         """`rounds` blocks of every cell for every candidate that takes part in it."""
         try:
-            for way in dict.fromkeys(cell.way for cell in cells):
+            for way, number in itertools.product(dict.fromkeys(cell.way for cell in cells), range(rounds)):
                 here = [cell for cell in cells if cell.way == way]
                 with ExitStack() as stack:
                     self._start(way, here, stack)
-                    for number, cell in itertools.product(range(rounds), here):
+                    for cell in here:
                         self._round(cell, number)
         finally:
             self._load.stop()
@@ -91,12 +95,13 @@ class Run:
         self._running.clear()
         for candidate in self._candidates:
             taking_part = [cell for cell in cells if candidate.name in cell.candidates]
-            if not taking_part:
+            if all((cell.name, candidate.name) in self.outcome.absent for cell in taking_part):
                 continue
             why = self._start_one(candidate, way, stack)
             if why:
                 say(f"absent: {candidate.title}: {why}")
-                self.outcome.absent.update({(cell.name, candidate.name): why for cell in taking_part})
+                for cell in taking_part:
+                    self._is_absent((cell.name, candidate.name), why)
         self._place.counts()
 
     def _start_one(self, candidate: Candidate, way: Way, stack: ExitStack) -> str:
@@ -134,12 +139,15 @@ class Run:
                 block = self._block(cell, self._running[name], number)
             except (AbsentError, RuntimeError) as error:
                 say(f"{cell.name}: {name}: {error}")
-                self.outcome.absent[key] = str(error)
-                self.outcome.blocks.pop(key, None)
+                self._is_absent(key, str(error))
                 continue
             self.outcome.blocks.setdefault(key, []).append(block)
             said.append(f"{name} {percentile(block.first, 50):.2f}")
         say(f"round {number + 1}, {cell.name}, ms to the first byte: {', '.join(said)}")
+
+    def _is_absent(self, key: tuple[str, str], why: str) -> None:
+        self.outcome.absent[key] = why
+        self.outcome.blocks.pop(key, None)
 
     def _block(self, cell: Cell, one: Running, number: int) -> Block:
         size = self._requests or cell.job.requests // self._part
