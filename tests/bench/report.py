@@ -16,8 +16,8 @@ _PAGE = """\
 
 Written by `./run.sh bench --write`, on {date}, in {minutes:.0f} minutes. One run, one machine, one gateway; all
 candidates were started side by side and measured in turn, {rounds} rounds, each with new processes and beginning with
-another candidate. Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say little about another
-machine; ratios say more.
+another candidate. Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say little
+about another machine; ratios say more.
 
 {machine}{quiet}
 
