@@ -101,7 +101,7 @@ class Run:
             if why:
                 say(f"absent: {candidate.title}: {why}")
                 for cell in taking_part:
-                    self._is_absent((cell.name, candidate.name), why)
+                    self._leave_out((cell.name, candidate.name), why)
         self._place.counts()
 
     def _start_one(self, candidate: Candidate, way: Way, stack: ExitStack) -> str:
@@ -139,13 +139,13 @@ class Run:
                 block = self._block(cell, self._running[name], number)
             except (AbsentError, RuntimeError) as error:
                 say(f"{cell.name}: {name}: {error}")
-                self._is_absent(key, str(error))
+                self._leave_out(key, str(error))
                 continue
             self.outcome.blocks.setdefault(key, []).append(block)
             said.append(f"{name} {percentile(block.first, 50):.2f}")
         say(f"round {number + 1}, {cell.name}, ms to the first byte: {', '.join(said)}")
 
-    def _is_absent(self, key: tuple[str, str], why: str) -> None:
+    def _leave_out(self, key: tuple[str, str], why: str) -> None:
         self.outcome.absent[key] = why
         self.outcome.blocks.pop(key, None)
 

@@ -223,7 +223,6 @@ class Terminal:
         self.calls: list[tuple[float, Callable[[], object]]] = []
         self.master = DumpMaster(Options(), loop=self._loop)
         self.master.options.update(**options)
-        self.dumper = self.master.addons.get("dumper")
         if late:
             self._loop.call_later = lambda *call: self.calls.append(call)  # type: ignore[assignment, arg-type, method-assign, return-value]
             handshake.economise(self.master)
