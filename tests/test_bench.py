@@ -33,7 +33,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("cells", effort.chosen(["ttfb-1", "ttfb-1,stream-1,signing"], "ttfb-1"))
 def test_a_run_and_what_it_writes(tmp_path: Path, cells: str) -> None:
-    candidates, is_whole = "direct,mitmdump,mitmdump-stream,ours", "," in cells
+    candidates, is_whole = "direct,mitmdump,mitmdump-stream,ours,ours-dump", "," in cells
     ended = bench(
         *("--cells", cells, "--candidates", candidates, "--rounds", "1", "--requests", "1", "--write", str(tmp_path))
     )
@@ -41,17 +41,19 @@ def test_a_run_and_what_it_writes(tmp_path: Path, cells: str) -> None:
     found = read(tmp_path / "results.json")
     assert (found.absent, found.missing) == ({}, {})
     assert {name: set(rows) for name, rows in found.cells.items()} == {
-        "ttfb-1": {"direct", "mitmdump", "ours"},
-        **({"stream-1": {"direct", "mitmdump-stream", "ours"}} if is_whole else {}),
+        "ttfb-1": {"direct", "mitmdump", "ours", "ours-dump"},
+        **({"stream-1": {"direct", "mitmdump-stream", "ours", "ours-dump"}} if is_whole else {}),
     }
     paid = found.cells["ttfb-1"]["ours"]
     assert (paid.sent, paid.challenges, paid.doubles, paid.overpaid) == (3, 3, 0, 0)
     if is_whole:
-        assert found.cells["stream-1"]["ours"].delay
+        rounds = {name: len(one.delay) for name, one in found.cells["stream-1"].items()}
+        assert rounds == {"direct": 3, "mitmdump-stream": 3, "ours": 3, "ours-dump": 1}
     assert set(found.signing) == ({"base", "solana"} if is_whole else set())
 
     page = (tmp_path / "README.md").read_text()
     assert "| this proxy, paid |" in page
+    assert ("\n`stream-1` hang most on how a process happens to start: 3 rounds of" in page) is is_whole
     assert ended.stdout.strip().splitlines()[-1] in page
     plot = ElementTree.parse(tmp_path / "overview.svg").getroot()
     assert "bare mitmdump, unpaid" in [text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")]

@@ -15,7 +15,7 @@ from pathlib import Path
 from . import machine, plot, report, results
 from .blocks import blocks
 from .candidates import OWN, AbsentError, Candidate, baseline
-from .cells import CELLS, cells_named
+from .cells import CELLS, CLOSELY, cells_named
 from .ledger_writes import ledger_writes
 from .peers import PEERS
 from .place import Place
@@ -54,7 +54,14 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help=f"only these, separated by commas: {cells}, or figures: {', '.join(FIGURES)}; rps means all of rps-...",
     )
     parser.add_argument("--candidates", default="", metavar="NAMES", help=f"only these in the cells: {candidates}")
-    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="how often each block is measured")
+    closely = " and ".join(cell.name for cell in CELLS if cell.closely)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"how often each block is measured; what is compared closely, in {closely}, {CLOSELY} times as often",
+    )
     parser.add_argument("--requests", type=int, default=0, metavar="N", help="requests a block, instead of its own")
     parser.add_argument(
         "--baseline", type=Path, metavar="DIR", help="another checkout of this project, measured beside this one"
@@ -101,7 +108,7 @@ class Bench:
         cells = cells_named([name for name in names if name not in FIGURES])
         run = Run(place, self._candidates, part=3 if self._given.quick else 1, requests=self._given.requests)
         try:
-            run.cells(cells, self._rounds)
+            run.cells(cells, self._rounds, closely=not self._given.quick)
         finally:
             self.results.add(run.outcome)
         for name in names:

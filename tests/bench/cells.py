@@ -14,6 +14,7 @@ _PEERS = ("blockrun-litellm", "x402-httpx", "x402-httpx-coincurve", "x402-fetch"
 _FLOORS = ("direct", "mitmdump", "baseline")
 _OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
+CLOSELY = 3
 _STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
 
 
@@ -31,6 +32,14 @@ class Cell:
     """The candidate that the others are set in relation to."""
     quick: bool = True
     """Whether a quick run measures it, too."""
+    closely: tuple[str, ...] = ()
+    """Candidates that a target compares, and whose figures hang on how their processes happen to start: a whole run has
+    `CLOSELY` rounds of them for each of the others."""
+
+    @property
+    def close(self) -> Cell:
+        """The same, for the candidates to be measured closely."""
+        return replace(self, candidates=self.closely)
 
     def job_for(self, port: int, *, tls: bool, requests: int, seed: int) -> Job:
         """The job of one block; with `requests` other than 0, of that size."""
@@ -63,6 +72,7 @@ CELLS: tuple[Cell, ...] = (
         _streams(1, 5),
         _STREAMS,
         reference="mitmdump-stream",
+        closely=("direct", "mitmdump-stream", "baseline", "ours"),
     ),
     Cell(
         "stream-16",
@@ -96,7 +106,15 @@ CELLS: tuple[Cell, ...] = (
         Way("solana-rpc"),
         quick=False,
     ),
-    Cell("far-1", "30 ms away by TLS, connections kept", _job(30), (*_FLOORS, *_OURS[:4]), _FAR, "direct"),
+    Cell(
+        "far-1",
+        "30 ms away by TLS, connections kept",
+        _job(30),
+        (*_FLOORS, *_OURS[:4]),
+        _FAR,
+        "direct",
+        closely=("direct", "baseline", "ours"),
+    ),
     Cell(
         "far-new-1",
         "30 ms away by TLS, each request on a new connection",

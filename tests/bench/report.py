@@ -16,8 +16,8 @@ _PAGE = """\
 
 Written by `./run.sh bench --write`, on {date}, in {minutes:.0f} minutes. One run, one machine, one gateway; all
 candidates were started side by side and measured in turn, {rounds} rounds, each with new processes and beginning with
-another candidate. Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say little
-about another machine; ratios say more.
+another candidate.{close} Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say
+little about another machine; ratios say more.
 
 {machine}{quiet}
 
@@ -30,7 +30,7 @@ Where the time goes, function by function: [profiles.md](profiles.md).
 ## To repeat it
 
 ```sh
-./run.sh bench                       # everything, about twenty minutes; installs the peers into .bench/
+./run.sh bench                       # everything, about 25 minutes; installs the peers into .bench/
 ./run.sh bench --quick               # about two minutes
 ./run.sh bench --cells ttfb,rps --candidates mitmdump,ours --quick
 ./run.sh bench --write               # the same as the first, and writes this page, the plot and results.json
@@ -62,8 +62,25 @@ def page(results: Results, candidates: Sequence[Candidate]) -> str:
     parts = body(results, candidates, everything=True)
     quiet = _DISTURBED.format(waited=results.waited) if results.waited > DISTURBED else ""
     return _PAGE.format(
-        date=results.date, minutes=results.minutes, rounds=results.rounds, machine=machine, quiet=quiet, parts=parts
+        date=results.date,
+        minutes=results.minutes,
+        rounds=results.rounds,
+        close=_close(results),
+        machine=machine,
+        quiet=quiet,
+        parts=parts,
     )
+
+
+_CLOSE = """
+{} hang most on how a process happens to start: {} rounds of what their targets compare."""
+
+
+def _close(results: Results) -> str:
+    """Which cells had more rounds than all others."""
+    rounds = {cell: max(len(row.first) for row in rows.values()) for cell, rows in results.cells.items()}
+    more = {f"`{cell}`": number for cell, number in rounds.items() if number > results.rounds}
+    return _CLOSE.format(" and ".join(more), max(more.values())) if more else ""
 
 
 def body(results: Results, candidates: Sequence[Candidate], *, everything: bool = False) -> str:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from .candidates import AbsentError, Candidate, Running, Way
-from .cells import Cell
+from .cells import CLOSELY, Cell
 from .load import Found, Job
 from .place import Place
 from .processes import Worker, cpu_seconds, forget_peak, memory, waited_seconds
@@ -78,17 +78,25 @@ class Run:
         self._load = Worker()
         self._running: dict[str, Running] = {}
 
-    def cells(self, cells: Sequence[Cell], rounds: int) -> None:
-        """`rounds` blocks of every cell for every candidate that takes part in it."""
+    def cells(self, cells: Sequence[Cell], rounds: int, *, closely: bool = False) -> None:
+        """`rounds` blocks of every cell for every candidate that takes part in it; with `closely`, `CLOSELY` times as
+        many of what is compared closely.
+        """
         try:
             for way, number in itertools.product(dict.fromkeys(cell.way for cell in cells), range(rounds)):
-                here = [cell for cell in cells if cell.way == way]
-                with ExitStack() as stack:
-                    self._start(way, here, stack)
-                    for cell in here:
-                        self._round(cell, number)
+                self._started_anew(way, [cell for cell in cells if cell.way == way], number)
+            for cell, number in itertools.product(cells, range(rounds, rounds * CLOSELY if closely else 0)):
+                if cell.closely:
+                    self._started_anew(cell.way, [cell.close], number)
         finally:
             self._load.stop()
+
+    def _started_anew(self, way: Way, cells: Sequence[Cell], number: int) -> None:
+        """A round of `cells`, all of this `way`, with new processes."""
+        with ExitStack() as stack:
+            self._start(way, cells, stack)
+            for cell in cells:
+                self._round(cell, number)
 
     def _start(self, way: Way, cells: Sequence[Cell], stack: ExitStack) -> None:
         """Start and warm every candidate that `cells` name; who cannot is absent from all of them."""
