@@ -12,9 +12,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import targets
+from bench import report, targets
+from bench.candidates import OWN, Candidate, Running, Way
+from bench.cells import cells_named
 from bench.load import Answer
+from bench.place import Place
+from bench.processes import Worker
 from bench.results import Results, Row, read
+from bench.rounds import Run
 from bench.soak.plan import KINDS, draw, request
 from bench.soak.run import Sample
 from bench.soak.verdict import CERTAIN, slope_of
@@ -45,7 +50,9 @@ def test_a_run_and_what_it_writes(tmp_path: Path, cells: str) -> None:
         **({"stream-1": {"direct", "mitmdump-stream", "ours", "ours-dump"}} if is_whole else {}),
     }
     paid = found.cells["ttfb-1"]["ours"]
-    assert (paid.sent, paid.challenges, paid.doubles, paid.overpaid) == (3, 3, 0, 0)
+    assert (paid.sent, paid.challenges, paid.doubles, paid.overpaid) == (9, 9, 0, 0)  # three in each of three rounds
+    rounds = {name: len(one.first) for name, one in found.cells["ttfb-1"].items()}
+    assert rounds == {"direct": 1, "mitmdump": 3, "ours": 3, "ours-dump": 1}
     if is_whole:
         rounds = {name: len(one.delay) for name, one in found.cells["stream-1"].items()}
         assert rounds == {"direct": 3, "mitmdump-stream": 3, "ours": 3, "ours-dump": 1}
@@ -53,7 +60,7 @@ def test_a_run_and_what_it_writes(tmp_path: Path, cells: str) -> None:
 
     page = (tmp_path / "README.md").read_text()
     assert "| this proxy, paid |" in page
-    assert ("\n`stream-1` hang most on how a process happens to start: 3 rounds of" in page) is is_whole
+    assert " so there are 3 rounds of it in `ttfb-1`" in page
     assert ended.stdout.strip().splitlines()[-1] in page
     plot = ElementTree.parse(tmp_path / "overview.svg").getroot()
     assert "bare mitmdump, unpaid" in [text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")]
@@ -115,6 +122,43 @@ def test_percentiles_and_ratios() -> None:
     assert percentile([3.0], 99) == 3.0
     assert str(spread([1.0, 2.0, 3.0])) == "2.00 (1.50 to 2.50)"
     assert ratios([2.0, 9.0], [1.0, 3.0]).median == 2.5
+
+
+BREAKS = """
+import sys
+for number, _ in enumerate(sys.stdin):
+    print('{"errors": ["broke"]}' if number else "{}", flush=True)
+"""
+
+
+def breaks(place: Place, way: Way) -> Running:
+    """Takes what is asked first, for warming, and breaks at what is measured."""
+    return Running(place.port("free", far=way.far), None, worker=Worker([sys.executable, "-c", BREAKS]))
+
+
+def test_a_block_that_fails_is_measured_once_more(tmp_path: Path) -> None:
+    starts = iter((breaks, OWN[0].start))
+
+    def breaks_once(place: Place, way: Way) -> Running:
+        return next(starts)(place, way)
+
+    candidates = [
+        Candidate("mitmdump", "breaks once", breaks_once),
+        Candidate("ours", "breaks always", breaks),
+    ]
+    with Place(tmp_path) as place:
+        run = Run(place, candidates, requests=3)
+        run.cells(cells_named(["ttfb-1"]), rounds=1)
+    assert run.outcome.absent == {("ttfb-1", "ours"): "failed: broke"}
+    assert {key: len(blocks[0].total) for key, blocks in run.outcome.blocks.items()} == {("ttfb-1", "mitmdump"): 3}
+
+    results = Results("", 0.0, {}, {}, 1)
+    results.add(run.outcome)
+    assert report.body(results, candidates).endswith(
+        "## Absent\n\n- breaks always: failed: broke (ttfb-1)\n\n"
+        "## Measured once more\n\n"
+        "- breaks once: round 1 of ttfb-1 failed: broke\n- breaks always: round 1 of ttfb-1 failed: broke"
+    )
 
 
 def test_a_soaks_plan_can_be_repeated() -> None:

@@ -15,6 +15,7 @@ _FLOORS = ("direct", "mitmdump", "baseline")
 _OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
 CLOSELY = 3
+_CLOSE = ("mitmdump", "baseline", "ours", "ours-preauthorize")
 _STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
 
 
@@ -33,8 +34,8 @@ class Cell:
     quick: bool = True
     """Whether a quick run measures it, too."""
     closely: tuple[str, ...] = ()
-    """Candidates that a target compares, and whose figures hang on how their processes happen to start: a whole run has
-    `CLOSELY` rounds of them for each of the others."""
+    """Candidates that a target compares so closely that it hangs on how their processes happen to start: a whole run
+    has `CLOSELY` rounds of them for each of the others."""
 
     @property
     def close(self) -> Cell:
@@ -56,9 +57,9 @@ def _streams(number: int, interval: int) -> Job:
 
 
 CELLS: tuple[Cell, ...] = (
-    Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL),
-    Cell("rps-16", "JSON, 16 requests at a time", _job(640, 16), _ALL),
-    Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL),
+    Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL, closely=_CLOSE),
+    Cell("rps-16", "JSON, 16 requests at a time", _job(640, 16), _ALL, closely=_CLOSE),
+    Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL, closely=_CLOSE),
     Cell("new-1", "JSON, each request on a new connection", _job(60, keep_alive=False), (*_FLOORS, *_OURS[:4])),
     Cell(
         "upload-1",

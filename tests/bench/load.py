@@ -242,8 +242,12 @@ class Load:
         return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
     async def run(self) -> Found:
-        """All requests; raises TimeoutError."""
-        await asyncio.wait_for(self._all(), TIMEOUT)
+        """All requests. Raises TimeoutError, in words."""
+        try:
+            await asyncio.wait_for(self._all(), TIMEOUT)
+        except asyncio.TimeoutError:
+            answered = len(self.found.total)
+            raise TimeoutError(f"{answered} of {self.job.requests} requests answered in {TIMEOUT} s") from None
         return self.found
 
     async def _all(self) -> None:

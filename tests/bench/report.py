@@ -16,8 +16,8 @@ _PAGE = """\
 
 Written by `./run.sh bench --write`, on {date}, in {minutes:.0f} minutes. One run, one machine, one gateway; all
 candidates were started side by side and measured in turn, {rounds} rounds, each with new processes and beginning with
-another candidate.{close} Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say
-little about another machine; ratios say more.
+another candidate. Ratios are taken round by round: the median, and in brackets the quartiles. Absolute times say little
+about another machine; ratios say more.{close}
 
 {machine}{quiet}
 
@@ -73,14 +73,15 @@ def page(results: Results, candidates: Sequence[Candidate]) -> str:
 
 
 _CLOSE = """
-{} hang most on how a process happens to start: {} rounds of what their targets compare."""
+
+What targets compare closely hangs on how a process happens to start, so there are {} rounds of it in {}."""
 
 
 def _close(results: Results) -> str:
     """Which cells had more rounds than all others."""
     rounds = {cell: max(len(row.first) for row in rows.values()) for cell, rows in results.cells.items()}
     more = {f"`{cell}`": number for cell, number in rounds.items() if number > results.rounds}
-    return _CLOSE.format(" and ".join(more), max(more.values())) if more else ""
+    return _CLOSE.format(max(more.values()), ", ".join(more)) if more else ""
 
 
 def body(results: Results, candidates: Sequence[Candidate], *, everything: bool = False) -> str:
@@ -88,7 +89,7 @@ def body(results: Results, candidates: Sequence[Candidate], *, everything: bool 
     parts = [_targets(results, everything=everything)]
     parts += [table for cell in CELLS if cell.name in results.cells for table in [_cell(results, cell, candidates)]]
     parts += [_predicted(results, candidates), _in_process(results), _start_up(results), _memory(results)]
-    parts += [_ledger(results), _missing(results, candidates)]
+    parts += [_ledger(results), _missing(results, candidates), _repeated(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -247,3 +248,8 @@ def _missing(results: Results, candidates: Sequence[Candidate]) -> str:
     lines = [f"- {titles.get(name, name)}: {why} ({', '.join(cells)})" for (name, why), cells in where.items()]
     lines += [f"- {figure}: {why}" for figure, why in results.missing.items()]
     return "## Absent\n\n" + "\n".join(lines) if lines else ""
+
+
+def _repeated(results: Results) -> str:
+    """Every block that had to be measured once more, and why."""
+    return "## Measured once more\n\n" + "\n".join(f"- {one}" for one in results.repeated) if results.repeated else ""

@@ -62,6 +62,8 @@ class Results:
     cells: dict[str, dict[str, Row]] = field(default_factory=dict)
     absent: dict[str, dict[str, str]] = field(default_factory=dict)
     """By cell and candidate: why there is nothing."""
+    repeated: list[str] = field(default_factory=list)
+    """Which blocks failed, why, and were measured once more."""
     missing: dict[str, str] = field(default_factory=dict)
     """By figure: why there is nothing."""
     signing: dict[str, Three] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Results:
             self.cells.setdefault(cell, {})[candidate] = row(blocks)
         for (cell, candidate), why in outcome.absent.items():
             self.absent.setdefault(cell, {})[candidate] = why
+        self.repeated += outcome.repeated
 
     def add_blocks(self, found: Mapping[str, Blocks]) -> None:
         for candidate, one in found.items():

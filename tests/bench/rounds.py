@@ -56,6 +56,8 @@ class Outcome:
     """By cell and candidate, a block a round."""
     absent: dict[tuple[str, str], str] = field(default_factory=dict)
     """By cell and candidate: why there is nothing."""
+    repeated: list[str] = field(default_factory=list)
+    """Which blocks failed, why, and were measured once more."""
 
 
 def say(text: str) -> None:
@@ -83,20 +85,20 @@ class Run:
         many of what is compared closely.
         """
         try:
-            for way, number in itertools.product(dict.fromkeys(cell.way for cell in cells), range(rounds)):
-                self._started_anew(way, [cell for cell in cells if cell.way == way], number)
-            for cell, number in itertools.product(cells, range(rounds, rounds * CLOSELY if closely else 0)):
-                if cell.closely:
-                    self._started_anew(cell.way, [cell.close], number)
+            self._rounds(cells, range(rounds))
+            if closely:
+                self._rounds([cell.close for cell in cells if cell.closely], range(rounds, rounds * CLOSELY))
         finally:
             self._load.stop()
 
-    def _started_anew(self, way: Way, cells: Sequence[Cell], number: int) -> None:
-        """A round of `cells`, all of this `way`, with new processes."""
-        with ExitStack() as stack:
-            self._start(way, cells, stack)
-            for cell in cells:
-                self._round(cell, number)
+    def _rounds(self, cells: Sequence[Cell], numbers: range) -> None:
+        """Each with new processes."""
+        for way, number in itertools.product(dict.fromkeys(cell.way for cell in cells), numbers):
+            here = [cell for cell in cells if cell.way == way]
+            with ExitStack() as stack:
+                self._start(way, here, stack)
+                for cell in here:
+                    self._round(cell, number, stack)
 
     def _start(self, way: Way, cells: Sequence[Cell], stack: ExitStack) -> None:
         """Start and warm every candidate that `cells` name; who cannot is absent from all of them."""
@@ -134,24 +136,40 @@ class Run:
             raise AbsentError(f"failed: {found.errors[0]}" + (f"; its last words: {words}" if words else ""))
         return found
 
-    def _round(self, cell: Cell, number: int) -> None:
+    def _round(self, cell: Cell, number: int, stack: ExitStack) -> None:
         """One block for each, beginning with another one each time."""
-        names = [c.name for c in self._candidates if c.name in cell.candidates and c.name in self._running]
-        start = number % max(1, len(names))
+        here = [c for c in self._candidates if c.name in cell.candidates and c.name in self._running]
+        start = number % max(1, len(here))
         said = []
-        for name in (*names[start:], *names[:start]):
-            key = cell.name, name
+        for candidate in (*here[start:], *here[:start]):
+            key = cell.name, candidate.name
             if key in self.outcome.absent:
                 continue
             try:
-                block = self._block(cell, self._running[name], number)
+                block = self._block_or_again(cell, candidate, number, stack)
             except (AbsentError, RuntimeError) as error:
-                say(f"{cell.name}: {name}: {error}")
+                say(f"{cell.name}: {candidate.name}: {error}")
                 self._leave_out(key, str(error))
                 continue
             self.outcome.blocks.setdefault(key, []).append(block)
-            said.append(f"{name} {percentile(block.first, 50):.2f}")
+            said.append(f"{candidate.name} {percentile(block.first, 50):.2f}")
         say(f"round {number + 1}, {cell.name}, ms to the first byte: {', '.join(said)}")
+
+    def _block_or_again(self, cell: Cell, candidate: Candidate, number: int, stack: ExitStack) -> Block:
+        """A block; one that fails is measured once more, with a new process, and told of in the end."""
+        one = self._running[candidate.name]
+        try:
+            return self._block(cell, one, number)
+        except (AbsentError, RuntimeError) as error:
+            failed = f"{candidate.title}: round {number + 1} of {cell.name} {error}"
+        say(f"once more: {failed}")
+        self.outcome.repeated.append(failed)
+        one.stop()
+        why = self._start_one(candidate, cell.way, stack)
+        if why:
+            raise AbsentError(why)
+        self._place.counts()
+        return self._block(cell, self._running[candidate.name], number)
 
     def _leave_out(self, key: tuple[str, str], why: str) -> None:
         self.outcome.absent[key] = why
