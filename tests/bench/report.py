@@ -30,7 +30,7 @@ Where the time goes, function by function: [profiles.md](profiles.md).
 ## To repeat it
 
 ```sh
-./run.sh bench                       # everything, about 25 minutes; installs the peers into .bench/
+./run.sh bench                       # everything, about half an hour; installs the peers into .bench/
 ./run.sh bench --quick               # about two minutes
 ./run.sh bench --cells ttfb,rps --candidates mitmdump,ours --quick
 ./run.sh bench --write               # the same as the first, and writes this page, the plot and results.json
