@@ -3,7 +3,8 @@
 Asks for a payment in the recorded shape and believes every payment header; counts them, so that a double payment shows.
 Prints one line of JSON when it listens, the port of each door: those of `prices.CHARGING`, and `free`, which answers at
 once; with a PEM file (certificate and key) also one for TLS each, as `base-tls`. At every door `GET /bench/counts`
-tells and resets, and `POST /bench/rpc` knows a blockhash.
+tells and resets, and `POST /bench/rpc` knows a blockhash. A select loop, because epoll rounds waiting up to whole
+milliseconds, and so lets events come in a row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import itertools
 import json
 import re
+import selectors
 import ssl
 import sys
 import time
@@ -25,6 +27,10 @@ from .work import Work, event, read_work
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _PAYMENT = re.compile(rb"\r\n(?:payment-signature|x-payment):\s*([^\r]+)", re.IGNORECASE)
 _BLOCK = b"x" * 65536
+GOLDEN = (5**0.5 - 1) / 2
+"""So many intervals later than the one before every stream has its turn: however many run at once, their events come
+one by one and spread evenly. Where they came in a row, most of an event's delay would be that of those before it."""
+_turns = itertools.count()
 
 
 class Counts:
@@ -151,6 +157,7 @@ class Door(asyncio.Protocol):
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%bTransfer-Encoding: chunked\r\n\r\n" % headers
         )
         begun = loop.time()
+        begun += (next(_turns) * GOLDEN - begun * 1000 / work.interval) % 1 * work.interval / 1000
         for number in range(work.events):
             await asyncio.sleep(begun + number * work.interval / 1000 - loop.time())
             text = event(number, time.monotonic_ns())
@@ -214,4 +221,6 @@ async def serve(pem: str | None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1] if len(sys.argv) > 1 else None))
+    asyncio.SelectorEventLoop(selectors.SelectSelector()).run_until_complete(
+        serve(sys.argv[1] if len(sys.argv) > 1 else None)
+    )
