@@ -220,7 +220,11 @@ async def serve(pem: str | None) -> None:
     await loop.run_in_executor(None, sys.stdin.read)
 
 
+class _Selecting(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 if __name__ == "__main__":
-    asyncio.SelectorEventLoop(selectors.SelectSelector()).run_until_complete(
-        serve(sys.argv[1] if len(sys.argv) > 1 else None)
-    )
+    asyncio.set_event_loop_policy(_Selecting())
+    asyncio.run(serve(sys.argv[1] if len(sys.argv) > 1 else None))
