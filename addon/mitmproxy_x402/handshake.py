@@ -156,6 +156,7 @@ class X402Stream(HttpStream):
         self._began = 0.0
         self.leg_id = stream_id
         self._answering = False  # a final response's headers are on their way to the client
+        self._chunked: bool | None = None  # whether an HTTP/1.1 client gets it in chunks; None: there is none
         self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
         self._held_head: http.Response | None = None
         self._held_body = bytearray()
@@ -183,6 +184,7 @@ class X402Stream(HttpStream):
                     if isinstance(command.event, ResponseHeaders):
                         self._answering = command.event.response.status_code >= 200
                         self._frame(command.event)
+                        self._learn_framing(command.event.response)
                     elif isinstance(command.event, ResponseProtocolError) and not self._answering:
                         yield from self._answer_error(command)
                         continue
@@ -207,6 +209,30 @@ class X402Stream(HttpStream):
             event.response.headers["transfer-encoding"] = "chunked"
             if response.is_http10:
                 event.response.http_version = "HTTP/1.1"
+
+    def _learn_framing(self, response: http.Response) -> None:
+        if self._answering and type(self._http_layer().connections[self.context.client]) is _http1.Http1Server:
+            self._chunked = "chunked" in response.headers.get("transfer-encoding", "").lower()
+
+    def pass_on(self, event: ResponseData) -> commands.SendData | None:
+        """What gives a piece of an answer to the client, where that is all there is to do; None: the long way is due.
+
+        Comes to the same as HttpStream and Http1Server do together.
+        """
+        response = self.flow.response
+        if (
+            self._chunked is None
+            or self._paused
+            or event.stream_id != self.leg_id
+            or self.server_state != self.state_stream_response_body
+            or response is None
+            or response.stream is not True
+            or getattr(self.context.options, "store_streamed_bodies", False)
+        ):
+            return None
+        self._take_note(event)
+        data = event.data
+        return commands.SendData(self.context.client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _take_note(self, event: events.Event) -> None:
         """An event of this leg's answer has come."""
@@ -523,6 +549,8 @@ def _join(held: commands.SendData, command: commands.Command) -> bool:
 class _Http1Client(_http1.Http1Client):
     """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
 
+    streams: dict[int, HttpStream]
+    """Of the layer above, which go by the id of their leg."""
     _head: commands.SendData | None = None
 
     def send(self, event: HttpEvent) -> Steps:
@@ -556,12 +584,20 @@ class _Http1Client(_http1.Http1Client):
     def read_body(self, event: Any) -> Steps:
         """Read on; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would end in an error."""
         try:
-            yield from super().read_body(event)
+            for command in super().read_body(event):
+                yield self._passed_on(command) or command
         except NotImplementedError:  # raised in the place of what follows
             logger.info("Dropped the trailers of an HTTP/1.1 response.")
             assert self.stream_id is not None
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
             yield from self.mark_done(response=True)
+
+    def _passed_on(self, command: commands.Command) -> commands.SendData | None:
+        """What comes of a piece of a body, found at once instead of in four layers in turn."""
+        if not isinstance(command, ReceiveHttp) or not isinstance(command.event, ResponseData):
+            return None
+        stream = self.streams.get(command.event.stream_id)
+        return stream.pass_on(command.event) if isinstance(stream, X402Stream) else None
 
 
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
@@ -572,6 +608,7 @@ def _mend(http_layer: HttpLayer, connection: Connection) -> None:
     client = http_layer.connections[connection].context.layers[-1]
     if type(client) is _http1.Http1Client:
         client.__class__ = _Http1Client
+        cast(_Http1Client, client).streams = http_layer.streams
         if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
             client.state = client.read_headers
 
@@ -951,11 +988,13 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpStream, "make_server_connection", ("self",)),
     (HttpStream, "handle_protocol_error", ("self", "event")),
     (HttpStream, "send_response", ("self", "already_streamed")),
+    (HttpStream, "state_stream_response_body", ("self", "event")),
     (HttpStream, "state_done", None),
     (HttpStream, "state_errored", None),
     (HttpLayer, "make_stream", ("self", "stream_id")),
     (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
+    (_http1.Http1Server, "send", ("self", "event")),
     (_http1.Http1Client, "send", ("self", "event")),
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),

@@ -7,7 +7,8 @@ import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from mitmproxy import contentviews, flowfilter, io
+    from mitmproxy.addons.proxyserver import Proxyserver
     from mitmproxy.command import CommandManager
     from mitmproxy.test import taddons
 
-__all__ = ["CommandManager", "contentviews", "flowfilter", "io", "taddons"]
+__all__ = ["CommandManager", "Proxyserver", "contentviews", "flowfilter", "io", "taddons"]
