@@ -16,6 +16,7 @@ _OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
 CLOSELY = 3
 _CLOSE = ("mitmdump", "baseline", "ours", "ours-preauthorize")
+_CLOSE_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours")
 _STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
 
 
@@ -59,7 +60,7 @@ def _streams(number: int, interval: int) -> Job:
 CELLS: tuple[Cell, ...] = (
     Cell("ttfb-1", "JSON, one request at a time", _job(100), _ALL, closely=_CLOSE),
     Cell("rps-16", "JSON, 16 requests at a time", _job(640, 16), _ALL, closely=_CLOSE),
-    Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL, closely=_CLOSE),
+    Cell("rps-64", "JSON, 64 requests at a time", _job(448, 64), _ALL),
     Cell("new-1", "JSON, each request on a new connection", _job(60, keep_alive=False), (*_FLOORS, *_OURS[:4])),
     Cell(
         "upload-1",
@@ -73,7 +74,7 @@ CELLS: tuple[Cell, ...] = (
         _streams(1, 5),
         _STREAMS,
         reference="mitmdump-stream",
-        closely=("direct", "mitmdump-stream", "baseline", "ours"),
+        closely=_CLOSE_STREAMS,
     ),
     Cell(
         "stream-16",
@@ -81,6 +82,7 @@ CELLS: tuple[Cell, ...] = (
         _streams(16, 10),
         _STREAMS,
         reference="mitmdump-stream",
+        closely=_CLOSE_STREAMS,
     ),
     Cell(
         "stream-64",
@@ -88,6 +90,7 @@ CELLS: tuple[Cell, ...] = (
         _streams(64, 30),
         _STREAMS,
         reference="mitmdump-stream",
+        closely=_CLOSE_STREAMS,
         quick=False,
     ),
     Cell(
