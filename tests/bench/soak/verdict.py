@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -228,7 +229,14 @@ def _clients(found: Found) -> Iterator[Check]:
     yield _check("whole answers that are not what the gateway sent whole", "none", other, seen)
 
 
+def _faults(log: list[str]) -> Iterator[str]:
+    """Each with the line before it, and the end of what belongs to it, where a traceback names the error."""
+    for at, line in enumerate(log):
+        if _FAULTS.search(line):
+            more = itertools.takewhile(lambda each: not each.startswith("["), log[at + 1 : at + 100])
+            yield " / ".join(each.strip() for each in (*log[max(0, at - 1) : at], line, *list(more)[-5:]))
+
+
 def _end(found: Found) -> Iterator[Check]:
-    lines = [line.strip() for line in found.log.splitlines() if _FAULTS.search(line)]
-    yield _check("faults in the log", "none", lines)
+    yield _check("faults in the log", "none", list(_faults(found.log.splitlines())))
     yield Check("the stop", "at once, exit code 0", f"exit code {found.exit_code}", found.exit_code == 0)
