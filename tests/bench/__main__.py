@@ -54,13 +54,14 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help=f"only these, separated by commas: {cells}, or figures: {', '.join(FIGURES)}; rps means all of rps-...",
     )
     parser.add_argument("--candidates", default="", metavar="NAMES", help=f"only these in the cells: {candidates}")
-    closely = " and ".join(cell.name for cell in CELLS if cell.closely)
+    closely = ", ".join(cell.name for cell in CELLS if cell.closely)
     parser.add_argument(
         "--rounds",
         type=int,
         default=0,
         metavar="N",
-        help=f"how often each block is measured; what is compared closely, in {closely}, {CLOSELY} times as often",
+        help=f"how often each block is measured; {CLOSELY} times as often, but for --quick, what targets compare "
+        f"closely in {closely}",
     )
     parser.add_argument("--requests", type=int, default=0, metavar="N", help="requests a block, instead of its own")
     parser.add_argument(

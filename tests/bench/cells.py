@@ -15,6 +15,7 @@ _FLOORS = ("direct", "mitmdump", "baseline")
 _OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
 CLOSELY = 3
+"""Rounds of what is compared closely, for each of all else."""
 _CLOSE = ("mitmdump", "baseline", "ours", "ours-preauthorize")
 _CLOSE_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours")
 _STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
