@@ -58,6 +58,38 @@ def test_health_needs_no_token_and_gives_nothing_else_away(home: Path) -> None:
         assert upstream.connections == 0
 
 
+SLOW = """
+import asyncio
+came = asyncio.Event()
+class Slow:
+    async def running(self):
+        await came.wait()
+        await asyncio.sleep(0.5)
+    def client_connected(self, _):
+        came.set()
+addons = [Slow()]
+"""
+"""An addon that is not ready before a client has come, and half a second more; nor are those behind it."""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_clients_that_come_during_the_start_wait_for_it(home: Path, own: bool) -> None:
+    script = home / "slow.py"
+    script.write_text(SLOW)
+    gate = Gate()
+    gate.go_on.set()
+    with Upstream(gate) as upstream, Proxy(upstream.url, "-s", str(script), home=home, own=own) as proxy:
+        with proxy.client() as leaves:
+            leaves.send(request()[:20])
+        with proxy.client() as resets:
+            resets.send(request())
+            resets.close(reset=True)
+        with proxy.client() as client:
+            assert client.ask(request()).body == b"firstlast"
+        assert httpx.get(f"{proxy.url}/x402/health", timeout=30).json() == {"status": "ok"}
+        assert "Traceback" not in proxy.log
+
+
 def test_a_stop_with_nothing_under_way_is_at_once(home: Path) -> None:
     with Upstream(never) as upstream, Proxy(upstream.url, "--set", "x402_drain=600", home=home) as proxy:
         proxy.process.send_signal(signal.SIGTERM)

@@ -966,6 +966,12 @@ def economise(master: Master) -> None:
     master._legacy_log_events.addFilter(lambda _: threading.get_ident() != here or bool(indexed._asked(told)))
 
 
+def is_starting(master: Master) -> bool:
+    """Whether mitmproxy is not ready yet, though its port may be open: it still looks for errors, which would end it."""
+    listener = getattr(master.addons.get("errorcheck"), "logger", None)
+    return listener in logging.getLogger().handlers
+
+
 def unsent(proxyserver: Any) -> int:
     """Bytes that mitmproxy has yet to send, to whomever; `proxyserver` is its addon of that name."""
     transports = [each for handler in proxyserver.connections.values() for each in handler.transports.values()]

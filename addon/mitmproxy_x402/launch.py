@@ -233,7 +233,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
 
 def _says_something(record: logging.LogRecord) -> bool:
     """Before Python 3.12 every connection that is open at Ctrl-C leaves a traceback that says it was cancelled."""
-    return record.exc_info is None or record.exc_info[0] is not asyncio.CancelledError
+    return not record.exc_info or record.exc_info[0] is not asyncio.CancelledError  # asyncio itself passes False
 
 
 def _list_options(tool: str, arguments: Sequence[str]) -> int:

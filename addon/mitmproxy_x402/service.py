@@ -1,4 +1,6 @@
-"""What a supervisor, a container or a load balancer wants: a health check, and a stop that loses no answer."""
+"""What a supervisor, a container or a load balancer wants: a start that no client can disturb, a health check, and a
+stop that loses no answer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 from weakref import WeakSet
 
 from mitmproxy import ctx, http
@@ -20,6 +24,10 @@ HEALTH = "/x402/health"
 """The one path that is never sent upstream."""
 TICK = 0.05
 """Seconds between two looks at what is still to be sent."""
+SOON = 0.01
+"""Seconds between two looks at whether all is ready."""
+PATIENCE = 10.0
+"""Seconds from the first client on after which nobody waits for that any more: a script may never be."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,7 @@ class Service:
     def __init__(self, settings: Callable[[], Settings | None]) -> None:
         self._settings = settings
         self._live: WeakSet[http.HTTPFlow] = WeakSet()
+        self._started = False
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -56,6 +65,18 @@ class Service:
         """Take SIGTERM over from mitmproxy, which would cut every stream at once."""
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
+
+    def next_layer(self, _: Any) -> Awaitable[None] | None:
+        """Have the first clients wait until all addons are ready: mitmproxy opens its port before, what is asked of one
+        that is not ready ends in an error, and an error during the start is the end of it.
+        """
+        return None if self._started else self._wait_for_start()
+
+    async def _wait_for_start(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while handshake.is_starting(ctx.master) and time.monotonic() < end:  # noqa: ASYNC110  # mitmproxy tells nobody
+            await asyncio.sleep(SOON)
+        self._started = True
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Count what is under way, and turn away what comes too late."""

@@ -239,6 +239,19 @@ def test_ctrl_c_ends_it(home: Path) -> None:
         assert "Traceback" not in proxy.log
 
 
+def test_what_asyncio_says_is_shown(home: Path) -> None:
+    script = home / "complainer.py"
+    script.write_text(
+        "import asyncio\n"
+        "def running():\n"
+        "    asyncio.get_running_loop().default_exception_handler({'message': 'a task was forgotten'})\n"
+    )
+    with Proxy("http://127.0.0.1:1", "-s", str(script), home=home, own=True, expect_listen=False) as proxy:
+        assert proxy.wait_for_end() == 1
+        assert "a task was forgotten" in proxy.log
+        assert "Traceback" not in proxy.log
+
+
 def test_a_regular_proxy_pays_nothing(home: Path) -> None:
     with Upstream(sell) as upstream, Proxy(upstream.url, "--mode", "regular", home=home, expect_listen=False) as proxy:
         # two modes would both run: take the reverse one out
