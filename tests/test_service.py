@@ -14,7 +14,7 @@ from mitmproxy.test import tflow
 from mitmproxy_x402.service import Service
 from support import challenges
 from support.proxy import Proxy
-from support.wire import Peer, Upstream, request
+from support.wire import Peer, Upstream, read_message, request
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = "a-token-of-the-test"
@@ -175,3 +175,90 @@ def test_a_stop_waits_for_a_client_that_reads_slowly(home: Path) -> None:
             proxy.wait_for("stopping when")
             assert client.exactly(size) == bytes(size)
         assert proxy.wait_for_end() == 0
+
+
+LINGER = """
+import asyncio, pathlib
+class Linger:
+    async def done(self):
+        print("lingering", flush=True)
+        while not pathlib.Path("over").exists():
+            await asyncio.sleep(0.01)
+addons = [Linger()]
+"""
+"""An addon that takes its time at the end, while mitmproxy still serves."""
+
+
+class Late:
+    """An upstream that answers only when the test says so: what is paid, and what was asked at /unpaid."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+
+    def __call__(self, peer: Peer, upstream: Upstream) -> None:
+        while True:
+            asked = upstream.read(peer)
+            where = asked.start.split()[1]
+            if where == b"/unpaid" or asked.get(b"payment-signature") is not None:
+                self.begun.release()
+                assert self.go_on.wait(20)
+                if where == b"/cut":
+                    return
+            peer.send(challenges.answer(None, b'{"code": "PAYMENT_INVALID"}' if where == b"/rejected" else None))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_clients_are_told_after_the_end_is_true(home: Path, own: bool) -> None:
+    script, late = home / "linger.py", Late()
+    script.write_text(LINGER)
+    with (
+        Upstream(late) as upstream,
+        Proxy(upstream.url, "-s", str(script), home=home, own=own) as proxy,
+        proxy.client() as rejected,
+        proxy.client() as cut,
+        proxy.client() as unpaid,
+        proxy.client() as after,
+    ):
+        for client, path in ((rejected, "/rejected"), (cut, "/cut"), (unpaid, "/unpaid")):
+            client.send(request("POST", path))
+            assert late.begun.acquire(timeout=20)
+        proxy.process.send_signal(signal.SIGINT)
+        proxy.wait_for("lingering")
+        late.go_on.set()
+        answer = read_message(rejected)
+        assert (answer.status, answer.body) == (402, b'{"code": "PAYMENT_INVALID"}')
+        answer = read_message(cut)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "payment_outcome_unknown")
+        for answer in (read_message(unpaid), after.ask(request())):
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "shutting_down")
+        (home / "over").touch()
+        assert proxy.wait_for_end() == 0
+        assert len(upstream.requests) == 5  # two of them twice
+        assert proxy.log.count(": unknown 0x") == 2
+        assert "fault" not in proxy.log
+
+
+UNFINISHED = """
+import asyncio
+async def stubborn():
+    loop = asyncio.get_running_loop()
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        loop.create_task(asyncio.sleep(600))
+        raise
+def running():
+    global kept
+    kept = asyncio.get_running_loop().create_task(stubborn())
+"""
+"""An addon that begins something while everything is cancelled, as mitmproxy does for its connections."""
+
+
+def test_the_end_says_nothing_of_what_it_cuts_off(home: Path) -> None:
+    script = home / "unfinished.py"
+    script.write_text(UNFINISHED)
+    with Proxy("http://127.0.0.1:1", "-s", str(script), home=home, own=True) as proxy:
+        proxy.process.send_signal(signal.SIGINT)
+        assert proxy.wait_for_end() == 0
+        assert proxy.wait_for("paid nothing")
+        assert proxy.log.rstrip().endswith("x402: paid nothing")

@@ -265,12 +265,18 @@ class X402Addon:
         exchange = handshake.exchange_of(flow)
         if exchange is None or flow.response is None or self.payer is None:
             return
+        if self._service.is_over:
+            if not exchange.secrets_sent:
+                service.turn_away(flow)
+            return  # of a payment that was sent, the gateway has the last word
         purchase: Purchase | None = None
         words = functools.partial(challenge.words, flow.response)
         try:
             facts.challenged(flow)
             purchase = self._purchase(flow, self.payer, _route(flow.request))
             if exchange.secrets_sent:
+                if purchase.payment is None:  # sent before this addon took the place of another one: as above
+                    return
                 code = challenge.rejection_code(flow.response)
                 if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
@@ -294,7 +300,7 @@ class X402Addon:
         """Write down what became of a payment."""
         purchase = self._purchases.pop(flow, None)
         exchange = handshake.exchange_of(flow)
-        if purchase is not None and exchange is not None:
+        if purchase is not None and exchange is not None and not self._service.is_over:
             purchase.finish(answers.outcome(flow, exchange))
             _note(flow, exchange, purchase)
 
@@ -305,18 +311,21 @@ class X402Addon:
         if exchange is None or flow.error is None:
             return
         exchange.error_answer = answers.upstream_error(flow, purchase)
-        if purchase is not None:
+        if purchase is not None and not self._service.is_over:
             purchase.break_off(answers.outcome(flow, exchange))
             _note(flow, exchange, purchase)
 
     def done(self) -> None:
-        """The end: payments that are still under way are unknown, reservations are given back."""
+        """The end: payments that are still under way are unknown, reservations are given back.
+
+        What clients are still told meanwhile is not written down any more.
+        """
+        hosting.end_quietly()
         for flow, purchase in list(self._purchases.items()):
             exchange = handshake.exchange_of(flow)
             if exchange is not None:
                 purchase.break_off(answers.outcome(flow, exchange))
                 _note(flow, exchange, purchase)
-        self._purchases.clear()
         if self.payer is not None:
             self.payer.outcomes.flush()
             ahead = None if self.payer.forecast is None else self.payer.forecast.tally

@@ -465,6 +465,7 @@ class X402Stream(HttpStream):
             and self.server_state == self.state_wait_for_response_headers
             and self.client_state == self.state_done
             and self.exchange.secrets_sent
+            and self.exchange.secret_headers  # not forgotten, as at the end
             and self.exchange.legs < MAX_LEGS
         ):
             logger.info("The upstream closed its connection as the request went out: sending the same one again.")
@@ -967,7 +968,7 @@ def economise(master: Master) -> None:
 
 
 def is_starting(master: Master) -> bool:
-    """Whether mitmproxy is not ready yet, though its port may be open: it still looks for errors, which would end it."""
+    """Whether mitmproxy is not ready yet, though its port may be open: it still looks for errors, and would end."""
     listener = getattr(master.addons.get("errorcheck"), "logger", None)
     return listener in logging.getLogger().handlers
 

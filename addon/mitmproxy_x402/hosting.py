@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def settle(busy: Callable[[], bool]) -> None:
         return
     gc.collect(1)  # what those before have left; a round through everything would keep the next one waiting
     gc.freeze()
+
+
+def end_quietly() -> None:
+    """Keep Python from listing what the end cuts off, where the process is ours."""
+    if own_process:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 BETTER: Mapping[str, object] = {

@@ -53,13 +53,15 @@ class Service:
     def __init__(self, settings: Callable[[], Settings | None]) -> None:
         self._settings = settings
         self._live: WeakSet[http.HTTPFlow] = WeakSet()
+        self.is_over = False
+        """Whether mitmproxy ends: nothing is paid and nothing written down any more."""
         self._started = False
         self._stopping: asyncio.Task[None] | None = None
 
     @property
     def draining(self) -> bool:
         """Whether no more requests are taken."""
-        return self._stopping is not None
+        return self._stopping is not None or self.is_over
 
     def running(self) -> None:
         """Take SIGTERM over from mitmproxy, which would cut every stream at once."""
@@ -83,8 +85,7 @@ class Service:
         if handshake.exchange_of(flow) is None:
             return
         if self.draining and not is_health(flow.request):
-            flow.response = _turned_away()
-            facts.refused(flow, "shutting_down")
+            turn_away(flow)
         elif flow.response is None:
             self._live.add(flow)
 
@@ -118,6 +119,10 @@ class Service:
     def _busy(self) -> bool:
         return self._running() > 0 or handshake.unsent(ctx.master.addons.get("proxyserver")) > 0
 
+    def done(self) -> None:
+        """The end, whether it was told here or not."""
+        self.is_over = True
+
     async def _drain(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -128,8 +133,9 @@ class Service:
         ctx.master.shutdown()
 
 
-def _turned_away() -> http.Response:
-    """Clients are free to try again: behind a load balancer another proxy takes it."""
+def turn_away(flow: http.HTTPFlow) -> None:
+    """Refuse what comes too late. Clients are free to try again: behind a load balancer another proxy takes it."""
     message = "This x402 proxy is shutting down and takes no more requests. Nothing was paid. Ask again later."
     body = error_body("x402_refused", "shutting_down", message)
-    return http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])
+    flow.response = http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])
+    facts.refused(flow, "shutting_down")
