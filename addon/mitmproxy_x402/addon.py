@@ -273,7 +273,8 @@ class X402Addon:
         words = functools.partial(challenge.words, flow.response)
         try:
             facts.challenged(flow)
-            purchase = self._purchase(flow, self.payer, _route(flow.request))
+            route = _route(flow.request)
+            purchase = self._purchase(flow, self.payer, route)
             if exchange.secrets_sent:
                 if purchase.payment is None:  # sent before this addon took the place of another one: as above
                     return
@@ -283,7 +284,7 @@ class X402Addon:
             required = challenge.read(flow.response)
             if required is not None:
                 _check_way(flow)
-                new = purchase.payment is None and not self._takes_over(self.payer, purchase, _route(flow.request))
+                new = purchase.payment is None and not self._takes_over(self.payer, purchase, route)
                 if new or purchase.ahead:
                     await purchase.buy(required, words)
             elif not exchange.secrets_sent:
