@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from mitmproxy.test import tflow
 
 from mitmproxy_x402.service import Service
 from support import challenges
-from support.proxy import Proxy
+from support.proxy import DOOR, Proxy
 from support.wire import Peer, Upstream, read_message, request
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -236,6 +237,28 @@ def test_what_clients_are_told_after_the_end_is_true(home: Path, own: bool) -> N
         assert len(upstream.requests) == 5  # two of them twice
         assert proxy.log.count(": unknown 0x") == 2
         assert "fault" not in proxy.log
+
+
+def test_a_payment_that_was_sent_before_the_script_was_loaded_again(home: Path) -> None:
+    door, late = home / "door.py", Late()
+    door.write_bytes(DOOR.read_bytes())
+    with Upstream(late) as upstream:
+        proxy = Proxy(upstream.url, home=home, own=False)
+        proxy.command[proxy.command.index(str(DOOR))] = str(door)
+        proxy._environ["PYTHONPATH"] = str(DOOR.parent)
+        with proxy, proxy.client() as rejected, proxy.client() as cut:
+            for client, path in ((rejected, "/rejected"), (cut, "/cut")):
+                client.send(request("POST", path))
+                assert late.begun.acquire(timeout=20)
+            os.utime(door, (2**31, 2**31))
+            proxy.wait_for(": unknown 0x")
+            late.go_on.set()
+            answer = read_message(rejected)
+            assert (answer.status, answer.body) == (402, b'{"code": "PAYMENT_INVALID"}')
+            answer = read_message(cut)
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "payment_outcome_unknown")
+            assert httpx.get(f"{proxy.url}/x402/health", timeout=30).json() == {"status": "ok"}
+            assert "fault" not in proxy.log
 
 
 UNFINISHED = """

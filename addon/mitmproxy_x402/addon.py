@@ -276,8 +276,6 @@ class X402Addon:
             route = _route(flow.request)
             purchase = self._purchase(flow, self.payer, route)
             if exchange.secrets_sent:
-                if purchase.payment is None:  # sent before this addon took the place of another one: as above
-                    return
                 code = challenge.rejection_code(flow.response)
                 if code is None or not purchase.rejected(code, flow.response.status_code, words):
                     return
@@ -311,7 +309,7 @@ class X402Addon:
         purchase = self._purchases.pop(flow, None)
         if exchange is None or flow.error is None:
             return
-        exchange.error_answer = answers.upstream_error(flow, purchase)
+        exchange.error_answer = answers.upstream_error(flow, exchange, purchase)
         if purchase is not None and not self._service.is_over:
             purchase.break_off(answers.outcome(flow, exchange))
             _note(flow, exchange, purchase)

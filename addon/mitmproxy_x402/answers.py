@@ -35,7 +35,7 @@ def _unknown(message: str) -> bytes:
     return error_body("upstream_error", "payment_outcome_unknown", message)
 
 
-def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> bytes:
+def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase | None) -> bytes:
     """Body of the error that the client gets when the upstream failed.
 
     Clients are free to try again: the same request sends the same payment.
@@ -50,6 +50,11 @@ def upstream_error(flow: http.HTTPFlow, purchase: Purchase | None) -> bytes:
             "request, sent again soon, carries the same payment, which can be settled once."
         )
         return _unknown(message)
+    if purchase is None and exchange.secrets_sent:
+        return _unknown(
+            f"The upstream {where} broke off after a payment was sent ({flow.error.msg:.200}), and the x402 addon was "
+            "loaded again in between. Whether it was settled is unknown; x402.payments shows it."
+        )
     message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid.{paid_before(purchase)}"
     return error_body("upstream_error", "upstream_failed", message)
 
