@@ -159,6 +159,8 @@ class Clients:
 
     def __init__(self, ports: Mapping[Door, int], seed: int, count: int, loyal: int) -> None:
         self.diary = Diary()
+        self.may_be_refused = False
+        """Whether the proxy may be gone."""
         self._ports = ports
         self._seed = seed
         self._numbers: Iterator[int] = itertools.count()
@@ -227,7 +229,12 @@ class Clients:
         while True:
             connection = kept.get(errand.door)
             if connection is None or connection.is_over:
-                streams = await asyncio.open_connection("127.0.0.1", self._ports[errand.door])
+                try:
+                    streams = await asyncio.open_connection("127.0.0.1", self._ports[errand.door])
+                except ConnectionRefusedError:
+                    if not self.may_be_refused:
+                        raise
+                    return "refused", None
                 connection = kept[errand.door] = Connection(*streams)
             try:
                 answer = await connection.ask(errand, head, body)

@@ -39,6 +39,9 @@ QUIET = 20.0
 """Seconds, at most, until nothing is under way any more when the clients have gone."""
 ALARM = 4.0
 """Seconds until the last alarm of a stream that has ended has rung, see TIMEOUTS."""
+LAST_LOAD = 1.0
+"""Seconds of load before the proxy is stopped in the middle of it."""
+BETWEEN_SIGNALS = 0.1
 LOOK = 10.0
 """Seconds between two looks into the proxy while it works."""
 REMEMBERED = 80
@@ -139,6 +142,7 @@ class Soak:
                 await self._load(seconds / PARTS)
             found.quiet.append(await self._quiet())
         found.waited = waited_seconds(self.proxy.pid) / (time.monotonic() - begun)
+        await self._stop_under_load()
         self._end()
         return found
 
@@ -163,6 +167,19 @@ class Soak:
         goes_on.set()
         asyncio.get_running_loop().call_later(seconds, goes_on.clear)
         await self.clients.run(goes_on)
+
+    async def _stop_under_load(self) -> None:
+        """Two SIGTERMs: the first takes no more requests, the second cuts off what is under way."""
+        goes_on = asyncio.Event()
+        goes_on.set()
+        load = asyncio.ensure_future(self.clients.run(goes_on))
+        await asyncio.sleep(LAST_LOAD)
+        self.clients.may_be_refused = True
+        for _ in range(2):
+            self.proxy.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(BETWEEN_SIGNALS)
+        goes_on.clear()
+        await load
 
     # What is seen.
 

@@ -239,4 +239,4 @@ def _faults(log: list[str]) -> Iterator[str]:
 
 def _end(found: Found) -> Iterator[Check]:
     yield _check("faults in the log", "none", list(_faults(found.log.splitlines())))
-    yield Check("the stop", "at once, exit code 0", f"exit code {found.exit_code}", found.exit_code == 0)
+    yield Check("the stop in the middle of load", "exit code 0", f"exit code {found.exit_code}", found.exit_code == 0)
