@@ -248,7 +248,7 @@ class X402Addon:
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
         purchase, response = self._purchases.get(flow), flow.response
-        if purchase is not None:
+        if purchase is not None and not self._service.is_over:
             purchase.answered(response.status_code, lambda: answers.acknowledges(response))
             polls.watch(flow, purchase, _jobs)
 

@@ -233,7 +233,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
 
 def _says_something(record: logging.LogRecord) -> bool:
     """At the end every connection that is open may say that it was cancelled, or that it has not ended."""
-    if record.msg.startswith("Task was destroyed but it is pending!"):
+    if record.getMessage().startswith("Task was destroyed but it is pending!"):
         return False
     return not record.exc_info or record.exc_info[0] is not asyncio.CancelledError  # asyncio itself passes False
 
