@@ -671,8 +671,10 @@ class _HttpLayer(HttpLayer):
                 hook = command if isinstance(command, commands.StartHook) else None
                 if hook is not None and self.addons is not None and self.addons.done_at_once(hook):
                     todo.append(events.HookCompleted(hook))
-                else:
-                    yield command
+                    continue
+                if isinstance(command, commands.Log):
+                    command.message = _QUOTED.sub("(left out, for it may hold a secret)", command.message)
+                yield command
         if held is not None:
             yield held
 
@@ -720,6 +722,8 @@ class _HttpLayer(HttpLayer):
         return None
 
 
+_QUOTED = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
+"""Bytes in a line of the log: mitmproxy quotes what it cannot read, as a head that breaks off within a token."""
 _OVERDUE = {
     "connect": "no connection within {:g} s (option x402_connect_timeout)",
     "first_byte": "no answer within {:g} s (option x402_first_byte_timeout)",

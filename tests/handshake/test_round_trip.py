@@ -394,3 +394,17 @@ def test_a_stream_that_breaks_off_breaks_off_for_the_client_too(rig: Rig) -> Non
         client.until(b"\r\n\r\n")
         assert client.chunk() == b"hello"
         assert client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [
+        (b"POST /x HTTP/1.1\r\nAuthorization: Bearer sk-'mine\"", "Client closed connection before .* \\(left out"),
+        (b"POST /x HTTP/1.1\r\nAuthorization Bearer sk-mine\r\n\r\n", "Invalid header line: \\(left out"),
+    ],
+)
+def test_a_head_that_cannot_be_read_is_not_in_the_log(rig: Rig, said: bytes, logged: str) -> None:
+    with rig.client() as client:
+        client.send(said)
+    rig.proxy.wait_for(logged)
+    assert "sk-" not in rig.proxy.log
