@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import exceptions, version
+from mitmproxy import exceptions
 
 from mitmproxy_x402 import commands, summary
 from mitmproxy_x402.commands import Commands
@@ -32,6 +32,7 @@ from support.ledgers import KINDS, place_of
 from support.patience import eventually
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
+from support.versions import IS_12
 from support.wire import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what mitmproxy imports, see support.console
@@ -242,7 +243,7 @@ def test_in_mitmweb(home: Path) -> None:
     """Its command bar posts here; a name with a digit never gets through."""
     port = free_port()
     options = ["--no-web-open-browser", "--web-port", str(port)]
-    if int(version.VERSION.split(".")[0]) >= 12:  # before, there was no password
+    if IS_12:  # before, there was no password
         options += ["--set", f"web_password={PASSWORD}"]
     with Proxy("http://127.0.0.1:1", *options, home=home, tool="mitmweb") as proxy:
         proxy.wait_for("Web server listening")

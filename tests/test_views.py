@@ -21,12 +21,12 @@ from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.answers import FREE
 from support import certs
 from support.console import io, taddons
-from support.mitmweb import HAS_PASSWORD, Web, length
+from support.mitmweb import Web, length
 from support.place import place
 from support.proxy import DOOR, ROOT, Proxy
+from support.versions import IS_12
 from support.wire import Peer, Upstream, read_message, request
 
-IS_12 = HAS_PASSWORD
 SHOWN = "1k"
 """x402_view_limit of the screen that most tests look at."""
 

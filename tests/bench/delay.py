@@ -1,7 +1,7 @@
 """Puts a network's way between two ports: `python -m tests.bench.delay SECONDS '{"name": PORT, ...}'`.
 
 Every byte arrives that many seconds later, in both directions. Prints one line of JSON: the port that stands before
-each. A select loop, because epoll rounds waiting up to whole milliseconds.
+each.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import selectors
 import sys
 from typing import cast
+
+from .selecting import run
 
 
 class End(asyncio.Protocol):
@@ -82,5 +83,4 @@ async def serve(delay: float, doors: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    loop.run_until_complete(serve(float(sys.argv[1]), json.loads(sys.argv[2])))
+    run(serve(float(sys.argv[1]), json.loads(sys.argv[2])))

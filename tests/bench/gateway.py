@@ -3,8 +3,7 @@
 Asks for a payment in the recorded shape and believes every payment header; counts them, so that a double payment shows.
 Prints one line of JSON when it listens, the port of each door: those of `prices.CHARGING`, and `free`, which answers at
 once; with a PEM file (certificate and key) also one for TLS each, as `base-tls`. At every door `GET /bench/counts`
-tells and resets, and `POST /bench/rpc` knows a blockhash. A select loop, because epoll rounds waiting up to whole
-milliseconds, and so lets events come in a row.
+tells and resets, and `POST /bench/rpc` knows a blockhash.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import functools
 import itertools
 import json
 import re
-import selectors
 import ssl
 import sys
 import time
 from typing import cast
 
 from .prices import BLOCKHASH, CHARGING, amount_paid, challenge, metered, price
+from .selecting import run
 from .work import Work, event, read_work
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
@@ -220,11 +219,5 @@ async def serve(pem: str | None) -> None:
     await loop.run_in_executor(None, sys.stdin.read)
 
 
-class _Selecting(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
-
 if __name__ == "__main__":
-    asyncio.set_event_loop_policy(_Selecting())
-    asyncio.run(serve(sys.argv[1] if len(sys.argv) > 1 else None))
+    run(serve(sys.argv[1] if len(sys.argv) > 1 else None))

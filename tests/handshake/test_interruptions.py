@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import version
 
 from support import challenges
 from support.proxy import Proxy, svm_key
 from support.rig import Rig
 from support.rpc import GatedRpc
+from support.versions import IS_12
 from support.wire import TIMEOUT, Peer, Upstream, free_port, request
 
 PASSWORD = "a-test-password"  # mitmweb 12 wants one; 11.0.2 knows none
@@ -153,7 +153,7 @@ class Web:
 @pytest.mark.parametrize("action", ["resume", "kill"])
 def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
     arguments = ("--web-port", str(free_port()), "--no-web-open-browser", "--intercept", "~u /held")
-    if _web_has_password():
+    if IS_12:
         arguments += ("--set", f"web_password={PASSWORD}")
     with slow_signer(home, *arguments, tool="mitmweb") as (rig, rpc), rig.client() as client:
         web = Web(rig.proxy)
@@ -176,10 +176,6 @@ def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
             header = paid.get(b"payment-signature")
             assert header is not None
             assert header.decode() not in stored
-
-
-def _web_has_password() -> bool:
-    return int(version.VERSION.split(".")[0]) >= 12
 
 
 def _wait_for_intercepted(web: Web) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from mitmproxy import http, version
+from mitmproxy import http
 from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
@@ -19,8 +19,8 @@ from mitmproxy_x402 import handshake
 from mitmproxy_x402.handshake import X402Stream
 from mitmproxy_x402.timeouts import Timeouts
 from support.console import Proxyserver, taddons
+from support.versions import IS_12
 
-IS_12 = version.VERSION.startswith("12.")
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"
 TO_THE_END = b"HTTP/1.1 200 OK\r\n\r\n"

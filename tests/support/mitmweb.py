@@ -11,13 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import version
-
 from .proxy import Proxy
+from .versions import IS_12
 from .wire import free_port
 
 PASSWORD = "a-test-password"
-HAS_PASSWORD = int(version.VERSION.split(".")[0]) >= 12
 PATIENCE = 20
 
 Flow = dict[str, Any]
@@ -29,7 +27,7 @@ class Web(Proxy):
     def __init__(self, upstream: str, *arguments: str, home: Path, **more: Any) -> None:
         self.web_port = free_port()
         options = ["--no-web-open-browser", "--web-port", str(self.web_port)]
-        if HAS_PASSWORD:
+        if IS_12:
             options += ["--set", f"web_password={PASSWORD}"]
         super().__init__(upstream, *options, *arguments, home=home, tool="mitmweb", **more)
 
@@ -41,7 +39,7 @@ class Web(Proxy):
     @property
     def page(self) -> str:
         """What a browser opens."""
-        return f"http://127.0.0.1:{self.web_port}/" + (f"?token={PASSWORD}" if HAS_PASSWORD else "")
+        return f"http://127.0.0.1:{self.web_port}/" + (f"?token={PASSWORD}" if IS_12 else "")
 
     def api(self, path: str, method: str = "GET", body: Any = None) -> Any:
         headers = {"Authorization": f"Bearer {PASSWORD}", "Content-Type": "application/json"}
