@@ -170,15 +170,12 @@ class Soak:
 
     async def _stop_under_load(self) -> None:
         """Two SIGTERMs: the first takes no more requests, the second cuts off what is under way."""
-        goes_on = asyncio.Event()
-        goes_on.set()
-        load = asyncio.ensure_future(self.clients.run(goes_on))
+        load = asyncio.ensure_future(self._load(LAST_LOAD + 2 * BETWEEN_SIGNALS))
         await asyncio.sleep(LAST_LOAD)
         self.clients.may_be_refused = True
         for _ in range(2):
             self.proxy.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(BETWEEN_SIGNALS)
-        goes_on.clear()
         await load
 
     # What is seen.
