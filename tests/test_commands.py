@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -29,14 +27,12 @@ from mitmproxy_x402.summary import closing_lines
 from mitmproxy_x402.wallet import Wallets, WalletSources, load_wallets
 from support.console import CommandManager, taddons
 from support.ledgers import KINDS, place_of
+from support.mitmweb import Web
 from support.patience import eventually
 from support.place import place
-from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
-from support.versions import IS_12
-from support.wire import free_port
+from support.proxy import EVM_ADDRESS, EVM_KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what mitmproxy imports, see support.console
-PASSWORD = "a-test-password"
 TOML = """
 budget = ["10/day", "50/month"]
 [[limit]]
@@ -241,22 +237,9 @@ def test_in_a_running_proxy(home: Path) -> None:
 
 def test_in_mitmweb(home: Path) -> None:
     """Its command bar posts here; a name with a digit never gets through."""
-    port = free_port()
-    options = ["--no-web-open-browser", "--web-port", str(port)]
-    if IS_12:  # before, there was no password
-        options += ["--set", f"web_password={PASSWORD}"]
-    with Proxy("http://127.0.0.1:1", *options, home=home, tool="mitmweb") as proxy:
-        proxy.wait_for("Web server listening")
-        answer = _command(port, "pay.status")
+    with Web("http://127.0.0.1:1", home=home) as web:
+        answer = web.api("commands/pay.status", "POST", {"arguments": []})
         assert answer["value"].startswith(f"pays from {EVM_ADDRESS} | today 0 USD, 0 payments | ")
-        proxy.wait_for("today +0 USD, 0 payments")
+        web.wait_for("today +0 USD, 0 payments")
         with pytest.raises(urllib.error.HTTPError):
-            _command(port, "x402.status")
-
-
-def _command(port: int, name: str) -> Any:
-    headers = {"Authorization": f"Bearer {PASSWORD}", "Content-Type": "application/json"}
-    headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t; _mitmproxy_xsrf=t"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/commands/{name}", b'{"arguments": []}', headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+            web.api("commands/x402.status", "POST", {"arguments": []})

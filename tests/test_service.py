@@ -15,7 +15,7 @@ from mitmproxy.test import tflow
 from mitmproxy_x402.service import Service
 from support import challenges
 from support.proxy import DOOR, Proxy
-from support.wire import Peer, Upstream, read_message, request
+from support.wire import Client, Peer, Upstream, read_message, request
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = "a-token-of-the-test"
@@ -207,6 +207,20 @@ class Late:
                     return
             peer.send(challenges.answer(None, b'{"code": "PAYMENT_INVALID"}' if where == b"/rejected" else None))
 
+    def be_asked(self, **clients: Client) -> None:
+        """By each client, at its name, until all that can be answered waits."""
+        for where, client in clients.items():
+            client.send(request("POST", f"/{where}"))
+            assert self.begun.acquire(timeout=20)
+
+    def answer(self, *, rejected: Client, cut: Client) -> None:
+        """Go on: one who has paid hears from the gateway, the other one that nobody knows."""
+        self.go_on.set()
+        answer = read_message(rejected)
+        assert (answer.status, answer.body) == (402, b'{"code": "PAYMENT_INVALID"}')
+        answer = read_message(cut)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "payment_outcome_unknown")
+
 
 @pytest.mark.parametrize("own", [False, True])
 def test_what_clients_are_told_after_the_end_is_true(home: Path, own: bool) -> None:
@@ -220,16 +234,10 @@ def test_what_clients_are_told_after_the_end_is_true(home: Path, own: bool) -> N
         proxy.client() as unpaid,
         proxy.client() as after,
     ):
-        for client, path in ((rejected, "/rejected"), (cut, "/cut"), (unpaid, "/unpaid")):
-            client.send(request("POST", path))
-            assert late.begun.acquire(timeout=20)
+        late.be_asked(rejected=rejected, cut=cut, unpaid=unpaid)
         proxy.process.send_signal(signal.SIGINT)
         proxy.wait_for("lingering")
-        late.go_on.set()
-        answer = read_message(rejected)
-        assert (answer.status, answer.body) == (402, b'{"code": "PAYMENT_INVALID"}')
-        answer = read_message(cut)
-        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "payment_outcome_unknown")
+        late.answer(rejected=rejected, cut=cut)
         for answer in (read_message(unpaid), after.ask(request())):
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "shutting_down")
         (home / "over").touch()
@@ -247,16 +255,10 @@ def test_a_payment_that_was_sent_before_the_script_was_loaded_again(home: Path) 
         proxy.command[proxy.command.index(str(DOOR))] = str(door)
         proxy._environ["PYTHONPATH"] = str(DOOR.parent)
         with proxy, proxy.client() as rejected, proxy.client() as cut:
-            for client, path in ((rejected, "/rejected"), (cut, "/cut")):
-                client.send(request("POST", path))
-                assert late.begun.acquire(timeout=20)
+            late.be_asked(rejected=rejected, cut=cut)
             os.utime(door, (2**31, 2**31))
             proxy.wait_for(": unknown 0x")
-            late.go_on.set()
-            answer = read_message(rejected)
-            assert (answer.status, answer.body) == (402, b'{"code": "PAYMENT_INVALID"}')
-            answer = read_message(cut)
-            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "payment_outcome_unknown")
+            late.answer(rejected=rejected, cut=cut)
             assert httpx.get(f"{proxy.url}/x402/health", timeout=30).json() == {"status": "ok"}
             assert "fault" not in proxy.log
 

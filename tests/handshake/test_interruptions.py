@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import challenges
+from support.mitmweb import Web
 from support.proxy import Proxy, svm_key
 from support.rig import Rig
 from support.rpc import GatedRpc
-from support.versions import IS_12
-from support.wire import TIMEOUT, Peer, Upstream, free_port, request
-
-PASSWORD = "a-test-password"  # mitmweb 12 wants one; 11.0.2 knows none
+from support.wire import Peer, Upstream, request
 
 
 @contextmanager
-def slow_signer(home: Path, *arguments: str, tool: str = "mitmdump") -> Iterator[tuple[Rig, GatedRpc]]:
+def slow_signer(home: Path, *arguments: str, kind: Callable[..., Proxy] = Proxy) -> Iterator[tuple[Rig, GatedRpc]]:
     with GatedRpc() as rpc, Upstream(sell) as upstream:
         options = ("--set", f"x402_solana_rpc={rpc.url}", "--set", "x402_rpc_timeout=20", *arguments)
-        with Proxy(upstream.url, *options, home=home, tool=tool, keys={"SOLANA_WALLET_KEY": svm_key()}) as proxy:
+        with kind(upstream.url, *options, home=home, keys={"SOLANA_WALLET_KEY": svm_key()}) as proxy:
             yield Rig(proxy, upstream), rpc
 
 
@@ -131,38 +125,17 @@ def test_an_addon_that_intercepts_the_challenge_holds_the_payment_back(home: Pat
         assert len(rig.upstream.requests) == 2
 
 
-class Web:
-    """mitmweb's interface, as its page uses it."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        port = re.search(r"127\.0\.0\.1:(\d+)", proxy.wait_for("Web server listening at"))
-        assert port is not None
-        self.url = f"http://127.0.0.1:{port.group(1)}"
-        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        self._opener.open(f"{self.url}/?token={PASSWORD}", timeout=TIMEOUT).read()
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {PASSWORD}", "Content-Type": "application/json"}
-        headers |= {"X-XSRFToken": "t", "Cookie": "_xsrf=t; _mitmproxy_xsrf=t"} if method != "GET" else {}
-        data = None if body is None else json.dumps(body).encode()
-        call = urllib.request.Request(self.url + path, data, headers, method=method)
-        text = urllib.request.urlopen(call, timeout=TIMEOUT).read()
-        return json.loads(text) if text else None
-
-
 @pytest.mark.parametrize("action", ["resume", "kill"])
 def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
-    arguments = ("--web-port", str(free_port()), "--no-web-open-browser", "--intercept", "~u /held")
-    if IS_12:
-        arguments += ("--set", f"web_password={PASSWORD}")
-    with slow_signer(home, *arguments, tool="mitmweb") as (rig, rpc), rig.client() as client:
-        web = Web(rig.proxy)
+    with slow_signer(home, "--intercept", "~u /held", kind=Web) as (rig, rpc), rig.client() as client:
+        web = rig.proxy
+        assert isinstance(web, Web)
         client.send(request("POST", "/held"))
-        flow = _wait_for_intercepted(web)
+        flow = web.wait_for_flow(lambda flow: flow["intercepted"], "that it is intercepted")["id"]
         assert rig.upstream.requests == []
-        web.ask("POST", f"/flows/{flow}/{action}")
+        web.api(f"flows/{flow}/{action}", "POST")
         if action == "kill":
-            assert "killed" in web.ask("GET", "/flows")[0]["error"]["msg"]
+            assert "killed" in web.flows()[0]["error"]["msg"]
             assert rig.upstream.requests == []
             return  # mitmproxy leaves the client of such a flow waiting
         rpc.wait_until_asked()
@@ -171,19 +144,8 @@ def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
         assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
         assert client.exactly(4) == b"paid"
         assert len(rig.upstream.requests) == 2
-        stored = json.dumps(web.ask("GET", "/flows"))
+        stored = json.dumps(web.flows())
         for paid in rig.upstream.requests[1:]:
             header = paid.get(b"payment-signature")
             assert header is not None
             assert header.decode() not in stored
-
-
-def _wait_for_intercepted(web: Web) -> str:
-    """The id of the one flow, when mitmweb says that it is intercepted."""
-    done = threading.Event()
-    for _ in range(400):
-        flows = web.ask("GET", "/flows")
-        if flows and flows[0]["intercepted"]:
-            return str(flows[0]["id"])
-        done.wait(0.05)
-    raise AssertionError("mitmweb never showed an intercepted flow")
