@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import brotli
 import pytest
-import zstandard
 
 from mitmproxy_x402.codings import FREE, Decoder, Undecodable, needs_decoding
+from support import zstd
 
 TEXT = "".join(f'data: {{"n": {n}, "text": "€ und mehr"}}\n\n' for n in range(2000)).encode()
 
@@ -28,10 +28,10 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "deflate": ("deflate", zlib.compress),
     "deflate without its wrapper": ("deflate", raw_deflate),
     "br": ("br", brotli.compress),
-    "zstd": ("zstd", zstandard.ZstdCompressor().compress),
+    "zstd": ("zstd", zstd.compress),
     "two frames": (
         "zstd",
-        lambda data: b"".join(zstandard.ZstdCompressor().compress(part) for part in (data[:100], data[100:])),
+        lambda data: b"".join(zstd.compress(part) for part in (data[:100], data[100:])),
     ),
 }
 coded = pytest.mark.parametrize(("coding", "pack"), CODINGS.values(), ids=CODINGS)
@@ -97,7 +97,7 @@ def test_not_known(coding: str) -> None:
     ("coding", "pack"),
     [
         ("br", lambda data: brotli.compress(data, quality=5)),
-        ("zstd", zstandard.ZstdCompressor().compress),
+        ("zstd", zstd.compress),
         ("gzip", lambda data: gzip.compress(data, 9)),
     ],
 )

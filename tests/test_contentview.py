@@ -11,7 +11,6 @@ from typing import Any
 
 import brotli
 import pytest
-import zstandard
 from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
@@ -19,7 +18,7 @@ from mitmproxy_x402 import contentview
 from mitmproxy_x402.demo import REQUEST
 from mitmproxy_x402.sandbox.answers import meaning
 from mitmproxy_x402.sandbox.vendors import chat, messages
-from support import challenges
+from support import challenges, zstd
 from support.console import io
 from support.contentviews import Shown, names, priority, show
 
@@ -121,8 +120,8 @@ def packed(coding: str) -> bytes:
     if coding == "br":
         brotlied = brotli.Compressor()
         return b"".join([*(brotlied.process(e) + brotlied.flush() for e in events), brotlied.finish()])
-    zstd = zstandard.ZstdCompressor().compressobj()
-    return b"".join([*(zstd.compress(e) + zstd.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for e in events), zstd.flush()])
+    packer = zstd.ZstdCompressor()
+    return b"".join([*(packer.compress(e) + packer.flush(packer.FLUSH_BLOCK) for e in events), packer.flush()])
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])

@@ -17,10 +17,9 @@ from typing import Any
 
 import brotli
 import pytest
-import zstandard
 
 from mitmproxy_x402.recording import Recording, RecordingError, read_recording, read_recordings
-from support import challenges, changer
+from support import challenges, changer, zstd
 from support.changer import set_options
 from support.proxy import EVM_KEY, Proxy
 from support.rig import Rig
@@ -180,14 +179,14 @@ def test_the_client_gets_the_same_bytes_in_the_same_chunks(rig: Recorded, off: R
 
 def test_a_reader_sees_the_stream_live(rig: Recorded) -> None:
     go = threading.Semaphore(0)
-    packer = zstandard.ZstdCompressor().compressobj()
+    packer = zstd.ZstdCompressor()
 
     def script(peer: Peer, upstream: Upstream) -> None:
         upstream.read(peer)
         peer.send(STREAM + b"Content-Encoding: zstd\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(5):
             assert go.acquire(timeout=TIMEOUT)
-            peer.send(chunk(packer.compress(EVENT) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)))
+            peer.send(chunk(packer.compress(EVENT) + packer.flush(packer.FLUSH_BLOCK)))
         assert go.acquire(timeout=TIMEOUT)
         peer.send(chunk(packer.flush()) + b"0\r\n\r\n")
 
@@ -209,7 +208,7 @@ def test_a_reader_sees_the_stream_live(rig: Recorded) -> None:
             pass
     found = rig.one()
     assert found.decoded_body() == EVENT * 5
-    assert zstandard.ZstdDecompressor().decompressobj().decompress(found.body()) == EVENT * 5
+    assert zstd.decompress(found.body()) == EVENT * 5
 
 
 @pytest.mark.parametrize(

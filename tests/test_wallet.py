@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coincurve import PublicKey
 from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from mitmproxy_x402.errors import WalletError
+from mitmproxy_x402.protocol.secp256k1 import library
 from mitmproxy_x402.wallet import EvmWallet, SvmWallet, Wallets, WalletSources, load_wallets, warm_up
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
@@ -251,8 +251,8 @@ def test_signatures_equal_those_of_eth_account(secret: int, digest: bytes) -> No
     assert signature == bytes(reference.signature)
     assert wallet.address == Account.from_key(key).address
     assert int.from_bytes(signature[32:64], "big") <= ORDER // 2
-    recovered = PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
-    assert recovered == PublicKey.from_valid_secret(key)
+    recovered = library().recover(signature[:64] + bytes([signature[64] - 27]), digest)
+    assert recovered == library().public_key(key)
 
 
 def keystore(tmp_path: Path, password: str = "correct horse", **changes: Any) -> Path:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Protocol, cast
 
 MAX_DECODED = 1 << 30
@@ -88,13 +91,19 @@ class _Zlib:
         return b"".join(parts)
 
 
+def _library(coding: str, *modules: str) -> ModuleType:
+    """The first of `modules` that is installed. Raises Undecodable: none is."""
+    for module in modules:
+        with suppress(ImportError):
+            return import_module(module)
+    raise Undecodable(f"nothing that decodes {coding} is installed ({' or '.join(modules)})")
+
+
 class _Brotli:
     piece = 32  # a step of a few bytes can unfold to 16 MB, and older libraries cannot be told to stop
 
     def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped]  # noqa: PLC0415  # seldom needed
-
-        self._inner = brotli.Decompressor()
+        self._inner = _library("br", "brotli", "brotlicffi").Decompressor()
 
     def unfold(self, data: bytes) -> bytes:
         return cast(bytes, self._inner.process(data))
@@ -104,10 +113,11 @@ class _Zstandard:
     piece = 256  # four bytes can unfold to 128 KB
 
     def __init__(self) -> None:
-        import zstandard  # noqa: PLC0415  # as above
-
+        zstd = _library("zstd", "compression.zstd", "backports.zstd")
         # RFC 9659: no window above 8 MB in HTTP.
-        self._new: Callable[[], Any] = zstandard.ZstdDecompressor(max_window_size=1 << 23).decompressobj
+        self._new: Callable[[], Any] = lambda: zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: 23}
+        )
         self._inner = self._new()
 
     def unfold(self, data: bytes) -> bytes:

@@ -78,7 +78,7 @@ MAX_LEGS = 6
 """Requests sent upstream for one request of the client, whatever the addon asks for."""
 MAX_JOINED = 1 << 16
 """Bytes that are joined to leave in one piece; what is longer is not copied."""
-SUPPORTED = ((11, 0, 2), (12, 3))
+SUPPORTED = ((11, 0, 2), (12, 4))
 """mitmproxy versions from the first, up to and without the second."""
 
 logger = logging.getLogger(__name__)

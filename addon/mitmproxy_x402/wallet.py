@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from .errors import WalletError
 from .protocol.evm_address import checksum_address, public_key_address
 from .protocol.networks import Family
+from .protocol.secp256k1 import ORDER, library
 from .protocol.strict_json import Undecodable, decode_json
 
 EVM_VARIABLE = "BLOCKRUN_WALLET_KEY"
@@ -26,8 +27,6 @@ _EVM_VARIABLES = (EVM_VARIABLE, "BASE_CHAIN_WALLET_KEY")
 _EVM_FILE = Path(".blockrun", ".session")
 _SVM_FILE = Path(".blockrun", ".solana-session")
 _MAX_FILE = 64 * 1024
-_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-"""Of the curve secp256k1: private keys lie below it."""
 _EVM_FORMAT = "64 hex digits, with or without 0x"
 _SVM_FORMAT = "base58 of 64 bytes or of a 32-byte seed, a JSON array of 64 numbers, or 128 hex digits"
 
@@ -178,18 +177,18 @@ def _evm_secret(found: _Found) -> bytes:
 
 
 def _evm_wallet(source: str, secret: bytes) -> EvmWallet:
-    from coincurve import PrivateKey  # noqa: PLC0415 - not paid for by those who have no EVM key
-
-    if not 0 < int.from_bytes(secret, "big") < _ORDER:
+    number = int.from_bytes(secret, "big")
+    if not 0 < number < ORDER:
         raise WalletError(f"{source} holds no EVM private key: the number is zero or too large.")
-    key = PrivateKey(secret)
+    secret = number.to_bytes(32, "big")  # a keystore may leave leading zeros out
+    curve = library()
 
     def sign(digest: bytes) -> bytes:
-        signature = key.sign_recoverable(digest, hasher=None)
+        signature = curve.sign(secret, digest)
         return signature[:64] + bytes([27 + signature[64]])
 
-    public = key.public_key.format(compressed=False)[1:]
-    return EvmWallet(checksum_address(public_key_address(public)), source, sign, _deriving(secret))
+    address = checksum_address(public_key_address(curve.public_key(secret)))
+    return EvmWallet(address, source, sign, _deriving(secret))
 
 
 def _svm_wallet(found: _Found) -> SvmWallet:

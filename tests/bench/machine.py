@@ -38,7 +38,7 @@ def _processor() -> str:
 def versions() -> dict[str, str]:
     """Of this environment, and of the peers that are installed."""
     found = {"Python": f"{platform.python_version()}{_build()}"}
-    for package in ("mitmproxy", "eth-account", "coincurve", "solders"):
+    for package in ("mitmproxy", "eth-account", "wallycore", "solders"):
         found[package] = importlib.metadata.version(package)
     for folder, packages in (
         ("blockrun-litellm", ("blockrun-litellm", "blockrun-llm", "litellm")),

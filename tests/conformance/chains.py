@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coincurve import PublicKey
 from eth_abi import decode, encode
 from eth_account.messages import encode_typed_data
 from eth_hash.auto import keccak
@@ -34,6 +33,7 @@ from x402.mechanisms.evm.types import TransactionReceipt
 
 from mitmproxy_x402.protocol.evm_address import checksum_address, public_key_address
 from mitmproxy_x402.protocol.networks import Network
+from mitmproxy_x402.protocol.secp256k1 import library
 
 _DOLLAR = json.loads(Path(__file__).with_name("dollar.json").read_text())
 _GAS = 1_000_000
@@ -142,8 +142,8 @@ class EvmFacilitator:
         typed = encode_typed_data(names, fields, message)
         digest = keccak(b"\x19" + typed.version + typed.header + typed.body)
         recoverable = signature[:64] + bytes([signature[64] % 27])
-        key = PublicKey.from_signature_and_message(recoverable, digest, hasher=None)
-        return checksum_address(public_key_address(key.format(compressed=False)[1:])).lower() == address.lower()
+        key = library().recover(recoverable, digest)
+        return checksum_address(public_key_address(key)).lower() == address.lower()
 
 
 def call_data(abi: list[dict[str, Any]], function: str, *args: Any) -> bytes:

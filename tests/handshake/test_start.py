@@ -149,7 +149,7 @@ def test_an_internal_that_moved_is_noticed(name: str, monkeypatch: pytest.Monkey
         handshake.self_check()
 
 
-@pytest.mark.parametrize("version", ["11.0.1", "12.3.0", "13.0.0", "10.4.2"])
+@pytest.mark.parametrize("version", ["11.0.1", "12.4.0", "13.0.0", "10.4.2"])
 def test_another_mitmproxy_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mitmproxy.version.VERSION", version)
     with pytest.raises(SettingsError, match="not supported"):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from mitmproxy_x402.errors import ChallengeError
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
+from mitmproxy_x402.protocol.secp256k1 import library
 from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW, MIN_VALIDITY, authorize
 
 KEY = bytes.fromhex("4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318")
@@ -33,7 +33,7 @@ def requirement(network: Network = BASE, **changes: Any) -> PaymentRequirements:
 
 
 def sign(digest: bytes) -> bytes:
-    signature = PrivateKey(KEY).sign_recoverable(digest, hasher=None)
+    signature = library().sign(KEY, digest)
     return signature[:64] + bytes([27 + signature[64]])
 
 
@@ -107,7 +107,7 @@ def test_the_digest_and_the_signature_equal_those_of_eth_account(  # noqa: PLR09
 
     def collect(digest: bytes) -> bytes:
         digests.append(digest)
-        signature = PrivateKey(key).sign_recoverable(digest, hasher=None)
+        signature = library().sign(key, digest)
         return signature[:64] + bytes([27 + signature[64]])
 
     required = requirement(network, amount=value, pay_to="0x" + pay_to.hex(), max_timeout_seconds=timeout)

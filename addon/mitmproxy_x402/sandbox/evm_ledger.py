@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coincurve import PublicKey
 from eth_hash.auto import keccak
 
 from ..protocol.networks import Asset, Network
+from ..protocol.secp256k1 import ORDER, library
 from .chains import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 
 MIN_SECONDS_LEFT = 6
@@ -29,7 +29,6 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 _SIGNATURE = re.compile(r"(?:0x)?[0-9a-fA-F]{130}")
 _NUMBER = re.compile(r"[0-9]{1,78}")
-_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _WORD = 2**256
 
 
@@ -163,13 +162,13 @@ def _signer(signature: bytes, digest: bytes) -> str:
     parity = signature[64] - 27 if signature[64] >= 27 else signature[64]  # facilitators put 0 and 1 right
     if parity not in (0, 1):
         raise Rejected(INVALID, f"The signature's v is {signature[64]}; the contract takes 27 and 28.")
-    if not 0 < s <= _ORDER // 2 or not 0 < r < _ORDER:
+    if not 0 < s <= ORDER // 2 or not 0 < r < ORDER:
         raise Rejected(INVALID, "The signature is malleable: its s must be in the lower half.")
     try:
-        key = PublicKey.from_signature_and_message(signature[:64] + bytes([parity]), digest, hasher=None)
-    except Exception as error:  # coincurve raises a bare Exception
+        key = library().recover(signature[:64] + bytes([parity]), digest)
+    except Exception as error:  # each library has its own
         raise Rejected(INVALID, "The signature belongs to no key.") from error
-    return "0x" + keccak(key.format(compressed=False)[1:])[12:].hex()
+    return "0x" + keccak(key)[12:].hex()
 
 
 def _uint(number: int) -> bytes:
