@@ -196,7 +196,7 @@ main() {
   esac
   if without_install "$@"; then
     python=$(find_python) || return 1
-    exec "$python" -I -c 'import sys; sys.path.append(sys.argv.pop(1)); from mitmproxy_x402.cli import main; sys.exit(main())' \
+    exec "$python" -I -c 'import sys; sys.path.append(sys.argv.pop(1)); from mitmproxy_x402.cli.main import main; sys.exit(main())' \
       "$here/addon" "$@"
   fi
   ensure_venv "$venv" "$lock" || return 1

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from mitmproxy_x402.recording import CHUNKS, HEAD, Headers, Recording, read_recordings, to_text
+from mitmproxy_x402.recording.format import CHUNKS, HEAD, Headers, Recording, read_recordings, to_text
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.proxy import Proxy
 from support.shapes import clients, shape_of

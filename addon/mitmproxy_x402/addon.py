@@ -18,21 +18,34 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import answers, challenge, facts, guard, handshake, held, hosting, jobs, polls, service, summary, wallet
-from .commands import Commands
 from .errors import Refused, X402Error, error_code
-from .forecast_quote import Place, read_question
-from .handshake import Exchange
-from .ledger import Clock
-from .ledger_open import make_ready, open_held, open_ledger
-from .model import read_model
-from .payer import Payer, find_wallets
-from .policy import Purpose
-from .purchase import Purchase
-from .recorder import Recorder
-from .settings import OPTIONS, format_usd, is_loopback, read_settings, unknown_options
-from .timeouts import Timeouts
-from .views import Views
+from .forecast.quote import Place, read_question
+from .hooks import answers, guard, service
+from .ledger.interface import Clock
+from .ledger.opening import make_ready, open_ledger
+from .limits.request_model import read_model
+from .payment import challenge, jobs, polls
+from .payment import retained as held
+from .payment.payer import Payer, find_wallets
+from .payment.policy import Purpose
+from .payment.purchase import Purchase
+from .protocol.amounts import format_usd
+from .proxy import mitmproxy_defaults as hosting
+from .proxy.exchange import Exchange, exchange_of, upstream_of
+from .proxy.fast_path import economise
+from .proxy.layer import install
+from .proxy.self_check import self_check
+from .recording.recorder import Recorder
+from .settings.options import OPTIONS
+from .settings.settings import read_settings, unknown_options
+from .settings.timeouts import Timeouts
+from .settings.values import is_loopback
+from .views import flow_metadata as facts
+from .views import summary
+from .views.commands import Commands
+from .views.flow_metadata import is_health
+from .views.views import Views
+from .wallet import sources as wallet
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +79,9 @@ class X402Addon:
         """Declare the options, and repair mitmproxy's defaults before the port opens."""
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
-        handshake.self_check()
+        self_check()
         if hosting.own_process:
-            handshake.economise(ctx.master)
+            economise(ctx.master)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
 
@@ -98,7 +111,7 @@ class X402Addon:
         make_ready(ledger, settings)
         self.recorder.use(settings)
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
-        return payer, open_held(ledger, wallets, settings.networks) or _held
+        return payer, held.open_held(ledger, wallets, settings.networks) or _held
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -155,11 +168,11 @@ class X402Addon:
         """Let mitmproxy decide the layers, then put our stream into them."""
         timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
         addons = ctx.master.addons
-        handshake.install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons)
+        install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
-        exchange = handshake.exchange_of(flow)
+        exchange = exchange_of(flow)
         if exchange is None:
             return
         flow.request.stream = False
@@ -169,7 +182,7 @@ class X402Addon:
             _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        if service.is_health(flow.request):
+        if is_health(flow.request):
             broken = self.payer is None or self._broken
             flow.response = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
             return
@@ -190,7 +203,7 @@ class X402Addon:
         """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
         else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
         """
-        exchange = handshake.exchange_of(flow)
+        exchange = exchange_of(flow)
         if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
             return
         route, forecast = _route(flow.request), self.payer.forecast
@@ -243,14 +256,14 @@ class X402Addon:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
-        if handshake.exchange_of(flow) is None or flow.response is None:
+        if exchange_of(flow) is None or flow.response is None:
             return
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
         purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None and not self._service.is_over:
             purchase.answered(response.status_code, lambda: answers.acknowledges(response))
-            polls.watch(flow, purchase, _jobs)
+            answers.watch_for_job(flow, purchase, _jobs)
 
     def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Answer a 402. What there is to wait for is given back; mostly there is nothing."""
@@ -262,7 +275,7 @@ class X402Addon:
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
         """With a payment, with a refusal, or not at all when the 402 is no challenge or the last word. Never raises."""
-        exchange = handshake.exchange_of(flow)
+        exchange = exchange_of(flow)
         if exchange is None or flow.response is None or self.payer is None:
             return
         if self._service.is_over:
@@ -298,14 +311,14 @@ class X402Addon:
     def response(self, flow: http.HTTPFlow) -> None:
         """Write down what became of a payment."""
         purchase = self._purchases.pop(flow, None)
-        exchange = handshake.exchange_of(flow)
+        exchange = exchange_of(flow)
         if purchase is not None and exchange is not None and not self._service.is_over:
             purchase.finish(answers.outcome(flow, exchange))
             _note(flow, exchange, purchase)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
-        exchange = handshake.exchange_of(flow)
+        exchange = exchange_of(flow)
         purchase = self._purchases.pop(flow, None)
         if exchange is None or flow.error is None:
             return
@@ -321,7 +334,7 @@ class X402Addon:
         """
         hosting.end_quietly()
         for flow, purchase in list(self._purchases.items()):
-            exchange = handshake.exchange_of(flow)
+            exchange = exchange_of(flow)
             if exchange is not None:
                 purchase.break_off(answers.outcome(flow, exchange))
                 _note(flow, exchange, purchase)
@@ -414,7 +427,7 @@ def _check_way(flow: http.HTTPFlow) -> None:
             "paid. Start it without proxy_debug.",
         )
     request = flow.request
-    upstream = handshake.upstream_of(flow)
+    upstream = upstream_of(flow)
     if (request.host, request.port) != upstream:
         raise Refused(
             "upstream_changed",

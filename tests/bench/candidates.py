@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mitmproxy_x402.settings import OPTIONS
+from mitmproxy_x402.settings.options import OPTIONS
 
 from .place import Place
 from .processes import ROOT, Process, Worker, free_port
@@ -146,7 +146,10 @@ def _beside_python(name: str) -> str:
 
 def baseline(checkout: Path) -> Candidate:
     """Another checkout of this project, before or after a change, with the packages of this environment."""
-    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from mitmproxy_x402.cli import main; sys.exit(main())"
+    run = (
+        "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "runpy.run_module('mitmproxy_x402', run_name='__main__', alter_sys=True)"
+    )
     start = ours(how=(sys.executable, "-I", "-c", run, str(checkout.resolve() / "addon"), "serve"))
     return Candidate("baseline", f"the proxy in {checkout.name}, paid", start)
 

@@ -19,12 +19,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `support`, as pytest has it
 
-from mitmproxy_x402.batch import MOST
-from mitmproxy_x402.ledger import Intent, Outcome
-from mitmproxy_x402.ledger_postgres import PostgresLedger
-from mitmproxy_x402.limits import Budget, Scope
+from mitmproxy_x402.deferred import MOST
+from mitmproxy_x402.ledger.interface import Intent, Outcome
+from mitmproxy_x402.ledger.postgres.store import PostgresLedger
+from mitmproxy_x402.limits.limits import Budget, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
-from mitmproxy_x402.settings_ledger import PostgresUrl
+from mitmproxy_x402.settings.ledger_place import PostgresUrl
 from support.postgres import Postgres
 
 INTENT = Intent("POST", "gateway", "/v1/x", "model", Caip2("eip155:8453"), "0xUSDC", "0xSeller", AtomicUnits(1), 1)

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mitmproxy_x402.ledger import Intent, Outcome
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.limits import Budget
+from mitmproxy_x402.ledger.interface import Intent, Outcome
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 
 ROUNDS = 2000

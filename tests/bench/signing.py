@@ -11,14 +11,14 @@ import time
 
 from mitmproxy import http
 
-from mitmproxy_x402 import challenge
-from mitmproxy_x402.held import HeldPayments
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.payer import Payer
-from mitmproxy_x402.policy import Purpose
-from mitmproxy_x402.purchase import Purchase
-from mitmproxy_x402.settings import read_settings
-from mitmproxy_x402.wallet import WalletSources, load_wallets, warm_up
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment import challenge
+from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.retained import HeldPayments
+from mitmproxy_x402.settings.settings import read_settings
+from mitmproxy_x402.wallet.sources import WalletSources, load_wallets, warm_up
 
 from .place import Place
 from .prices import challenge_value

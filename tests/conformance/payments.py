@@ -11,7 +11,9 @@ from mitmproxy_x402.protocol.headers import payment_header, read_payment_require
 from mitmproxy_x402.protocol.messages import PaymentPayload
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.schemes import exact_evm, exact_svm
-from mitmproxy_x402.wallet import EvmWallet, SvmWallet, WalletSources, load_wallets
+from mitmproxy_x402.wallet.evm import EvmWallet
+from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
+from mitmproxy_x402.wallet.svm import SvmWallet
 
 
 def evm_wallet(secret: bytes | None = None) -> EvmWallet:

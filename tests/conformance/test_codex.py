@@ -12,7 +12,7 @@ import pytest
 from mitmproxy_x402.fixtures.matching import Match
 from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.llm import ToolCall, differences, read_answer
-from mitmproxy_x402.recording import Recording, read_recordings
+from mitmproxy_x402.recording.format import Recording, read_recordings
 from support.place import place
 
 FOLDER = Path(__file__).parent / "codex"

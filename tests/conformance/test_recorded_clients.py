@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from mitmproxy_x402.fixtures.server import FixtureServer
-from mitmproxy_x402.recording import Recording, read_recordings
+from mitmproxy_x402.recording.format import Recording, read_recordings
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.proxy import Proxy
 from support.shapes import NAMES, Answers, clients, shape_of

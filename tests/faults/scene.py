@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from mitmproxy_x402.solana_rpc import CACHE_SECONDS
+from mitmproxy_x402.chain.solana_rpc import CACHE_SECONDS
 from support.proxy import EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer
 

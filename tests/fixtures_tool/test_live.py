@@ -11,7 +11,7 @@ import pytest
 
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.server import FixtureServer
-from mitmproxy_x402.recording import RecordingError, read_recordings
+from mitmproxy_x402.recording.format import RecordingError, read_recordings
 from support.patience import eventually
 from support.place import Place, place
 from support.wire import Client, request

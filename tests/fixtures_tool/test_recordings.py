@@ -15,7 +15,7 @@ from mitmproxy_x402.fixtures import comparing
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.plugin import Serve
 from mitmproxy_x402.fixtures.sources import read_sources
-from mitmproxy_x402.recording import Recording, read_recording
+from mitmproxy_x402.recording.format import Recording, read_recording
 from mitmproxy_x402.sandbox.answers import Meaning, meaning
 from support.shapes import NAMES
 from support.wire import Client, Message, Peer, request

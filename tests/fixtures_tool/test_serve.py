@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mitmproxy_x402 import cli
+from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.fixtures.__main__ import main
 from support.recordings import JSON, write_recording
 

@@ -13,7 +13,7 @@ import pytest
 
 from mitmproxy_x402.fixtures.replay import replay_of
 from mitmproxy_x402.fixtures.server import FixtureServer
-from mitmproxy_x402.recording import read_recording, read_recordings
+from mitmproxy_x402.recording.format import read_recording, read_recordings
 from support.recordings import SSE, write_recording
 from support.wire import Client, Message, read_message, request
 

@@ -15,10 +15,11 @@ from solders.pubkey import Pubkey
 from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
-from mitmproxy_x402 import challenge
 from mitmproxy_x402.errors import ChallengeError, PaymentHeaderError, Refused, SettingsError
-from mitmproxy_x402.held import fingerprint
-from mitmproxy_x402.policy import Offer, choose
+from mitmproxy_x402.llm.sse import Event, Parser
+from mitmproxy_x402.payment import challenge
+from mitmproxy_x402.payment.policy import Offer, choose
+from mitmproxy_x402.payment.retained import fingerprint
 from mitmproxy_x402.protocol.headers import (
     payment_header,
     payment_required_header,
@@ -30,8 +31,7 @@ from mitmproxy_x402.protocol.headers import (
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.schemes import exact_evm, exact_svm
-from mitmproxy_x402.settings import read_settings
-from mitmproxy_x402.sse import Event, Parser
+from mitmproxy_x402.settings.settings import read_settings
 
 PAIR = Keypair.from_seed(bytes(range(32)))
 SVM_PAYER = str(PAIR.pubkey())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import vendor_streams as v
 
-from mitmproxy_x402.llm import (
+from mitmproxy_x402.llm import (  # fmt: skip
     Other,
     Reading,
     Reasoning,
@@ -20,7 +20,7 @@ from mitmproxy_x402.llm import (
     answer_text,
     differences,
     read_answer,
-)  # fmt: skip
+)
 
 
 def reading(body: bytes) -> Reading:

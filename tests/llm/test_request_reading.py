@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_stream_reader import KEYS, ODD, UNSAFE, VALUES, mutated
 from vendor_server import Vendor
 
-from mitmproxy_x402.llm import (
+from mitmproxy_x402.llm import (  # fmt: skip
     Media,
     Message,
     Other,
@@ -31,7 +31,7 @@ from mitmproxy_x402.llm import (
     ToolResult,
     read_request,
     request_text,
-)  # fmt: skip
+)
 from support import effort
 
 with warnings.catch_warnings():

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import psycopg
 
-from mitmproxy_x402.ledger import Clock, Ledger
-from mitmproxy_x402.ledger_postgres import PostgresLedger
-from mitmproxy_x402.ledger_sqlite import SqliteLedger
-from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
+from mitmproxy_x402.ledger.interface import Clock, Ledger
+from mitmproxy_x402.ledger.postgres.store import PostgresLedger
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 
 KINDS = ("sqlite", "postgres")
 EPOCH = 1_700_000_000

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from mitmproxy_x402 import handshake
+from mitmproxy_x402.proxy.fast_path import CHEAPER
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of libraries that mitmproxy calls
@@ -19,5 +19,5 @@ __all__ = ["DumpMaster", "Master", "ScriptLoader", "lend"]
 
 def lend(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `economise` changes of mitmproxy's classes will be as before when the test has ended."""
-    for owner, name, _ in handshake.CHEAPER:
+    for owner, name, _ in CHEAPER:
         monkeypatch.setattr(owner, name, getattr(owner, name))

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from mitmproxy_x402.ledger_postgres import PostgresLedger
-from mitmproxy_x402.settings_ledger import PostgresUrl
+from mitmproxy_x402.ledger.postgres.store import PostgresLedger
+from mitmproxy_x402.settings.ledger_place import PostgresUrl
 
 from .wire import free_port
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from solders.keypair import Keypair
 
-from mitmproxy_x402.settings_ledger import LedgerPlace, PostgresUrl
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 
 from .wire import Client
 
@@ -36,7 +36,7 @@ _OWN_PROCESS = f"""
 import os, pathlib, runpy, sys
 if "{_FIRST}" in os.environ:
     runpy.run_path(os.environ.pop("{_FIRST}"))
-from mitmproxy_x402.launch import run_tool
+from mitmproxy_x402.cli.launch import run_tool
 sys.exit(run_tool(pathlib.Path(sys.argv[1]).name, sys.argv[2:]))
 """
 _OWN = (sys.executable, "-I", "-c", _OWN_PROCESS)

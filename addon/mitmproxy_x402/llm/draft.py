@@ -9,9 +9,9 @@ from io import StringIO
 from typing import Any, Literal
 
 from ..protocol.strict_json import Undecodable, shown
-from ..sse import Notes
 from .printing import line
 from .reading import Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from .sse import Notes
 from .values import count, decode, dump, has_half_character, index, joined
 
 MAX_TEXT = 64 * 1024 * 1024

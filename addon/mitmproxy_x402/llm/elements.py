@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..sse import MAX_EVENT, Notes
+from .sse import MAX_EVENT, Notes
 
 _MARK = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')

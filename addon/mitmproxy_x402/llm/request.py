@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..model import read_model
+from ..limits.request_model import read_model
 from ..protocol.strict_json import Undecodable, decode_json
-from ..sse import Notes
 from .asking import Message, Part, RequestReading, ToolResult
 from .parts import chat_call, either, part_of, parts_of, result_of
 from .reading import Dialect, Reasoning, Refusal, Text
+from .sse import Notes
 from .tools import tools_of
 from .values import dump, mapping, sequence, string
 

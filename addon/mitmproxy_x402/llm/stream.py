@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..protocol.strict_json import Undecodable, decode_json
-from ..sse import MAX_EVENT, Notes, Parser
 from .chat import ChatReader
 from .dialects import Reader, dialect_of
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
@@ -16,6 +15,7 @@ from .messages import MessagesReader
 from .printing import error_line
 from .reading import Dialect, Reading
 from .responses import ResponsesReader
+from .sse import MAX_EVENT, Notes, Parser
 from .values import mapping
 
 _READERS: dict[Dialect, type[Reader]] = {

@@ -25,7 +25,8 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from mitmproxy import ctx
 
-from mitmproxy_x402 import held, jobs
+from mitmproxy_x402.payment import jobs
+from mitmproxy_x402.payment import retained as held
 
 REMEMBERED = int(os.environ["SOAK_REMEMBERED"])
 """Failed requests, and live jobs, that are remembered at a time."""

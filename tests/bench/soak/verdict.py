@@ -85,7 +85,7 @@ def _inside(found: Found) -> Iterator[Check]:
     yield _check("containers that the addon's modules and the addon itself keep", aim, over)
     left = [f"{name} with {size}" for name, size in after["held"].items() if name.endswith(_BY_FLOW) and size]
     yield _check("dictionaries by flow", "empty", left)
-    memories = after["kinds"].get("mitmproxy_x402.held.Memory", 0)
+    memories = after["kinds"].get("mitmproxy_x402.payment.retained.Memory", 0)
     yield Check("payments held for a repetition", f"at most {REMEMBERED}", f"{memories}", memories <= REMEMBERED)
 
 
@@ -97,10 +97,10 @@ def _bound(name: str, before: dict[str, Any]) -> int:
 _BY_FLOW = ("._exchanges", "._purchases", "._service._live", "x402service._live")
 _TRANSIENT = (
     "mitmproxy.http.HTTPFlow",
-    "mitmproxy_x402.handshake.X402Stream",
-    "mitmproxy_x402.handshake.Exchange",
-    "mitmproxy_x402.purchase.Purchase",
-    "mitmproxy_x402.polls.Poll",
+    "mitmproxy_x402.proxy.stream.X402Stream",
+    "mitmproxy_x402.proxy.exchange.Exchange",
+    "mitmproxy_x402.payment.purchase.Purchase",
+    "mitmproxy_x402.payment.polls.Poll",
 )
 
 

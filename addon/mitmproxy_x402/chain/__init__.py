@@ -1,0 +1,5 @@
+"""What chains are asked: JSON-RPC clients, blockhashes, balances.
+
+Uses `protocol` and `errors`; knows no settings, ledger or wallet. Everything takes URLs and seconds as plain values,
+and raises RpcError (which shows no more of a URL than its host).
+"""

@@ -1,0 +1,68 @@
+"""How much a wallet has on chain, as RPCs tell. Paying needs none of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import RpcError
+from ..protocol.networks import Asset, Network
+from .json_rpc import Unreachable, json_rpc, origin
+
+_BALANCE_OF = "0x70a08231"
+"""Selector of ERC-20's balanceOf(address)."""
+_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
+
+
+async def balance(network: Network, asset: Asset, owner: str, urls: Sequence[str], seconds: float) -> int:
+    """Atomic units of `asset` that `owner` has, from the first of `urls` that answers; `seconds` is for each question.
+
+    Raises RpcError, which shows no more of a URL than its host.
+    """
+    failures = []
+    for url in urls:
+        try:
+            if network.family == "evm":
+                return await _evm(network, asset, owner, url, seconds)
+            return await _svm(network, asset, owner, url, seconds)
+        except Unreachable as reason:  # noqa: PERF203  (the next is asked)
+            failures.append(f"{origin(url)}: {reason}")
+    raise RpcError("; ".join(failures) or "no RPC is known")
+
+
+async def _evm(network: Network, asset: Asset, owner: str, url: str, seconds: float) -> int:
+    chain = _quantity(await json_rpc(url, seconds, "eth_chainId", []))
+    if chain != network.chain_id:
+        raise Unreachable(f"it serves the chain {chain}, not {network.chain_id}")
+    data = _BALANCE_OF + owner.removeprefix("0x").lower().rjust(64, "0")
+    return _quantity(await json_rpc(url, seconds, "eth_call", [{"to": asset.address, "data": data}, "latest"]))
+
+
+def _quantity(said: object) -> int:
+    if isinstance(said, str) and _QUANTITY.fullmatch(said):
+        return int(said, 16)
+    raise Unreachable("its answer is no number")
+
+
+async def _svm(network: Network, asset: Asset, owner: str, url: str, seconds: float) -> int:
+    try:
+        genesis = await json_rpc(url, seconds, "getGenesisHash", [])
+    except Unreachable as reason:
+        if "error" not in str(reason):  # some gateways serve only a few methods
+            raise
+        genesis = ""
+    if isinstance(genesis, str) and genesis and not genesis.startswith(network.caip2.partition(":")[2]):
+        raise Unreachable("it serves another cluster")
+    parameters: list[object] = [owner, {"mint": asset.address}, {"encoding": "jsonParsed", "commitment": "confirmed"}]
+    return _token_amounts(await json_rpc(url, seconds, "getTokenAccountsByOwner", parameters))
+
+
+def _token_amounts(said: object) -> int:
+    try:
+        accounts = said["value"]  # type: ignore[index]
+        amounts = [account["account"]["data"]["parsed"]["info"]["tokenAmount"]["amount"] for account in accounts]
+        if all(isinstance(amount, str) and re.fullmatch("[0-9]{1,20}", amount) for amount in amounts):
+            return sum(int(amount) for amount in amounts)
+    except (KeyError, TypeError, IndexError):
+        pass
+    raise Unreachable("its answer holds no token accounts")

@@ -1,0 +1,267 @@
+"""`check`: is everything in order for payments? Each line is ok, or says what to do. Signs nothing, pays nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..chain import balance
+from ..chain.json_rpc import Trust, Unreachable
+from ..command_line import PORT, check_upstream, configured_options, gateway_for, read_arguments
+from ..errors import ChallengeError, Refused, RpcError, SettingsError
+from ..ledger.interface import LedgerError
+from ..ledger.opening import open_ledger
+from ..ledger.reading import is_there
+from ..limits.limits import Budget
+from ..payment import policy
+from ..payment.payer import find_wallets
+from ..payment.policy import Offer, Purpose
+from ..protocol.amounts import format_usd
+from ..protocol.messages import AtomicUnits, PaymentRequired
+from ..protocol.networks import Asset, Family, Network
+from ..settings.options import OPTIONS
+from ..settings.settings import Settings, read_settings, unknown_options
+from ..wallet.sources import Wallets
+from . import gateway as check_gateway
+from . import machine as check_machine
+from .gateway import Quote
+from .line import Line, ok, todo
+from .rpcs import remedy, rpcs
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The command line and mitmproxy's own file."""
+
+    upstream: str | None
+    model: str
+    options: Mapping[str, str]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the lines as they become known; 0 if every one is ok. Raises SettingsError: for the command line."""
+    given = _read(arguments)
+    return asyncio.run(_print(given))
+
+
+async def _print(given: _Given) -> int:
+    to_do = 0
+    async for line in lines(given):
+        to_do += not line.good
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    sys.stdout.write("\nAll is ok.\n" if not to_do else f"\n{to_do} to do.\n")
+    return 1 if to_do else 0
+
+
+def _read(arguments: Sequence[str]) -> _Given:
+    model, rest = "", []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--model":
+            model = next(waiting, "")
+            if not model:
+                raise SettingsError("--model: a name must follow")
+        elif argument.startswith("--model="):
+            model = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    given = read_arguments(rest)
+    return _Given(given.upstream, model, {**configured_options(given.options.get("confdir")), **given.options})
+
+
+async def lines(given: _Given) -> AsyncIterator[Line]:
+    """Everything, in order; what cannot be looked at without something before it is left out."""
+    yield check_machine.versions()
+    try:
+        settings = _settings(given.options)
+    except SettingsError as error:
+        yield todo("settings", str(error))
+        return
+    yield ok("settings", _said(settings))
+    try:
+        wallets = find_wallets(settings, os.environ, Path.home())
+    except SettingsError as error:
+        yield todo("wallet", str(error))
+        wallets = Wallets()
+    else:
+        for line in check_machine.wallets(wallets, settings):
+            yield line
+    yield check_machine.ledger(settings)
+    yield _port(given.options)
+    async for line in _beyond(given, settings, wallets):
+        yield line
+
+
+def _settings(options: Mapping[str, str]) -> Settings:
+    known = {option.name for option in OPTIONS}
+    mistyped = unknown_options(name for name in options if name not in known)
+    if mistyped:
+        raise SettingsError(mistyped)
+    return read_settings({name: options.get(name, "") for name in known}, os.environ, cwd=Path.cwd(), home=Path.home())
+
+
+def _said(settings: Settings) -> str:
+    budgets = ", ".join(str(budget) for budget in settings.budgets)
+    limits = f"at most {format_usd(settings.max_request)} USD a request, budget {budgets}"
+    more = f" and {len(settings.limits)} [[limit]]" if settings.limits else ""
+    where = f" (from {settings.file})" if settings.file else ""
+    return f"{limits}{more}{where}{'; dry run: nothing will be paid' if settings.dry_run else ''}"
+
+
+def _port(options: Mapping[str, str]) -> Line:
+    number, host = options.get("listen_port", str(PORT)), options.get("listen_host") or "127.0.0.1"
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+        return todo("port", f"-p {number!r:.40}: expected a port from 1 to 65535.")
+    return check_machine.port(host, int(number))
+
+
+async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncIterator[Line]:
+    """What only the network can tell."""
+    options = given.options
+    try:
+        upstream = _upstream(given, wallets)
+    except SettingsError as error:
+        yield todo("gateway", str(error))
+        return
+    if options.get("ssl_insecure", "").lower() == "true":
+        yield todo("gateway", "ssl_insecure is on, so nothing would be paid: leave it off.")
+    trust = Trust(
+        options.get("ssl_verify_upstream_trusted_ca") or None,
+        options.get("ssl_verify_upstream_trusted_confdir") or None,
+    )
+    try:
+        reached = await check_gateway.reach(upstream, trust)
+    except Unreachable as reason:
+        yield todo("gateway", f"{upstream}: {reason}. Without it nothing works: see your connection, or --upstream.")
+        return
+    tls = "TLS verified" if upstream.startswith("https:") else "on this machine, without TLS"
+    yield ok("gateway", f"{upstream} answers ({tls})")
+    yield _clock(reached.skew)
+    try:
+        models = (given.model,) if given.model else reached.models
+        quote = await check_gateway.quote(upstream, trust, models)
+    except Unreachable as reason:
+        yield todo("quote", f"{upstream}{check_gateway.PATH}: {reason}. Try again, or another --model NAME.")
+        return
+    families: set[Family] = {family for family in _FAMILIES if wallets.for_family(family) is not None}
+    offer: Offer | None = None
+    for line in _judge(quote, upstream, settings, families):
+        if isinstance(line, Offer):
+            offer = line
+        else:
+            yield line
+    async for line in _balances(quote.required, offer, settings, wallets):
+        yield line
+
+
+_FAMILIES: tuple[Family, ...] = ("evm", "svm")
+
+
+def _upstream(given: _Given, wallets: Wallets) -> str:
+    """Where the proxy would send requests, as `serve` decides it."""
+    mode = given.options.get("mode", "")
+    if mode:
+        if not mode.startswith("reverse:"):
+            raise SettingsError(f"--mode {mode!r:.60}: payments are made with --mode reverse:URL only.")
+        return check_upstream(mode.removeprefix("reverse:"))
+    named = given.upstream or os.environ.get("X402_UPSTREAM")
+    return check_upstream(named) if named else gateway_for(wallets)
+
+
+def _clock(skew: int | None) -> Line:
+    if skew is None:
+        return ok("clock", "the gateway does not say its time, so this was not compared")
+    if abs(skew) <= check_gateway.MAX_SKEW:
+        return ok("clock", f"differs from the gateway's by {abs(skew)} s")
+    way = "ahead of" if skew > 0 else "behind"
+    return todo(
+        "clock", f"is {abs(skew)} s {way} the gateway's, and payments are valid for minutes only: set this clock."
+    )
+
+
+def _judge(quote: Quote, upstream: str, settings: Settings, families: set[Family]) -> Iterator[Line | Offer]:
+    """What would be paid and whether it would; the offer too, for the balance."""
+    what = f"POST {check_gateway.PATH} ({quote.model})" if quote.model else check_gateway.PATH
+    if quote.required is None:
+        yield todo("quote", f"{what}: {quote.reason}. Name a model that costs something: --model NAME.")
+        return
+    purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
+    try:
+        offer = policy.choose(quote.required, settings, families or (set(_FAMILIES) if settings.dry_run else set()))
+        yield offer
+        budgets = policy.admit(offer, purpose, settings)
+        full = _full(offer, budgets, settings)
+    except (Refused, ChallengeError, LedgerError) as error:
+        yield todo("quote", f"{what}: {error}")
+        return
+    asked = f"{what} costs {offer}, paid to {offer.requirement.pay_to:.64}"
+    if full:
+        yield todo("quote", f"{asked}; {full}")
+    else:
+        yield ok("quote", f"{asked}; {'not paid, dry run' if settings.dry_run else 'your limits let it pass'}")
+
+
+def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
+    """The first budget that has no room for `offer`, and what to do; empty when all have."""
+    spent = [0 for _ in budgets]
+    if is_there(settings.ledger):
+        with closing(open_ledger(settings.ledger)) as ledger:
+            spent = ledger.spent_of(budgets)
+    full = [each for each in zip(budgets, spent, strict=True) if each[1] + offer.micro_usd > each[0].micro_usd]
+    return _no_room(*full[0]) if full else ""
+
+
+def _no_room(budget: Budget, spent: int) -> str:
+    return f"{format_usd(spent)} of the budget of {budget} are spent: wait, or raise x402_budget."
+
+
+async def _balances(
+    required: PaymentRequired | None, offer: Offer | None, settings: Settings, wallets: Wallets
+) -> AsyncIterator[Line]:
+    """The wallet's money on each network that the gateway takes payment on; that of `offer` must do for it."""
+    for network, asset in _payable(required, settings):
+        purse = wallets.for_family(network.family)
+        chosen = offer is not None and (network.caip2, asset) == (offer.network.caip2, offer.asset)
+        urls = rpcs(network, settings)
+        if purse is None or not (urls or chosen):
+            continue
+        try:
+            units = await balance.balance(network, asset, purse.address, urls, settings.rpc_timeout)
+        except RpcError as error:
+            yield todo("balance", f"{network.name}: {error}. To see it, {remedy(network)}.")
+            continue
+        has = f"{format_usd(_micro_usd(asset, units))} {asset.symbol} on {network.name}"
+        price = offer.requirement.amount if offer is not None and chosen else 0
+        if units < price:
+            yield todo("balance", f"{has}, less than such a request costs: send {asset.symbol} to {purse.address}.")
+        else:
+            enough = f", enough for {units // price} such requests" if price else ""
+            yield ok("balance", f"{has}{enough}")
+
+
+def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple[Network, Asset]]:
+    """What the gateway takes and the table knows; without a quote, the networks that the user prefers."""
+    if required is None:
+        names = settings.preference or ("base", "solana")
+        rows = [row for row in map(settings.networks.get, names) if row is not None]
+        return [(row, row.assets[0]) for row in rows if row.assets]
+    found = {}
+    for requirement in required.accepts:
+        network = settings.networks.get(requirement.network)
+        asset = network and network.asset(requirement.asset)
+        if network and asset and requirement.scheme == policy.SCHEME:
+            found[network.caip2, asset.address] = (network, asset)
+    return list(found.values())
+
+
+def _micro_usd(asset: Asset, units: int) -> int:
+    """`units` in millionths of a dollar, rounded down: a balance is not made better than it is."""
+    if asset.decimals <= 6:
+        return asset.micro_usd(AtomicUnits(units))
+    return units // int(10 ** (asset.decimals - 6))

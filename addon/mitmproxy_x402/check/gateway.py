@@ -1,0 +1,103 @@
+"""What `check` finds out about the gateway: is it there, what time does it have, what does it ask for a request?"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from tornado.httpclient import HTTPResponse
+
+from ..chain.json_rpc import Trust, ask
+from ..errors import ChallengeError
+from ..protocol.headers import PAYMENT_REQUIRED, read_payment_required
+from ..protocol.messages import PaymentRequired
+
+SECONDS = 15
+"""For one answer; quotes are asked for without work being done, so they come fast."""
+MAX_SKEW = 60
+"""Seconds by which this clock may differ: signatures are valid for minutes, and the gateway has its own limits."""
+TRIES = 3
+"""Models whose price is asked; free ones have none."""
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The gateway answered."""
+
+    status: int
+    models: tuple[str, ...]
+    """That it lists, those first that do not say that they are free. Empty: it lists none that could be read."""
+    skew: int | None
+    """Seconds by which this machine's clock is ahead of the gateway's; None: it does not say its time."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What came of a request without a payment."""
+
+    model: str
+    required: PaymentRequired | None
+    status: int
+    reason: str = ""
+    """Why `required` is None."""
+
+
+async def reach(upstream: str, trust: Trust) -> Reached:
+    """Ask for the models, which is free. Raises Unreachable."""
+    asked = time.time()
+    response = await ask(f"{upstream}/v1/models", SECONDS, trust=trust)
+    return Reached(response.code, _models(response), _skew(response, (asked + time.time()) / 2))
+
+
+def _models(response: HTTPResponse) -> tuple[str, ...]:
+    try:
+        rows = json.loads(response.body or b"")["data"]
+        names = [row["id"] for row in rows]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    usable = [name for name in names if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200]
+    return tuple(sorted(usable, key=lambda name: "free" in name.lower()))
+
+
+def _skew(response: HTTPResponse, now: float) -> int | None:
+    try:
+        theirs = parsedate_to_datetime(response.headers.get("Date", ""))
+    except (ValueError, TypeError):
+        return None
+    if theirs.tzinfo is None:
+        theirs = theirs.replace(tzinfo=timezone.utc)
+    # The header has whole seconds, cut off.
+    return round(now - theirs.timestamp() - 0.5)
+
+
+async def quote(upstream: str, trust: Trust, models: tuple[str, ...]) -> Quote:
+    """The price of a small chat request, for the first of `models` that has one. Raises Unreachable."""
+    last = Quote("", None, 0, "no model is known to ask for")
+    for model in models[:TRIES]:
+        body = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+        response = await ask(upstream + PATH, SECONDS, body, trust)
+        last = _read(model, response)
+        if last.required is not None or response.code != 200:
+            return last
+    return last
+
+
+def _read(model: str, response: HTTPResponse) -> Quote:
+    if response.code != 402:
+        reason = "answered without asking for payment" if response.code == 200 else f"answered {response.code}"
+        return Quote(model, None, response.code, reason)
+    try:
+        required = read_payment_required(response.headers.get(PAYMENT_REQUIRED), response.body or b"")
+    except ChallengeError as error:
+        return Quote(model, None, 402, f"asks in a way that cannot be paid: {error}")
+    return Quote(model, required, 402, "" if required else "answered 402 without saying how to pay")
+
+
+def host_of(upstream: str) -> str:
+    """The host of a URL."""
+    return urlsplit(upstream).hostname or ""

@@ -1,0 +1,108 @@
+"""What `check` finds out about this machine: versions, wallet, ledger, port."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+
+from mitmproxy import version
+
+from .. import __version__
+from ..command_line import port_is_free
+from ..errors import SettingsError
+from ..ledger.interface import LedgerError
+from ..ledger.opening import require_driver
+from ..ledger.reading import read_entries
+from ..ledger.sqlite.store import SqliteLedger
+from ..proxy.self_check import self_check
+from ..settings.ledger_place import PostgresUrl
+from ..settings.settings import Settings
+from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
+from .line import Line, ok, todo
+
+PYTHONS = ((3, 10), (3, 13))
+PROBE_SECONDS = 3
+_STRANGER = "https://check.invalid"
+"""An origin that no proxy of ours lets spend: its refusal tells that it is one, and goes no further."""
+
+
+def versions() -> Line:
+    """Whether Python and mitmproxy are ones that this was written for."""
+    found = f"Python {platform.python_version()}, mitmproxy {version.VERSION}, mitmproxy-x402 {__version__}"
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        return todo("versions", f"{found}. Python 3.10 to 3.13 is needed: set X402_PYTHON to one.")
+    try:
+        self_check()
+    except SettingsError as error:
+        return todo("versions", str(error))
+    return ok("versions", found)
+
+
+def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
+    """Who pays, and what others could read."""
+    for family, purse in (("evm", found.evm), ("svm", found.svm)):
+        if purse is not None:
+            names = ", ".join(network.name for network in settings.networks if network.family == family)
+            yield ok("wallet", f"{purse.address} pays on {names} (from {purse.source})")
+    if found.evm is None and found.svm is None:
+        yield todo("wallet", f"none found: set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file.")
+        return
+    warnings = (*found.warnings, *settings.warnings)
+    for warning in warnings:
+        yield todo("key files", warning)
+    if not warnings:
+        yield ok("key files", "no other user can read them")
+
+
+def ledger(settings: Settings) -> Line:
+    """Whether payments can be written down: without that none is made."""
+    path = settings.ledger
+    if isinstance(path, PostgresUrl):
+        return _database(path)
+    if not path.exists():
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+            return todo("ledger", f"{path} cannot be made: {parent} is not writable. Another file: x402_ledger.")
+        return ok("ledger", f"{path} will be made when the proxy starts")
+    try:
+        entries = read_entries(path)
+        SqliteLedger(path).close()
+    except LedgerError as error:
+        return todo("ledger", str(error))
+    return ok("ledger", f"{path} is writable and holds {len(entries)} payment{'' if len(entries) == 1 else 's'}")
+
+
+def _database(url: PostgresUrl) -> Line:
+    try:
+        require_driver(url)
+    except LedgerError as error:
+        return todo("ledger", str(error))
+    from . import database as check_database  # noqa: PLC0415 - needs psycopg
+
+    return check_database.ledger(url)
+
+
+def port(host: str, number: int) -> Line:
+    """Whether the proxy can listen there, or one of ours does already."""
+    where = f"{number} of {host}"
+    if port_is_free(host, number):
+        return ok("port", f"{where} is free")
+    if _is_ours(host, number):
+        return ok("port", f"{where} has a proxy of ours running")
+    return todo("port", f"{where} is taken by another program, or not yours to take. Another port: -p {number + 1}")
+
+
+def _is_ours(host: str, number: int) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (asked, not listened on)
+    try:
+        with closing(HTTPConnection(host, number, timeout=PROBE_SECONDS)) as connection:
+            connection.request("GET", "/", headers={"Origin": _STRANGER})
+            answer = json.loads(connection.getresponse().read(4096))
+        return bool(answer["error"]["type"] == "x402_refused")
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,149 @@
+"""Starts mitmdump, mitmweb or mitmproxy with the addon, before the gateway that the wallet at hand can pay."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..command_line import (
+    PORT,
+    WEB_PORT,
+    Arguments,
+    check_upstream,
+    configured_options,
+    gateway_for,
+    port_is_free,
+    read_arguments,
+)
+from ..errors import SettingsError
+from ..payment import payer
+from ..settings.options import OPTIONS
+from ..settings.settings import read_settings
+from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
+
+QUESTIONS = ("--commands", "--version")
+"""Arguments after which mitmproxy prints something and ends: they need neither wallet nor port."""
+
+
+NO_WALLET = """\
+no wallet found, and without one nothing can be paid.
+
+  Pay on Solana: put the key into {svm}, or into ~/.blockrun/.solana-session
+  Pay on Base:   put the key into {evm}, or into ~/.blockrun/.session
+  A key file or an Ethereum keystore of your own: --set x402_solana_key_file=FILE, x402_evm_key_file, x402_keystore
+
+A few dollars of USDC are enough; keep no more there than you can lose.
+To look first, without any wallet: {program} sandbox"""
+
+
+def mitmproxy_arguments(door: Path, upstream: str | None, given: Arguments, configured: Mapping[str, str]) -> list[str]:
+    """The command line for mitmproxy, where neither the user's own (`given`) nor mitmproxy's file says otherwise."""
+    ours = ["-s", str(door)]
+    if "mode" not in given.options and upstream is not None:
+        ours += ["--mode", f"reverse:{upstream}"]
+    if "listen_port" not in given.options:
+        ours += ["--listen-port", str(PORT)]
+    # The addon sees to these by itself, but only once the port is open already.
+    if "listen_host" not in {*given.options, *configured}:
+        ours += ["--listen-host", "127.0.0.1"]
+    return [*ours, *given.passed_on]
+
+
+def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> int:
+    """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: for what stops the start."""
+    given = read_arguments(arguments)
+    if "--options" in given.passed_on:
+        return _list_options(tool, given.passed_on)
+    if any(question in given.passed_on for question in QUESTIONS):
+        return run_tool(tool, ["-s", str(door), *given.passed_on])
+    configured = configured_options(given.options.get("confdir"))
+    named = given.upstream or os.environ.get("X402_UPSTREAM") or None
+    upstream = None
+    if "mode" not in given.options:
+        if named is not None:
+            upstream = check_upstream(named)
+        wallets = find_wallets({**configured, **given.options}, program)
+        upstream = upstream or gateway_for(wallets)
+    elif given.upstream is not None:
+        raise SettingsError("--upstream and --mode both say where requests go; keep one")
+    _check_port({**configured, **given.options}, program)
+    if tool == "mitmweb":
+        _check_web_port(given.options, program)
+    return run_tool(tool, mitmproxy_arguments(door, upstream, given, configured))
+
+
+def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
+    """The wallets that the addon will find. Raises SettingsError: when there is none to pay with, with what to do."""
+    home = Path.home()
+    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
+    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
+    wallets = payer.find_wallets(settings, os.environ, home)
+    if wallets.evm is None and wallets.svm is None and not settings.dry_run:
+        raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
+    return wallets
+
+
+def _check_port(options: Mapping[str, str], program: str) -> None:
+    port = options.get("listen_port", str(PORT))
+    host = options.get("listen_host") or "127.0.0.1"
+    if port.isascii() and port.isdigit() and 0 < int(port) < 65536 and not port_is_free(host, int(port)):
+        raise SettingsError(
+            f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
+            f"Another port: {program} -p {int(port) + 1}"
+        )
+
+
+def _check_web_port(options: Mapping[str, str], program: str) -> None:
+    """mitmweb itself ends with a traceback."""
+    from ..proxy.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
+
+    mine = {**file_options(options.get("confdir", "~/.mitmproxy")), **options}
+    host, port = str(mine.get("web_host", "127.0.0.1")), str(mine.get("web_port", WEB_PORT))
+    if port.isascii() and port.isdigit() and 0 < int(port) < 65536 and not port_is_free(host, int(port)):
+        raise SettingsError(
+            f"port {port} of {host}, for mitmweb's page, is taken or not ours to take; perhaps another mitmweb is "
+            f"running. Another port: {program} web --web-port {int(port) + 1}"
+        )
+
+
+def run_tool(tool: str, arguments: Sequence[str]) -> int:
+    """Hand the process over to mitmproxy: from here on Ctrl-C, output and exit code are its own."""
+    sys.argv = [tool, *arguments]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that is piped is read while it grows
+    logging.getLogger("asyncio").addFilter(_says_something)
+    from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
+
+    from ..proxy import mitmproxy_defaults as hosting  # noqa: PLC0415  (the same)
+
+    hosting.own_process = True
+    tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
+    return tools[tool](list(arguments)) or 0
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """At the end every connection that is open may say that it was cancelled, or that it has not ended."""
+    if record.getMessage().startswith("Task was destroyed but it is pending!"):
+        return False
+    return not record.exc_info or record.exc_info[0] is not asyncio.CancelledError  # asyncio itself passes False
+
+
+def _list_options(tool: str, arguments: Sequence[str]) -> int:
+    """mitmproxy's options, then ours in the same form: mitmproxy 11 does not load scripts for its list."""
+    try:
+        run_tool(tool, arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    from mitmproxy import optmanager  # noqa: PLC0415  (slow to import)
+
+    ours = optmanager.OptManager()
+    for option in OPTIONS:
+        ours.add_option(option.name, str, option.default, option.help)
+    optmanager.dump_defaults(ours, sys.stdout)
+    return 0

@@ -1,0 +1,307 @@
+"""The verbs: `./run.sh VERB`, `mitmproxy-x402 VERB` and `python -m mitmproxy_x402 VERB` are the same.
+
+Nothing but the standard library is imported before a verb needs it: the help works without anything installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .. import __version__
+from ..errors import X402Error
+
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+USAGE_ERROR = 2
+
+HELP = """\
+usage: {prog} [VERB] [ARGUMENTS]
+
+Pays x402 challenges, so that any HTTP client can use a gateway that charges per request.
+
+verbs:
+  serve      the proxy on http://127.0.0.1:4402 (also without a verb)
+  web        the same in mitmweb, with its window in the browser
+  tui        the same in mitmproxy, with its window in the terminal
+  sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
+  report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
+  check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
+  fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
+  test       the project's tests (only in a checkout)
+  bench      how fast it is, beside mitmproxy alone and other paying clients (only in a checkout)
+  path       print the script for `mitmdump -s`
+
+Further arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
+`{prog} VERB --help` says more about one. `{prog} --version` prints the version.
+"""
+
+SERVE_HELP = """\
+usage: {prog} {verb} [--upstream URL] [MITMPROXY ARGUMENTS]
+
+{first}
+
+The gateway is --upstream, else the variable X402_UPSTREAM, else the one that the wallet found can pay:
+https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. It must be https, or on loopback.
+
+The wallet comes from BLOCKRUN_WALLET_KEY, BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session (EVM), and from
+SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from a file that an option names.
+
+Further arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
+`{prog} {verb} --options` lists every option with its help, those of this addon begin with x402_.
+A --mode of your own replaces the gateway and its checks.
+"""
+
+SANDBOX_HELP = """\
+usage: {prog} sandbox [--once] [--web] [--network NAME] [MITMPROXY ARGUMENTS]
+
+Starts a gateway that charges play money (port 4420) and the real proxy before it (port 4402) with a throw-away
+wallet, sends one streamed request with a tool call, shows the answer arriving and what was paid, and goes on
+serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not touched; no network is used.
+
+  --once           end after that one request; the exit code says whether it was paid and complete
+  --web            the proxy in mitmweb, whose page shows that request and all that follow
+  --network NAME   base-sepolia (default), solana-devnet, or both
+"""
+
+REPORT_HELP = """\
+usage: {prog} report [--since DATE | --days N] [--json | --csv | --html [FILE]] [--ledger FILE] [--set NAME=VALUE]
+
+Says what was spent, as the ledger has it: today, this month, by day, by model and by network. Only what was settled is
+added up; payments whose outcome is unknown are listed apart. Days and months are those of this machine's time zone.
+
+  --since DATE     from that day on, as in 2026-11-01
+  --days N         the last N days; 1 is today alone
+  --json           the same as JSON: amounts in decimal dollars, and in whole millionths
+  --csv            every payment, one line each
+  --html [FILE]    one page with a chart that needs nothing else, in FILE or x402-report.html; - prints it
+  --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
+  --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
+
+The ledger is only read, also while proxies pay from it.
+"""
+
+CHECK_HELP = """\
+usage: {prog} check [--upstream URL] [--model NAME] [MITMPROXY ARGUMENTS]
+
+Checks, with the arguments that you would give to serve, that payments will work: versions, settings, wallet and the
+rights of its files, ledger, port, gateway (reached with TLS verified), clock, the price of one small request and
+whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or says what to do.
+
+Nothing is paid and nothing is signed. The gateway gets a few requests without a payment, the RPCs of the networks that
+it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
+
+  --model NAME     the model to ask the price of; otherwise one that the gateway lists
+"""
+
+TEST_HELP = """\
+usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
+
+Runs the project's tests, in two processes; on two cores this takes less than five minutes. Further arguments go to
+pytest: -k NAME, -x, -n 4, a file, ...
+
+  --thorough         all there is, as .ci/run does: every fault at every point, more seeds, sequences and examples
+  --own              the proxies of the tests are started as ./run.sh does, and not by mitmdump -s
+  --ledger postgres  the proxies of the tests keep their ledger in a PostgreSQL server of the tests' own
+"""
+
+BENCH_HELP = """\
+usage: {prog} bench [--quick] [--cells NAMES] [--candidates NAMES] [--rounds N] [--requests N] [--baseline DIR]
+       {pad} [--write [DIR]] [--render] [--profile NAME] [--soak [SECONDS]] [--seed N]
+
+Measures the proxy beside bare mitmproxy, and beside other clients and proxies that pay, and prints tables. All of it
+takes about a quarter of an hour. The others are installed by name from their registries into .bench/; otherwise nothing
+leaves this machine, no wallet of yours is touched, and nothing is spent.
+
+  --quick             smaller blocks and fewer rounds, about two minutes
+  --cells NAMES       only these kinds of load and figures, separated by commas: ttfb, rps, stream, signing, ...
+  --candidates NAMES  only these in the kinds of load: mitmdump, ours, blockrun-litellm, ...; a wrong name lists all
+  --rounds N          how often each block is measured
+  --requests N        requests in each block, whatever its usual size
+  --baseline DIR      another checkout of this project, measured beside this one
+  --write [DIR]       write README.md, overview.svg and results.json into DIR or docs/benchmark
+  --render            measure nothing, write that page anew from its results.json
+  --profile NAME      measure nothing, say where the time of this candidate goes
+  --soak [SECONDS]    load with faults and clients that leave, for ten minutes: does anything leak, do the books agree?
+  --seed N            what a soak draws its requests and faults from
+"""
+
+PATH_HELP = """\
+usage: {prog} path
+
+Prints the path of the script that mitmproxy loads:
+  mitmdump -s "$({prog} path)" --mode reverse:https://sol.blockrun.ai
+"""
+
+FIRST_LINES = {
+    "serve": "Starts the proxy that pays, on http://127.0.0.1:4402 unless -p or --listen-host say otherwise.",
+    "web": "As serve, in mitmweb: every request to look at, in the browser.",
+    "tui": "As serve, in mitmproxy: every request to look at, in the terminal.",
+}
+TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
+"""mitmproxy's three programs by our verbs."""
+
+
+def program() -> str:
+    """How the user calls us."""
+    return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
+
+
+def door() -> Path:
+    """The script for `mitmdump -s`: `addon/x402.py` of a checkout, or the copy that a wheel carries."""
+    package = Path(__file__).resolve().parents[1]
+    carried = package / "door" / "x402.py"
+    return carried if carried.is_file() else package.parent / "x402.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code. Never a traceback for what a user can cause."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output went away; the interpreter must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except X402Error as error:
+        return _fail(str(error))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else "serve"
+    if first in {"-h", "--help", "help"}:
+        return _print(HELP.format(prog=program()))
+    if first == "--version":
+        return _print(f"mitmproxy-x402 {__version__}\n")
+    verb, rest = ("serve", arguments) if first.startswith("-") else (first, arguments[1:])
+    if verb not in VERBS:
+        return _unknown_verb(verb)
+    if "-h" in rest or "--help" in rest:
+        return _print(_help_of(verb))
+    return VERBS[verb](verb, rest)
+
+
+def _help_of(verb: str) -> str:
+    if verb in TOOLS:
+        return SERVE_HELP.format(prog=program(), verb=verb, first=FIRST_LINES[verb])
+    if verb == "fixtures":
+        from ..fixtures.usage import HELP as FIXTURES_HELP  # noqa: PLC0415  (nothing but the text)
+
+        return FIXTURES_HELP.format(prog=f"{program()} fixtures")
+    texts = {
+        "sandbox": SANDBOX_HELP,
+        "report": REPORT_HELP,
+        "check": CHECK_HELP,
+        "test": TEST_HELP,
+        "bench": BENCH_HELP,
+        "path": PATH_HELP,
+    }
+    return texts[verb].format(prog=program(), pad=" " * len(f"{program()} {verb}"))
+
+
+def _serve(verb: str, arguments: list[str]) -> int:
+    from . import launch  # noqa: PLC0415  (imports what must be installed)
+
+    return launch.serve(TOOLS[verb], arguments, door=door(), program=program())
+
+
+def _sandbox(_: str, arguments: list[str]) -> int:
+    from . import sandbox as demo  # noqa: PLC0415  (imports what must be installed)
+
+    return demo.run(arguments)
+
+
+def _report(_: str, arguments: list[str]) -> int:
+    from . import report as report_cli  # noqa: PLC0415  (imports what must be installed)
+
+    try:
+        return report_cli.run(arguments)
+    except report_cli.UsageError as error:
+        return _fail(f"report {error}", USAGE_ERROR)
+
+
+def _check(_: str, arguments: list[str]) -> int:
+    from ..check import check  # noqa: PLC0415  (imports what must be installed)
+
+    return check.run(arguments)
+
+
+def _fixtures(_: str, arguments: list[str]) -> int:
+    from ..fixtures import __main__ as fixtures  # noqa: PLC0415  (imports what must be installed)
+
+    return fixtures.main(arguments, f"{program()} fixtures")
+
+
+def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a function that never returns)
+    if not _enter_checkout():
+        return _fail("the tests are not installed; they run in a checkout: ./run.sh test")
+    parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "2"]
+    # Each process takes neighbours, which share proxies; who is done first takes from the other.
+    _become([sys.executable, "-I", "-m", "pytest", "--dist", "worksteal", *parallel, *arguments])
+
+
+def _bench(_: str, arguments: list[str]) -> int:  # noqa: RET503  (as above)
+    if not _enter_checkout():
+        return _fail("the benchmark is not installed; it runs in a checkout: ./run.sh bench")
+    # Not -I, which would hide the checkout's own tests.bench; the two others keep the user's settings away.
+    _become([sys.executable, "-E", "-s", "-m", "tests.bench", *arguments])
+
+
+def _enter_checkout() -> bool:
+    """Make the checkout that this package lies in the working folder; False where it does not lie in one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
+        return False
+    os.chdir(root)
+    return True
+
+
+def _become(command: list[str]) -> NoReturn:
+    """`command` takes our place: its Ctrl-C, its output and its exit code. It sees none of the user's settings."""
+    sys.stdout.flush()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("X402_")}
+    os.execve(command[0], command, environ)  # noqa: S606  (no shell is wanted)
+
+
+def _path(_: str, arguments: list[str]) -> int:
+    if arguments:
+        return _fail(f"path takes no arguments, got {' '.join(arguments):.60}", USAGE_ERROR)
+    return _print(f"{door()}\n")
+
+
+def _unknown_verb(verb: str) -> int:
+    from ..settings.suggest import nearest  # noqa: PLC0415  (rarely needed)
+
+    near = nearest(verb, list(VERBS))
+    hint = f"did you mean {near}?" if near else f"known are {', '.join(VERBS)}."
+    return _fail(f"there is no verb {verb!r:.60}; {hint} See {program()} --help.", USAGE_ERROR)
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+def _fail(message: str, code: int = 1) -> int:
+    sys.stderr.write(f"{program()}: {message}\n")
+    return code
+
+
+VERBS: dict[str, Callable[[str, list[str]], int]] = {
+    "serve": _serve,
+    "web": _serve,
+    "tui": _serve,
+    "sandbox": _sandbox,
+    "report": _report,
+    "check": _check,
+    "fixtures": _fixtures,
+    "test": _test,
+    "bench": _bench,
+    "path": _path,
+}

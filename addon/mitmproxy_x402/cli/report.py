@@ -1,0 +1,140 @@
+"""`report`: what was spent, on the terminal or as a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from ..command_line import read_arguments
+from ..errors import SettingsError
+from ..ledger.reading import Entry, is_there, read_entries
+from ..report import html as report_html
+from ..report import sums as report
+from ..report import text as report_text
+from ..settings.ledger_place import LedgerPlace, ledger_place
+from ..settings.options import OPTIONS
+from ..settings.settings import read_settings
+from ..settings.values import Given
+
+HTML_FILE = "x402-report.html"
+
+
+class UsageError(SettingsError):
+    """The command line makes no sense."""
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    form: str
+    """`text`, `json`, `csv` or `html`."""
+    html: str
+    since: date | None
+    days: int | None
+    ledger: str
+    options: dict[str, str]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print or write the report. Raises UsageError, SettingsError and LedgerError."""
+    choice = _read(arguments)
+    ours = {option.name: choice.options.get(option.name, "") for option in OPTIONS}
+    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
+    place = settings.ledger
+    if choice.ledger:
+        place = ledger_place(Given("--ledger", choice.ledger, Path.cwd(), Path.home()))
+    now = datetime.now().astimezone()
+    since = choice.since
+    if choice.days is not None:
+        since = now.date() - timedelta(days=choice.days - 1)
+    made = report.make(_entries(place, choice), now, ledger=str(place), since=since, networks=settings.networks)
+    if choice.form == "html":
+        _write(choice.html, report_html.page(made), place)
+    elif choice.form == "text":
+        _say(report_text.table(made, colour=_has_colour(), blocks=_has_blocks()))
+    else:
+        _say(report_text.as_json(made) if choice.form == "json" else report_text.as_csv(made))
+    return 0
+
+
+def _entries(place: LedgerPlace, choice: _Choice) -> list[Entry]:
+    """The ledger's rows. Where nobody named one, none at all is the same as an empty one: nothing was paid yet."""
+    if not choice.ledger and not choice.options.get("x402_ledger") and not is_there(place):
+        return []
+    return read_entries(place)
+
+
+def _read(arguments: Sequence[str]) -> _Choice:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv")
+    form.add_argument("--html", nargs="?", const=HTML_FILE, default="", metavar="FILE")
+    period = parser.add_mutually_exclusive_group()
+    period.add_argument("--since", default="")
+    period.add_argument("--days", default="")
+    parser.add_argument("--ledger", default="")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    given = parser.parse_args(list(arguments))
+    options = dict(read_arguments([part for text in given.settings for part in ("--set", text)]).options)
+    unknown = sorted(set(options) - {option.name for option in OPTIONS})
+    if unknown:
+        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
+    form_of = "html" if given.html else given.form or "text"
+    return _Choice(form_of, given.html, _date(given.since), _days(given.days), given.ledger, options)
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise UsageError(f"--since {text!r:.40}: expected a date such as 2026-11-01") from None
+
+
+def _days(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 36_500):
+        raise UsageError(f"--days {text!r:.40}: expected a number of days such as 30; 1 is today alone")
+    return int(text)
+
+
+def _write(name: str, text: str, ledger: LedgerPlace) -> None:
+    if name == "-":
+        _say(text)
+        return
+    file = Path(name).expanduser()
+    its_own = isinstance(ledger, Path) and ledger.exists() and file.exists() and file.samefile(ledger)
+    if file.is_dir() or its_own:
+        raise SettingsError(
+            f"--html {file}: is {'a folder' if file.is_dir() else 'the ledger itself'}; name another file."
+        )
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf8") as out:  # noqa: PTH123
+            out.write(text)
+    except OSError as error:
+        raise SettingsError(f"--html {file}: cannot be written: {error.strerror}.") from None
+    _say(f"{file.resolve()}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _has_colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _has_blocks() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -1,0 +1,356 @@
+"""`sandbox`: a gateway for play money, the real proxy before it, and one paid request shown as it happens.
+
+The proxy is a process of its own, started as a user would start it. Nothing of the user's is touched: the wallet is
+made here and handed over by environment, configuration and certificates live in a directory that goes away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+from ..command_line import PORT, WEB_PORT, port_is_free, read_arguments
+from ..errors import SettingsError, X402Error
+from ..protocol.amounts import format_usd
+from ..protocol.networks import BUILT_IN
+from ..sandbox import Sandbox, SandboxConfig
+from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
+
+SETTLED_LATE = """\
+           the gateway settled it after the stream's last byte and could not say so in it: the proxy, whose word the
+           report takes, calls it unknown
+"""
+GATEWAY_PORT = 4420
+NETWORKS = {
+    "base-sepolia": ("base-sepolia",),
+    "solana-devnet": ("solana-devnet",),
+    "both": ("base-sepolia", "solana-devnet"),
+}
+START_SECONDS = 60
+"""A cold start of mitmproxy on a slow disk takes many seconds; more is a hang."""
+STOP_SECONDS = 10
+SETTLE_SECONDS = 10
+"""A stream's payment may settle just after its last byte."""
+PAUSE_SECONDS = 0.05
+"""Between the events of the demo's stream, so that a person sees it arrive."""
+
+_CHATTER = re.compile(r"(client|server) (dis)?connect|Streaming response|Loading script|content missing")
+_CLOCK = re.compile(r"^\[[0-9:.]+\](\[[0-9.:]+\])? *")
+
+QUESTION = "Do I need an umbrella in Oslo this week?"
+_PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Bergen", "Oslo"]},
+        "days": {"type": "integer", "minimum": 7},
+        "unit": {"type": "string", "enum": ["fahrenheit", "celsius"]},
+    },
+    "required": ["city", "days", "unit"],
+}
+REQUEST: Mapping[str, Any] = {
+    "model": "sandbox-1",
+    "stream": True,
+    "max_tokens": 256,
+    "messages": [{"role": "user", "content": QUESTION}],
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "forecast", "description": "The weather to come.", "parameters": _PARAMETERS},
+        }
+    ],
+}
+
+PASTE = """\
+Yours now, until Ctrl-C. OpenAI's SDK:
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="any")
+  for chunk in client.chat.completions.create(model="sandbox-1", stream=True,
+                                              messages=[{{"role": "user", "content": "Hello"}}]):
+      print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="", flush=True)
+
+curl:
+
+  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "sandbox-1", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+"""
+
+
+class DemoError(X402Error):
+    """The demo could not be shown; says at which step."""
+
+    code = "demo_failed"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What the command line asks for."""
+
+    once: bool
+    verb: str
+    """What the proxy is started as: `serve` or `web`."""
+    networks: tuple[str, ...]
+    passed_on: tuple[str, ...]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Show the demo, then serve until Ctrl-C; the exit code says whether the request was paid and complete."""
+    choice = _read(arguments)
+    signal.signal(signal.SIGTERM, _leave)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _leave)
+    with _gateway(choice.networks) as gateway:
+        port = _proxy_port(choice.passed_on)
+        with _proxy(gateway.url, port, choice) as proxy:
+            url = f"http://127.0.0.1:{port}"
+            _await_port(port, proxy)
+            _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
+            _say(f"{_bold('proxy')}    {url}, pays for whoever asks it\n")
+            paid = _show(port, gateway)
+            if choice.once:
+                return 0 if paid else 1
+            _say(PASTE.format(url=url))
+            code = proxy.wait()
+            time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
+            raise DemoError(f"the proxy ended by itself, exit code {code}")
+
+
+def _read(arguments: Sequence[str]) -> _Choice:
+    once, verb, network = False, "serve", "base-sepolia"
+    passed_on: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--once":
+            once = True
+        elif argument == "--web":
+            verb = "web"
+        elif argument == "--network":
+            network = next(waiting, "")
+        elif argument.startswith("--network="):
+            network = argument.partition("=")[2]
+        else:
+            passed_on.append(argument)
+    if network not in NETWORKS:
+        raise SettingsError(f"--network {network!r:.40}: expected one of {', '.join(NETWORKS)}")
+    return _Choice(once, verb, NETWORKS[network], tuple(passed_on))
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _gateway(networks: tuple[str, ...]) -> Iterator[Sandbox]:
+    config = SandboxConfig(networks=networks, port=GATEWAY_PORT, chunk_seconds=PAUSE_SECONDS)
+    with ExitStack() as stack:
+        try:
+            gateway = stack.enter_context(Sandbox(config).run_in_thread())
+        except OSError:
+            gateway = stack.enter_context(Sandbox(replace(config, port=0)).run_in_thread())
+            _say(f"port {GATEWAY_PORT} is taken, the gateway uses another: {gateway.url}")
+        yield gateway
+
+
+def _proxy_port(passed_on: Sequence[str]) -> int:
+    named = read_arguments(passed_on).options.get("listen_port")
+    if named is not None:
+        if not (named.isascii() and named.isdigit() and 0 < int(named) < 65536):
+            raise SettingsError(f"-p {named!r:.40}: expected a port from 1 to 65535")
+        if not port_is_free("127.0.0.1", int(named)):
+            raise SettingsError(f"-p {named}: this port is taken; without -p a free one is found")
+        return int(named)
+    return _port_or_another(PORT, "the proxy")
+
+
+def _port_or_another(port: int, who: str) -> int:
+    if port_is_free("127.0.0.1", port):
+        return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        another = int(probe.getsockname()[1])
+    _say(f"port {port} is taken, {who} uses another: {another}")
+    return another
+
+
+@contextmanager
+def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Popen[bytes]]:
+    """The proxy as a process of its own; it never outlives the block."""
+    directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
+    (directory / "x402.toml").touch()
+    command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
+    command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
+    if choice.verb == "web" and "web_port" not in read_arguments(choice.passed_on).options:
+        command += ["--web-port", str(_port_or_another(WEB_PORT, "mitmweb's page"))]
+    environment = _environment(directory)
+    process = subprocess.Popen(  # noqa: S603  (our own program)
+        [*command, *choice.passed_on],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    threading.Thread(target=_relay, args=(process.stdout,), name="proxy's output", daemon=True).start()
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _relay(output: IO[bytes]) -> None:
+    """Show what the proxy says, but for the connections coming and going, which hide what matters."""
+    for line in output:
+        text = line.decode(errors="replace").rstrip()
+        if text and not _CHATTER.search(text):
+            _say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
+
+
+def _environment(directory: Path) -> Mapping[str, str]:
+    """Ours without the user's settings, with a wallet of both families: then no key file of the user is looked for."""
+    from solders.keypair import Keypair  # noqa: PLC0415  (the demo alone makes keys)
+
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("X402_") and name != "SOLANA_RPC_URL"
+    }
+    ours = {
+        EVM_VARIABLE: f"0x{secrets.token_hex(32)}",
+        SVM_VARIABLE: str(Keypair()),
+        "X402_CONFIG": str(directory / "x402.toml"),
+        "XDG_STATE_HOME": str(directory),  # its ledger goes away with it
+    }
+    return {**kept, **ours}
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoError(f"the proxy did not start, exit code {process.returncode}; its reason is above")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise DemoError(f"the proxy did not open port {port} within {START_SECONDS} seconds")
+
+
+def _show(port: int, gateway: Sandbox) -> bool:
+    """One streamed request with a tool call, as it arrives; whether it was complete and paid."""
+    _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
+    connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    started = time.monotonic()
+    try:
+        body = json.dumps(REQUEST)
+        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            _say(f"answered {response.status}: {_message(response.read())}")
+            return False
+        call = _print_events(response, started)
+    except (OSError, HTTPException) as error:
+        raise DemoError(f"the request through the proxy failed: {type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
+    _say(f"\n{_bold('tool call')}  {call or 'incomplete: the stream ended early'}")
+    return _say_what_was_paid(gateway) and call is not None
+
+
+def _message(body: bytes) -> str:
+    """What an error's body says, whichever of the usual shapes it has."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return body[:400].decode(errors="replace")
+    error = answer.get("error")
+    return str((error.get("message") if isinstance(error, dict) else None) or answer.get("message") or error)
+
+
+def _print_events(response: HTTPResponse, started: float) -> str | None:
+    """Print every line of the stream with its time; the tool call put together, or None when the stream was cut."""
+    name, fragments, complete = "", [], False
+    width = shutil.get_terminal_size((120, 24)).columns - 12
+    for line in response:
+        text = line.decode().rstrip("\r\n")
+        if not text:
+            continue
+        _say(f"{_dim(f'{time.monotonic() - started:8.3f} s')}  {_shortened(text, width)}")
+        if text == "data: [DONE]":
+            complete = True
+        elif text.startswith("data: "):
+            for function in _functions(json.loads(text[6:])):
+                name += function.get("name") or ""
+                fragments.append(function.get("arguments") or "")
+    if not complete or not name:
+        return None
+    return f"{name}({json.dumps(json.loads(''.join(fragments)), ensure_ascii=False)})"
+
+
+def _shortened(line: str, width: int) -> str:
+    """`line` within `width`; of an event rather its choices than what every event repeats."""
+    start = line.find('"choices"')
+    if len(line) > width and start > 0:
+        line = f"data: {{...{line[start:]}"
+    return line if len(line) <= width else f"{line[: max(width - 3, 20)]}..."
+
+
+def _functions(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for choice in event.get("choices", []):
+        for call in choice.get("delta", {}).get("tool_calls") or []:
+            yield call.get("function", {})
+
+
+def _say_what_was_paid(gateway: Sandbox) -> bool:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline and any(payment.state == "held" for payment in gateway.payments):
+        time.sleep(0.02)
+    payments = list(gateway.payments)
+    for payment in payments:
+        row = BUILT_IN.get(payment.network)
+        asset = None if row is None else row.asset(payment.asset)
+        amount = f"{payment.amount} units" if asset is None else f"{format_usd(asset.micro_usd(payment.amount))} USDC"
+        place = payment.network if row is None else row.name
+        _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
+        _say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
+        _say(SETTLED_LATE if row is not None and row.family == "evm" and payment.state == "settled" else "")
+    return len(payments) == 1 and payments[0].state == "settled" and bool(payments[0].transaction)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _styled(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def _bold(text: str) -> str:
+    return _styled(text, "1")
+
+
+def _dim(text: str) -> str:
+    return _styled(text, "2")

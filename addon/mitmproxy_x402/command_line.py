@@ -1,0 +1,135 @@
+"""Reads what the user's command line for mitmproxy decides: upstream, port, options."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from .errors import SettingsError
+from .settings.values import is_loopback
+from .wallet.sources import Wallets
+
+PORT = 4402
+
+
+WEB_PORT = 8081
+"""Of mitmweb's page, unless the user says otherwise; mitmproxy's own default."""
+
+
+SOLANA_GATEWAY = "https://sol.blockrun.ai"
+
+
+BASE_GATEWAY = "https://blockrun.ai"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The user's command line for mitmproxy, and what of it decides on our defaults."""
+
+    upstream: str | None
+    """From `--upstream`."""
+    passed_on: tuple[str, ...]
+    """Everything else, for mitmproxy."""
+    options: Mapping[str, str]
+    """Every mitmproxy option that the command line sets to a value, by its name."""
+
+
+_LONG = {
+    "--mode": "mode",
+    "--listen-port": "listen_port",
+    "--listen-host": "listen_host",
+    "--web-port": "web_port",
+    "--web-host": "web_host",
+}
+
+
+_SHORT = {"-m": "mode", "-p": "listen_port"}
+
+
+def read_arguments(arguments: Sequence[str]) -> Arguments:
+    """Take `--upstream` out of `arguments`, and see which of mitmproxy's options the rest sets.
+
+    Raises SettingsError: for an `--upstream` without a value.
+    """
+    upstream: str | None = None
+    passed_on: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--upstream":
+            upstream = next(waiting, None)
+            if upstream is None:
+                raise SettingsError("--upstream: a URL must follow, as in --upstream https://sol.blockrun.ai")
+        elif argument.startswith("--upstream="):
+            upstream = argument.partition("=")[2]
+        else:
+            passed_on.append(argument)
+    return Arguments(upstream, tuple(passed_on), dict(_options_in(passed_on)))
+
+
+def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        flag, equals, value = argument.partition("=")
+        # argparse takes any unambiguous beginning of a long option.
+        long = next((name for name in (*_LONG, "--set") if len(flag) > 3 and name.startswith(flag)), None)
+        if long == "--set":
+            name, _, value = (value if equals else following).partition("=")
+            yield name, value
+        elif long is not None:
+            yield _LONG[long], value if equals else following
+        elif argument[:2] in _SHORT and not argument.startswith("--"):
+            yield _SHORT[argument[:2]], argument[2:].removeprefix("=") or following
+
+
+def gateway_for(wallets: Wallets) -> str:
+    """The gateway that `wallets` can pay."""
+    return BASE_GATEWAY if wallets.svm is None and wallets.evm is not None else SOLANA_GATEWAY
+
+
+def check_upstream(given: str) -> str:
+    """`given` as mitmproxy's reverse mode wants it. Raises SettingsError: for one that cannot be paid safely."""
+    try:
+        parts = urlsplit(given)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if "@" in given:
+        raise SettingsError("the upstream must not hold a user name or a password: mitmproxy has no use for them")
+    if (
+        not host
+        or parts.scheme not in {"http", "https"}
+        or parts.path not in {"", "/"}
+        or parts.query
+        or parts.fragment
+    ):
+        raise SettingsError(
+            f"the upstream {given!r:.80} is not a gateway's URL: expected https://HOST or https://HOST:PORT. "
+            "A path belongs into the client's base URL."
+        )
+    if parts.scheme == "http" and not is_loopback(host):
+        raise SettingsError(
+            f"the upstream {given!r:.80} is not encrypted: anyone on the way could set prices and take payments. "
+            "Use https; http is for loopback only."
+        )
+    return given.rstrip("/")
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def configured_options(confdir: str | None) -> dict[str, str]:
+    """The options with a text value in mitmproxy's own config file."""
+    from .proxy.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
+
+    options = file_options(confdir or "~/.mitmproxy")
+    return {name: value for name, value in options.items() if isinstance(value, str)}

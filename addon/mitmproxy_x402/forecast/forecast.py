@@ -1,0 +1,182 @@
+"""What will the gateway ask for this request? Learnt from its challenges, and said only where it was right before.
+
+For each method, upstream, path and model one quote is kept (`forecast_quote`): the terms of the last challenge, and
+what the last requests were asked for. It is used once it has foretold TRUST challenges exactly. Whatever surprises
+(other terms, another price for an equal request, a rule that was used and wrong) makes it begin anew, and after each
+payment that was sent ahead in vain it has to foretell twice as many.
+
+What is foretold is not the truth: a gateway may have lowered its price, or given the model away. So after
+CONFIRM_SECONDS the next request goes the ordinary way and asks; and nothing is foretold for a gateway that does not
+acknowledge payments in its answers, because there an answer that was free looks like one that was paid for.
+
+Pure: no clock, no I/O. Times are Unix seconds that come in as arguments.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from ..protocol.messages import PaymentRequired, PaymentRequirements
+from .quote import Place, Question, Quote
+from .terms import Terms, take_apart
+
+TRUST = 3
+"""Challenges that a rule must have foretold exactly, one after the other."""
+MOST_TRUST = 48
+"""What is demanded after mistakes is never more than this."""
+CONFIRM_SECONDS = 600
+"""How long after its last challenge a quote is believed."""
+MISMATCH = "mismatch"
+"""The words of a 402 that says no more than that the entry which was paid is not offered now."""
+MAX_QUOTES = 300
+"""The quotes that were not used for longest are forgotten."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the gateway would ask, if it were asked."""
+
+    question: Question
+    required: PaymentRequired
+    """With one entry, the one that was paid before. Its blockhash is that of the last challenge."""
+    received: float
+    """When that challenge came."""
+    words: str
+    """What the last challenge said besides its terms, see `challenge.words`."""
+    quote: Quote = field(repr=False)
+
+
+@dataclass
+class Tally:
+    """What became of the payments that were sent ahead."""
+
+    sent: int = 0
+    right: int = 0
+    """Taken."""
+    wrong: int = 0
+    """Refused in any way."""
+    unproven: int = 0
+    """Answered by an error, not at all, or without a word about the payment."""
+
+    def __str__(self) -> str:
+        parts = [str(self.sent)]
+        if self.sent:
+            parts += [f"{self.right} right", f"{self.wrong} wrong"]
+        if self.unproven:
+            parts.append(f"{self.unproven} without word")
+        return ", ".join(parts)
+
+
+class Forecast:
+    """The quotes of everything that was asked for, and what became of those that were used."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._quotes: OrderedDict[_Key, Quote] = OrderedDict()
+        self._ready: dict[Place, set[str | None]] = {}
+
+    def expects(self, place: Place) -> bool:
+        """Whether anything can be foretold there: only then a request is worth measuring."""
+        return place in self._ready
+
+    def learn(
+        self,
+        question: Question,
+        required: PaymentRequired,
+        entry: PaymentRequirements,
+        words: str | None,
+        now: float,
+    ) -> None:
+        """A challenge came, and `entry` of it was chosen. `words`: what it said besides, if nothing had been paid."""
+        key = _key(question)
+        taken = take_apart(required, entry)
+        if taken is None:
+            self._replace(key, None)
+            return
+        terms, numbers = taken
+        quote = self._quotes.get(key)
+        if quote is None or quote.terms.text != terms.text or not quote.learn(question, numbers):
+            quote = _anew(quote, terms)
+            quote.learn(question, numbers)
+        quote.terms, quote.confirmed = terms, now
+        if words is not None:
+            quote.words = words
+        self._replace(key, quote)
+
+    def acknowledged(self, question: Question, spoke: bool) -> None:
+        """An ordinary payment was answered, and the answer `spoke` of it or did not."""
+        quote = self._quotes.get(_key(question))
+        if quote is not None:
+            quote.acknowledged = spoke
+            self._replace(_key(question), quote)
+
+    def predict(self, question: Question, now: float) -> Prediction | None:
+        """What the gateway would ask, or None: that is not known well enough."""
+        quote = self._quotes.get(_key(question))
+        if quote is None or not quote.ready or not 0 <= now - quote.confirmed <= CONFIRM_SECONDS:
+            return None
+        numbers = quote.foretell(question)
+        if numbers is None:
+            return None
+        self._quotes.move_to_end(_key(question))
+        return Prediction(question, quote.terms.ask(numbers), quote.confirmed, quote.words, quote)
+
+    def sent(self) -> None:
+        """A payment went ahead."""
+        self.tally.sent += 1
+
+    def right(self, prediction: Prediction) -> None:
+        """It was taken."""
+        self.tally.right += 1
+        prediction.quote.trust = max(TRUST, prediction.quote.trust - 1)
+
+    def wrong(self, prediction: Prediction) -> None:
+        """It was refused: nothing more is foretold from that quote."""
+        self.tally.wrong += 1
+        self._give_up(prediction)
+
+    def unproven(self, prediction: Prediction) -> None:
+        """Nobody knows whether the gateway would have asked for it: as for a wrong one."""
+        self.tally.unproven += 1
+        self._give_up(prediction)
+
+    def _give_up(self, prediction: Prediction) -> None:
+        key = _key(prediction.question)
+        if self._quotes.get(key) is prediction.quote:  # several may be under way at once
+            quote = _anew(prediction.quote, prediction.quote.terms)
+            quote.trust, quote.acknowledged = min(2 * prediction.quote.trust, MOST_TRUST), False
+            self._replace(key, quote)
+
+    def _replace(self, key: _Key, quote: Quote | None) -> None:
+        self._quotes.pop(key, None)
+        self._mark(key, quote)
+        if quote is not None:
+            self._quotes[key] = quote
+        if len(self._quotes) > MAX_QUOTES:
+            self._mark(self._quotes.popitem(last=False)[0], None)
+
+    def _mark(self, key: _Key, quote: Quote | None) -> None:
+        place, model = key
+        models = self._ready.get(place, set())
+        if quote is not None and quote.ready:
+            self._ready[place] = models | {model}
+        elif models - {model}:
+            self._ready[place] = models - {model}
+        else:
+            self._ready.pop(place, None)
+
+
+_Key = tuple[Place, str | None]
+
+
+def _key(question: Question) -> _Key:
+    return question.place, question.model
+
+
+def _anew(before: Quote | None, terms: Terms) -> Quote:
+    """A quote that knows nothing; what was learnt of the gateway's manners stays."""
+    quote = Quote(terms, TRUST if before is None else before.trust)
+    if before is not None:
+        quote.words, quote.acknowledged = before.words, before.acknowledged
+    return quote

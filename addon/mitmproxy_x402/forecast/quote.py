@@ -1,0 +1,178 @@
+"""One price list, as far as it is known: what requests were asked for, and the rules that explain it. Pure.
+
+Equal requests cost the same: that is one rule. The others are formulas (`forecast_fit`), each over another measure of
+the body's size, and the output limit. A rule is used after it has foretold the last challenges that it had anything to
+say to, numbers and terms alike, and not while another that is as good says something else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..limits.request_model import UNCLEAR, read_output_limit
+from .fit import Formula, Span, fit
+from .terms import Numbers, Terms
+
+MAX_POINTS = 10
+"""Different requests that a quote remembers."""
+MAX_BODY = 256 * 1024
+"""Bytes of a request's body that are measured; for larger ones nothing is foretold."""
+
+Place = tuple[str, str, str]
+"""Method, upstream (scheme, host and port), path without its query."""
+Rule = str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request's price may depend on."""
+
+    place: Place
+    model: str | None
+    size: int
+    """Bytes of the body, as it is sent."""
+    characters: int
+    limit: int | None
+    """Tokens that the answer may have; None: not said."""
+
+    @property
+    def measures(self) -> tuple[int, int, int | None]:
+        """Equal for requests that no rule can tell apart."""
+        return self.size, self.characters, self.limit
+
+
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+
+def read_question(place: Place, model: str | None, body: bytes) -> Question | None:
+    """What is to be known of a request; None: its body is too large, or its output limit cannot be told."""
+    if len(body) > MAX_BODY:
+        return None
+    limit = read_output_limit(body)
+    if limit == UNCLEAR:
+        return None
+    characters = len(body) if body.isascii() else len(body.translate(None, _CONTINUATION))
+    return Question(place, model, len(body), characters, limit)
+
+
+SAME: Rule = "same"
+
+
+def _over(length: Callable[[Question], int], shift: int | None) -> Callable[[Question], int]:
+    """Four bytes or characters are a token; what is counted may be a few longer or shorter than the body."""
+    return length if shift is None else lambda question: (length(question) + shift) // 4
+
+
+_LENGTHS: Mapping[str, Callable[[Question], int]] = {
+    "bytes": lambda question: question.size,
+    "characters": lambda question: question.characters,
+}
+MEASURES: Mapping[Rule, Callable[[Question], int]] = {
+    f"{name} {shift}": _over(length, shift) for name, length in _LENGTHS.items() for shift in (None, 0, 1, 2, 3)
+}
+"""The measures of a request's size that a price may be made from."""
+RULES: tuple[Rule, ...] = (SAME, *MEASURES)
+
+
+class Quote:
+    """The price list of one model at one place, as far as it is known."""
+
+    def __init__(self, terms: Terms, trust: int) -> None:
+        self.terms = terms
+        self.trust = trust
+        """Challenges to foretell before anything is sent ahead."""
+        self.confirmed = 0.0
+        self.words = ""
+        self.acknowledged = False
+        """Whether the last answer to a payment spoke of it."""
+        self._points: OrderedDict[tuple[int, int, int | None], tuple[Question, Numbers]] = OrderedDict()
+        self._streaks: dict[Rule, int] = {}
+        self._fits: dict[tuple[Rule, bool], _Fit] = {}
+        self._fit_of_series: dict[_Series, _Fit] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a rule to be used."""
+        return self.acknowledged and any(streak >= self.trust for streak in self._streaks.values())
+
+    def learn(self, question: Question, numbers: Numbers) -> bool:
+        """Take `numbers` down. False: an equal request was asked for others, or others would have been foretold."""
+        expected = {numbers, self.foretell(question), self._say(SAME, question)} - {None}
+        for rule in RULES:
+            foretold = self._say(rule, question)
+            if foretold is not None:
+                self._streaks[rule] = self._streaks.get(rule, 0) + 1 if foretold == numbers else 0
+        self._points.pop(question.measures, None)
+        self._points[question.measures] = question, numbers
+        if len(self._points) > MAX_POINTS:
+            self._points.popitem(last=False)
+        self._fits.clear()
+        self._fit_of_series.clear()
+        return len(expected) == 1
+
+    def foretell(self, question: Question) -> Numbers | None:
+        """What the rules that may be used agree on, and no other rule that explains everything contradicts.
+
+        None: they have nothing to say, or disagree.
+        """
+        trusted = [rule for rule, streak in self._streaks.items() if streak >= self.trust]
+        if SAME in trusted and (known := self._say(SAME, question)) is not None:
+            return known
+        said = {self._say(rule, question) for rule in trusted} - {None}
+        if len(said) != 1:
+            return None
+        numbers = said.pop()
+        spans = [self._spans(rule, question) for rule in MEASURES]
+        certain = [(number, number) for number in numbers or ()]
+        return numbers if all(each == certain for each in spans if each) else None
+
+    def _say(self, rule: Rule, question: Question) -> Numbers | None:
+        if rule == SAME:
+            found = self._points.get(question.measures)
+            return found and found[1]
+        spans = self._spans(rule, question)
+        return tuple(low for low, _ in spans) if spans and all(low == high for low, high in spans) else None
+
+    def _spans(self, rule: Rule, question: Question) -> list[Span] | None:
+        """What each number may be by a formula; None: there is no formula, or it does not reach so far."""
+        x, y = MEASURES[rule](question), question.limit or 0
+        spans: list[Span] = []
+        for formula in self._formulas(rule, question.limit is None) or ():
+            span = formula(x, y)
+            if span is None:
+                return None
+            spans.append(span)
+        return spans
+
+    def _formulas(self, rule: Rule, unlimited: bool) -> _Fit:
+        """One formula for each number, from the requests that set an output limit, or from those that do not."""
+        if (rule, unlimited) not in self._fits:
+            points = [point for point in self._points.values() if (point[0].limit is None) == unlimited]
+            series = tuple((MEASURES[rule](question), question.limit or 0, numbers) for question, numbers in points)
+            if series not in self._fit_of_series:  # for text in ASCII a byte is a character, and both fit alike
+                self._fit_of_series[series] = _fit(series)
+            self._fits[rule, unlimited] = self._fit_of_series[series]
+        return self._fits[rule, unlimited]
+
+
+_Fit = tuple[Formula, ...] | None
+_Series = tuple[tuple[int, int, Numbers], ...]
+
+
+def _fit(series: _Series) -> _Fit:
+    numbers_at = {(x, y): numbers for x, y, numbers in series}
+    if len(numbers_at) < 2 or any(numbers_at[x, y] != numbers for x, y, numbers in series):
+        return None
+    columns = list(zip(*numbers_at.values(), strict=True))
+    formulas: dict[tuple[int, ...], Formula] = {}  # the same numbers are often said twice
+    # The price last: what the texts say of the size refutes a measure for less work.
+    for column in reversed(columns):
+        if column not in formulas or column is columns[0]:
+            points = [(x, y, value) for (x, y), value in zip(numbers_at, column, strict=True)]
+            formula = fit(points, price=column is columns[0])
+            if formula is None:
+                return None
+            formulas[column] = formula
+    return tuple(formulas[column] for column in columns)

@@ -1,0 +1,1 @@
+"""What one vendor does its own way. Uses `protocol`."""

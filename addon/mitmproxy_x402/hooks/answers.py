@@ -1,0 +1,131 @@
+"""What the addon answers itself, and what it reads out of the upstream's answers for the ledger."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from mitmproxy import http
+
+from ..errors import error_body
+from ..ledger.interface import Outcome
+from ..payment import jobs, polls
+from ..payment.challenge import decoded
+from ..payment.payer import Payment
+from ..payment.purchase import Purchase
+from ..protocol.headers import read_settlement
+from ..proxy import header_index as heads
+from ..proxy.body_observers import tap
+from ..proxy.exchange import Exchange
+
+JSON = (b"content-type", b"application/json")
+NO_RETRY = (b"x-should-retry", b"false")
+"""Both SDKs read it: a refusal will be a refusal again."""
+REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
+
+
+def refusal(status: int, code: str, message: str) -> http.Response:
+    """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
+    return http.Response.make(status, error_body("x402_refused", code, message), [JSON, NO_RETRY])
+
+
+def outcome_unknown(message: str) -> http.Response:
+    """An answer of our own after a payment was sent. Clients are free to try again: that sends the same payment."""
+    return http.Response.make(502, _unknown(message), [JSON])
+
+
+def _unknown(message: str) -> bytes:
+    return error_body("upstream_error", "payment_outcome_unknown", message)
+
+
+def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase | None) -> bytes:
+    """Body of the error that the client gets when the upstream failed.
+
+    Clients are free to try again: the same request sends the same payment.
+    """
+    assert flow.error is not None
+    where = f"{flow.request.host}:{flow.request.port}"
+    if purchase is not None and purchase.payment is not None and purchase.sent:
+        payment = purchase.payment
+        message = (
+            f"The upstream {where} broke off after a payment of {payment.offer} was sent ({flow.error.msg:.200}). "
+            f"Whether it was settled is unknown; its reference is {payment.reference}. It was not paid again: the same "
+            "request, sent again soon, carries the same payment, which can be settled once."
+        )
+        return _unknown(message)
+    if purchase is None and exchange.secrets_sent:
+        return _unknown(
+            f"The upstream {where} broke off after a payment was sent ({flow.error.msg:.200}), and the x402 addon was "
+            "loaded again in between. Whether it was settled is unknown; x402.payments shows it."
+        )
+    message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid.{paid_before(purchase)}"
+    return error_body("upstream_error", "upstream_failed", message)
+
+
+def paid_before(purchase: Purchase | None) -> str:
+    """What a refusal ends with: payments of this request that may have been settled, or may be yet."""
+    sentences = ""
+    if purchase is not None and purchase.superseded is not None:
+        sentences = (
+            f" Before that, a payment of {_named(purchase.superseded)} was sent ahead and not taken. It counts against "
+            "the budget until nobody can submit it any more."
+        )
+    if purchase is not None and purchase.spent:
+        earlier = ", ".join(_named(payment) for payment in purchase.spent)
+        sentences += f" Before that, this request was paid {earlier}, without a complete answer."
+    return sentences
+
+
+def _named(payment: Payment) -> str:
+    return f"{payment.offer} (reference {payment.reference})"
+
+
+def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
+    """What the answer says of the payment: only a transaction id proves that it was settled (protocol, section 4)."""
+    response = flow.response
+    begun = flow.request.timestamp_start
+    if response is None:
+        return Outcome("unknown", total=time.time() - begun)
+    get = functools.partial(heads.get, response.headers)
+    receipt = read_settlement(get)
+    settled = receipt is not None and receipt.success and receipt.transaction
+    return Outcome(
+        "settled" if settled else "unknown",
+        transaction=receipt.transaction if receipt is not None and settled else "",
+        status=response.status_code,
+        request_id=printable(next((said for said in map(get, REQUEST_IDS) if said is not None), "")),
+        first_byte=None if response.timestamp_start is None else response.timestamp_start - begun,
+        total=(response.timestamp_end or time.time()) - begun,
+        size=exchange.received,
+    )
+
+
+def acknowledges(response: http.Response) -> bool:
+    """Whether `response` speaks of a payment, and not of a gift."""
+    get = functools.partial(heads.get, response.headers)
+    return get("x-free-model") is None and read_settlement(get) is not None
+
+
+def printable(text: str) -> str:
+    """`text` for logs and tables: a client wrote it."""
+    shown = text[:400]
+    return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)
+
+
+ACCEPTED = 202
+
+
+def watch_for_job(flow: http.HTTPFlow, purchase: Purchase, known: jobs.Jobs) -> None:
+    """From `responseheaders`: where a paid request is answered 202, learn of the job before the client does."""
+    response, payment = flow.response, purchase.payment
+    assert response is not None
+    if response.status_code != ACCEPTED or isinstance(purchase, polls.Poll) or payment is None or not purchase.sent:
+        return
+    coding, location = response.headers.get("content-encoding"), response.headers.get("location")
+
+    def done(body: bytes) -> None:
+        where = jobs.promised(flow.request, location, decoded(body, coding))
+        if where is not None:
+            polls.remember(where, purchase, payment, known)
+
+    tap(flow, jobs.Promise(response.headers.get("content-length"), done))

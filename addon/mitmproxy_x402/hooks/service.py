@@ -1,0 +1,137 @@
+"""What a supervisor, a container or a load balancer wants: a start that no client can disturb, a health check, and a
+stop that loses no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakSet
+
+from mitmproxy import ctx, http
+
+from ..errors import error_body
+from ..proxy.exchange import exchange_of
+from ..proxy.self_check import is_starting, unsent
+from ..settings.settings import Settings
+from ..views import flow_metadata as facts
+from ..views.flow_metadata import is_health
+from .answers import JSON
+
+TICK = 0.05
+"""Seconds between two looks at what is still to be sent."""
+SOON = 0.01
+"""Seconds between two looks at whether all is ready."""
+PATIENCE = 10.0
+"""Seconds from the first client on after which nobody waits for that any more: a script may never be."""
+
+logger = logging.getLogger(__name__)
+
+
+def health(state: str) -> http.Response:
+    """The answer to it: 200 while `state` is `ok`, else 503. Says nothing that a stranger may not know."""
+    return http.Response.make(200 if state == "ok" else 503, b'{"status": "%s"}' % state.encode(), [JSON, _NO_STORE])
+
+
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class Service:
+    """An addon of its own, that X402Addon brings along: stops when told, when the running answers are over."""
+
+    name = "x402service"
+
+    def __init__(self, settings: Callable[[], Settings | None]) -> None:
+        self._settings = settings
+        self._live: WeakSet[http.HTTPFlow] = WeakSet()
+        self.is_over = False
+        """Whether mitmproxy ends: nothing is paid and nothing written down any more."""
+        self._started = False
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._stopping is not None or self.is_over
+
+    def running(self) -> None:
+        """Take SIGTERM over from mitmproxy, which would cut every stream at once."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
+
+    def next_layer(self, _: Any) -> Awaitable[None] | None:
+        """Have the first clients wait until all addons are ready: mitmproxy opens its port before, what is asked of one
+        that is not ready ends in an error, and an error during the start is the end of it.
+        """
+        return None if self._started else self._wait_for_start()
+
+    async def _wait_for_start(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while is_starting(ctx.master) and time.monotonic() < end:  # noqa: ASYNC110  # mitmproxy tells nobody
+            await asyncio.sleep(SOON)
+        self._started = True
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Count what is under way, and turn away what comes too late."""
+        if exchange_of(flow) is None:
+            return
+        if self.draining and not is_health(flow.request):
+            turn_away(flow)
+        elif flow.response is None:
+            self._live.add(flow)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The upstream has said all."""
+        self._live.discard(flow)
+
+    error = response
+
+    def stop(self) -> None:
+        """On SIGTERM: at once where nothing is under way, or where it comes a second time."""
+        settings = self._settings()
+        if self._stopping is not None or settings is None or not self._busy():
+            ctx.master.shutdown()
+            return
+        running = self._running()
+        logger.info(
+            "x402: stopping when %s over, after %g s at most (x402_drain); SIGTERM again stops at once",
+            "the running answer is" if running == 1 else f"{running} running answers are",
+            settings.drain,
+        )
+        self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
+
+    def _running(self) -> int:
+        """How many answers are still to be given.
+
+        None to a flow that was killed, and none to a client that has left: of neither is always told that it has ended.
+        """
+        return sum(flow.error is None and flow.client_conn.timestamp_end is None for flow in self._live)
+
+    def _busy(self) -> bool:
+        return self._running() > 0 or unsent(ctx.master.addons.get("proxyserver")) > 0
+
+    def done(self) -> None:
+        """The end, whether it was told here or not."""
+        self.is_over = True
+
+    async def _drain(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._busy() and loop.time() < end:  # noqa: ASYNC110  # nobody tells when the last byte has left
+            await asyncio.sleep(TICK)
+        if self._running():
+            logger.warning("x402: stopped with %d answers still running (x402_drain)", self._running())
+        ctx.master.shutdown()
+
+
+def turn_away(flow: http.HTTPFlow) -> None:
+    """Refuse what comes too late. Clients are free to try again: behind a load balancer another proxy takes it."""
+    message = "This x402 proxy is shutting down and takes no more requests. Nothing was paid. Ask again later."
+    body = error_body("x402_refused", "shutting_down", message)
+    flow.response = http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])
+    facts.refused(flow, "shutting_down")

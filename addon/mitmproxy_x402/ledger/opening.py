@@ -1,0 +1,45 @@
+"""Opens the ledger that the settings name, whatever it is kept in, and finds where its proxies hold payments."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from ..settings.ledger_place import LedgerPlace, PostgresUrl
+from .interface import Ledger, LedgerError
+from .sqlite.store import SqliteLedger
+
+if TYPE_CHECKING:
+    from ..settings.settings import Settings
+    from .postgres.store import PostgresLedger
+
+
+def open_ledger(place: LedgerPlace) -> Ledger:
+    """The ledger at `place`, ready to be written. Raises LedgerError."""
+    return _database(place) if isinstance(place, PostgresUrl) else SqliteLedger(place)
+
+
+def make_ready(ledger: Ledger, settings: Settings) -> None:
+    """Sum up now what the first payment under a budget with a new scope would have to wait for. Never raises."""
+    if isinstance(ledger, SqliteLedger):
+        with contextlib.suppress(LedgerError):  # the first payment will say so
+            ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])
+
+
+def _database(url: PostgresUrl) -> PostgresLedger:
+    require_driver(url)
+    from .postgres.store import PostgresLedger  # noqa: PLC0415 - needs psycopg
+
+    return PostgresLedger(url)
+
+
+def require_driver(url: PostgresUrl) -> None:
+    """Raises LedgerError, with what to do, where psycopg is missing: who keeps a file needs none."""
+    try:
+        import psycopg  # noqa: F401, PLC0415
+    except ImportError:
+        raise LedgerError(
+            f"The ledger {url} needs psycopg, which is not installed here: run {sys.executable} -m pip install "
+            '"psycopg[binary]>=3.2", or install mitmproxy-x402[postgres].'
+        ) from None

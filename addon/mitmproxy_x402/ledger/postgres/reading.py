@@ -1,0 +1,50 @@
+"""Reads the ledger in a PostgreSQL database for people; a role that may only read is enough."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from ...settings.ledger_place import PostgresUrl
+from ..interface import LedgerError
+from .schema import version_of
+from .session import Session, Unanswered, connect, failure, limit
+
+READ_SECONDS = 30
+_ROWS = """
+    SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
+    WHERE time >= %s AND %s IN ('', process) ORDER BY id DESC LIMIT NULLIF(%s, -1)"""
+
+
+def is_made(url: PostgresUrl) -> bool:
+    """Whether the database has the ledger's tables. Raises LedgerError."""
+    with closing(_reading(url)) as session:
+        return _version(session, url) > 0
+
+
+def read_rows(url: PostgresUrl, since: int, process: str, last: int) -> list[dict[str, Any]]:
+    """See `ledger_report.read_entries`; the newest first, and each with `alive`: whether its proxy is."""
+    with closing(_reading(url)) as session:
+        if not _version(session, url):
+            raise LedgerError(f"There is no ledger in {url} yet. The proxy makes one when it starts.")
+        try:
+            return session.cursor(row_factory=dict_row).execute(_ROWS, (since, process, last)).fetchall()
+        except (psycopg.Error, Unanswered) as error:
+            raise failure(url, error) from None
+
+
+def _reading(url: PostgresUrl) -> Session:
+    session = connect(url, writable=False)
+    limit(session, READ_SECONDS, READ_SECONDS, READ_SECONDS)
+    session.execute("SET default_transaction_read_only = on")
+    return session
+
+
+def _version(session: Session, url: PostgresUrl) -> int:
+    try:
+        return version_of(session, url)
+    except (psycopg.Error, Unanswered) as error:
+        raise failure(url, error) from None

@@ -1,0 +1,300 @@
+"""The ledger in a PostgreSQL database, shared by proxies on many machines.
+
+The rules are those of `ledger`; what differs is whose clock it is and how the dead are known. The clock is the
+database's, and it is believed: time never falls from row to row, but a database whose clock is set forward frees budget
+that much sooner. A proxy lives for as long as its session with the database does (see `postgres_schema`): when that
+ends, whatever it had reserved is released and what it had sent is unknown, as soon as any proxy begins a session.
+
+A reservation is not waited for until it is on the database's disk; that it is sent, is. A database that crashes in
+between has lost the reservation, and may give its number to another one: so `record_sent` asks for the session, too,
+that has reserved, whose number is never given twice. What became of a payment while the database was away is written
+down when it is back, as far as this process lives that long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import socket
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...limits.limits import ALIAS, Budget
+from ...protocol.messages import AtomicUnits, Caip2
+from ...settings.ledger_place import PostgresUrl
+from ..interface import (
+    FREE,
+    LAPSE_SECONDS,
+    Intent,
+    JobPaid,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+    Submitted,
+    sources,
+)
+from .schema import migrate
+from .session import Link, Session
+
+MAX_OUTCOMES = 10_000
+"""Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
+MOST_TOGETHER = 200
+"""That are written down by one statement."""
+RECOVERED, RECOVERIES = 50, 20
+"""Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
+_RESERVE = """
+    SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s::bigint,
+        %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
+_SENT = """
+    UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s
+    WHERE id = %s AND session = %s AND state = ANY(%s)"""
+_RESENT = """
+    UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
+    WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
+# Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
+_RELEASE = """
+    UPDATE x402_payment SET state = 'released'
+    FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE id = %s AND session = %s AND state = ANY(%s) AND quick.setting <> ''"""
+# One object of JSON for each row, with the columns of `_Ending`.
+_FINISH = """
+    UPDATE x402_payment AS its SET
+        state = CASE WHEN its.state = ANY(ending.sources) THEN ending.state ELSE its.state END,
+        transaction_id = COALESCE(NULLIF(ending.transaction_id, ''), its.transaction_id),
+        status = ending.status, code = NULLIF(ending.code, ''), request_id = NULLIF(ending.request_id, ''),
+        first_byte_ms = ending.first_byte_ms, total_ms = ending.total_ms, bytes = ending.bytes,
+        free_at = COALESCE(x402_time() + ending.counts_for, its.free_at)
+    FROM json_to_recordset(%s::json) AS ending (
+            id bigint, reference text, sources text[], state text, transaction_id text, status integer, code text,
+            request_id text, first_byte_ms bigint, total_ms bigint, bytes bigint, counts_for bigint),
+        (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
+    WHERE its.id = ending.id AND its.reference = COALESCE(ending.reference, its.reference) AND its.sends > 0
+        AND quick.setting <> ''
+    RETURNING its.id, its.state"""
+# Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
+# a primary whose standby is gone gives a session, and then keeps every payment waiting.
+_WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
+_STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
+_SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
+_RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
+_JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
+_SUBMITTED = f"""
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, x402_time() - counted_at,
+        valid_until, (SELECT MAX(id) FROM x402_payment AS next WHERE next.job = first.job AND next.replaces = first.id
+            AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in FREE)}))
+    FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
+
+_Ending = dict[str, Any]
+"""An outcome and its row, as `_FINISH` takes them."""
+
+
+class PostgresLedger:
+    """One session with the database. Raises LedgerError when there can be none; finds a new one when it is lost."""
+
+    def __init__(self, url: PostgresUrl) -> None:
+        self.place = url
+        self.process = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        """How its rows name this proxy."""
+        self._reserved: dict[int, int] = {}
+        """Rows that may yet be sent, and the number of the session that has reserved each."""
+        self._references: OrderedDict[int, str] = OrderedDict()
+        """Of the rows that were sent last. A server that has lost rows gives their numbers to others."""
+        self._outcomes: deque[_Ending] = deque(maxlen=MAX_OUTCOMES)
+        """That are not written down yet, since the database could not be reached when they came."""
+        self.link = Link(url, self._begin)
+
+    @property
+    def name(self) -> str:
+        """See `Ledger`. A database may have several, in schemas of their own."""
+        return f"{self.place} {self.place.parameters.get('options', '')}".rstrip()
+
+    def _begin(self, session: Session) -> None:
+        migrate(session, self.place)
+        session.execute(_WRITES.encode())
+        self._write_outcomes(lambda some: session.execute(_FINISH.encode(), (some,)).fetchall())
+        session.execute("SELECT x402_begin()")
+        # Others reserve in between; and what is left over, the next one to begin a session ends.
+        for _ in range(RECOVERIES):
+            if (session.execute("SELECT x402_recover(%s)", (RECOVERED,)).fetchone() or (0,))[0] < RECOVERED:
+                break
+
+    # The life of a row.
+
+    def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
+        """See `Ledger`."""
+        ((row, session, full, spent, job_paid),) = self.link.ask(*reservation(self.process, intent, budgets))
+        if job_paid:
+            raise JobPaid
+        if full is not None:
+            budget = budgets[full - 1]
+            raise OverBudget(budget, spent, self._returns(budget, spent + intent.micro_usd, intent.micro_usd))
+        self._reserved[row] = session
+        return int(row)
+
+    def _returns(self, budget: Budget, wanted: int, its: int) -> float | None:
+        """Seconds until enough has left the period. None: never."""
+        if budget.seconds is None or its > budget.micro_usd:
+            return None
+        ((period,), (model,), (path,)) = _patterns([budget])
+        ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
+        return None if returns_ms is None else returns_ms / 1000
+
+    def record_sent(self, row: int, reference: str, valid_until: float) -> None:
+        """See `Ledger`."""
+        values = (_text(reference), int(valid_until), row, self._reserved.get(row), list(sources("sent")))
+        self._change(_SENT, values)
+        self._reserved.pop(row, None)
+        self._keep(row, reference)
+
+    def record_resent(self, row: int) -> None:
+        """See `Ledger`."""
+        ((reference,),) = self._change(_RESENT, (row,))
+        self._keep(row, reference)
+
+    def release(self, row: int) -> None:
+        """See `Ledger`."""
+        self.link.ask(_RELEASE, (row, self._reserved.pop(row, None), list(sources("released"))))
+
+    def finish(self, row: int, outcome: Outcome) -> State:
+        """See `Ledger`."""
+        return self.finish_all([(row, outcome)])[0]
+
+    def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
+        """See `Ledger`. One question to the database for all of them, but where a row ends twice."""
+        every = [self._ending(row, outcome) for row, outcome in endings]
+        self._outcomes.extend(every)
+        written = self._write_outcomes(lambda some: self.link.ask(_FINISH, (some,)))
+        return [written.get(id(ending)) or self._state(ending) for ending in every]
+
+    def _ending(self, row: int, outcome: Outcome) -> _Ending:
+        return {
+            "id": row,
+            "reference": self._references.get(row),
+            "sources": sources(outcome.state),
+            "state": outcome.state,
+            "transaction_id": _text(outcome.transaction),
+            "status": outcome.status,
+            "code": _text(outcome.code),
+            "request_id": _text(outcome.request_id),
+            "first_byte_ms": _milliseconds(outcome.first_byte),
+            "total_ms": _milliseconds(outcome.total),
+            "bytes": outcome.size,
+            "counts_for": math.ceil(outcome.counts_for * 1000) if outcome.state == "superseded" else None,
+        }
+
+    def _state(self, ending: _Ending) -> State:
+        """Of the row that it was for, and was not written to."""
+        found = self.link.ask(_STATE, (ending["id"], ending["reference"]))
+        if not found:
+            raise LedgerError(f"The ledger {self.place} has no payment number {ending['id']}.")
+        state: State = found[0][0]
+        return state
+
+    def _write_outcomes(self, write: Callable[[str], list[tuple[Any, ...]]]) -> dict[int, State]:
+        """Write down what is waiting for it, each once. Two may come here at a time.
+
+        `write` executes `_FINISH`. Gives the states that rows have got, by the `id` of what was written to them.
+        """
+        written: dict[int, State] = {}
+        while self._outcomes:
+            some = self._next_outcomes()
+            states: dict[int, State] = dict(write(json.dumps(some)))
+            written |= {id(ending): states[ending["id"]] for ending in some if ending["id"] in states}
+            for ending in some:
+                with contextlib.suppress(IndexError):
+                    if self._outcomes[0] is ending:
+                        self._outcomes.popleft()
+        return written
+
+    def _next_outcomes(self) -> list[_Ending]:
+        """The first of those that wait, each of another row."""
+        some: dict[int, _Ending] = {}
+        for ending in list(self._outcomes)[:MOST_TOGETHER]:
+            if ending["id"] in some:
+                break
+            some[ending["id"]] = ending
+        return list(some.values())
+
+    def record_job(self, row: int, job: str, payer: str) -> None:
+        """See `Ledger`."""
+        self.link.ask(_JOB, (_text(job), payer, row))
+
+    def find_job(self, job: str) -> Submitted | None:
+        """See `Ledger`."""
+        found = self.link.ask(_SUBMITTED, (_text(job),))
+        if not found:
+            return None
+        row, method, path, model, network, asset, pay_to, amount, state, reference, payer, age, until, last = found[0]
+        terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
+        last = last or row
+        return Submitted(row, last, method, path, model, *terms, state, reference, payer, age / 1000, until or 0)
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        changed = self.link.ask(statement, values)
+        if len(changed) != 1:
+            raise LedgerError("The reservation of this payment has lapsed, so it was not sent. Ask again.")
+        return changed
+
+    def _keep(self, row: int, reference: str) -> None:
+        self._references[row] = reference
+        self._references.move_to_end(row)
+        while len(self._references) > MAX_OUTCOMES:
+            self._references.popitem(last=False)
+
+    # Budgets.
+
+    def spent(self, budget: Budget) -> int:
+        """See `Ledger`."""
+        return self.spent_of([budget])[0]
+
+    def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
+        """See `Ledger`."""
+        return [int(spent) for (spent,) in self.link.ask(_SPENT, _patterns(budgets))]
+
+    def close(self) -> None:
+        """See `Ledger`."""
+        self.link.close()
+
+
+def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tuple[str, tuple[Any, ...]]:
+    """The statement that reserves, and its values; it gives one row."""
+    model = None if intent.model is None else _text(intent.model)
+    values = (
+        *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
+        *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
+        *(intent.micro_usd, intent.replaces, _text(intent.job), LAPSE_SECONDS * 1000),
+        *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
+    )
+    return _RESERVE, values
+
+
+def _patterns(budgets: Sequence[Budget]) -> tuple[list[int | None], list[str], list[str]]:
+    """The budgets' periods in milliseconds, and their patterns as LIKE has them."""
+    return (
+        [None if budget.seconds is None else budget.seconds * 1000 for budget in budgets],
+        [_like(budget.scope.model) for budget in budgets],
+        [_like(budget.scope.path.removeprefix(ALIAS)) for budget in budgets],
+    )
+
+
+def _like(pattern: str) -> str:
+    for plain, escaped in (("\\", "\\\\"), ("%", "\\%"), ("_", "\\_"), ("*", "%"), ("?", "_")):
+        pattern = pattern.replace(plain, escaped)
+    return pattern
+
+
+def _text(text: str) -> str:
+    """`text`, which a client or a gateway may have written, as a database in UTF-8 can keep it: character by character,
+    so that patterns match what they matched.
+    """
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -1,0 +1,1 @@
+"""The ledger in a SQLite file, which proxies on one machine share."""

@@ -1,0 +1,131 @@
+"""The tables of the ledger in SQLite, and how a file gets them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from ...limits.limits import ALIAS
+
+LEVELS = (10, 16, 22, 28)
+"""`spending` sums over spans of 2**10 milliseconds (a second), 2**16 (a minute), 2**22 (70 minutes) and 2**28 (three
+days). Files are full of them, so these numbers never change.
+"""
+
+
+def covered(row: str) -> str:
+    """The condition that `row` (a table's name) is in the scope `scope`: see `limits.Scope.covers`."""
+    return f"""
+        (scope.model = '' OR {row}.model GLOB scope.model)
+        AND (scope.path = '' OR {row}.path GLOB scope.path OR {row}.path GLOB '{ALIAS}' || scope.path)"""
+
+
+def _add(amount: str) -> str:
+    return f"""
+        INSERT INTO spending (scope, level, span, micro_usd)
+        SELECT scope.id, level.bits, NEW.counted_at >> level.bits, {amount}
+        FROM scope, ({" UNION ALL ".join(f"SELECT {bits} AS bits" for bits in LEVELS)}) AS level
+        WHERE {covered("NEW")}
+        ON CONFLICT (scope, level, span) DO UPDATE SET micro_usd = micro_usd + excluded.micro_usd"""
+
+
+MIGRATIONS = (
+    """
+    CREATE TABLE payment (
+        id INTEGER PRIMARY KEY,
+        time INTEGER NOT NULL,        -- wall clock at the reservation, Unix milliseconds
+        counted_at INTEGER NOT NULL,  -- the ledger's own time, milliseconds, never falls from row to row
+        process TEXT NOT NULL,        -- boot and process id of whoever reserved it
+        method TEXT NOT NULL,
+        host TEXT NOT NULL,
+        path TEXT NOT NULL,           -- without its query
+        model TEXT,
+        network TEXT NOT NULL,        -- CAIP-2
+        asset TEXT NOT NULL,
+        pay_to TEXT NOT NULL,
+        amount TEXT NOT NULL,         -- atomic units of the asset, decimal, may be beyond 64 bits
+        micro_usd INTEGER NOT NULL,
+        cumulative INTEGER NOT NULL,  -- micro_usd of this and all earlier rows, for proxies of older versions
+        state TEXT NOT NULL,
+        sends INTEGER NOT NULL DEFAULT 0,
+        reference TEXT,               -- EIP-3009 nonce or Solana signature
+        valid_until INTEGER,          -- of the signature, Unix seconds
+        transaction_id TEXT,
+        status INTEGER,               -- of the upstream's answer
+        code TEXT,                    -- of the gateway's rejection
+        request_id TEXT,
+        first_byte_ms INTEGER,
+        total_ms INTEGER,
+        bytes INTEGER,
+        replaces INTEGER REFERENCES payment (id)
+    );
+    CREATE TABLE clock (
+        boot TEXT NOT NULL,
+        counted_at INTEGER NOT NULL,  -- the ledger's time when this boot was first seen, milliseconds
+        uptime INTEGER NOT NULL       -- and the machine's uptime then
+    );
+    CREATE INDEX payment_counted_at ON payment (counted_at);
+    CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released');
+    CREATE INDEX payment_open ON payment (state, counted_at) WHERE state IN ('reserved', 'sent')
+    """,
+    """
+    ALTER TABLE payment ADD COLUMN free_at INTEGER;  -- of superseded ones: the ledger's time, milliseconds
+    DROP INDEX payment_freed;
+    CREATE INDEX payment_freed ON payment (counted_at, micro_usd) WHERE state IN ('rejected', 'released', 'expired');
+    CREATE INDEX payment_superseded ON payment (free_at) WHERE state = 'superseded'
+    """,
+    """
+    ALTER TABLE payment ADD COLUMN job TEXT;    -- where the job is polled that this payment belongs to
+    ALTER TABLE payment ADD COLUMN payer TEXT;  -- who signed, of payments whose answer was the job
+    CREATE INDEX payment_job ON payment (job) WHERE job IS NOT NULL
+    """,
+    f"""
+    -- What budgets asked for. An empty pattern means every request; the gateway's alias is not part of a path's.
+    CREATE TABLE scope (
+        id INTEGER PRIMARY KEY,
+        model TEXT NOT NULL,
+        path TEXT NOT NULL,
+        used_at INTEGER NOT NULL,  -- the ledger's time of its last use, give or take a day, milliseconds
+        UNIQUE (model, path),
+        CHECK (LENGTH(model) + LENGTH(path) <= 10000)  -- SQLite can match no longer ones, and then could add no row
+    );
+    -- What the payments of a scope count for, by the time of their reservation.
+    CREATE TABLE spending (
+        scope INTEGER NOT NULL REFERENCES scope (id),
+        level INTEGER NOT NULL,
+        span INTEGER NOT NULL,  -- counted_at >> level
+        micro_usd INTEGER NOT NULL,
+        PRIMARY KEY (scope, level, span)
+    ) WITHOUT ROWID;
+    -- Whatever changes a row keeps them right, even a proxy of the version before that has not been restarted.
+    CREATE TRIGGER spending_reserved AFTER INSERT ON payment
+    WHEN NEW.state NOT IN ('rejected', 'released', 'expired')
+    BEGIN {_add("NEW.micro_usd")}; END;
+    CREATE TRIGGER spending_freed AFTER UPDATE OF state ON payment
+    WHEN OLD.state NOT IN ('rejected', 'released', 'expired') AND NEW.state IN ('rejected', 'released', 'expired')
+    BEGIN {_add("-NEW.micro_usd")}; END;
+    CREATE TRIGGER spending_restored AFTER UPDATE OF state ON payment
+    WHEN OLD.state IN ('rejected', 'released', 'expired') AND NEW.state NOT IN ('rejected', 'released', 'expired')
+    BEGIN {_add("NEW.micro_usd")}; END;
+    DROP INDEX payment_freed
+    """,
+)
+"""Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
+
+
+def migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the tables from `version` to the newest. To be called in a transaction."""
+    for number in range(version, len(MIGRATIONS)):
+        for statement in statements(MIGRATIONS[number]):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def statements(script: str) -> Iterator[str]:
+    """One by one: `executescript` would end the transaction."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

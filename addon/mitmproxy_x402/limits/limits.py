@@ -1,0 +1,74 @@
+"""How much may be spent: budgets over a rolling period, and limits for some models or paths. Pure, like the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from ..protocol.amounts import format_usd
+
+Period = Literal["", "hour", "day", "month"]
+SECONDS: Mapping[Period, int] = {"hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
+"""Periods roll: `10/day` means 10 within any 24 hours, so that nobody spends twice around midnight."""
+ALIAS = "/api"
+"""The gateway serves every path with and without this prefix (protocol, section 1): patterns mean both."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which requests are meant. An empty pattern means every request; `*` and `?` are wild."""
+
+    model: str = ""
+    path: str = ""
+
+    def covers(self, model: str | None, path: str) -> bool:
+        """Whether a request for `model` (None: it names none) at `path` (without its query) is meant."""
+        if self.model and (model is None or not fnmatchcase(model, self.model)):
+            return False
+        return not self.path or fnmatchcase(path.removeprefix(ALIAS), self.path.removeprefix(ALIAS))
+
+    def __str__(self) -> str:
+        parts = [f"model {self.model}" if self.model else "", f"path {self.path}" if self.path else ""]
+        return " and ".join(part for part in parts if part)
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `micro_usd` (millionths of a dollar) within any `period`; the empty period means for ever."""
+
+    micro_usd: int
+    period: Period
+    scope: Scope = EVERYTHING
+
+    @property
+    def seconds(self) -> int | None:
+        """Length of the period; None: for ever."""
+        return SECONDS.get(self.period)
+
+    def __str__(self) -> str:
+        period = f"/{self.period}" if self.period else " in all"
+        return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
+
+    def left(self, spent: int) -> str:
+        """What `spent` (millionths of a dollar) leaves of it: `9.98 of 10/day`."""
+        return f"{format_usd(max(self.micro_usd - spent, 0))} of {self}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One `[[limit]]` of x402.toml. It only tightens: the general limit and budgets hold besides."""
+
+    scope: Scope
+    max_request: int | None
+    """Millionths of a dollar; None: no limit of its own."""
+    budgets: tuple[Budget, ...]
+
+
+def for_request(limits: Sequence[Limit], model: str | None, path: str) -> list[Limit]:
+    """The limits that cover this request."""
+    return [limit for limit in limits if limit.scope.covers(model, path)]

@@ -1,0 +1,83 @@
+"""Reads a 402: its PaymentRequired, or the code of a rejection. Header first, then the body, decoded within bounds."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ..errors import ChallengeError
+from ..forecast.forecast import MISMATCH
+from ..protocol.codings import Undecodable as Unreadable
+from ..protocol.codings import decode
+from ..protocol.headers import MAX_BODY, PAYMENT_REQUIRED, read_payment_required, read_settlement
+from ..protocol.http_message import Response
+from ..protocol.messages import PaymentRequired
+from ..protocol.strict_json import Undecodable, decode_json
+
+_CODE = re.compile(r"(PAYMENT|SETTLEMENT)_[A-Z_]{1,40}")
+
+
+def read(response: Response) -> PaymentRequired | None:
+    """The challenge in `response`, or None when this 402 is none.
+
+    Raises ChallengeError: it is one, and cannot be used.
+    """
+    return read_payment_required(response.headers.get(PAYMENT_REQUIRED), _decoded(response))
+
+
+def rejection_code(response: Response) -> str | None:
+    """The gateway's code where `response`, to a request with a payment, rejects that payment; else None.
+
+    A 402 always does, if with an empty code; 400 and 401 only with a code of payments (protocol, section 4).
+    """
+    try:
+        said, _ = decode_json(_decoded(response))
+    except Undecodable:
+        said = None
+    found = (
+        [part.get("code") for part in (said, said.get("error")) if isinstance(part, dict)]
+        if isinstance(said, dict)
+        else []
+    )
+    code = next((text for text in found if isinstance(text, str) and _CODE.fullmatch(text)), "")
+    return code if code or response.status_code == 402 else None
+
+
+def words(response: Response) -> str:
+    """What a 402 says besides its challenge, numbers left out; empty: it is no plain challenge.
+
+    An answer to a payment that says what an unpaid request was told takes it for no payment. MISMATCH: the reference
+    servers' word for a payment whose entry they would not offer now, before they look any closer.
+    """
+    try:
+        required = read(response) if response.status_code == 402 else None
+        said, _ = decode_json(_decoded(response))
+    except ChallengeError:
+        return ""
+    except Undecodable:
+        said = None
+    if required is None or read_settlement(response.headers.get) is not None:
+        return ""
+    rest = {key: value for key, value in said.items() if key not in _TERMS} if isinstance(said, dict) else {}
+    if rest.get("error") == required.error:  # said twice
+        rest.pop("error", None)
+    if required.error == _NO_MATCH and not rest:
+        return MISMATCH
+    return _DIGITS.sub("#", json.dumps([required.error, rest], sort_keys=True))
+
+
+_DIGITS = re.compile("[0-9]+")
+_TERMS = frozenset({"x402Version", "accepts", "resource", "extensions", "price", "paymentInfo"})
+_NO_MATCH = "No matching payment requirements"
+
+
+def _decoded(response: Response) -> bytes:
+    return decoded(response.raw_content or b"", response.headers.get("content-encoding"))
+
+
+def decoded(body: bytes, coding: str | None) -> bytes:
+    """`body` without its Content-Encoding, `coding`; empty when it cannot be decoded or is too large."""
+    try:
+        return decode(body, coding or "identity", MAX_BODY + 1)
+    except Unreadable:
+        return b""

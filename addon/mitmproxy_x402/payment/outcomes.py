@@ -1,0 +1,79 @@
+"""What became of payments, in the ledger and in the log.
+
+A settlement need not be written down at once: the row of a payment that was sent counts as much as that of one that was
+settled. So settlements wait a moment for others, and go into the ledger together, mostly while requests are under way.
+A proxy that is killed in that moment leaves rows that stay counted, without their transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..deferred import LATE, Batch, Later
+from ..ledger.interface import Ledger, LedgerError, Outcome, State
+from ..limits.limits import Budget
+from .policy import Offer, Purpose
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A payment that was sent, and what became of it."""
+
+    row: int
+    """Of the ledger."""
+    offer: Offer
+    reference: str
+    purpose: Purpose
+    sends: int
+    outcome: Outcome
+
+
+class Outcomes:
+    """Writes to one ledger, and says what is left of `budgets`. Without `later` everything is written at once."""
+
+    def __init__(self, ledger: Ledger, budgets: Sequence[Budget], later: Later | None = None) -> None:
+        self._ledger = ledger
+        self._budgets = budgets
+        self.soon: Batch[Ending] = Batch(self._write, later)
+
+    def write(self, ending: Ending) -> State:
+        """Write it down, and give its row's state. What cannot be written yet stays counted; the log says so."""
+        return self._write([ending])[0]
+
+    def write_soon(self, ending: Ending) -> State:
+        """The same for the settlement of a payment that was sent once: its row's state is known before."""
+        self.soon.add(ending)
+        return ending.outcome.state
+
+    def flush(self) -> None:
+        """Write down all that waits."""
+        self.soon.flush()
+
+    def _write(self, endings: Sequence[Ending]) -> list[State]:
+        try:
+            states = self._ledger.finish_all([(ending.row, ending.outcome) for ending in endings])
+            left = self._left()
+        except LedgerError as error:
+            logger.error("x402: what became of a payment could not be written down yet: %s", error)
+            states, left = [ending.outcome.state for ending in endings], "unknown"
+        for ending, state in zip(endings, states, strict=True):
+            logger.info(
+                "x402: payment of %s to %s for %s: %s %s%s; left: %s",
+                *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, state),
+                ending.outcome.transaction or ending.outcome.code or ending.reference,
+                "" if ending.sends == 1 else f" (sent {ending.sends} times)",
+                left,
+                extra={LATE: True},
+            )
+        return states
+
+    def _left(self) -> str:
+        try:
+            each = zip(self._budgets, self._ledger.spent_of(self._budgets), strict=True)
+        except LedgerError:
+            return "unknown"
+        return ", ".join(budget.left(spent) for budget, spent in each)

@@ -1,0 +1,279 @@
+"""The money of one poll of a job: what it carries, and what may be signed when the gateway asks to be paid for it.
+
+A `Poll` is to the addon what a `Purchase` is, with the rules of `jobs` in the place of those of `purchase`:
+
+    borrow     what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
+    buy        a 402 came: another signature over the payment's own nonce (EVM), or what answers the bill (Solana)
+    rejected   a proof was answered by a bill; or a payment was rejected: may something else be signed, once?
+
+The poll of a job that is in no ledger of ours pays nothing: it might be one of a hundred.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from ..errors import Refused
+from ..ledger.interface import JobPaid, LedgerError, Outcome, Submitted
+from ..protocol.http_message import Request
+from ..protocol.messages import PaymentRequired, PaymentRequirements
+from ..protocol.networks import NetworkTable
+from ..protocol.strict_json import shown
+from . import jobs
+from .jobs import Job, Jobs
+from .payer import Payer, Payment
+from .policy import Purpose
+from .purchase import NOT_BROADCAST, REPLAY, Purchase
+from .retained import Held
+
+STALE = "PAYMENT_BLOCKHASH_STALE"
+DYING_SECONDS = 60
+"""On Solana: how long after its `valid_until`, which is when it may have died, a payment surely has (a blockhash lives
+60 to 90 s; protocol, section 3)."""
+OWN_PROOF = "x-poll-signature"
+"""A client that sends this header proves by itself that the job is its own."""
+
+logger = logging.getLogger(__name__)
+
+
+def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> None:
+    """The paid request of `purchase` has become a job, which is polled at `where`."""
+    purchase.is_job = True
+    offer, purpose = payment.offer, purchase.purpose
+    submitted = Submitted(
+        row=payment.row,
+        last_row=payment.row,
+        method=purpose.method,
+        path=purpose.path,
+        model=purpose.model,
+        network=offer.network.caip2,
+        asset=offer.asset.address,
+        pay_to=offer.requirement.pay_to,
+        amount=payment.amount,
+        state="unknown",
+        reference=payment.reference,
+        payer=payment.payer,
+        valid_until=payment.valid_until,
+    )
+    known.add(Job(where, offer.network.family, submitted, payment, sends=1), purchase.ledger.name)
+    try:
+        purchase.ledger.record_job(payment.row, where, payment.payer)
+    except LedgerError as error:
+        logger.error("x402: a job could not be written down, and is lost when this proxy ends: %s", error)
+
+
+def poll_of(request: Request, payer: Payer, held: Held, known: Jobs) -> Poll | None:
+    """The poll that `request` is, or None. Where the ledger cannot be read, the job is taken for an unknown one."""
+    where = known.polled(request, payer.ledger.name)
+    if where is None:
+        return None
+    try:
+        job = known.find(where, payer.ledger)
+    except LedgerError as error:
+        logger.error("x402: a job could not be looked up: %s", error)
+        job = None
+    return Poll(payer, held, job, request)
+
+
+class Poll(Purchase):
+    """What happens to the money of one poll; of a job (None: unknown), by a client's request."""
+
+    def __init__(self, payer: Payer, held: Held, job: Job | None, request: Request) -> None:
+        its = (job.submitted.method, job.submitted.path, job.submitted.model) if job else None
+        method, path, model = its or (request.method, request.path.partition("?")[0], None)
+        # As if for the request that the job came from: so limits for its model and path bind.
+        super().__init__(payer, held, Purpose(method, request.host, path, model), lambda: (("", "", ""), b""))
+        self.is_job = True
+        self._job = job
+        self._media = jobs.media(request.path)
+        self._proves = request.headers.get(OWN_PROOF) is None
+        self._billed = False
+
+    @property
+    def is_new(self) -> bool:
+        """Never: what a poll carries belongs to its job."""
+        return False
+
+    def borrow(self) -> bool:
+        """Whether there is something for the first leg to carry."""
+        job = self._job
+        if job is not None and job.family == "evm" and job.payment is not None:
+            self.payment = job.payment if job.payment.valid_until > self._payer.clock() else None
+        return bool(self.headers())
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The payment; else, on Solana, a fresh proof."""
+        wallet, job = self._payer.wallets.svm, self._job
+        if self.payment is not None or job is None or job.family == "evm" or wallet is None:
+            return super().headers()
+        if self._media is None or not self._proves or wallet.address != job.submitted.payer:
+            return ()
+        return jobs.proof(wallet, *self._media, int(self._payer.clock()))
+
+    async def buy(self, required: PaymentRequired, words: Callable[[], str] = str) -> Payment:  # noqa: ARG002
+        """What answers a 402 on this poll.
+
+        Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`,
+        `job_payment_pending`, `no_wallet`.
+        """
+        job = self._job
+        if job is None:
+            raise _unknown()
+        self._check_wallet(job)
+        within = _within(required, job.submitted, self._payer.settings.networks)
+        async with job.lock:
+            if job.family == "evm":
+                nonce = bytes.fromhex(job.submitted.reference.removeprefix("0x"))
+                job.payment = await self._payer.renew(within, self.purpose, job.submitted.row, nonce)
+            else:
+                job.payment = await self._answer_bill(job, within)
+        self.payment, self.sent = job.payment, False
+        return job.payment
+
+    async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
+        """The payment that this process still has of the job; once that is dead, a new one, the only one."""
+        submitted, alive = self.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
+        if submitted is None or submitted.age > jobs.JOB_SECONDS:
+            raise _unknown()
+        if submitted.state == "settled":
+            raise _already_paid()
+        if job.payment is not None and job.payment.valid_until > alive:
+            return job.payment
+        if submitted.valid_until > alive and not job.stale:
+            raise Refused(
+                "job_payment_pending",
+                "The gateway asks to be paid for a job whose payment an earlier run of the proxy has sent. It can be "
+                f"settled for another {submitted.valid_until - alive:.0f} seconds. Nothing was paid on top of it. Poll "
+                "again after that.",
+            )
+        try:
+            payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
+        except JobPaid:
+            raise _already_paid() from None
+        job.sends = 0
+        return payment
+
+    def _check_wallet(self, job: Job) -> None:
+        """Another wallet could pay anew what the job's own has paid: a nonce is a wallet's own."""
+        wallet = self._payer.wallets.for_family(job.family)
+        if wallet is None or wallet.address != job.submitted.payer:
+            raise Refused(
+                "no_wallet",
+                f"The gateway asks to be paid for a poll of a job that the wallet {job.submitted.payer} paid for, and "
+                "that wallet is not loaded. Nothing was paid. Start the proxy with its key to get the job's result.",
+            )
+
+    def sending(self) -> None:
+        """Write down that a payment leaves now; a proof moves no money. Raises LedgerError: then it must not leave."""
+        job = self._job
+        if self.payment is None or job is None:
+            return
+        if job.sends:
+            self.ledger.record_resent(self.payment.row)
+        else:
+            self.ledger.record_sent(self.payment.row, self.payment.reference, self.payment.valid_until)
+        job.sends += 1
+        self.sent, self._sends = True, job.sends
+
+    def rejected(self, code: str, status: int, words: Callable[[], str] = str) -> bool:  # noqa: ARG002
+        """True: what `buy` signs may help; at most once a poll for each of a bill and a rejected payment."""
+        job = self._job
+        if self.payment is None or job is None:  # a proof: its 402 is the bill
+            first, self._billed = not self._billed, True
+            return first and status == 402
+        unused = code in NOT_BROADCAST and job.sends == 1
+        self._record(Outcome("rejected" if unused else "unknown", status=status, code=code))
+        # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
+        job.stale = job.stale or code == STALE
+        again = not self._signed_anew and (unused or code == STALE or (job.family == "evm" and code != REPLAY))
+        self._signed_anew, self._billed = True, False
+        if again or unused:
+            self.payment = job.payment = None
+        self._given_up = not again
+        return again
+
+    def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
+        """The job itself remembers what to send again."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """The client has got the whole of an answer: most say that the job goes on, and nothing of the payment."""
+        job = self._job
+        if job is None or self._given_up:
+            return
+        self.state = job.state if self.sent else None
+        if self.payment is not None and not self.sent:
+            self._put_back(job)
+        elif outcome.state == "settled" or (self.sent and job.sends == 1):
+            self._settle(job, outcome)
+
+    def break_off(self, outcome: Outcome) -> None:
+        """The client gets no more of an answer."""
+        self.finish(outcome)
+
+    def _put_back(self, job: Job) -> None:
+        if job.sends == 0 and self.payment is job.payment and self.payment is not None:
+            self._payer.release(self.payment.row)
+            job.payment = None
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        if self.payment is not None:
+            self._record(outcome)
+            job.state = self.state or job.state
+            return
+        try:  # the answer to a proof names the transaction of the payment before it
+            row = job.payment.row if job.payment is not None and job.sends else job.submitted.last_row
+            job.state = self.state = self.ledger.finish(row, outcome)
+            self.transaction = outcome.transaction
+        except LedgerError as error:
+            logger.error("x402: the settlement of a job could not be written down: %s", error)
+
+
+def _unknown() -> Refused:
+    return Refused(
+        "job_unknown",
+        "The gateway asks to be paid for a poll of a job that was not paid for through this proxy in the last 24 hours."
+        " Nothing was paid: each poll could cost as much as the job. Poll it where it was paid for, or submit it"
+        " through this proxy.",
+    )
+
+
+def _already_paid() -> Refused:
+    return Refused(
+        "job_already_paid",
+        "The gateway asks to be paid for a job that was paid for before through this proxy, and that payment may have "
+        "been settled. Nothing more was paid. Poll again: a gateway that has its money answers with the result. If it "
+        "does not, the ledger (./run.sh report) names the payment for the gateway's owners.",
+    )
+
+
+def _within(required: PaymentRequired, submitted: Submitted, table: NetworkTable) -> PaymentRequired:
+    """`required` without the entries that ask for anything else than the job's own terms, or for more.
+
+    Raises Refused: `job_not_payable`, where none is left.
+    """
+    entries = tuple(entry for entry in required.accepts if _is_within(entry, submitted, table))
+    if not entries:
+        asked = ", ".join(
+            f"{entry.amount} on {shown(entry.network)} to {shown(entry.pay_to)}" for entry in required.accepts[:3]
+        )
+        raise Refused(
+            "job_not_payable",
+            f"The gateway asks for a poll of a job {asked:.400} (in the asset's smallest unit). The job was paid for "
+            f"with {submitted.amount} on {submitted.network} to {submitted.pay_to}, and a poll may ask for the same "
+            "again at most, to the same address. Nothing was paid for it. Tell the gateway's owners.",
+        )
+    return dataclasses.replace(required, accepts=entries)
+
+
+def _is_within(entry: PaymentRequirements, submitted: Submitted, table: NetworkTable) -> bool:
+    network = table.get(entry.network)
+    if network is None or network.caip2 != submitted.network:
+        return False
+    fold = str.lower if network.family == "evm" else str
+    return (
+        fold(entry.asset) == fold(submitted.asset)
+        and fold(entry.pay_to) == fold(submitted.pay_to)
+        and entry.amount <= submitted.amount
+    )

@@ -1,0 +1,170 @@
+"""Payments whose attempt ended badly, kept where every proxy of the ledger finds them, and nobody else can use them.
+
+What `held` keeps in memory is here a row in the ledger's database. A signed payment can move money for as long as it is
+valid, so it is not written there as it is: rows are sealed (AES-256-GCM) with a key that comes from the wallets' own
+keys, and found by hashes that are keyed with another one. So proxies with the same wallets share what they keep without
+any further secret, others see each other's rows as noise, and whoever reads the database learns neither a header nor
+which request it belongs to. A row that is moved to another request does not open.
+
+A row is given to one proxy alone, and is gone with that: taking is deleting. What is past its time is deleted by
+whoever writes the next one, or begins the next session.
+
+Asking costs a round trip, so a request is not looked up before a challenge has come: a repetition that lands on another
+proxy goes out unpaid first, like any request, and takes the held payment in the place of a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ..errors import X402Error
+from ..ledger.interface import LedgerError
+from ..ledger.postgres.store import PostgresLedger
+from ..protocol.messages import AtomicUnits, PaymentRequirements
+from ..protocol.networks import NetworkTable
+from ..wallet.sources import Wallets
+from .payer import Payment
+from .policy import Offer
+from .retained import REMEMBER_SECONDS, Fingerprint, HeldPayments, Memory, Route
+
+NONCE_BYTES = 12
+"""Of AES-GCM, drawn for each row."""
+_EXPECTS = "SELECT 1 FROM x402_held WHERE route = %s AND forget_at > x402_now() LIMIT 1"
+_REMEMBER = """
+    WITH past AS (DELETE FROM x402_held WHERE forget_at <= x402_now())
+    INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at)
+    VALUES (%s, %s, %s, x402_now() + %s::bigint, x402_now() + %s::bigint)"""
+_TAKE = """
+    DELETE FROM x402_held WHERE id = (
+        SELECT id FROM x402_held WHERE fingerprint = %s AND forget_at > x402_now()
+        ORDER BY sendable_until > x402_now() DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) RETURNING sealed, forget_at - x402_now()"""
+
+logger = logging.getLogger(__name__)
+
+
+class SharedHeldPayments:
+    """As `HeldPayments`, for all proxies of `ledger` that have the same `wallets`. `clock` gives Unix seconds."""
+
+    def __init__(
+        self, ledger: PostgresLedger, wallets: Wallets, networks: NetworkTable, clock: Callable[[], float]
+    ) -> None:
+        self._link, self._name = ledger.link, ledger.name
+        self._networks = networks
+        self._clock = clock
+        self._alone = HeldPayments(clock)
+        """What could not be written down."""
+        self._seal = AESGCM(_key(wallets, b"held payments: seal"))
+        self._index = _key(wallets, b"held payments: index")
+
+    def expects(self, route: Route) -> bool:
+        """See `Held`."""
+        return self._alone.expects(route)
+
+    def expects_by_now(self, route: Route) -> bool:
+        """See `Held`."""
+        return bool(self._link.ask(_EXPECTS, (self._hash(route),)))
+
+    def remember(self, key: Fingerprint, memory: Memory) -> None:
+        """See `Held`. Where the database cannot be reached, this proxy remembers by itself."""
+        now = self._clock()
+        valid_until = memory.payment.valid_until if memory.payment else now
+        forget_at = memory.forget_at or max(now + REMEMBER_SECONDS, valid_until)
+        route, fingerprint = self._hash(key[0]), self._hash(key[0], key[1])
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = nonce + self._seal.encrypt(nonce, _write(memory), fingerprint)
+        try:
+            times = (_milliseconds(valid_until - now), _milliseconds(forget_at - now))
+            self._link.ask(_REMEMBER, (route, fingerprint, sealed, *times))
+        except LedgerError as error:
+            logger.warning("x402: a payment can be sent again by this proxy only: %s", error)
+            self._alone.remember(key, memory)
+
+    def take(self, key: Fingerprint) -> Memory | None:
+        """See `Held`. Raises LedgerError."""
+        memory = self._alone.take(key) if self._alone.expects(key[0]) else None
+        if memory is not None:
+            return memory
+        fingerprint = self._hash(key[0], key[1])
+        found = self._link.ask(_TAKE, (fingerprint,))
+        if not found:
+            return None
+        ((sealed, left_ms),) = found
+        try:
+            text = self._seal.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], fingerprint)
+            memory = _read(text, self._name, self._networks)
+        except (InvalidTag, ValueError, KeyError, TypeError, X402Error):
+            logger.warning("x402: a payment that was to be sent again cannot be read, and is left")
+            return None
+        now = self._clock()
+        memory.forget_at = now + left_ms / 1000
+        if memory.payment is not None and memory.payment.valid_until <= now:
+            memory.payment = None
+        return memory
+
+    def _hash(self, route: Route, body: bytes = b"") -> bytes:
+        return hmac.new(self._index, json.dumps(route).encode() + body, hashlib.sha256).digest()
+
+
+def _key(wallets: Wallets, purpose: bytes) -> bytes:
+    """32 bytes that all proxies with the same wallets share, and nobody else has."""
+    both = [wallet.derive_key(purpose) for wallet in (wallets.evm, wallets.svm) if wallet is not None]
+    if not both:
+        raise ValueError("no wallet, so nothing is ever held")
+    return hashlib.sha256(b"".join(both)).digest() if len(both) > 1 else both[0]
+
+
+def _write(memory: Memory) -> bytes:
+    said: dict[str, Any] = {
+        "sends": memory.sends,
+        "purchases": memory.purchases,
+        "last_row": memory.last_row,
+        "payment": None if memory.payment is None else _said(memory.payment),
+    }
+    return json.dumps(said).encode()
+
+
+def _said(payment: Payment) -> dict[str, Any]:
+    requirement = payment.offer.requirement
+    return {
+        "requirement": {
+            **{"scheme": requirement.scheme, "network": requirement.network, "amount": requirement.amount},
+            **{"asset": requirement.asset, "pay_to": requirement.pay_to, "extra": requirement.extra},
+            **{"max_timeout_seconds": requirement.max_timeout_seconds, "raw": requirement.raw},
+        },
+        **{"payer": payment.payer, "reference": payment.reference, "header": payment.header},
+        **{"row": payment.row, "valid_until": payment.valid_until, "window": payment.window},
+    }
+
+
+def _read(text: bytes, ledger: str, networks: NetworkTable) -> Memory:
+    """What `_write` has written; without its payment, where this proxy's table does not have the asset."""
+    said = json.loads(text)
+    payment = None if said["payment"] is None else _payment(said["payment"], networks)
+    return Memory(payment, said["sends"], said["purchases"], said["last_row"], ledger)
+
+
+def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:
+    terms = said["requirement"]
+    requirement = PaymentRequirements(**{**terms, "amount": AtomicUnits(terms["amount"])})
+    network = networks.get(requirement.network)
+    asset = None if network is None else network.asset(requirement.asset)
+    if network is None or asset is None:
+        return None
+    name, value = said["header"]
+    offer = Offer(requirement, network, asset)
+    times = said["valid_until"], said["window"]
+    return Payment(offer, said["payer"], said["reference"], (name, value), said["row"], *times)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,56 @@
+"""What payment looks at in an HTTP message: mitmproxy's requests and responses fit, so do plain objects in tests."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Fields(Protocol):
+    """Header fields; names in any case."""
+
+    def get(self, key: str, /) -> str | None:
+        """The value of the field `key`, several of them joined with a comma; None where there is none."""
+
+
+class Request(Protocol):
+    """A request as the client sent it, on its way to the upstream."""
+
+    @property
+    def method(self) -> str:
+        """As in `POST`."""
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`: of the upstream."""
+
+    @property
+    def host(self) -> str:
+        """Of the upstream."""
+
+    @property
+    def port(self) -> int:
+        """Of the upstream."""
+
+    @property
+    def path(self) -> str:
+        """With its query."""
+
+    @property
+    def headers(self) -> Fields:
+        """Its header fields."""
+
+
+class Response(Protocol):
+    """An answer of the upstream, held back whole."""
+
+    @property
+    def status_code(self) -> int:
+        """As in 402."""
+
+    @property
+    def headers(self) -> Fields:
+        """Its header fields."""
+
+    @property
+    def raw_content(self) -> bytes | None:
+        """The body, with its Content-Encoding; None where it was not kept."""

@@ -1,0 +1,79 @@
+"""What the stream and the addon tell each other about one request of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mitmproxy import http
+
+from .internals import (
+    ReverseMode,
+    commands,
+)
+
+
+@dataclass
+class Exchange:
+    """What the stream and the addon tell each other about one request of the client."""
+
+    client_host: str | None = None
+    """The Host (or :authority) that the client wrote, before reverse mode rewrote it."""
+    may_pay: bool = False
+    """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
+    resend: bool = False
+    """Set by the addon in the challenge hook: send the request again. The stream takes it back."""
+    secret_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Set by the addon: headers that go upstream with the next leg and are never stored in the flow."""
+    about_to_send: Callable[[], http.Response | None] | None = field(default=None, repr=False)
+    """Set by the addon: called just before a leg with secret headers is handed to the upstream connection. Must not
+    raise. An answer forbids it: the client gets that answer, or the first leg goes without the headers."""
+    secrets_sent: bool = False
+    """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
+    error_answer: bytes | None = None
+    """Set by the addon in the error hook: JSON body of the error that the client gets."""
+    legs: int = 1
+    """Requests sent upstream so far, the one in flight included."""
+    received: int = 0
+    """Bytes of the body of the last leg's answer, as they came."""
+    timed_out: str = ""
+    """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
+
+    def forget(self) -> None:
+        """The answer is over: let go of secrets, and of what holds the flow, which holds this."""
+        self.secret_headers, self.about_to_send = (), None
+
+
+@dataclass
+class X402ChallengeHook(commands.StartHook):
+    """A 402 has been held back: whole in `flow.response`, with its body. See the module's words for the answers."""
+
+    name = "x402_challenge"
+    flow: http.HTTPFlow
+
+
+EXCHANGE = "x402_exchange"
+"""The attribute of a flow that keeps it; a copy of the flow has none."""
+
+
+def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
+    """The exchange of a flow that runs in an `X402Stream`; None for replayed and loaded flows, which never pay."""
+    return flow.__dict__.get(EXCHANGE)
+
+
+def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
+    """Host and port that the proxy reverses to, whatever has been done to the flow's request since."""
+    mode = flow.client_conn.proxy_mode
+    assert isinstance(mode, ReverseMode)
+    return mode.address
+
+
+_Thing = TypeVar("_Thing")
+
+
+def shallow_copy(thing: _Thing) -> _Thing:
+    """`copy.copy` of a plain object, which takes detours for the sake of others."""
+    copied = object.__new__(type(thing))
+    vars(copied).update(vars(thing))
+    return copied

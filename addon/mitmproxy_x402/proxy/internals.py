@@ -1,0 +1,71 @@
+"""The internals of mitmproxy that this package stands on: the one place that imports them.
+
+Raises SettingsError on import, with what to install, where this mitmproxy has moved one of them.
+"""
+
+from __future__ import annotations
+
+from mitmproxy import version
+
+from ..errors import SettingsError
+
+try:
+    from mitmproxy.addonmanager import AddonManager, safecall
+    from mitmproxy.log import AddLogHook, LogEntry
+    from mitmproxy.options import Options
+    from mitmproxy.proxy import commands, events, layer
+    from mitmproxy.proxy.context import Context
+    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
+    from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+    from mitmproxy.proxy.layers.http._events import (
+        RequestData,
+        RequestEndOfMessage,
+        RequestHeaders,
+        RequestProtocolError,
+        RequestTrailers,
+        ResponseData,
+        ResponseEndOfMessage,
+        ResponseHeaders,
+        ResponseProtocolError,
+        ResponseTrailers,
+    )
+    from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
+    from mitmproxy.proxy.mode_specs import ReverseMode
+except ImportError as moved:
+    raise SettingsError(
+        f"mitmproxy {version.VERSION} has moved what the x402 handshake stands on ({moved}): not starting. "
+        "Install the versions of requirements.lock, for example with ./run.sh."
+    ) from None
+
+__all__ = [
+    "AddLogHook",
+    "AddonManager",
+    "Context",
+    "DropStream",
+    "HttpEvent",
+    "HttpLayer",
+    "HttpResponseHeadersHook",
+    "HttpStream",
+    "LogEntry",
+    "Options",
+    "ReceiveHttp",
+    "RequestData",
+    "RequestEndOfMessage",
+    "RequestHeaders",
+    "RequestProtocolError",
+    "RequestTrailers",
+    "ResponseData",
+    "ResponseEndOfMessage",
+    "ResponseHeaders",
+    "ResponseProtocolError",
+    "ResponseTrailers",
+    "ReverseMode",
+    "SendHttp",
+    "_events",
+    "_http1",
+    "_http2",
+    "commands",
+    "events",
+    "layer",
+    "safecall",
+]

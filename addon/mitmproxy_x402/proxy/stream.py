@@ -1,0 +1,477 @@
+"""The HTTP stream that holds a 402 back, asks the addon, and sends the request again with a payment.
+
+mitmproxy's hooks cannot pay and stream: a response that a hook sets goes out whole. So each reverse-proxied stream is
+an `X402Stream`. It holds a 402 back, fires the `x402_challenge` hook, and does what the addon then asks for:
+
+    resend     the same request goes upstream again, with `Exchange.secret_headers` added; the answer streams through
+    an answer  the addon put another response into `flow.response`: the client gets that one
+    neither    the 402 was the answer: the client gets it as it came
+
+The addon may also give the first leg secret headers, in the request hook; and from a leg that carried some, 400 and 401
+are held back like 402, since gateways reject payments with these, too.
+
+Every request sent upstream is a leg. A leg has a stream id of its own, because HTTP/2 never opens one id twice; what
+still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
+
+Besides, the stream repairs what would lose an answer: trailers that an HTTP/1.1 client cannot be given, answers whose
+end nobody could tell from their being cut off, error pages in HTML.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Generator
+from typing import Any, cast
+
+from mitmproxy import http
+from mitmproxy.connection import Connection
+
+from ..errors import error_body
+from ..settings.timeouts import Timeouts
+from .exchange import EXCHANGE, Exchange, X402ChallengeHook, shallow_copy
+from .internals import (
+    DropStream,
+    HttpEvent,
+    HttpLayer,
+    HttpResponseHeadersHook,
+    HttpStream,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+    SendHttp,
+    _events,
+    _http1,
+    commands,
+    events,
+)
+
+MAX_CHALLENGE = 1 << 20
+"""Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
+
+
+MAX_LEGS = 6
+"""Requests sent upstream for one request of the client, whatever the addon asks for."""
+
+
+logger = logging.getLogger(__name__)
+
+
+Steps = Generator[commands.Command, Any, None]
+
+
+_RESPONSE_EVENTS = (
+    ResponseData,
+    ResponseHeaders,
+    ResponseTrailers,
+    ResponseEndOfMessage,
+    ResponseProtocolError,
+)
+
+
+_CHALLENGE = (402,)
+
+
+_REJECTIONS = (400, 401, 402)
+
+
+_leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
+
+
+class X402Stream(HttpStream):
+    """mitmproxy's stream, which can send its request upstream more than once."""
+
+    def __init__(self, context: Any, stream_id: int, timeouts: Timeouts) -> None:
+        super().__init__(context, stream_id)
+        self.exchange = Exchange()
+        self.timeouts = timeouts
+        self.waits_for = ""  # a field of Timeouts while the upstream is to do something, else empty
+        self._since = 0.0
+        self._began = 0.0
+        self.leg_id = stream_id
+        self._answering = False  # a final response's headers are on their way to the client
+        self._chunked: bool | None = None  # whether an HTTP/1.1 client gets it in chunks; None: there is none
+        self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
+        self._held_head: http.Response | None = None
+        self._held_body = bytearray()
+
+    # What passes between the stream and its connections. handle_event and not _handle_event, because the replies to
+    # blocking commands do not pass through the latter.
+
+    def handle_event(self, event: events.Event) -> Steps:
+        """Map the leg's stream id in and out, and put JSON in the place of mitmproxy's error pages."""
+        if isinstance(event, _RESPONSE_EVENTS):
+            if event.stream_id != self.leg_id:
+                return
+            event.stream_id = self.stream_id
+            if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
+                # The end of an answer that goes on until the connection is closed, and we have closed it.
+                event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, CANCELLED)
+            self._take_note(event)
+            if isinstance(event, ResponseData) and self._answering and not self._paused:
+                # A piece of a body: straight on to what HttpStream does with it, which waits for nothing.
+                yield from self.server_state(event)
+                return
+        for command in super().handle_event(event):
+            if isinstance(command, SendHttp):
+                if command.connection is self.context.client:
+                    if isinstance(command.event, ResponseHeaders):
+                        self._answering = command.event.response.status_code >= 200
+                        self._frame(command.event)
+                        self._learn_framing(command.event.response)
+                    elif isinstance(command.event, ResponseProtocolError) and not self._answering:
+                        yield from self._answer_error(command)
+                        continue
+                else:
+                    self._mark_leg(command.event)
+            elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
+                yield DropStream(self.leg_id)
+            elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
+                continue  # a line for each answer, and it is so for every one
+            yield command
+
+    def _frame(self, event: ResponseHeaders) -> None:
+        """Have an answer without a length sent in chunks, so that its end is told from its being cut off.
+
+        The flow keeps the head as it came.
+        """
+        request, response = self.flow.request, event.response
+        if event.end_stream or request.http_version != "HTTP/1.1" or response.status_code < 200:
+            return
+        if "content-length" not in response.headers and "transfer-encoding" not in response.headers:
+            event.response = response.copy()
+            event.response.headers["transfer-encoding"] = "chunked"
+            if response.is_http10:
+                event.response.http_version = "HTTP/1.1"
+
+    def _learn_framing(self, response: http.Response) -> None:
+        if self._answering and type(self._http_layer().connections[self.context.client]) is _http1.Http1Server:
+            self._chunked = "chunked" in response.headers.get("transfer-encoding", "").lower()
+
+    def pass_on(self, event: ResponseData) -> commands.SendData | None:
+        """What gives a piece of an answer to the client, where that is all there is to do; None: the long way is due.
+
+        Comes to the same as HttpStream and Http1Server do together.
+        """
+        response = self.flow.response
+        if (
+            self._chunked is None
+            or self._paused
+            or event.stream_id != self.leg_id
+            or self.server_state != self.state_stream_response_body
+            or response is None
+            or response.stream is not True
+            or getattr(self.context.options, "store_streamed_bodies", False)
+        ):
+            return None
+        self._take_note(event)
+        data = event.data
+        return commands.SendData(self.context.client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def _take_note(self, event: events.Event) -> None:
+        """An event of this leg's answer has come."""
+        self._since = time.monotonic()
+        if isinstance(event, ResponseData):
+            self.exchange.received += len(event.data)
+        elif isinstance(event, ResponseHeaders):
+            self.waits_for = "" if event.response.status_code == 101 else "idle"
+        else:
+            self.waits_for = ""
+
+    def _mark_leg(self, event: HttpEvent) -> None:
+        """An event of the request is about to leave."""
+        event.stream_id = self.leg_id
+        if isinstance(event, RequestHeaders):
+            if self.exchange.legs == 1:
+                self._add_to_first_leg(event)
+            if self.exchange.may_pay:
+                event.request = _kept_open(event.request)
+        elif isinstance(event, RequestEndOfMessage):
+            self._wait("first_byte")
+
+    def _wait(self, what: str) -> None:
+        self.waits_for, self._since = what, time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When what the stream waits for has taken too long; without an end where it waits for nothing."""
+        if not self.waits_for:
+            return math.inf
+        waited: float = getattr(self.timeouts, self.waits_for)
+        return min(self._since + waited, self._began + self.timeouts.total)
+
+    def overdue(self) -> str:
+        """What took too long, in words."""
+        if self._since + getattr(self.timeouts, self.waits_for) > self._began + self.timeouts.total:
+            return f"its whole answer takes longer than {self.timeouts.total:g} s (option x402_total_timeout)"
+        return _OVERDUE[self.waits_for].format(getattr(self.timeouts, self.waits_for))
+
+    def _answer_error(self, command: SendHttp) -> Steps:
+        assert isinstance(command.event, ResponseProtocolError)
+        status = 504 if self.exchange.timed_out else _error_status(command.event.code)
+        if status is None:
+            yield command
+            return
+        body = self.exchange.error_answer or error_body(
+            "upstream_error", "proxy_error", f"mitmproxy-x402: {command.event.message}"
+        )
+        response = http.Response.make(status, body, _ERROR_HEADERS)
+        self._answering = True
+        for event in (
+            ResponseHeaders(self.stream_id, response, end_stream=False),
+            ResponseData(self.stream_id, body),
+        ):
+            yield SendHttp(event, self.context.client)
+        if self.flow.request.is_http2:
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            yield command  # closes the connection, also where the request has not been read to its end
+
+    def _add_to_first_leg(self, event: RequestHeaders) -> None:
+        if self.exchange.secret_headers and self._forbidden() is None:
+            event.request = self._with_secrets()
+
+    def _forbidden(self) -> http.Response | None:
+        return None if self.exchange.about_to_send is None else self.exchange.about_to_send()
+
+    def _with_secrets(self) -> http.Request:
+        """A copy of the request with the secret headers, which the flow never sees."""
+        self.exchange.secrets_sent = True
+        return _with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
+
+    # The way of a request.
+
+    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
+        if request:
+            self.exchange.client_host = self.flow.request.host_header
+            self.flow.__dict__[EXCHANGE] = self.exchange
+        return (yield from super().check_invalid(request))
+
+    def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Never apply `stream_large_bodies` to a request: a streamed body cannot be sent twice."""
+        if not request or not self.context.options.stream_large_bodies:
+            return (yield from super().check_body_size(request))
+        if not self.context.options.body_size_limit:
+            return False
+        context, self.context = self.context, shallow_copy(self.context)
+        self.context.options = cast(Any, _WithoutStreaming(context.options))
+        try:
+            return (yield from super().check_body_size(request))
+        finally:
+            self.context = context
+
+    def state_wait_for_response_headers(self, event: events.Event) -> Steps:
+        """Hold a 402 back where the addon may pay it."""
+        assert isinstance(event, ResponseHeaders)
+        if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
+            self._can_resend()
+        ):
+            self._held_head = event.response
+            self._held_body.clear()
+            self.server_state = self.state_hold_challenge
+            return
+        yield from super().state_wait_for_response_headers(event)
+
+    def _can_resend(self) -> bool:
+        return (
+            self.exchange.may_pay
+            and self.exchange.legs < MAX_LEGS
+            and self.client_state == self.state_done
+            and not self.flow.request.stream
+            and self.flow.request.raw_content is not None
+        )
+
+    def state_hold_challenge(self, event: events.Event) -> Steps:
+        """Collect a 402, then ask the addon."""
+        assert self._held_head is not None
+        if isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > MAX_CHALLENGE:
+                yield from self._release_challenge(complete=False)
+        elif isinstance(event, ResponseTrailers):
+            self._held_head.trailers = event.trailers
+        elif isinstance(event, ResponseEndOfMessage):
+            yield from self._ask()
+
+    def _ask(self) -> Steps:
+        challenge = self._held_head
+        assert challenge is not None
+        challenge.data.content = bytes(self._held_body)
+        self.flow.response = challenge
+        yield X402ChallengeHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        if self.exchange.resend:
+            self.exchange.resend = False
+            self.flow.response = None
+            yield from self._send_leg()
+        elif self.flow.response is not challenge and self.flow.response is not None:
+            self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
+            yield from self._send_own_answer()
+        else:
+            yield from self._release_challenge(complete=True)
+
+    def _send_own_answer(self) -> Steps:
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.send_response()
+
+    def _release_challenge(self, *, complete: bool) -> Steps:
+        """Go on where HttpStream would be, had the 402 not been held back."""
+        assert self._held_head is not None
+        head, body = self._held_head, bytes(self._held_body)
+        head.data.content = None
+        self._held_body.clear()
+        self.server_state = self.state_wait_for_response_headers
+        end_stream = complete and not body
+        yield from super().state_wait_for_response_headers(ResponseHeaders(self.stream_id, head, end_stream))
+        if self.server_state == self.state_errored:
+            return
+        if body:
+            yield from self.server_state(ResponseData(self.stream_id, body))
+        if complete:
+            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+    def _send_leg(self) -> Steps:
+        """Send the request upstream again, on the same connection where that is still open."""
+        self._reused = None
+        streams = self._http_layer().streams
+        if self.leg_id != self.stream_id:
+            streams.pop(self.leg_id, None)  # the client's own id stays: what comes from the client has that one
+        self.leg_id = next(_leg_ids)  # first of all: from here on the old leg's events are dropped
+        kept = [event for event in self._paused_event_queue if not isinstance(event, _RESPONSE_EVENTS)]
+        self._paused_event_queue.clear()
+        self._paused_event_queue.extend(kept)
+        streams[self.leg_id] = self
+        self.server_state = self.state_wait_for_response_headers
+        before = self.context.server
+        if not (yield from self.make_server_connection()):
+            return
+        if (yield from self.check_killed(True)):  # the client may have left while we connected
+            return
+        request = self.flow.request
+        self.exchange.secrets_sent = False
+        if self.exchange.secret_headers:
+            answer = self._forbidden()
+            if answer is not None:
+                self.flow.response = answer
+                yield from self._send_own_answer()
+                return
+            request = self._with_secrets()
+        self._reused = self.context.server if self.context.server is before else None
+        self.exchange.legs += 1
+        self.exchange.received = 0
+        content = request.raw_content
+        parts: list[HttpEvent] = [RequestHeaders(self.stream_id, request, end_stream=not (content or request.trailers))]
+        if content:
+            parts.append(RequestData(self.stream_id, content))
+        if request.trailers:
+            parts.append(RequestTrailers(self.stream_id, request.trailers))
+        parts.append(RequestEndOfMessage(self.stream_id))
+        for event in parts:
+            yield SendHttp(event, self.context.server)
+
+    def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
+        """Connect, and mend the HTTP/1.1 connection that mitmproxy made."""
+        self._began = self._began or time.monotonic()
+        self._wait("connect")
+        connected = yield from super().make_server_connection()
+        self.waits_for = ""
+        if not connected:
+            return False
+        cast(Any, self._http_layer()).repair(self.context.server)
+        return True
+
+    def handle_protocol_error(self, event: Any) -> Steps:
+        """Send a leg again that met a connection which the upstream was just closing.
+
+        Only a leg with secret headers, only once, only where nothing of an answer came: the very same payment can
+        settle once at most, so this cannot pay twice.
+        """
+        self.waits_for = ""
+        if self.exchange.timed_out:
+            event.message = self.exchange.timed_out
+        elif (
+            isinstance(event, ResponseProtocolError)
+            and self._reused is not None
+            and self.server_state == self.state_wait_for_response_headers
+            and self.client_state == self.state_done
+            and self.exchange.secrets_sent
+            and self.exchange.secret_headers  # not forgotten, as at the end
+            and self.exchange.legs < MAX_LEGS
+        ):
+            logger.info("The upstream closed its connection as the request went out: sending the same one again.")
+            yield from self._send_leg()
+            return
+        yield from super().handle_protocol_error(event)
+
+    def send_response(self, already_streamed: bool = False) -> Steps:
+        """Finish the response; trailers that an HTTP/1.1 client cannot be given are left out, not fatal."""
+        assert self.flow.response is not None
+        if self.flow.response.trailers and not self.flow.request.is_http2:
+            logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
+            self.flow.response.trailers = None
+        yield from super().send_response(already_streamed)
+
+    def _http_layer(self) -> HttpLayer:
+        return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
+
+
+def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:
+    """A copy of `request` with other headers; the body is the same."""
+    request = shallow_copy(request)
+    request.data = shallow_copy(request.data)
+    request.data.headers = http.Headers(fields)
+    return request
+
+
+def _kept_open(request: http.Request) -> http.Request:
+    """`request` without the client's wish that its own connection be closed, which is not for the upstream (RFC 9110,
+    section 7.6.1): the upstream would close after its 402, and the payment had to wait for another connection.
+    """
+    if request.http_version != "HTTP/1.1" or request.headers.get("connection", "").strip().lower() != "close":
+        return request
+    return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
+
+
+_ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
+
+
+class _WithoutStreaming:
+    """mitmproxy's options, seen as if `stream_large_bodies` were not set."""
+
+    stream_large_bodies = None
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._options, name)
+
+
+def _error_status(code: Any) -> int | None:
+    """The HTTP status for a protocol error: an enum from mitmproxy 12 on, an int before (444 and 499: no answer)."""
+    if isinstance(code, int):
+        return code if code not in (444, 499) else None
+    status = code.http_status_code()
+    return status if status is None else int(status)
+
+
+_OVERDUE = {
+    "connect": "no connection within {:g} s (option x402_connect_timeout)",
+    "first_byte": "no answer within {:g} s (option x402_first_byte_timeout)",
+    "idle": "no more of its answer for {:g} s (option x402_idle_timeout)",
+}
+
+
+CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504

@@ -1,0 +1,368 @@
+"""The format of a recorded flow: a folder of files that people and programs can read, also while it is being written.
+
+    flow.json         the head, replaced as a whole whenever something of it becomes known
+    request.json      the request's body (.txt, .bin, ... by its content type); missing where there is none
+    response.sse      the answer's body, byte for byte as it came (.json, .mp3, ... by its content type)
+    response.decoded.sse   the same without its Content-Encoding, where it has one
+    chunks.jsonl      a line for each chunk as it came: [seconds since the request began, bytes]
+
+A recording is `open` until the flow is over, then `complete` or `incomplete`; one that stays open was interrupted
+(the proxy was killed), and holds what had arrived by then. Method, path and headers are the bytes of the wire, one
+character a byte (ISO-8859-1), with `REDACTED` in place of secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..protocol.strict_json import Undecodable, decode_json
+from .table import Headers, RecordingError, Table
+
+__all__ = [
+    "CHUNKS",
+    "FORMAT",
+    "HEAD",
+    "REDACTED",
+    "Chunk",
+    "Headers",
+    "RecordedPayment",
+    "RecordedRequest",
+    "RecordedResponse",
+    "Recording",
+    "RecordingError",
+    "read_recording",
+    "read_recordings",
+    "to_document",
+    "to_text",
+]
+
+FORMAT = 1
+"""Of the folder; a reader refuses what it does not know."""
+HEAD = "flow.json"
+CHUNKS = "chunks.jsonl"
+REDACTED = "[redacted]"
+MAX_HEAD = 16 << 20
+"""Bytes of a flow.json that are read."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer as it came."""
+
+    seconds: float
+    """Since the request began."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """What the client asked, without its secrets."""
+
+    method: str
+    path: str
+    """With the query."""
+    http_version: str
+    headers: Headers
+    upstream: str = ""
+    """Where it went: `https://host:port`."""
+    body: str | None = None
+    """Name of the file in the folder."""
+    size: int = 0
+    """Bytes of the body."""
+    sha256: str | None = None
+    """Of the body, in hex; None where there is none."""
+
+    def header(self, name: str) -> str:
+        """The first header of that name; empty where there is none."""
+        return _header(self.headers, name)
+
+
+@dataclass(frozen=True)
+class RecordedResponse:
+    """What the client got."""
+
+    status: int
+    reason: str
+    http_version: str
+    headers: Headers
+    trailers: Headers = ()
+    body: str | None = None
+    """Name of the file in the folder, the bytes as they came."""
+    decoded: str | None = None
+    """Name of the file with the body decoded; None where it had no coding, or one that could not be decoded."""
+    size: int = 0
+    """Bytes of the body as it came."""
+    sha256: str | None = None
+    """Of what came of the body, in hex; None where that is nothing, and while the recording is open."""
+
+    def header(self, name: str) -> str:
+        """The first header of that name; empty where there is none."""
+        return _header(self.headers, name)
+
+
+@dataclass(frozen=True)
+class RecordedPayment:
+    """What was paid for the answer."""
+
+    state: str
+    """`settled`, `unknown`, `rejected`, `refused` or `sent`."""
+    amount: str = ""
+    """USDC, decimal."""
+    network: str = ""
+    pay_to: str = ""
+    transaction: str = ""
+    refused: str = ""
+    """The code of the refusal."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One flow. The bodies stay on disk until they are asked for."""
+
+    folder: Path
+    id: str
+    started: str
+    """RFC 3339, UTC."""
+    state: str
+    """`open`, `complete` or `incomplete`; what `read_recording` gives is never `open`."""
+    error: str | None
+    """Why it is incomplete."""
+    request: RecordedRequest
+    response: RecordedResponse | None
+    first_byte: float | None = None
+    """Seconds from the request's beginning to the answer's head."""
+    end: float | None = None
+    """Seconds from the request's beginning to the answer's end."""
+    payment: RecordedPayment | None = None
+    """None: nothing was asked to be paid."""
+    legs: int = 1
+    """Requests sent upstream for this one."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know, as that the body could not be decoded."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer is here."""
+        return self.state == "complete"
+
+    def request_body(self) -> bytes:
+        """The request's body. Raises RecordingError."""
+        return self._content(self.request.body)
+
+    def body(self) -> bytes:
+        """The answer's body as it came. Raises RecordingError."""
+        return self._content(None if self.response is None else self.response.body)
+
+    def decoded_body(self) -> bytes:
+        """The answer's body without its Content-Encoding, where that could be decoded. Raises RecordingError."""
+        response = self.response
+        return self._content(None if response is None else response.decoded or response.body)
+
+    def chunks(self) -> tuple[Chunk, ...]:
+        """How the answer came. Raises RecordingError."""
+        return tuple(_read_chunks(self.folder / CHUNKS))
+
+    def pieces(self) -> Iterator[tuple[float, bytes]]:
+        """Each chunk of the answer with its time. They make up `body()`, whatever chunks.jsonl says of their sizes."""
+        body, start, seconds = self.body(), 0, 0.0
+        for chunk in self.chunks():
+            piece = body[start : start + chunk.size]
+            if piece:
+                yield chunk.seconds, piece
+            start, seconds = start + len(piece), chunk.seconds
+        if body[start:]:
+            yield seconds, body[start:]
+
+    def _content(self, name: str | None) -> bytes:
+        if name is None:
+            return b""
+        file = self.folder / name
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def _header(headers: Headers, name: str) -> str:
+    return next((value for key, value in headers if key.lower() == name), "")
+
+
+# Writing.
+
+
+def to_document(recording: Recording) -> dict[str, Any]:
+    """What flow.json says of `recording`."""
+    request, response, payment = recording.request, recording.response, recording.payment
+    return {
+        "format": FORMAT,
+        "id": recording.id,
+        "started": recording.started,
+        "state": recording.state,
+        "error": recording.error,
+        "request": {
+            "method": request.method,
+            "path": request.path,
+            "http_version": request.http_version,
+            "upstream": request.upstream,
+            "headers": request.headers,
+            "body": request.body,
+            "bytes": request.size,
+            "sha256": request.sha256,
+        },
+        "response": None
+        if response is None
+        else {
+            "status": response.status,
+            "reason": response.reason,
+            "http_version": response.http_version,
+            "headers": response.headers,
+            "trailers": response.trailers,
+            "body": response.body,
+            "decoded": response.decoded,
+            "bytes": response.size,
+            "sha256": response.sha256,
+        },
+        "timing": {"first_byte": _rounded(recording.first_byte), "end": _rounded(recording.end)},
+        "payment": None
+        if payment is None
+        else {
+            "state": payment.state,
+            "amount": payment.amount,
+            "network": payment.network,
+            "pay_to": payment.pay_to,
+            "transaction": payment.transaction,
+            "refused": payment.refused,
+        },
+        "legs": recording.legs,
+        "notes": recording.notes,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def to_text(recording: Recording) -> str:
+    """flow.json for `recording`: indented, with a line for each header."""
+    return _PAIR.sub(r"[\1, \2]", json.dumps(to_document(recording), indent=1, ensure_ascii=False)) + "\n"
+
+
+_PAIR = re.compile(r'\[\n +("(?:[^"\\]|\\.)*"),\n +("(?:[^"\\]|\\.)*")\n +\]')
+
+
+# Reading. What cannot be right is refused with its place; nothing outside the folder is ever read.
+
+
+def read_recordings(folder: Path) -> list[Recording]:
+    """Every recording in `folder`, in the order of their names, which is that of their beginnings; or `folder` itself.
+
+    Raises RecordingError: for the first that is damaged, and where there is none.
+    """
+    if (folder / HEAD).exists():
+        return [read_recording(folder)]
+    try:
+        found = sorted(child for child in folder.iterdir() if (child / HEAD).exists())
+    except OSError as error:
+        raise RecordingError(f"{folder}: cannot be read: {error.strerror or type(error).__name__}") from None
+    if not found:
+        raise RecordingError(f"{folder}: no recordings here: expected folders with a {HEAD}, as x402_dump writes them")
+    return [read_recording(child) for child in found]
+
+
+def read_recording(folder: Path) -> Recording:
+    """The recording in `folder`. Raises RecordingError."""
+    file = folder / HEAD
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_HEAD + 1)
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+    if len(content) > MAX_HEAD:
+        raise RecordingError(f"{file}: larger than {MAX_HEAD} bytes; is it the right file?")
+    try:
+        document, _ = decode_json(content)
+    except Undecodable:
+        raise RecordingError(f"{file}: not valid JSON") from None
+    top = Table(file, "", document)
+    if top.get("format", int) != FORMAT:
+        raise RecordingError(f"{file}: format: expected {FORMAT}, the only one that this version reads")
+    state, reason = top.get("state", str), top.optional("error", str)
+    if state == "open":
+        state, reason = "incomplete", reason or "the recording was interrupted"
+    timing = top.optional("timing", dict) or {}
+    times = Table(file, "timing.", timing)
+    return Recording(
+        folder=folder,
+        id=top.get("id", str),
+        started=top.get("started", str),
+        state=state,
+        error=reason,
+        request=_request(top.table("request")),
+        response=_response(top.table("response")) if top.optional("response", dict) is not None else None,
+        first_byte=times.seconds("first_byte"),
+        end=times.seconds("end"),
+        payment=_payment(top.table("payment")) if top.optional("payment", dict) is not None else None,
+        legs=top.optional("legs", int) or 1,
+        notes=tuple(str(note) for note in top.optional("notes", list) or ()),
+    )
+
+
+def _request(table: Table) -> RecordedRequest:
+    return RecordedRequest(
+        method=table.get("method", str),
+        path=table.get("path", str),
+        http_version=table.get("http_version", str),
+        headers=table.headers("headers"),
+        upstream=table.optional("upstream", str) or "",
+        body=table.file_name("body"),
+        size=table.optional("bytes", int) or 0,
+        sha256=table.optional("sha256", str),
+    )
+
+
+def _response(table: Table) -> RecordedResponse:
+    status = table.get("status", int)
+    if not 100 <= status <= 999:
+        raise table.wrong("status", "expected a status from 100 to 999")
+    return RecordedResponse(
+        status=status,
+        reason=table.optional("reason", str) or "",
+        http_version=table.get("http_version", str),
+        headers=table.headers("headers"),
+        trailers=table.headers("trailers") if table.optional("trailers", list) else (),
+        body=table.file_name("body"),
+        decoded=table.file_name("decoded"),
+        size=table.optional("bytes", int) or 0,
+        sha256=table.optional("sha256", str),
+    )
+
+
+def _payment(table: Table) -> RecordedPayment:
+    return RecordedPayment(
+        table.get("state", str),
+        *(table.optional(key, str) or "" for key in ("amount", "network", "pay_to", "transaction", "refused")),
+    )
+
+
+def _read_chunks(file: Path) -> Iterator[Chunk]:
+    try:
+        lines = file.read_text("utf-8", "replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+    for number, line in enumerate(lines, 1):
+        found = _CHUNK.fullmatch(line.strip())
+        if found is not None:
+            yield Chunk(float(found[1]), int(found[2]))
+        elif line.endswith("\n"):  # a last line without its end was being written
+            raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
+
+
+_CHUNK = re.compile(r"\[([0-9]{1,12}(?:\.[0-9]{1,9})?), ([0-9]{1,15})\]")

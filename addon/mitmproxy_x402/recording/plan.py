@@ -1,0 +1,114 @@
+"""What is recorded, where to and how: the three options x402_dump..., checked before anything depends on them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import flowfilter, http
+
+from ..errors import SettingsError
+from ..settings.settings import Settings
+from .har import HarFiles
+from .mitm import FlowFile, with_body
+from .names import moment
+from .redact import Redactor
+from .thread import Outputs
+
+SEARCHED = 32 << 20
+"""Bytes of an answer that a filter for bodies searches."""
+
+_AT_THE_HEAD = {
+    *("http", "tcp", "udp", "dns", "all", "q", "s", "m", "u", "d", "src", "dst", "c"),
+    *("t", "tq", "ts", "a", "h", "hq", "hs", "bq", "replay", "replayq", "replays"),
+}
+"""Codes of mitmproxy's filters whose verdict does not change once the head of the answer is there."""
+
+logger = logging.getLogger(__name__)
+
+
+class Filter:
+    """A filter expression of mitmproxy's. Raises ValueError: it is none."""
+
+    def __init__(self, text: str) -> None:
+        self._matches: Callable[[http.HTTPFlow], bool] = flowfilter.parse(text)
+        self.early = _is_early(self._matches)
+        """Whether it is known at the head of the answer what it says."""
+
+    def matches(self, flow: http.HTTPFlow) -> bool:
+        """Whether to record `flow`; one that cannot be told is recorded."""
+        try:
+            return bool(self._matches(flow))
+        except Exception as error:  # mitmproxy's filters meet flows that they were not written for
+            logger.debug("x402: x402_dump_filter could not be applied: %s", type(error).__name__)
+            return True
+
+    def wants(self, state: dict[str, Any], body: Path | None) -> bool:
+        """The same for a flow that is over, with the body of its answer."""
+        return self.matches(with_body(state, body, SEARCHED))
+
+
+def _is_early(node: object) -> bool:
+    parts = getattr(node, "lst", None) or ([node.itm] if hasattr(node, "itm") else None)
+    if parts is not None:
+        return all(_is_early(part) for part in parts)
+    return getattr(node, "code", None) in _AT_THE_HEAD
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options say, ready to be used."""
+
+    asked: tuple[object, ...]
+    """The settings that it was made from: equal ones need no new plan."""
+    folder: Path
+    filter: Filter | None
+    outputs: Outputs
+    redactor: Redactor
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether the end of a recording needs the flow's state."""
+        return self.outputs.mitm is not None or (self.filter is not None and not self.filter.early)
+
+
+def make_plan(settings: Settings, now: datetime | None = None) -> Plan | None:
+    """The plan that `settings` ask for, its folder made and tried; None: nothing is recorded. Raises SettingsError."""
+    folder = settings.dump
+    if folder is None:
+        return None
+    _try_folder(folder)
+    redactor = Redactor(settings.client_token)
+    run = f"{moment(now or datetime.now(timezone.utc))}-{os.getpid()}"
+    formats = settings.dump_formats
+    outputs = Outputs(
+        native="native" in formats,
+        har=HarFiles(folder, run) if "har" in formats else None,
+        mitm=FlowFile(folder, run, redactor) if "mitm" in formats else None,
+    )
+    chosen = Filter(settings.dump_filter) if settings.dump_filter else None
+    return Plan(asked_of(settings), folder, chosen, outputs, redactor)
+
+
+def asked_of(settings: Settings) -> tuple[object, ...]:
+    """What of `settings` makes a plan another one."""
+    return settings.dump, settings.dump_filter, settings.dump_formats, settings.client_token
+
+
+def _try_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x402")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(
+            f"x402_dump = {str(folder)[:200]!r}: cannot record there: {reason}; expected a folder that you can write "
+            "to, or a new name in a folder that exists"
+        ) from None

@@ -1,0 +1,230 @@
+"""Records what passes: the addon's side of it, on mitmproxy's event loop, where nothing may wait.
+
+Per flow a job is handed to the recorder's thread as things become known: the request, the answer's head, each chunk,
+the end. Without x402_dump every hook returns at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+
+from ..proxy.body_observers import tap
+from ..proxy.exchange import exchange_of
+from ..settings.settings import Settings
+from ..views.flow_metadata import is_health
+from . import names as recorder_names
+from .format import RecordedPayment, RecordedRequest, RecordedResponse, Recording
+from .plan import Plan, asked_of, make_plan
+from .redact import Redactor
+from .thread import Begin, End, Job, Request, Response, Writer
+
+PATIENCE = 10.0
+"""Seconds that the end of the proxy waits for the disk."""
+TOO_SLOW = "the disk is too slow"
+
+logger = logging.getLogger(__name__)
+_numbers = itertools.count(1)  # of the process: a script that is loaded again goes on counting
+
+
+@dataclass(eq=False)
+class _Open:
+    """A recording that is under way."""
+
+    plan: Plan
+    job: Job
+    began: float
+    """On the monotonic clock."""
+    body: bytes | None
+    """The request's, as it was handed over."""
+    tapped: bool = False
+    lost: bool = False
+    """Chunks were dropped, because the disk is too slow."""
+
+
+def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Recorder, http.HTTPFlow], None]:
+    """A hook that is for our flows alone and never raises: recording may fail, the flow may not."""
+
+    @functools.wraps(hook)
+    def wrapped(self: Recorder, flow: http.HTTPFlow) -> None:
+        if (self.plan is None and not self.open) or exchange_of(flow) is None:
+            return
+        if is_health(flow.request):  # a supervisor asks every few seconds, and nobody upstream
+            return
+        try:
+            hook(self, flow)
+        except Exception as error:  # its text may hold anything
+            self.open.pop(flow, None)
+            logger.error("x402: a flow is not recorded: a fault of the recorder (%s)", type(error).__name__)
+
+    return wrapped
+
+
+class Recorder:
+    """An addon of its own, that X402Addon brings along."""
+
+    name = "x402recorder"
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.open: WeakKeyDictionary[http.HTTPFlow, _Open] = WeakKeyDictionary()
+        self._writer = Writer()
+
+    def use(self, settings: Settings) -> None:
+        """Record new flows as `settings` ask; those under way go on as they were. Raises SettingsError: as before."""
+        if (None if self.plan is None else self.plan.asked) == (asked_of(settings) if settings.dump else None):
+            return
+        self.plan = make_plan(settings)
+        if self.plan is not None:
+            logger.info("x402: recording into %s; bodies are recorded as they are (x402_dump)", self.plan.folder)
+
+    @_harmless
+    def request(self, flow: http.HTTPFlow) -> None:
+        """The request is whole: record it, unless a filter wants to see the answer first."""
+        if self.plan is not None and self.plan.filter is None:
+            self._begin(flow, self.plan)
+
+    def _begin(self, flow: http.HTTPFlow, plan: Plan) -> _Open | None:
+        body = flow.request.raw_content
+        if not self._writer.has_room(len(body or b"")):
+            self._writer.complain(plan.folder, TOO_SLOW)
+            return None
+        recording = snapshot(flow, plan.redactor)
+        started = datetime.fromtimestamp(flow.request.timestamp_start, timezone.utc)
+        request = recording.request
+        name = recorder_names.folder_name(started, next(_numbers), request.method, request.path)
+        job = Job(plan.folder, name, plan.outputs)
+        began = time.monotonic() - max(0.0, time.time() - flow.request.timestamp_start)
+        found = self.open[flow] = _Open(plan, job, began, body)
+        self._writer.put(Begin(job, recording, body))
+        return found
+
+    @_harmless
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """The answer begins: take a copy of what passes."""
+        found = self.open.get(flow) or self._late(flow)
+        if found is None or found.tapped or flow.response is None:
+            return
+        recording = snapshot(flow, found.plan.redactor)
+        if flow.request.raw_content is not found.body:  # another addon has changed it
+            found.body = flow.request.raw_content
+            self._writer.put(Request(found.job, recording, found.body))
+        self._writer.put(Response(found.job, recording))
+        if flow.response.stream:
+            found.tapped = True
+            tap(flow, functools.partial(self._receive, found))
+
+    def _late(self, flow: http.HTTPFlow) -> _Open | None:
+        """Begin with the head of the answer, or with the error in its place, where a filter can tell."""
+        plan = self.plan
+        if plan is None or (plan.filter is not None and plan.filter.early and not plan.filter.matches(flow)):
+            return None
+        return self._begin(flow, plan)
+
+    def _receive(self, found: _Open, data: bytes) -> None:
+        if not data or found.lost:
+            return
+        if self._writer.has_room(len(data)):
+            self._writer.put((found.job, time.monotonic() - found.began, data))
+        else:
+            found.lost = True
+            self._writer.complain(found.plan.folder, TOO_SLOW)
+
+    @_harmless
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The answer is over."""
+        found = self.open.pop(flow, None)
+        if found is None or flow.response is None:
+            return
+        if not found.tapped and flow.response.raw_content:  # an addon's own answer
+            self._receive(found, flow.response.raw_content)
+        self._end(flow, found, None)
+
+    @_harmless
+    def error(self, flow: http.HTTPFlow) -> None:
+        """There will be no more of an answer."""
+        found = self.open.pop(flow, None) or self._late(flow)
+        self.open.pop(flow, None)
+        if found is not None:
+            self._end(flow, found, "no complete answer" if flow.error is None else flow.error.msg)
+
+    def _end(self, flow: http.HTTPFlow, found: _Open, error: str | None) -> None:
+        if found.lost:
+            error = error or f"the recording broke off: {TOO_SLOW}"
+        plan, chosen = found.plan, found.plan.filter
+        recording = snapshot(flow, plan.redactor)
+        end = time.monotonic() - found.began
+        recording = replace(
+            recording,
+            state="complete" if error is None else "incomplete",
+            error=None if error is None else plan.redactor.text(error),
+            end=end,
+        )
+        state = dict(flow.get_state()) if plan.needs_state else None
+        wants = chosen.wants if chosen is not None and not chosen.early else None
+        size = len(flow.request.raw_content or b"") if state else 0
+        self._writer.put(End(found.job, recording, state, wants, size))
+
+    def done(self) -> None:
+        """The proxy ends: what is under way is incomplete, and everything gets to the disk."""
+        for flow, found in list(self.open.items()):
+            self._end(flow, found, "the proxy was stopped before the answer was complete")
+        self.open.clear()
+        self.plan = None
+        if not self._writer.close(PATIENCE):
+            logger.error("x402: not all was recorded: the disk did not take it within %d seconds", PATIENCE)
+
+
+def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> Recording:
+    """What is known of `flow` by now, without its secrets and without what only the files know."""
+    request, response, metadata = flow.request, flow.response, flow.metadata
+    began = request.timestamp_start
+    host = f"[{request.host}]" if ":" in request.host else request.host
+    facts = {key: metadata.get(f"x402.{key}", "") for key in ("amount", "network", "pay_to", "transaction", "refused")}
+    legs = str(metadata.get("x402.legs", "1"))
+    exchange = exchange_of(flow)
+    return Recording(
+        folder=Path(),
+        id=flow.id,
+        started=datetime.fromtimestamp(began, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        state="open",
+        error=None,
+        request=RecordedRequest(
+            method=_text(request.data.method),
+            path=_text(redactor.path(request.data.path)),
+            http_version=request.http_version,
+            headers=_headers(redactor, request.headers),
+            upstream=f"{request.scheme}://{host}:{request.port}",
+        ),
+        response=None
+        if response is None
+        else RecordedResponse(
+            status=response.status_code,
+            reason=_text(response.data.reason),
+            http_version=response.http_version,
+            headers=_headers(redactor, response.headers),
+            trailers=_headers(redactor, response.trailers),
+        ),
+        first_byte=None
+        if response is None or response.timestamp_start is None
+        else max(0.0, response.timestamp_start - began),
+        payment=RecordedPayment(state=metadata["x402.state"], **facts) if "x402.state" in metadata else None,
+        legs=exchange.legs if exchange is not None else int(legs),
+    )
+
+
+def _headers(redactor: Redactor, headers: http.Headers | None) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(name), _text(value)) for name, value in redactor.fields(headers))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("latin-1")

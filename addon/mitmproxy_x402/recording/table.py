@@ -1,0 +1,79 @@
+"""Reads flow.json: every value is what it has to be, or there is an error that names its place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import X402Error
+
+Headers = tuple[tuple[str, str], ...]
+T = TypeVar("T")
+
+
+class RecordingError(X402Error):
+    """A folder or file is no recording, or a damaged one: names the file and what is wrong with it."""
+
+    code = "recording_invalid"
+
+
+@dataclass(frozen=True)
+class Table:
+    """An object of flow.json, and how an error names it. Raises RecordingError: it is none."""
+
+    file: Path
+    prefix: str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, dict):
+            raise RecordingError(f"{self.file}: {self.prefix.rstrip('.') or 'the whole'}: expected a JSON object")
+
+    def wrong(self, key: str, expected: str) -> RecordingError:
+        """The error that names `key` and says what was expected."""
+        return RecordingError(f"{self.file}: {self.prefix}{key}: {expected}")
+
+    def get(self, key: str, kind: type[T]) -> T:
+        """The value of `key`, which must be there. Raises RecordingError, as everything below."""
+        found = self.optional(key, kind)
+        if found is None:
+            raise self.wrong(key, f"is missing, expected {_KINDS[kind]}")
+        return found
+
+    def optional(self, key: str, kind: type[T]) -> T | None:
+        """The value of `key`; None where it is null or missing."""
+        found = self.value.get(key)
+        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+            raise self.wrong(key, f"expected {_KINDS[kind]}")
+        return found
+
+    def table(self, key: str) -> Table:
+        """The object that is the value of `key`."""
+        return Table(self.file, f"{self.prefix}{key}.", self.value.get(key))
+
+    def seconds(self, key: str) -> float | None:
+        """A time; None where it is not known."""
+        found = self.value.get(key)
+        if found is None or (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 1e12):
+            return found
+        raise self.wrong(key, "expected seconds")
+
+    def file_name(self, key: str) -> str | None:
+        """The name of a file in the folder, and of nothing outside of it; None where there is none."""
+        name = self.optional(key, str)
+        if name is not None and not _FILE_NAME.fullmatch(name):
+            raise self.wrong(key, "expected the name of a file in this folder")
+        return name
+
+    def headers(self, key: str) -> Headers:
+        """Names and values."""
+        pairs = self.get(key, list)
+        if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs):
+            raise self.wrong(key, "expected a list of [name, value]")
+        return tuple((str(name), str(value)) for name, value in pairs)
+
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
+_KINDS: dict[type, str] = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}

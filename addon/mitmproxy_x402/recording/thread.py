@@ -1,0 +1,264 @@
+"""The recorder's own threads: whatever touches the disk happens here, so that no stream ever waits for it.
+
+The event loop hands over what passes and goes on. One thread writes it down; another does what there is to do when a
+flow is over, which may take seconds for a large one. What waits is bounded: when the disk is too slow, a recording
+loses its end, never a client its stream.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import Folder, OpenFiles, Piece
+from .format import Recording, RecordingError
+from .har import HarFiles
+
+if TYPE_CHECKING:
+    from .mitm import FlowFile
+
+MAX_WAITING = 32 << 20
+"""Bytes that may wait for the disk."""
+OVERHEAD = 200
+"""Bytes that a waiting message costs beside its data."""
+PAUSE = 0.02
+"""Seconds between two rounds while little waits: a round costs the event loop more than what it writes."""
+HURRY = 1 << 20
+"""Bytes waiting from which on there is no pause."""
+ROUND = 64
+"""Messages that are taken at once: what they hold is joined, and so there twice for a moment."""
+TELL_AGAIN = 60.0
+"""Seconds before the same trouble is worth another line in the log."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where recordings go beside their folders."""
+
+    native: bool
+    """Whether the folders stay."""
+    har: HarFiles | None = None
+    mitm: FlowFile | None = None
+
+
+@dataclass(eq=False)
+class Job:
+    """One recording, as the thread sees it."""
+
+    parent: Path
+    name: str
+    outputs: Outputs
+    folder: Folder | None = None
+    trouble: str = ""
+    """Why nothing more of it is written."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The request is known, and perhaps not yet its answer."""
+
+    job: Job
+    recording: Recording
+    body: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request's body has been changed since."""
+
+    job: Job
+    recording: Recording
+    body: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer's head is known."""
+
+    job: Job
+    recording: Recording
+
+
+@dataclass(frozen=True)
+class End:
+    """The flow is over."""
+
+    job: Job
+    recording: Recording
+    state: dict[str, Any] | None = field(default=None, repr=False)
+    """The flow's state, where a format or the filter needs it; without the answer's body."""
+    wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
+    """Whether the recording is to be kept, told from that state and the file with the body."""
+    size: int = 0
+    """Bytes that it holds."""
+
+
+Chunk = tuple[Job, float, bytes]
+Message = Begin | Request | Response | End | Chunk
+
+
+def _size(message: Message) -> int:
+    if isinstance(message, tuple):
+        return OVERHEAD + len(message[2])
+    if isinstance(message, Begin | Request):
+        return OVERHEAD + len(message.body or b"")
+    return OVERHEAD + (message.size if isinstance(message, End) else 0)
+
+
+class Writer:
+    """Takes messages from one thread, and writes them in another, in order."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[End | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._files = OpenFiles()
+        self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
+        self._taken = 0
+        self._finished = 0
+        self._told: dict[str, float] = {}
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait."""
+        return self._waiting() + size <= MAX_WAITING
+
+    def _waiting(self) -> int:
+        return self._given - self._taken - self._finished
+
+    def put(self, message: Message) -> None:
+        """Hand over a message."""
+        self._given += _size(message)
+        self._queue.put(message)
+        if not self._threads:
+            for work in (self._run, self._run_ends):
+                thread = threading.Thread(target=work, name="x402 recorder", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, for so many seconds at most. False: there was more."""
+        deadline = time.monotonic() + timeout
+        self._queue.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run(self) -> None:
+        while True:
+            messages = [self._queue.get()]
+            while len(messages) < ROUND and not self._queue.empty():
+                messages.append(self._queue.get())
+            self._taken += self._write(messages)
+            if messages[-1] is None:
+                self._ended.put(None)
+                return
+            if self._waiting() < HURRY:
+                time.sleep(PAUSE)
+
+    def _run_ends(self) -> None:
+        while (message := self._ended.get()) is not None:
+            self._try(message.job, functools.partial(self._end, message))
+            self._finished += _size(message)
+
+    def _write(self, messages: list[Message | None]) -> int:
+        """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
+        pieces: dict[Job, list[Piece]] = {}
+        size = 0
+        for message in messages:
+            if message is None:
+                continue
+            if isinstance(message, tuple):
+                job, seconds, data = message
+                pieces.setdefault(job, []).append((seconds, data))
+            else:
+                self._add(message.job, pieces.pop(message.job, []))
+                self._try(message.job, functools.partial(self._do, message))
+                if isinstance(message, End):  # the other thread has that one yet
+                    continue
+                pieces[message.job] = []
+            size += _size(message)
+        for job, some in pieces.items():
+            self._add(job, some)
+            if job.folder is not None and not job.trouble:
+                self._try(job, job.folder.flush)
+        return size
+
+    def _add(self, job: Job, pieces: list[Piece]) -> None:
+        folder = job.folder
+        if pieces and folder is not None and not job.trouble:
+            self._try(job, lambda: folder.add(pieces))
+
+    def _do(self, message: Begin | Request | Response | End) -> None:
+        job = message.job
+        if isinstance(message, End):
+            if job.folder is not None:
+                job.folder.close()
+            self._ended.put(message)
+        elif isinstance(message, Begin):
+            job.folder = Folder(job.parent, job.name, self._files)
+            job.folder.begin(message.recording, message.body)
+        elif job.folder is None or job.trouble:
+            return
+        elif isinstance(message, Request):
+            job.folder.write_request(message.recording, message.body)
+        else:
+            job.folder.begin_response(message.recording)
+
+    def _end(self, message: End) -> None:
+        job, recording, folder = message.job, message.recording, message.job.folder
+        if folder is None:
+            return
+        if job.trouble:
+            recording = replace(recording, state="incomplete", error=recording.error or job.trouble)
+        recording = folder.end(recording)
+        if message.wanted is not None and message.state is not None:
+            body = recording.response.body if recording.response is not None else None
+            if not message.wanted(message.state, None if body is None else recording.folder / body):
+                folder.remove()
+                return
+        if job.trouble:
+            return
+        if job.outputs.har is not None:
+            job.outputs.har.add(recording)
+        if job.outputs.mitm is not None and message.state is not None:
+            job.outputs.mitm.add(message.state, recording)
+        if not job.outputs.native:
+            folder.remove()
+        self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
+
+    def _try(self, job: Job, work: Callable[[], None]) -> None:
+        """Do some of the work for a recording. Trouble ends that recording, with a line in the log for each cause."""
+        try:
+            work()
+        except OSError as error:
+            self._trouble(job, error.strerror or type(error).__name__)
+        except RecordingError as error:
+            self._trouble(job, error.message)
+        except Exception as error:  # the thread must not end, and the text may hold anything
+            self._trouble(job, f"a fault of the recorder: {type(error).__name__}")
+
+    def _trouble(self, job: Job, cause: str) -> None:
+        if job.trouble:
+            return
+        job.trouble = f"the recording broke off: {cause}"
+        self.complain(job.parent, cause)
+
+    def complain(self, folder: Path, cause: str) -> None:
+        """A line in the log for each cause, and not again soon."""
+        if cause not in self._told:
+            self._told[cause] = time.monotonic()
+            logger.error(
+                "x402: cannot record into %s: %s. Nothing else is affected; later flows are recorded again as soon as "
+                "that is mended (x402_dump).",
+                folder,
+                cause,
+            )

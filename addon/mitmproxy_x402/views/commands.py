@@ -1,0 +1,150 @@
+"""Commands for mitmproxy's console and for mitmweb's command bar: x402.status, .payments, .budget and .report.
+
+mitmweb's server takes no command with a digit in its name, so each has a second name: pay.status and so on. It also
+shows an answer as one line of JSON: there the lines are joined, and the whole text goes into the event log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from mitmproxy import ctx, exceptions
+from mitmproxy.addonmanager import Loader
+
+from ..errors import X402Error
+from ..ledger.reading import Entry, is_there, read_entries
+from ..payment.payer import Payer
+from ..protocol.amounts import format_usd
+from ..report import sums as report
+from ..report import text as report_text
+from ..report.sums import Report
+from .summary import TOO_MANY, paid, too_many
+
+MOST = 1000
+"""Payments that x402.payments shows at once."""
+
+logger = logging.getLogger(__name__)
+
+
+class Commands:
+    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None."""
+
+    name = "x402commands"
+
+    def __init__(self, payer: Callable[[], Payer | None]) -> None:
+        self._payer = payer
+
+    def load(self, loader: Loader) -> None:
+        """Make the commands known under both names."""
+        for name in ("status", "payments", "budget", "report"):
+            for prefix in ("x402", "pay"):
+                loader.add_command(f"{prefix}.{name}", getattr(self, name))
+
+    def status(self) -> str:
+        """Who pays, what was spent today and this month, and what is left."""
+        return self._answer(self._status)
+
+    def payments(self, count: int = 20) -> str:
+        """The last payments, newest first."""
+        return self._answer(lambda payer: _payments(payer, count))
+
+    def budget(self) -> str:
+        """Every budget: what is spent of it, and what is left."""
+        return self._answer(_budgets)
+
+    def report(self) -> str:
+        """What was spent this month, by day, model and network."""
+        return self._answer(lambda payer: report_text.table(_this_month(payer)).splitlines())
+
+    def _answer(self, ask: Callable[[Payer], list[str]]) -> str:
+        payer = self._payer()
+        if payer is None:
+            raise exceptions.CommandError("x402 is not configured; the first lines of the log say why.")
+        try:
+            lines = ask(payer)
+        except X402Error as error:
+            raise exceptions.CommandError(str(error)) from None
+        if type(ctx.master).__name__ != "WebMaster":
+            return "\n".join(lines)
+        logger.info("\n".join(lines))
+        return " | ".join(" ".join(line.split()) for line in lines if line.strip())
+
+    @staticmethod
+    def _status(payer: Payer) -> list[str]:
+        settings, wallets = payer.settings, payer.wallets
+        purses = [purse.address for purse in (wallets.evm, wallets.svm) if purse is not None]
+        lines = [
+            f"pays from   {', '.join(purses) or 'no wallet'}"
+            + (", dry run: signs nothing" if settings.dry_run else ""),
+            *_sums(payer),
+        ]
+        if payer.forecast is not None:
+            lines.append(f"sent ahead  {payer.forecast.tally}")
+        spent = payer.ledger.spent_of(settings.budgets)
+        each = zip(settings.budgets, spent, strict=True)
+        lines += [f"left        {budget.left(its)}" for budget, its in each]
+        return [*lines, f"ledger      {settings.ledger}"]
+
+
+def _sums(payer: Payer) -> list[str]:
+    try:
+        month = _this_month(payer)
+    except _TooMany as error:
+        return [f"this month  {error}"]
+    lines = [
+        f"today       {format_usd(month.today.micro_usd)} USD, {report_text.count(month.today.payments)}",
+        f"this month  {format_usd(month.month.micro_usd)} USD, {report_text.count(month.month.payments)}",
+    ]
+    unknown = report.total(month.of("unknown"))
+    if unknown.payments:
+        lines.append(
+            f"unknown     {format_usd(unknown.micro_usd)} USD, {report_text.count(unknown.payments)} this month"
+        )
+    return lines
+
+
+class _TooMany(X402Error):
+    """There are more payments than the proxy should stop for."""
+
+
+def _entries(payer: Payer, since: int = 0, last: int = -1) -> list[Entry]:
+    return read_entries(payer.settings.ledger, since, last=last) if is_there(payer.settings.ledger) else []
+
+
+def _this_month(payer: Payer) -> Report:
+    now = datetime.now().astimezone()
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    # A day's slack for a change to or from summer time; `make` leaves out what is too early.
+    entries = _entries(payer, (int(first.timestamp()) - 86_400) * 1000, TOO_MANY + 1)
+    if len(entries) > TOO_MANY:
+        raise _TooMany(too_many())
+    ledger, networks = str(payer.settings.ledger), payer.settings.networks
+    return report.make(entries, now, ledger=ledger, since=first.date(), networks=networks)
+
+
+def _payments(payer: Payer, count: int) -> list[str]:
+    if not 0 < count <= MOST:
+        raise exceptions.CommandError(f"expected a number of payments from 1 to {MOST}")
+    entries = _entries(payer, last=count)
+    made = report.make(entries, datetime.now().astimezone(), networks=payer.settings.networks)
+    lines = [
+        f"{made.moment(entry):%Y-%m-%d %H:%M:%S}  {format_usd(entry.micro_usd):<9} {made.network(entry.network):<14}"
+        f" {entry.fate:<9} {report_text.plain(entry.what, 40):<30} {report_text.plain(entry.transaction or entry.code)}"
+        for entry in reversed(entries)
+    ]
+    return [line.rstrip() for line in lines] + ["", paid(entries)] if lines else ["Nothing was paid yet."]
+
+
+def _budgets(payer: Payer) -> list[str]:
+    settings = payer.settings
+    every = [*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)]
+    lines = [
+        f"{budget!s:<24} {format_usd(spent):>10} spent  {format_usd(max(budget.micro_usd - spent, 0)):>10} left"
+        for budget, spent in zip(every, payer.ledger.spent_of(every), strict=True)
+    ]
+    lines.append(f"{format_usd(settings.max_request)} a request at most")
+    own = ((limit.max_request, limit.scope) for limit in settings.limits)
+    lines += [f"{format_usd(most)} a request at most for {scope}" for most, scope in own if most is not None]
+    return lines

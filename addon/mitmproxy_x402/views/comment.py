@@ -1,0 +1,133 @@
+"""The line and the mark that a flow gets in the list: what was paid, what came for it. Pure.
+
+    0.0131 USDC base settled 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
+    refused over_request_limit: asked 2.5 USDC on base
+    free · 95 tok · first byte 0.2 s
+
+`facts` is `flow.metadata` as `facts.py` fills it; other keys in it are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Context, Decimal, InvalidOperation
+from typing import Any
+
+from mitmproxy import http
+
+from ..llm.reading import Reading
+
+MARKS: Mapping[str, str] = {
+    "settled": ":green_circle:",
+    "unknown": ":yellow_circle:",
+    "rejected": ":orange_circle:",
+    "refused": ":no_entry:",
+}
+"""By state, in mitmproxy's names; each of them is a single character, which its console needs. A user's own default
+mark is red."""
+SHOWN = 8
+"""Characters of a transaction's id that are shown."""
+_DECIMALS = 2
+"""Of an amount from a dollar on."""
+_THREE_DIGITS = Context(prec=3)
+"""Of a smaller one."""
+
+
+def mark(facts: Mapping[str, Any]) -> str:
+    """The mark for what became of the money; empty while that is open, and where there was none."""
+    return MARKS.get(_text(facts, "state"), "")
+
+
+def payment(facts: Mapping[str, Any]) -> str:
+    """What became of the money, in a few words; empty where nothing was asked to be paid."""
+    state, code = _text(facts, "state"), _text(facts, "refused")
+    if state == "refused":
+        asked = _text(facts, "asked")
+        return f"refused {code or 'payment'}" + (f": asked {asked}" if asked else "")
+    amount, transaction = _text(facts, "amount"), _text(facts, "transaction")
+    parts = [f"{short(amount)} USDC" if amount and state else "", _text(facts, "network") if state else "", state]
+    if transaction:
+        parts.append(f"{transaction[:SHOWN]}…" if len(transaction) > SHOWN else transaction)
+    if state and code:
+        parts.append(f"then refused {code}")
+    return " ".join(part for part in parts if part)
+
+
+def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> str:
+    """The line for `flow`."""
+    begun, response = flow.request.timestamp_start, flow.response
+    first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
+    return line(flow.metadata, reading=reading, first_byte=first, broken=broken)
+
+
+def line(
+    facts: Mapping[str, Any], *, reading: Reading | None = None, first_byte: float | None = None, broken: bool = False
+) -> str:
+    """The whole line. `first_byte` is in seconds after the request began; None: there was no answer at all."""
+    paid, cut = payment(facts), _text(facts, "cut")
+    if _text(facts, "state") == "refused":
+        return paid  # the answer is our own
+    if first_byte is None:
+        return " · ".join(filter(None, [paid, "no answer" if broken else ""]))
+    parts = [paid or "free"]
+    if reading is not None:
+        parts += _answer(reading)
+    parts.append(f"first byte {seconds(first_byte)}")
+    if broken:
+        parts.append("interrupted")
+    if cut:
+        parts.append(f"body {cut}")
+    return " · ".join(parts)
+
+
+def _answer(reading: Reading) -> list[str]:
+    calls, tokens = len(reading.tool_calls), total_tokens(reading)
+    parts = []
+    if calls:
+        parts.append(f"{calls} tool call{'' if calls == 1 else 's'}")
+    if tokens is not None:
+        parts.append(f"{tokens} tok")
+    if reading.error is not None:
+        parts.append("error in the answer")
+    return parts
+
+
+def total_tokens(reading: Reading) -> int | None:
+    """Input and output together, as far as the vendor said."""
+    usage = reading.usage
+    if usage.total is not None:
+        return usage.total
+    said = [count for count in (usage.input, usage.output) if count is not None]
+    return sum(said) if said else None
+
+
+def short(amount: str) -> str:
+    """A decimal amount for a narrow column: `0.0131` for `0.013081`, `12.35` for `12.3456`. Never 0 for more than 0."""
+    try:
+        exact = Decimal(amount)
+        text = f"{round(exact, _DECIMALS) if exact >= 1 else _THREE_DIGITS.plus(exact):f}"
+    except (InvalidOperation, ValueError, OverflowError):
+        return amount
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def seconds(count: float) -> str:
+    """`40 ms`, `0.9 s`, `12 s`."""
+    if count < 0.1:
+        return f"{max(count, 0) * 1000:.0f} ms"
+    return f"{count:.{1 if count < 10 else 0}f} s"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `312 B`, `12 KB`, `4 MB`, `4.5 MB`."""
+    amount, unit = float(count), "B"
+    for larger in ("KB", "MB", "GB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.{1 if amount < 10 and unit != 'B' else 0}f} {unit}".replace(".0 ", " ")
+
+
+def _text(facts: Mapping[str, Any], key: str) -> str:
+    value = facts.get(f"x402.{key}")
+    return value if isinstance(value, str) else ""

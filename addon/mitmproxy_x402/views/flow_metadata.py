@@ -1,0 +1,77 @@
+"""What happened to a flow's money, in `flow.metadata`: for filters (`~meta "x402.state: unknown"`), views, recordings.
+
+All values are text, but for the challenge. The names are stable:
+
+    x402.state        sent, settled, unknown, rejected or refused; absent: nothing was asked to be paid
+    x402.refused      the code of a refusal
+    x402.asked        what was not paid: "2.5 USDC on base"; absent where no price was chosen
+    x402.amount       of the last payment, in USDC: "0.013081"
+    x402.network      short name: "base"
+    x402.pay_to       whom
+    x402.transaction  of the settlement
+    x402.legs         how many requests went upstream for the client's one
+    x402.challenge    the 402 that was held back: {"status": 402, "headers": [[name, value], ...], "body": bytes}
+
+Nothing here is secret: the payment's header never comes near a flow.
+"""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from ..ledger.interface import State
+from ..payment.policy import Offer
+from ..protocol.amounts import format_usd
+
+MOST = 64 * 1024
+"""Bytes of a challenge's body that are kept with the flow."""
+
+
+def challenged(flow: http.HTTPFlow) -> None:
+    """`flow.response` is a 402 that the client will not see, or not yet."""
+    response = flow.response
+    assert response is not None
+    headers = [[_text(name), _text(value)] for name, value in response.headers.fields]
+    body = (response.raw_content or b"")[:MOST]
+    flow.metadata["x402.challenge"] = {"status": response.status_code, "headers": headers, "body": body}
+
+
+def offered(flow: http.HTTPFlow, offer: Offer) -> None:
+    """A payment of `offer` goes with the next leg."""
+    flow.metadata["x402.amount"] = format_usd(offer.micro_usd)
+    flow.metadata["x402.network"] = offer.network.name
+    flow.metadata["x402.pay_to"] = offer.requirement.pay_to
+    flow.metadata.pop("x402.refused", None)  # of a payment that could not be sent, before this one
+
+
+def refused(flow: http.HTTPFlow, code: str, asked: str = "") -> None:
+    """The addon itself answers, with `code`. A payment that was sent before keeps its state."""
+    flow.metadata.setdefault("x402.state", "refused")
+    flow.metadata["x402.refused"] = code
+    if asked:
+        flow.metadata["x402.asked"] = asked
+
+
+def sent_upstream(flow: http.HTTPFlow, legs: int) -> None:
+    """How many requests the client's one has become."""
+    flow.metadata["x402.legs"] = str(legs)
+
+
+def became(flow: http.HTTPFlow, state: State, transaction: str = "") -> None:
+    """The payment's state, as the ledger has it."""
+    flow.metadata["x402.state"] = str(state)
+    if transaction:
+        flow.metadata["x402.transaction"] = transaction
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+HEALTH = "/x402/health"
+"""The one path that is never sent upstream."""
+
+
+def is_health(request: http.Request) -> bool:
+    """Whether the request is for us and not for the upstream."""
+    return request.method in ("GET", "HEAD") and request.path.partition("?")[0] == HEALTH

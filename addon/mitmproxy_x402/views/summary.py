@@ -1,0 +1,67 @@
+"""What was spent and what is left, in a few lines: for the end of a run, and for mitmproxy's commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..forecast.forecast import Tally
+from ..ledger.interface import Ledger, LedgerError
+from ..ledger.reading import Entry, read_entries
+from ..protocol.amounts import format_usd
+from ..report.sums import Sum, total
+from ..report.text import count
+from ..settings.settings import Settings
+
+TOO_MANY = 20_000
+"""Of more payments than this nothing is added up within the proxy: nobody would be served meanwhile."""
+
+
+def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
+    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
+
+    `ahead` is what became of payments that were sent ahead of their challenges.
+    """
+    try:
+        # A database's clock is another one than `since` was read from, and it knows a process by a name of its own.
+        begin = int(since * 1000) if isinstance(ledger.place, Path) else 0
+        entries = read_entries(ledger.place, begin, ledger.process, TOO_MANY + 1)
+        lines = [too_many() if len(entries) > TOO_MANY else paid(entries)]
+        if entries:
+            each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
+            lines.append(f"left: {', '.join(budget.left(spent) for budget, spent in each)}")
+        if ahead is not None and ahead.sent:
+            lines.insert(1, f"payments sent ahead: {ahead}")
+    except LedgerError as error:
+        return [f"what was paid cannot be said: {error}"]
+    return lines
+
+
+def too_many() -> str:
+    """In the place of the sums of more than TOO_MANY payments."""
+    return f"more than {TOO_MANY} payments; ./run.sh report adds them up"
+
+
+def paid(entries: Iterable[Entry]) -> str:
+    """One line of everything that became of `entries`: `paid 0.02 USDC in 2 payments; 1 payment unknown, ...`."""
+    sums = {fate: Sum() for fate in ("settled", "unknown", "under way", "rejected")}
+    everything = list(entries)
+    for fate in sums:
+        sums[fate] = total(entry for entry in everything if entry.fate == fate)
+    settled = sums["settled"]
+    parts = [
+        f"paid {format_usd(settled.micro_usd)} USDC in {count(settled.payments)}"
+        if settled.payments
+        else "nothing known to be settled"
+        if sums["unknown"].payments
+        else "paid nothing"
+    ]
+    if sums["unknown"].payments:
+        each = sums["unknown"]
+        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC sent without word of the settlement")
+    if sums["under way"].payments:
+        each = sums["under way"]
+        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC under way")
+    if sums["rejected"].payments:
+        parts.append(f"{count(sums['rejected'].payments)} rejected")
+    return "; ".join(parts)

@@ -1,0 +1,53 @@
+"""Opens an Ethereum keystore (version 3 JSON)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WalletError
+from ..protocol.strict_json import Undecodable, decode_json
+from .evm import EvmWallet, evm_wallet
+from .secrets import read_secret, read_text
+
+if TYPE_CHECKING:
+    from .sources import WalletSources
+
+PASSWORD_VARIABLE = "X402_KEYSTORE_PASSWORD"
+
+
+def keystore_wallet(sources: WalletSources, path: Path, warnings: list[str]) -> EvmWallet:
+    """The wallet in the version 3 keystore `path`, which is safe to read by others as long as its password is not."""
+    from eth_account import Account  # noqa: PLC0415 - a second or more to import, needed for keystores only
+
+    password = sources.environ.get(PASSWORD_VARIABLE)
+    if password is None and sources.keystore_password_file:
+        password = (read_secret(sources.keystore_password_file, warnings).splitlines() or [""])[0]
+    if password is None:
+        raise WalletError(
+            f"The keystore {path} needs a password: set {PASSWORD_VARIABLE} or x402_keystore_password_file."
+        )
+    keystore = _keystore(path)
+    try:
+        secret, why = bytes(Account.decrypt(keystore, password)), ""
+    except Exception as error:  # the library has no error type of its own
+        wrong = isinstance(error, ValueError) and "mac" in str(error).lower()
+        secret, why = b"", "the password is wrong" if wrong else "it is damaged or no version 3 keystore"
+    if why:
+        raise WalletError(f"The keystore {path} cannot be opened: {why}.")
+    wallet = evm_wallet(str(path), secret)
+    address = keystore.get("address")
+    if isinstance(address, str) and address.lower().removeprefix("0x") not in ("", wallet.address[2:].lower()):
+        raise WalletError(f"The keystore {path} holds the key of another address than the one that it names.")
+    return wallet
+
+
+def _keystore(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        keystore, _ = decode_json(text.encode())
+    except Undecodable:
+        keystore = None
+    if not isinstance(keystore, dict):
+        raise WalletError(f"The keystore {path} cannot be opened: it is no JSON object.")
+    return keystore

@@ -1,0 +1,67 @@
+"""A key's text on its way from a file or variable to a wallet: read, bounded, kept out of pickles and reprs."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import WalletError
+
+_MAX_FILE = 64 * 1024
+
+
+class Secretive:
+    """Keeps a wallet out of pickles and copies: a key belongs to one process."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} holds a key and is neither pickled nor copied")
+
+
+def underivable(_: bytes) -> bytes:
+    """Raise WalletError: the default of a wallet that was made without a way to derive keys."""
+    raise WalletError("This wallet has no key to derive another one from.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A key's text and where it was found."""
+
+    source: str
+    text: str = field(repr=False)
+
+
+def read_secret(path: Path, warnings: list[str]) -> str:
+    """The text of the key or password file `path`; adds a warning when others can read it."""
+    text = read_text(path)
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        warnings.append(f"{path} can be read or changed by other users of this machine: run chmod 600 {path}")
+    return text
+
+
+def read_text(path: Path) -> str:
+    """The text of the file `path`, 64 KiB at most. Raises WalletError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise WalletError(f"{path} is too large for a key: more than {_MAX_FILE} bytes.")
+    except OSError as error:
+        raise WalletError(f"{path} cannot be read: {error.strerror}.") from None
+    # What is no text is no key either, and a decoding error would carry the content along.
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def deriving(secret: bytes) -> Callable[[bytes], bytes]:
+    """What `derive_key` of a wallet does with `secret` (RFC 5869, SHA-256)."""
+
+    def derive(purpose: bytes) -> bytes:
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - not needed where nothing is shared
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        return HKDF(SHA256(), 32, salt=b"mitmproxy-x402", info=purpose).derive(secret)
+
+    return derive

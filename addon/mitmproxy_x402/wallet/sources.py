@@ -1,0 +1,93 @@
+"""Finds the user's keys and loads them. Never prints one, never looks elsewhere.
+
+An explicitly named file comes first, then the environment, then the places where the gateway's own tools keep a key
+(protocol.md, section 6). What is named must work; a default place that is absent is just absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import WalletError
+from ..protocol.networks import Family
+from .evm import EvmWallet, evm_secret, evm_wallet
+from .keystore import keystore_wallet
+from .secrets import Found, read_secret
+from .svm import SvmWallet, svm_wallet
+
+EVM_VARIABLE = "BLOCKRUN_WALLET_KEY"
+
+
+SVM_VARIABLE = "SOLANA_WALLET_KEY"
+
+
+_EVM_VARIABLES = (EVM_VARIABLE, "BASE_CHAIN_WALLET_KEY")
+
+
+_EVM_FILE = Path(".blockrun", ".session")
+
+
+_SVM_FILE = Path(".blockrun", ".solana-session")
+
+
+@dataclass(frozen=True)
+class Wallets:
+    """What was found: at most one wallet a family, and what its owner should know about the files."""
+
+    evm: EvmWallet | None = None
+    svm: SvmWallet | None = None
+    warnings: tuple[str, ...] = ()
+
+    def for_family(self, family: Family) -> EvmWallet | SvmWallet | None:
+        """The wallet that signs for chains of `family`, or None."""
+        return self.evm if family == "evm" else self.svm
+
+
+@dataclass(frozen=True)
+class WalletSources:
+    """Where to look. The files are those that the user named; None leaves it to the environment and the defaults."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    home: Path
+    evm_key_file: Path | None = None
+    svm_key_file: Path | None = None
+    keystore: Path | None = None
+    keystore_password_file: Path | None = None
+
+
+def load_wallets(sources: WalletSources) -> Wallets:
+    """The wallets that `sources` hold. Raises WalletError, which names the source and never what is in it."""
+    warnings: list[str] = []
+    if sources.keystore and sources.evm_key_file:
+        raise WalletError(
+            f"Two EVM keys are named, the keystore {sources.keystore} and the file {sources.evm_key_file}: name one."
+        )
+    evm: EvmWallet | None
+    if sources.keystore:
+        evm = keystore_wallet(sources, sources.keystore, warnings)
+    else:
+        found = _find(sources, sources.evm_key_file, _EVM_VARIABLES, _EVM_FILE, warnings)
+        evm = evm_wallet(found.source, evm_secret(found)) if found else None
+    found = _find(sources, sources.svm_key_file, (SVM_VARIABLE,), _SVM_FILE, warnings)
+    return Wallets(evm, svm_wallet(found) if found else None, tuple(warnings))
+
+
+def warm_up() -> None:
+    """Does once what the first signature would have to wait for. Meant for a thread beside the start-up."""
+    evm_wallet("nowhere", b"\1" * 32).sign_digest(bytes(32))
+    svm_wallet(Found("nowhere", json.dumps([1] * 32))).sign_message(b"")
+
+
+def _find(
+    sources: WalletSources, named: Path | None, variables: tuple[str, ...], default: Path, warnings: list[str]
+) -> Found | None:
+    if named:
+        return Found(str(named), read_secret(named, warnings))
+    for variable in variables:
+        if text := sources.environ.get(variable, "").strip():
+            return Found(variable, text)
+    path = sources.home / default
+    return Found(str(path), read_secret(path, warnings)) if path.exists() else None

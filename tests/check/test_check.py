@@ -1,0 +1,381 @@
+"""`check` before a real sandbox: every line is ok or says what to do, nothing is paid, and no secret is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.chain import json_rpc as check_net
+from mitmproxy_x402.check import gateway as check_gateway
+from mitmproxy_x402.cli import main as cli
+from mitmproxy_x402.ledger.interface import Intent
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support import certs
+from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy, svm_key
+
+HUSH = "hush-hush"
+Answer = Callable[[str, list[Any]], Any]
+
+
+class Rpc:
+    """JSON-RPC on loopback: `answer` gives the result of a method, or raises LookupError with the code of an error."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.asked: list[tuple[str, list[Any]]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(handler) -> None:  # noqa: N805
+                call = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+                self.asked.append((call["method"], call["params"]))
+                try:
+                    said = {"result": answer(call["method"], call["params"])}
+                except LookupError as error:
+                    said = {"error": {"code": error.args[0], "message": f"of {HUSH}"}}
+                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], **said}).encode()
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(body)))
+                handler.end_headers()
+                handler.wfile.write(body)
+
+            def log_message(handler, *_: object) -> None:  # noqa: N805
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.origin}/v2/{HUSH}?key={HUSH}"
+
+    def __enter__(self) -> Rpc:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def evm(units: int, chain: int = 84532) -> Answer:
+    def answer(method: str, parameters: list[Any]) -> Any:
+        return hex(chain) if method == "eth_chainId" else f"0x{units:064x}"
+
+    return answer
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Machine:
+    """A home of its own, and `check` as a user types it."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in [n for n in os.environ if n.startswith(("X402_", "XDG_", "SOLANA_", "BLOCKRUN_", "BASE_CHAIN"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.chdir(home)
+        self.home, self.environ, self._capsys = home, monkeypatch.setenv, capsys
+        self.ledger = home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
+
+    def check(self, *arguments: str) -> tuple[int, dict[str, str], str]:
+        """The exit code, the lines by subject (the last of each), and everything that was printed."""
+        code = cli.main(["check", "-p", str(free_port()), *arguments])
+        said = self._capsys.readouterr()
+        lines = [line for line in said.out.splitlines() if line[:7] in ("ok     ", "TO DO  ")]
+        assert code == (1 if said.err or any(line.startswith("TO DO") for line in lines) else 0)
+        assert HUSH not in said.out + said.err
+        assert EVM_KEY.removeprefix("0x") not in said.out + said.err
+        return code, {line[7:18].strip(): line[:7].strip() + ": " + line[18:] for line in lines}, said.out + said.err
+
+
+@pytest.fixture
+def machine(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Machine:
+    return Machine(home, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxConfig(networks=("base-sepolia", "solana-devnet"))).run_in_thread() as running:
+        yield running
+
+
+class TestAllIsOk:
+    def test_on_evm(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+        with Rpc(evm(2_500_000)) as rpc:
+            machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
+            code, lines, out = machine.check("--upstream", sandbox.url)
+        assert (code, out.splitlines()[-1]) == (0, "All is ok.")
+        assert list(lines) == [
+            *("versions", "settings", "wallet", "key files", "ledger", "port", "gateway", "clock", "quote", "balance")
+        ]
+        assert EVM_ADDRESS in lines["wallet"]
+        assert "USDC on base-sepolia, paid to 0x" in lines["quote"]
+        assert "your limits let it pass" in lines["quote"]
+        assert lines["balance"].startswith("ok: 2.5 USDC on base-sepolia, enough for ")
+        address = EVM_ADDRESS[2:].lower()
+        call = {"to": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "data": f"0x70a08231{address:0>64}"}
+        assert rpc.asked == [("eth_chainId", []), ("eth_call", [call, "latest"])]
+
+    def test_on_solana_with_the_gateways_own_rpc(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("SOLANA_WALLET_KEY", svm_key())
+        machine.environ("SOLANA_RPC_URL", f"{sandbox.url}/api/v1/solana/rpc?key={HUSH}")
+        code, lines, _ = machine.check(f"--upstream={sandbox.url}")
+        assert code == 0
+        assert lines["balance"].startswith("ok: 1000 USDC on solana-devnet, enough for ")
+
+    def test_nothing_is_paid_and_nothing_made(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("SOLANA_WALLET_KEY", svm_key())
+        machine.environ("SOLANA_RPC_URL", f"{sandbox.url}/api/v1/solana/rpc")
+        before = len(sandbox.requests)
+        assert machine.check("--upstream", sandbox.url)[0] == 0
+        assert len(sandbox.payments) == 0
+        asked = list(sandbox.requests)[before:]
+        assert {request.path for request in asked} == {"/v1/models", "/v1/chat/completions", "/api/v1/solana/rpc"}
+        assert not [name for request in asked for name in request.headers if "payment" in str(name).lower()]
+        assert list(machine.home.iterdir()) == []
+
+    def test_the_address_of_mode_and_a_dry_run_without_a_wallet(self, machine: Machine, sandbox: Sandbox) -> None:
+        _, lines, _ = machine.check("--mode", f"reverse:{sandbox.url}", "--set", "x402_dry_run=true")
+        assert lines["wallet"].startswith("TO DO: none found: set SOLANA_WALLET_KEY")
+        assert lines["quote"].endswith("not paid, dry run")
+        assert "balance" not in lines
+
+
+class TestThisMachine:
+    @pytest.fixture(autouse=True)
+    def _nowhere(self, machine: Machine) -> None:
+        machine.environ("X402_UPSTREAM", f"http://127.0.0.1:{free_port()}")
+
+    def test_settings(self, machine: Machine) -> None:
+        _, lines, out = machine.check("--set", "x402_max_request=lots")
+        assert lines["settings"].startswith("TO DO: x402_max_request = 'lots'")
+        assert list(lines) == ["versions", "settings"]
+        assert out.endswith("1 to do.\n")
+        assert "did you mean x402_budget" in machine.check("--set", "x402_budgt=1")[1]["settings"]
+
+    def test_key_files(self, machine: Machine) -> None:
+        key = machine.home / "key"
+        key.write_text(EVM_KEY)
+        key.chmod(0o644)
+        _, lines, _ = machine.check("--set", f"x402_evm_key_file={key}")
+        assert lines["key files"].startswith("TO DO")
+        assert f"chmod 600 {key}" in lines["key files"]
+        key.chmod(0o600)
+        assert machine.check("--set", f"x402_evm_key_file={key}")[1]["key files"].startswith("ok")
+
+    def test_a_key_that_is_none(self, machine: Machine) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", HUSH)
+        assert machine.check()[1]["wallet"].startswith("TO DO: BLOCKRUN_WALLET_KEY holds no EVM private key")
+
+    def test_the_ledger(self, machine: Machine) -> None:
+        SqliteLedger(machine.ledger).close()
+        assert machine.check()[1]["ledger"] == f"ok: {machine.ledger} is writable and holds 0 payments"
+        machine.ledger.write_text("no ledger " * 1000)
+        assert "not a SQLite database" in machine.check()[1]["ledger"]
+        _, lines, _ = machine.check("--set", f"x402_ledger={machine.ledger}/below/a/file")
+        assert "cannot be made" in lines["ledger"]
+
+    def test_the_port(self, machine: Machine) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as taken, Rpc(evm(0)) as other:
+            number = taken.getsockname()[1]
+            assert machine.check("-p", str(other.origin.rpartition(":")[2]))[1]["port"].startswith("TO DO")
+            taken.close()
+            assert machine.check("-p", str(number))[1]["port"] == f"ok: {number} of 127.0.0.1 is free"
+        assert machine.check("-p", "x")[1]["port"].startswith("TO DO")
+
+    def test_the_port_where_we_run_already(self, machine: Machine, sandbox: Sandbox, tmp_path: Path) -> None:
+        with Proxy(sandbox.url, home=tmp_path) as proxy:
+            _, lines, _ = machine.check("-p", str(proxy.port))
+        assert lines["port"].endswith("has a proxy of ours running")
+
+    def test_mistakes(self, machine: Machine) -> None:
+        assert machine.check("--model")[0] == 1
+        assert "payments are made with --mode reverse:URL only" in machine.check("-m", "regular")[1]["gateway"]
+        assert "is not encrypted" in machine.check("--upstream", "http://a.example")[1]["gateway"]
+
+
+class TestGateway:
+    def test_unreachable(self, machine: Machine) -> None:
+        _, lines, _ = machine.check("--upstream", f"http://127.0.0.1:{free_port()}")
+        assert "connection refused" in lines["gateway"]
+        assert "quote" not in lines
+
+    def test_it_hangs_up(self, machine: Machine) -> None:
+        with _server(b"") as url:
+            assert "closed the connection without an answer" in machine.check("--upstream", url)[1]["gateway"]
+
+    def test_it_never_answers(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(check_gateway, "SECONDS", 0.2)
+        with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+            _, lines, _ = machine.check("--upstream", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "no answer within 0.2 s" in lines["gateway"]
+
+    def test_tls(self, machine: Machine, tmp_path: Path) -> None:
+        pem = certs.make(tmp_path)
+        config = SandboxConfig(certfile=pem, keyfile=pem)
+        with Sandbox(config).run_in_thread() as sandbox:
+            _, lines, _ = machine.check("--upstream", sandbox.url)
+            assert "its certificate is not valid" in lines["gateway"]
+            trusted = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
+            _, lines, _ = machine.check("--upstream", sandbox.url, *trusted)
+            assert lines["gateway"].endswith("answers (TLS verified)")
+            assert "leave it off" in machine.check("--upstream", sandbox.url, "--set", "ssl_insecure=true")[2]
+            _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "ssl_verify_upstream_trusted_ca=/none")
+            assert "cannot be loaded" in lines["gateway"]
+
+    @pytest.mark.parametrize(
+        ("ahead", "text"),
+        [(0, "ok: differs"), (3600, "TO DO: is 36"), (-3600, "TO DO: is 36"), (None, "ok: the gateway")],
+    )
+    def test_the_clock(self, machine: Machine, ahead: int | None, text: str) -> None:
+        head = ""
+        if ahead is not None:
+            moment = datetime.now(timezone.utc) - timedelta(seconds=ahead)
+            head = f"Date: {format_datetime(moment, usegmt=True)}\r\n"
+        content = f"HTTP/1.1 404 Not Found\r\n{head}Content-Length: 0\r\n\r\n".encode()
+        with _server(content) as url:
+            _, lines, _ = machine.check("--upstream", url)
+        assert lines["clock"].startswith(text)
+        assert ("ahead of" in lines["clock"]) == (ahead == 3600)
+        assert ("behind" in lines["clock"]) == (ahead == -3600)
+        assert lines["quote"].startswith("TO DO: /v1/chat/completions: no model is known to ask for")
+
+    def test_a_free_model_has_no_price(self, machine: Machine, sandbox: Sandbox) -> None:
+        _, lines, _ = machine.check("--upstream", sandbox.url, "--model", "sandbox-free")
+        assert "(sandbox-free): answered without asking for payment" in lines["quote"]
+        assert "--model NAME" in lines["quote"]
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (("x402_max_request=0.0001",), "raise the option x402_max_request"),
+            (("x402_allow_pay_to=0x" + "1" * 40,), "x402_allow_pay_to"),
+            (("x402_allow_hosts=a.example",), "x402_allow_hosts"),
+            (("x402_allow_networks=solana-devnet",), "x402_allow_networks"),
+            (("x402_budget=0.0001/day",), "0 of the budget of 0.0001/day are spent"),
+        ],
+    )
+    def test_limits(self, machine: Machine, sandbox: Sandbox, options: tuple[str, ...], reason: str) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+        with Rpc(evm(1)) as rpc:
+            machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
+            settings = [part for option in options for part in ("--set", option)]
+            _, lines, _ = machine.check("--upstream", sandbox.url, *settings)
+        assert lines["quote"].startswith("TO DO")
+        assert reason in lines["quote"]
+
+    def test_a_budget_that_is_spent(self, machine: Machine, sandbox: Sandbox) -> None:
+        with closing(SqliteLedger(machine.ledger)) as ledger:
+            amount = AtomicUnits(9_999_999)
+            ledger.reserve(Intent("POST", "h", "/p", "m", Caip2("n"), "a", "b", amount, amount), ())
+            _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "x402_dry_run=true")
+        assert "9.999999 of the budget of 10/day are spent" in lines["quote"]
+
+    def test_without_a_wallet(self, machine: Machine, sandbox: Sandbox) -> None:
+        assert "no wallet is loaded" in machine.check("--upstream", sandbox.url)[1]["quote"]
+
+
+class TestBalance:
+    @pytest.fixture(autouse=True)
+    def _wallet(self, machine: Machine) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+
+    def said(self, machine: Machine, sandbox: Sandbox, answer: Answer) -> str:
+        with Rpc(answer) as rpc:
+            machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
+            return machine.check("--upstream", sandbox.url)[1]["balance"]
+
+    def test_too_little(self, machine: Machine, sandbox: Sandbox) -> None:
+        said = self.said(machine, sandbox, evm(1))
+        assert said.startswith("TO DO: 0.000001 USDC on base-sepolia, less than such a request costs")
+        assert said.endswith(f"send USDC to {EVM_ADDRESS}.")
+
+    def test_another_chain(self, machine: Machine, sandbox: Sandbox) -> None:
+        said = self.said(machine, sandbox, evm(10**9, chain=1))
+        assert said.startswith("TO DO")
+        assert "it serves the chain 1, not 84532" in said
+
+    @pytest.mark.parametrize("said", [None, 5, "0x", "0x" + "f" * 65, "12", {"value": 1}, HUSH])
+    def test_answers_that_are_no_number(self, machine: Machine, sandbox: Sandbox, said: Any) -> None:
+        answer = self.said(machine, sandbox, lambda method, _: "0x14a34" if method == "eth_chainId" else said)
+        assert "its answer is no number" in answer
+        assert "set X402_EVM_RPC" in answer
+
+    def test_an_error(self, machine: Machine, sandbox: Sandbox) -> None:
+        def answer(method: str, parameters: list[Any]) -> Any:
+            raise LookupError(-32005)
+
+        assert "eth_chainId gives error -32005" in self.said(machine, sandbox, answer)
+
+    def test_the_next_rpc_is_asked(self, machine: Machine, sandbox: Sandbox) -> None:
+        dead = f"base-sepolia=http://127.0.0.1:{free_port()}/{HUSH}"
+        with Rpc(evm(10**6)) as rpc:
+            machine.environ("X402_EVM_RPC", f"{dead},base-sepolia={rpc.url}")
+            assert machine.check("--upstream", sandbox.url)[1]["balance"].startswith("ok: 1 USDC")
+        machine.environ("X402_EVM_RPC", dead)
+        assert "connection refused" in machine.check("--upstream", sandbox.url)[1]["balance"]
+
+    def test_solana_of_another_cluster(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("SOLANA_WALLET_KEY", svm_key())
+        with Rpc(lambda _method, _: "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d") as rpc:
+            machine.environ("SOLANA_RPC_URL", rpc.url)
+            _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "x402_networks=solana-devnet")
+        assert "it serves another cluster" in lines["balance"]
+        assert "SOLANA_RPC_URL" in lines["balance"]
+
+    @pytest.mark.parametrize(
+        ("amounts", "text"), [([], "0 USDC"), (["1500000", "500000"], "2 USDC"), (["x"], "no token"), ([1], "no token")]
+    )
+    def test_solana_accounts(self, machine: Machine, sandbox: Sandbox, amounts: list[Any], text: str) -> None:
+        def answer(method: str, parameters: list[Any]) -> Any:
+            if method == "getGenesisHash":
+                raise LookupError(-32601)  # many gateways serve a few methods only
+            infos = [{"tokenAmount": {"amount": amount}} for amount in amounts]
+            return {"value": [{"account": {"data": {"parsed": {"info": info}}}} for info in infos]}
+
+        machine.environ("SOLANA_WALLET_KEY", svm_key())
+        with Rpc(answer) as rpc:
+            machine.environ("SOLANA_RPC_URL", rpc.url)
+            _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "x402_networks=solana-devnet")
+        assert text in lines["balance"]
+
+
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert check_net.origin(f"https://{HUSH}:{HUSH}@[::1]:8/{HUSH}?{HUSH}#{HUSH}") == "https://[::1]:8"
+    assert check_net.origin("https://[") == "an unreadable URL"
+
+
+@contextmanager
+def _server(content: bytes) -> Iterator[str]:
+    """Answers everything with the same bytes, then hangs up."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(content)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()

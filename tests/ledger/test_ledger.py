@@ -1,0 +1,489 @@
+"""The ledger: its states, its budgets, its clock, its file. Both kinds of ledger pass the same tests."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.ledger import interface as rules
+from mitmproxy_x402.ledger.interface import (
+    LAPSE_SECONDS,
+    TRANSITIONS,
+    Intent,
+    JobPaid,
+    Ledger,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    State,
+)
+from mitmproxy_x402.ledger.sqlite import store as ledger_sqlite
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.limits.limits import Budget, Period, Scope
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
+from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, state_of
+
+DAY = 24 * 3600
+
+
+@pytest.fixture(params=KINDS)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
+    return place_of(request.param, tmp_path, request)
+
+
+@pytest.fixture
+def times(path: LedgerPlace) -> Iterator[Any]:
+    if isinstance(path, PostgresUrl):
+        with closing(DatabaseTimes(path)) as database:
+            yield database
+    else:
+        yield MachineTimes()
+
+
+@pytest.fixture
+def ledger(path: LedgerPlace, times: Times) -> Iterator[Ledger]:
+    with closing(open_with(path, times)) as one:
+        yield one
+
+
+class InFile:
+    """For tests of what only the file has."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "state" / "ledger.sqlite3"
+
+
+def intent(micro: int = 10, model: str | None = "m-1", path: str = "/v1/x", **more: Any) -> Intent:
+    return Intent("POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro, **more)
+
+
+def budget(micro: int, period: Period = "day", model: str = "", path: str = "") -> Budget:
+    return Budget(micro, period, Scope(model, path))
+
+
+def pay(ledger: Ledger, *budgets: Budget) -> None:
+    ledger.record_sent(ledger.reserve(intent(), budgets), "nonce", 0)
+
+
+def in_state(ledger: Ledger, state: State) -> int:
+    row = ledger.reserve(intent(), [])
+    if state == "released":
+        ledger.release(row)
+    elif state != "reserved":
+        ledger.record_sent(row, "nonce", 0)
+        if state == "settled":
+            ledger.finish(row, Outcome("settled", "0xt"))
+        elif state == "rejected":
+            ledger.finish(row, Outcome("rejected"))
+        elif state == "unknown":
+            ledger.finish(row, Outcome("unknown"))
+        elif state in ("superseded", "expired"):
+            ledger.finish(row, Outcome("superseded", counts_for=600 if state == "superseded" else 0))
+        if state == "expired":
+            ledger.release(ledger.reserve(intent(), []))  # the next reservation moves it
+    return row
+
+
+STEPS: dict[State, Callable[[Ledger, int], object]] = {
+    "sent": lambda ledger, row: ledger.record_sent(row, "nonce", 0),
+    "released": lambda ledger, row: ledger.release(row),
+    "settled": lambda ledger, row: ledger.finish(row, Outcome("settled", "0xt")),
+    "rejected": lambda ledger, row: ledger.finish(row, Outcome("rejected")),
+    "unknown": lambda ledger, row: ledger.finish(row, Outcome("unknown")),
+    "superseded": lambda ledger, row: ledger.finish(row, Outcome("superseded", counts_for=600)),
+}
+
+
+@pytest.mark.parametrize("target", STEPS)
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_moves_along_the_table_and_nowhere_else(ledger: Ledger, path: LedgerPlace, state: State, target: State) -> None:
+    row = in_state(ledger, state)
+    assert state_of(path, row) == state
+    try:
+        STEPS[target](ledger, row)
+    except LedgerError:
+        assert target == "sent"
+    expected = target if target in TRANSITIONS[state] else state
+    assert state_of(path, row) == expected
+
+
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_sending_again_makes_the_first_outcome_unknown(ledger: Ledger, path: LedgerPlace, state: State) -> None:
+    row = in_state(ledger, state)
+    if state not in ("sent", "unknown", "settled"):
+        with pytest.raises(LedgerError, match="was not sent"):
+            ledger.record_resent(row)
+        return
+    ledger.record_resent(row)
+    assert state_of(path, row) == ("settled" if state == "settled" else "unknown")
+    ledger.finish(row, Outcome("rejected"))
+    assert state_of(path, row) != "rejected"
+
+
+def test_several_outcomes_are_written_as_each_would_be(ledger: Ledger, path: LedgerPlace) -> None:
+    rows = [in_state(ledger, state) for state in ("sent", "settled", "unknown", "sent")]
+    every: list[State] = ["settled", "settled", "unknown", "rejected"]
+    outcomes = [Outcome("settled", "0xt"), Outcome("unknown"), Outcome("rejected"), Outcome("rejected", code="C")]
+    assert ledger.finish_all(list(zip(rows, outcomes, strict=True))) == every
+    assert [state_of(path, row) for row in rows] == every
+    assert ledger.finish_all([]) == []
+
+
+def test_the_words_of_the_module_and_its_table_agree() -> None:
+    assert rules.__doc__ is not None
+    for state in TRANSITIONS:
+        assert state in rules.__doc__
+
+
+@pytest.mark.parametrize("state", TRANSITIONS)
+def test_what_counts(ledger: Ledger, state: State) -> None:
+    in_state(ledger, state)
+    free = state in ("rejected", "released", "expired")
+    assert ledger.spent(budget(1)) == (0 if free else 10)
+    assert ledger.spent(budget(1, model="m-*")) == (0 if free else 10)
+
+
+def test_every_budget_must_have_room(ledger: Ledger) -> None:
+    both = [budget(20, "hour"), budget(1000)]
+    ledger.reserve(intent(), both)
+    ledger.reserve(intent(), both)
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(1), both)
+    assert (caught.value.budget, caught.value.spent) == (both[0], 20)
+    assert caught.value.returns_in == 3600
+
+
+def test_room_returns_as_the_period_rolls(ledger: Ledger, times: Times) -> None:
+    day = [budget(30)]
+    for _ in range(3):
+        pay(ledger, *day)
+        times.pass_by(3600)
+    ledger.release(ledger.reserve(intent(), []))
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(15), day)
+    assert caught.value.returns_in == pytest.approx(22 * 3600)  # when the second has left, too
+    times.pass_by(22 * 3600)
+    ledger.reserve(intent(15), day)
+
+
+def test_more_than_the_whole_budget_never_fits(ledger: Ledger) -> None:
+    for period in ("", "day"):
+        with pytest.raises(OverBudget) as caught:
+            ledger.reserve(intent(11), [budget(10, period)])  # type: ignore[arg-type]
+        assert caught.value.returns_in is None
+
+
+def test_a_budget_for_ever(ledger: Ledger, times: Times) -> None:
+    pay(ledger, budget(10, ""))
+    times.pass_by(400 * DAY)
+    with pytest.raises(OverBudget) as caught:
+        ledger.reserve(intent(1), [budget(10, "")])
+    assert caught.value.returns_in is None
+
+
+def test_scopes_count_their_own_requests(ledger: Ledger) -> None:
+    ledger.reserve(intent(1, "gpt-5", "/api/v1/chat"), [])
+    ledger.reserve(intent(10, "gpt-5-mini", "/v1/chat"), [])
+    ledger.reserve(intent(100, None, "/v1/images/x"), [])
+    assert ledger.spent(budget(1, model="gpt-5*")) == 11
+    assert ledger.spent(budget(1, model="gpt-?")) == 1
+    assert ledger.spent(budget(1, path="/v1/chat")) == 11
+    assert ledger.spent(budget(1, path="/api/v1/chat")) == 11
+    assert ledger.spent(budget(1, path="/v1/*")) == 111
+    assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
+
+
+class TestSuperseded:
+    """A payment that was sent ahead and not taken counts until nobody can submit it any longer."""
+
+    @pytest.mark.parametrize("counts", [budget(30), budget(30, ""), budget(30, model="m-*")], ids=str)
+    def test_it_frees_itself_to_the_millisecond(
+        self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget
+    ) -> None:
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "nonce", 0)
+        assert ledger.finish(row, Outcome("superseded", status=402, code="C", counts_for=300.0005)) == "superseded"
+        ledger.record_sent(ledger.reserve(intent(20, replaces=row), [counts]), "nonce", 0)
+        times.pass_by(300)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(1), [counts])
+        assert (ledger.spent(counts), state_of(path, row)) == (30, "superseded")
+        times.pass_by(0.001)
+        assert ledger.spent(counts) == 20
+        ledger.reserve(intent(10), [counts])
+        assert state_of(path, row) == "expired"
+
+    def test_the_next_reservation_frees_it_too(self, ledger: Ledger, times: Times) -> None:
+        self_freed = in_state(ledger, "superseded")
+        times.pass_by(600)
+        assert ledger.reserve(intent(30), [budget(30)]) == self_freed + 1
+
+    def test_a_transaction_id_still_wins(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
+        row = in_state(ledger, "superseded")
+        ledger.finish(row, Outcome("settled", "0xt"))
+        times.pass_by(700)
+        assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "settled")
+
+
+class TestSupersededInFile(InFile):
+    """What only the file has."""
+
+    def test_setting_the_wall_clock_frees_nothing(self, ledger: SqliteLedger, times: MachineTimes) -> None:
+        in_state(ledger, "superseded")
+        times.wall += 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+        times.wall -= 60 * DAY
+        times.pass_by(600)
+        assert ledger.spent(budget(1)) == 0
+
+    def test_another_process_opens_the_ledger_and_frees_nothing_early(
+        self, ledger: SqliteLedger, path: Path, times: MachineTimes
+    ) -> None:
+        in_state(ledger, "superseded")
+        with closing(SqliteLedger(path, times.clock)) as other:
+            assert other.spent(budget(1)) == 10
+            times.pass_by(600)
+            assert (other.spent(budget(1)), ledger.spent(budget(1))) == (0, 0)
+
+    def test_a_ledger_of_the_first_version_learns_it(self, path: Path, times: MachineTimes) -> None:
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as db:
+            for statement in MIGRATIONS[0].split(";"):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 1")
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            row = in_state(ledger, "superseded")
+            in_state(ledger, "rejected")
+            assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
+
+    def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
+        lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_superseded (free_at<?)"
+        for statement, indexes in (
+            (ledger_sqlite._LAPSE, {lapsed}),
+            (ledger_sqlite._EXPIRE, {due}),
+            (ledger_sqlite._LAST, {lapsed, due}),
+        ):
+            plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
+            assert {step.partition(" INDEX ")[2] for step in plan if step.startswith("SEARCH")} == indexes, plan
+            # Only the last row is looked for without one, from the table's own end.
+            assert [step for step in plan if step.startswith("SCAN payment")] == ["SCAN payment"] * (len(indexes) - 1)
+
+
+class TestClock(InFile):
+    def test_setting_the_clock_forward_frees_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
+        pay(ledger)
+        times.wall += 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+
+    def test_setting_it_back_frees_nothing_and_stops_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
+        pay(ledger)
+        times.wall -= 30 * DAY
+        assert ledger.spent(budget(1)) == 10
+        times.pass_by(DAY + 1)
+        assert ledger.spent(budget(1)) == 0
+
+    def test_after_a_boot_time_goes_on_and_never_back(self, path: Path) -> None:
+        times = MachineTimes()
+        for boot, wall, expected in (("a", 0.0, 10), ("b", -2.0, 20), ("c", 0.9, 30), ("d", 1.1, 20)):
+            now = MachineTimes(times.wall + wall * DAY, 5, boot)
+            with closing(SqliteLedger(path, now.clock)) as ledger:
+                pay(ledger)
+                assert ledger.spent(budget(1)) == expected
+
+    def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: Ledger, times: MachineTimes) -> None:
+        ledger.reserve(intent(), [])
+        times.uptime -= 500
+        ledger.reserve(intent(), [])
+        assert ledger.spent(budget(1)) == 20
+
+    def test_the_real_clock(self, path: Path) -> None:
+        with closing(SqliteLedger(path)) as ledger:
+            ledger.reserve(intent(), [budget(10)])
+            assert ledger.spent(budget(1)) == 10
+
+
+class TestCrash:
+    def test_a_dead_process_leaves_what_was_sent_counted(self, path: LedgerPlace) -> None:
+        code = """if True:
+            import os, sys, pathlib
+            from mitmproxy_x402.ledger.opening import open_ledger
+            from mitmproxy_x402.settings.ledger_place import PostgresUrl
+            from test_ledger import intent
+            place = os.environ["PLACE"]
+            ledger = open_ledger(PostgresUrl(place) if "://" in place else pathlib.Path(place))
+            ledger.reserve(intent(1), [])
+            ledger.record_sent(ledger.reserve(intent(10), []), "nonce", 0)
+            os.kill(os.getpid(), 9)
+        """
+        place = path.url if isinstance(path, PostgresUrl) else str(path)
+        environ = {
+            **os.environ,
+            "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+            "PLACE": place,
+        }
+        subprocess.run([sys.executable, "-c", code], check=False, env=environ)
+        deadline = time.monotonic() + 10
+        found: list[State] = []
+        while found != ["released", "unknown"] and time.monotonic() < deadline:  # a server hears of it a moment later
+            with closing(open_with(path)) as ledger:
+                assert ledger.spent(budget(1)) in (10, 11)
+            found = [state_of(path, row) for row in (1, 2)]
+        assert found == ["released", "unknown"]
+        with closing(open_with(path)) as ledger:
+            assert ledger.spent(budget(1)) == 10
+
+    def test_a_living_process_keeps_its_rows(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
+        row = ledger.reserve(intent(), [])
+        open_with(path, times).close()
+        ledger.record_sent(row, "nonce", 0)
+        open_with(path, times).close()
+        assert state_of(path, row) == "sent"
+
+    def test_reservations_lapse(self, ledger: Ledger, times: Times) -> None:
+        """As after a crash whose process id lives on as another program."""
+        row = ledger.reserve(intent(), [])
+        times.pass_by(LAPSE_SECONDS + 1)
+        ledger.reserve(intent(), [budget(10)])
+        with pytest.raises(LedgerError, match="lapsed"):
+            ledger.record_sent(row, "nonce", 0)
+
+
+class TestJob:
+    """The payments of one job: that of its request, and at most one more that counts."""
+
+    JOB = "https://h:443 /v1/videos/generations/1"
+
+    def submitted(self, ledger: Ledger, payer: str = "0xp") -> int:
+        row = ledger.reserve(intent(25, "v-1", "/v1/videos/generations"), [])
+        ledger.record_sent(row, "0xnonce", 1_700_000_300)
+        ledger.record_job(row, self.JOB, payer)
+        return row
+
+    def follow(self, ledger: Ledger, row: int) -> int:
+        return ledger.reserve(intent(20, replaces=row, job=self.JOB), [])
+
+    def test_a_job_is_found_with_its_terms(self, ledger: Ledger, times: Times) -> None:
+        assert ledger.find_job(self.JOB) is None
+        row = self.submitted(ledger)
+        times.pass_by(60)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.state, found.age) == (row, row, "sent", 60)
+        assert (found.method, found.path, found.model) == ("POST", "/v1/videos/generations", "v-1")
+        assert (found.network, found.asset, found.pay_to, found.amount) == ("eip155:8453", "0xa", "0xb", 25)
+        assert (found.reference, found.payer, found.valid_until) == ("0xnonce", "0xp", 1_700_000_300)
+        assert ledger.find_job(self.JOB + "0") is None
+
+    def test_one_payment_may_follow(self, ledger: Ledger) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        for state in ("reserved", "sent", "unknown", "settled"):
+            if state in STEPS:
+                STEPS[state](ledger, following)
+            with pytest.raises(JobPaid):
+                self.follow(ledger, row)
+            found = ledger.find_job(self.JOB)
+            assert found is not None
+            assert (found.row, found.last_row, found.payer) == (row, following, "0xp")
+        assert ledger.spent(budget(1)) == 45
+
+    @pytest.mark.parametrize("ending", ["released", "rejected"])
+    def test_another_may_follow_what_does_not_count(self, ledger: Ledger, ending: State) -> None:
+        row = self.submitted(ledger)
+        following = self.follow(ledger, row)
+        if ending == "rejected":
+            STEPS["sent"](ledger, following)
+        STEPS[ending](ledger, following)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert found.last_row == row
+        self.follow(ledger, row)
+        assert ledger.spent(budget(1)) == 45
+
+    def test_a_budget_binds_what_follows(self, ledger: Ledger) -> None:
+        row = self.submitted(ledger)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(20, replaces=row, job=self.JOB), [budget(44)])
+        self.follow(ledger, row)
+
+    def test_the_last_request_for_a_job_counts(self, ledger: Ledger) -> None:
+        """A gateway may answer two requests with one job."""
+        first, second = self.submitted(ledger), self.submitted(ledger, "0xq")
+        self.follow(ledger, first)
+        found = ledger.find_job(self.JOB)
+        assert found is not None
+        assert (found.row, found.last_row, found.payer) == (second, second, "0xq")
+        self.follow(ledger, second)
+
+
+class TestFile(InFile):
+    def test_nobody_else_can_read_it(self, ledger: Ledger, path: Path) -> None:
+        ledger.reserve(intent(), [])
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        files = list(path.parent.iterdir())
+        assert len(files) == 3
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+    def test_a_file_that_others_could_read_is_closed_to_them(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.touch(0o644)
+        SqliteLedger(path).close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_its_schema_has_a_version(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    def test_a_newer_schema_is_refused(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        with pytest.raises(LedgerError, match="newer version"):
+            SqliteLedger(path)
+
+    def test_what_is_no_ledger_is_refused(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.write_text("This is a diary. " * 100)
+        with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
+            SqliteLedger(path)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(LedgerError, match="x402_ledger"):
+            SqliteLedger(tmp_path / "file" / "ledger.sqlite3")
+
+    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: Ledger, path: Path) -> None:
+        row = ledger.reserve(intent(), [])
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for action in (
+                lambda: ledger.reserve(intent(), []),
+                lambda: ledger.record_sent(row, "nonce", 0),
+                lambda: ledger.release(row),
+            ):
+                with pytest.raises(LedgerError, match="database is locked"):
+                    action()
+            db.execute("ROLLBACK")
+        ledger.record_sent(row, "nonce", 0)
+
+    def test_amounts_beyond_64_bits_are_kept(self, ledger: Ledger, path: Path) -> None:
+        """An asset may have 18 decimals."""
+        amount = AtomicUnits(10**30)
+        ledger.reserve(Intent("POST", "h", "/", None, Caip2("eip155:1"), "0xa", "0xb", amount, 1), [])
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT amount FROM payment").fetchone() == (str(amount),)

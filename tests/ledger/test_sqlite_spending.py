@@ -1,0 +1,314 @@
+"""What counts against a budget, compared with a sum over all payments; and that no sum over all is ever made."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.ledger.interface import FREE, Intent, Ledger, LedgerError, Outcome, OverBudget
+from mitmproxy_x402.ledger.opening import make_ready
+from mitmproxy_x402.ledger.sqlite import spending as sqlite_spending
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, statements
+from mitmproxy_x402.ledger.sqlite.spending import KEPT_MS
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.limits.limits import Budget, Period, Scope
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
+from mitmproxy_x402.settings.settings import read_settings
+from support.ledgers import KINDS, DatabaseTimes, MachineTimes, open_with, place_of, query
+
+MODELS = ("gpt-5", "gpt-5-mini", "GPT-5", "claude*", "", None)
+PATHS = ("/v1/chat", "/api/v1/chat", "/v1/markets/1", "/api/v1/markets/2", "/api/api/v1/chat", "/apiary", "/")
+MODEL_PATTERNS = ("", "", "gpt-5*", "gpt-?", "*", "none")
+PATH_PATTERNS = ("", "", "/v1/chat", "/api/v1/chat", "/v1/markets/*", "/api", "/*", "/v1/market?/1")
+PERIODS: tuple[Period, ...] = ("", "hour", "day", "month")
+PAUSES = (0, 0, 0.001, 0.3, 1.024, 60, 301, 3599, 3600, 40_000, 86_400, 700_000, 2_592_000)
+SEEDS = {"sqlite": 15, "postgres": 2}
+STEPS = {"sqlite": 150, "postgres": 50}
+
+
+class History:
+    """A ledger to which anything happens, two proxies and a clock."""
+
+    def __init__(self, seed: int, place: LedgerPlace, times: Any, ledgers: list[Ledger]) -> None:
+        self.random = random.Random(seed)
+        self.place, self.times, self.ledgers = place, times, ledgers
+        self.rows: list[tuple[Ledger, int]] = []
+
+    @property
+    def now(self) -> int:
+        ledger = self.ledgers[0]
+        return ledger._now()[0] if isinstance(ledger, SqliteLedger) else round(self.times.wall * 1000)
+
+    def budget(self, micro_usd: int = 1) -> Budget:
+        scope = Scope(self.random.choice(MODEL_PATTERNS), self.random.choice(PATH_PATTERNS))
+        return Budget(micro_usd, self.random.choice(PERIODS), scope)
+
+    def step(self) -> None:
+        chance = self.random.random()
+        if chance < 0.4:
+            self.reserve()
+        elif chance < 0.85 and self.rows:
+            self.go_on(*self.random.choice(self.rows[-8:]))
+        else:
+            self.times.pass_by(self.random.choice(PAUSES))
+
+    def reserve(self) -> None:
+        ledger, micro = self.random.choice(self.ledgers), self.random.choice((0, 1, 7, 1000))
+        model, path = self.random.choice(MODELS), self.random.choice(PATHS)
+        wanted = Intent(
+            "POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro_usd=micro
+        )
+        budgets = [self.budget(self.random.choice((0, 5, 1500, 4000, 10**6))) for _ in range(self.random.randrange(3))]
+        row, refusal = None, None
+        try:
+            row = ledger.reserve(wanted, budgets)
+            self.rows.append((ledger, row))
+        except OverBudget as over:
+            refusal = over
+        for budget in budgets:
+            spent = sum(amount for _, amount in self.counting(budget, but=row))
+            if spent + micro > budget.micro_usd:
+                assert refusal is not None, budget
+                assert (refusal.budget, refusal.spent, refusal.returns_in) == (budget, *self.refusal(budget, micro))
+                return
+        assert refusal is None
+
+    def go_on(self, ledger: Ledger, row: int) -> None:
+        step = self.random.randrange(5)
+        try:
+            if step == 0:
+                ledger.release(row)
+            elif step == 1:
+                ledger.record_resent(row)
+            elif step == 2:
+                outcomes = (Outcome("settled", "0xt"), Outcome("rejected"), Outcome("unknown"))
+                ledger.finish(row, self.random.choice((*outcomes, Outcome("superseded", counts_for=600))))
+            else:
+                ledger.record_sent(row, f"nonce {row}", 0)
+        except LedgerError:
+            pass
+
+    # What is to be expected, from the rows alone.
+
+    def counting(self, budget: Budget, but: int | None = None, lapsed: bool = True) -> list[tuple[int, int]]:
+        """When each payment that counts was reserved, and its amount, oldest first."""
+        now = self.now
+        begin = -1 if budget.seconds is None else now - budget.seconds * 1000
+        rows = query(self.place, "id, counted_at, micro_usd, state, free_at, model, path")
+        return [
+            (at, micro)
+            for row, at, micro, state, free_at, model, path in rows
+            if at > begin and row != but and state not in FREE and not (state == "superseded" and free_at <= now)
+            if not (lapsed and state == "reserved" and at < now - 300_000)
+            if matches(budget.scope, model, path)
+        ]
+
+    def refusal(self, budget: Budget, wanted: int) -> tuple[int, Any]:
+        counting = self.counting(budget)
+        spent = sum(micro for _, micro in counting)
+        if budget.seconds is None or wanted > budget.micro_usd:
+            return spent, None
+        needed = spent + wanted - budget.micro_usd
+        for at, micro in counting:
+            needed -= micro
+            if needed <= 0:
+                return spent, pytest.approx((at - self.now) / 1000 + budget.seconds)
+        raise AssertionError
+
+    def check(self, budget: Budget) -> None:
+        found = [ledger.spent(budget) for ledger in self.ledgers]
+        assert found == [sum(micro for _, micro in self.counting(budget, lapsed=False))] * len(found), budget
+
+
+def matches(scope: Scope, model: str | None, path: str) -> bool:
+    """As the ledger always did."""
+    if scope.model and (model is None or not fnmatchcase(model, scope.model)):
+        return False
+    pattern = scope.path.removeprefix("/api")
+    return not pattern or fnmatchcase(path, pattern) or fnmatchcase(path, f"/api{pattern}")
+
+
+@contextmanager
+def history(seed: int, place: LedgerPlace) -> Iterator[History]:
+    times: Any = DatabaseTimes(place) if isinstance(place, PostgresUrl) else MachineTimes(1.7e9 + seed * 12345.678)
+    ledgers = [open_with(place, times) for _ in range(2)]
+    try:
+        yield History(seed, place, times, ledgers)
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+        if isinstance(times, DatabaseTimes):
+            times.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_counts_is_what_a_sum_over_all_payments_says(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    for seed in range(SEEDS[kind]):
+        place = place_of(kind, tmp_path / str(seed), request)
+        with history(seed, place) as one:
+            for number in range(STEPS[kind]):
+                one.step()
+                if number % 5 == 0:
+                    one.check(one.budget())
+            for _ in range(20):
+                one.check(one.budget())
+
+
+def pay(ledger: Ledger, model: str | None = "m", path: str = "/v1/x", *budgets: Budget) -> None:
+    intent = Intent("POST", "h", path, model, Caip2("eip155:1"), "0xa", "0xb", AtomicUnits(1), 1)
+    ledger.record_sent(ledger.reserve(intent, budgets), "nonce", 0)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def times() -> MachineTimes:
+    return MachineTimes()
+
+
+@pytest.fixture
+def ledger(place: Path, times: MachineTimes) -> Iterator[SqliteLedger]:
+    with closing(SqliteLedger(place, times.clock)) as one:
+        yield one
+
+
+def test_nothing_goes_through_all_payments(ledger: SqliteLedger) -> None:
+    values = {"scope": 1, "begin": 5, "end": 9}
+    for statement in (sqlite_spending.SPENT, sqlite_spending.PARTS, *sqlite_spending._WITHIN.values()):
+        plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        looked_up = [line for line in plan if " payment" in line or " spending" in line]
+        indexes = ("payment_counted_at (counted_at>? AND counted_at<?)", "(scope=? AND level=? AND span>? AND span<?)")
+        assert looked_up, plan
+        assert all("USING" in line and line.endswith(indexes) for line in looked_up), plan
+
+
+def test_many_payments_are_few_parts(ledger: SqliteLedger, times: MachineTimes) -> None:
+    """3000 in a month: no more parts than there are spans to its beginning and back."""
+    for _ in range(3000):
+        times.pass_by(863)
+        pay(ledger)
+    budget = Budget(1, "month")
+    assert ledger.spent(budget) == 3000
+    values = {"scope": ledger._spending.find(budget), "begin": ledger._now()[0] - 2_591_000_000}
+    parts = ledger._db.execute(sqlite_spending.PARTS, values).fetchall()
+    assert len(parts) < 100
+    assert sum(part[2] for part in parts) == 3000
+
+
+def test_room_returns_to_the_millisecond_whatever_lies_between(ledger: SqliteLedger, times: MachineTimes) -> None:
+    reserved = []
+    for seconds in (0, 0.001, 0.7, 3, 80, 5000, 90_000, 400_000, 400_000, 1_000_000):
+        times.pass_by(seconds)
+        pay(ledger, None, "/v1/y")
+        pay(ledger)
+        reserved.append(ledger._now()[0])
+    for needed in range(1, 11):
+        budget = Budget(11 - needed, "month", Scope("m"))
+        with pytest.raises(OverBudget) as caught:
+            pay(ledger, "m", "/v1/x", budget)
+        assert caught.value.returns_in == (reserved[needed - 1] - ledger._now()[0]) / 1000 + 30 * 86_400
+
+
+def test_a_refusal_keeps_what_was_summed_up_for_it(ledger: SqliteLedger) -> None:
+    budget = Budget(0, "day", Scope("m"))
+    with pytest.raises(OverBudget):
+        pay(ledger, "m", "/v1/x", budget)
+    assert ledger._spending.find(budget) is not None
+
+
+def test_new_scopes_are_summed_up_at_the_start(ledger: SqliteLedger, tmp_path: Path) -> None:
+    (tmp_path / "x402.toml").write_text('[[limit]]\nmodel = "m-*"\nbudget = "1/day"\n')
+    settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
+    make_ready(ledger, settings)
+    budgets = [*settings.budgets, *settings.limits[0].budgets]
+    assert len(budgets) == 2
+    assert all(ledger._spending.find(budget) is not None for budget in budgets)
+
+
+def test_a_scope_that_nobody_uses_is_forgotten_when_another_one_comes(
+    ledger: SqliteLedger, times: MachineTimes
+) -> None:
+    old, used, new = (Budget(9, "", Scope(model)) for model in ("a*", "m", "*"))
+    for budget in (old, used):
+        pay(ledger, "m", "/v1/x", budget)
+    for _ in range(2):
+        times.pass_by(KEPT_MS / 1000 - 5)
+        pay(ledger, "m", "/v1/x", used)
+    assert ledger._spending.find(old) is not None
+    pay(ledger, "m", "/v1/x", new)
+    assert [ledger._spending.find(budget) is None for budget in (old, used, new)] == [True, False, False]
+    assert {scope for (scope,) in ledger._db.execute("SELECT scope FROM spending")} == {
+        ledger._spending.find(budget) for budget in (used, new)
+    }
+    pay(ledger, "all", "/v1/x", old)
+    assert [ledger.spent(budget) for budget in (old, used, new)] == [1, 5, 6]
+
+
+def test_a_pattern_that_nothing_can_be_compared_with_stops_nobody_else(ledger: SqliteLedger) -> None:
+    for pattern in ("*" * 10_001, "\U0001f600" * 9_999 + "xyz"):
+        with pytest.raises(LedgerError, match="cannot be used"):
+            ledger.spent(Budget(1, "day", Scope(pattern)))
+    longest = Budget(1, "day", Scope(path="\U0001f600" * 10_000))
+    pay(ledger, "m", "/v1/x", longest)
+    assert ledger.spent(longest) == 0
+
+
+class TestOldFile:
+    """A ledger of the version before, which is full."""
+
+    COLUMNS = "time, counted_at, process, method, host, path, model, network, asset, pay_to, amount, micro_usd"
+
+    def write(self, db: sqlite3.Connection, at: int, model: str | None, path: str, state: str) -> None:
+        (total,) = db.execute("SELECT COALESCE(MAX(cumulative), 0) FROM payment").fetchone()
+        values = (at, at, "x 1", "POST", "h", path, model, "eip155:1", "0xa", "0xb", "10", 10, total + 10, state)
+        db.execute(
+            f"INSERT INTO payment ({self.COLUMNS}, cumulative, state) VALUES ({', '.join('?' * 14)})",
+            values,
+        )
+
+    @pytest.fixture
+    def old(self, place: Path) -> Iterator[sqlite3.Connection]:
+        place.parent.mkdir()
+        with closing(sqlite3.connect(place, isolation_level=None)) as db:
+            for script in MIGRATIONS[:3]:
+                for statement in statements(script):
+                    db.execute(statement)
+            db.execute("PRAGMA user_version = 3")
+            yield db
+
+    def test_what_it_holds_counts(self, old: sqlite3.Connection, place: Path, times: MachineTimes) -> None:
+        now = int(times.wall * 1000)
+        for number in range(200):
+            state = ("settled", "unknown", "rejected", "released", "expired", "sent")[number % 6]
+            at = now - (200 - number) * 1_000_000
+            self.write(old, at, ("m", None)[number % 2], f"/v1/x/{number % 5}", state)
+        with closing(SqliteLedger(place, times.clock)) as ledger:
+            one = History(1, place, times, [ledger])
+            for period in PERIODS:
+                for scope in (Scope(), Scope("m"), Scope("", "/v1/x/1"), Scope("m", "/v1/*")):
+                    one.check(Budget(1, period, scope))
+
+    def test_a_proxy_of_its_version_that_still_runs_is_counted(
+        self, old: sqlite3.Connection, place: Path, times: MachineTimes
+    ) -> None:
+        with closing(SqliteLedger(place, times.clock)) as ledger:
+            budgets = Budget(1, "day"), Budget(1, "day", Scope("m"))
+            assert ledger.spent_of(budgets) == [0, 0]
+            self.write(old, int(times.wall * 1000), "m", "/", "reserved")
+            self.write(old, int(times.wall * 1000), "n", "/", "reserved")
+            assert ledger.spent_of(budgets) == [20, 10]
+            old.execute("UPDATE payment SET state = 'released' WHERE id = 1")
+            assert ledger.spent_of(budgets) == [10, 0]

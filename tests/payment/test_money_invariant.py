@@ -1,0 +1,473 @@
+"""What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
+
+Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
+leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every other
+world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the payer,
+the purchases, the forecast, the held payments and the ledger are the real ones, once in a file and once in a database,
+where the two proxies are on two machines and hold payments together.
+
+`pytest --sequences 50000` runs more of them; a failure names its seed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.errors import X402Error
+from mitmproxy_x402.forecast.forecast import TRUST
+from mitmproxy_x402.forecast.quote import Question
+from mitmproxy_x402.ledger.interface import LAPSE_SECONDS, Clock, Ledger, Outcome
+from mitmproxy_x402.ledger.postgres.store import PostgresLedger
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment.payer import Payer, Payment
+from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.purchase import NOT_BROADCAST, REPLAY, Purchase
+from mitmproxy_x402.payment.retained import Held, HeldPayments, fingerprint
+from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
+from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.protocol.messages import PaymentRequired
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
+from mitmproxy_x402.settings.settings import Settings, read_settings
+from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
+from support import challenges, effort
+from support.ledgers import DatabaseTimes
+from support.postgres import Postgres
+from support.proxy import EVM_KEY
+
+STEPS = 30
+PRICES = (10, 25, 60)
+CONTENTS = 3
+"""Different requests."""
+BATCH = 100
+"""Sequences a test."""
+SLOWER, SHARED_BATCH = 100, 10
+"""In a database fewer are tried, and fewer a test."""
+DEAD = 2**22 + 7
+"""No process id."""
+TRANSACTION = "0x" + "ab" * 32
+PLACE = ("POST", "http://h:1", "/v1/x")
+WORDS = "what an unpaid request is told"
+
+
+def challenge(amount: int) -> PaymentRequired:
+    required = read_payment_required(None, json.dumps(challenges.evm(str(amount))).encode())
+    assert required is not None
+    return required
+
+
+def question(content: int) -> Question:
+    return Question(PLACE, "m", 100 + content, 100 + content, None)
+
+
+CHALLENGES = {price: challenge(price) for price in PRICES}
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """To its end: signing for EVM waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waited")
+
+
+@dataclass
+class Note:
+    """One payment as the gateway knows it."""
+
+    amount: int
+    since: float
+    """True time of its reservation."""
+    valid_until: float
+    busy: bool = False
+    settled: bool = False
+    refused: bool = False
+    superseded: bool = False
+    """The gateway asked anew; whoever saw the header may still submit it, though the gateway will not."""
+
+
+@dataclass
+class Running:
+    """A request under way in one of the proxies."""
+
+    purchase: Purchase
+    content: int
+    sent: bool = False
+    status: int = 0
+
+
+@dataclass
+class Process:
+    """One proxy; all of it is lost in a crash."""
+
+    pid: int
+    ledger: Ledger
+    payer: Payer
+    held: Held
+    running: list[Running] = field(default_factory=list)
+    late: list[Callable[[], object]] = field(default_factory=list)
+    """What it does later on."""
+
+    def catch_up(self) -> None:
+        while self.late:
+            self.late.pop()()
+
+
+class World:
+    def __init__(
+        self, seed: int, place: LedgerPlace, settings: Settings, wallets: Wallets, *, ahead: bool = False
+    ) -> None:
+        self.random = random.Random(seed)
+        self.ahead = ahead
+        self.prices = [self.random.choice(PRICES) for _ in range(CONTENTS)]
+        self.sent_ahead = 0
+        self.place = place
+        self.settings, self.wallets = replace(settings, preauthorize=ahead), wallets
+        self.now = 1_700_000_000.0
+        self.offset, self.booted, self.boot = 0.0, self.now - 100, 0
+        self.slowest = 0.0
+        self.notes: dict[str, Note] = {}
+        self.reserved: dict[str, float] = {}
+        self.processes = [self.start(pid) for pid in (os.getpid(), os.getppid())]
+        self.raw = sqlite3.connect(place) if isinstance(place, Path) else None
+
+    # The machine.
+
+    def start(self, pid: int) -> Process:
+        ledger = self.open(pid)
+        late: list[Callable[[], object]] = []
+        payer = Payer(
+            self.settings,
+            self.wallets,
+            ledger,
+            clock=self.wall,
+            entropy=self.random.randbytes,
+            later=lambda _, call: late.append(call),
+        )
+        self.teach(payer)
+        return Process(pid, ledger, payer, self.hold(ledger), late=late)
+
+    def wall(self) -> float:
+        return self.now + self.offset
+
+    def open(self, pid: int) -> Ledger:
+        assert isinstance(self.place, Path)
+        ledger = SqliteLedger(self.place, Clock(self.wall, lambda: self.now - self.booted, f"boot-{self.boot}"))
+        ledger._process = f"boot-{self.boot} {pid}"
+        return ledger
+
+    def hold(self, _: Ledger) -> Held:
+        return HeldPayments(self.wall, lambda: self.now - self.booted)
+
+    def teach(self, payer: Payer) -> None:
+        """As many challenges as it takes; that they were paid is left out."""
+        for content, price in enumerate(self.prices):
+            required = CHALLENGES[price]
+            for _ in range((TRUST + 1) * (payer.forecast is not None)):
+                assert payer.forecast is not None
+                payer.forecast.learn(question(content), required, required.accepts[0], WORDS, payer.clock())
+                payer.forecast.acknowledged(question(content), True)
+
+    def crash(self, process: Process) -> None:
+        self.kill(process)
+        self.processes[self.processes.index(process)] = self.start(process.pid)
+
+    def kill(self, process: Process) -> None:
+        assert self.raw is not None
+        self.raw.execute("UPDATE payment SET process = ? WHERE process LIKE ?", (f"x {DEAD}", f"% {process.pid}"))
+        self.raw.commit()
+        process.ledger.close()
+
+    def query(self, columns: str, rest: str) -> list[tuple[Any, ...]]:
+        assert self.raw is not None
+        return self.raw.execute(f"SELECT {columns} FROM payment {rest}").fetchall()
+
+    def reboot(self) -> None:
+        self.boot += 1
+        self.now += self.random.choice((60, 3600))
+        self.booted = self.now
+        # Nothing but the wall clock tells how long a machine was off, so there it may have lost time, not gained some.
+        self.offset = self.slowest = min(self.slowest, self.random.choice((0, 0, -3600, -40 * 86400)))
+        for process in self.processes:
+            self.kill(process)
+        self.processes = [self.start(process.pid) for process in self.processes]
+
+    # The clients.
+
+    def ask(self, process: Process) -> None:
+        content = self.random.randrange(CONTENTS)
+        key = fingerprint(PLACE, b'{"n": %d}' % content)
+        purpose = Purpose("POST", "h", "/v1/x", "m")
+        running = Running(Purchase(process.payer, process.held, purpose, lambda: key, question(content)), content)
+        process.running.append(running)
+        if process.held.expects(key[0]) and running.purchase.borrow():
+            return
+        if running.purchase.is_new and process.held.expects_by_now(key[0]) and running.purchase.borrow():
+            return
+        if running.purchase.predict():
+            assert running.purchase.payment is not None
+            self.reserved[running.purchase.payment.reference] = self.now
+        else:
+            self.buy(process, running)
+
+    def buy(self, process: Process, running: Running) -> None:
+        try:
+            price = self.prices[running.content] if self.ahead else self.random.choice(PRICES)
+            payment: Payment = run(running.purchase.buy(CHALLENGES[price], lambda: WORDS))
+            self.reserved[payment.reference] = self.now
+        except X402Error:
+            running.purchase.finish(Outcome("unknown", status=400))
+            process.running.remove(running)
+
+    def step(self, process: Process, running: Running) -> None:
+        purchase = running.purchase
+        if self.random.random() < 0.15:
+            self.end(process, running, 0)
+        elif running.status:
+            self.end(process, running, running.status)
+        elif running.sent:
+            self.gateway(process, running)
+        elif purchase.payment is not None:
+            self.send(process, running, purchase.payment)
+
+    def send(self, process: Process, running: Running, payment: Payment) -> None:
+        try:
+            running.purchase.sending()
+        except X402Error:
+            if running.purchase.ahead:  # the first leg goes without it, and is asked for one
+                self.buy(process, running)
+            else:
+                self.end(process, running, 400)
+            return
+        running.sent = True
+        self.sent_ahead += running.purchase.ahead
+        if payment.reference not in self.notes:
+            authorization = json.loads(base64.b64decode(payment.header[1]))["payload"]["authorization"]
+            self.notes[payment.reference] = Note(
+                int(authorization["value"]),
+                self.reserved[payment.reference],
+                int(authorization["validBefore"]) - self.offset,
+            )
+        if self.random.random() < 0.1:  # mitmproxy's connection was closed: the same payment on another one
+            running.purchase.sending()
+
+    def end(self, process: Process, running: Running, status: int) -> None:
+        process.running.remove(running)
+        if status and self.random.random() < 0.9:
+            told = status == 200 and running.sent and self.note(running).settled and self.random.random() < 0.7
+            outcome = Outcome("settled", TRANSACTION, status) if told else Outcome("unknown", status=status)
+            running.purchase.finish(outcome)
+        else:
+            running.purchase.break_off(Outcome("unknown"))
+
+    # The gateway.
+
+    def note(self, running: Running) -> Note:
+        assert running.purchase.payment is not None
+        return self.notes[running.purchase.payment.reference]
+
+    def settle(self, note: Note) -> None:
+        if not note.refused and self.now < note.valid_until:
+            note.settled = True
+
+    def gateway(self, process: Process, running: Running) -> None:
+        note = self.note(running)
+        if note.settled or (note.busy and self.random.random() < 0.5):
+            self.reject(process, running, REPLAY)
+            return
+        note.busy = True
+        chance = self.random.random()
+        misfit = running.purchase.ahead and note.amount != self.prices[running.content]
+        if chance < 0.15 or (misfit and chance < 0.95):
+            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID", ""])
+            note.refused = note.refused or code in (*NOT_BROADCAST, "")
+            self.reject(process, running, code)
+        else:
+            if chance < 0.7:
+                self.settle(note)
+            running.status = self.random.choice((200, 200, 200, 500, 429, 400))
+            running.purchase.answered(running.status, lambda: self.random.random() < 0.9)
+
+    def reject(self, process: Process, running: Running, code: str) -> None:
+        note = self.note(running)
+        try:
+            again = running.purchase.rejected(code, 402, lambda: self.random.choice((WORDS, "other words")))
+        except X402Error:  # it was paid often enough
+            self.end(process, running, 400)
+            return
+        if again:
+            note.superseded = running.purchase.superseded is not None
+            running.sent = False
+            self.buy(process, running)
+        else:
+            running.purchase.answered(402)
+            self.end(process, running, 402)
+
+    # What must hold.
+
+    def any_step(self) -> None:
+        process = self.random.choice(self.processes)
+        if self.ahead and self.random.random() < 0.1:
+            self.prices[self.random.randrange(CONTENTS)] = self.random.choice(PRICES)
+            if self.random.random() < 0.5:
+                self.teach(process.payer)
+        if self.random.random() < 0.5:
+            process.catch_up()
+        chance = self.random.random()
+        if chance < 0.3:
+            self.ask(process)
+        elif chance < 0.86:
+            if process.running:
+                self.step(process, self.random.choice(process.running))
+        elif chance < 0.89:
+            self.crash(process)
+        elif chance < 0.9:
+            self.reboot()
+        elif chance < 0.94:
+            self.offset = self.random.choice((0, 7200, -7200, 40 * 86400, -40 * 86400))
+            self.slowest = min(self.slowest, self.offset)
+        elif chance < 0.98:
+            self.now += self.random.choice((1, 60, 900, 3600, 43200))
+        else:  # the gateway settles what it was sent long ago
+            for note in self.notes.values():
+                self.settle(note)
+
+    def check(self) -> None:
+        ledger = self.processes[0].ledger
+        states: dict[str, str] = dict(self.query("reference, state", "WHERE sends > 0"))
+        for reference, note in self.notes.items():
+            if note.settled:
+                assert states[reference] in ("sent", "unknown", "settled")
+        for budget in self.settings.budgets:
+            begin = 0 if budget.seconds is None else self.now - budget.seconds
+            may_be = [n for n in self.notes.values() if n.settled or (n.superseded and self.now < n.valid_until)]
+            assert sum(n.amount for n in may_be if n.since > begin) <= ledger.spent(budget) <= budget.micro_usd
+        reserved = len(self.query("id", "WHERE state = 'reserved'"))
+        waiting = [r for p in self.processes for r in p.running if r.purchase.payment is not None and not r.sent]
+        assert reserved <= len(waiting)
+
+    def play(self) -> None:
+        for _ in range(STEPS):
+            self.any_step()
+            self.check()
+        for process in self.processes:
+            for running in list(process.running):
+                self.end(process, running, 0)
+            process.catch_up()
+        self.now += LAPSE_SECONDS + 1
+        self.check()
+        assert not self.query("id", "WHERE state IN ('reserved', 'sent')")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.ledger.close()
+        if self.raw is not None and isinstance(self.place, Path):
+            self.raw.close()
+            for file in self.place.parent.glob(f"{self.place.name}*"):
+                file.unlink()
+
+
+class SharedWorld(World):
+    """The ledger is in a database, whose clock may lose time, too; what a proxy holds outlives it."""
+
+    def __init__(self, seed: int, place: PostgresUrl, settings: Settings, wallets: Wallets) -> None:
+        with closing(DatabaseTimes(place)) as self.times:
+            super().__init__(seed, place, settings, wallets, ahead=bool(seed % 2))
+            self.play()
+            self.close()
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self._now = seconds
+        self.times.wall = seconds + getattr(self, "slowest", 0)
+
+    def open(self, _: int) -> Ledger:
+        assert isinstance(self.place, PostgresUrl)
+        return PostgresLedger(self.place)
+
+    def hold(self, ledger: Ledger) -> Held:
+        assert isinstance(ledger, PostgresLedger)
+        return SharedHeldPayments(ledger, self.wallets, self.settings.networks, self.wall)
+
+    def query(self, columns: str, rest: str) -> list[tuple[Any, ...]]:
+        return self.times.ask(f"SELECT {columns} FROM x402_payment {rest}")
+
+    def kill(self, process: Process) -> None:
+        assert isinstance(process.ledger, PostgresLedger)
+        ((session,),) = process.ledger.link.ask("SELECT current_setting('x402.session')::integer")
+        process.ledger.close()
+        while (session,) in self.times.ask("SELECT x402_alive()"):
+            time.sleep(0.001)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    count = int(metafunc.config.getoption("--sequences") or (2000 if effort.thorough else 400))
+    if "batch" in metafunc.fixturenames:
+        metafunc.parametrize("batch", range(-(-count // BATCH)))
+    if "shared_batch" in metafunc.fixturenames:
+        metafunc.parametrize("shared_batch", range(-(-count // SLOWER // SHARED_BATCH)))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    return read_settings({"x402_budget": "0.000200/hour, 0.000900"}, {}, cwd=home, home=home)
+
+
+@pytest.fixture(scope="module")
+def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
+    return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
+
+
+@contextmanager
+def named(seed: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
+        raise
+
+
+def test_the_invariant(batch: int, tmp_path: Path, settings: Settings, wallets: Wallets) -> None:
+    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+        world = World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=bool(seed % 2))
+        with named(seed), closing(world):
+            world.play()
+
+
+def test_the_invariant_on_two_machines(
+    shared_batch: int, postgres: Postgres, settings: Settings, wallets: Wallets
+) -> None:
+    for seed in range(shared_batch * SHARED_BATCH, (shared_batch + 1) * SHARED_BATCH):
+        with named(seed):
+            SharedWorld(seed, postgres.empty(), settings, wallets)
+
+
+def test_the_worlds_in_which_payments_go_ahead_see_all_of_it(
+    tmp_path: Path, settings: Settings, wallets: Wallets
+) -> None:
+    sent_ahead, seen = 0, set()
+    for seed in range(1, 101, 2):
+        with closing(World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=True)) as world:
+            world.play()
+            sent_ahead += world.sent_ahead
+            seen |= set(world.query("state, code", ""))
+    assert sent_ahead > 100
+    assert {("superseded", None), ("superseded", "PAYMENT_UNDERPAID")} <= seen
+    assert {"settled", "unknown", "rejected", "released", "expired"} <= {state for state, _ in seen}

@@ -1,0 +1,154 @@
+"""Every refusal says what was asked for and what to change; the choice among offers is in test_payer.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_x402.errors import Refused
+from mitmproxy_x402.payment.policy import KEY_VARIABLES, Offer, Purpose, admit, choose
+from mitmproxy_x402.protocol.amounts import format_usd
+from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
+from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_PROGRAM, Asset, Family, Network
+from mitmproxy_x402.settings.settings import Settings, read_settings
+from mitmproxy_x402.wallet.sources import EVM_VARIABLE, SVM_VARIABLE
+
+DEFAULTS = read_settings({}, {}, cwd=Path("/"), home=Path("/nonexistent"))
+PURPOSE = Purpose("POST", "127.0.0.1", "/v1/x")
+BOTH: set[Family] = {"evm", "svm"}
+USDC = {network.name: network.assets[0].address for network in BUILT_IN}
+
+
+def entry(network: str = "base", amount: int = 13_081, *, scheme: str = "exact", asset: str = "") -> Any:
+    row = BUILT_IN.get(network)
+    caip2 = network if row is None else row.caip2
+    raw = {"scheme": scheme, "network": caip2, "amount": str(amount)}
+    return PaymentRequirements(scheme, caip2, AtomicUnits(amount), asset or USDC.get(network, "?"), "x", 60, {}, raw)
+
+
+def challenge(*entries: PaymentRequirements, unreadable: tuple[str, ...] = ()) -> PaymentRequired:
+    return PaymentRequired(2, entries, unreadable=unreadable)
+
+
+def refused(required: PaymentRequired, wallets: set[Family] = BOTH) -> Refused:
+    with pytest.raises(Refused) as caught:
+        choose(required, DEFAULTS, wallets)
+    assert "Nothing was paid." in str(caught.value)
+    return caught.value
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Any:
+    def of(max_request: str) -> Settings:
+        return read_settings({"x402_max_request": max_request}, {}, cwd=tmp_path, home=tmp_path)
+
+    return of
+
+
+def test_the_variables_that_are_named_are_those_that_are_read() -> None:
+    assert {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE} == KEY_VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("asked", "wallets", "variable", "other"),
+    [
+        (["base"], set(), "BLOCKRUN_WALLET_KEY", "SOLANA_WALLET_KEY"),
+        (["base"], {"svm"}, "BLOCKRUN_WALLET_KEY", "SOLANA_WALLET_KEY"),
+        (["solana-devnet"], set(), "SOLANA_WALLET_KEY", "BLOCKRUN_WALLET_KEY"),
+        (["solana-devnet"], {"evm"}, "SOLANA_WALLET_KEY", "BLOCKRUN_WALLET_KEY"),
+        (["arc", "base"], {"svm"}, "BLOCKRUN_WALLET_KEY", "SOLANA_WALLET_KEY"),
+    ],
+)
+def test_without_a_wallet_network_price_and_variable_are_named(
+    asked: list[str], wallets: set[Family], variable: str, other: str
+) -> None:
+    refusal = refused(challenge(*map(entry, asked)), wallets)
+    assert refusal.reason == "no_wallet"
+    for name in asked:
+        assert f"0.013081 USDC on {name}" in str(refusal)
+    assert f"Set {variable} to the key" in str(refusal)
+    assert other not in str(refusal)
+
+
+def test_without_a_wallet_either_variable_will_do_where_either_network_will() -> None:
+    refusal = refused(challenge(entry("base", 2000), entry("base", 1000), entry("solana", 3000)), set())
+    assert "Set BLOCKRUN_WALLET_KEY or SOLANA_WALLET_KEY to the key" in str(refusal)
+    assert "0.001 USDC on base" in str(refusal), "the cheapest of a network"
+    assert "0.002 USDC" not in str(refusal)
+    assert "0.003 USDC on solana" in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "named"),
+    [
+        ("network_not_allowed", entry("eip155:1"), '"eip155:1"'),
+        ("network_not_allowed", entry("EIP155:8453"), '"EIP155:8453"'),
+        ("asset_not_allowed", entry(asset="0x" + "ab" * 20), '"0x' + "ab" * 20 + '" on base'),
+        ("asset_not_allowed", entry("solana", asset=USDC["base"]), "on solana"),
+        ("asset_not_allowed", entry("base", asset=USDC["base-sepolia"]), "on base"),
+        ("scheme_not_supported", entry(scheme="upto"), '"upto" on "eip155:8453"'),
+        ("scheme_not_supported", entry(scheme="EXACT"), '"EXACT"'),
+        ("scheme_not_supported", entry("solana", scheme="batch-settlement"), '"batch-settlement"'),
+    ],
+)
+def test_what_the_table_does_not_have_is_named_and_what_it_has(code: str, asked: Any, named: str) -> None:
+    refusal = refused(challenge(asked))
+    assert refusal.reason == code
+    assert named in str(refusal)
+    assert "'exact' with USDC on base, base-sepolia, arc, solana, solana-devnet" in str(refusal)
+    assert "x402.toml" in str(refusal)
+
+
+def test_a_payable_offer_among_others_is_taken() -> None:
+    others = [entry("eip155:1", 1), entry("base", 1, scheme="upto"), entry("base", 1, asset="0x" + "ab" * 20)]
+    offer = choose(challenge(*others, entry("base", 5)), DEFAULTS, BOTH)
+    assert (offer.network.name, offer.micro_usd) == ("base", 5)
+
+
+def test_without_a_wallet_only_what_could_be_paid_is_named() -> None:
+    refusal = refused(challenge(entry("eip155:1", 1), entry("base", 5)), set())
+    assert refusal.reason == "no_wallet"
+    assert "eip155:1" not in str(refusal)
+
+
+def test_a_challenge_with_nothing_in_it_says_why() -> None:
+    refusal = refused(challenge(unreadable=("accepts[0]: asset must be a string, got null",)))
+    assert refusal.reason == "challenge_invalid"
+    assert "asset must be a string" in str(refusal)
+
+
+@given(scheme=st.text(), network=st.text(max_size=200), asset=st.text(max_size=500))
+def test_words_of_strangers_are_quoted_on_one_line(scheme: str, network: str, asset: str) -> None:
+    many = [entry(network, scheme=scheme), entry(network), entry("base", asset=asset + "?")] * 10
+    message = str(refused(challenge(*many)))
+    assert message.isprintable()
+    assert message.isascii()
+    assert len(message) < 1500
+
+
+def test_over_the_limit_price_limit_and_option_are_named(limits: Any) -> None:
+    offer = choose(challenge(entry(amount=1_000_001)), DEFAULTS, BOTH)
+    with pytest.raises(Refused) as caught:
+        admit(offer, PURPOSE, limits("1"))
+    assert caught.value.reason == "over_request_limit"
+    for words in ("1.000001 USDC on base", "more than the 1 USDC", "Nothing was paid", "x402_max_request"):
+        assert words in str(caught.value)
+
+
+@given(amount=st.integers(1, 2**256 - 1), limit=st.integers(0, 10**12), decimals=st.integers(0, 24))
+def test_the_limit_counts_dollars_to_the_millionth(amount: int, limit: int, decimals: int) -> None:
+    asset = Asset("x", decimals=decimals, token_program=TOKEN_PROGRAM)
+    network = Network(BUILT_IN.get("solana").caip2, "svm", "solana", (asset,))  # type: ignore[union-attr]
+    offer = Offer(entry(amount=amount), network, asset)
+    settings = read_settings({"x402_max_request": format_usd(limit)}, {}, cwd=Path("/"), home=Path("/nonexistent"))
+    over = amount * 10**6 > limit * 10**decimals
+    try:
+        admit(offer, PURPOSE, settings)
+    except Refused:
+        assert over
+    else:
+        assert not over

@@ -1,0 +1,311 @@
+"""What is remembered of requests that were paid for and not answered, for how long, and for whom."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_x402.errors import Refused
+from mitmproxy_x402.ledger.interface import Ledger, Outcome
+from mitmproxy_x402.ledger.opening import open_ledger
+from mitmproxy_x402.ledger.postgres.store import PostgresLedger
+from mitmproxy_x402.payment.payer import Payer, Payment
+from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.purchase import REPLAY, Purchase
+from mitmproxy_x402.payment.retained import (
+    MAX_MEMORIES,
+    REMEMBER_SECONDS,
+    Held,
+    HeldPayments,
+    Memory,
+    fingerprint,
+    is_incomplete,
+)
+from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
+from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
+from mitmproxy_x402.settings.settings import read_settings
+from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
+from support import challenges
+from support.ledgers import EPOCH, KINDS, DatabaseTimes, place_of
+from support.proxy import EVM_KEY
+
+ROUTE = ("POST", "https://h:443", "/v1/x")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def reordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(value)}
+    return [reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(st.dictionaries(st.text(), JSON), st.sampled_from([None, 1]), st.booleans())
+def test_the_order_of_keys_does_not_matter(value: Any, indent: int | None, ascii_only: bool) -> None:
+    first = json.dumps(value).encode()
+    other = json.dumps(reordered(value), indent=indent, ensure_ascii=ascii_only)
+    assert fingerprint(ROUTE, first) == fingerprint(ROUTE, other.encode())
+
+
+@given(JSON, JSON)
+def test_other_values_are_other_requests(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    first, second = (fingerprint(ROUTE, json.dumps([value]).encode()) for value in (one, other))
+    assert (first == second) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'{"a": 1, "a": 2}', b'{"a": 2}'),
+        (b'{"a": NaN}', b'{"a":NaN}'),
+        (b"[" * 100, b"[" * 101),
+        (b'{"a": 1', b'{"a":1'),
+        (b"1", b"1 "),
+        (b'{"a": 1}', b'{"a": 1.0}'),
+        (b'{"a": [1, 2]}', b'{"a": [2, 1]}'),
+    ],
+)
+def test_what_readers_could_differ_about_is_compared_byte_for_byte(one: bytes, other: bytes) -> None:
+    assert fingerprint(ROUTE, one) != fingerprint(ROUTE, other)
+
+
+def form(boundary: str, *parts: str) -> bytes:
+    return "".join([*(f"--{boundary}\r\n\r\n{part}\r\n" for part in parts), f"--{boundary}--\r\n"]).encode()
+
+
+def test_a_forms_boundary_does_not_matter() -> None:
+    same = [form(boundary, "a", "b") for boundary in ("x", "y" * 70, "a--b", "0123")]
+    assert len({fingerprint(ROUTE, body) for body in same}) == 1
+    others = [form("x", "b", "a"), form("x", "ab"), form("x", "a", "b", ""), form("x", "a", "b") + b"x", b"--x"]
+    assert len({fingerprint(ROUTE, body) for body in [*same, *others]}) == 1 + len(others)
+
+
+@given(st.lists(st.text("ab-\r\n"), max_size=4), st.lists(st.text("ab-\r\n"), max_size=4), st.sampled_from(["Q", "R1"]))
+def test_other_parts_are_other_forms(one: list[str], other: list[str], boundary: str) -> None:
+    first, second = fingerprint(ROUTE, form("Q", *one)), fingerprint(ROUTE, form(boundary, *other))
+    assert (first == second) == (form("Q", *one) == form("Q", *other))
+
+
+def test_the_route_matters() -> None:
+    assert fingerprint(ROUTE, b"") != fingerprint(("PUT", *ROUTE[1:]), b"")
+    assert fingerprint(ROUTE, b"") != fingerprint((*ROUTE[:2], "/v1/x?a"), b"")
+
+
+def test_which_answers_are_incomplete() -> None:
+    assert [s for s in (200, 206, 304, 400, 401, 403, 404, 413, 422) if is_incomplete(s)] == []
+    assert [s for s in (402, 408, 409, 425, 429, 500, 502, 503, 504, 529) if not is_incomplete(s)] == []
+
+
+class Shop:
+    """Purchases of one and the same request, in a world without a network: of one proxy with a file, or of two with a
+    database, in turn.
+    """
+
+    def __init__(self, folder: Path, place: LedgerPlace, times: DatabaseTimes | None = None, **options: str) -> None:
+        given = {f"x402_{key}": value for key, value in options.items()}
+        self._times, self._now = times, EPOCH * 1.0
+        settings = read_settings(given, {}, cwd=folder, home=folder)
+        wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, folder))
+        self.ledgers = [open_ledger(place) for _ in range(1 if times is None else 2)]
+        self.payers = [Payer(settings, wallets, ledger, clock=lambda: self._now) for ledger in self.ledgers]
+        self.helds: list[Held] = [
+            SharedHeldPayments(ledger, wallets, settings.networks, lambda: self._now)
+            if isinstance(ledger, PostgresLedger)
+            else HeldPayments(lambda: self._now)
+            for ledger in self.ledgers
+        ]
+        self._turns = itertools.cycle(range(len(self.ledgers)))
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self._now = seconds
+        if self._times is not None:
+            self._times.wall = seconds
+
+    @property
+    def payer(self) -> Payer:
+        return self.payers[0]
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.ledgers[0]
+
+    @property
+    def held(self) -> Held:
+        return self.helds[0]
+
+    def purchase(self, body: bytes = b"{}") -> Purchase:
+        """At the proxy whose turn it is."""
+        turn = next(self._turns)
+        key = fingerprint(ROUTE, body)
+        return Purchase(self.payers[turn], self.helds[turn], Purpose("POST", "h", "/v1/x"), lambda: key)
+
+    def buy(self, purchase: Purchase) -> Payment:
+        required = read_payment_required(None, json.dumps(challenges.evm()).encode())
+        assert required is not None
+        try:
+            purchase.buy(required).send(None)
+        except StopIteration as end:
+            payment: Payment = end.value
+            return payment
+        raise AssertionError
+
+    def fail(self, body: bytes = b"{}") -> Payment:
+        """A request that is paid for, with what is at hand, and ends badly."""
+        purchase = self.purchase(body)
+        if not purchase.borrow():
+            self.buy(purchase)
+        payment = purchase.payment
+        assert payment is not None
+        purchase.sending()
+        purchase.break_off(Outcome("unknown"))
+        return payment
+
+    def close(self) -> None:
+        for ledger in self.ledgers:
+            ledger.close()
+
+
+@pytest.fixture(params=KINDS)
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    place = place_of(request.param, tmp_path, request)
+    times = DatabaseTimes(place) if isinstance(place, PostgresUrl) else None
+    made = []
+
+    def make(**options: str) -> Shop:
+        made.append(Shop(tmp_path, place, times, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    if times is not None:
+        times.close()
+
+
+def test_while_it_is_valid_the_same_payment_goes_and_then_a_new_one_and_no_third(shop: Any) -> None:
+    one = shop()
+    first = one.fail()
+    one.now = first.valid_until - 1
+    assert one.fail() == first
+    one.now = first.valid_until
+    second = one.fail()
+    assert second.reference != first.reference
+    one.now = second.valid_until
+    for _ in range(3):
+        with pytest.raises(Refused, match="paid 2 times"):
+            one.fail()
+        one.now += REMEMBER_SECONDS / 4
+    # Being refused does not keep the memory alive.
+    one.now = second.valid_until + REMEMBER_SECONDS
+    assert one.fail().reference not in (first.reference, second.reference)
+
+
+@pytest.mark.parametrize("jump", [86400, -86400])
+def test_setting_the_clock_makes_nobody_forget_what_was_paid_for(jump: int) -> None:
+    wall, uptime = 1e9, 100.0
+    held = HeldPayments(lambda: wall, lambda: uptime)
+    held.remember((ROUTE, b"1"), Memory(None, 0, 2, 7, "ledger"))
+    wall += jump
+    kept = held.take((ROUTE, b"1"))
+    assert kept is not None
+    held.remember((ROUTE, b"1"), kept)
+    uptime += REMEMBER_SECONDS - 1
+    assert held.expects(ROUTE)
+    assert held.take((ROUTE, b"1")) is kept
+    held.remember((ROUTE, b"1"), kept)
+    uptime += 1
+    assert held.take((ROUTE, b"1")) is None
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_how_often_one_request_is_paid(shop: Any, allowed: int) -> None:
+    one = shop(repurchase=str(allowed))
+    for _ in range(allowed + 1):
+        one.now = one.fail().valid_until
+    with pytest.raises(Refused, match="x402_repurchase"):
+        one.fail()
+
+
+def test_a_payment_that_was_found_spent_is_not_sent_again(shop: Any) -> None:
+    one = shop()
+    first = one.fail()
+    purchase = one.purchase()
+    assert purchase.borrow()
+    purchase.sending()
+    assert purchase.rejected(REPLAY, 402)
+    second = one.buy(purchase)
+    purchase.sending()
+    purchase.break_off(Outcome("unknown"))
+    assert second.reference != first.reference
+    assert one.fail() == second
+
+
+def test_stale_in_answer_to_a_second_sending_proves_nothing_of_the_first(shop: Any) -> None:
+    one = shop()
+    first = one.fail()
+    purchase = one.purchase()
+    purchase.borrow()
+    purchase.sending()
+    assert purchase.rejected("PAYMENT_BLOCKHASH_STALE", 402)
+    one.buy(purchase)
+    assert one.ledger.spent(one.payer.settings.budgets[0]) == 2 * first.offer.micro_usd
+    purchase.break_off(Outcome("unknown"))
+    assert one.ledger.spent(one.payer.settings.budgets[0]) == first.offer.micro_usd
+
+
+def test_a_borrowed_payment_that_was_not_sent_goes_back(shop: Any) -> None:
+    one = shop()
+    first = one.fail()
+    purchase = one.purchase()
+    assert purchase.borrow()
+    assert not one.purchase().borrow()
+    purchase.break_off(Outcome("unknown"))
+    assert one.fail() == first
+
+
+def test_another_ledger_has_other_rows(shop: Any, tmp_path: Path) -> None:
+    one = shop()
+    one.fail()
+    other = Shop(tmp_path, tmp_path / "other.sqlite3")
+    purchase = Purchase(other.payer, one.held, Purpose("POST", "h", "/"), lambda: fingerprint(ROUTE, b"{}"))
+    assert not purchase.borrow()
+    other.close()
+
+
+def test_memories_are_bounded() -> None:
+    held = HeldPayments(lambda: 0)
+    for number in range(MAX_MEMORIES + 10):
+        route = ("POST", "h", f"/{number}")
+        held.remember(fingerprint(route, b""), Memory(None, 1, 1, number, "ledger"))
+    assert not held.expects(("POST", "h", "/9"))
+    assert held.expects(("POST", "h", "/10"))
+    assert held.take(fingerprint(("POST", "h", "/10"), b"")) is not None
+    assert not held.expects(("POST", "h", "/10"))
+
+
+def test_whatever_its_route_the_oldest_is_forgotten() -> None:
+    """Of a route that seldom fails the last is no older than that of one which often does."""
+    held = HeldPayments(lambda: 0)
+    often, seldom = ("POST", "h", "/often"), ("POST", "h", "/seldom")
+    for number in range(MAX_MEMORIES - 1):
+        held.remember(fingerprint(often, b"%d" % number), Memory(None, 1, 1, number, "ledger"))
+    held.remember(fingerprint(seldom, b""), Memory(None, 1, 1, 0, "ledger"))
+    held.remember(fingerprint(often, b"one more"), Memory(None, 1, 1, 0, "ledger"))
+    assert held.take(fingerprint(often, b"0")) is None
+    assert held.take(fingerprint(seldom, b"")) is not None

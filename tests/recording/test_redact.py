@@ -1,0 +1,96 @@
+"""What is taken out of a recording, and what is left in it."""
+
+from __future__ import annotations
+
+import pytest
+from mitmproxy import http
+
+from mitmproxy_x402.recording.redact import Redactor
+
+TOKEN = "client-token/+=1"
+
+
+def redacted(name: str, value: str) -> str:
+    (field,) = Redactor(TOKEN).fields(http.Headers([(name.encode(), value.encode())]))
+    assert field[0] == name.encode()
+    return field[1].decode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Authorization", "Proxy-Authorization", "X-Api-Key", "x-goog-api-key", "api-key", "Cookie", "Set-Cookie"),
+        *("PAYMENT-SIGNATURE", "X-PAYMENT", "X-Poll-Signature", "apikey", "X-Auth-Token", "X-Amz-Security-Token"),
+        *("Ocp-Apim-Subscription-Key", "x-session-token", "OpenAI_Api_Key", "x-secret", "X-Password"),
+    ],
+)
+def test_headers_that_are_secret(name: str) -> None:
+    assert redacted(name, "sk-123") == "[redacted]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "x-ratelimit-remaining-tokens",
+            "anthropic-ratelimit-input-tokens-limit",
+            "Idempotency-Key",
+            "PAYMENT-RESPONSE",
+        ),
+        *(
+            "X-PAYMENT-RESPONSE",
+            "PAYMENT-REQUIRED",
+            "x-request-id",
+            "content-type",
+            "x-authored-by",
+            "Sec-WebSocket-Key",
+        ),
+    ],
+)
+def test_headers_that_are_not(name: str) -> None:
+    assert redacted(name, "sk-123") == "sk-123"
+
+
+def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
+    assert redacted("x-custom", f"a {TOKEN} b {TOKEN}") == "a [redacted] b [redacted]"
+    assert Redactor(TOKEN).text(f"the token {TOKEN} failed") == "the token [redacted] failed"
+    assert Redactor(None).text("all right") == "all right"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/v1/x", b"/v1/x"),
+        (b"/v1/x?", b"/v1/x?"),
+        (b"/v1beta/m:generate?alt=sse&key=AIza", b"/v1beta/m:generate?alt=sse&key=[redacted]"),
+        (b"/x?KEY=1&k%65y=2&api_key=3&X-Amz-Signature=4&token=5", b"/x?KEY=[redacted]&k%65y=[redacted]"
+         b"&api_key=[redacted]&X-Amz-Signature=[redacted]&token=[redacted]"),
+        (b"/x?access_token=1&apiKey=2&serp_api_key=3&hf-token=4&sig=5&X-Amz-Credential=6&idToken=7",
+         b"/x?access_token=[redacted]&apiKey=[redacted]&serp_api_key=[redacted]&hf-token=[redacted]&sig=[redacted]"
+         b"&X-Amz-Credential=[redacted]&idToken=[redacted]"),
+        (b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6",
+         b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6"),
+        (b"/x?sort_api_key=1&page_auth_token=2", b"/x?sort_api_key=[redacted]&page_auth_token=[redacted]"),
+        (b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&", b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&"),
+        (b"/x?key=a?b=c&key=d", b"/x?key=[redacted]&key=[redacted]"),
+        (b"/x?q=client-token%2F%2B%3D1&r=2", b"/x?[redacted]&r=2"),
+        (b"/x/client-token%2f+=1/y", b"/x/[redacted]/y"),
+        (b"/x/client-token/+=1/y", b"/x/[redacted]/y"),
+        (b"/x/client%2dtoken/+=1/y", b"/[redacted]"),
+        (b"*", b"*"),
+        (b"/\xff\xfe?key=\xff", b"/\xff\xfe?key=[redacted]"),
+    ],
+)  # fmt: skip
+def test_paths(path: bytes, expected: bytes) -> None:
+    assert Redactor(TOKEN).path(path) == expected
+
+
+def test_urls_in_headers() -> None:
+    assert redacted("Location", "https://h/x?key=1&a=2") == "https://h/x?key=[redacted]&a=2"
+    assert redacted("Referer", f"https://h/{TOKEN}/x") == "https://h/[redacted]/x"
+
+
+def test_headers_keep_their_order_case_and_bytes() -> None:
+    fields = ((b"B", b"\xff\x00"), (b"a", b"1"), (b"b", b"2"))
+    assert Redactor(TOKEN).fields(http.Headers(fields)) == fields
+    assert Redactor(None).fields(None) == ()

@@ -1,0 +1,148 @@
+"""mitmweb in a real browser while a stream runs.
+
+`python tests/system/test_browser.py` writes the pictures of docs/images.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from mitmproxy_x402.cli.sandbox import REQUEST
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from mitmproxy_x402.sandbox.answers import FREE, PARALLEL
+from support.browser import Browser
+from support.mitmweb import Web
+
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+MOST = 200_000
+"""Bytes of a picture."""
+WARDROBE = {
+    "name": "pack_bag",
+    "description": "Put things into the traveller's bag.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "things": {"type": "array", "items": {"type": "string", "enum": ["umbrella", "rain coat"]}},
+            "weight_kg": {"type": "integer", "minimum": 1},
+        },
+    },
+}
+BODY: dict[str, Any] = {
+    **REQUEST,
+    "model": PARALLEL,
+    "stream_options": {"include_usage": True},
+    "tools": [*REQUEST["tools"], {"type": "function", "function": WARDROBE}],
+}
+LIST, COMMENTS, VIEW = ".flow-table tbody tr", ".flow-table .col-comment", ".contentview pre"
+SEARCH = ".filter-input input"
+PATH = "/v1/chat/completions"
+FILTERS = {
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
+    "~comment ^free": 1,
+    "~comment tool.call": 3,
+    "~marked & ! ~comment ^refused & ! ~c 200": 0,
+    "~marked & ! ~comment ^refused": 2,
+    "": 4,
+}
+"""What the page's own search takes, which knows less than mitmproxy (no `~meta`), and how many flows it leaves."""
+
+
+def ask(web: Web, fault: str = "", **more: Any) -> httpx.Response:
+    headers = {"x-sandbox-fault": fault} if fault else {}
+    return httpx.post(web.url + PATH, json={**BODY, **more}, headers=headers, timeout=30)
+
+
+@contextmanager
+def screen(folder: Path) -> Iterator[tuple[Web, Browser]]:
+    sandbox = Sandbox(SandboxConfig(networks=("base",), settle="before"))
+    with sandbox.run_in_thread(), Web(sandbox.url, home=folder) as web, Browser(folder) as browser:
+        yield web, browser
+
+
+def choose_view(browser: Browser, name: str) -> None:
+    browser.click(".contentview .controls a", "View:")
+    browser.click(".dropdown-menu.show a", name)
+    browser.wait_for_text(f"View: {name}", ".contentview .controls")
+
+
+def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
+    """What somebody does who watches a stream; `take` is called where there is something to see."""
+    ask(web, model=FREE)
+    ask(web, user="unknown", fault="receipt")
+    ask(web, max_tokens=400_000)
+    browser.open(web.page)
+    browser.wait_for_text("refused over_request_limit: asked 2", COMMENTS)
+    browser.wait_for_text("free · 1 tool call", COMMENTS)
+
+    running = threading.Thread(target=ask, args=(web, "slow-chunks;seconds=0.1"))
+    running.start()
+    browser.wait_for_text("0.00", f"{LIST}:nth-last-child(2) .col-comment")
+    browser.wait_for_text("USDC base sent · first byte", COMMENTS)
+
+    browser.click(f"{LIST}:nth-last-child(2) td", PATH)
+    browser.click(".flow-detail nav a", "Response")
+    browser.wait_for_text("LLM stream", ".contentview h5")
+    browser.wait_for_text("not finished", VIEW)
+    running.join()
+    browser.wait_for_text("   finished: tool_calls", VIEW)  # without a click: the page follows the stream
+    shown = browser.text(VIEW)
+    assert "tool call 1: forecast" in shown
+    assert '"city": "Oslo"' in shown
+    assert "tool call 2: pack_bag" in shown
+    browser.wait_for_text("settled 0x", COMMENTS)
+    browser.wait_for_text("· 2 tool calls ·", COMMENTS)
+    browser.evaluate("document.querySelector('.contentview').scrollIntoView()")
+    take("llm-stream")
+
+    browser.evaluate("document.querySelector('.flow-detail section').scrollTo(0, 0)")
+    choose_view(browser, "raw")
+    browser.wait_for_text('data: {"id":"chatcmpl-', VIEW)
+    assert "data: [DONE]" in browser.text(VIEW)
+    assert '"city": "Oslo"' not in browser.text(VIEW)
+    take("raw-stream")
+
+    choose_view(browser, "x402")
+    browser.wait_for_text("-> exact on base: 0.001", VIEW)
+    take("handshake")
+
+    choose_view(browser, "auto")
+    browser.click(".flow-detail nav a", "Request")
+    browser.wait_for_text("Do I need an umbrella in Oslo", VIEW)
+    take("request")
+
+    browser.click(".flow-detail .close-button")
+    for expression, found in FILTERS.items():
+        browser.type(SEARCH, expression)
+        browser.wait_for(f"document.querySelectorAll('{LIST} .marker').length === {found}")
+    marks = browser.evaluate(f"[...document.querySelectorAll('{LIST} .marker')].map(e => e.innerText.trim())")
+    assert marks == ["", "🟡", "⛔", "🟢"]
+    take("flow-list")
+
+
+def test_a_stream_in_a_browser(tmp_path: Path) -> None:
+    taken: list[str] = []
+    with screen(tmp_path) as (web, browser):
+        tour(web, browser, taken.append)
+        assert browser.screenshot().startswith(b"\x89PNG")
+        assert "Traceback" not in web.log
+    assert set(taken) == {picture.stem for picture in IMAGES.glob("*.png")}
+    assert all(picture.stat().st_size < MOST for picture in IMAGES.glob("*.png"))
+
+
+def write() -> None:
+    """Make the pictures anew."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, screen(Path(folder)) as (web, browser):
+        tour(web, browser, lambda name: (IMAGES / f"{name}.png").write_bytes(browser.screenshot()))
+
+
+if __name__ == "__main__":
+    write()

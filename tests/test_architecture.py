@@ -1,0 +1,95 @@
+"""The rules of the house: who may import whom, and how large a room may be."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "addon" / "mitmproxy_x402"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+LINT = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"]
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    environ = {"PYTHONPATH": str(root / "addon"), "PATH": "/usr/bin:/bin"}
+    command = [*LINT, "--no-cache", "--config", str(root / "pyproject.toml")]
+    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "addon", tmp_path / "addon", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_contracts_hold(copy: Path) -> None:
+    result = lint(copy)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("protocol/headers.py", "from ..payment import policy"),
+        ("payment/policy.py", "import mitmproxy.http"),
+        ("payment/policy.py", "from ..proxy import stream"),
+        ("sandbox/pricing.py", "from ..payment import policy"),
+        ("ledger/interface.py", "from ..report import sums"),
+    ],
+)
+def test_a_planted_import_breaks_a_contract(copy: Path, module: str, planted: str) -> None:
+    path = copy / "addon" / "mitmproxy_x402" / module
+    path.write_text(f"{path.read_text()}\n{planted}\n")
+    result = lint(copy)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_proxy_imports_the_inside_of_mitmproxy() -> None:
+    """import-linter knows no parts of packages that are not ours."""
+    elsewhere = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] != "proxy"]
+    guilty = [
+        f"{path.relative_to(PACKAGE)}: {name}" for path in elsewhere for name in imported(path) if is_inside(name)
+    ]
+    assert not guilty
+
+
+def is_inside(name: str) -> bool:
+    return name == "mitmproxy.proxy" or name.startswith("mitmproxy.proxy.")
+
+
+def test_every_package_has_a_first_page() -> None:
+    for page in PACKAGE.rglob("__init__.py"):
+        docstring = ast.get_docstring(ast.parse(page.read_text())) or ""
+        assert docstring, page
+        assert len(docstring.splitlines()) < 50, page
+
+
+def test_no_folder_is_crowded_and_no_module_long() -> None:
+    for folder in {path.parent for path in MODULES}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 12, folder
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_the_map_names_every_package() -> None:
+    page = (ROOT / "docs" / "development.md").read_text()
+    for first in PACKAGE.glob("*/__init__.py"):
+        assert f"`{first.parent.name}/`" in page, first.parent.name

@@ -1,0 +1,296 @@
+"""The content views, as both lines of mitmproxy ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import zlib
+from typing import Any
+
+import brotli
+import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow, tutils
+
+from mitmproxy_x402.cli.sandbox import REQUEST
+from mitmproxy_x402.sandbox.answers import meaning
+from mitmproxy_x402.sandbox.vendors import chat, messages
+from mitmproxy_x402.views import contentview
+from support import challenges, zstd
+from support.console import io
+from support.contentviews import Shown, names, priority, show
+
+EVENTS = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+STREAM = b"".join(chat.stream(REQUEST, meaning(REQUEST), 0))
+ARGUMENTS = '"city": "Oslo"'
+"""What no single event of STREAM has in it."""
+
+contentview.register()
+
+
+def flow(body: bytes = STREAM, kind: str = EVENTS, path: str = "/v1/chat/completions", **headers: str) -> http.HTTPFlow:
+    made = tflow.tflow(
+        req=tutils.treq(method=b"POST", path=path.encode(), content=json.dumps(REQUEST).encode()),
+        resp=tutils.tresp(content=body, headers=http.Headers(content_type=kind, **headers)),
+    )
+    made.request.headers["content-type"] = JSON
+    return made
+
+
+def look(at: http.HTTPFlow, view: str = "auto") -> Shown:
+    async def run() -> Shown:
+        return show(at.response, at, view)
+
+    return asyncio.run(run())
+
+
+def test_the_answers_fragments_are_put_together() -> None:
+    shown = look(flow())
+    assert shown.name == "LLM stream"
+    assert ARGUMENTS.encode() not in STREAM
+    assert ARGUMENTS in shown.text
+    assert "tool call 1: forecast" in shown.text
+
+
+def test_it_can_be_asked_for_by_its_name() -> None:
+    assert {"llm stream", "x402"} <= set(names())
+    assert ARGUMENTS in look(flow(kind="text/plain"), "LLM stream").text
+
+
+def test_registering_again_changes_nothing() -> None:
+    before = names()
+    contentview.register()
+    assert names() == before
+
+
+@pytest.mark.parametrize("size", [1, 17, 400, len(STREAM) // 2])
+def test_the_first_part_of_a_stream(size: int) -> None:
+    text = look(flow(STREAM[:size])).text
+    assert "not finished" in text or size < 400
+
+
+def test_a_stream_that_grows_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    answers = contentview.Answers()
+    feed = contentview.llm.StreamReader.feed
+    monkeypatch.setattr(
+        contentview.llm.StreamReader, "feed", lambda self, data: (fed.append(len(data)), feed(self, data))[1]
+    )
+    for end in range(2000, len(STREAM), 500):
+        answers.text("text/event-stream", STREAM[:end])
+    whole = answers.text("text/event-stream", STREAM)
+    assert sum(fed) == len(STREAM)
+    assert ARGUMENTS in whole
+    assert ARGUMENTS in answers.text("text/event-stream", STREAM + b": more\n\n")
+    assert "hello" in answers.text(
+        "text/event-stream", STREAM[: STREAM.index(b"\n\n", 1500) + 2] + b'data: {"error": {"message": "hello"}}\n\n'
+    )
+
+
+def test_no_look_takes_long() -> None:
+    answers = contentview.Answers(budget=0)
+    long = STREAM * (1 + 300_000 // len(STREAM))
+    first = answers.text("text/event-stream", long)
+    assert f"read as far as byte 65536 of {len(long)}" in first
+    for _ in range(10):
+        last = answers.text("text/event-stream", long)
+    assert "read as far" not in last
+    assert last == contentview.Answers(budget=1e6).text("text/event-stream", long)
+
+
+def test_what_was_read_in_a_thread_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = contentview.Answers(kept=2)
+    reading, text, data = contentview.read(EVENTS, "gzip", gzip.compress(STREAM))
+    assert reading is not None
+    assert (len(reading.tool_calls), data) == (1, STREAM)
+    answers.remember(data, text)
+    monkeypatch.delattr(contentview.llm.StreamReader, "feed")
+    assert ARGUMENTS in answers.text("text/event-stream", STREAM)
+
+
+def packed(coding: str) -> bytes:
+    """STREAM as a gateway compresses it: flushed after each event."""
+    events = [event + b"\n\n" for event in STREAM.split(b"\n\n")[:-1]]
+    if coding == "gzip":
+        gzipped = zlib.compressobj(wbits=31)
+        return b"".join([*(gzipped.compress(e) + gzipped.flush(zlib.Z_SYNC_FLUSH) for e in events), gzipped.flush()])
+    if coding == "br":
+        brotlied = brotli.Compressor()
+        return b"".join([*(brotlied.process(e) + brotlied.flush() for e in events), brotlied.finish()])
+    packer = zstd.ZstdCompressor()
+    return b"".join([*(packer.compress(e) + packer.flush(packer.FLUSH_BLOCK) for e in events), packer.flush()])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+@pytest.mark.parametrize("part", [1.0, 0.6])
+def test_compressed_bodies_also_in_part(coding: str, part: float) -> None:
+    body = packed(coding)
+    text = look(flow(body[: int(len(body) * part)], content_encoding=coding)).text
+    assert "tool call 1: forecast" in text
+    assert (ARGUMENTS in text) == (part == 1)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"), [("gzip", b"no gzip at all"), ("x-none", STREAM), ("br", b"\xff" * 9), ("", b"\xff\x00")]
+)
+def test_what_cannot_be_decoded_does_no_harm(coding: str, body: bytes) -> None:
+    assert isinstance(look(flow(body, content_encoding=coding)).text, str)
+
+
+def test_a_whole_answer_in_json() -> None:
+    answer = {**REQUEST, "stream": False}
+    body = json.dumps(chat.answer(answer, meaning(answer), 0)).encode()
+    shown = look(flow(body, JSON))
+    assert shown.name == "LLM stream"
+    assert ARGUMENTS in shown.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/messages/count_tokens", "/v1/echo", "/v1/chat/completions/x"])
+def test_other_json_is_left_to_mitmproxy(path: str) -> None:
+    assert look(flow(b'{"a": 1}', JSON, path)).name == "JSON"
+
+
+def test_an_error_in_json_is_left_to_mitmproxy() -> None:
+    failed = flow(b'{"error": {"message": "no"}}', JSON)
+    assert failed.response is not None
+    failed.response.status_code = 500
+    assert look(failed).name == "JSON"
+
+
+def test_json_of_a_chat_endpoint_that_no_model_wrote() -> None:
+    assert json.loads(look(flow(b'{"a":[1,"\xc3\xbc"]}', JSON)).text) == {"a": [1, "ü"]}
+
+
+def test_events_that_no_model_wrote() -> None:
+    assert look(flow(b"data: tick\n\nevent: x\ndata: tock\n\n")).text == "data: tick\n \nevent: x\ndata: tock\n \n "
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/api/v1/messages?beta=true",
+        "/v1/responses",
+        "/v1beta/models/g-2:streamGenerateContent?alt=sse",
+    ],
+)
+def test_requests_of_chat_endpoints(path: str) -> None:
+    asked = flow(path=path)
+    assert priority("llm stream", asked.request.content or b"", asked.request, asked) > 2
+
+
+def test_a_request() -> None:
+    asked = flow()
+
+    async def run() -> Shown:
+        return show(asked.request, asked)
+
+    shown = asyncio.run(run())
+    assert shown.name == "LLM stream"
+    assert "Do I need an umbrella in Oslo this week?" in shown.text
+    assert "forecast" in shown.text
+
+
+@pytest.mark.parametrize("data", [b"", STREAM])
+def test_priorities_elsewhere(data: bytes) -> None:
+    picture = flow(data, "image/png")
+    assert priority("llm stream", data, picture.response, picture) < 0
+    assert priority("x402", data, picture.response, picture) < 0
+
+
+# The payment.
+
+
+def paid(**facts: Any) -> http.HTTPFlow:
+    made = flow()
+    challenge = challenges.evm()
+    encoded = base64.b64encode(json.dumps(challenge).encode()).decode()
+    made.metadata = {
+        "x402.state": "settled",
+        "x402.amount": "0.013081",
+        "x402.network": "base-sepolia",
+        "x402.pay_to": challenges.PAY_TO,
+        "x402.transaction": "0xabcdef0123456789",
+        "x402.legs": "2",
+        "x402.challenge": {
+            "status": 402,
+            "headers": [["PAYMENT-REQUIRED", encoded], ["X-Odd", "\x1b[2J"]],
+            "body": b'{"price":{"amount":"0.02"}}',
+        },
+        **{f"x402.{key}": value for key, value in facts.items()},
+    }
+    return made
+
+
+def test_the_answer_begins_with_the_payment() -> None:
+    lines = look(paid(cut="cut at 4 MB of 12 MB")).text.splitlines()
+    assert lines[:5] == [
+        "0.013081 USDC on base-sepolia: settled",
+        f"to {challenges.PAY_TO}",
+        "transaction 0xabcdef0123456789",
+        "The body is cut at 4 MB of 12 MB: x402_view_limit.",
+        " ",
+    ]
+
+
+def test_the_handshake() -> None:
+    text = look(paid(), "x402").text
+    assert "requests sent upstream: 2" in text
+    assert f"-> exact on base-sepolia: 0.013081 USDC, within 300 s\n       to {challenges.PAY_TO}\n" in text
+    assert '"maxTimeoutSeconds": 300' in text
+    assert '"amount": "0.02"' in text
+    assert "X-Odd: \\u001b[2J" in text
+
+
+def test_the_handshake_survives_a_flow_file(tmp_path: Any) -> None:
+    file = tmp_path / "flows"
+    with file.open("wb") as stream:
+        io.FlowWriter(stream).add(paid())
+    with file.open("rb") as stream:
+        (loaded,) = io.FlowReader(stream).stream()
+    assert isinstance(loaded, http.HTTPFlow)
+    assert look(loaded, "x402").text == look(paid(), "x402").text
+
+
+@pytest.mark.parametrize(
+    ("challenge", "expected"),
+    [
+        ({"status": 402, "headers": [], "body": b"no challenge"}, "no challenge"),
+        ({"status": 402, "headers": [], "body": b'{"x402Version": 9, "accepts": []}'}, "speaks x402 version 9"),
+        ({"status": 402, "headers": [], "body": json.dumps(challenges.evm(network="eip155:1", asset="0xab")).encode()},
+         "exact on eip155:1: 13081 of 0xab"),
+        ({"status": 402, "headers": [["content-encoding", "gzip"]], "body": gzip.compress(b'{"accepts": []}')}, "402"),
+        ({}, "402"),
+    ],
+)  # fmt: skip
+def test_any_402(challenge: dict[str, Any], expected: str) -> None:
+    assert expected in look(paid(challenge=challenge), "x402").text
+
+
+def test_nothing_to_pay() -> None:
+    assert look(flow(), "x402").text == "Nothing was asked to be paid."
+
+
+def test_a_refusal_shows_the_handshake_by_itself() -> None:
+    refused = paid(state="refused", refused="over_request_limit", asked="0.013081 USDC on base-sepolia")
+    refused.response = http.Response.make(
+        400, b'{"error": {"message": "The gateway asks too much."}}', {"content-type": JSON}
+    )
+    shown = look(refused)
+    assert shown.name == "x402"
+    assert shown.text.startswith("refused over_request_limit: asked 0.013081 USDC on base-sepolia\n")
+    assert "The client got 400:\n  The gateway asks too much." in shown.text
+
+
+def test_a_refusal_after_a_payment() -> None:
+    text = look(paid(state="unknown", refused="over_repurchase_limit"), "x402").text
+    assert text.startswith("0.013081 USDC on base-sepolia: unknown, then refused over_repurchase_limit\n")
+
+
+def test_another_dialect() -> None:
+    request = {**REQUEST, "tools": [{"name": "forecast", "input_schema": {"type": "object"}}]}
+    body = b"".join(messages.stream(request, meaning(request), 0))
+    assert "tool call 1: forecast" in look(flow(body, path="/v1/messages")).text

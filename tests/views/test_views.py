@@ -1,0 +1,436 @@
+"""What mitmweb shows of a flow, and that the client gets what it would get without anybody looking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mitmproxy_x402.cli.sandbox import REQUEST
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from mitmproxy_x402.sandbox.answers import FREE
+from mitmproxy_x402.views import views
+from support import certs
+from support.console import io, taddons
+from support.mitmweb import Web, length
+from support.place import place
+from support.proxy import DOOR, ROOT, Proxy
+from support.versions import IS_12
+from support.wire import Peer, Upstream, read_message, request
+
+SHOWN = "1k"
+"""x402_view_limit of the screen that most tests look at."""
+
+
+class Stage:
+    """An upstream that sends the pieces of `play` one by one, each when the test says `go`."""
+
+    def __init__(self) -> None:
+        self.upstream = Upstream(self._script)
+        self._pieces: list[bytes] = []
+        self._may = threading.Semaphore(0)
+        self._reset = False
+
+    def play(self, *pieces: bytes, reset: bool = False) -> None:
+        self._pieces, self._reset = list(pieces), reset
+        self._may = threading.Semaphore(0)
+
+    def go(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._may.release()
+
+    def _script(self, peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        may = self._may
+        for piece in self._pieces:
+            assert may.acquire(timeout=20)
+            peer.send(piece)
+        if self._reset:
+            peer.close(reset=True)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    with made.upstream:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def one_web(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    home = tmp_path_factory.mktemp("home")
+    with Web(stage.upstream.url, "--set", f"x402_view_limit={SHOWN}", home=home) as proxy:
+        yield proxy
+        assert "Traceback" not in proxy.log
+        assert "stopped looking" not in proxy.log
+
+
+@pytest.fixture
+def web(one_web: Web) -> Web:
+    one_web.clear()
+    return one_web
+
+
+@pytest.fixture(scope="module")
+def dump(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "who.py").write_text(WHO)
+    with Proxy(stage.upstream.url, "-s", "who.py", home=home) as proxy:
+        yield proxy
+
+
+ASK = request("POST", "/v1/chat/completions", json.dumps(REQUEST).encode(), "Connection: close")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+EVENTS = [b"data: %d %s\n\n" % (number, b"x" * 300) for number in range(4)]
+"""More than SHOWN."""
+LIMIT = 1024
+
+
+def framed(framing: str, pieces: list[bytes]) -> list[bytes]:
+    """What goes over the wire: the head, then the pieces, then what ends them."""
+    if framing == "chunked":
+        chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
+        return [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n"]
+    if framing == "length":
+        return [HEAD + b"Content-Length: %d\r\n\r\n" % sum(map(len, pieces)), *pieces]
+    return [HEAD + b"\r\n", *pieces]
+
+
+def received(proxy: Proxy, stage: Stage, sent: list[bytes], look: Callable[[int], object] = lambda _: None) -> bytes:
+    """All that a client reads off its socket. `look` is called when it has got so many pieces."""
+    stage.play(*sent)
+    with proxy.client() as client:
+        client.send(ASK)
+        got = b""
+        for number, piece in enumerate(sent):
+            stage.go()
+            got += client.exactly(len(piece))
+            look(number)
+        return got + client.rest()
+
+
+# What the client gets.
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_a_look_in_mid_stream_changes_nothing_for_the_client(web: Web, dump: Proxy, stage: Stage, framing: str) -> None:
+    sent = framed(framing, EVENTS)
+
+    def look(number: int) -> None:
+        """Until the screen has all that was sent so far."""
+        body = b"".join(EVENTS[:number])[:LIMIT]
+        flow = web.wait_for_flow(lambda flow: (length(flow) or 0) == len(body), f"{len(body)} long")
+        assert not body or web.content(flow) == body
+
+    assert received(web, stage, sent, look) == received(dump, stage, sent) == b"".join(sent)
+
+
+def test_a_slow_client_gets_it_all(web: Web, stage: Stage) -> None:
+    """It does not read until the proxy holds all that it will hold, and looks were had."""
+    pieces = [b"data: %d %s\n\n" % (number, b"y" * 65536) for number in range(200)]
+    sent = framed("chunked", pieces)
+    stage.play(*sent)
+    with web.client() as client:
+        client.send(ASK)
+        stage.go(len(sent))
+        web.wait_for_flow(lambda flow: length(flow) == LIMIT)
+        assert read_message(client).body == b"".join(pieces)
+    web.wait_for_flow(lambda flow: "cut at 1 KB of 13 MB" in flow["comment"])
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_leaves(web: Web, stage: Stage, reset: bool) -> None:
+    sent = framed("chunked", EVENTS[:3])
+    stage.play(*sent)
+    client = web.client()
+    client.send(ASK)
+    stage.go(2)
+    client.exactly(len(sent[0] + sent[1]))
+    client.close(reset=reset)
+    flow = web.wait_for_flow(lambda flow: "interrupted" in flow["comment"])
+    stage.go(len(sent))
+    assert web.content(flow) == EVENTS[0]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_upstream_that_breaks_off(web: Web, stage: Stage, reset: bool) -> None:
+    sent = framed("length", EVENTS[:3])
+    stage.play(*sent[:2], reset=reset)
+    with web.client() as client:
+        client.send(ASK)
+        stage.go()
+        assert client.exactly(len(sent[0])) == sent[0]
+        stage.go()
+        assert client.rest() == sent[1]
+    flow = web.wait_for_flow(lambda flow: "interrupted" in flow["comment"])
+    assert web.content(flow) == EVENTS[0]
+    assert flow["comment"].startswith("free · first byte")
+
+
+def test_http2(web: Web, stage: Stage) -> None:
+    """To a client that speaks it: the same body, the same trailers of nothing."""
+    web_h2 = httpx.Client(http2=True, verify=certs.blind_client_context("h2"), timeout=20)
+    stage.play(*framed("chunked", EVENTS))
+    stage.go(2)
+    with web_h2, web_h2.stream("POST", f"https://127.0.0.1:{web.port}/v1/chat/completions", json=REQUEST) as answer:
+        chunks = answer.iter_raw()
+        got = [next(chunks)]
+        web.wait_for_flow(lambda flow: length(flow) == len(EVENTS[0]))
+        stage.go(len(EVENTS))
+        got += chunks
+    assert answer.http_version == "HTTP/2"
+    assert b"".join(got) == b"".join(EVENTS)
+
+
+def test_a_script_that_is_loaded_again_in_mid_stream(home: Path, stage: Stage) -> None:
+    door = home / "door.py"
+    door.write_bytes(DOOR.read_bytes())
+    web = Web(stage.upstream.url, home=home)
+    web.command[web.command.index(str(DOOR))] = str(door)
+    with web, web.client() as client:
+        sent = framed("length", EVENTS)
+        stage.play(*sent)
+        client.send(ASK)
+        stage.go(2)
+        assert client.exactly(len(sent[0] + sent[1])) == sent[0] + sent[1]
+        loaded = web.log.count("Loading script")
+        door.write_bytes(DOOR.read_bytes() + b"# edited\n")
+        deadline = time.monotonic() + 20
+        while web.log.count("Loading script") == loaded and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+        stage.go(len(sent))
+        assert client.rest() == b"".join(sent[2:])
+        flow = web.wait_for_flow(lambda flow: flow["response"]["timestamp_end"])
+        assert web.content(flow) == b"".join(EVENTS)
+        assert flow["comment"].startswith("free · first byte")
+        views = [name.lower() for name in web.api("state")["contentViews"]]
+        assert views.count("llm stream") == views.count("x402") == 1
+        assert "Traceback" not in web.log
+
+
+# Who looks.
+
+WHO = """
+import logging
+def responseheaders(flow):
+    logging.warning("TAPPED %s" % callable(flow.response.stream))
+"""
+
+
+def test_a_plain_mitmdump_does_nothing(dump: Proxy, stage: Stage) -> None:
+    received(dump, stage, framed("length", EVENTS))
+    dump.wait_for("TAPPED False")
+    assert "TAPPED True" not in dump.log
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "looks"),
+    [("flow_detail", 1, False), ("flow_detail", 2, False), ("flow_detail", 3, True), ("save_stream_file", None, False),
+     ("save_stream_file", "flows", True), ("hardump", "", False), ("hardump", "x.har", True), ("other", 5, False)],
+)  # fmt: skip
+def test_who_looks(option: str, value: Any, looks: bool) -> None:
+    async def run() -> bool:
+        with taddons.context() as context:
+            context.options.add_option(option, object, value, "")
+            return views.somebody_looks()
+
+    assert asyncio.run(run()) is looks
+
+
+def saved(file: Path) -> Any:
+    with file.open("rb") as stream:
+        (flow,) = io.FlowReader(stream).stream()
+    return flow
+
+
+def test_a_saved_flow_has_its_body(home: Path, stage: Stage) -> None:
+    sent = framed("chunked", EVENTS)
+    with Proxy(stage.upstream.url, "-w", "flows", home=home) as proxy:
+        received(proxy, stage, sent)
+    flow = saved(home / "flows")
+    assert flow.response.raw_content == b"".join(EVENTS)
+    assert flow.comment.startswith("free · first byte ")
+
+
+def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
+    with place(home, "-w", "flows", settle="before") as running:
+        assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
+    flow = saved(home / "flows")
+    assert re.fullmatch(
+        r"0\.\d+ USDC base-sepolia settled 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment
+    )
+    assert flow.marked == ":green_circle:"
+
+
+def test_what_mitmproxy_stores_itself_is_left_alone(home: Path, stage: Stage) -> None:
+    """From 12 on it can; 11 does not know the option."""
+    sent = framed("chunked", EVENTS)
+    options = ("-w", "flows", "--set", "x402_view_limit=1k", "--set", "store_streamed_bodies=true")
+    with Proxy(stage.upstream.url, *options, home=home) as proxy:
+        received(proxy, stage, sent)
+    flow = saved(home / "flows")
+    assert flow.response.raw_content == b"".join(EVENTS)[: None if IS_12 else LIMIT]
+    assert ("x402.cut" in flow.metadata) != IS_12
+
+
+def test_mitmdump_prints_the_answer_put_together(home: Path) -> None:
+    with place(home, "--flow-detail", "4", free=True) as running:
+        assert running.post(REQUEST).status_code == 200
+        running.proxy.wait_for("tool call 1: forecast")
+        running.proxy.wait_for('"city": "Oslo"')
+
+
+# What was paid.
+
+
+@pytest.fixture(scope="module")
+def one_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """A screen before a sandbox whose streams say what was settled."""
+    with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox:
+        with Web(sandbox.url, home=tmp_path_factory.mktemp("home")) as proxy:
+            yield proxy
+            assert "Traceback" not in proxy.log
+
+
+@pytest.fixture
+def shop(one_shop: Web) -> Web:
+    one_shop.clear()
+    return one_shop
+
+
+USAGE = {**REQUEST, "stream_options": {"include_usage": True}}
+
+
+def ask(web: Web, body: dict[str, Any], fault: str = "", path: str = "/v1/chat/completions") -> httpx.Response:
+    headers = {"x-sandbox-fault": fault} if fault else {}
+    return httpx.post(web.url + path, json=body, headers=headers, timeout=20)
+
+
+def test_a_paid_stream(shop: Web) -> None:
+    assert ask(shop, USAGE).status_code == 200
+    flow = shop.wait_for_flow(lambda flow: "tok" in flow["comment"])
+    assert re.fullmatch(
+        r"0\.001\d* USDC base-sepolia settled 0x[0-9a-f]{6}… · 1 tool call · \d+ tok · first byte (\d+ ms|[\d.]+ s)",
+        flow["comment"],
+    )
+    assert flow["marked"] == "🟢"
+    assert "tool call 1: forecast" in shop.view(flow)
+    assert "settled\nto 0x" in shop.view(flow)
+    assert "umbrella" in shop.view(flow, message="request")
+    assert "-> exact on base-sepolia: 0.001" in shop.view(flow, "x402")
+    assert shop.view(flow, "raw").count("data: ") > 10
+
+
+def test_while_it_streams(shop: Web) -> None:
+    """The comment has what is known, the view what has come; both get complete by themselves."""
+    started: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: started.append(ask(shop, USAGE, "slow-chunks;seconds=0.07")))
+    client.start()
+    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("0.0014 USDC base-sepolia sent · first byte"))
+    assert flow["marked"] == ""
+    shop.wait_for_flow(lambda flow: length(flow) and "not finished" in shop.view(flow))
+    client.join()
+    flow = shop.wait_for_flow(lambda flow: "settled" in flow["comment"] and "tool call" in flow["comment"])
+    assert shop.content(flow) == started[0].content
+
+
+@pytest.mark.parametrize(
+    ("more", "fault", "comment", "mark"),
+    [
+        ({}, "receipt", r"0\.001\d* USDC base-sepolia unknown · 1 tool call · \d+ tok · first byte .*", "🟡"),
+        ({"max_tokens": 500_000}, "", r"refused over_request_limit: asked 2\.50\d* USDC on base-sepolia", "⛔"),
+        ({}, "reject;code=PAYMENT_UNDERPAID", r"0\.001\d* USDC base-sepolia rejected · .*", "🟠"),
+        ({"model": FREE}, "", r"free · 1 tool call · \d+ tok · first byte .*", ""),
+        ({"stream": False}, "gzip", r"0\.001\d* USDC .* settled .* · 1 tool call · \d+ tok · .*", "🟢"),
+        ({}, "gzip", r"0\.001\d* USDC .* settled .* · 1 tool call · \d+ tok · .*", "🟢"),
+        ({}, "cut", r"0\.001\d* USDC base-sepolia settled .* · first byte .* · interrupted", "🟢"),
+    ],
+)  # fmt: skip
+def test_what_became_of_it(shop: Web, more: dict[str, Any], fault: str, comment: str, mark: str) -> None:
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        ask(shop, {**USAGE, **more, "user": fault}, fault)
+    flow = shop.wait_for_flow(lambda flow: re.fullmatch(comment, flow["comment"]), f"as {comment}")
+    assert flow["marked"] == mark
+
+
+def test_a_refusal_shows_the_handshake(shop: Web) -> None:
+    ask(shop, {**USAGE, "max_tokens": 600_000})
+    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("refused over_request_limit: asked 3"))
+    text = shop.view(flow)
+    assert text.startswith("refused over_request_limit: asked 3.0")
+    assert "The client got 400:" in text
+    assert "exact on base-sepolia: 3.0" in text
+
+
+def test_what_the_guard_refuses(shop: Web) -> None:
+    answer = httpx.post(
+        shop.url + "/v1/chat/completions", json=USAGE, headers={"origin": "https://evil.example"}, timeout=30
+    )
+    flow = shop.wait_for_flow(lambda flow: flow["comment"] == "refused origin_not_allowed")
+    assert flow["marked"] == "⛔"
+    assert answer.json()["error"]["message"] in shop.view(flow)
+
+
+def test_an_upstream_that_does_not_answer(web: Web, stage: Stage) -> None:
+    stage.play()
+    assert ask(web, USAGE).status_code == 502
+    web.wait_for_flow(lambda flow: flow["comment"] == "no answer")
+
+
+def test_what_a_user_writes_stays(shop: Web) -> None:
+    client = threading.Thread(target=lambda: ask(shop, {**USAGE, "user": "two"}, "slow-chunks;seconds=0.07"))
+    client.start()
+    flow = shop.wait_for_flow(lambda flow: "USDC base-sepolia sent" in flow["comment"])
+    shop.api(f"flows/{flow['id']}", "PUT", {"comment": "mine", "marked": ":cat:"})
+    client.join()
+    ask(shop, {**USAGE, "user": "three"})
+    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])  # read after the other one was
+    (after,) = [each for each in shop.flows() if each["id"] == flow["id"]]
+    assert (after["comment"], after["marked"]) == ("mine", "🐱")
+
+
+def test_nothing_is_kept_with_0(shop: Web) -> None:
+    shop.api("options", "PUT", {"x402_view_limit": "0"})
+    try:
+        ask(shop, {**USAGE, "user": "zero"})
+        flow = shop.wait_for_flow(lambda flow: "settled" in flow["comment"])
+    finally:
+        shop.api("options", "PUT", {"x402_view_limit": ""})
+    assert flow["response"]["contentLength"] is None
+    assert "tool call" not in flow["comment"]
+
+
+FILTERS = {
+    "~comment unknown": 1,
+    "~comment ^refused": 1,
+    "~comment ^free": 1,
+    "~comment tool.call": 2,
+    "~marked & ! ~comment ^refused & ! ~c 200": 1,
+    "~bs forecast": 2,
+    "~marked": 3,
+    "~marker green_circle": 1,
+    "~meta x402.state:.unknown": 1,
+    "~meta x402.refused:.over": 1,
+    "~meta x402.transaction & ! ~c 200": 1,
+    "! ~meta x402.state": 1,
+}
+
+
+def test_filters(shop: Web) -> None:
+    ask(shop, {**USAGE, "user": "a"}, "error")
+    ask(shop, {**USAGE, "user": "b"}, "receipt")
+    ask(shop, {**USAGE, "max_tokens": 700_000})
+    ask(shop, {**USAGE, "model": FREE})
+    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])
+    assert {expression: len(shop.matching(expression)) for expression in FILTERS} == FILTERS
+    table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
+    assert table == list(FILTERS)[:5]
