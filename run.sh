@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing into .venv, then hands over to `python -m mitmproxy_x402`. See ./run.sh --help.
 #
-#   X402_PYTHON   the Python to use instead of the newest of 3.10 to 3.13 that works
+#   X402_PYTHON   the Python to use instead of the newest of 3.10 to 3.14 that works
 #   X402_VENV     the directory to install into instead of .venv (.venv-test for test and bench)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,25 +9,36 @@ export X402_PROGRAM=${X402_PROGRAM:-$0}
 
 say() { printf '%s: %s\n' "$X402_PROGRAM" "$*" >&2; }
 
+TESTED="3.10 to 3.14"
+
 # Only running it tells: a version manager's shim can be there and print an error, a distribution's Python can lack venv.
 PROBE='
 import sys
-assert sys.implementation.name == "cpython" and (3, 10) <= sys.version_info[:2] <= (3, 13)
-import ctypes, ensurepip, sqlite3, ssl, venv, zlib
-print("works %d.%d" % sys.version_info[:2])
+found = "%d.%d" % sys.version_info[:2]
+if sys.implementation.name != "cpython" or sys.version_info < (3, 10):
+    sys.exit("is %s %s" % (sys.implementation.name, found))
+lacking = []
+for module in ("ctypes", "ensurepip", "sqlite3", "ssl", "venv", "zlib"):
+    try:
+        __import__(module)
+    except ImportError:
+        lacking.append(module)
+if lacking:
+    sys.exit("is %s, and lacks %s" % (found, ", ".join(lacking)))
+print("works " + found)
 '
 
-# python_version PYTHON: prints 3.10 to 3.13, or fails.
+# python_version PYTHON: prints 3.10 or later, or fails.
 python_version() {
   local answer
   answer=$("$1" -I -c "$PROBE" 2>/dev/null </dev/null) || return 1
-  case $answer in "works "3.1[0-3]) printf '%s\n' "${answer#works }" ;; *) return 1 ;; esac
+  case $answer in "works "3.1[0-9]) printf '%s\n' "${answer#works }" ;; *) return 1 ;; esac
 }
 
-# python_candidates: one path a line, the newest version first, PATH first within a version.
+# python_candidates: one path a line, the newest tested version first, PATH first within a version; those never tested last.
 python_candidates() {
   local minor place
-  for minor in 13 12 11 10; do
+  for minor in 14 13 12 11 10; do
     type -aP "python3.$minor" 2>/dev/null
     for place in \
       "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$minor."*/bin \
@@ -38,7 +49,7 @@ python_candidates() {
       [ -x "$place/python3.$minor" ] && printf '%s\n' "$place/python3.$minor"
     done
   done
-  type -aP python3 python 2>/dev/null
+  type -aP python3 python python3.15 python3.16 2>/dev/null
 }
 
 # find_python: prints the Python to install with, or says what is missing and fails.
@@ -49,13 +60,14 @@ find_python() {
       printf '%s\n' "$X402_PYTHON"
       return 0
     fi
-    say "X402_PYTHON=$X402_PYTHON is no working Python 3.10 to 3.13 with venv, ensurepip, ssl and sqlite3"
+    say "X402_PYTHON=$X402_PYTHON is no working Python 3.10 or later with venv, ensurepip, ssl and sqlite3"
+    say_why_not "$X402_PYTHON"
     return 1
   fi
   while IFS= read -r candidate; do
     case $candidate in
       # A plain python3 comes last, and is taken whatever its version, if that is one of ours.
-      */python3.1[0-3]) version=$(python_version "$candidate") && [ "3.${candidate##*/python3.}" = "$version" ] || continue ;;
+      */python3.1[0-9]) version=$(python_version "$candidate") && [ "3.${candidate##*/python3.}" = "$version" ] || continue ;;
       *) python_version "$candidate" >/dev/null || continue ;;
     esac
     printf '%s\n' "$candidate"
@@ -63,9 +75,22 @@ find_python() {
   done <<LIST
 $(python_candidates)
 LIST
-  say "no working Python 3.10 to 3.13 found (with venv, ensurepip, ssl and sqlite3)"
-  say "install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python@3.13), or set X402_PYTHON"
+  say "no working Python 3.10 or later found (with venv, ensurepip, ssl and sqlite3)"
+  while IFS= read -r candidate; do
+    [ -z "$candidate" ] || say_why_not "$candidate"
+  done <<LIST
+$(python_candidates)
+LIST
+  say "install one (Debian, Ubuntu: apt install python3 python3-venv; Fedora: dnf install python3; macOS: brew install python;"
+  say "anywhere: uv python install), or set X402_PYTHON"
   return 1
+}
+
+# say_why_not PYTHON: what is wrong with it, in its own words.
+say_why_not() {
+  local answer
+  answer=$("$1" -I -c "$PROBE" 2>&1 >/dev/null </dev/null | tail -n 1)
+  say "  $1 ${answer:-does not run}"
 }
 
 # is_ready VENV LOCK: whether VENV holds exactly what LOCK says, made by the Python asked for.
@@ -94,18 +119,34 @@ make_venv() {
   fi
   python=$(find_python) || return 1
   say "installing into $venv with $python; this happens once and takes about a minute"
+  case $(python_version "$python") in
+    3.1[0-4]) ;;
+    *) say "this Python is newer than those tested ($TESTED); should it fail, name one of those in X402_PYTHON" ;;
+  esac
   rm -rf "$venv" && mkdir -p "$venv" && printf '%s\n' "${X402_PYTHON:-$python}" >"$venv/x402-python" || return 1
   if ! {
     "$python" -I -m venv "$venv" &&
       "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-deps --prefer-binary \
         --require-hashes -r "$lock" &&
-      link_package "$venv"
+      link_package "$venv" && holds_what_runs "$venv" "$lock"
   } >"$log" 2>&1 </dev/null; then
     tail -n 15 "$log" >&2
     say "the installation failed; all of its output is in $log"
     return 1
   fi
   cp "$lock" "$venv/x402-installed.lock.new" && mv "$venv/x402-installed.lock.new" "$venv/x402-installed.lock"
+}
+
+# holds_what_runs VENV LOCK: whether what LOCK is for can be imported. pip is content with a lock that has no line for this
+# Python.
+holds_what_runs() {
+  grep -q '^mitmproxy==' "$2" || return 0
+  "$1/bin/python" -I -c '
+from mitmproxy_x402.installation import missing
+found = missing()
+if found:
+    raise SystemExit("the lock has installed no " + ", ".join(found))
+'
 }
 
 # ensure_venv VENV LOCK: one installation at a time; who comes second waits for the first.

@@ -1,5 +1,23 @@
-"""The door: `mitmdump -s addon/x402.py --mode reverse:https://sol.blockrun.ai`. No logic lives here."""
+"""Loads the addon: `mitmdump -s addon/x402.py --mode reverse:https://sol.blockrun.ai`; or says what is missing."""
 
-from mitmproxy_x402.addon import X402Addon
+import sys
 
-addons = [X402Addon()]
+try:
+    from mitmproxy_x402 import installation
+except ModuleNotFoundError:
+    sys.exit(
+        f"mitmproxy-x402: {__file__} stands alone: load it where the folder mitmproxy_x402 is beside it, as in a clone "
+        "(mitmdump -s CLONE/addon/x402.py), or as `mitmproxy-x402 path` names it."
+    )
+
+addons: list[object] = []
+wrong = installation.what_is_wrong()
+if wrong is None:
+    try:
+        from mitmproxy_x402.addon import X402Addon
+
+        addons = [X402Addon()]
+    except ImportError as error:
+        wrong = installation.cannot_be_imported(error)
+if wrong is not None:
+    installation.refuse_to_load(wrong)

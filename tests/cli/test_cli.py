@@ -193,7 +193,7 @@ class TestPath:
         assert cli.main(["path"]) == 0
         printed = Path(capsys.readouterr().out.rstrip("\n"))
         assert printed == ADDON / "x402.py"
-        assert "addons = [" in printed.read_text()
+        assert "addons = " in printed.read_text()
 
     def test_of_an_installed_wheel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         door = tmp_path / "mitmproxy_x402" / "door" / "x402.py"

@@ -6,9 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import tomli
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SH = ROOT / "run.sh"
@@ -67,7 +71,7 @@ class TestFinding:
             "exit 0",
             "echo 3.12",
             "echo works 3.9",
-            "echo works 3.14",
+            "echo works 3.20",
             "echo works 3.130",
             "cat",
         ],
@@ -123,8 +127,28 @@ class TestFinding:
     def test_none_at_all_says_what_to_do(self, home: Path, tools: Path) -> None:
         answer = bash("python_candidates() { :; }\nfind_python", home=home, path=str(tools))
         assert answer.returncode == 1
-        assert "no working Python 3.10 to 3.13 found" in answer.stderr
+        assert "no working Python 3.10 or later found" in answer.stderr
         assert "X402_PYTHON" in answer.stderr
+
+    def test_why_those_that_are_there_will_not_do(self, home: Path, tmp_path: Path, tools: Path) -> None:
+        old = program(tmp_path / "old/python3", f'exec {PYTHON} -I -c "import sys; sys.version_info = (3, 9, 2)\n$3"')
+        poor = program(tmp_path / "poor/python3", f"exec {PYTHON} -I -c \"import sys; sys.modules['ssl'] = None\n$3\"")
+        gone = program(tmp_path / "gone/python3", "echo pyenv: python3: command not found >&2; exit 127")
+        script = f'python_candidates() {{ printf "%s\\n" {old} {poor} {gone}; }}\nfind_python'
+        answer = bash(script, home=home, path=str(tools))
+        assert answer.returncode == 1
+        assert f"{old} is cpython 3.9\n" in answer.stderr
+        assert f"{poor} is {VERSION}, and lacks ssl\n" in answer.stderr
+        assert f"{gone} pyenv: python3: command not found\n" in answer.stderr
+
+    def test_a_python_that_was_never_tested_comes_last(self, home: Path, tools: Path) -> None:
+        newer = program(tools / "python3.15", "echo works 3.15")
+        own = 'eval "all() $(declare -f python_candidates | tail -n +2)"\n'
+        own += f'python_candidates() {{ all | grep "^{tools}"; }}\n'
+        path = f"{tools}:/usr/bin:/bin"
+        assert bash(own + "find_python", home=home, path=path).stdout == f"{newer}\n"
+        tested = program(tools / "python3.10", "echo works 3.10")
+        assert bash(own + "find_python", home=home, path=path).stdout == f"{tested}\n"
 
     def test_the_one_that_the_user_names(self, home: Path, tmp_path: Path) -> None:
         assert bash("find_python", home=home, X402_PYTHON=str(PYTHON)).stdout == f"{PYTHON}\n"
@@ -272,4 +296,36 @@ def test_the_locks_agree_and_every_line_has_hashes() -> None:
     run, test = versions("requirements.lock"), versions("requirements-test.lock")
     assert run <= test
     assert "mitmproxy==11.0.2" in run
-    assert {line for line in run if line.startswith("mitmproxy==12.2.")}
+    assert {line for line in run if line.startswith("mitmproxy==12.3.")}
+
+
+MACHINES = [
+    {"sys_platform": platform, "platform_system": system, "os_name": "posix", "platform_machine": machine}
+    for platform, system in (("linux", "Linux"), ("darwin", "Darwin"))
+    for machine in ("x86_64", "arm64")
+]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-test.lock"])
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"])
+@pytest.mark.parametrize("implementation", ["cpython", "pypy"])
+def test_a_lock_has_a_line_for_each_dependency_on_every_python(name: str, version: str, implementation: str) -> None:
+    """pip exits with 0 where every line's marker says no, and has installed nothing."""
+    text = (ROOT / name).read_text().replace(" \\\n    ", " ")
+    lines = [Requirement(line.partition(" --hash")[0]) for line in text.splitlines()]
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    for machine in MACHINES:
+        where = {
+            **machine,
+            "python_version": version,
+            "python_full_version": f"{version}.1",
+            "implementation_name": implementation,
+            "platform_python_implementation": {"cpython": "CPython", "pypy": "PyPy"}[implementation],
+        }
+        found = Counter(
+            canonicalize_name(line.name) for line in lines if not line.marker or line.marker.evaluate(where)
+        )
+        for requirement in wanted:
+            if not requirement.marker or requirement.marker.evaluate(where):
+                assert found[canonicalize_name(requirement.name)] == 1, (requirement, machine)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .. import __version__
+from .. import __version__, installation
 from ..errors import X402Error
 
 INTERRUPTED = 130
@@ -170,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except X402Error as error:
         return _fail(str(error))
+    except ImportError as error:
+        return _fail(installation.cannot_be_imported(error))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -183,6 +185,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _unknown_verb(verb)
     if "-h" in rest or "--help" in rest:
         return _print(_help_of(verb))
+    if verb not in NEED_NOTHING and (wrong := installation.what_is_wrong()):
+        return _fail(wrong)
     return VERBS[verb](verb, rest)
 
 
@@ -293,6 +297,8 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
+NEED_NOTHING = ("path", "test", "bench")
+"""Verbs that run without what the proxy needs, or in an environment that they look at themselves."""
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "serve": _serve,
     "web": _serve,
