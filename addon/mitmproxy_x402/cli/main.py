@@ -27,6 +27,7 @@ verbs:
   serve      the proxy on http://127.0.0.1:4402 (also without a verb)
   web        the same in mitmweb, with its window in the browser
   tui        the same in mitmproxy, with its window in the terminal
+  wallet     the wallets that the proxy finds and what they hold; makes, restores and funds one
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
   report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
   check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
@@ -95,6 +96,32 @@ Nothing is paid and nothing is signed. The gateway gets a few requests without a
 it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
 
   --model NAME     the model to ask the price of; otherwise one that the gateway lists
+"""
+
+WALLET_HELP = """\
+usage: {prog} wallet [--upstream URL]
+       {prog} wallet new [--evm | --solana] [--keystore] [--no-backup]
+       {prog} wallet restore [--evm | --solana] [--keystore]
+       {prog} wallet fund [--evm | --solana | --network NAME] [--wait] [--html FILE]
+
+Shows each wallet that the proxy finds: its address, where its key comes from and who can read that, what it holds, and
+how many requests that buys. Keys are never printed, and a wallet that is there is never moved or changed.
+
+  new            makes a key, shows 24 words to write down and asks for two of them, then writes the key, for you alone,
+                 where the proxy looks: ~/.blockrun/.session (EVM) or ~/.blockrun/.solana-session (Solana)
+  restore        writes the key of a backup (12 to 24 words), or of a private key; from the terminal or standard input
+  fund           the address as text and QR code, and what to send there
+
+  --evm, --solana  which wallet; MetaMask and Phantom show the same address for the same words
+  --keystore       an encrypted keystore (version 3 JSON) in ~/.blockrun/keystore.json, with a password; EVM only
+  --no-backup      show no words: for scripts that back the file up themselves
+  --network NAME   the network to fund, as in base or solana
+  --wait           wait until the money has arrived
+  --html FILE      write a page with the code instead of printing it
+  --upstream URL   the gateway whose price is asked
+  --set NAME=VALUE an option, as for serve
+
+Nothing is sent anywhere but the address, to the RPCs of the networks, and one request without payment, to the gateway.
 """
 
 TEST_HELP = """\
@@ -201,6 +228,7 @@ def _help_of(verb: str) -> str:
         "sandbox": SANDBOX_HELP,
         "report": REPORT_HELP,
         "check": CHECK_HELP,
+        "wallet": WALLET_HELP,
         "test": TEST_HELP,
         "bench": BENCH_HELP,
         "path": PATH_HELP,
@@ -233,6 +261,12 @@ def _check(_: str, arguments: list[str]) -> int:
     from ..check import check  # noqa: PLC0415  (imports what must be installed)
 
     return check.run(arguments)
+
+
+def _wallet(_: str, arguments: list[str]) -> int:
+    from . import wallet  # noqa: PLC0415  (imports what must be installed)
+
+    return wallet.run(arguments, program())
 
 
 def _fixtures(_: str, arguments: list[str]) -> int:
@@ -306,6 +340,7 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "sandbox": _sandbox,
     "report": _report,
     "check": _check,
+    "wallet": _wallet,
     "fixtures": _fixtures,
     "test": _test,
     "bench": _bench,

@@ -27,10 +27,10 @@ SVM_VARIABLE = "SOLANA_WALLET_KEY"
 _EVM_VARIABLES = (EVM_VARIABLE, "BASE_CHAIN_WALLET_KEY")
 
 
-_EVM_FILE = Path(".blockrun", ".session")
+EVM_FILE = Path(".blockrun", ".session")
 
 
-_SVM_FILE = Path(".blockrun", ".solana-session")
+SVM_FILE = Path(".blockrun", ".solana-session")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def load_wallets(sources: WalletSources) -> Wallets:
     if sources.keystore:
         evm = keystore_wallet(sources, sources.keystore, warnings)
     else:
-        found = _find(sources, sources.evm_key_file, _EVM_VARIABLES, _EVM_FILE, warnings)
+        found = _find(sources, sources.evm_key_file, _EVM_VARIABLES, EVM_FILE, warnings)
         evm = evm_wallet(found.source, evm_secret(found)) if found else None
-    found = _find(sources, sources.svm_key_file, (SVM_VARIABLE,), _SVM_FILE, warnings)
+    found = _find(sources, sources.svm_key_file, (SVM_VARIABLE,), SVM_FILE, warnings)
     return Wallets(evm, svm_wallet(found) if found else None, tuple(warnings))
 
 

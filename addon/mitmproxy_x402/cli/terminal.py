@@ -1,0 +1,86 @@
+"""Talking to a person at a terminal: questions, hidden input, what is wiped off the screen again, a spinner."""
+
+from __future__ import annotations
+
+import getpass
+import itertools
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import SettingsError
+
+T = TypeVar("T")
+
+TRIES = 3
+"""How often a question is asked before the answer is given up."""
+
+
+class NoAnswerError(SettingsError):
+    """The person did not answer in a way that helps."""
+
+
+def is_interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def say(text: str = "") -> None:
+    """Print a line now."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def ask(question: str) -> str:
+    """One line from the person. Raises NoAnswerError at the end of input."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    answer = sys.stdin.readline(4096)
+    if not answer:
+        raise NoAnswerError("there was no answer. Nothing was changed.")
+    return answer.strip()
+
+
+def ask_hidden(question: str) -> str:
+    """One line that is not shown while it is typed. Raises NoAnswerError at the end of input."""
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise NoAnswerError("there was no answer. Nothing was changed.") from None
+
+
+def ask_until(question: Callable[[], T | None], gave_up: str) -> T:
+    """Ask up to TRIES times until the answer is one. Raises NoAnswerError with `gave_up`."""
+    for _ in range(TRIES):
+        answer = question()
+        if answer is not None:
+            return answer
+    raise NoAnswerError(gave_up)
+
+
+def wipe() -> None:
+    """Clear the screen and what can be scrolled back to: a secret stood there."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[3J\x1b[2J\x1b[H")
+        sys.stdout.flush()
+
+
+class Spinner:
+    """A line that turns while something is waited for; silent where nobody looks."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._signs = itertools.cycle("|/-\\")
+        self._shown = sys.stderr.isatty()
+
+    def turn(self) -> None:
+        """Show the next step."""
+        if self._shown:
+            sys.stderr.write(f"\r{next(self._signs)} {self._text}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

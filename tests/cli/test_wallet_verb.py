@@ -1,0 +1,220 @@
+"""`wallet`: keys made, restored and shown, as a person at a terminal or a script does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+WORDS = "abandon " * 11 + "about"
+"""BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""
+EVM = "0x9858EfFD232B4033E47d90003D41EC34EcaEda94"
+SVM = "HAgk14JpMQLgt6rVgv7cBQFJWFto5Dqxi472uT3DKpqk"
+PASSWORD = "correct horse"
+COMMAND = (sys.executable, "-I", "-m", "mitmproxy_x402", "wallet")
+
+
+def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {"HOME": str(home), "PATH": os.environ["PATH"], "TERM": "xterm", "X402_PROGRAM": "x402", **(more or {})}
+
+
+def run(
+    home: Path, *arguments: str, typed: str = "", more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=typed,
+        env=environment(home, more),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Person:
+    """Sits at a terminal: reads until something is asked, and types."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.pid, self.terminal = pty.fork()
+        if not self.pid:
+            os.chdir(home)
+            os.execve(COMMAND[0], [*COMMAND, *arguments], environment(home))
+        self.seen = ""
+
+    def read_until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        end = time.monotonic() + seconds
+        while (found := re.search(pattern, self.seen)) is None:
+            assert time.monotonic() < end, self.seen
+            assert self._read(end), self.seen
+        self.seen = self.seen[found.end() :]
+        return found
+
+    def _read(self, end: float) -> bool:
+        if not select.select([self.terminal], [], [], max(0, end - time.monotonic()))[0]:
+            return False
+        try:
+            data = os.read(self.terminal, 65536)
+        except OSError:  # Linux says so at the end
+            return False
+        self.seen += data.decode()
+        return bool(data)
+
+    def types(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def ends(self) -> int:
+        end = time.monotonic() + 30
+        while self._read(end):
+            pass
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.terminal)
+        return os.waitstatus_to_exitcode(status)
+
+
+def key_file(home: Path) -> Path:
+    return home / ".blockrun" / ".session"
+
+
+def test_a_person_makes_a_wallet_and_backs_it_up(tmp_path: Path) -> None:
+    person = Person(tmp_path, "new", "--evm")
+    shown = person.read_until(r"(?s)Nobody can give.*?Press Enter").group()
+    words = dict(re.findall(r" (\d+) ([a-z]+)", shown))
+    assert len(words) == 24
+    assert not key_file(tmp_path).exists()  # not before the backup is known to be one
+    person.types("\n")
+    for _ in range(2):
+        place = person.read_until(r"Word number (\d+)").group(1)
+        person.types(words[place] + "\n")
+    address = person.read_until(r"New wallet (0x[0-9a-fA-F]{40})").group(1)
+    assert person.ends() == 0
+    assert stat.S_IMODE(key_file(tmp_path).stat().st_mode) == 0o600
+    assert Account.from_key(key_file(tmp_path).read_text().strip()).address == address
+
+    other = tmp_path / "other"
+    other.mkdir()
+    answer = run(other, "restore", "--evm", typed=" ".join(words[str(n)] for n in range(1, 25)) + "\n")
+    assert answer.returncode == 0, answer.stderr
+    assert address in answer.stdout
+    assert key_file(other).read_text() == key_file(tmp_path).read_text()
+
+
+def test_the_screen_is_wiped_after_the_words(tmp_path: Path) -> None:
+    person = Person(tmp_path, "new", "--solana")
+    person.read_until(r"Press Enter[^\n]*")
+    person.types("\n")
+    assert person.read_until("\x1b\\[3J\x1b\\[2J")
+    person.types("\x03")
+    assert person.ends() == 130
+    assert not (tmp_path / ".blockrun").exists()
+
+
+def test_who_wrote_nothing_down_gets_no_wallet(tmp_path: Path) -> None:
+    person = Person(tmp_path, "new", "--evm")
+    person.read_until("Press Enter")
+    person.types("\n")
+    for _ in range(3):
+        person.read_until("Word number")
+        person.types("nonsense\n")
+    person.read_until("the backup is not right")
+    assert person.ends() == 1
+    assert not (tmp_path / ".blockrun").exists()
+
+
+def test_a_script_has_to_say_that_it_wants_no_backup(tmp_path: Path) -> None:
+    answer = run(tmp_path, "new", "--evm")
+    assert answer.returncode == 1
+    assert "--no-backup" in answer.stderr
+    assert not (tmp_path / ".blockrun").exists()
+    answer = run(tmp_path, "new", "--evm", "--no-backup")
+    assert answer.returncode == 0
+    key = key_file(tmp_path).read_text().strip()
+    assert key not in answer.stdout + answer.stderr
+    assert Account.from_key(key).address in answer.stdout
+
+
+@pytest.mark.parametrize("verb", ["new", "restore"])
+@pytest.mark.parametrize("chain", ["--evm", "--solana"])
+def test_a_wallet_that_is_there_is_never_changed(tmp_path: Path, verb: str, chain: str) -> None:
+    assert run(tmp_path, "restore", chain, typed=WORDS).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / ".blockrun").iterdir()}
+    answer = run(tmp_path, verb, chain, *(["--no-backup"] if verb == "new" else []), typed=WORDS)
+    assert answer.returncode == 1
+    assert "never changed" in answer.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / ".blockrun").iterdir()} == before
+
+
+def test_a_file_that_holds_no_key_is_not_overwritten_either(tmp_path: Path) -> None:
+    (tmp_path / ".blockrun").mkdir()
+    (tmp_path / ".blockrun" / ".solana-session").symlink_to("nowhere")
+    answer = run(tmp_path, "new", "--solana", "--no-backup")
+    assert answer.returncode == 1
+    assert "never overwritten" in answer.stderr
+    assert not (tmp_path / ".blockrun" / "nowhere").exists()
+
+
+def test_a_key_in_the_environment_counts_as_a_wallet(tmp_path: Path) -> None:
+    answer = run(tmp_path, "new", "--evm", "--no-backup", more={"BLOCKRUN_WALLET_KEY": "0x" + "11" * 32})
+    assert answer.returncode == 1
+    assert "BLOCKRUN_WALLET_KEY" in answer.stderr
+
+
+@pytest.mark.parametrize(("chain", "address"), [("--evm", EVM), ("--solana", SVM)])
+def test_the_addresses_are_those_of_metamask_and_phantom(tmp_path: Path, chain: str, address: str) -> None:
+    answer = run(tmp_path, "restore", chain, typed=WORDS + "\n")
+    assert answer.returncode == 0, answer.stderr
+    assert address in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("abandon about", "not 2"),
+        ("abandon " * 11 + "abandon", "checksum"),
+        ("abandon " * 11 + "bitcoin", "number 12"),
+        ("", "holds no EVM private key"),
+        ("0x1234", "holds no EVM private key"),
+    ],
+)
+def test_what_is_no_backup_is_refused_and_not_shown(tmp_path: Path, typed: str, said: str) -> None:
+    answer = run(tmp_path, "restore", "--evm", typed=typed + "\n")
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "bitcoin" not in answer.stderr
+    assert not (tmp_path / ".blockrun").exists()
+
+
+def test_a_private_key_is_restored_too(tmp_path: Path) -> None:
+    answer = run(tmp_path, "restore", "--evm", typed="0x" + "11" * 32 + "\n")
+    assert answer.returncode == 0
+    assert "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A" in answer.stdout
+
+
+def test_a_keystore_opens_with_its_password(tmp_path: Path) -> None:
+    password = {"X402_KEYSTORE_PASSWORD": PASSWORD}
+    answer = run(tmp_path, "restore", "--keystore", typed=WORDS + "\n", more=password)
+    assert answer.returncode == 0, answer.stderr
+    path = tmp_path / ".blockrun" / "keystore.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Account.from_key(Account.decrypt(json.loads(path.read_text()), PASSWORD)).address == EVM
+    assert run(tmp_path, "new", "--keystore", "--no-backup", more=password).returncode == 1
+
+
+def test_a_hostile_umask_changes_nothing(tmp_path: Path) -> None:
+    code = f"import os; os.umask(0); os.execv({COMMAND[0]!r}, {[*COMMAND, 'new', '--solana', '--no-backup']!r})"
+    subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), check=True, capture_output=True)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / ".blockrun").rglob("*")]
+    assert modes == [0o600]
+    assert stat.S_IMODE((tmp_path / ".blockrun").stat().st_mode) == 0o700
