@@ -196,7 +196,7 @@ class TestDiff:
         (chat({"content": "Let me see"}, *called('{"city": "Oslo"}')), ["text: "]),
         (chat({"content": "Let me see ☕."}, *called('{"city": "Bergen"}')), ["tool call 1: arguments.city: "]),
         (chat({"content": "Let me see ☕."}, *called('{"city": "Oslo"}', name="rain")), ["tool call 1: name: "]),
-        (STREAM[:-14], ["complete: true / false"]),
+        (STREAM[:-16], []),
         (b'{"ok": true}', ["only the first is an answer of a language model"]),
     )
 

@@ -14,6 +14,7 @@ import vendor_streams as shapes
 from vendor_server import Vendor
 
 from mitmproxy_x402.llm import (
+    Citation,
     Other,
     Reading,
     Reasoning,
@@ -201,8 +202,11 @@ def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: s
     cached = used.cache_read_input_tokens or 0
     assert reading.usage.input == used.input_tokens + cached + (used.cache_creation_input_tokens or 0)
     assert (reading.usage.output, reading.usage.cached or 0) == (used.output_tokens, cached)
-    assert len(reading.items) == len(message.content)
-    for item, block in zip(reading.items, message.content, strict=True):
+    items = [item for item in reading.items if not isinstance(item, Citation)]
+    cited = [one for block in message.content if block.type == "text" for one in block.citations or []]
+    assert [item.quote for item in of(reading, Citation)] == [one.cited_text for one in cited]
+    assert len(items) == len(message.content)
+    for item, block in zip(items, message.content, strict=True):
         if block.type == "text":
             assert item == Text(block.text)
         elif block.type == "thinking":

@@ -68,6 +68,7 @@ choice 1, text
 
 choice 2, tool call 1: a  id call_1
   {oops
+   ^ Expecting property name enclosed in double quotes  (event 2)
 
 irregular:
   - the index of a tool call jumps to 1, after 0 calls

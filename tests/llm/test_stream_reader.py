@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.llm import Reading, StreamReader, ToolCall, answer_text, differences, read_answer
-from mitmproxy_x402.llm.elements import Elements
+from mitmproxy_x402.llm.framing.elements import Elements
 from support import effort
 from support.work import allocated, kept, lines_executed
 
@@ -116,7 +116,7 @@ JSON = st.recursive(
 def test_elements_are_those_of_the_array(values: list[Any], seed: int) -> None:
     for body in (json.dumps(values, indent=1).encode(), json.dumps(values, ensure_ascii=True).encode()):
         elements = Elements()
-        found = [json.loads(one) for piece in pieces(body, seed) for one in elements.feed(piece)]
+        found = [json.loads(one.data) for piece in pieces(body, seed) for one in elements.feed(piece)]
         elements.end()
         assert found == values
         assert (elements.ended, elements.irregular) == (True, [])
@@ -127,7 +127,7 @@ def test_brackets_and_quotes_in_strings_are_no_structure() -> None:
     body = json.dumps(values).encode()
     for chunks in ([body], bytewise(body)):
         elements = Elements()
-        assert [json.loads(one) for chunk in chunks for one in elements.feed(chunk)] == values
+        assert [json.loads(one.data) for chunk in chunks for one in elements.feed(chunk)] == values
         assert elements.ended
 
 

@@ -1,20 +1,43 @@
-"""Answers and requests of language models as a person reads them, in the four dialects of the vendors. Pure.
+"""Answers and requests of language models as a person reads them, in the dialects of the vendors. Pure.
 
-Four dialects: OpenAI chat completions, OpenAI responses, Anthropic messages, Gemini generateContent. Which one it is,
-the content says. Nothing here raises on what strangers send: what is odd is noted in words.
+An answer is server-sent events, JSON lines, Amazon's binary frames, a JSON array that grows, or one JSON object; it is
+in the dialect that its content says: OpenAI's chat completions, responses, assistants and transcriptions, Anthropic's
+messages and completions, Google's generateContent and interactions, Bedrock's Converse, Cohere's chat (versions 1 and
+2), Ollama's chat. Nothing here raises on what strangers send: what is odd is noted in words.
+
+`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added.
 """
 
 from __future__ import annotations
 
-from .asking import Media, Message, RequestReading, Tool, ToolResult
 from .compare import differences
-from .reading import Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
-from .request import read_request
+from .reading import (
+    Added,
+    Broken,
+    Citation,
+    Detail,
+    Dialect,
+    Item,
+    Other,
+    Reading,
+    Reasoning,
+    Refusal,
+    Step,
+    Text,
+    ToolCall,
+    Usage,
+)
+from .request.asking import Media, Message, RequestReading, Tool, ToolResult
+from .request.read import read_request
 from .request_text import request_text
-from .stream import StreamReader, read_answer
+from .stream import StreamReader, read_answer, read_steps
 from .text import answer_text
 
 __all__ = [
+    "Added",
+    "Broken",
+    "Citation",
+    "Detail",
     "Dialect",
     "Item",
     "Media",
@@ -24,6 +47,7 @@ __all__ = [
     "Reasoning",
     "Refusal",
     "RequestReading",
+    "Step",
     "StreamReader",
     "Text",
     "Tool",
@@ -34,5 +58,6 @@ __all__ = [
     "differences",
     "read_answer",
     "read_request",
+    "read_steps",
     "request_text",
 ]

@@ -7,9 +7,10 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from .printing import line
-from .reading import Item, Other, Reading, Reasoning, Refusal, Text, ToolCall
+from .reading import Citation, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall
 from .values import dump
 
+_NOT_TEXT = (Other, ToolCall, Citation)
 MAX_DIFFERENCES = 100
 _AROUND = 20
 _NAMES = {"id", "call_id", "item_id", "tool_use_id", "container_id", "file_id"}
@@ -36,10 +37,14 @@ def _differences(a: Reading, b: Reading) -> Iterator[str]:
         one, other = getattr(a, name), getattr(b, name)
         if one != other:
             yield f"{name}: {_short(one)} / {_short(other)}"
-    for name in ("input", "output", "reasoning", "cached", "total"):
+    for name in ("input", "output", "reasoning", "cached", "cache_write", "tool_use", "total"):
         one, other = getattr(a.usage, name), getattr(b.usage, name)
         if one != other:
-            yield f"{name} tokens: {_short(one)} / {_short(other)}"
+            yield f"{name.replace('_', ' ')} tokens: {_short(one)} / {_short(other)}"
+    if a.usage.cost != b.usage.cost:
+        yield f"cost: {_short(a.usage.cost)} / {_short(b.usage.cost)}"
+    details, others_ = ({one.name: one.value for one in each.details} for each in (a, b))
+    yield from _values(details, others_, "details")
     ones, others = _by_choice(a), _by_choice(b)
     for choice in sorted({*ones, *others}):
         where = f"choice {choice + 1}, " if len({*ones, *others}) > 1 else ""
@@ -61,6 +66,7 @@ def _by_choice(reading: Reading) -> dict[int, list[Item]]:
 def _choice(ones: list[Item], others: list[Item], where: str) -> Iterator[str]:
     for kind, name in ((Reasoning, "reasoning"), (Text, "text"), (Refusal, "refusal"), (ToolCall, "tool call")):
         yield from _kind(_of(ones, kind), _of(others, kind), where + name)
+    yield from _kind(_of(ones, Citation), _of(others, Citation), f"{where}citation")
     yield from _kind(_of(ones, Other), _of(others, Other), f"{where}other part")
     order, other_order = [_name(item) for item in ones], [_name(item) for item in others]
     if order != other_order and sorted(order) == sorted(other_order):
@@ -85,7 +91,10 @@ def _kind(ones: list[Item], others: list[Item], what: str) -> Iterator[str]:
             yield from _call(one, other, who)
         elif isinstance(one, Other) and isinstance(other, Other):
             yield from _values({"kind": one.kind, "value": one.value}, {"kind": other.kind, "value": other.value}, who)
-        elif not isinstance(one, (Other, ToolCall)) and not isinstance(other, (Other, ToolCall)):
+        elif isinstance(one, Citation) and isinstance(other, Citation):
+            for name in ("title", "source", "quote"):
+                yield from _text(getattr(one, name), getattr(other, name), f"{who}: {name}")
+        elif not isinstance(one, _NOT_TEXT) and not isinstance(other, _NOT_TEXT):
             yield from _text(one.text, other.text, who)
 
 
@@ -137,6 +146,8 @@ def _excerpt(text: str, at: int) -> str:
 def _said(item: Item) -> str:
     if isinstance(item, ToolCall):
         return f"{line(item.name, 60)} {line(item.arguments, 60)}"
+    if isinstance(item, Citation):
+        return _short(item.title or item.source or item.quote)
     return line(item.kind, 60) if isinstance(item, Other) else _short(item.text)
 
 

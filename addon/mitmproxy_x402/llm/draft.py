@@ -5,126 +5,60 @@ Fragments are joined when somebody reads, so collecting is linear; text and item
 
 from __future__ import annotations
 
-from io import StringIO
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from ..protocol.strict_json import Undecodable, shown
-from .printing import line
-from .reading import Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
-from .values import count, decode, dump, has_half_character, index, joined
+from .pieces import Kind, Piece, Place
+from .printing import error_details, error_line, line
+from .reading import (
+    Added,
+    Citation,
+    Detail,
+    Dialect,
+    Item,
+    Other,
+    Reading,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    Usage,
+)
+from .values import count, decimal, decode, dump, has_half_character, index, says_something
 
 MAX_TEXT = 64 * 1024 * 1024
 """Characters of one answer that are kept, of all its parts together."""
 MAX_ITEMS = 10_000
 """Parts of one answer that are kept."""
-MAX_NAME = 1000
-"""Characters of a tool's name that are kept."""
-
-Kind = Literal["text", "reasoning", "refusal", "call", "other"]
-Place = tuple[int, ...]
-
-
-class Piece:
-    """One part of the answer, growing."""
-
-    def __init__(self, draft: Draft, kind: Kind, *, kept: bool = True) -> None:
-        self.kind = kind
-        self.id = ""
-        self.name = ""
-        self.tool = "function"
-        """Of a call: its ToolCall.kind."""
-        self.value: Any = None
-        """Of another part: what it is. Its kind is `name`."""
-        self.closed = False
-        self.left_out = 0
-        """Of another part: characters of its data that were only counted."""
-        self.empty_means = ""
-        """Of a call: the arguments that no fragment at all stands for."""
-        self.needs_id = True
-        """Of a call: whether its dialect gives every call an id."""
-        self.kept = kept
-        """False: there were too many parts, and nothing of this one stays."""
-        self._draft = draft
-        self._text = StringIO()
-        self._half = ""
-        self._signature = StringIO()
-
-    def add(self, fragment: str) -> None:
-        """The next fragment of its text, or of its arguments."""
-        if not fragment or not self.kept or not self._draft.room(len(fragment)):
-            return
-        if self._half:  # JSON can cut a character in two: the second half comes with the next fragment
-            fragment, self._half = joined(self._half + fragment), ""
-        if "\ud800" <= fragment[-1] <= "\udbff":
-            fragment, self._half = fragment[:-1], fragment[-1]
-        self._text.write(fragment)
-
-    def sign(self, fragment: str) -> None:
-        """The next fragment of its signature."""
-        if fragment and self.kept and self._draft.room(len(fragment)):
-            self._signature.write(fragment)
-
-    def seal(self, signature: str) -> None:
-        """The whole signature; it replaces what there was."""
-        self._signature = StringIO()
-        self.sign(signature)
-
-    def identify(self, identity: str) -> None:
-        """Of a call: its id. The first one counts."""
-        if identity and not self.id and self.kept and self._draft.room(len(identity)):
-            self.id = identity
-
-    def call(self, fragment: str) -> None:
-        """Of a call: the next fragment of its name."""
-        if len(self.name) + len(fragment) > MAX_NAME:
-            self._draft.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
-        elif self.kept and self._draft.room(len(fragment)):
-            self.name += fragment
-
-    def keep(self, kind: str, value: Any) -> None:
-        """Make it another part: `value`, of the vendor's `kind`; it replaces the one before."""
-        if self.kept and self._draft.room(len(dump(value))):
-            self.name, self.value = kind, value
-
-    @property
-    def size(self) -> int:
-        """Characters of text so far."""
-        return self._text.tell() + len(self._half)
-
-    def says(self, text: str) -> bool:
-        """Whether its text is `text`; the work is bounded by the length of that."""
-        return self.size == len(text) and self.text == text
-
-    def so_far(self) -> Any:
-        """Of another part: its value, or what there is while that has not come."""
-        if self.value is not None or not (self.size or self.left_out):
-            return self.value
-        return {"text": self.text, **({"characters_left_out": self.left_out} if self.left_out else {})}
-
-    @property
-    def text(self) -> str:
-        """All fragments so far."""
-        return self._text.getvalue() + self._half
-
-    @property
-    def signature(self) -> str:
-        """All fragments of the signature so far."""
-        return self._signature.getvalue()
+MAX_DETAILS = 50
+"""Details of errors and ends that are kept."""
+MAX_UNREAD = 20
+"""Types of events that no reader knows of which there is a sample."""
 
 
 class Draft:
     """What is known of an answer so far."""
 
-    def __init__(self, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS) -> None:
+    def __init__(self, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS, *, traced: bool = False) -> None:
         self.notes = Notes()
+        self._unread: dict[str, tuple[int, str]] = {}
         self.model: str | None = None
         self.id: str | None = None
         self.error: str | None = None
+        self.event = 0
+        """Number of the event that is being read."""
+        self.trace: list[Added] | None = [] if traced else None
+        """What the event that is being read has added; None: nobody asks."""
+        self.max_items = max_items
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._stops: dict[int, str] = {}
         self._usage: dict[str, int] = {}
-        self.max_items = max_items
+        self._cost: str | None = None
+        self._details: list[Detail] = []
+        self._cited: set[Citation] = set()
         self._max_text = max_text
         self._size = 0
 
@@ -136,6 +70,11 @@ class Draft:
         self._size += size
         return True
 
+    def told(self, added: Added) -> None:
+        """Remember that the event that is being read `added` something."""
+        if self.trace is not None and len(self.trace) < self.max_items:
+            self.trace.append(added)
+
     def piece(self, choice: int, place: Place, kind: Kind) -> Piece:
         """The part at `place` (parts are sorted by it), a new one of `kind` where there is none."""
         piece = self._pieces.get((choice, place))
@@ -143,9 +82,30 @@ class Draft:
             return piece
         if len(self._pieces) >= self.max_items:
             self.notes.add(f"more than {self.max_items} parts: what is beyond is left out")
-            return Piece(self, kind, kept=False)
-        piece = self._pieces[choice, place] = Piece(self, kind)
+            return Piece(self, kind, choice, 0, kept=False)
+        piece = self._pieces[choice, place] = Piece(self, kind, choice, len(self._pieces) + 1)
         return piece
+
+    def find(self, choice: int, place: Place) -> Piece | None:
+        """The part at `place`, if it has begun."""
+        return self._pieces.get((choice, place))
+
+    def said_anything(self, choice: int) -> bool:
+        """Whether there is a part of `choice`."""
+        return any(one == choice for one, _ in self._pieces)
+
+    def cite(self, choice: int, place: Place, citation: Citation) -> None:
+        """A source that the answer names; the same one again is no other."""
+        citation = replace(citation, choice=choice)
+        if citation in self._cited:
+            return
+        piece = self.piece(choice, (*place, len(self._cited)), "citation")
+        if piece.kept and self.room(len(citation.title) + len(citation.source) + len(citation.quote)):
+            self._cited.add(citation)
+            piece.value = citation
+            if self.trace is not None:
+                words = (citation.title, citation.source, citation.quote)
+                self.told(Added("citation", "  ".join(word for word in words if word), piece.number, choice=choice))
 
     def words(self, value: Any, what: str) -> str:
         """`value` where it is text; None is none, and anything else is noted."""
@@ -155,32 +115,39 @@ class Draft:
             self.notes.add(f"{what} that is no text")
         return ""
 
-    def index(self, value: Any, what: str) -> int:
-        """`value` where it can be an index, otherwise 0, which is noted."""
+    def index(self, value: Any, what: str, otherwise: int = 0) -> int:
+        """`value` where it can be an index, `otherwise` where it is missing; where it is another thing, it is noted."""
         number = index(value)
-        if number is None:
-            self.notes.add(f"{what} without a usable index, taken as 0")
-        return number or 0
+        if number is None and value is not None:
+            self.notes.add(f"{what} without a usable index, taken as {otherwise}")
+        return otherwise if number is None else number
 
-    def name(self, model: Any, identity: Any) -> None:
+    def name(self, model: Any, identity: Any = None) -> None:
         """The answer's model and id, where they are said; the first ones count."""
-        if isinstance(model, str) and model:
-            if self.model not in (None, model):
+        if isinstance(model, str) and model and model != self.model:
+            if self.model is not None:
                 self.notes.add(f"the model changes from {shown(self.model)} to {shown(model)}")
-            self.model = self.model or model
-        if isinstance(identity, str) and identity:
-            if self.id not in (None, identity):
+            else:
+                self.told(Added("model", model))
+            self.model = self.model or model[:1000]
+        if isinstance(identity, str) and identity and identity != self.id:
+            if self.id is not None:
                 self.notes.add("the answer's id changes")
-            self.id = self.id or identity
+            self.id = self.id or identity[:1000]
 
-    def stop(self, choice: int, reason: Any) -> None:
-        """Why `choice` ended."""
+    def stop(self, choice: int, reason: Any, *, last: bool = False) -> None:
+        """Why `choice` ended. `last`: the last reason counts, whatever came before."""
         if not isinstance(reason, str):
             self.notes.add(f"a stop reason that is no text: {line(dump(reason), 60)}")
-        elif choice in self._stops:
-            self.notes.add("a choice is finished twice")
-        elif len(self._stops) < self.max_items:
+            return
+        before = self._stops.get(choice)
+        if before == reason[:200]:
+            return
+        if before is not None and not last:
+            self.notes.add(f"a choice is finished twice, as {shown(before)} and as {shown(reason)}")
+        if before is not None or len(self._stops) < self.max_items:
             self._stops[choice] = reason[:200]
+            self.told(Added("stop", reason[:200], choice=choice))
 
     def stopped(self, choice: int) -> str | None:
         """Why `choice` ended; None: it has not."""
@@ -191,20 +158,52 @@ class Draft:
         """Whether every choice of which there is a part has ended, and at least one."""
         return bool(self._stops) and all(choice in self._stops for choice, _ in self._pieces)
 
-    def fail(self, error: str) -> None:
-        """The vendor reports `error`."""
-        if self.error is not None and self.error != error:
-            self.notes.add(f"a further error: {error}")
-        self.error = self.error or error
+    def detail(self, name: str, value: Any) -> None:
+        """What the vendor says beside; what says nothing (null, empty, zero) is left out."""
+        if not says_something(value) or len(self._details) >= MAX_DETAILS or not self.room(len(dump(value))):
+            return
+        detail = Detail(name[:100], value)
+        if detail not in self._details:
+            self._details.append(detail)
+            self.told(Added(detail.name, line(dump(value))))
+
+    def fail(self, error: Any) -> None:
+        """The vendor reports `error`, in any form."""
+        said = error_line(error)
+        if self.error is not None and self.error != said:
+            self.notes.add(f"a further error: {said}")
+        if self.error is None:
+            self.error = said
+            self.told(Added("error", said))
+        for name, value in error_details(error):
+            self.detail(name, value)
 
     def use(self, **tokens: Any) -> None:
         """Numbers of tokens, under the names of Usage's fields; later ones replace earlier ones, None says nothing."""
         for name, value in tokens.items():
+            if value is None:
+                continue
             number = count(value)
-            if number is not None:
-                self._usage[name] = number
-            elif value is not None:
+            if number is None:
                 self.notes.add(f"a number of tokens that is none: {line(dump(value), 60)}")
+            elif self._usage.get(name) != number:
+                self._usage[name] = number
+                if self.trace is not None:
+                    self.told(Added("usage", f"{name} {number:,}"))
+
+    def charge(self, dollars: Any) -> None:
+        """What the vendor says that the answer cost, in US dollars."""
+        said = decimal(dollars)
+        if said is not None and said != self._cost:
+            self._cost = said
+            self.told(Added("usage", f"cost {said} USD"))
+
+    def leave(self, kind: str, value: Any) -> None:
+        """An event of a type that no reader knows: its beginning is shown, once for each type."""
+        name = line(kind, 60)
+        number, sample = self._unread.get(name, (0, ""))
+        if number or len(self._unread) < MAX_UNREAD:
+            self._unread[name] = (number + 1, sample or line(dump(value), 160))
 
     def reading(self, dialect: Dialect, events: int, complete: bool, remarks: list[str], ended: bool) -> Reading:
         """What there is. `remarks` are put before its own; `ended`: what is unfinished now stays so."""
@@ -219,49 +218,54 @@ class Draft:
             self.model,
             self.id,
             items,
-            Usage(**usage),
+            Usage(**usage, cost=self._cost),
             ", ".join(reasons) if reasons else None,
             self.error,
             events,
             (*remarks, *self.notes.texts(), *late.texts()),
             complete and self.error is None,
+            tuple(self._details),
+            tuple(
+                f"{kind}{f' ({number} times)' if number > 1 else ''}: {sample}"
+                for kind, (number, sample) in self._unread.items()
+            ),
         )
 
-    def _items(self, notes: Notes, ended: bool) -> list[Item]:
-        items: list[Item] = []
+    def _items(self, notes: Notes, ended: bool) -> Iterable[Item]:
         calls = 0
         for (choice, _), piece in sorted(self._pieces.items(), key=lambda entry: entry[0]):
+            if piece.kind == "citation":
+                if piece.value is not None:
+                    yield piece.value
+                continue
+            if piece.kind == "other":
+                if piece.name or piece.value is not None or piece.size:
+                    yield Other(piece.name, piece.so_far(), choice)
+                continue
             text = piece.text
             if ended and has_half_character(text):
                 notes.add("half of a surrogate pair stands alone")
-            if piece.kind == "text":
-                items.append(Text(text, choice))
-            elif piece.kind == "reasoning":
-                items.append(Reasoning(text, choice, piece.signature))
-            elif piece.kind == "refusal":
-                items.append(Refusal(text, choice))
-            elif piece.kind == "other":
-                items.append(Other(piece.name, piece.so_far(), choice))
-            else:
+            if piece.kind == "call":
                 calls += 1
-                remarks = notes if ended else Notes()
-                items.append(_call(piece, text, choice, calls, remarks))
-        return [item for item in items if not _is_empty(item)]
+                yield _call(piece, text, choice, calls, notes if ended else None)
+            elif piece.kind == "reasoning":
+                if text or piece.signature:
+                    yield Reasoning(text, choice, piece.signature)
+            elif text:
+                yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
 
 
-def _is_empty(item: Item) -> bool:
-    return isinstance(item, (Text, Reasoning, Refusal)) and not item.text and not getattr(item, "signature", "")
-
-
-def _call(piece: Piece, text: str, choice: int, number: int, notes: Notes) -> ToolCall:
-    who = f"tool call {number}"
+def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None) -> ToolCall:
+    """`late`: what is odd about it, once nothing more comes."""
+    who, notes = f"tool call {number}", late or Notes()
     if not piece.name:
         notes.add(f"{who} has no name")
     if piece.needs_id and not piece.id:
         notes.add(f"{who} has no id")
     text = text or piece.empty_means
     parsed = _arguments(text, who, notes) if piece.tool != "custom" else None
-    return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool)
+    broken = piece.broken(text) if late and text and parsed is None and piece.tool != "custom" else None
+    return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken)
 
 
 def _arguments(text: str, who: str, notes: Notes) -> Any:

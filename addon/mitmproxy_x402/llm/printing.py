@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from ..protocol.strict_json import Undecodable
 from .values import decode, dump, mapping, string
@@ -14,6 +15,8 @@ MAX_STRING = 200
 """Characters of a string within another part's JSON that are shown: more is a picture."""
 MAX_ERROR = 500
 """Characters of an error that are shown."""
+_MESSAGES = ("message", "detail", "error", "msg")
+"""Keys that an error's sentence is under."""
 
 # C0 but tab and LF, DEL, C1; marks that turn the writing direction, line separators, the byte order mark; halves of
 # surrogate pairs, which no encoding takes; and tags, which spell out text that nobody sees.
@@ -44,15 +47,38 @@ def error_line(value: Any) -> str:
     if isinstance(value, str):
         return line(value, MAX_ERROR)
     error = mapping(value)
-    kind = next((error[key] for key in ("type", "status", "code") if error.get(key) not in (None, "", "error")), "")
-    message = string(error.get("message")) or string(error.get("detail"))
+    key = _kind_of(error)
+    kind = error[key] if key else ""
+    message = next((string(error[one]) for one in _MESSAGES if string(error.get(one))), "")
     parts = [kind if isinstance(kind, str) else dump(kind), message]
     return line(": ".join(part for part in parts if part) or dump(value), MAX_ERROR)
+
+
+def error_details(value: Any) -> list[tuple[str, Any]]:
+    """What a vendor's error says beside its line: whatever else there is in it, and a message that is longer than that."""
+    error = mapping(value)
+    told = {_kind_of(error), "type", "sequence_number", "event_type"}
+    if any(string(error.get(key)) for key in _MESSAGES):
+        told.add(next(key for key in _MESSAGES if string(error.get(key))))
+    elif not _kind_of(error):
+        return []  # then the line is the whole error
+    details = [(key, one) for key, one in error.items() if key not in told]
+    long = next((error[key] for key in _MESSAGES if len(string(error.get(key))) > MAX_ERROR), None)
+    return [*details, ("message", long)] if long else details
+
+
+def _kind_of(error: dict[str, Any]) -> str:
+    return next((key for key in ("type", "status", "code") if error.get(key) not in (None, "", "error")), "")
 
 
 def indented(text: str, by: str = "  ") -> list[str]:
     """The lines of `text`, moved to the right: what stands at the margin is ours."""
     return [by + part if part else "" for part in printable(text).split("\n")]
+
+
+def columns(text: str) -> int:
+    """How wide a terminal prints `text`: the characters of East Asia take two columns, marks on others none."""
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def pretty(value: Any) -> str:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Dialect = Literal["openai-chat", "openai-responses", "anthropic-messages", "gemini", "unknown"]
+Dialect = Literal[
+    "openai-chat",
+    "openai-responses",
+    "openai-assistants",
+    "openai-transcription",
+    "anthropic-messages",
+    "anthropic-complete",
+    "gemini",
+    "gemini-interactions",
+    "bedrock-converse",
+    "cohere-v1",
+    "cohere-v2",
+    "ollama",
+    "unknown",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +35,12 @@ class Usage:
     cached: int | None = None
     """The part of `input` that came from a cache."""
     total: int | None = None
+    cache_write: int | None = None
+    """The part of `input` that was written into a cache."""
+    tool_use: int | None = None
+    """The part of `input` that the vendor's own tools brought."""
+    cost: str | None = None
+    """What the vendor says that it cost, in decimal US dollars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +71,18 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Broken:
+    """Where arguments stop being JSON."""
+
+    problem: str
+    """What a JSON parser says."""
+    position: int
+    """Characters before the place; all of them where the arguments end too early."""
+    event: int | None = None
+    """Number of the event that brought that character, or the last one before it; None where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call of a tool, put together from its fragments."""
 
@@ -63,6 +95,22 @@ class ToolCall:
     choice: int = 0
     kind: str = "function"
     """`function`, `custom` (its input is plain text), or the vendor's word for a tool that runs at the vendor's."""
+    broken: Broken | None = None
+    """Set where the answer has ended and the arguments are no JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A source that the answer names: an annotation, a citation, a chunk of grounding."""
+
+    kind: str
+    """In the vendor's word."""
+    title: str = ""
+    source: str = ""
+    """Address, file or id."""
+    quote: str = ""
+    """The words that are cited."""
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +123,17 @@ class Other:
     choice: int = 0
 
 
-Item = Text | Reasoning | Refusal | ToolCall | Other
+Item = Text | Reasoning | Refusal | ToolCall | Citation | Other
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What the vendor says about an error or an end beside its name: a broken call, a quota, an explanation."""
+
+    name: str
+    """The vendor's key."""
+    value: Any
+    """As it came: a JSON value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +151,15 @@ class Reading:
     error: str | None = None
     """One line, where the vendor reports that the answer failed."""
     events: int = 0
-    """Server-sent events with data, or elements of a JSON array; 1 for a whole answer."""
+    """Server-sent events with data, frames, lines, or elements of a JSON array; 1 for a whole answer."""
     irregular: tuple[str, ...] = ()
     """What is out of order, in words for people; bounded."""
     complete: bool = False
     """Whether the answer came to the end that its dialect prescribes, without an error."""
+    details: tuple[Detail, ...] = ()
+    """More about the error, or about why the answer ended; bounded."""
+    unread: tuple[str, ...] = ()
+    """Events of types that this reader does not know, each once with its beginning; nothing wrong in itself."""
 
     @property
     def text(self) -> str:
@@ -108,3 +170,35 @@ class Reading:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls of all choices."""
         return tuple(item for item in self.items if isinstance(item, ToolCall))
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What one event added to the answer."""
+
+    what: str
+    """`text`, `reasoning`, `refusal`, `arguments`, `tool call` (a name), `signature`, `citation`, `usage`, `model`,
+    `stop`, `error`, or the vendor's word for another part."""
+    text: str = ""
+    """The fragment, or the value in one line."""
+    part: int | None = None
+    """Number of the part of the answer that it belongs to, in the order in which they begin; None: to no part."""
+    name: str = ""
+    """Of a call: the tool's name so far."""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event of an answer and what it added."""
+
+    number: int
+    """As in `Broken.event`, from 1 on."""
+    type: str
+    """Its name, or the type that its data says."""
+    begin: int
+    end: int
+    """Where it stands among the decoded bytes of the body: its first byte, and the one after its last."""
+    added: tuple[Added, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What was found out of order with this event, or with it for the first time."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .asking import Media, Message, Part, RequestReading, Tool, ToolResult
 from .printing import indented, irregular, line, section
 from .reading import Reasoning, Refusal, Text, ToolCall
+from .request.asking import Media, Message, Part, RequestReading, Tool, ToolResult
 from .text import call_body, call_heading, other_body, reasoning_heading
 
 

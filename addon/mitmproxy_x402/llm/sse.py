@@ -15,6 +15,8 @@ MAX_EVENT = 16 * 1024 * 1024
 MAX_NOTES = 50
 """Different irregularities that are told apart; more of them are only counted."""
 
+# One event with a single line of data, and perhaps a name before it: what nearly all of them are.
+_PLAIN = re.compile(rb"(?:event: ?([^\r\n]*)\r?\n)?data: ?([^\r\n]*)\r?\n(\r?\n)")
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT = ord(":")
@@ -32,6 +34,11 @@ class Event:
     """The last event id of the stream so far."""
 
 
+Raw = tuple[bytes, bytes, int, int]
+"""An event as bytes: its name (empty: none), its data, and where it stands in the stream: its first byte and the one
+after its last, which is the beginning of its empty line."""
+
+
 class Notes:
     """What is irregular, in words: each remark once, with how often it was made; bounded."""
 
@@ -39,6 +46,7 @@ class Notes:
         self._counts: dict[str, int] = {}
         self._limit = limit
         self._more = 0
+        self._asked = 0
 
     def add(self, remark: str) -> None:
         """Note `remark` once more."""
@@ -46,6 +54,12 @@ class Notes:
             self._counts[remark] = self._counts.get(remark, 0) + 1
         else:
             self._more += 1
+
+    def fresh(self) -> list[str]:
+        """The remarks that were first made since the last time that somebody asked."""
+        fresh = list(self._counts)[self._asked :]
+        self._asked = len(self._counts)
+        return fresh
 
     def texts(self) -> list[str]:
         """The remarks in the order in which they were first made."""
@@ -70,6 +84,8 @@ class Parser:
         self._data = bytearray()
         self._type = b""
         self._id = ""
+        self._fed = 0
+        self._begin: int | None = None  # of the event that is coming in
         self._dropping = False
 
     @property
@@ -79,43 +95,70 @@ class Parser:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
+        return [Event(self._text(kind) or "message", self._text(data), self._id) for kind, data, _, _ in self.raw(data)]
+
+    def raw(self, data: bytes) -> Iterator[Raw]:
+        """The same as bytes, with where they stand; to be taken to its end before more is fed."""
+        self._fed += len(data)
         if self._head is not None:
             data = self._head + data
             if len(data) < len(_BOM) and _BOM.startswith(data):
                 self._head = data
-                return []
+                return iter(())
             data, self._head = data.removeprefix(_BOM), None
-        return list(self._events(data))
+        return self._events(data)
+
+    def rest(self) -> Raw | None:
+        """The event that no empty line has ended, as if one had: for who reads on where the standard discards."""
+        head, self._head = self._head, None
+        self._extend(head or b"", 0)
+        if self._line:
+            line = bytes(self._line)
+            self._line.clear()
+            self._take(line, self._fed)
+        return self._dispatch(self._fed)
 
     def end(self) -> None:
         """There is no more: an event that no empty line has ended is discarded, as the standard wants it."""
         head, self._head = self._head, None
-        self._extend(head or b"")
+        self._extend(head or b"", 0)
         if self._data or self._type or (self._line and self._line[0] != _COMMENT) or self._dropping:
             self._notes.add("the stream ends in the middle of an event, which is discarded")
         self._reset()
         self._line.clear()
 
-    def _events(self, data: bytes) -> Iterator[Event]:
+    def _events(self, data: bytes) -> Iterator[Raw]:
+        base = self._fed - len(data)
         at = 1 if self._skip_lf and data.startswith(b"\n") else 0
         if data:
             self._skip_lf = data.endswith(b"\r")
-        for mark in _LINE_END.finditer(data, at):
+        while True:
+            if self._begin is None:
+                while (plain := _PLAIN.match(data, at)) and plain.end() - at <= self._max_event:
+                    yield plain[1] or b"", plain[2], base + at, base + plain.start(3)
+                    at = plain.end()
+            mark = _LINE_END.search(data, at)
+            if mark is None:
+                break
             if self._line:
-                self._extend(data[at : mark.start()])
+                self._extend(data[at : mark.start()], base + at)
                 line = bytes(self._line)
                 self._line.clear()
             else:
                 line = data[at : mark.start()]
+                if line and self._begin is None:
+                    self._begin = base + at
             at = mark.end()
-            event = self._take(line)
+            event = self._take(line, base + mark.start())
             if event is not None:
                 yield event
-        self._extend(data[at:])
+        self._extend(data[at:], base + at)
 
-    def _extend(self, piece: bytes) -> None:
+    def _extend(self, piece: bytes, where: int) -> None:
         """Keep the beginning of a line; of a comment and of what is dropped, one byte says that it is not empty."""
         if not self._line:
+            if piece and self._begin is None:
+                self._begin = where
             self._line += piece[:1]
             piece = piece[1:]
         if not piece or self._line[0] == _COMMENT or self._dropping:
@@ -132,10 +175,10 @@ class Parser:
         del self._line[1:]
         return False
 
-    def _take(self, line: bytes) -> Event | None:
-        """A whole line: an empty one ends an event."""
+    def _take(self, line: bytes, where: int) -> Raw | None:
+        """A whole line that ends at `where`: an empty one ends an event."""
         if not line:
-            return self._dispatch()
+            return self._dispatch(where)
         if line[0] == _COMMENT:
             self.comments += 1
         elif not self._dropping and self._fits(len(line)):
@@ -165,20 +208,26 @@ class Parser:
         else:
             self._notes.add("a retry that is no number of milliseconds is ignored")
 
-    def _dispatch(self) -> Event | None:
+    def _dispatch(self, where: int) -> Raw | None:
         event = None
         if self._data:
-            kind = self._text(self._type) if self._type else "message"
-            event = Event(kind, self._text(memoryview(self._data)[:-1]), self._id)
+            event = (
+                self._type,
+                bytes(memoryview(self._data)[:-1]),
+                where if self._begin is None else self._begin,
+                where,
+            )
         self._reset()
         return event
 
     def _reset(self) -> None:
-        self._data = bytearray()
+        if self._data:
+            self._data = bytearray()
         self._type = b""
         self._dropping = False
+        self._begin = None
 
-    def _text(self, data: bytes | memoryview) -> str:
+    def _text(self, data: bytes) -> str:
         try:
             return str(data, "utf-8")
         except UnicodeDecodeError:

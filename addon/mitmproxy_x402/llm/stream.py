@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 from ..protocol.strict_json import Undecodable, decode_json
-from .chat import ChatReader
-from .dialects import Reader, dialect_of
-from .draft import MAX_ITEMS, MAX_TEXT, Draft
-from .elements import Elements
-from .gemini import GeminiReader
-from .messages import MessagesReader
-from .printing import error_line
-from .reading import Dialect, Reading
-from .responses import ResponsesReader
 from .sse import MAX_EVENT, Notes, Parser
-from .values import mapping
+from .dialects import Reader, reader_for
+from .draft import MAX_ITEMS, MAX_TEXT, Draft
+from .framing.elements import Elements
+from .framing.frames import Frames, begins_frame
+from .framing.lines import Lines
+from .reading import Dialect, Reading, Step
+from .values import decode_base64, mapping, string
 
-_READERS: dict[Dialect, type[Reader]] = {
-    reader.dialect: reader for reader in (ChatReader, ResponsesReader, MessagesReader, GeminiReader)
-}
-_BEFORE = b"\xef\xbb\xbf \t\r\n"
+_BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
-_DONE = "[DONE]"
-_CONTENT = {"choices", "candidates"}
+_DONE = b"[DONE]"
+_CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", "outputs", "steps"}
+"""Keys of what is more than an error."""
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
+_FRAMES = "application/vnd.amazon.eventstream"
+_READ = {"", _EVENTS, _FRAMES, "text/plain", "application/octet-stream", "application/jsonl", "application/json-seq"}
+_PINGS = {"ping", "keepalive", "heartbeat"}
+"""Types of events by which a stream is only kept open, in whichever dialect."""
+_HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
+"""Dialects in which an error is an event of a type of its own."""
+
+Form = Literal["events", "array", "object", "lines", "frames", "unknown"]
 
 
 class StreamReader:
-    """Server-sent events, a JSON array that grows, or one JSON object, fed in any pieces.
+    """Server-sent events, Amazon's frames, JSON lines, a JSON array that grows, or one JSON object, in any pieces.
 
     Linear in what is fed; `reading` costs as much as there is text. Memory is bounded by `max_event` (bytes of one
-    event, element or object), `max_text` (characters of the answer) and `max_items` (parts). Nothing raises on what is
-    fed.
+    event, frame, element or object), `max_text` (characters of the answer) and `max_items` (parts). Nothing raises on
+    what is fed. `traced`: `steps` says what each event added.
     """
 
-    def __init__(self, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS) -> None:
+    def __init__(
+        self,
+        max_event: int = MAX_EVENT,
+        max_text: int = MAX_TEXT,
+        max_items: int = MAX_ITEMS,
+        *,
+        traced: bool = False,
+    ) -> None:
         self._max_event = max_event
         self._notes = Notes()
-        self._draft = Draft(max_text, max_items)
+        self._draft = Draft(max_text, max_items, traced=traced)
         self._reader: Reader | None = None
         self._events = 0
         self._ended = False
-        self._head: bytearray | None = bytearray()  # blanks that may precede either form; None once that is known
+        self._head: bytearray | None = bytearray()  # what does not tell the form yet; None once that is known
+        self._skipped = 0
         self._parser: Parser | None = None
-        self._elements: Elements | None = None
-        self._whole = bytearray()
-        self._whole_dropped = False
+        self._framing: Elements | Lines | Frames | None = None
+        self._steps: list[Step] = []
 
     @property
-    def form(self) -> Literal["events", "array", "object", "unknown"]:
-        """How the answer comes, told by its first character; `unknown` before that."""
+    def form(self) -> Form:
+        """How the answer comes, told by its first bytes; `unknown` before that."""
         if self._head is not None:
             return "unknown"
-        return "events" if self._parser else "array" if self._elements else "object"
+        if self._parser is not None:
+            return "events"
+        if isinstance(self._framing, Elements):
+            return "array"
+        if isinstance(self._framing, Frames):
+            return "frames"
+        return "lines" if isinstance(self._framing, Lines) and self._framing.several else "object"
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the answer. After `end`, they are not taken."""
@@ -62,109 +81,239 @@ class StreamReader:
             return
         if self._head is not None:
             self._head += data
-            first = self._head.lstrip(_BEFORE)[:1]
-            if not first and len(self._head) < _MAX_BLANK:
+            if not self._begin(bytes(self._head)):
                 return
             data, self._head = bytes(self._head), None
-            self._begin(bytes(first))
-        if self._parser is not None:
-            for event in self._parser.feed(data):
-                self._event(event.type, event.data)
-        elif self._elements is not None:
-            for element in self._elements.feed(data):
-                self._element(element)
-        else:
-            self._collect(data)
+        self._take_in(data)
 
     def end(self) -> None:
         """There is no more: what is unfinished now stays so, and is noted."""
         if self._ended:
             return
+        if self._head:
+            data, self._head = bytes(self._head), None
+            self._parser = Parser(self._max_event)
+            self._take_in(data)
         self._ended = True
         if self._parser is not None:
-            self._parser.end()
-        elif self._elements is not None:
-            self._elements.end()
-        elif self._whole:
-            self._answer()
+            self._last_event(self._parser)
+        elif isinstance(self._framing, Lines):
+            self._last_lines(self._framing)
+        elif self._framing is not None:
+            self._framing.end()
+        if self._reader is not None:
+            self._reader.close()
         if self._reader is not None and not self._complete and self._draft.error is None:
-            self._notes.add(f"the answer is not complete: there is no {self._reader.end_mark}")
+            remark = self._reader.unfinished
+            if isinstance(self._framing, Elements) and not self._framing.ended:
+                remark = remark or "the answer is not complete: its array does not end"
+            if remark:
+                self._notes.add(remark)
 
     def reading(self) -> Reading:
         """The answer as far as it has come."""
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
-        form = self._parser or self._elements
+        form = self._parser or self._framing
         remarks = [*(form.irregular if form else ()), *self._notes.texts()]
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
 
+    def steps(self) -> list[Step]:
+        """The events since the last time that somebody asked; empty where the reader is not `traced`."""
+        steps, self._steps = self._steps, []
+        return steps
+
     @property
     def _complete(self) -> bool:
-        whole = self._elements is None or self._elements.ended
+        whole = not isinstance(self._framing, Elements) or self._framing.ended
         return self._reader is not None and self._reader.complete and whole
 
-    def _begin(self, first: bytes) -> None:
-        if first == b"[":
-            self._elements = Elements(self._max_event)
-        elif first != b"{":
-            self._parser = Parser(self._max_event)
+    # The form.
 
-    def _collect(self, data: bytes) -> None:
-        if self._whole_dropped:
-            return
-        if len(self._whole) + len(data) > self._max_event:
-            self._notes.add(f"the answer is larger than {self._max_event} bytes and is not read")
-            self._whole_dropped = True
-            self._whole.clear()
-        else:
-            self._whole += data
-
-    def _answer(self) -> None:
-        """A whole answer has come."""
-        value = self._decode("the answer", bytes(self._whole))
-        self._whole.clear()
-        self._events = 1
-        if value is not None and not self._is_error("", value) and self._in_dialect(value) and self._reader is not None:
-            self._reader.whole(value)
-
-    def _event(self, name: str, data: str) -> None:
-        self._events += 1
-        if name == "error" and not data.lstrip().startswith("{"):
-            self._draft.fail(error_line(data))
-        elif data.strip() != _DONE:
-            self._value(name, self._decode(f"the data of event {self._events}", data.encode()))
-        elif self._reader is not None:
-            self._reader.done()
-        elif self._draft.error is None:
-            self._notes.add("a [DONE] before anything was said")
-
-    def _element(self, element: bytes) -> None:
-        self._events += 1
-        self._value("message", self._decode(f"element {self._events}", element))
-
-    def _value(self, name: str, value: dict[str, Any] | None) -> None:
-        if (
-            value is not None
-            and not self._is_error(name, value)
-            and self._in_dialect(value)
-            and self._reader is not None
-        ):
-            self._reader.event(name, value)
-
-    def _is_error(self, name: str, value: dict[str, Any]) -> bool:
-        """Whether `value` is nothing but an error in the form that gateways send in every dialect; then it is noted."""
-        error = mapping(value.get("error")) or (value if name == "error" else {})
-        if "type" in value or not error or _CONTENT & value.keys():
+    def _begin(self, head: bytes) -> bool:
+        """Whether `head` tells the form."""
+        framed = begins_frame(head)
+        if framed is None and head:
             return False
-        self._settle(dialect_of(value))
-        self._draft.fail(error_line(error))
+        first = head.lstrip(_BEFORE)[:1]
+        if framed:
+            self._framing = Frames(self._max_event)
+        elif not first and len(head) < _MAX_BLANK:
+            return False
+        elif first == b"[":
+            self._framing = Elements(self._max_event)
+        elif first == b"{":
+            self._framing = Lines(self._max_event)
+        else:
+            self._parser = Parser(self._max_event)
         return True
 
-    def _decode(self, what: str, data: bytes) -> dict[str, Any] | None:
+    def _take_in(self, data: bytes) -> None:
+        if self._parser is not None:
+            for name, text, begin, end in self._parser.raw(data):
+                self._event(name.decode("utf-8", "replace") if name else "message", text, begin, end)
+        elif self._framing is not None:
+            for kind, one, begin, end in self._framing.feed(data):
+                self._event(kind or "message", one, begin, end)
+
+    def _last_event(self, parser: Parser) -> None:
+        """An event that no empty line ends is read where it is whole."""
+        if (rest := parser.rest()) is not None:
+            name, text, begin, end = rest
+            last = text.rpartition(b"\n")[2].strip()
+            if last == _DONE or _decodes(last) or _decodes(text):
+                self._notes.add("the last event has no empty line after it; it is read all the same")
+                self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
+            elif b"\n" in text and _decodes(text.partition(b"\n")[0].strip()):
+                self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
+            else:
+                self._notes.add("the stream ends in the middle of an event, which is discarded")
+        parser.end()
+
+    def _last_lines(self, lines: Lines) -> None:
+        while (line := lines.rest()) is not None:
+            if lines.several:
+                self._event("message", line.data, line.begin, line.end)
+            else:
+                self._answer(line.data, line.begin, line.end)
+
+    # What comes in it.
+
+    def _answer(self, data: bytes, begin: int, end: int) -> None:
+        """A whole answer has come; or objects with nothing between them."""
+        try:
+            value = self._decoded("the answer", data)
+        except Undecodable as error:
+            several = list(_objects(data)) if "Extra data" in str(error) else []
+            if len(several) < 2:
+                self._notes.add(f"the answer is {error}")
+                return
+            self._notes.add("JSON objects with nothing between them")
+            for one in several:
+                self._event("message", one, begin, end)
+            return
+        self._begin_event()
+        if value is not None and not self._is_error("message", value):
+            reader = self._reader_of("message", value)
+            if reader is not None:
+                reader.whole(value)
+        self._end_event("", value, begin, end)
+
+    def _event(self, name: str, data: bytes, begin: int, end: int) -> None:
+        """An event has come: the quick way for what is as it should be."""
         try:
             value, faults = decode_json(data)
         except Undecodable as error:
-            self._notes.add(f"{what} is {error}")
-            return None
+            self._odd_event(name, data, begin, end, error)
+            return
+        self._begin_event()
+        for fault in faults:
+            self._notes.add(f"in {self._who} {fault}")
+        if type(value) is not dict:
+            self._notes.add(f"{self._who} is no JSON object")
+            self._end_event(name, None, begin, end)
+            return
+        reader = self._reader
+        if reader is not None and name != "error" and "error" not in value and reader.speaks(name, value):
+            reader.event(name, value)
+        else:
+            self._value(name, value)
+        if self._draft.trace is not None:
+            self._end_event(name, value, begin, end)
+
+    def _odd_event(self, name: str, data: bytes, begin: int, end: int, error: Undecodable) -> None:
+        """An event whose data is no JSON."""
+        text = data.strip()
+        if text == _DONE:
+            self._begin_event()
+            if self._reader is not None:
+                self._reader.done()
+            elif self._draft.error is None:
+                self._notes.add("a [DONE] before anything was said")
+        elif b"\n" in text and _first_decodes(text):
+            self._notes.add("events without an empty line between them")
+            at = begin
+            for one in text.split(b"\n"):
+                if one.strip():
+                    self._event(name, one.strip(), at, end)
+            return
+        elif name == "error" and not text.startswith(b"{"):
+            self._begin_event()
+            self._draft.fail(data.decode("utf-8", "replace"))
+        else:
+            self._begin_event()
+            try:
+                data.decode("utf-8")
+            except UnicodeDecodeError:
+                self._notes.add("invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}")
+                try:
+                    value, _ = decode_json(data.decode("utf-8", "replace").encode())
+                except Undecodable as failed:
+                    error = failed
+                else:
+                    if isinstance(value, dict):
+                        self._value(name, value)
+                        self._end_event(name, value, begin, end)
+                        return
+            self._notes.add(f"{self._who} is {error}")
+        self._end_event(name, None, begin, end)
+
+    def _value(self, name: str, value: dict[str, Any]) -> None:
+        inner = value.get("bytes")
+        if isinstance(inner, str) and (unpacked := _unpacked(inner)) is not None:  # Bedrock's InvokeModel
+            value = unpacked
+        if self._is_error(name, value):
+            return
+        if _is_ping(name, value):
+            if self._reader is not None:
+                self._reader.ping(value)
+            return
+        reader = self._reader_of(name, value)
+        if reader is not None:
+            reader.event(name, value)
+
+    def _is_error(self, name: str, value: dict[str, Any]) -> bool:
+        """Whether `value` is nothing but an error in a form that gateways send in every dialect; then it is noted."""
+        kind, error = value.get("type"), value.get("error")
+        if isinstance(error, str) and (self._reader is not None or name == "error" or kind == "error"):
+            error = {**{key: one for key, one in value.items() if key != "error"}, "message": error}
+        if not (isinstance(error, dict) and error):
+            if name != "error" and (kind != "error" or error) and value.get("object") != "error":
+                return False
+            error = value
+        if _CONTENT & value.keys() - ({"message"} if isinstance(value.get("message"), str) else set()):
+            return False
+        if "type" in value and value.get("object") != "error":
+            if kind != "error":
+                return False
+            reader = self._reader or self._settle(name, value)
+            if reader is not None and reader.dialect in _HANDLES_ERRORS:
+                return False
+        self._settle(name, value)
+        self._draft.fail(error)
+        return True
+
+    def _settle(self, name: str, value: dict[str, Any]) -> Reader | None:
+        """The first value that tells a dialect settles it."""
+        if self._reader is None:
+            reader = reader_for(name, value)
+            if reader is not None:
+                self._reader = reader(self._draft)
+        return self._reader
+
+    def _reader_of(self, name: str, value: dict[str, Any]) -> Reader | None:
+        """The reader for `value`."""
+        settled = self._reader
+        reader = self._settle(name, value)
+        if reader is None:
+            self._notes.add("JSON in none of the dialects")
+        elif settled is not None and not reader.speaks(name, value) and not value.get("error"):
+            other = reader_for(name, value)
+            if other is not None:
+                self._notes.add(f"an event in another dialect ({other.dialect})")
+        return reader
+
+    def _decoded(self, what: str, data: bytes) -> dict[str, Any] | None:
+        value, faults = decode_json(data)
         for fault in faults:
             self._notes.add(f"in {what} {fault}")
         if isinstance(value, dict):
@@ -172,38 +321,117 @@ class StreamReader:
         self._notes.add(f"{what} is no JSON object")
         return None
 
-    def _settle(self, dialect: Dialect) -> None:
-        """The first value that tells a dialect settles it."""
-        if self._reader is None and dialect in _READERS:
-            self._reader = _READERS[dialect](self._draft)
+    # What each event added.
 
-    def _in_dialect(self, value: dict[str, Any]) -> bool:
-        """Whether there is a reader for `value`."""
-        dialect = dialect_of(value)
-        self._settle(dialect)
-        if self._reader is None:
-            self._notes.add("JSON in none of the dialects")
-        elif dialect not in ("unknown", self._reader.dialect) and not value.get("error"):
-            self._notes.add(f"an event in another dialect ({dialect})")
-        return self._reader is not None
+    @property
+    def _who(self) -> str:
+        """The event that is being read, in words."""
+        what = {"array": "element", "lines": "line", "frames": "the payload of frame"}.get(
+            self.form, "the data of event"
+        )
+        return f"{what} {self._events}"
+
+    def _begin_event(self) -> None:
+        self._events += 1
+        self._draft.event = self._events
+
+    def _end_event(self, name: str, value: dict[str, Any] | None, begin: int, end: int) -> None:
+        draft = self._draft
+        if draft.trace is None:
+            return
+        kind = name if name not in ("", "message") or value is None else _type_of(value)
+        added, draft.trace = tuple(draft.trace), []
+        self._steps.append(Step(self._events, kind or name, begin, end, added, self._new_remarks()))
+
+    def _new_remarks(self) -> tuple[str, ...]:
+        return (*self._notes.fresh(), *self._draft.notes.fresh())
+
+
+def _is_ping(name: str, value: dict[str, Any]) -> bool:
+    kind = value.get("type", name)
+    return isinstance(kind, str) and kind in _PINGS
+
+
+def _type_of(value: dict[str, Any]) -> str:
+    return next((string(value[key]) for key in ("type", "event_type", "object") if string(value.get(key))), "")
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        return isinstance(decode_json(data)[0], dict)
+    except Undecodable:
+        return False
+
+
+def _first_decodes(text: bytes) -> bool:
+    return _decodes(text.partition(b"\n")[0].strip())
+
+
+def _unpacked(packed: str) -> dict[str, Any] | None:
+    data = decode_base64(packed)
+    try:
+        return mapping(decode_json(data)[0]) or None if data else None
+    except Undecodable:
+        return None
+
+
+def _objects(data: bytes) -> Iterator[bytes]:
+    """The JSON objects in `data` that follow each other with nothing between them; none where there is another thing."""
+    text, at, found = data.decode("utf-8", "replace"), 0, []
+    decoder = json.JSONDecoder()
+    try:
+        while at < len(text):
+            if text[at] in " \t\r\n":
+                at += 1
+                continue
+            if text[at] != "{":
+                return
+            begin = at
+            _, at = decoder.raw_decode(text, at)
+            found.append(text[begin:at].encode())
+    except (ValueError, RecursionError):
+        return
+    yield from found
 
 
 def read_answer(content_type: str, body: bytes) -> Reading | None:
     """The answer in `body`, whole or streamed; None: it is no language model's, nor an error of one.
 
-    `content_type` as in the header. What the body is, its first character says; where the header says otherwise, that
-    is noted. Never raises.
+    `content_type` as in the header. What the body is, its first bytes say; where the header says otherwise, that is
+    noted. Never raises.
     """
-    media = content_type.partition(";")[0].strip().lower()
-    if media not in ("", "text/event-stream", "text/plain", "application/octet-stream") and not media.endswith("json"):
+    reader = _read(content_type, body, traced=False)
+    return None if reader is None else _reading(content_type, reader)
+
+
+def read_steps(content_type: str, body: bytes) -> tuple[Reading, list[Step]] | None:
+    """The same with what each event added; None: as `read_answer`."""
+    reader = _read(content_type, body, traced=True)
+    reading = None if reader is None else _reading(content_type, reader)
+    return None if reader is None or reading is None else (reading, reader.steps())
+
+
+def _media(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _read(content_type: str, body: bytes, *, traced: bool) -> StreamReader | None:
+    media = _media(content_type)
+    if media not in _READ and not media.endswith("json"):
         return None
-    reader = StreamReader()
+    reader = StreamReader(traced=traced)
     reader.feed(body)
     reader.end()
+    return reader
+
+
+def _reading(content_type: str, reader: StreamReader) -> Reading | None:
     reading = reader.reading()
     if reading.dialect == "unknown" and reading.error is None:
         return None
-    if (media == "text/event-stream") != (reader.form == "events") and media in ("text/event-stream", _JSON):
+    media = _media(content_type)
+    expected = {_EVENTS: ("events",), _FRAMES: ("frames",), _JSON: ("array", "object", "lines")}.get(media)
+    if expected and reader.form not in expected:
         remark = f"the content type says {media}, and the body is not that"
         reading = replace(reading, irregular=(remark, *reading.irregular))
     return reading

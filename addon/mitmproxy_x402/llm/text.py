@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from .printing import indented, irregular, line, pretty, pretty_arguments, section, shortened
-from .reading import Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from .printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
+from .reading import Broken, Citation, Detail, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from .values import dump
+
+MAX_BESIDE = 100
+"""Characters on either side of the place where arguments break, and of a detail that fits its name's line."""
 
 
 def answer_text(reading: Reading) -> str:
@@ -14,12 +18,21 @@ def answer_text(reading: Reading) -> str:
     lines = [head(reading)]
     if reading.error is not None:
         lines.append(f"error  {line(reading.error, 1000)}")
+    for detail in reading.details:
+        lines += _detail(detail)
     several = len({item.choice for item in reading.items}) > 1
-    calls = 0
+    calls, cited = 0, False
     for item in reading.items:
         calls += isinstance(item, ToolCall)
         where = f"choice {item.choice + 1}, " if several else ""
-        lines += _item(item, where, calls)
+        if isinstance(item, Citation):
+            lines += [] if cited else section(f"{where}cited", [])
+            lines.append(_citation(item))
+        else:
+            lines += _item(item, where, calls)
+        cited = isinstance(item, Citation)
+    if reading.unread:
+        lines += section("events of unknown types:", [f"  - {line(one, 300)}" for one in reading.unread])
     return "\n".join([*lines, *irregular(reading.irregular)]) + "\n"
 
 
@@ -32,12 +45,18 @@ def head(reading: Reading) -> str:
 
 def usage_text(usage: Usage) -> str:
     """The numbers of tokens, empty where none is known."""
-    named = (("in", usage.input), ("cached", usage.cached), ("out", usage.output), ("reasoning", usage.reasoning))
+    named = (
+        *(("in", usage.input), ("cached", usage.cached), ("written into the cache", usage.cache_write)),
+        *(("from tools", usage.tool_use), ("out", usage.output), ("reasoning", usage.reasoning)),
+    )
     # A part of nothing says nothing: no cache, no reasoning.
     parts = [f"{name} {number:,}" for name, number in named if number or (number == 0 and name in ("in", "out"))]
-    if usage.total is None:
-        return f"tokens: {', '.join(parts)}" if parts else ""
-    return f"tokens: {usage.total:,}" + (f" ({', '.join(parts)})" if parts else "")
+    total = "" if usage.total is None else f"{usage.total:,}"
+    if total and parts:
+        parts = [f"{total} ({', '.join(parts)})"]
+    tokens = ", ".join(parts) or total
+    cost = f"cost: {usage.cost} USD by the vendor" if usage.cost is not None else ""
+    return "   ".join(filter(None, (f"tokens: {tokens}" if tokens else "", cost)))
 
 
 def _end(reading: Reading) -> str:
@@ -56,6 +75,8 @@ def _item(item: Item, where: str, number: int) -> list[str]:
         return section(where + reasoning_heading(item), indented(item.text) if item.text else [])
     if isinstance(item, ToolCall):
         return section(f"{where}tool call {number}: {call_heading(item)}", call_body(item))
+    if isinstance(item, Citation):
+        return [_citation(item)]
     return section(f"{where}other: {line(item.kind)}", other_body(item))
 
 
@@ -74,8 +95,46 @@ def call_heading(call: ToolCall) -> str:
 
 
 def call_body(call: ToolCall) -> list[str]:
-    """What the tool is called with."""
+    """What the tool is called with; where that is no JSON, a mark under the place."""
+    if call.broken is not None:
+        return _broken(call.arguments, call.broken)
     return indented(call.arguments if call.kind == "custom" else pretty_arguments(call.arguments))
+
+
+def _broken(arguments: str, broken: Broken) -> list[str]:
+    """The arguments as they came, with a caret under the place at which they stop being JSON."""
+    position = min(broken.position, len(arguments))
+    begin = arguments.rfind("\n", 0, position) + 1
+    end = arguments.find("\n", position)
+    end = len(arguments) if end < 0 else end
+    where = f"event {broken.event}" if broken.event is not None else ""
+    if position == len(arguments):
+        where = f"they end here, after {where}" if where else "they end here"
+    mark = f"^ {line(broken.problem)}" + (f"  ({where})" if where else "")
+    before, after = arguments[:begin], arguments[end:]
+    cut_left, cut_right = max(begin, position - MAX_BESIDE), min(end, position + MAX_BESIDE)
+    left = ("…" if cut_left > begin else "") + printable(arguments[cut_left:position])
+    right = printable(arguments[position:cut_right]) + ("…" if cut_right < end else "")
+    lines = indented(before[:-1]) if before else []
+    lines += [f"  {left}{right}", f"  {' ' * columns(left)}{mark}"]
+    return lines + (indented(after[1:]) if after else [])
+
+
+def _detail(detail: Detail) -> list[str]:
+    """What a vendor says beside; text with JSON in it laid out."""
+    value = detail.value
+    if isinstance(value, str):
+        shown = pretty_arguments(value) if value[:1] in ("{", "[") else value
+    else:
+        shown = pretty(shortened(value)) if isinstance(value, (dict, list)) else dump(value)
+    if "\n" not in shown and len(shown) <= MAX_BESIDE:
+        return [f"  {line(detail.name)}: {line(shown)}"]
+    return [f"  {line(detail.name)}:", *indented(shown, "    ")]
+
+
+def _citation(item: Citation) -> str:
+    quote = f'"{line(item.quote, 300)}"' if item.quote else ""
+    return "  " + "  ".join(part for part in (line(item.title), line(item.source, 500), quote) if part)
 
 
 def other_body(item: Other) -> list[str]:

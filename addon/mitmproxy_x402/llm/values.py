@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 from ..protocol.strict_json import Undecodable, decode_json
@@ -12,6 +14,7 @@ MAX_INDEX = 100_000
 MAX_COUNT = 1 << 53
 """What every reader of JSON takes as a whole number; there are no more tokens."""
 
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -35,6 +38,24 @@ def count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
 
 
+def decimal(value: Any) -> str | None:
+    """`value` where it is a number from zero on, or text that says one, in plain decimal digits."""
+    text = repr(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else string(value)
+    if not _NUMBER.fullmatch(text):
+        return None
+    plain = format(Decimal(text), "f")
+    return plain if len(plain) <= 40 else None
+
+
+def says_something(value: Any) -> bool:
+    """Whether there is anything in `value` but null, zero, false and what is empty."""
+    if isinstance(value, dict):
+        return any(says_something(one) for one in value.values())
+    if isinstance(value, list):
+        return any(says_something(one) for one in value)
+    return bool(value)
+
+
 def index(value: Any) -> int | None:
     """`value` where it can be an index."""
     number = count(value)
@@ -52,6 +73,14 @@ def decode(text: str) -> tuple[Any, tuple[str, ...]]:
         return decode_json(text.encode())
     except UnicodeEncodeError:
         raise Undecodable("not JSON: it has half a surrogate pair in it") from None
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes behind standard base64, or none."""
+    try:
+        return binascii.a2b_base64(text)
+    except (ValueError, UnicodeEncodeError):
+        return b""
 
 
 def joined(text: str) -> str:

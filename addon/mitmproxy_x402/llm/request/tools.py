@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..values import dump, mapping, sequence, string
 from .asking import Tool
 from .parts import either
-from .values import dump, mapping, sequence, string
 
 MAX_PARAMETERS = 400
 """Characters of a tool's parameters that are shown."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .sse import MAX_EVENT, Notes
+from ..sse import MAX_EVENT, Notes
+from . import Framed
 
 _MARK = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')
@@ -24,6 +25,7 @@ class Elements:
         self._first = True
         self._more = False
         self._depth = 0
+        self._fed = 0
         self._in_string = False
         self._escaped = False
 
@@ -32,10 +34,11 @@ class Elements:
         """What is out of order so far, in words for people; bounded."""
         return self._notes.texts()
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[Framed]:
         """The elements that `data` completes. The first byte of all must be the opening bracket."""
-        found: list[bytes] = []
+        found: list[Framed] = []
         at = begin = 0
+        base, self._fed = self._fed, self._fed + len(data)
         while not self.ended and (mark := self._next(data, at)) >= 0:
             byte, at = data[mark : mark + 1], mark + 1
             if byte == b'"':
@@ -49,7 +52,7 @@ class Elements:
                 if self.ended or (byte == b"," and self._depth == 1):
                     self._keep(data[begin:mark])
                     begin = at
-                    self._take(found)
+                    self._take(found, base + mark)
         if self.ended and not self._more and data[begin:].strip(_SPACE):
             self._notes.add("something follows the array")
             self._more = True
@@ -82,10 +85,12 @@ class Elements:
         if not self._dropping:
             self._element += piece
 
-    def _take(self, found: list[bytes]) -> None:
-        element = bytes(self._element).strip(_SPACE)
+    def _take(self, found: list[Framed], end: int) -> None:
+        kept = bytes(self._element).rstrip(_SPACE)
+        element = kept.lstrip(_SPACE)
         if element:
-            found.append(element)
+            end -= len(self._element) - len(kept)
+            found.append(Framed("", element, end - len(element), end))
         elif not self._dropping and not (self.ended and self._first):
             self._notes.add("an element of the array is missing")
         self._first = self._dropping = False

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..protocol.strict_json import Undecodable
+from ...protocol.strict_json import Undecodable
+from ..reading import Other, Reasoning, Refusal, Text, ToolCall
+from ..values import decode, dump, mapping, sequence, string
 from .asking import Media, Part, ToolResult
-from .reading import Other, Reasoning, Refusal, Text, ToolCall
-from .values import decode, dump, mapping, sequence, string
 
 _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
 _TEXTS = {"text", "input_text", "output_text", "summary_text", "reasoning_text"}

@@ -1,24 +1,30 @@
-"""Anthropic's messages."""
+"""Anthropic's messages, and the completions before them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..protocol.strict_json import shown
-from .dialects import Reader
-from .draft import Draft, Kind, Piece
-from .printing import error_line
-from .values import MAX_INDEX, count, dump, mapping, sequence, string
+from ...protocol.strict_json import shown
+from ..draft import Draft
+from ..pieces import Kind, Piece
+from ..values import MAX_INDEX, count, dump, mapping, sequence, string
+from .citations import citation_of
+from .reader import Reader
 
 _DELTAS: dict[str, tuple[str, Kind]] = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "reasoning"),
     "signature_delta": ("signature", "reasoning"),
     "input_json_delta": ("partial_json", "call"),
-    "compaction_delta": ("content", "other"),
 }
 """Kinds of deltas: the key that their fragment is under, and the part that it belongs to."""
 _BLOCKS: dict[str, Kind] = {"text": "text", "thinking": "reasoning", "redacted_thinking": "reasoning"}
+_EVENTS = {
+    *("message_start", "message_delta", "message_stop"),
+    *("content_block_start", "content_block_delta", "content_block_stop"),
+}
+_ENDS = ("stop_details", "stop_sequence")
+"""Keys that say more about why a message ended."""
 
 
 class MessagesReader(Reader):
@@ -35,21 +41,36 @@ class MessagesReader(Reader):
         self._open: set[int] = set()
         self._tokens: dict[str, int] = {}
 
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of the known types; a message of an assistant that names its model, or says why it ended."""
+        kind = value.get("type")
+        if type(kind) is not str:
+            return False
+        if kind in _EVENTS:
+            return True
+        if kind == "message":
+            about = "stop_reason" in value or "usage" in value or "model" in value
+            return about and isinstance(value.get("content"), list) and "object" not in value
+        return kind == "error" and isinstance(value.get("error"), dict) and "event_type" not in value
+
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event; its data names its type once more."""
-        kind = string(value.get("type")) or name
-        if name not in (kind, "message"):
+        kind = value.get("type")
+        if type(kind) is not str:
+            kind = name
+        if name != kind and name != "message":
             self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
         if self.ended:
             self.draft.notes.add("an event after message_stop")
-        elif not self._started and kind not in ("message_start", "ping", "error"):
+        elif not self._started and kind not in ("message_start", "error"):
             self.draft.notes.add("an event before message_start")
-        if kind == "message_start":
+        if kind == "content_block_delta":
+            self._delta(value.get("index"), mapping(value.get("delta")))
+        elif kind == "message_start":
             self._start(mapping(value.get("message")))
         elif kind == "content_block_start":
             self._block(self.draft.index(value.get("index"), "a block"), mapping(value.get("content_block")))
-        elif kind == "content_block_delta":
-            self._delta(self.draft.index(value.get("index"), "a delta"), mapping(value.get("delta")))
         elif kind == "content_block_stop":
             self._stop(self.draft.index(value.get("index"), "the end of a block"))
         elif kind == "message_delta":
@@ -58,18 +79,22 @@ class MessagesReader(Reader):
         elif kind == "message_stop":
             self._end()
         elif kind == "error":
-            self.draft.fail(error_line(value.get("error")))
-        elif kind != "ping":
-            self.draft.notes.add(f"an unknown event {shown(kind)}")
+            self.draft.fail(value.get("error") or value)
+        elif kind == "message":
+            self.whole(value)
+        else:
+            self.draft.leave(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A `message`, or an error."""
-        if value.get("type") == "error":
-            self.draft.fail(error_line(value.get("error")))
+        """A `message`, or an error, or one event by itself."""
+        kind = string(value.get("type"))
+        if kind == "error" or kind in _EVENTS:
+            self.event("message", value)
             return
         self.draft.name(value.get("model"), value.get("id"))
         for number, block in enumerate(sequence(value.get("content"))):
             self._block(number, mapping(block))
+        self._open.clear()
         self._usage(mapping(value.get("usage")))
         self._finish(value)
         self.ended = True
@@ -95,13 +120,15 @@ class MessagesReader(Reader):
             piece.empty_means = given if self.draft.room(len(given)) else "{}"
         elif kind == "text":
             piece.add(self.draft.words(block.get("text"), "text"))
+            for one in sequence(block.get("citations")):
+                self._cite(number, one)
         elif kind == "thinking":
             piece.add(self.draft.words(block.get("thinking"), "thinking"))
             piece.sign(string(block.get("signature")))
         elif kind == "redacted_thinking":
             piece.sign(string(block.get("data")))
         else:
-            piece.keep(kind, block)
+            piece.keep(kind or "block", block)
 
     def _begin(self, number: int, kind: Kind) -> Piece:
         if number in self._blocks:
@@ -115,27 +142,46 @@ class MessagesReader(Reader):
             self._open.add(number)
         return piece
 
-    def _delta(self, number: int, delta: dict[str, Any]) -> None:
-        said = string(delta.get("type"))
+    def _delta(self, index: Any, delta: dict[str, Any]) -> None:
+        number = index if type(index) is int and index >= 0 else self.draft.index(index, "a delta")
+        said = delta.get("type")
         if said == "citations_delta":
+            self._cite(number, delta.get("citation"))
             return
-        if said not in _DELTAS:
-            self.draft.notes.add(f"an unknown kind of fragment {shown(said)}")
+        piece = self._blocks.get(number)
+        if piece is not None and number not in self._open:
+            self.draft.notes.add(f"a fragment for block {number}, which has ended")
+        if type(said) is not str or said not in _DELTAS:
+            self._other_delta(piece, string(said), delta)
             return
         key, kind = _DELTAS[said]
-        piece = self._blocks.get(number)
         if piece is None:
             self.draft.notes.add(f"a fragment for block {number}, which has not begun")
             piece = self._begin(number, kind)
-        elif number not in self._open:
-            self.draft.notes.add(f"a fragment for block {number}, which has ended")
         if piece.kind != kind:
             self.draft.notes.add(f"a {said} in a block of another kind")
             piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
+        text = delta.get(key)
+        if type(text) is not str:
+            text = self.draft.words(text, f"the {key} of a fragment")
         if said == "signature_delta":
-            piece.sign(self.draft.words(delta.get(key), "a signature"))
+            piece.sign(text)
         else:
-            piece.add(self.draft.words(delta.get(key), f"the {key} of a fragment"))
+            piece.add(text)
+
+    def _other_delta(self, piece: Piece | None, said: str, delta: dict[str, Any]) -> None:
+        """A fragment of a kind that says itself where it belongs: under its own key in the block."""
+        texts = {key: text for key, text in delta.items() if key != "type" and isinstance(text, str)}
+        if piece is not None and piece.kind == "other" and texts:
+            for key, text in texts.items():
+                piece.put((key[:100],), text)
+        elif said or delta:
+            self.draft.leave(said or "content_block_delta", delta)
+
+    def _cite(self, number: int, one: Any) -> None:
+        citation = citation_of(one, "citation")
+        if citation is not None:
+            self.draft.cite(0, (number, MAX_INDEX + 1), citation)
 
     def _stop(self, number: int) -> None:
         if number not in self._open:
@@ -145,6 +191,8 @@ class MessagesReader(Reader):
     def _finish(self, delta: dict[str, Any]) -> None:
         if delta.get("stop_reason") is not None:
             self.draft.stop(0, delta["stop_reason"])
+        for key in _ENDS:
+            self.draft.detail(key, delta.get(key))
 
     def _end(self) -> None:
         if self._open:
@@ -162,6 +210,39 @@ class MessagesReader(Reader):
         self.draft.use(
             input=sum(self._tokens.values()) if "input_tokens" in self._tokens else None,
             cached=self._tokens.get("cache_read_input_tokens"),
+            cache_write=self._tokens.get("cache_creation_input_tokens"),
             output=usage.get("output_tokens"),
             reasoning=mapping(usage.get("output_tokens_details")).get("thinking_tokens"),
         )
+        self.draft.charge(usage.get("cost"))
+
+
+class CompleteReader(Reader):
+    """Completions (`/v1/complete`): fragments of the text, the last of which says why it ended."""
+
+    dialect = "anthropic-complete"
+    end_mark = "stop_reason"
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """What has a `completion` beside its `stop_reason`."""
+        return isinstance(value.get("completion"), str) and (
+            value.get("type") == "completion" or "stop_reason" in value
+        )
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A fragment."""
+        kind = string(value.get("type")) or name
+        if "completion" not in value:
+            self.draft.leave(kind, value)
+            return
+        self.whole(value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """All of it."""
+        self.draft.name(value.get("model"), value.get("id") or value.get("log_id"))
+        self.draft.piece(0, (0,), "text").add(self.draft.words(value.get("completion"), "a completion"))
+        if value.get("stop_reason") is not None:
+            self.draft.stop(0, value["stop_reason"])
+            self.draft.detail("stop", value.get("stop"))
+            self.ended = True

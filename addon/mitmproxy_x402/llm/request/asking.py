@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .reading import Dialect, Other, Reasoning, Refusal, Text, ToolCall
+from ..reading import Dialect, Other, Reasoning, Refusal, Text, ToolCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..limits.request_model import read_model
-from ..protocol.strict_json import Undecodable, decode_json
+from ...limits.request_model import read_model
+from ...protocol.strict_json import Undecodable, decode_json
+from ..sse import Notes
+from ..reading import Dialect, Reasoning, Refusal, Text
+from ..values import dump, mapping, sequence, string
 from .asking import Message, Part, RequestReading, ToolResult
 from .parts import chat_call, either, part_of, parts_of, result_of
-from .reading import Dialect, Reasoning, Refusal, Text
-from .sse import Notes
 from .tools import tools_of
-from .values import dump, mapping, sequence, string
 
 _PATHS: tuple[tuple[re.Pattern[str], Dialect], ...] = (
     (re.compile(r"/(chat/)?completions$"), "openai-chat"),

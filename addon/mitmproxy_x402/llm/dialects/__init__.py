@@ -1,0 +1,41 @@
+"""The dialects of the vendors, each with a reader of its own, and how a dialect is told from what is said in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .anthropic import CompleteReader, MessagesReader
+from .bedrock import ConverseReader
+from .cohere import ChatV1Reader, ChatV2Reader
+from .google.gemini import GeminiReader
+from .google.interactions import InteractionsReader
+from .ollama import OllamaReader
+from .openai.assistants import AssistantsReader
+from .openai.chat import ChatReader
+from .openai.responses import ResponsesReader
+from .openai.transcription import TranscriptionReader
+from .reader import Reader
+
+READERS: tuple[type[Reader], ...] = (
+    ChatReader,
+    ResponsesReader,
+    MessagesReader,
+    GeminiReader,
+    ConverseReader,
+    ChatV2Reader,
+    ChatV1Reader,
+    OllamaReader,
+    InteractionsReader,
+    AssistantsReader,
+    TranscriptionReader,
+    CompleteReader,
+)
+"""The first that speaks as an event does reads the answer."""
+
+
+def reader_for(name: str, value: dict[str, Any]) -> type[Reader] | None:
+    """The reader of the dialect that `value`, an event called `name` or a whole answer, is in; None: it does not tell."""
+    return next((reader for reader in READERS if reader.speaks(name, value)), None)
+
+
+__all__ = ["READERS", "Reader", "reader_for"]

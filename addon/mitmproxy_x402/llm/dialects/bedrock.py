@@ -1,0 +1,143 @@
+"""Amazon Bedrock's Converse and ConverseStream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..draft import Draft
+from ..pieces import Kind, Piece
+from ..values import count, dump, mapping, sequence, string
+from .citations import citation_of
+from .reader import Reader
+
+_EVENTS = {"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"}
+_CITED = 1
+
+
+class ConverseReader(Reader):
+    """Events that are named beside their data, or one answer. The end is `messageStop`; numbers follow it."""
+
+    dialect = "bedrock-converse"
+    end_mark = "messageStop"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._others = 0
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of the known names, which may also be the only key of their data; a message under `output`."""
+        if name in _EVENTS:
+            return True
+        if len(value) == 1:
+            key, inner = next(iter(value.items()))
+            return key in _EVENTS and key != "metadata" and isinstance(inner, dict)
+        output = value.get("output")
+        return isinstance(output, dict) and isinstance(output.get("message"), dict) and "stopReason" in value
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event."""
+        if name not in _EVENTS and len(value) == 1:
+            key, inner = next(iter(value.items()))
+            if isinstance(inner, dict):
+                name, value = key, inner
+        if name == "contentBlockDelta":
+            self._delta(self._number(value), mapping(value.get("delta")))
+        elif name == "contentBlockStart":
+            self._block(self._number(value), mapping(value.get("start")))
+        elif name == "messageStop":
+            self._stop(value)
+        elif name == "metadata":
+            self._metadata(value)
+        elif name not in ("messageStart", "contentBlockStop"):
+            self.draft.leave(name, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """An answer of Converse."""
+        if "stopReason" not in value:
+            self.event("message", value)
+            return
+        for number, block in enumerate(sequence(mapping(mapping(value.get("output")).get("message")).get("content"))):
+            self._block(number, mapping(block))
+        self._stop(value)
+        self._metadata(value)
+
+    def _number(self, value: dict[str, Any]) -> int:
+        return self.draft.index(value.get("contentBlockIndex"), "a block")
+
+    def _piece(self, number: int, kind: Kind) -> Piece:
+        piece = self.draft.piece(0, (number, 0), kind)
+        if piece.kind != kind:
+            self._others += 1
+            piece = self.draft.piece(0, (number, 2, self._others), kind)
+        return piece
+
+    def _block(self, number: int, block: dict[str, Any]) -> None:
+        """A block that begins, or a whole one."""
+        for key, value in block.items():
+            if key == "toolUse":
+                call = mapping(value)
+                piece = self._piece(number, "call")
+                piece.identify(string(call.get("toolUseId")))
+                piece.call(self.draft.words(call.get("name"), "the name of a tool"))
+                if string(call.get("type")):
+                    piece.tool = string(call["type"])[:100]
+                if "input" in call:
+                    given = call["input"]
+                    piece.add(given if isinstance(given, str) else dump(given))
+                piece.empty_means = "{}"  # a call of a tool without parameters has no fragments
+            elif key == "citationsContent":
+                content = mapping(value)
+                for one in sequence(content.get("content")):
+                    self._piece(number, "text").add(string(mapping(one).get("text")))
+                for one in sequence(content.get("citations")):
+                    self._cite(number, one)
+            elif key == "reasoningContent":
+                self._reasoning(number, mapping(value))
+            elif key == "text":
+                self._piece(number, "text").add(self.draft.words(value, "text"))
+            else:
+                self._others += 1
+                self.draft.piece(0, (number, 2, self._others), "other").keep(key[:100], value)
+
+    def _delta(self, number: int, delta: dict[str, Any]) -> None:
+        for key, value in delta.items():
+            if key == "text":
+                self._piece(number, "text").add(self.draft.words(value, "text"))
+            elif key == "toolUse":
+                self._piece(number, "call").add(self.draft.words(mapping(value).get("input"), "input"))
+            elif key == "reasoningContent":
+                self._reasoning(number, mapping(value))
+            elif key == "citation":
+                self._cite(number, value)
+            else:
+                self._block(number, {key: value})
+
+    def _reasoning(self, number: int, said: dict[str, Any]) -> None:
+        piece = self._piece(number, "reasoning")
+        inner = mapping(said.get("reasoningText")) or said
+        piece.add(string(inner.get("text")))
+        piece.sign(string(inner.get("signature")) or string(said.get("redactedContent")))
+
+    def _cite(self, number: int, one: Any) -> None:
+        citation = citation_of(one, "citation")
+        if citation is not None:
+            self.draft.cite(0, (number, _CITED), citation)
+
+    def _stop(self, value: dict[str, Any]) -> None:
+        self.ended = True
+        if value.get("stopReason") is not None:
+            self.draft.stop(0, value["stopReason"])
+        self.draft.detail("additionalModelResponseFields", value.get("additionalModelResponseFields"))
+
+    def _metadata(self, value: dict[str, Any]) -> None:
+        usage = mapping(value.get("usage"))
+        if not usage:
+            return
+        read, written = count(usage.get("cacheReadInputTokens")), count(usage.get("cacheWriteInputTokens"))
+        tokens, output, total = (count(usage.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens"))
+        # Whether those from a cache are among `inputTokens`, only the total says.
+        beside = (read or 0) + (written or 0)
+        if tokens is not None and beside and total == tokens + beside + (output or 0):
+            tokens += beside
+        self.draft.use(input=tokens, output=output, total=total, cached=read or None, cache_write=written or None)

@@ -1,0 +1,224 @@
+"""Cohere's chat, versions 1 and 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..draft import Draft
+from ..pieces import Piece
+from ..values import dump, index, mapping, sequence, string
+from .citations import citation_of
+from .reader import Reader
+
+_REASONING, _PLAN, _TEXT, _CITED, _CALL, _OTHER = range(6)
+_V2 = {
+    *("message-start", "message-end", "content-start", "content-delta", "content-end", "tool-plan-delta"),
+    *("tool-call-start", "tool-call-delta", "tool-call-end", "citation-start", "citation-end"),
+}
+
+
+def _use(draft: Draft, usage: dict[str, Any]) -> None:
+    """Cohere's two counts: `tokens` are all, `billed_units` what is charged."""
+    tokens = mapping(usage.get("tokens")) or mapping(usage.get("billed_units"))
+    numbers = {key: tokens.get(key) for key in ("input_tokens", "output_tokens")}
+    whole = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in numbers.items()}
+    draft.use(input=whole["input_tokens"], output=whole["output_tokens"], cached=usage.get("cached_tokens"))
+
+
+class ChatV2Reader(Reader):
+    """Events around parts of one message, or the message. The end is `message-end`."""
+
+    dialect = "cohere-v2"
+    end_mark = "message-end"
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of the known types; an assistant's message beside its finish_reason."""
+        kind = value.get("type")
+        if isinstance(kind, str):
+            return kind in _V2
+        message = value.get("message")
+        return isinstance(message, dict) and "finish_reason" in value and message.get("role") == "assistant"
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event."""
+        kind, delta = string(value.get("type")) or name, mapping(value.get("delta"))
+        message = mapping(delta.get("message"))
+        number = self.draft.index(value.get("index"), "a part")
+        if kind in ("content-start", "content-delta"):
+            self._content(number, mapping(message.get("content")))
+        elif kind == "tool-plan-delta":
+            self._plan(message)
+        elif kind in ("tool-call-start", "tool-call-delta"):
+            calls = message.get("tool_calls")
+            for call in calls if isinstance(calls, list) else [calls]:
+                self._call(number, mapping(call))
+        elif kind == "citation-start":
+            cited = message.get("citations")
+            for one in cited if isinstance(cited, list) else [cited]:
+                self._cite(one)
+        elif kind == "message-end":
+            self._finish(delta)
+        elif kind == "message-start":
+            self.draft.name(None, value.get("id"))
+        elif kind not in _V2:
+            self.draft.leave(kind, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """The whole message."""
+        if "message" not in value:
+            self.event("message", value)
+            return
+        self.draft.name(value.get("model"), value.get("id"))
+        message = mapping(value.get("message"))
+        self._plan(message)
+        for number, part in enumerate(sequence(message.get("content"))):
+            self._content(number, mapping(part))
+        for number, call in enumerate(sequence(message.get("tool_calls"))):
+            self._call(number, mapping(call))
+        for one in sequence(message.get("citations")):
+            self._cite(one)
+        self._finish(value)
+
+    def _plan(self, message: dict[str, Any]) -> None:
+        """What it thinks before it calls tools."""
+        words = self.draft.words(message.get("tool_plan"), "a plan")
+        if words:
+            self.draft.piece(0, (_PLAN,), "reasoning").add(words)
+
+    def _content(self, number: int, part: dict[str, Any]) -> None:
+        if "thinking" in part:
+            piece = self.draft.piece(0, (_REASONING, number), "reasoning")
+            piece.add(self.draft.words(part["thinking"], "thinking"))
+        elif "text" in part:
+            self.draft.piece(0, (_TEXT, number), "text").add(self.draft.words(part["text"], "text"))
+        elif part and set(part) != {"type"}:
+            self.draft.piece(0, (_OTHER, number), "other").keep(string(part.get("type")) or "part", part)
+
+    def _call(self, number: int, call: dict[str, Any]) -> None:
+        piece = self.draft.piece(0, (_CALL, number), "call")
+        function = mapping(call.get("function"))
+        piece.identify(string(call.get("id")))
+        piece.call(self.draft.words(function.get("name"), "the name of a tool"))
+        arguments = function.get("arguments")
+        piece.add(dump(arguments) if isinstance(arguments, dict) else self.draft.words(arguments, "arguments"))
+        piece.empty_means = "{}"
+
+    def _cite(self, one: Any) -> None:
+        citation = citation_of(one, "citation")
+        if citation is not None:
+            self.draft.cite(0, (_CITED,), citation)
+
+    def _finish(self, value: dict[str, Any]) -> None:
+        _use(self.draft, mapping(value.get("usage")))
+        reason = value.get("finish_reason")
+        if value.get("error") or reason in ("ERROR", "TIMEOUT"):
+            self.draft.fail(value.get("error") or reason)
+        if reason is not None:
+            self.draft.stop(0, reason)
+        self.ended = True
+
+
+class ChatV1Reader(Reader):
+    """JSON lines with fragments; the last one repeats the whole answer. The end is `stream-end`."""
+
+    dialect = "cohere-v1"
+    end_mark = "stream-end"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._calls: dict[int, Piece] = {}
+        self._streamed = False
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events with `is_finished`; a whole one by its generation's id beside its text."""
+        if isinstance(value.get("event_type"), str):
+            return "is_finished" in value
+        return "generation_id" in value and isinstance(value.get("text"), str)
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event."""
+        self._streamed = True
+        kind = string(value.get("event_type"))
+        if kind == "text-generation":
+            self._text(value.get("text"))
+        elif kind == "tool-calls-chunk":
+            self._chunk(value)
+        elif kind == "citation-generation":
+            for one in sequence(value.get("citations")):
+                self._cite(one)
+        elif kind == "stream-end":
+            self._end(value)
+        elif kind == "stream-start":
+            self.draft.name(None, value.get("generation_id"))
+        elif kind in ("search-results", "search-queries-generation"):
+            self.draft.piece(0, (_OTHER, len(kind)), "other").keep(kind, value)
+        elif kind != "tool-calls-generation":  # the last event has these, too
+            self.draft.leave(kind or name, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """The whole answer."""
+        if "event_type" in value:
+            self.event("message", value)
+            return
+        self._response(value)
+        self._finish(value.get("finish_reason"))
+
+    def _text(self, text: Any) -> None:
+        self.draft.piece(0, (_TEXT,), "text").add(self.draft.words(text, "text"))
+
+    def _chunk(self, value: dict[str, Any]) -> None:
+        """The plan before the calls, or a fragment of one."""
+        if isinstance(value.get("text"), str):
+            self._text(value["text"])
+        delta = mapping(value.get("tool_call_delta"))
+        if delta:
+            number = index(delta.get("index")) or 0
+            piece = self._call(number)
+            piece.call(self.draft.words(delta.get("name"), "the name of a tool"))
+            piece.add(self.draft.words(delta.get("parameters"), "parameters"))
+
+    def _call(self, number: int) -> Piece:
+        piece = self.draft.piece(0, (_CALL, number), "call")
+        piece.needs_id = False
+        piece.empty_means = "{}"
+        if piece.kept:
+            self._calls[number] = piece
+        return piece
+
+    def _cite(self, one: Any) -> None:
+        said = mapping(one)
+        documents = ", ".join(string(each) for each in sequence(said.get("document_ids")) if string(each))
+        citation = citation_of({**said, **({"source": documents} if documents else {})}, "citation")
+        if citation is not None:
+            self.draft.cite(0, (_CITED,), citation)
+
+    def _end(self, value: dict[str, Any]) -> None:
+        self._response(mapping(value.get("response")))
+        reason = value.get("finish_reason")
+        if isinstance(reason, str) and reason.startswith("ERROR"):
+            self.draft.fail({"type": reason, "message": string(value.get("error"))})
+        self._finish(reason)
+
+    def _response(self, response: dict[str, Any]) -> None:
+        """All of the answer: it adds what no fragment has said."""
+        self.draft.name(response.get("model"), response.get("generation_id"))
+        piece, text = self.draft.piece(0, (_TEXT,), "text"), string(response.get("text"))
+        if not piece.size:
+            piece.add(text)
+        elif text and not piece.says(text):
+            self.draft.notes.add("the whole text is not what its fragments said, which is shown")
+        for number, one in enumerate(sequence(response.get("tool_calls"))):
+            if number not in self._calls:
+                call, said = self._call(number), mapping(one)
+                call.call(self.draft.words(said.get("name"), "the name of a tool"))
+                call.add(dump(said.get("parameters") or {}))
+        for one in sequence(response.get("citations")):
+            self._cite(one)
+        _use(self.draft, mapping(response.get("meta")))
+
+    def _finish(self, reason: Any) -> None:
+        if reason is not None:
+            self.draft.stop(0, reason)
+        self.ended = True

@@ -1,0 +1,219 @@
+"""Google's generateContent: whole, as server-sent events, or as elements of an array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....protocol.strict_json import shown
+from ...draft import Draft
+from ...pieces import Kind, Piece
+from ...values import MAX_INDEX, count, dump, mapping, sequence, string
+from ..citations import citation_of
+from ..reader import Reader
+from .partial_args import Arguments
+
+_TOKENS = frozenset(
+    (
+        *("promptTokenCount", "cachedContentTokenCount", "candidatesTokenCount", "thoughtsTokenCount"),
+        *("toolUsePromptTokenCount", "totalTokenCount"),
+    )
+)
+_REASONS = ("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER")
+"""The numbers of finish reasons, as far as Google's two APIs agree about them."""
+_BLOCKS = ("BLOCK_REASON_UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT")
+_FINE = ("STOP", "MAX_TOKENS")
+_CITED, _GROUNDED = MAX_INDEX, MAX_INDEX + 1
+_NO_KIND = ("thought", "thoughtSignature", "thought_signature", "videoMetadata", "partMetadata")
+"""Keys of a part that do not say what it is."""
+_SEARCHES = ("webSearchQueries", "imageSearchQueries", "retrievalQueries")
+
+
+class GeminiReader(Reader):
+    """Responses one after the other, each with some parts. There is no end mark: every candidate says why it ended."""
+
+    dialect = "gemini"
+    end_mark = "finishReason"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._last: dict[int, Piece] = {}
+        self._tokens: dict[str, Any] = {}
+        self._parts = 0
+        self._growing: dict[int, tuple[Piece, Arguments]] = {}
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Candidates, or a prompt that was refused; the numbers of tokens only where a model's version is beside."""
+        candidates = value.get("candidates")
+        if type(candidates) is list:
+            if not candidates:
+                return "usageMetadata" in value or "modelVersion" in value
+            first = candidates[0]
+            return type(first) is dict and ("content" in first or "finishReason" in first)
+        if "promptFeedback" in value or ("usageMetadata" in value and "modelVersion" in value):
+            return True
+        error = value.get("error")
+        return isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("status"), str)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every candidate has ended."""
+        return self.draft.all_stopped
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A response with some parts more."""
+        if name not in ("message", "error"):
+            self.draft.notes.add(f"an event called {shown(name)}")
+        self.whole(value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """A response."""
+        self.draft.name(value.get("modelVersion"), value.get("responseId"))
+        if value.get("error"):
+            self.draft.fail(value["error"])
+        for position, candidate in enumerate(sequence(value.get("candidates"))):
+            said = mapping(candidate)
+            self._candidate(self.draft.index(said.get("index"), "a candidate", position), said)
+        feedback = mapping(value.get("promptFeedback"))
+        if feedback.get("blockReason"):
+            self.draft.stop(0, f"blocked: {_named(feedback['blockReason'], _BLOCKS)}", last=True)
+            self.draft.detail("blockReasonMessage", feedback.get("blockReasonMessage"))
+            self._ratings(feedback)
+        if "usageMetadata" in value:
+            self._usage(mapping(value["usageMetadata"]))
+
+    def close(self) -> None:
+        """There is no more: a call that grows is shown as far as it has come."""
+        for candidate in list(self._growing):
+            self.draft.notes.add("the arguments of a call that come in parts do not end")
+            self._grown(candidate)
+
+    def _candidate(self, number: int, candidate: dict[str, Any]) -> None:
+        for part in sequence(mapping(candidate.get("content")).get("parts")):
+            self._part(number, mapping(part))
+        self._sources(number, candidate)
+        reason = candidate.get("finishReason")
+        if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
+            self._grown(number)
+            name = _named(reason, _REASONS)
+            self.draft.stop(number, name, last=True)  # older models say STOP in each; the last one says why
+            self.draft.detail("finishMessage", candidate.get("finishMessage"))
+            if name not in _FINE:
+                self._ratings(candidate)
+
+    def _ratings(self, value: dict[str, Any]) -> None:
+        """Of the safety ratings, those that say more than that there is nothing."""
+        ratings = map(mapping, sequence(value.get("safetyRatings")))
+        told = [
+            one for one in ratings if one.get("blocked") or one.get("probability") not in (None, 0, 1, "NEGLIGIBLE")
+        ]
+        self.draft.detail("safetyRatings", told)
+
+    def _sources(self, number: int, candidate: dict[str, Any]) -> None:
+        grounding = mapping(candidate.get("groundingMetadata"))
+        for chunk in sequence(grounding.get("groundingChunks")):
+            self._cite(number, chunk, "")
+        searched = {key: grounding[key] for key in _SEARCHES if grounding.get(key)}
+        if searched:
+            self.draft.piece(number, (_GROUNDED,), "other").keep("searched for", searched)
+        cited = mapping(candidate.get("citationMetadata"))
+        for one in sequence(cited.get("citationSources")) or sequence(cited.get("citations")):
+            self._cite(number, one, "citation")
+
+    def _cite(self, number: int, one: Any, kind: str) -> None:
+        citation = citation_of(one, kind)
+        if citation is not None:
+            self.draft.cite(number, (_CITED,), citation)
+
+    def _part(self, candidate: int, part: dict[str, Any]) -> None:
+        signature = string(part.get("thoughtSignature")) or string(part.get("thought_signature"))
+        if "text" in part:
+            kind: Kind = "reasoning" if part.get("thought") is True else "text"
+            piece = self._piece(candidate, kind)
+            piece.add(self.draft.words(part["text"], "text"))
+        elif "functionCall" in part:
+            piece = self._call(candidate, mapping(part["functionCall"]))
+        else:
+            what = next((key for key in part if key not in _NO_KIND), None)
+            if what is None and not signature:
+                return
+            last = self._last.get(candidate)
+            piece = last if what is None and last is not None else self._piece(candidate, "other", new=True)
+            if what is not None or last is None:
+                piece.keep((what or "part")[:100], part.get(what) if what else part)
+        piece.sign(signature)
+
+    def _piece(self, candidate: int, kind: Kind, *, new: bool = False) -> Piece:
+        """The last part where it is of that kind too: text comes in any number of parts that belong together."""
+        last = self._last.get(candidate)
+        if not new and last is not None and last.kind == kind:
+            return last
+        self._parts += 1
+        piece = self.draft.piece(candidate, (self._parts,), kind)
+        if piece.kept:
+            self._last[candidate] = piece
+        return piece
+
+    def _call(self, candidate: int, call: dict[str, Any]) -> Piece:
+        """A call comes whole, or by paths: first its name, then parts of its arguments, until nothing continues it."""
+        growing = self._growing.get(candidate)
+        name, continued = string(call.get("name")), call.get("willContinue") is True
+        if growing is not None and not name and "args" not in call:
+            piece, arguments = growing
+            self._grow(piece, arguments, call)
+        else:
+            self._grown(candidate)
+            piece, arguments = self._piece(candidate, "call", new=True), Arguments()
+            piece.needs_id = False
+            piece.identify(string(call.get("id")))
+            piece.call(self.draft.words(call.get("name"), "the name of a function"))
+            if "partialArgs" not in call and not continued:
+                piece.add(dump(call.get("args") or {}))
+                return piece
+            self._grow(piece, arguments, call)
+            if piece.kept:
+                self._growing[candidate] = (piece, arguments)
+        if not continued:
+            self._grown(candidate)
+        return piece
+
+    def _grow(self, piece: Piece, arguments: Arguments, call: dict[str, Any]) -> None:
+        for part in sequence(call.get("partialArgs")):
+            piece.hint(part)
+            if piece.tool != "custom" and not arguments.add(part):
+                self.draft.notes.add("arguments that come in parts with a path that fits nowhere, shown as they came")
+                piece.tool = "custom"
+
+    def _grown(self, candidate: int) -> None:
+        """Nothing continues the call whose arguments came in parts."""
+        piece, arguments = self._growing.pop(candidate, (None, None))
+        if piece is not None and arguments is not None:
+            if not arguments.whole:
+                self.draft.notes.add("an argument that comes in parts does not end")
+            piece.add(dump(piece.hints if piece.tool == "custom" else arguments.value))
+
+    def _usage(self, usage: dict[str, Any]) -> None:
+        """Its candidates' tokens are those beside the thoughts, its prompt's those beside what tools brought."""
+        for key, value in usage.items():
+            if key in _TOKENS:
+                self._tokens[key] = value
+        tokens = self._tokens
+        written, thought = count(tokens.get("candidatesTokenCount")), count(tokens.get("thoughtsTokenCount"))
+        read, brought = count(tokens.get("promptTokenCount")), count(tokens.get("toolUsePromptTokenCount"))
+        self.draft.use(
+            input=tokens.get("promptTokenCount") if read is None else read + (brought or 0),
+            tool_use=brought or None,
+            cached=tokens.get("cachedContentTokenCount"),
+            output=tokens.get("candidatesTokenCount")
+            if written is None and not thought
+            else (written or 0) + (thought or 0),
+            reasoning=tokens.get("thoughtsTokenCount"),
+            total=tokens.get("totalTokenCount"),
+        )
+
+
+def _named(reason: Any, names: tuple[str, ...]) -> Any:
+    """An enum's name where it came as its number (`$alt=json;enum-encoding=int`); the number where its name is unclear."""
+    if isinstance(reason, bool) or not isinstance(reason, int):
+        return reason
+    return names[reason] if 0 <= reason < len(names) else str(reason)[:20]

@@ -1,0 +1,174 @@
+"""Google's interactions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...draft import Draft
+from ...pieces import Kind, Piece
+from ...values import MAX_INDEX, count, dump, mapping, sequence, string
+from ..citations import citation_of
+from ..reader import Reader
+
+_FAMILIES = ("interaction.", "step.", "content.")
+_ENDS = {"completed", "failed", "cancelled", "incomplete", "requires_action", "budget_exceeded"}
+_RUNNING = {"in_progress", "queued", ""}
+
+
+class InteractionsReader(Reader):
+    """Events around numbered steps, or one interaction. The end is the event with its last state."""
+
+    dialect = "gemini-interactions"
+    end_mark = "interaction.completed"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._kinds: dict[int, str] = {}
+        self._parts = 0
+        self._last: dict[int, Piece] = {}
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of the known families, and an `interaction` itself."""
+        kind = value.get("event_type")
+        if isinstance(kind, str):
+            return kind.startswith(_FAMILIES) or (kind == "error" and "is_finished" not in value)
+        return value.get("object") == "interaction" or (
+            isinstance(value.get("steps", value.get("outputs")), list) and "status" in value and "type" not in value
+        )
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event."""
+        kind = string(value.get("event_type")) or name
+        family, _, step = kind.partition(".")
+        self._usage(mapping(mapping(value.get("metadata")).get("usage")))
+        if family == "interaction":
+            inner = mapping(value.get("interaction"))
+            self._state(inner, last=step in ("completed", "complete"))
+            if step == "status_update":
+                self._status(value.get("status"))
+        elif family in ("step", "content"):
+            number = self.draft.index(value.get("index"), "a step")
+            if step == "start":
+                self._step(number, mapping(value.get("step")) or mapping(value.get("content")))
+            elif step == "delta":
+                self._content(number, mapping(value.get("delta")))
+        elif kind == "error":
+            self.draft.fail(value.get("error") or value)
+        else:
+            self.draft.leave(kind, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """An interaction."""
+        if "event_type" in value:
+            self.event("message", value)
+            return
+        self._state(value, last=True)
+
+    def _state(self, interaction: dict[str, Any], *, last: bool) -> None:
+        self.draft.name(interaction.get("model") or interaction.get("agent"), interaction.get("id"))
+        self._usage(mapping(interaction.get("usage")))
+        if interaction.get("error"):
+            self.draft.fail(interaction["error"])
+        steps = interaction.get("steps")
+        if not isinstance(steps, list):
+            steps = [{"type": "model_output", "content": sequence(interaction.get("outputs"))}]
+        if last and not self._parts:  # otherwise its events have said all of it
+            for number, step in enumerate(steps):
+                if mapping(step).get("type") != "user_input":
+                    self._step(number, mapping(step))
+        if last:
+            self._status(interaction.get("status"))
+
+    def _status(self, status: Any) -> None:
+        said = string(status)
+        if said in _RUNNING:
+            return
+        if said == "failed" and self.draft.error is None:
+            self.draft.fail(said)
+        self.draft.stop(0, said, last=True)
+        self.ended = said in _ENDS
+
+    def _step(self, number: int, step: dict[str, Any]) -> None:
+        """A step that begins, or a whole one."""
+        kind = string(step.get("type"))
+        if len(self._kinds) < self.draft.max_items:
+            self._kinds[number] = kind
+        if kind in ("model_output", ""):
+            for part in sequence(step.get("content")):
+                self._content(number, mapping(part))
+        elif kind == "thought":
+            for part in sequence(step.get("summary")):
+                self._content(number, {"type": "thought_summary", "content": part})
+            self._content(number, {"type": "thought_signature", "signature": step.get("signature")})
+        elif kind == "function_call":
+            self._call(number, step)
+        else:
+            self._content(number, step)
+
+    def _content(self, number: int, part: dict[str, Any]) -> None:
+        """A part of a step, or a fragment of one."""
+        kind = string(part.get("type"))
+        if kind == "text":
+            self._piece(number, "text").add(self.draft.words(part.get("text"), "text"))
+            for one in sequence(part.get("annotations")):
+                self._cite(number, one)
+        elif kind in ("thought_summary", "thought"):
+            content = mapping(part.get("content"))
+            text = part.get("thought") if isinstance(part.get("thought"), str) else content.get("text")
+            self._piece(number, "reasoning").add(self.draft.words(text, "a thought"))
+        elif kind == "thought_signature":
+            if string(part.get("signature")):
+                self._piece(number, "reasoning").sign(string(part["signature"]))
+        elif kind == "text_annotation_delta":
+            for one in sequence(part.get("annotations")):
+                self._cite(number, one)
+        elif kind == "arguments_delta":
+            self._piece(number, "call").add(self.draft.words(part.get("arguments"), "arguments"))
+        elif kind == "function_call":
+            self._call(number, part)
+        elif part:
+            self._piece(number, "other", new=True).keep(kind or "part", part)
+
+    def _call(self, number: int, call: dict[str, Any]) -> None:
+        """A call; its arguments may come in fragments, behind empty ones at its begin."""
+        piece = self._piece(number, "call", new="name" in call)
+        piece.needs_id = False
+        piece.identify(string(call.get("id")))
+        piece.call(self.draft.words(call.get("name"), "the name of a function"))
+        arguments = call.get("arguments")
+        if isinstance(arguments, str):
+            piece.add(arguments)
+        elif arguments:
+            piece.add(dump(arguments))
+        piece.empty_means = "{}"
+
+    def _cite(self, number: int, one: Any) -> None:
+        citation = citation_of(one, "annotation")
+        if citation is not None:
+            self.draft.cite(0, (number, MAX_INDEX), citation)
+
+    def _piece(self, number: int, kind: Kind, *, new: bool = False) -> Piece:
+        last = self._last.get(number)
+        if not new and last is not None and last.kind == kind:
+            return last
+        self._parts += 1
+        piece = self.draft.piece(0, (number, self._parts), kind)
+        if piece.kept:
+            self._last[number] = piece
+        return piece
+
+    def _usage(self, usage: dict[str, Any]) -> None:
+        """Its output is beside the thoughts, its input beside what tools brought."""
+        if not usage:
+            return
+        written, thought = count(usage.get("total_output_tokens")), count(usage.get("total_thought_tokens"))
+        read, brought = count(usage.get("total_input_tokens")), count(usage.get("total_tool_use_tokens"))
+        self.draft.use(
+            input=None if read is None else read + (brought or 0),
+            cached=usage.get("total_cached_tokens"),
+            tool_use=brought or None,
+            output=None if written is None and thought is None else (written or 0) + (thought or 0),
+            reasoning=thought,
+            total=usage.get("total_tokens"),
+        )

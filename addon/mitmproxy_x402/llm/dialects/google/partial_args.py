@@ -1,0 +1,98 @@
+"""Arguments of Gemini's calls that come by paths: `{"jsonPath": "$.city", "stringValue": "Zür", "willContinue": true}`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ...values import mapping, string
+
+_STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d{1,6})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
+_VALUES = ("stringValue", "numberValue", "boolValue", "nullValue")
+MAX_DEPTH = 32
+"""Steps of a path."""
+MAX_OPEN = 1000
+"""Paths that wait for more."""
+
+
+class Arguments:
+    """Puts a call's arguments together. What cannot be put anywhere with certainty is refused."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] = {}
+        self._open: set[str] = set()
+        self._bare: set[str] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every argument that has begun has got a value."""
+        return not self._bare and not self._open
+
+    def add(self, part: Any) -> bool:
+        """Take one element of `partialArgs`; False: it fits nowhere."""
+        said = mapping(part)
+        path = string(said.get("jsonPath"))
+        steps = steps_of(path)
+        key = next((key for key in _VALUES if key in said), None)
+        if not steps or len(self._open) > MAX_OPEN or len(self._bare) > MAX_OPEN:
+            return False
+        continued = path in self._open
+        self._open.discard(path)
+        if said.get("willContinue") is True:
+            self._open.add(path)
+        if key is None:
+            if not continued and path not in self._open:
+                self._bare.add(path)
+            return True
+        self._bare -= {one for one in self._bare if path.startswith(one)}
+        return _put(self.value, steps, None if key == "nullValue" else said[key], continued=continued)
+
+
+def steps_of(path: str) -> list[str | int]:
+    """The keys and indexes of a JSON path; empty where it is none that is understood."""
+    if not path.startswith("$") or len(path) > 2000:
+        return []
+    steps: list[str | int] = []
+    at = 1
+    while at < len(path):
+        found = _STEP.match(path, at)
+        if found is None or len(steps) >= MAX_DEPTH:
+            return []
+        key, number, single, double = found.groups()
+        quoted = single if single is not None else double
+        steps.append(int(number) if number else key if key is not None else re.sub(r"\\(.)", r"\1", quoted))
+        at = found.end()
+    return steps
+
+
+def _put(value: Any, steps: list[str | int], last: Any, *, continued: bool) -> bool:
+    """Put `last` where `steps` lead; False: something else is there, or on the way."""
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if isinstance(step, int):
+            if not isinstance(value, list) or step > len(value):
+                return False
+            there = step < len(value)
+        elif isinstance(value, dict):
+            there = step in value
+        else:
+            return False
+        old = value[step] if there else None
+        if following is not None:
+            if not there:
+                old = [] if isinstance(following, int) else {}
+                _set(value, step, old)
+            value = old
+        elif not there:
+            _set(value, step, last)
+        elif continued and isinstance(old, str) and isinstance(last, str):
+            value[step] = old + last
+        else:
+            return type(old) is type(last) and old == last
+    return True
+
+
+def _set(value: Any, step: str | int, one: Any) -> None:
+    if isinstance(value, list):
+        value.append(one)
+    else:
+        value[step] = one

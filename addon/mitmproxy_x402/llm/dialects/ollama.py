@@ -1,0 +1,69 @@
+"""Ollama's own chat and generate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..draft import Draft
+from ..values import dump, mapping, sequence, string
+from .reader import Reader
+
+_REASONING, _TEXT, _CALL, _OTHER = range(4)
+
+
+class OllamaReader(Reader):
+    """JSON lines with fragments, the last of which is `done`; or that alone."""
+
+    dialect = "ollama"
+    end_mark = "line that says done"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._calls = 0
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """What says whether it is `done`, beside a message or a response."""
+        if not isinstance(value.get("done"), bool):
+            return False
+        return isinstance(value.get("message"), dict) or isinstance(value.get("response"), str)
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A line."""
+        if self.ended:
+            self.draft.notes.add("a line after the one that says done")
+        self.whole(value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """All of it, or a line of it."""
+        draft = self.draft
+        draft.name(value.get("model"))
+        if value.get("error"):
+            draft.fail(value["error"])
+        message = mapping(value.get("message"))
+        thought = message.get("thinking") or value.get("thinking")
+        if thought:
+            draft.piece(0, (_REASONING,), "reasoning").add(draft.words(thought, "thinking"))
+        text = message.get("content", value.get("response"))
+        if text:
+            draft.piece(0, (_TEXT,), "text").add(draft.words(text, "content"))
+        for call in map(mapping, sequence(message.get("tool_calls"))):
+            self._call(call)
+        for one in sequence(message.get("images")):
+            self._calls += 1
+            draft.piece(0, (_OTHER, self._calls), "other").keep("image", {"type": "image", "data": one})
+        if value.get("done") is True:
+            reason = string(value.get("done_reason"))
+            draft.use(input=value.get("prompt_eval_count"), output=value.get("eval_count"))
+            draft.stop(0, reason or "done")
+            self.ended = True
+
+    def _call(self, call: dict[str, Any]) -> None:
+        """A call comes whole, and has an id in newer versions only."""
+        self._calls += 1
+        piece, function = self.draft.piece(0, (_CALL, self._calls), "call"), mapping(call.get("function"))
+        piece.needs_id = False
+        piece.identify(string(call.get("id")))
+        piece.call(self.draft.words(function.get("name"), "the name of a tool"))
+        arguments = function.get("arguments")
+        piece.add(arguments if isinstance(arguments, str) else dump(arguments if arguments is not None else {}))

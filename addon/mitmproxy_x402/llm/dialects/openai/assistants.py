@@ -1,0 +1,138 @@
+"""OpenAI's assistants: a run and what it brings forth, streamed or whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...draft import Draft
+from ...pieces import Piece
+from ...values import MAX_INDEX, index, mapping, sequence, string
+from ..citations import citation_of
+from ..reader import Reader
+
+_ENDS = {"completed", "requires_action", "failed", "cancelled", "expired", "incomplete"}
+"""Statuses of a run after which the stream ends."""
+
+
+class AssistantsReader(Reader):
+    """Events named after the object that they bring: a run, its steps, its messages. The end is the run's last status."""
+
+    dialect = "openai-assistants"
+    end_mark = "last status of the run"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._messages: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Objects of the family `thread.*`, but for those that only keep what was said."""
+        what = value.get("object")
+        if not isinstance(what, str) or not what.startswith("thread."):
+            return False
+        return name.startswith("thread.") or what in ("thread.run", "thread.message.delta", "thread.run.step.delta")
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event."""
+        what = string(value.get("object"))
+        if what == "thread.run":
+            self._run(value)
+        elif what == "thread.message.delta":
+            self._fragment(value)
+        elif what == "thread.message":
+            self._message(value)
+        elif what in ("thread.run.step", "thread.run.step.delta"):
+            delta = mapping(value.get("delta")) or value
+            self._step(string(value.get("id")), mapping(delta.get("step_details")), whole=what == "thread.run.step")
+        elif what != "thread" and name not in ("done", "error"):
+            self.draft.leave(name, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """A run."""
+        self.event("message", value)
+
+    def _run(self, run: dict[str, Any]) -> None:
+        self.draft.name(run.get("model"), run.get("id"))
+        usage, status = mapping(run.get("usage")), string(run.get("status"))
+        self.draft.use(
+            input=usage.get("prompt_tokens"),
+            output=usage.get("completion_tokens"),
+            total=usage.get("total_tokens"),
+            cached=mapping(usage.get("prompt_token_details")).get("cached_tokens"),
+        )
+        if run.get("last_error"):
+            self.draft.fail(run["last_error"])
+        elif status == "failed":
+            self.draft.fail("failed")
+        required = mapping(mapping(run.get("required_action")).get("submit_tool_outputs"))
+        for number, call in enumerate(map(mapping, sequence(required.get("tool_calls")))):
+            self._call(number, call, whole=True)
+        self.draft.detail("incomplete_details", run.get("incomplete_details"))
+        if status in _ENDS:
+            self.draft.stop(0, status, last=True)
+            self.ended = True
+
+    def _message(self, message: dict[str, Any]) -> None:
+        """A message, as it begins or as it is in the end."""
+        if message.get("role") not in ("assistant", None):
+            return
+        number = self._number(self._messages, string(message.get("id")))
+        for place, part in enumerate(sequence(message.get("content"))):
+            self._part(number, place, mapping(part), whole=True)
+
+    def _fragment(self, value: dict[str, Any]) -> None:
+        number = self._number(self._messages, string(value.get("id")))
+        for place, part in enumerate(sequence(mapping(value.get("delta")).get("content"))):
+            said = mapping(part)
+            self._part(number, self.draft.index(said.get("index"), "a part", place), said, whole=False)
+
+    def _part(self, number: int, place: int, part: dict[str, Any], *, whole: bool) -> None:
+        kind = string(part.get("type"))
+        if kind == "text":
+            text = mapping(part.get("text"))
+            self._say(self.draft.piece(0, (0, number, place), "text"), text.get("value"), whole=whole)
+            for one in sequence(text.get("annotations")):
+                citation = citation_of(one, "annotation")
+                if citation is not None:
+                    self.draft.cite(0, (0, number, MAX_INDEX), citation)
+        elif kind == "refusal":
+            self._say(self.draft.piece(0, (0, number, place), "refusal"), part.get("refusal"), whole=whole)
+        elif part:
+            self.draft.piece(0, (0, number, place), "other").keep(kind or "part", part)
+
+    def _say(self, piece: Piece, text: Any, *, whole: bool) -> None:
+        words = self.draft.words(text, "a text")
+        if not whole or not piece.size:
+            piece.add(words)
+        elif words and not piece.says(words):
+            self.draft.notes.add("a whole text is not what its fragments said, which is shown")
+
+    def _step(self, identity: str, details: dict[str, Any], *, whole: bool) -> None:
+        """A step of the run: of calls of tools, what they are called with."""
+        base = self._number(self._steps, identity) * 1000
+        for place, call in enumerate(map(mapping, sequence(details.get("tool_calls")))):
+            number = index(call.get("index"))
+            self._call(base + (place if number is None else number), call, whole=whole)
+
+    def _call(self, number: int, call: dict[str, Any], *, whole: bool) -> None:
+        kind = string(call.get("type")) or "function"
+        if kind != "function":
+            other = self.draft.piece(0, (2, number), "other")
+            said = mapping(call.get(kind))
+            if whole or other.value is None:
+                other.keep(kind, said)
+            elif string(said.get("input")):
+                other.put(("input",), string(said["input"]))
+            return
+        piece = self.draft.piece(0, (1, number), "call")
+        function = mapping(call.get("function"))
+        piece.identify(string(call.get("id")))
+        if not piece.name:
+            piece.call(self.draft.words(function.get("name"), "the name of a tool"))
+        self._say(piece, function.get("arguments"), whole=whole)
+
+    def _number(self, known: dict[str, int], identity: str) -> int:
+        if identity not in known and len(known) >= self.draft.max_items:
+            return self.draft.max_items
+        return known.setdefault(identity, len(known))

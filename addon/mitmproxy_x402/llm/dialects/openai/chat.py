@@ -1,0 +1,286 @@
+"""OpenAI's chat completions, as OpenAI and the many who speak its dialect send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....protocol.strict_json import shown
+from ...draft import Draft
+from ...pieces import Piece
+from ...values import count, dump, index, mapping, says_something, sequence, string
+from ..citations import citation_of
+from ..reader import Reader
+
+# Where the parts of a choice stand: a message has no order of its own.
+_REASONING, _TEXT, _REFUSAL, _CITED, _AUDIO, _CALL, _FUNCTION, _OTHER = range(8)
+_OBJECTS = {"chat.completion", "chat.completion.chunk", "text_completion"}
+_IN_CHOICES = ("delta", "message", "text", "finish_reason")
+
+
+class ChatReader(Reader):
+    """Chunks with deltas, or one `chat.completion`. The end is a finish_reason in every choice, or `[DONE]`."""
+
+    dialect = "openai-chat"
+    end_mark = "finish_reason, and no [DONE]"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._calls: dict[tuple[int, int], Piece] = {}
+        self._begun: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+        self._texts: dict[int, Piece] = {}
+        self._others = 0
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """What has choices with something said in them."""
+        choices = value.get("choices")
+        if type(choices) is not list:
+            return string(value.get("object")) in _OBJECTS
+        if not choices:
+            return "object" in value or "usage" in value or "model" in value or "error" in value
+        first = choices[0]
+        return type(first) is dict and ("delta" in first or any(key in first for key in _IN_CHOICES))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has ended: many vendors send no `[DONE]`."""
+        return self.ended or self.draft.all_stopped
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A chunk."""
+        if self.ended:
+            self.draft.notes.add("an event after [DONE]")
+        if name not in ("message", "chat.completion.chunk", "error"):
+            self.draft.notes.add(f"an event called {shown(name)}")
+        self._read(value, whole=False)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """A `chat.completion`."""
+        self._read(value, whole=True)
+        self.ended = "choices" in value
+
+    def done(self) -> None:
+        """The stream's end."""
+        if not self.ended and not self.draft.all_stopped and self.draft.error is None:
+            self.draft.notes.add("[DONE] before every choice had its finish_reason")
+        self.ended = True
+
+    def _read(self, value: dict[str, Any], *, whole: bool) -> None:
+        draft = self.draft
+        draft.name(value.get("model"), value.get("id"))
+        if value.get("error"):
+            draft.fail(value["error"])
+        usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
+        if usage:
+            self._usage(mapping(usage))
+        for position, choice in enumerate(sequence(value.get("choices"))):
+            self._choice(mapping(choice), position, whole=whole)
+        for key in ("citations", "search_results"):
+            for one in sequence(value.get(key)):
+                self._cite(0, one, key.removesuffix("s"))
+
+    def _usage(self, usage: dict[str, Any]) -> None:
+        read, written = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
+        stored = next(
+            (read[key] for key in ("cache_write_tokens", "cache_creation_tokens") if count(read.get(key))),
+            usage.get("cache_creation_input_tokens"),
+        )
+        self.draft.use(
+            input=usage.get("prompt_tokens"),
+            output=usage.get("completion_tokens"),
+            total=usage.get("total_tokens"),
+            cached=read.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
+            cache_write=stored,
+            reasoning=written.get("reasoning_tokens"),
+        )
+        cost = usage.get("cost")
+        self.draft.charge(cost.get("total_cost") if isinstance(cost, dict) else cost)
+
+    def _choice(self, choice: dict[str, Any], position: int, *, whole: bool) -> None:
+        number = choice.get("index")
+        if type(number) is not int or number < 0:
+            number = self.draft.index(number, "a choice", position)
+        said = self._said(number, choice, whole=whole)
+        if self.draft.stopped(number) is not None and any(
+            said.get(key) for key in ("content", "tool_calls", "reasoning_content")
+        ):
+            self.draft.notes.add("more of a choice after its finish_reason")
+        content = said.get("content")
+        if len(said) == 1 and type(content) is str:  # nearly all of a stream
+            self._text(number, content)
+        elif said:
+            self._message(number, said, whole=whole)
+        if not content and "text" in choice and not says_something(said.get("tool_calls")):
+            self._text(number, choice["text"])  # the completions before chat; some say the same words twice
+        if choice.get("error"):
+            self.draft.fail(choice["error"])
+        if choice.get("finish_reason") is not None:
+            self._finish(number, choice)
+
+    def _said(self, number: int, choice: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+        """The delta, or the message: the one that says something, and never the same in both."""
+        delta, message = choice.get("delta"), choice.get("message")
+        if type(message) is not dict:
+            return delta if type(delta) is dict else {}
+        if type(delta) is not dict:
+            return message
+        if whole:
+            return _fuller(message, delta)
+        if _fuller(delta, message) is delta or self.draft.said_anything(number):
+            return delta  # a message beside deltas repeats all of them
+        return message
+
+    def _finish(self, number: int, choice: dict[str, Any]) -> None:
+        reason = choice["finish_reason"]
+        if reason == "":  # a zero value, not an end
+            return
+        self.draft.stop(number, reason)
+        native = choice.get("native_finish_reason")
+        if isinstance(native, str) and native.lower() != str(reason).lower():
+            self.draft.detail("native_finish_reason", native)
+        if reason == "content_filter":
+            self.draft.detail("content_filter_results", choice.get("content_filter_results"))
+
+    def _message(self, choice: int, said: dict[str, Any], *, whole: bool) -> None:
+        self._reasoning(choice, said)
+        content = said.get("content")
+        if isinstance(content, list):
+            for part in content:
+                self._part(choice, mapping(part))
+        else:
+            self._text(choice, content)
+        if said.get("refusal"):
+            self.draft.piece(choice, (_REFUSAL,), "refusal").add(self.draft.words(said["refusal"], "a refusal"))
+        for position, call in enumerate(sequence(said.get("tool_calls"))):
+            self._call(choice, mapping(call), position, whole=whole)
+        if says_something(said.get("function_call")):
+            piece = self.draft.piece(choice, (_FUNCTION,), "call")
+            piece.needs_id = False
+            self._function(piece, mapping(said["function_call"]), "arguments")
+        self._audio(choice, mapping(said.get("audio")))
+        for one in sequence(said.get("annotations")):
+            self._cite(choice, one, "annotation")
+        for one in sequence(said.get("images")):
+            self._other(choice, string(mapping(one).get("type")) or "images", one)
+
+    def _text(self, choice: int, content: Any) -> None:
+        if content is not None and content != "":
+            piece = self._texts.get(choice)
+            if piece is None:
+                piece = self.draft.piece(choice, (_TEXT,), "text")
+                if piece.kept:
+                    self._texts[choice] = piece
+            piece.add(content if type(content) is str else self.draft.words(content, "content"))
+
+    def _part(self, choice: int, part: dict[str, Any]) -> None:
+        """A part of a content that is a list, as Mistral sends it."""
+        if part.get("type") in ("text", "output_text"):
+            self._text(choice, part.get("text"))
+        elif part.get("type") == "thinking":
+            piece = self.draft.piece(choice, (_REASONING,), "reasoning")
+            thinking = part.get("thinking")
+            for one in thinking if isinstance(thinking, list) else [{"text": thinking}]:
+                piece.add(string(mapping(one).get("text")))
+            piece.sign(string(part.get("signature")))
+        else:
+            self._other(choice, string(part.get("type")) or "part", part)
+
+    def _reasoning(self, choice: int, said: dict[str, Any]) -> None:
+        """Under three names; who uses two of them says the same twice."""
+        words = said.get("reasoning_content") or said.get("reasoning") or said.get("thinking")
+        if words:
+            self.draft.piece(choice, (_REASONING,), "reasoning").add(self.draft.words(words, "reasoning"))
+        for detail in map(mapping, sequence(said.get("reasoning_details"))):
+            piece = self.draft.piece(choice, (_REASONING,), "reasoning")
+            if not words:
+                piece.add(string(detail.get("text")) or string(detail.get("summary")))
+            piece.sign(string(detail.get("signature")) or string(detail.get("data")))
+
+    def _call(self, choice: int, call: dict[str, Any], position: int, *, whole: bool) -> None:
+        """A fragment of a call: its index says of which; id and name come with the first one only.
+
+        `position`: in its list, which says which call it is in a whole message, and without indexes.
+        """
+        identity, custom = string(call.get("id")), mapping(call.get("custom"))
+        function = mapping(call.get("function"))
+        if not says_something(function) and (call.get("type") == "custom" or says_something(custom)):
+            kind, function = "custom", custom
+        else:
+            kind = "function"
+        given = call.get("index")
+        number = index(given)
+        if number is None:
+            if given is not None:
+                self.draft.notes.add("a fragment of a tool call without a usable index")
+            number = position if whole else self._guess(choice, identity, string(function.get("name")), position)
+        piece = self._calls.get((choice, number))
+        if piece is None or (identity and piece.id and identity != piece.id):
+            piece = self._begin(choice, number, again=piece is not None)
+        piece.identify(identity)
+        self._last[choice] = number
+        if kind == "custom":
+            piece.tool = "custom"
+        self._function(piece, function, "input" if kind == "custom" else "arguments")
+
+    def _guess(self, choice: int, identity: str, name: str, position: int) -> int:
+        """The index that a fragment without one means: the last call's, or the next where another one begins."""
+        last = self._last.get(choice)
+        if last is None:
+            return 0
+        known = self._calls.get((choice, last))
+        if known is None:
+            return last
+        another = known.id not in ("", identity) if identity else bool(name and known.name and known.name != name)
+        return last + 1 if another or (position and (identity or name)) else last
+
+    def _begin(self, choice: int, number: int, again: bool) -> Piece:
+        begun = self._begun.get(choice, 0)
+        if again:
+            self.draft.notes.add("tool calls with different ids have one index; they are kept apart")
+        elif begun < number and begun < self.draft.max_items:
+            self.draft.notes.add(f"the index of a tool call jumps to {number}, after {begun} calls")
+        piece = self.draft.piece(choice, (_CALL, number, begun), "call")
+        if piece.kept:
+            self._calls[choice, number] = piece
+            self._begun[choice] = begun + 1
+        return piece
+
+    def _function(self, piece: Piece, function: dict[str, Any], arguments: str) -> None:
+        name = self.draft.words(function.get("name"), "the name of a tool")
+        if name and name == piece.name:
+            self.draft.notes.add("the name of a tool call comes again")
+        else:
+            piece.call(name)
+        value = function.get(arguments)
+        if isinstance(value, (dict, list)):
+            self.draft.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
+            value = dump(value)
+        piece.add(self.draft.words(value, "arguments"))
+
+    def _audio(self, choice: int, audio: dict[str, Any]) -> None:
+        """Of sound, only what is spoken in it and how long its data is."""
+        if says_something({key: one for key, one in audio.items() if key != "expires_at"}):
+            piece = self.draft.piece(choice, (_AUDIO,), "other")
+            piece.name = "audio"
+            piece.add(string(audio.get("transcript")))
+            piece.left_out += len(string(audio.get("data")))
+
+    def _cite(self, choice: int, one: Any, kind: str) -> None:
+        citation = citation_of(one, kind)
+        if citation is not None:
+            self.draft.cite(choice, (_CITED,), citation)
+        elif says_something(one):
+            self._other(choice, string(mapping(one).get("type")) or f"{kind}s", one)
+
+    def _other(self, choice: int, kind: str, value: Any) -> None:
+        self._others += 1
+        self.draft.piece(choice, (_OTHER, self._others), "other").keep(kind, value)
+
+
+def _fuller(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Whichever says something beside its role; `one` where neither does."""
+    says = says_something({key: value for key, value in one.items() if key != "role"})
+    if says or not says_something({key: value for key, value in other.items() if key != "role"}):
+        return one
+    return other

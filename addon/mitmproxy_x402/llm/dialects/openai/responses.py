@@ -1,0 +1,319 @@
+"""OpenAI's responses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ....protocol.strict_json import shown
+from ...draft import Draft
+from ...pieces import Kind, Path, Piece
+from ...values import count, mapping, sequence, string
+from ..citations import citation_of
+from ..reader import Reader
+
+_ENDS = {"completed", "incomplete", "failed", "cancelled"}
+"""States after which nothing more comes."""
+_STATES = {f"response.{state}" for state in (*_ENDS, "created", "queued", "in_progress")}
+_FRAGMENTS: dict[str, tuple[Kind, int, str]] = {
+    "output_text": ("text", 0, "content_index"),
+    "text": ("text", 0, "content_index"),
+    "refusal": ("refusal", 0, "content_index"),
+    "reasoning_summary_text": ("reasoning", 0, "summary_index"),
+    "reasoning_summary": ("reasoning", 0, "summary_index"),
+    "reasoning_text": ("reasoning", 1, "content_index"),
+    "function_call_arguments": ("call", 0, ""),
+    "mcp_call_arguments": ("call", 0, ""),
+    "custom_tool_call_input": ("call", 0, ""),
+}
+"""What comes as response.X.delta and response.X.done: the part, and where it stands within its item."""
+_UNTOLD = re.compile(
+    r"(keepalive|ping|response\.(heartbeat|[a-z_]+_part\.(added|done)|compaction\.[a-z_]+|output_text\.annotation\.[a-z_]+"
+    r"|[a-z_]+\.(in_progress|completed|failed|searching|interpreting|generating|partial_image|compacting|done|added)))"
+)
+"""Events that say nothing that the whole item does not say again."""
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
+"""Kinds of items that are calls, and the key of what they are called with."""
+_WHOLE = ("text", "refusal", "arguments", "input")
+"""Keys of all that the fragments of a part have said."""
+_CITED, _OTHER, _CHANGED = 1_000, 2, 3
+
+
+class ResponsesReader(Reader):
+    """Numbered events around items, or one `response`. The end is the event with the response's last state."""
+
+    dialect = "openai-responses"
+    end_mark = "last state of the response"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._items: dict[int, str] = {}
+        self._by_id: dict[str, int] = {}
+        self._sequence: int | None = None
+        self._resumed = False
+        self._state_was = ""
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of a type `response.*`, and a `response` itself."""
+        kind = value.get("type")
+        if type(kind) is str:
+            return kind[:9] == "response." or (kind == "error" and not value.get("error") and "event_type" not in value)
+        return value.get("object") == "response"
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.ended and self._state_was != "cancelled"
+
+    @property
+    def unfinished(self) -> str | None:
+        """In which state it is."""
+        if self._state_was in ("cancelled", "failed"):
+            return None
+        if self._state_was in ("queued", "in_progress") and self.draft.event <= 1:
+            return f"the answer is not complete: the response is {self._state_was}"
+        return super().unfinished
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """An event; its data names its type once more."""
+        kind = value.get("type")
+        if type(kind) is not str:
+            kind = name
+        if name != kind and name != "message":
+            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        if self.ended:
+            self.draft.notes.add("an event after the response's last state")
+        self._number(value.get("sequence_number"), kind)
+        what, _, step = kind[9:].rpartition(".")
+        if what in _FRAGMENTS and step in ("delta", "done"):
+            self._fragment(what, step, value)
+        elif kind in _STATES:
+            self._state(mapping(value.get("response")), kind[9:])
+        elif kind in ("response.output_item.added", "response.output_item.done"):
+            item = mapping(value.get("item"))
+            self._item(self._place(value, item), item, done=kind.endswith("done"))
+        elif kind == "error":
+            self.draft.fail(value.get("error") or value)
+        elif kind == "response.output_text.annotation.added":
+            self._cite(self._place(value), value.get("annotation"))
+        elif not self._other_fragment(kind, what, step, value) and not _UNTOLD.fullmatch(kind):
+            self.draft.leave(kind, value)
+
+    def ping(self, value: dict[str, Any]) -> None:
+        """It is numbered, too."""
+        self._number(value.get("sequence_number"), "response.queued")
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """A `response`."""
+        if "output" not in value and value.get("object") != "response":  # one event, by itself
+            self.event("message", value)
+        else:
+            self._state(value, string(value.get("status")), whole=True)
+
+    def _number(self, number: Any, kind: str) -> None:
+        given = count(number)
+        if self._sequence is None and not self._items and kind not in _STATES and kind != "error":
+            self._resumed = True
+        if given is None:
+            return
+        if self._sequence is not None and given != self._sequence + 1:
+            self.draft.notes.add(f"the sequence_number jumps from {self._sequence} to {given}")
+        self._sequence = given
+
+    def _place(self, value: dict[str, Any], item: dict[str, Any] | None = None) -> int:
+        """Which item an event is about: as its index says, or else its item's id."""
+        identity = string((item or {}).get("id")) or string(value.get("item_id"))
+        given = value.get("output_index")
+        if type(given) is not int and identity:
+            return self._by_id.setdefault(identity, len(self._items))
+        number = self.draft.index(given, "an item")
+        if identity and len(self._by_id) < self.draft.max_items:
+            self._by_id.setdefault(identity, number)
+        return number
+
+    def _state(self, response: dict[str, Any], state: str, *, whole: bool = False) -> None:
+        draft = self.draft
+        draft.name(response.get("model"), response.get("id"))
+        usage = mapping(response.get("usage"))
+        if usage:
+            read, written = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
+            draft.use(
+                input=usage.get("input_tokens"),
+                output=usage.get("output_tokens"),
+                total=usage.get("total_tokens"),
+                cached=read.get("cached_tokens"),
+                cache_write=read.get("cache_write_tokens"),
+                reasoning=written.get("reasoning_tokens"),
+            )
+            draft.charge(usage.get("cost"))
+        if response.get("error"):
+            draft.fail(response["error"])
+        self._state_was = state
+        last = state in _ENDS
+        if not last and not whole:
+            return
+        output = sequence(response.get("output"))
+        if output and self._items and len(output) != len(self._items) and not self._resumed:
+            draft.notes.add("the whole response at the end has another number of items than its events")
+        for number, item in enumerate(output):
+            self._item(number, mapping(item), done=True)
+        if not last:
+            return
+        if state == "failed" and draft.error is None:
+            draft.fail("failed")
+        about = mapping(response.get("incomplete_details"))
+        reason = about.get("reason") if state == "incomplete" else None
+        for key, value in about.items():
+            if key != "reason":
+                draft.detail(key, value)
+        if not self.ended:
+            draft.stop(0, reason if isinstance(reason, str) else state)
+        self.ended = True
+
+    # Items.
+
+    def _item(self, number: int, item: dict[str, Any], *, done: bool) -> None:
+        """An item, as it begins or as it is in the end: what it brings must be what its fragments said."""
+        kind = string(item.get("type"))
+        if number in self._items or len(self._items) < self.draft.max_items:
+            self._items[number] = kind
+        if kind == "message":
+            self._message(number, [mapping(part) for part in sequence(item.get("content"))])
+        elif kind == "reasoning":
+            for group, key in enumerate(("summary", "content")):
+                texts = [mapping(part).get("text") for part in sequence(item.get(key))]
+                self._texts(number, group, "reasoning", texts)
+            if string(item.get("encrypted_content")):  # the last one counts: at first there is only its beginning
+                self._piece(number, 0, 0, "reasoning").seal(string(item["encrypted_content"]))
+        elif kind in _CALLS:
+            piece = self._piece(number, 0, 0, "call")
+            piece.identify(string(item.get("call_id")) or string(item.get("id")))
+            if not piece.name:
+                piece.call(self.draft.words(item.get("name"), "the name of a tool"))
+            piece.tool = {"function_call": "function", "custom_tool_call": "custom"}.get(kind, kind)
+            self._whole(piece, item.get(_CALLS[kind]))
+            if item.get("output") is not None or item.get("error"):
+                self._piece(number, _OTHER, 0, "other").keep(f"{kind} output", item.get("output") or item.get("error"))
+        else:
+            piece = self._piece(number, _OTHER, 0, "other")
+            piece.keep(kind or "item", item)
+            if done:
+                piece.forget()
+
+    def _message(self, number: int, parts: list[dict[str, Any]]) -> None:
+        for kind, key in (("output_text", "text"), ("refusal", "refusal")):
+            said: Kind = "text" if key == "text" else "refusal"
+            places = {place: part.get(key) for place, part in enumerate(parts) if string(part.get("type")) == kind}
+            self._at_places(number, 0, said, places, len(parts))
+        for place, part in enumerate(parts):
+            if string(part.get("type")) not in ("output_text", "refusal"):
+                self._piece(number, 0, place, "other").keep(string(part.get("type")) or "part", part)
+            for one in sequence(part.get("annotations")):
+                self._cite(number, one)
+
+    def _texts(self, number: int, group: int, kind: Kind, texts: list[Any]) -> None:
+        self._at_places(number, group, kind, dict(enumerate(texts)), len(texts))
+
+    def _at_places(self, number: int, group: int, kind: Kind, said: dict[int, Any], parts: int) -> None:
+        """The whole texts of an item's parts: each belongs to the part at its place, or to one whose fragments came
+        under an index that the item has not.
+        """
+        astray = [
+            place
+            for place in range(parts, parts + 16)
+            if (piece := self.draft.find(0, (number, group, place))) is not None and piece.kind == kind
+        ]
+        for place, text in said.items():
+            piece = self.draft.find(0, (number, group, place))
+            if piece is None and astray:
+                piece = self.draft.find(0, (number, group, astray.pop(0)))
+            elif piece is None or piece.kind != kind:
+                piece = self._piece(number, group, place, kind)
+            if piece is not None:
+                self._whole(piece, text)
+
+    def _whole(self, piece: Piece, text: Any) -> None:
+        """All of a part's text: it is what its fragments said, where there were any."""
+        words = self.draft.words(text, "a part of an item")
+        if not words or piece.says(words):
+            return
+        if not piece.size:
+            piece.add(words)
+        elif self._resumed and words.endswith(piece.text):  # the fragments before were sent to somebody else
+            piece.replace(words)
+        else:
+            self.draft.notes.add("the whole text of a part is not what its fragments said, which is shown")
+
+    def _cite(self, number: int, annotation: Any) -> None:
+        citation = citation_of(annotation, "annotation")
+        if citation is not None:
+            self.draft.cite(0, (number, _CITED), citation)
+
+    # Fragments.
+
+    def _fragment(self, what: str, step: str, value: dict[str, Any]) -> None:
+        part, group, within = _FRAGMENTS[what]
+        number = self._place(value)
+        if number not in self._items and not self._resumed:
+            self.draft.notes.add("a fragment for an item that has not begun")
+        place = value.get(within, 0) if within else 0
+        if type(place) is not int or place < 0:
+            place = self.draft.index(place, f"a {what} fragment")
+        piece = self._piece(number, group, place, part)
+        if what == "custom_tool_call_input":
+            piece.tool = "custom"
+        if step == "delta":
+            if piece.closed:
+                self.draft.notes.add("a fragment for a part that has ended")
+            piece.add(self.draft.words(value.get("delta"), "a fragment"))
+        else:
+            piece.closed = True
+            self._whole(piece, next((value[key] for key in _WHOLE if key in value), None))
+
+    def _other_fragment(self, kind: str, what: str, step: str, value: dict[str, Any]) -> bool:
+        """A fragment of an item of any other kind (code, a patch, a command): it is shown where it belongs in the item.
+
+        `response.code_interpreter_call_code.delta` is of the `code` of a `code_interpreter_call`. False: it is none.
+        """
+        number = self._place(value) if "output_index" in value or "item_id" in value else -1
+        whose = self._items.get(number, "")
+        if step == "delta" and what.startswith("audio"):
+            self._sound(what, value)
+            return True
+        if not whose or whose in ("message", "reasoning") or whose in _CALLS or not what.startswith(whose):
+            return False
+        piece = self._piece(number, _OTHER, 0, "other")
+        slot = _slot(mapping(piece.value), what[len(whose) :].strip("_"), value)
+        delta = value.get("delta")
+        if step == "delta" and isinstance(delta, (str, dict)):
+            for key, text in ({"": delta} if isinstance(delta, str) else delta).items():
+                piece.put((*slot, key) if key else slot, string(text))
+        return step in ("delta", "done", "added") and bool(slot)
+
+    def _sound(self, what: str, value: dict[str, Any]) -> None:
+        """Of sound, only what is spoken in it and how long its data is."""
+        piece = self.draft.piece(0, (self.draft.max_items,), "other")
+        piece.name = "audio"
+        if "transcript" in what:
+            piece.add(string(value.get("delta")))
+        else:
+            piece.left_out += len(string(value.get("delta")))
+
+    def _piece(self, number: int, group: int, place: int, kind: Kind) -> Piece:
+        piece = self.draft.piece(0, (number, group, place), kind)
+        if piece.kind != kind:
+            self.draft.notes.add(f"item {number} changes what it is")
+            piece = self.draft.piece(
+                0, (number, _CHANGED, place, ("text", "reasoning", "refusal", "call", "other").index(kind)), kind
+            )
+        return piece
+
+
+def _slot(item: dict[str, Any], name: str, value: dict[str, Any]) -> Path:
+    """Where in `item` what an event calls `name` belongs: `operation_diff` is the `diff` in its `operation`."""
+    numbered = count(value.get("command_index"))
+    for at in range(len(name)):
+        if name[at] == "_" and isinstance(item.get(name[:at]), dict):
+            return (name[:at], name[at + 1 :])
+    return (name, numbered) if name and numbered is not None else (name,) if name else ()

@@ -1,0 +1,60 @@
+"""OpenAI's transcriptions of speech, streamed or whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...draft import Draft
+from ...values import mapping, string
+from ..reader import Reader
+
+_SEGMENT = "transcript.text.segment"
+
+
+class TranscriptionReader(Reader):
+    """Fragments of the transcript, then all of it. The end is `transcript.text.done`."""
+
+    dialect = "openai-transcription"
+    end_mark = "transcript.text.done"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._segments = False
+
+    @staticmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Events of a type `transcript.text.*`; a whole one by its text beside a usage of that kind."""
+        kind = value.get("type")
+        if isinstance(kind, str) and kind.startswith("transcript."):
+            return True
+        usage = mapping(value.get("usage"))
+        return kind is None and isinstance(value.get("text"), str) and usage.get("type") in ("tokens", "duration")
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A fragment, a segment, or the end."""
+        kind = string(value.get("type"))
+        piece = self.draft.piece(0, (0,), "text")
+        if kind == "transcript.text.delta":
+            piece.add(self.draft.words(value.get("delta"), "a fragment"))
+        elif kind == _SEGMENT:
+            if not piece.size or self._segments:
+                self._segments = True
+                piece.add(self.draft.words(value.get("text"), "a segment"))
+        elif kind == "transcript.text.done":
+            self.whole(value)
+        else:
+            self.draft.leave(kind or name, value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """All of the transcript."""
+        piece = self.draft.piece(0, (0,), "text")
+        text = self.draft.words(value.get("text"), "the transcript")
+        if not piece.size:
+            piece.add(text)
+        elif text and not piece.says(text) and not self._segments:
+            self.draft.notes.add("the whole transcript is not what its fragments said, which is shown")
+        usage = mapping(value.get("usage"))
+        self.draft.use(
+            input=usage.get("input_tokens"), output=usage.get("output_tokens"), total=usage.get("total_tokens")
+        )
+        self.ended = True

@@ -1,0 +1,54 @@
+"""What the readers of all dialects have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from ..draft import Draft
+from ..reading import Dialect
+
+
+class Reader(ABC):
+    """Reads one answer in one dialect into a Draft. Takes any JSON object without complaint: it notes what is odd."""
+
+    dialect: ClassVar[Dialect]
+    end_mark: ClassVar[str]
+    """What an answer ends with, for people."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.ended = False
+        """Whether the end that the dialect prescribes has come."""
+
+    @staticmethod
+    @abstractmethod
+    def speaks(name: str, value: dict[str, Any]) -> bool:
+        """Whether `value`, a whole answer or an event called `name`, can only be in this dialect."""
+
+    @abstractmethod
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """One event of a stream: its name (`message` where it has none) and its data."""
+
+    @abstractmethod
+    def whole(self, value: dict[str, Any]) -> None:
+        """An answer that is not streamed."""
+
+    def done(self) -> None:
+        """The event whose data is `[DONE]`. Some gateways add one in every dialect; it adds nothing."""
+
+    def ping(self, value: dict[str, Any]) -> None:
+        """An event by which the stream is only kept open."""
+
+    def close(self) -> None:
+        """There is no more."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer came to its prescribed end."""
+        return self.ended
+
+    @property
+    def unfinished(self) -> str | None:
+        """What to say of an answer that is not complete; None: what was said is enough."""
+        return f"the answer is not complete: there is no {self.end_mark}"

@@ -1,0 +1,150 @@
+"""Amazon's event stream (application/vnd.amazon.eventstream): binary frames with headers and checksums.
+
+A frame is its length, the length of its headers, a CRC-32 of these two, the headers, the payload, and a CRC-32 of all
+before; numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+from ..sse import MAX_EVENT, Notes
+from . import Framed
+
+_PRELUDE = struct.Struct(">III")
+_CRC = struct.Struct(">I")
+_LEAST = _PRELUDE.size + _CRC.size
+_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+"""Bytes of a header's value, by its type: booleans, numbers, a time, a UUID."""
+_BYTES, _STRING = 6, 7
+MAX_HEADERS = 128 * 1024
+"""Bytes of the headers of a frame, as the format bounds them."""
+
+
+def begins_frame(data: bytes) -> bool | None:
+    """Whether `data` begins with a frame; None: there is too little of it to tell."""
+    if len(data) < _PRELUDE.size:
+        return None if data[:1] in (b"", b"\0", b"\1") else False
+    total, headers, check = _PRELUDE.unpack_from(data)
+    return bool(total >= _LEAST and headers <= total - _LEAST and crc32(data[:8]) == check)
+
+
+class Frames:
+    """Bytes in, frames out: each with its event type and its payload."""
+
+    def __init__(self, max_frame: int = MAX_EVENT) -> None:
+        self._notes = Notes()
+        self._max_frame = max_frame
+        self._kept = bytearray()
+        self._position = 0
+        self._left_out = 0
+        self._frames = 0
+        self._lost = False
+
+    @property
+    def irregular(self) -> list[str]:
+        """What is out of order so far, in words for people; bounded."""
+        return self._notes.texts()
+
+    def feed(self, data: bytes) -> Iterator[Framed]:
+        """The frames that `data` completes."""
+        if self._left_out:
+            skipped = min(self._left_out, len(data))
+            self._left_out -= skipped
+            self._position += skipped
+            data = data[skipped:]
+        if self._lost or not data:
+            return
+        self._kept += data
+        at = 0
+        while len(self._kept) - at >= _PRELUDE.size:
+            total, headers, check = _PRELUDE.unpack_from(self._kept, at)
+            if crc32(memoryview(self._kept)[at : at + 8]) != check or headers + _LEAST > total:
+                self._lose("the beginning of a frame has a wrong checksum: what follows is not read")
+                return
+            if total > self._max_frame:
+                self._notes.add(f"a frame is larger than {self._max_frame} bytes and is dropped")
+                there = len(self._kept) - at
+                self._position += at + min(total, there)
+                self._left_out = max(0, total - there)
+                del self._kept[: at + total]
+                at = 0
+                self._frames += 1
+                continue
+            if len(self._kept) - at < total:
+                break
+            yield from self._frame(bytes(memoryview(self._kept)[at : at + total]), headers, self._position + at)
+            at += total
+        del self._kept[:at]
+        self._position += at
+
+    def end(self) -> None:
+        """There is no more."""
+        if self._kept or self._left_out:
+            self._notes.add("the stream ends in the middle of a frame, which is discarded")
+
+    def _lose(self, why: str) -> None:
+        self._notes.add(why)
+        self._lost = True
+        self._kept.clear()
+
+    def _frame(self, frame: bytes, length: int, begin: int) -> Iterator[Framed]:
+        self._frames += 1
+        (check,) = _CRC.unpack_from(frame, len(frame) - _CRC.size)
+        if crc32(memoryview(frame)[: -_CRC.size]) != check:
+            self._notes.add(f"frame {self._frames} has a wrong checksum; it is read all the same")
+        if length > MAX_HEADERS:
+            self._notes.add(f"frame {self._frames} has more than {MAX_HEADERS} bytes of headers and is dropped")
+            return
+        headers = _headers(frame[_PRELUDE.size : _PRELUDE.size + length])
+        if headers is None:
+            self._notes.add(f"the headers of frame {self._frames} cannot be read")
+            headers = {}
+        kind = headers.get(":event-type", "")
+        if headers.get(":message-type", "event") != "event":
+            kind = "error"
+            what = headers.get(":exception-type") or headers.get(":error-code", "")
+            payload = frame[_PRELUDE.size + length : -_CRC.size]
+            yield Framed(kind, _failure(what, headers.get(":error-message", ""), payload), begin, begin + len(frame))
+            return
+        yield Framed(kind, frame[_PRELUDE.size + length : -_CRC.size], begin, begin + len(frame))
+
+
+def _failure(kind: str, message: str, payload: bytes) -> bytes:
+    """An exception's frame as the error that it says, in JSON."""
+    try:
+        said = json.loads(payload) if payload else {}
+    except (ValueError, RecursionError):
+        said = {"payload": payload[:2000].decode("utf-8", "replace")}
+    if not isinstance(said, dict):
+        said = {"payload": said}
+    error = {"type": kind, **({"message": message} if message else {}), **said}
+    return json.dumps({"error": error}).encode()
+
+
+def _headers(data: bytes) -> dict[str, str] | None:
+    """The headers whose value is text; None where they are not whole."""
+    found: dict[str, str] = {}
+    at = 0
+    try:
+        while at < len(data):
+            name = data[at + 1 : at + 1 + data[at]].decode("utf-8", "replace")
+            at += 1 + data[at]
+            kind = data[at]
+            at += 1
+            if kind in (_BYTES, _STRING):
+                (size,) = struct.unpack_from(">H", data, at)
+                at += 2
+            else:
+                size = _SIZES[kind]
+            if at + size > len(data):
+                return None
+            if kind == _STRING:
+                found[name] = data[at : at + size].decode("utf-8", "replace")
+            at += size
+    except (IndexError, KeyError, struct.error):
+        return None
+    return found

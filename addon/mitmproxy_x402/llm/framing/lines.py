@@ -1,0 +1,92 @@
+"""One JSON object, or one on each line: which it is, the first line says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...protocol.strict_json import Undecodable, decode_json
+from ..sse import MAX_EVENT, Notes
+from . import Framed
+
+_SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
+
+
+class Lines:
+    """Bytes in, lines out, as soon as it is clear that the body is no single object."""
+
+    def __init__(self, max_line: int = MAX_EVENT) -> None:
+        self.several = False
+        """Whether there is an object on each line; before that is known, it is taken for a single one."""
+        self._single = False
+        self._notes = Notes()
+        self._max_line = max_line
+        self._kept = bytearray()
+        self._dropping = False
+        self._fed = 0
+        self._first: Framed | None = None
+
+    @property
+    def irregular(self) -> list[str]:
+        """What is out of order so far, in words for people; bounded."""
+        return self._notes.texts()
+
+    def feed(self, data: bytes) -> Iterator[Framed]:
+        """The lines that `data` completes; nothing while the body may be a single object."""
+        at = 0
+        self._fed += len(data)
+        while not self._single:
+            newline = data.find(b"\n", at)
+            if newline < 0:
+                break
+            self._keep(data[at:newline])
+            at = newline + 1
+            line = self._line(self._fed - len(data) + at)
+            if line is None:
+                continue
+            if self.several:
+                yield line
+            elif self._first is not None:
+                first, self._first, self.several = self._first, None, True
+                yield from (first, line)
+            elif _is_object(line.data):
+                self._first = line
+            else:
+                self._single = True
+                self._kept[:0] = line.data + b"\n"
+        self._keep(data[at:])
+
+    def rest(self) -> Framed | None:
+        """What no line end has ended: the last line, or the whole of a single object."""
+        line = self._line(self._fed)
+        first, self._first = self._first, None
+        if first is not None and line is not None:  # two on two lines, the last without a line end
+            self.several = True
+            self._first = line
+            return first
+        return first or line
+
+    def _keep(self, piece: bytes) -> None:
+        if self._dropping:
+            return
+        if len(self._kept) + len(piece) > self._max_line:
+            what = "a line" if self.several else "the answer"
+            self._notes.add(f"{what} is larger than {self._max_line} bytes and is not read")
+            self._dropping = True
+            self._kept.clear()
+        else:
+            self._kept += piece
+
+    def _line(self, end: int) -> Framed | None:
+        data = bytes(self._kept).strip(_SPACE)
+        self._kept.clear()
+        dropped, self._dropping = self._dropping, False
+        return Framed("", data, end - len(data), end) if data and not dropped else None
+
+
+def _is_object(data: bytes) -> bool:
+    if not data.startswith(b"{") or not data.endswith(b"}"):
+        return False
+    try:
+        return isinstance(decode_json(data)[0], dict)
+    except Undecodable:
+        return False

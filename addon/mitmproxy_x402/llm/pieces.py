@@ -1,0 +1,198 @@
+"""One part of an answer while its fragments come in."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_right
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Literal
+
+from .reading import Added, Broken
+from .values import dump, joined
+
+if TYPE_CHECKING:
+    from .draft import Draft
+
+MAX_NAME = 1000
+"""Characters of a tool's name that are kept."""
+MAX_ORIGINS = 50_000
+"""Fragments of one call whose events are remembered; further ones count as the last one's."""
+
+MAX_SLOTS = 100
+"""Texts within one other part that come in fragments."""
+
+Kind = Literal["text", "reasoning", "refusal", "call", "citation", "other"]
+Place = tuple[int, ...]
+Path = tuple[str | int, ...]
+
+
+class Piece:
+    """One part of the answer, growing."""
+
+    def __init__(self, draft: Draft, kind: Kind, choice: int, number: int, *, kept: bool = True) -> None:
+        self.kind = kind
+        self.choice = choice
+        self.number = number
+        self.id = ""
+        self.name = ""
+        self.tool = "function"
+        """Of a call: its ToolCall.kind."""
+        self.value: Any = None
+        """Of another part: what it is. Its kind is `name`."""
+        self.closed = False
+        self.left_out = 0
+        """Of another part: characters of its data that were only counted."""
+        self.empty_means = ""
+        """Of a call: the arguments that no fragment at all stands for."""
+        self.needs_id = True
+        """Of a call: whether its dialect gives every call an id."""
+        self.hints: list[Any] = []
+        """Of a call whose arguments come by paths: these parts, as they came."""
+        self.slots: dict[Path, StringIO] = {}
+        """Of another part: its fragments, by where in its value they belong."""
+        self.kept = kept
+        """False: there were too many parts, and nothing of this one stays."""
+        self._draft = draft
+        self._text = StringIO()
+        self._half = ""
+        self._signature = StringIO()
+        self._begins = array("L")
+        self._events = array("L")
+
+    def add(self, fragment: str) -> None:
+        """The next fragment of its text, or of its arguments."""
+        draft = self._draft
+        if not fragment or not self.kept or not draft.room(len(fragment)):
+            return
+        if draft.trace is not None:
+            self._told("arguments" if self.kind == "call" else self.name or self.kind, fragment)
+        if self.kind == "call" and len(self._begins) < MAX_ORIGINS:
+            self._begins.append(self.size)
+            self._events.append(draft.event)
+        if self._half:  # JSON can cut a character in two: the second half comes with the next fragment
+            fragment, self._half = joined(self._half + fragment), ""
+        if "\ud800" <= fragment[-1] <= "\udbff":
+            fragment, self._half = fragment[:-1], fragment[-1]
+        self._text.write(fragment)
+
+    def replace(self, text: str) -> None:
+        """Make `text` all that it says."""
+        self._text, self._half = StringIO(), ""
+        self._begins, self._events = array("L"), array("L")
+        self.add(text)
+
+    def sign(self, fragment: str) -> None:
+        """The next fragment of its signature."""
+        if fragment and self.kept and self._draft.room(len(fragment)):
+            self._signature.write(fragment)
+            if self._draft.trace is not None:
+                self._told("signature", fragment)
+
+    def seal(self, signature: str) -> None:
+        """The whole signature; it replaces what there was."""
+        self._signature = StringIO()
+        self.sign(signature)
+
+    def identify(self, identity: str) -> None:
+        """Of a call: its id. The first one counts."""
+        if identity and not self.id and self.kept and self._draft.room(len(identity)):
+            self.id = identity
+
+    def call(self, fragment: str) -> None:
+        """Of a call: the next fragment of its name."""
+        if len(self.name) + len(fragment) > MAX_NAME:
+            self._draft.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
+        elif fragment and self.kept and self._draft.room(len(fragment)):
+            self.name += fragment
+            if self._draft.trace is not None:
+                self._told("tool call", fragment)
+
+    def keep(self, kind: str, value: Any) -> None:
+        """Make it another part: `value`, of the vendor's `kind`; it replaces the one before."""
+        if self.kept and self._draft.room(len(dump(value))):
+            self.name, self.value = kind, value
+            if self._draft.trace is not None:
+                self._told(kind, dump(value)[:200])
+
+    def hint(self, part: Any) -> None:
+        """Of a call: a part of its arguments that is put into its place later."""
+        text = dump(part)
+        if self.kept and self._draft.room(len(text)):
+            self.hints.append(part)
+            if self._draft.trace is not None:
+                self._told("arguments", text)
+
+    def put(self, path: Path, fragment: str) -> None:
+        """Of another part: the next fragment of the text at `path` in its value."""
+        if not fragment or not self.kept or not self._draft.room(len(fragment)):
+            return
+        text = self.slots.get(path)
+        if text is None:
+            if len(self.slots) >= MAX_SLOTS:
+                return
+            text = self.slots[path] = StringIO()
+        text.write(fragment)
+        if self._draft.trace is not None:
+            self._told(".".join(str(step) for step in (self.name, *path)), fragment)
+
+    def forget(self) -> None:
+        """Of another part: its value is whole now, and its fragments are in it."""
+        self.slots.clear()
+
+    def _told(self, what: str, text: str) -> None:
+        self._draft.told(Added(what, text, self.number, self.name if self.kind == "call" else "", self.choice))
+
+    @property
+    def size(self) -> int:
+        """Characters of text so far."""
+        return self._text.tell() + len(self._half)
+
+    def says(self, text: str) -> bool:
+        """Whether its text is `text`; the work is bounded by the length of that."""
+        return self.size == len(text) and self.text == text
+
+    def so_far(self) -> Any:
+        """Of another part: its value, its fragments in their place while the whole has not come."""
+        said: dict[str, Any] = {"text": self.text} if self.size else {}
+        if self.left_out:
+            said = {"text": self.text, "characters_left_out": self.left_out}
+        value = self.value
+        if said:
+            value = {**value, **said} if isinstance(value, dict) else said if value is None else value
+        for path, text in self.slots.items():
+            value = _within(value if isinstance(value, dict) else {}, path, text.getvalue())
+        return value
+
+    @property
+    def text(self) -> str:
+        """All fragments so far."""
+        return self._text.getvalue() + self._half
+
+    @property
+    def signature(self) -> str:
+        """All fragments of the signature so far."""
+        return self._signature.getvalue()
+
+    def broken(self, text: str) -> Broken | None:
+        """Where its arguments `text` stop being JSON, and the event that brought the place."""
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            return Broken(error.msg, error.pos, self._origin(error.pos))
+        except (ValueError, RecursionError):
+            pass
+        return None
+
+    def _origin(self, position: int) -> int | None:
+        at = bisect_right(self._begins, position) - 1
+        return self._events[at] if at >= 0 else None
+
+
+def _within(value: dict[str, Any], path: Path, said: Any) -> dict[str, Any]:
+    """A copy of `value` with `said` at `path`, where something else, or nothing, is."""
+    first, rest = path[0], path[1:]
+    inner = value.get(str(first))
+    if not rest:
+        return {**value, str(first): said}
+    return {**value, str(first): _within(inner if isinstance(inner, dict) else {}, rest, said)}
