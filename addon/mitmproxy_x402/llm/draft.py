@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..protocol.strict_json import Undecodable, shown
-from .sse import Notes
 from .pieces import Kind, Piece, Place
 from .printing import error_details, error_line, line
 from .reading import (
@@ -27,6 +26,7 @@ from .reading import (
     ToolCall,
     Usage,
 )
+from .sse import Notes
 from .values import count, decimal, decode, dump, has_half_character, index, says_something
 
 MAX_TEXT = 64 * 1024 * 1024

@@ -55,7 +55,7 @@ def error_line(value: Any) -> str:
 
 
 def error_details(value: Any) -> list[tuple[str, Any]]:
-    """What a vendor's error says beside its line: whatever else there is in it, and a message that is longer than that."""
+    """What a vendor's error says beside its line: all else that is in it, and a message that is too long for it."""
     error = mapping(value)
     told = {_kind_of(error), "type", "sequence_number", "event_type"}
     if any(string(error.get(key)) for key in _MESSAGES):

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..protocol.strict_json import Undecodable, decode_json
-from .sse import MAX_EVENT, Notes, Parser
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
 from .framing.frames import Frames, begins_frame
 from .framing.lines import Lines
 from .reading import Dialect, Reading, Step
+from .sse import MAX_EVENT, Notes, Parser
 from .values import decode_base64, mapping, string
 
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
@@ -376,7 +376,7 @@ def _unpacked(packed: str) -> dict[str, Any] | None:
 
 
 def _objects(data: bytes) -> Iterator[bytes]:
-    """The JSON objects in `data` that follow each other with nothing between them; none where there is another thing."""
+    """The JSON objects in `data` that follow each other directly; none where there is anything else."""
     text, at, found = data.decode("utf-8", "replace"), 0, []
     decoder = json.JSONDecoder()
     try:

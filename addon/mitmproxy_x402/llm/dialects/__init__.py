@@ -34,7 +34,7 @@ READERS: tuple[type[Reader], ...] = (
 
 
 def reader_for(name: str, value: dict[str, Any]) -> type[Reader] | None:
-    """The reader of the dialect that `value`, an event called `name` or a whole answer, is in; None: it does not tell."""
+    """The reader of the dialect of `value`, an event called `name` or a whole answer; None: it does not tell."""
     return next((reader for reader in READERS if reader.speaks(name, value)), None)
 
 

@@ -42,7 +42,7 @@ class MessagesReader(Reader):
         self._tokens: dict[str, int] = {}
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events of the known types; a message of an assistant that names its model, or says why it ended."""
         kind = value.get("type")
         if type(kind) is not str:
@@ -59,7 +59,7 @@ class MessagesReader(Reader):
         kind = value.get("type")
         if type(kind) is not str:
             kind = name
-        if name != kind and name != "message":
+        if name not in (kind, "message"):
             self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
         if self.ended:
             self.draft.notes.add("an event after message_stop")
@@ -78,12 +78,8 @@ class MessagesReader(Reader):
             self._finish(mapping(value.get("delta")))
         elif kind == "message_stop":
             self._end()
-        elif kind == "error":
-            self.draft.fail(value.get("error") or value)
-        elif kind == "message":
-            self.whole(value)
         else:
-            self.draft.leave(kind, value)
+            self._other_event(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
         """A `message`, or an error, or one event by itself."""
@@ -98,6 +94,14 @@ class MessagesReader(Reader):
         self._usage(mapping(value.get("usage")))
         self._finish(value)
         self.ended = True
+
+    def _other_event(self, kind: str, value: dict[str, Any]) -> None:
+        if kind == "error":
+            self.draft.fail(value.get("error") or value)
+        elif kind == "message":
+            self.whole(value)
+        else:
+            self.draft.leave(kind, value)
 
     def _start(self, message: dict[str, Any]) -> None:
         if self._started:
@@ -224,7 +228,7 @@ class CompleteReader(Reader):
     end_mark = "stop_reason"
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """What has a `completion` beside its `stop_reason`."""
         return isinstance(value.get("completion"), str) and (
             value.get("type") == "completion" or "stop_reason" in value

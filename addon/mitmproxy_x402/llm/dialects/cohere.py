@@ -32,7 +32,7 @@ class ChatV2Reader(Reader):
     end_mark = "message-end"
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events of the known types; an assistant's message beside its finish_reason."""
         kind = value.get("type")
         if isinstance(kind, str):
@@ -131,7 +131,7 @@ class ChatV1Reader(Reader):
         self._streamed = False
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events with `is_finished`; a whole one by its generation's id beside its text."""
         if isinstance(value.get("event_type"), str):
             return "is_finished" in value

@@ -22,13 +22,13 @@ class OllamaReader(Reader):
         self._calls = 0
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """What says whether it is `done`, beside a message or a response."""
         if not isinstance(value.get("done"), bool):
             return False
         return isinstance(value.get("message"), dict) or isinstance(value.get("response"), str)
 
-    def event(self, name: str, value: dict[str, Any]) -> None:
+    def event(self, _: str, value: dict[str, Any]) -> None:
         """A line."""
         if self.ended:
             self.draft.notes.add("a line after the one that says done")

@@ -34,13 +34,15 @@ class Reader(ABC):
     def whole(self, value: dict[str, Any]) -> None:
         """An answer that is not streamed."""
 
-    def done(self) -> None:
+    # Most dialects have nothing to say to these.
+
+    def done(self) -> None:  # noqa: B027
         """The event whose data is `[DONE]`. Some gateways add one in every dialect; it adds nothing."""
 
-    def ping(self, value: dict[str, Any]) -> None:
+    def ping(self, value: dict[str, Any]) -> None:  # noqa: B027
         """An event by which the stream is only kept open."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """There is no more."""
 
     @property

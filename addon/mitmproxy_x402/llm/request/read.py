@@ -8,8 +8,8 @@ from typing import Any
 
 from ...limits.request_model import read_model
 from ...protocol.strict_json import Undecodable, decode_json
-from ..sse import Notes
 from ..reading import Dialect, Reasoning, Refusal, Text
+from ..sse import Notes
 from ..values import dump, mapping, sequence, string
 from .asking import Message, Part, RequestReading, ToolResult
 from .parts import chat_call, either, part_of, parts_of, result_of

@@ -42,7 +42,7 @@ class GeminiReader(Reader):
         self._growing: dict[int, tuple[Piece, Arguments]] = {}
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Candidates, or a prompt that was refused; the numbers of tokens only where a model's version is beside."""
         candidates = value.get("candidates")
         if type(candidates) is list:
@@ -213,7 +213,7 @@ class GeminiReader(Reader):
 
 
 def _named(reason: Any, names: tuple[str, ...]) -> Any:
-    """An enum's name where it came as its number (`$alt=json;enum-encoding=int`); the number where its name is unclear."""
+    """An enum's name where it came as a number (`enum-encoding=int`); the number itself where its name is unclear."""
     if isinstance(reason, bool) or not isinstance(reason, int):
         return reason
     return names[reason] if 0 <= reason < len(names) else str(reason)[:20]

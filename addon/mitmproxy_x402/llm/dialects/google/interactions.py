@@ -28,7 +28,7 @@ class InteractionsReader(Reader):
         self._last: dict[int, Piece] = {}
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events of the known families, and an `interaction` itself."""
         kind = value.get("event_type")
         if isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""Arguments of Gemini's calls that come by paths: `{"jsonPath": "$.city", "stringValue": "Zür", "willContinue": true}`."""
+"""Arguments of Gemini's calls that come by paths, as in `{"jsonPath": "$.city", "stringValue": "Bern"}`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _ENDS = {"completed", "requires_action", "failed", "cancelled", "expired", "inco
 
 
 class AssistantsReader(Reader):
-    """Events named after the object that they bring: a run, its steps, its messages. The end is the run's last status."""
+    """Events named after their object: a run, its steps, its messages. The end is the run's last status."""
 
     dialect = "openai-assistants"
     end_mark = "last status of the run"

@@ -32,7 +32,7 @@ class ChatReader(Reader):
         self._others = 0
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """What has choices with something said in them."""
         choices = value.get("choices")
         if type(choices) is not list:

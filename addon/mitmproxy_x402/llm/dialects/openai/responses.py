@@ -54,7 +54,7 @@ class ResponsesReader(Reader):
         self._state_was = ""
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events of a type `response.*`, and a `response` itself."""
         kind = value.get("type")
         if type(kind) is str:
@@ -80,7 +80,7 @@ class ResponsesReader(Reader):
         kind = value.get("type")
         if type(kind) is not str:
             kind = name
-        if name != kind and name != "message":
+        if name not in (kind, "message"):
             self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
@@ -97,7 +97,7 @@ class ResponsesReader(Reader):
             self.draft.fail(value.get("error") or value)
         elif kind == "response.output_text.annotation.added":
             self._cite(self._place(value), value.get("annotation"))
-        elif not self._other_fragment(kind, what, step, value) and not _UNTOLD.fullmatch(kind):
+        elif not self._other_fragment(what, step, value) and not _UNTOLD.fullmatch(kind):
             self.draft.leave(kind, value)
 
     def ping(self, value: dict[str, Any]) -> None:
@@ -271,7 +271,7 @@ class ResponsesReader(Reader):
             piece.closed = True
             self._whole(piece, next((value[key] for key in _WHOLE if key in value), None))
 
-    def _other_fragment(self, kind: str, what: str, step: str, value: dict[str, Any]) -> bool:
+    def _other_fragment(self, what: str, step: str, value: dict[str, Any]) -> bool:
         """A fragment of an item of any other kind (code, a patch, a command): it is shown where it belongs in the item.
 
         `response.code_interpreter_call_code.delta` is of the `code` of a `code_interpreter_call`. False: it is none.

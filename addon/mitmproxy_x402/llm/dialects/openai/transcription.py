@@ -22,7 +22,7 @@ class TranscriptionReader(Reader):
         self._segments = False
 
     @staticmethod
-    def speaks(name: str, value: dict[str, Any]) -> bool:
+    def speaks(_: str, value: dict[str, Any]) -> bool:
         """Events of a type `transcript.text.*`; a whole one by its text beside a usage of that kind."""
         kind = value.get("type")
         if isinstance(kind, str) and kind.startswith("transcript."):
