@@ -53,6 +53,9 @@ def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> 
             svm_key_file=settings.svm_key_file,
             keystore=settings.keystore,
             keystore_password_file=settings.keystore_password_file,
+            evm_key_command=settings.evm_key_command,
+            svm_key_command=settings.svm_key_command,
+            keyring=settings.keyring,
         )
     )
 

@@ -203,6 +203,24 @@ OPTIONS: tuple[Option, ...] = (
         "Default: empty.",
     ),
     Option(
+        "x402_evm_key_command",
+        "",
+        "Command that prints the private key that pays on EVM networks, in hex, as in 'pass show x402/evm'. It is run "
+        "once at the start, without a shell; what it prints is never shown. Not taken from an x402.toml in the working "
+        "folder. Default: empty.",
+    ),
+    Option(
+        "x402_solana_key_command",
+        "",
+        "Command that prints the private key that pays on Solana, as x402_evm_key_command does. Default: empty.",
+    ),
+    Option(
+        "x402_keyring",
+        "",
+        "Service of the system's keyring to look for keys in, as in mitmproxy-x402: the passwords of its users evm and "
+        "solana. Needs the extra keyring (pip install 'mitmproxy-x402[keyring]'). Default: empty, it is not asked.",
+    ),
+    Option(
         "x402_client_token",
         "",
         "Token that clients must present as their API key (Bearer, x-api-key or x-goog-api-key) before anything is "

@@ -26,12 +26,14 @@ from .suggest import nearest, unknown_key
 from .timeouts import Timeouts
 from .values import (
     Given,
+    command,
     dump_format,
     filter_expression,
     flag,
     is_loopback,
     origin,
     path,
+    printable,
     rpc_url,
     seconds,
     several,
@@ -106,6 +108,11 @@ class Settings:
     """Upstream hosts, in lower case."""
     view_limit: int = 4 << 20
     """Bytes of an answer that are kept to be looked at."""
+    evm_key_command: tuple[str, ...] = field(default=(), repr=False)
+    """Program and arguments that print the EVM key; empty: none. Arguments may be telling: out of the repr."""
+    svm_key_command: tuple[str, ...] = field(default=(), repr=False)
+    keyring: str = ""
+    """Service of the system's keyring that keys are looked for in; empty: none."""
     dump: Path | None = None
     """Folder that recordings go into; None: nothing is recorded."""
     dump_filter: str = ""
@@ -144,6 +151,9 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         svm_key_file=sources.get("solana_key_file", path, None),
         keystore=sources.get("keystore", path, None),
         keystore_password_file=sources.get("keystore_password_file", path, None),
+        evm_key_command=_key_command(sources, "evm_key_command"),
+        svm_key_command=_key_command(sources, "solana_key_command"),
+        keyring=sources.get("keyring", printable, ""),
         client_token=_client_token(sources, warnings),
         allow_origins=sources.get("allow_origins", several(origin, "origins"), ()),
         budgets=sources.default("budget", budgets),
@@ -225,6 +235,24 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
     config_home = _xdg(environ, "XDG_CONFIG_HOME", home / ".config")
     places = (cwd / FILE_NAME, config_home / "mitmproxy-x402" / FILE_NAME)
     return next((place for place in places if place.exists()), None)
+
+
+def _key_command(sources: _Sources, key: str) -> tuple[str, ...]:
+    """A command to run. Raises SettingsError, also where a file in the working folder names it that nobody chose.
+
+    Such a file may have come with somebody else's project, and a folder that is entered must not run its programs.
+    """
+    given = sources.first(key)
+    if given is None:
+        return ()
+    in_file = given.where.startswith(f"{sources.file}: ")
+    if in_file and sources.file == sources.cwd / FILE_NAME and sources.first("config") is None:
+        raise given.wrong(
+            "a command is not taken from an x402.toml of the working folder, which may be somebody else's: move it "
+            "to ~/.config/mitmproxy-x402/x402.toml, or name that file with x402_config",
+            show=False,
+        )
+    return command(given)
 
 
 def _ledger(sources: _Sources, warnings: list[str]) -> LedgerPlace:

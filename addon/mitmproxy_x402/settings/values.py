@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
@@ -152,6 +153,31 @@ def path(given: Given) -> Path:
     if text == "~" or text.startswith("~/"):
         return given.home / text[2:]
     return given.base / text
+
+
+def command(given: Given) -> tuple[str, ...]:
+    """A program with its arguments, split as a shell splits words, or a TOML array of them. Never shown."""
+    allowed = "expected a program and its arguments, as in 'pass show x402/evm', or an array of them"
+    words = given.value
+    if isinstance(words, str):
+        try:
+            words = shlex.split(words)
+        except ValueError:  # a quotation mark that is not closed
+            raise given.wrong(allowed, show=False) from None
+    if (
+        not isinstance(words, list)
+        or not words
+        or not all(isinstance(word, str) and "\0" not in word for word in words)
+    ):
+        raise given.wrong(allowed, show=False)
+    return tuple(cast(list[str], words))
+
+
+def printable(given: Given) -> str:
+    """A name of printable characters."""
+    if not isinstance(given.value, str) or not given.value.isprintable() or len(given.value) > 200:
+        raise given.wrong("expected a name of at most 200 printable characters")
+    return given.value
 
 
 def rpc_url(given: Given) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ..errors import WalletError
 
-_MAX_FILE = 64 * 1024
+MAX_FILE = 64 * 1024
 
 
 class Secretive:
@@ -46,9 +46,9 @@ def read_text(path: Path) -> str:
     """The text of the file `path`, 64 KiB at most. Raises WalletError."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise WalletError(f"{path} is too large for a key: more than {_MAX_FILE} bytes.")
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise WalletError(f"{path} is too large for a key: more than {MAX_FILE} bytes.")
     except OSError as error:
         raise WalletError(f"{path} cannot be read: {error.strerror}.") from None
     # What is no text is no key either, and a decoding error would carry the content along.

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import WalletError
 from ..protocol.networks import Family
 from .evm import EvmWallet, evm_secret, evm_wallet
+from .helpers import from_command, from_keyring
 from .keystore import keystore_wallet
 from .secrets import Found, read_secret
 from .svm import SvmWallet, svm_wallet
@@ -56,22 +57,27 @@ class WalletSources:
     svm_key_file: Path | None = None
     keystore: Path | None = None
     keystore_password_file: Path | None = None
+    evm_key_command: tuple[str, ...] = ()
+    """Program and arguments of a command that prints the key; empty: none."""
+    svm_key_command: tuple[str, ...] = ()
+    keyring: str = ""
+    """Service of the system's keyring; empty: it is not asked."""
 
 
 def load_wallets(sources: WalletSources) -> Wallets:
     """The wallets that `sources` hold. Raises WalletError, which names the source and never what is in it."""
     warnings: list[str] = []
-    if sources.keystore and sources.evm_key_file:
-        raise WalletError(
-            f"Two EVM keys are named, the keystore {sources.keystore} and the file {sources.evm_key_file}: name one."
-        )
+    _named_once(
+        "EVM", keystore=sources.keystore, evm_key_file=sources.evm_key_file, evm_key_command=sources.evm_key_command
+    )
+    _named_once("Solana", solana_key_file=sources.svm_key_file, solana_key_command=sources.svm_key_command)
     evm: EvmWallet | None
     if sources.keystore:
         evm = keystore_wallet(sources, sources.keystore, warnings)
     else:
-        found = _find(sources, sources.evm_key_file, _EVM_VARIABLES, EVM_FILE, warnings)
+        found = _find(sources, "evm", warnings)
         evm = evm_wallet(found.source, evm_secret(found)) if found else None
-    found = _find(sources, sources.svm_key_file, (SVM_VARIABLE,), SVM_FILE, warnings)
+    found = _find(sources, "svm", warnings)
     return Wallets(evm, svm_wallet(found) if found else None, tuple(warnings))
 
 
@@ -81,13 +87,25 @@ def warm_up() -> None:
     svm_wallet(Found("nowhere", json.dumps([1] * 32))).sign_message(b"")
 
 
-def _find(
-    sources: WalletSources, named: Path | None, variables: tuple[str, ...], default: Path, warnings: list[str]
-) -> Found | None:
+def _named_once(family: str, **options: object) -> None:
+    named = [f"x402_{name}" for name, value in options.items() if value]
+    if len(named) > 1:
+        raise WalletError(f"Two {family} keys are named, by {' and '.join(named)}: name one.")
+
+
+def _find(sources: WalletSources, family: Family, warnings: list[str]) -> Found | None:
+    evm = family == "evm"
+    named, command = (
+        (sources.evm_key_file, sources.evm_key_command) if evm else (sources.svm_key_file, sources.svm_key_command)
+    )
     if named:
         return Found(str(named), read_secret(named, warnings))
-    for variable in variables:
+    if command:
+        return from_command(command, f"x402_{'evm' if evm else 'solana'}_key_command")
+    if sources.keyring and (found := from_keyring(sources.keyring, family)) is not None:
+        return found
+    for variable in _EVM_VARIABLES if evm else (SVM_VARIABLE,):
         if text := sources.environ.get(variable, "").strip():
             return Found(variable, text)
-    path = sources.home / default
+    path = sources.home / (EVM_FILE if evm else SVM_FILE)
     return Found(str(path), read_secret(path, warnings)) if path.exists() else None
