@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import threading
 import zlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from mitmproxy_x402.views import contentview
 from support import challenges, zstd
 from support.console import io
 from support.contentviews import Shown, names, priority, show
+from support.patience import eventually
 
 EVENTS = "text/event-stream; charset=utf-8"
 JSON = "application/json"
@@ -80,25 +82,61 @@ def test_a_stream_that_grows_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None
         contentview.llm.StreamReader, "feed", lambda self, data: (fed.append(len(data)), feed(self, data))[1]
     )
     for end in range(2000, len(STREAM), 500):
-        answers.text("text/event-stream", STREAM[:end])
-    whole = answers.text("text/event-stream", STREAM)
+        answers.text("text/event-stream", STREAM[:end], growing=True)
+    whole = answers.text("text/event-stream", STREAM, growing=True)
     assert sum(fed) == len(STREAM)
     assert ARGUMENTS in whole
-    assert ARGUMENTS in answers.text("text/event-stream", STREAM + b": more\n\n")
-    assert "hello" in answers.text(
-        "text/event-stream", STREAM[: STREAM.index(b"\n\n", 1500) + 2] + b'data: {"error": {"message": "hello"}}\n\n'
-    )
+    assert ARGUMENTS in answers.text("text/event-stream", STREAM + b": more\n\n", growing=True)
+    other = STREAM[: STREAM.index(b"\n\n", 1500) + 2] + b'data: {"error": {"message": "hello"}}\n\n'
+    assert "hello" in answers.text("text/event-stream", other, growing=True)
 
 
-def test_no_look_takes_long() -> None:
-    answers = contentview.Answers(budget=0)
+@pytest.mark.parametrize("growing", [True, False])
+def test_no_look_takes_long(monkeypatch: pytest.MonkeyPatch, growing: bool) -> None:
+    """What is not read in time is read in a thread, and there at another look."""
+    go_on = threading.Event()
+    feed = contentview.llm.StreamReader.feed
+    monkeypatch.setattr(contentview.llm.StreamReader, "feed", lambda self, data: (go_on.wait(60), feed(self, data))[1])
+    answers = contentview.Answers()
     long = STREAM * (1 + 300_000 // len(STREAM))
-    first = answers.text("text/event-stream", long)
-    assert f"read as far as byte 65536 of {len(long)}" in first
-    for _ in range(10):
-        last = answers.text("text/event-stream", long)
-    assert "read as far" not in last
-    assert last == contentview.Answers(budget=1e6).text("text/event-stream", long)
+    first = answers.text("text/event-stream", long, growing=growing)
+    assert first == f"(the {len(long):,} bytes of it are being read: open this view again in a moment)"
+    go_on.set()
+    eventually(lambda: ARGUMENTS in answers.text("text/event-stream", long, growing=growing))
+
+
+def test_an_answer_is_shown_with_its_end_also_after_many_others() -> None:
+    broken = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]}\n\n'
+    first = look(flow(broken))
+    assert "the answer is not complete" in first.text
+    for number in range(100):
+        look(flow(STREAM.replace(b"chatcmpl", b"chat%d" % number)))
+    assert look(flow(broken)).text == first.text
+
+
+def test_nothing_is_said_of_the_end_of_what_still_grows_or_was_cut() -> None:
+    broken = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]}\n\n'
+    cut = flow(broken)
+    cut.metadata["x402.cut"] = "cut at 4 MB of 12 MB"
+    live = flow(broken)
+    assert live.response is not None
+    live.live, live.response.timestamp_end = True, None
+    for one in (cut, live):
+        assert "not complete" not in look(one).text
+
+
+def test_one_json_text_with_very_many_values_is_not_parsed_here() -> None:
+    body = b'{"choices": [' + b"0," * contentview.MAX_VALUES + b"0]}"
+    assert "`fixtures show` reads it" in look(flow(body, JSON)).text
+
+
+def test_a_long_answer_is_shown_with_its_beginning_and_its_end() -> None:
+    begun = b'data: {"choices": [{"index": 0, "delta": {"content": "begun %s"}, "finish_reason": null}]}\n\n'
+    shown = look(flow(begun % (b"x" * 500_000))).text
+    assert "begun xxx" in shown
+    assert "characters ...)" in shown
+    assert "the answer is not complete" in shown
+    assert len(shown) < contentview.MAX_TEXT + 1000
 
 
 def test_what_was_read_in_a_thread_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

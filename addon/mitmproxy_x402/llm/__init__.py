@@ -30,7 +30,7 @@ from .reading import (
 from .request.asking import Media, Message, RequestReading, Tool, ToolResult
 from .request.read import read_request
 from .request_text import request_text
-from .stream import StreamReader, read_answer, read_steps
+from .stream import StreamReader, is_stream, read_answer, read_steps
 from .text import answer_text
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Usage",
     "answer_text",
     "differences",
+    "is_stream",
     "read_answer",
     "read_request",
     "read_steps",

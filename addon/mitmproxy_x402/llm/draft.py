@@ -263,8 +263,10 @@ def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None)
     if piece.needs_id and not piece.id:
         notes.add(f"{who} has no id")
     text = text or piece.empty_means
-    parsed = _arguments(text, who, notes) if piece.tool != "custom" else None
-    broken = piece.broken(text) if late and text and parsed is None and piece.tool != "custom" else None
+    parsed = _arguments(text, who, notes) if piece.tool != "custom" and not piece.cut else None
+    broken = (
+        piece.broken(text) if late and text and parsed is None and piece.tool != "custom" and not piece.cut else None
+    )
     return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken)
 
 

@@ -41,6 +41,8 @@ class Piece:
         self.value: Any = None
         """Of another part: what it is. Its kind is `name`."""
         self.closed = False
+        self.cut = False
+        """Whether there was no room for some of its text."""
         self.left_out = 0
         """Of another part: characters of its data that were only counted."""
         self.empty_means = ""
@@ -63,7 +65,10 @@ class Piece:
     def add(self, fragment: str) -> None:
         """The next fragment of its text, or of its arguments."""
         draft = self._draft
-        if not fragment or not self.kept or not draft.room(len(fragment)):
+        if not fragment or not self.kept:
+            return
+        if not draft.room(len(fragment)):
+            self.cut = True
             return
         if draft.trace is not None:
             self._told("arguments" if self.kind == "call" else self.name or self.kind, fragment)

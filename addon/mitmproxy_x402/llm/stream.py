@@ -28,6 +28,7 @@ _FRAMES = "application/vnd.amazon.eventstream"
 _READ = {"", _EVENTS, _FRAMES, "text/plain", "application/octet-stream", "application/jsonl", "application/json-seq"}
 _PINGS = {"ping", "keepalive", "heartbeat"}
 """Types of events by which a stream is only kept open, in whichever dialect."""
+_STREAMS = {_EVENTS, _FRAMES}
 _HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
 """Dialects in which an error is an event of a type of its own."""
 
@@ -394,19 +395,27 @@ def _objects(data: bytes) -> Iterator[bytes]:
     yield from found
 
 
-def read_answer(content_type: str, body: bytes) -> Reading | None:
+def is_stream(content_type: str) -> bool:
+    """Whether `content_type` is that of an answer that comes in parts."""
+    media = _media(content_type)
+    return media in _STREAMS or media.endswith(("ndjson", "jsonl", "stream+json"))
+
+
+def read_answer(
+    content_type: str, body: bytes, *, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT
+) -> Reading | None:
     """The answer in `body`, whole or streamed; None: it is no language model's, nor an error of one.
 
     `content_type` as in the header. What the body is, its first bytes say; where the header says otherwise, that is
-    noted. Never raises.
+    noted. Bounds as of `StreamReader`. Never raises.
     """
-    reader = _read(content_type, body, traced=False)
+    reader = _read(content_type, body, StreamReader(max_event, max_text))
     return None if reader is None else _reading(content_type, reader)
 
 
 def read_steps(content_type: str, body: bytes) -> tuple[Reading, list[Step]] | None:
     """The same with what each event added; None: as `read_answer`."""
-    reader = _read(content_type, body, traced=True)
+    reader = _read(content_type, body, StreamReader(traced=True))
     reading = None if reader is None else _reading(content_type, reader)
     return None if reader is None or reading is None else (reading, reader.steps())
 
@@ -415,11 +424,10 @@ def _media(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _read(content_type: str, body: bytes, *, traced: bool) -> StreamReader | None:
+def _read(content_type: str, body: bytes, reader: StreamReader) -> StreamReader | None:
     media = _media(content_type)
     if media not in _READ and not media.endswith("json"):
         return None
-    reader = StreamReader(traced=traced)
     reader.feed(body)
     reader.end()
     return reader

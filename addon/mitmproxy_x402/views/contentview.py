@@ -1,17 +1,19 @@
 """The content views "LLM stream" and "x402", for mitmproxy 11 and 12, whose interfaces differ.
 
-They run on the event loop of the proxy whenever a screen asks, so what was read once is remembered, and a stream that
-is still growing is read on from where it was.
+They run on the event loop of the proxy whenever a screen asks, so the reading is done in a thread, what was read once
+is remembered, and a stream that is still growing is read on from where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
-import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -28,12 +30,27 @@ NEVER, ABOVE = -1.0, 3.0
 """Priorities: mitmproxy's own views have 2 at most."""
 MAX_DECODED = 64 << 20
 """Bytes of a body that are decoded for reading."""
-_SLICE = 64 * 1024
-"""Bytes of a stream that are read between two looks at the clock: some ten milliseconds."""
+MAX_PART = 4 << 20
+"""Bytes of one event that are read here."""
+MAX_SHOWN = 1 << 20
+"""Characters of an answer that are put together here; `fixtures show` prints all of it."""
+MAX_TEXT = 400_000
+"""Characters that a view has; a screen with more would be slow to scroll, and its mitmproxy to answer."""
+MAX_VALUES = 250_000
+"""Values of one JSON text that are read here: no other thread runs while its parser does."""
+MAX_PLAIN = 1 << 20
+"""Bytes of other JSON that are laid out in lines."""
+MOST_STREAMS = 16
+"""Streams that grow of which a reader is kept."""
+_HASHED = 4 << 20
 _MARK = 1024
 """Bytes by which a stream that has grown is known again."""
+_LATER = "(the {:,} bytes of it are being read: open this view again in a moment)"
+_DENSE = "({:,} bytes of JSON: too much to be shown here; save the flow, and `fixtures show` reads it)"
 _CHAT = re.compile(
-    r"/(?:chat/completions|messages|responses)(?:$|\?)|/models/[^/:?]+:(?:streamG|g)enerateContent(?:$|\?)"
+    r"/(?:chat/completions|completions|messages|complete|responses|interactions|converse|converse-stream|invoke"
+    r"|invoke-with-response-stream|v[12]/chat|api/(?:chat|generate)|threads(?:/[^/?]+)?/runs|audio/transcriptions)(?:$|\?)"
+    r"|/models/[^/:?]+:(?:streamG|g)enerateContent(?:$|\?)"
 )
 _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 
@@ -72,23 +89,23 @@ class LlmView:
         """For event streams, and for the JSON of chat endpoints that is no error."""
         if not shown.data or not isinstance(shown.of, http.HTTPFlow):
             return NEVER
+        chat = _CHAT.search(shown.of.request.path) is not None
         if isinstance(shown.message, http.Response):
-            if shown.kind == EVENTS:
+            if shown.kind == EVENTS or (chat and llm.is_stream(shown.kind)):
                 return ABOVE
             if shown.message.status_code >= 400:
                 return NEVER
-        return ABOVE if _JSON.fullmatch(shown.kind) and _CHAT.search(shown.of.request.path) else NEVER
+        return ABOVE if chat and _JSON.fullmatch(shown.kind) else NEVER
 
     def text(self, shown: Shown) -> str:
         """As `llm` writes it, after a line or two about the payment."""
         data, message = shown.data, shown.message
         if isinstance(message, http.Request):
-            asked = llm.read_request(message.path, shown.kind, data)
-            return _plain(data) if asked is None else llm.request_text(asked)
+            return answers.request(message.path, shown.kind, data)
         if isinstance(message, http.Response) and data is message.raw_content:  # also what mitmproxy could not decode
             data = decoded(data, message.headers.get("content-encoding", ""))
         head = challenge_view.money_lines(shown.of.metadata) if shown.of is not None else []
-        body = answers.text(shown.kind, data)
+        body = answers.text(shown.kind, data, growing=_is_growing(shown))
         return "\n".join([*head, "", body] if head else [body])
 
 
@@ -110,6 +127,14 @@ class ChallengeView:
         return challenge_view.text(shown.of)
 
 
+def _is_growing(shown: Shown) -> bool:
+    """Whether more of the answer may come, or only the first part of it is kept with the flow."""
+    of, message = shown.of, shown.message
+    if of is None or not isinstance(message, http.Response):
+        return False
+    return "x402.cut" in of.metadata or (of.live and message.timestamp_end is None)
+
+
 # Reading.
 
 
@@ -117,7 +142,7 @@ def read(kind: str, coding: str, raw: bytes) -> tuple[llm.Reading | None, str, b
     """What a whole answer says, as it is and as text, and its decoded body. For any thread."""
     data = decoded(raw, coding)
     hash(data)  # slow the first time, and `remember` needs it
-    reading = llm.read_answer(kind, data)
+    reading = llm.read_answer(kind, data, max_text=MAX_SHOWN)
     return reading, "" if reading is None else _said(reading), data
 
 
@@ -137,53 +162,118 @@ def decoded(raw: bytes, coding: str) -> bytes:
 
 
 class Answers:
-    """Texts of answers that were read of late, and readers of streams that are read on.
+    """Texts of answers and requests that were read of late, and readers of streams that are read on.
 
-    No call takes much longer than `budget` seconds, however long the stream is.
+    The work is done in a thread, for which no call waits longer than `budget` seconds, however long the answer is.
     """
 
-    def __init__(self, budget: float = 0.1, kept: int = 16) -> None:
+    def __init__(self, budget: float = 0.012, at_once: int = 32 << 10, kept: int = 64) -> None:
         self._budget = budget
+        self._at_once = at_once
         self._kept = kept
-        self._texts: OrderedDict[tuple[int, int], str] = OrderedDict()
-        self._readers: OrderedDict[bytes, tuple[bytes, llm.StreamReader]] = OrderedDict()
+        self._texts: OrderedDict[Hashable, str] = OrderedDict()
+        self._streams: OrderedDict[bytes, _Stream] = OrderedDict()
+        self._running: OrderedDict[Hashable, Future[str]] = OrderedDict()
+        self._thread: ThreadPoolExecutor | None = None
 
     def remember(self, data: bytes, text: str) -> None:
-        """`text` is what the answer with the body `data` says."""
-        _keep(self._texts, (len(data), hash(data)), text, self._kept)
+        """`text` is what the answer with the body `data` says, which is all of it."""
+        _keep(self._texts, _key(data), text, self._kept)
 
-    def text(self, kind: str, data: bytes) -> str:
-        """What the answer with the body `data` says, or as far as it could be read in time."""
-        known = self._texts.get((len(data), hash(data)))
-        if known is not None:
-            return known
-        if kind == EVENTS:
-            return self._follow(data)
-        reading = llm.read_answer(kind, data)
-        text = _plain(data) if reading is None else _said(reading)
-        self.remember(data, text)
-        return text
+    def text(self, kind: str, data: bytes, *, growing: bool = False) -> str:
+        """What the answer with the body `data` says, or as far as it could be read in time.
 
-    def _follow(self, data: bytes) -> str:
-        """Read on where the stream that begins like this one was left."""
+        `growing`: more of it may come, so that nothing is said of its end.
+        """
+        if not (growing and llm.is_stream(kind)):
+            return self._once(_key(data), functools.partial(_whole, kind, data), len(data))
         mark = data[:_MARK]
-        seen, reader = self._readers.pop(mark, (b"", None))
-        if reader is None or not data.startswith(seen):
-            seen, reader = b"", llm.StreamReader()
-        until, position = time.perf_counter() + self._budget, len(seen)
-        while position < len(data):
-            reader.feed(data[position : position + _SLICE])
-            position = min(position + _SLICE, len(data))
-            if time.perf_counter() > until:
-                break
-        _keep(self._readers, mark, (data[:position], reader), self._kept)
-        reading = reader.reading()
-        if reading.dialect == "unknown" and reading.error is None:
-            return _plain(data)
-        text = _said(reading)
-        if position < len(data):
-            return f"{text}\n\n(read as far as byte {position} of {len(data)}; open this view again to read on)"
+        stream = self._streams.get(mark) or _Stream()
+        _keep(self._streams, mark, stream, MOST_STREAMS)
+        text = self._in_time(mark, functools.partial(stream.read_on, data), len(data) - stream.position)
+        return stream.text or _LATER.format(len(data)) if text is None else text
+
+    def request(self, path: str, kind: str, data: bytes) -> str:
+        """What a request asks."""
+        return self._once((path, kind, _key(data)), functools.partial(_request, path, kind, data), len(data))
+
+    def _once(self, key: Hashable, work: Callable[[], str], size: int) -> str:
+        """The text that `work` gives, which is always the same."""
+        text = self._texts.get(key)
+        if text is None:
+            text = self._in_time(key, work, size)
+            if text is None:
+                return _LATER.format(size)
+        _keep(self._texts, key, text, self._kept)
         return text
+
+    def _in_time(self, key: Hashable, work: Callable[[], str], size: int) -> str | None:
+        """What `work` gives, or what it gave when it was last begun under `key`; None: it is not done yet."""
+        running = self._running.get(key)
+        if running is None:
+            if size <= self._at_once:
+                return work()
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "x402-view")
+            running = self._thread.submit(work)
+            _keep(self._running, key, running, self._kept)
+        try:
+            text = running.result(self._budget)
+        except TimedOut:
+            return None
+        self._running.pop(key, None)
+        return text
+
+
+class _Stream:
+    """A stream that grows, read on from where it was, by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        """What it said when it was last read."""
+        self._reader = llm.StreamReader(MAX_PART, MAX_SHOWN)
+        self._seen = b""
+
+    @property
+    def position(self) -> int:
+        """How much of it was read."""
+        return len(self._seen)
+
+    def read_on(self, data: bytes) -> str:
+        """The answer as far as it has come with `data`."""
+        if not data.startswith(self._seen):
+            self._reader, self._seen = llm.StreamReader(MAX_PART, MAX_SHOWN), b""
+        self._reader.feed(data[len(self._seen) :])
+        self._seen = data
+        reading = self._reader.reading()
+        self.text = _plain(data) if reading.dialect == "unknown" and reading.error is None else _said(reading)
+        return self.text
+
+
+def _whole(kind: str, data: bytes) -> str:
+    if _is_dense(kind, data):
+        return _DENSE.format(len(data))
+    reading = llm.read_answer(kind, data, max_event=MAX_PART, max_text=MAX_SHOWN)
+    return _plain(data) if reading is None else _said(reading)
+
+
+def _request(path: str, kind: str, data: bytes) -> str:
+    if _is_dense(kind, data):
+        return _DENSE.format(len(data))
+    asked = llm.read_request(path, kind, data)
+    return _plain(data) if asked is None else _shortened(llm.request_text(asked))
+
+
+def _is_dense(kind: str, data: bytes) -> bool:
+    """Whether `data` is one JSON text with so many values that its parser would hold up everything else."""
+    return not llm.is_stream(kind) and data.count(b",") + data.count(b":") > MAX_VALUES
+
+
+def _key(data: bytes) -> Hashable:
+    """By which an answer is known again; of a long one, its ends and its length are enough."""
+    if len(data) <= _HASHED:
+        return len(data), hash(data)
+    return len(data), hash(data[: _HASHED // 2]), hash(data[-_HASHED // 2 :])
 
 
 def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
@@ -194,15 +284,22 @@ def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
 
 
 def _said(reading: llm.Reading) -> str:
-    return llm.answer_text(reading).rstrip("\n")
+    return _shortened(llm.answer_text(reading).rstrip("\n"))
+
+
+def _shortened(text: str) -> str:
+    """`text`, or its beginning and its end: what is odd stands there."""
+    if len(text) <= MAX_TEXT:
+        return text
+    return f"{text[: MAX_TEXT // 2]}\n\n(... {len(text) - MAX_TEXT:,} characters ...)\n\n{text[-MAX_TEXT // 2 :]}"
 
 
 def _plain(data: bytes) -> str:
     """What is no language model's: JSON in lines, or the text as it is."""
-    try:
-        return json.dumps(json.loads(data), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return data.decode("utf-8", "replace")
+    if len(data) <= MAX_PLAIN:
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(data), indent=2, ensure_ascii=False)
+    return data[:MAX_TEXT].decode("utf-8", "replace") + ("\n(...)" if len(data) > MAX_TEXT else "")
 
 
 answers = Answers()
