@@ -213,7 +213,7 @@ without_install() {
   local argument
   case ${1:-} in path | help | --version) return 0 ;; esac
   for argument in "$@"; do
-    case $argument in -h | --help) return 0 ;; esac
+    case $argument in -h | --help) return 0 ;; --) break ;; esac
   done
   return 1
 }

@@ -147,7 +147,8 @@ class X402Addon:
         ]
         if not lines:
             lines.append(
-                "no wallet: free answers pass, every challenge is refused (BLOCKRUN_WALLET_KEY, SOLANA_WALLET_KEY)"
+                "no wallet: free answers pass, every challenge is refused; to make one: "
+                f"{os.environ.get('X402_PROGRAM', 'mitmproxy-x402')} wallet new"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
         budgets = ", ".join(str(budget) for budget in settings.budgets)

@@ -28,8 +28,8 @@ BASE_GATEWAY = "https://blockrun.ai"
 class Arguments:
     """The user's command line for mitmproxy, and what of it decides on our defaults."""
 
-    upstream: str | None
-    """From `--upstream`."""
+    upstreams: tuple[str, ...]
+    """From `--upstream`, which may be given several times."""
     passed_on: tuple[str, ...]
     """Everything else, for mitmproxy."""
     options: Mapping[str, str]
@@ -53,7 +53,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
 
     Raises SettingsError: for an `--upstream` without a value.
     """
-    upstream: str | None = None
+    upstreams: list[str] = []
     passed_on: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -61,11 +61,12 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
             upstream = next(waiting, None)
             if upstream is None:
                 raise SettingsError("--upstream: a URL must follow, as in --upstream https://sol.blockrun.ai")
+            upstreams.append(upstream)
         elif argument.startswith("--upstream="):
-            upstream = argument.partition("=")[2]
+            upstreams.append(argument.partition("=")[2])
         else:
             passed_on.append(argument)
-    return Arguments(upstream, tuple(passed_on), dict(_options_in(passed_on)))
+    return Arguments(tuple(upstreams), tuple(passed_on), dict(_options_in(passed_on)))
 
 
 def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

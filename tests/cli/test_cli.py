@@ -246,7 +246,7 @@ class TestArguments:
     @pytest.mark.parametrize("arguments", [["--upstream", "u", "-v"], ["-v", "--upstream=u"]])
     def test_the_upstream_is_ours(self, arguments: list[str]) -> None:
         given = launch.read_arguments(arguments)
-        assert (given.upstream, given.passed_on) == ("u", ("-v",))
+        assert (given.upstreams, given.passed_on) == (("u",), ("-v",))
 
     def test_an_upstream_must_follow(self) -> None:
         with pytest.raises(SettingsError, match="a URL must follow"):
@@ -255,7 +255,8 @@ class TestArguments:
     def test_ours_are_added_where_the_user_says_nothing(self) -> None:
         def built(*arguments: str, **configured: str) -> list[str]:
             given = launch.read_arguments(arguments)
-            return launch.mitmproxy_arguments(Path("/door"), "https://a", given, configured)
+            upstreams = [] if "mode" in given.options else ["https://a"]
+            return launch.mitmproxy_arguments(Path("/door"), upstreams, given, configured)
 
         door, mode = ["-s", "/door"], ["--mode", "reverse:https://a"]
         port, host = ["--listen-port", "4402"], ["--listen-host", "127.0.0.1"]
@@ -264,6 +265,11 @@ class TestArguments:
         assert built("--listen-host", "::") == [*door, *mode, *port, "--listen-host", "::"]
         assert built(listen_host="0.0.0.0") == [*door, *mode, *port]
         assert built("-m", "regular") == [*door, *port, *host, "-m", "regular"]
+
+    def test_each_of_several_upstreams_has_a_port_of_its_own(self) -> None:
+        given = launch.read_arguments(["--upstream", "https://a", "--upstream=https://b", "-p", "5000"])
+        built = launch.mitmproxy_arguments(Path("/door"), given.upstreams, given, {})
+        assert built[2:6] == ["--mode", "reverse:https://a@5000", "--mode", "reverse:https://b@5001"]
 
 
 class TestUpstream:
@@ -304,12 +310,17 @@ class TestUpstream:
 
 
 class TestServe:
-    def test_without_a_wallet_it_says_what_to_do(self, tmp_path: Path) -> None:
-        answer = run(tmp_path)
-        assert answer.returncode == 1
-        assert answer.stdout == ""
-        for part in ("no wallet found", "SOLANA_WALLET_KEY", "BLOCKRUN_WALLET_KEY", "mitmproxy-x402 sandbox"):
-            assert part in answer.stderr
+    def test_without_a_wallet_it_starts_and_says_what_to_do(self, tmp_path: Path) -> None:
+        port = free_port()
+        serving = subprocess.Popen(
+            command("serve", "-p", str(port)), env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert serving.stdout is not None
+            assert any("no wallet" in line and "wallet new" in line for line in serving.stdout)
+        finally:
+            serving.terminate()
+            serving.communicate(timeout=30)
 
     def test_an_unsafe_upstream_is_said_before_anything_else(self, tmp_path: Path) -> None:
         answer = run(tmp_path, X402_UPSTREAM="http://a.example")

@@ -72,7 +72,8 @@ def _read(arguments: Sequence[str]) -> _Given:
         else:
             rest.append(argument)
     given = read_arguments(rest)
-    return _Given(given.upstream, model, {**configured_options(given.options.get("confdir")), **given.options})
+    options = {**configured_options(given.options.get("confdir")), **given.options}
+    return _Given(given.upstreams[0] if given.upstreams else None, model, options)
 
 
 async def lines(given: _Given) -> AsyncIterator[Line]:

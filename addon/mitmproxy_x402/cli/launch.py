@@ -24,28 +24,23 @@ from ..errors import SettingsError
 from ..payment import payer
 from ..settings.options import OPTIONS
 from ..settings.settings import read_settings
-from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
+from ..wallet.sources import Wallets
 
 QUESTIONS = ("--commands", "--version")
 """Arguments after which mitmproxy prints something and ends: they need neither wallet nor port."""
 
 
-NO_WALLET = """\
-no wallet found, and without one nothing can be paid.
+def mitmproxy_arguments(
+    door: Path, upstreams: Sequence[str], given: Arguments, configured: Mapping[str, str]
+) -> list[str]:
+    """The command line for mitmproxy, where neither the user's own (`given`) nor mitmproxy's file says otherwise.
 
-  Pay on Solana: put the key into {svm}, or into ~/.blockrun/.solana-session
-  Pay on Base:   put the key into {evm}, or into ~/.blockrun/.session
-  A key file or an Ethereum keystore of your own: --set x402_solana_key_file=FILE, x402_evm_key_file, x402_keystore
-
-A few dollars of USDC are enough; keep no more there than you can lose.
-To look first, without any wallet: {program} sandbox"""
-
-
-def mitmproxy_arguments(door: Path, upstream: str | None, given: Arguments, configured: Mapping[str, str]) -> list[str]:
-    """The command line for mitmproxy, where neither the user's own (`given`) nor mitmproxy's file says otherwise."""
+    Of several upstreams each gets a port of its own, one above the other.
+    """
     ours = ["-s", str(door)]
-    if "mode" not in given.options and upstream is not None:
-        ours += ["--mode", f"reverse:{upstream}"]
+    first = given.options.get("listen_port") or configured.get("listen_port") or str(PORT)
+    for number, upstream in enumerate(upstreams):
+        ours += ["--mode", f"reverse:{upstream}" + (f"@{int(first) + number}" if len(upstreams) > 1 else "")]
     if "listen_port" not in given.options:
         ours += ["--listen-port", str(PORT)]
     # The addon sees to these by itself, but only once the port is open already.
@@ -62,40 +57,40 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
     if any(question in given.passed_on for question in QUESTIONS):
         return run_tool(tool, ["-s", str(door), *given.passed_on])
     configured = configured_options(given.options.get("confdir"))
-    named = given.upstream or os.environ.get("X402_UPSTREAM") or None
-    upstream = None
+    upstreams: list[str] = []
     if "mode" not in given.options:
-        if named is not None:
-            upstream = check_upstream(named)
-        wallets = find_wallets({**configured, **given.options}, program)
-        upstream = upstream or gateway_for(wallets)
-    elif given.upstream is not None:
+        named = given.upstreams or tuple(filter(None, [os.environ.get("X402_UPSTREAM")]))
+        upstreams = [check_upstream(each) for each in named]
+        wallets = find_wallets({**configured, **given.options})
+        upstreams = upstreams or [gateway_for(wallets)]
+    elif given.upstreams:
         raise SettingsError("--upstream and --mode both say where requests go; keep one")
-    _check_port({**configured, **given.options}, program)
+    _check_ports({**configured, **given.options}, max(len(upstreams), 1), program)
     if tool == "mitmweb":
         _check_web_port(given.options, program)
-    return run_tool(tool, mitmproxy_arguments(door, upstream, given, configured))
+    return run_tool(tool, mitmproxy_arguments(door, upstreams, given, configured))
 
 
-def find_wallets(options: Mapping[str, str], program: str) -> Wallets:
-    """The wallets that the addon will find. Raises SettingsError: when there is none to pay with, with what to do."""
+def find_wallets(options: Mapping[str, str]) -> Wallets:
+    """The wallets that the addon will find; there may be none, then free answers pass. Raises SettingsError."""
     home = Path.home()
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
-    wallets = payer.find_wallets(settings, os.environ, home)
-    if wallets.evm is None and wallets.svm is None and not settings.dry_run:
-        raise SettingsError(NO_WALLET.format(svm=SVM_VARIABLE, evm=EVM_VARIABLE, program=program))
-    return wallets
+    return payer.find_wallets(settings, os.environ, home)
 
 
-def _check_port(options: Mapping[str, str], program: str) -> None:
-    port = options.get("listen_port", str(PORT))
+def _check_ports(options: Mapping[str, str], count: int, program: str) -> None:
+    """Raises SettingsError where one of `count` ports in a row cannot be opened."""
+    first = options.get("listen_port", str(PORT))
     host = options.get("listen_host") or "127.0.0.1"
-    if port.isascii() and port.isdigit() and 0 < int(port) < 65536 and not port_is_free(host, int(port)):
-        raise SettingsError(
-            f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
-            f"Another port: {program} -p {int(port) + 1}"
-        )
+    if not (first.isascii() and first.isdigit()):
+        return  # mitmproxy says what it expects
+    for port in range(int(first), int(first) + count):
+        if 0 < port < 65536 and not port_is_free(host, port):
+            raise SettingsError(
+                f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
+                f"Another port: {program} -p {port + 1}"
+            )
 
 
 def _check_web_port(options: Mapping[str, str], program: str) -> None:

@@ -27,6 +27,8 @@ verbs:
   serve      the proxy on http://127.0.0.1:4402 (also without a verb)
   web        the same in mitmweb, with its window in the browser
   tui        the same in mitmproxy, with its window in the terminal
+  env        the lines that point a client at the proxy: codex, claude, openai, anthropic, google
+  run        start a client with these set: run -- claude
   wallet     the wallets that the proxy finds and what they hold; makes, restores and funds one
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
   report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
@@ -46,14 +48,30 @@ usage: {prog} {verb} [--upstream URL] [MITMPROXY ARGUMENTS]
 {first}
 
 The gateway is --upstream, else the variable X402_UPSTREAM, else the one that the wallet found can pay:
-https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. It must be https, or on loopback.
+https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. It must be https, or on loopback. Of
+several --upstream the first has the port, the next the one above it, and so on; they share wallet, limits and ledger.
 
 The wallet comes from BLOCKRUN_WALLET_KEY, BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session (EVM), and from
-SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from a file that an option names.
+SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from what an option names. Without one free answers pass,
+and every challenge is refused: `{prog} wallet new` makes one.
 
 Further arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
 `{prog} {verb} --options` lists every option with its help, those of this addon begin with x402_.
 A --mode of your own replaces the gateway and its checks.
+"""
+
+ENV_HELP = """\
+usage: {prog} env codex|claude|openai|anthropic|google [-p PORT]
+
+Prints the lines for a shell that point the client at the proxy on this machine: eval "$({prog} env claude)". Where
+X402_CLIENT_TOKEN is set, the client presents it as its API key.
+"""
+
+RUN_HELP = """\
+usage: {prog} run [-p PORT] -- PROGRAM [ARGUMENTS]
+
+Starts PROGRAM with the variables of `{prog} env` set for every client, and Codex with its provider. The proxy must be
+running: {prog} in another terminal.
 """
 
 SANDBOX_HELP = """\
@@ -210,11 +228,16 @@ def _dispatch(arguments: list[str]) -> int:
     verb, rest = ("serve", arguments) if first.startswith("-") else (first, arguments[1:])
     if verb not in VERBS:
         return _unknown_verb(verb)
-    if "-h" in rest or "--help" in rest:
+    if "-h" in _own(rest) or "--help" in _own(rest):
         return _print(_help_of(verb))
     if verb not in NEED_NOTHING and (wrong := installation.what_is_wrong()):
         return _fail(wrong)
     return VERBS[verb](verb, rest)
+
+
+def _own(arguments: list[str]) -> list[str]:
+    """Those for us: what stands behind `--` is another program's."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def _help_of(verb: str) -> str:
@@ -229,6 +252,8 @@ def _help_of(verb: str) -> str:
         "report": REPORT_HELP,
         "check": CHECK_HELP,
         "wallet": WALLET_HELP,
+        "env": ENV_HELP,
+        "run": RUN_HELP,
         "test": TEST_HELP,
         "bench": BENCH_HELP,
         "path": PATH_HELP,
@@ -261,6 +286,18 @@ def _check(_: str, arguments: list[str]) -> int:
     from ..check import check  # noqa: PLC0415  (imports what must be installed)
 
     return check.run(arguments)
+
+
+def _env(_: str, arguments: list[str]) -> int:
+    from . import clients  # noqa: PLC0415  (imports what must be installed)
+
+    return clients.print_env(arguments, program())
+
+
+def _run(_: str, arguments: list[str]) -> int:
+    from . import clients  # noqa: PLC0415  (imports what must be installed)
+
+    return clients.run_client(arguments, program())
 
 
 def _wallet(_: str, arguments: list[str]) -> int:
@@ -341,6 +378,8 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "report": _report,
     "check": _check,
     "wallet": _wallet,
+    "env": _env,
+    "run": _run,
     "fixtures": _fixtures,
     "test": _test,
     "bench": _bench,
