@@ -26,7 +26,7 @@ _LETTERS = {
     **{"reserved": "R", "sent": "W", "settled": "S", "unknown": "U", "rejected": "X", "released": "L"},
     **{"superseded": "P", "expired": "E"},
 }
-_FREE = ("rejected", "released", "expired")
+_FREE = ("released", "expired")
 _CODES = {"ledger_unavailable": "L", "solana_rpc_unavailable": "R", "over_repurchase_limit": "M"}
 AT_MOST = 2
 """Settlements of one request: one, and `x402_repurchase` more."""

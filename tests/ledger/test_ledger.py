@@ -17,8 +17,11 @@ import pytest
 
 from mitmproxy_x402.ledger import interface as rules
 from mitmproxy_x402.ledger.interface import (
+    CHAIN_TRANSITIONS,
+    FREE,
     LAPSE_SECONDS,
     TRANSITIONS,
+    ChainWord,
     Intent,
     JobPaid,
     Ledger,
@@ -26,14 +29,16 @@ from mitmproxy_x402.ledger.interface import (
     Outcome,
     OverBudget,
     State,
+    Validity,
 )
+from mitmproxy_x402.ledger.reading import read_unproven
 from mitmproxy_x402.ledger.sqlite import store as ledger_sqlite
-from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, statements
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, state_of
+from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, query, state_of
 
 DAY = 24 * 3600
 
@@ -151,7 +156,7 @@ def test_the_words_of_the_module_and_its_table_agree() -> None:
 @pytest.mark.parametrize("state", TRANSITIONS)
 def test_what_counts(ledger: Ledger, state: State) -> None:
     in_state(ledger, state)
-    free = state in ("rejected", "released", "expired")
+    free = state in ("released", "expired")
     assert ledger.spent(budget(1)) == (0 if free else 10)
     assert ledger.spent(budget(1, model="m-*")) == (0 if free else 10)
 
@@ -207,20 +212,21 @@ def test_scopes_count_their_own_requests(ledger: Ledger) -> None:
 
 
 class TestSuperseded:
-    """A payment that was sent ahead and not taken counts until nobody can submit it any longer."""
+    """A payment that a gateway did not take, by its word, counts until nobody can submit it any longer."""
 
+    @pytest.mark.parametrize("word", ["superseded", "rejected"])
     @pytest.mark.parametrize("counts", [budget(30), budget(30, ""), budget(30, model="m-*")], ids=str)
     def test_it_frees_itself_to_the_millisecond(
-        self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget
+        self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget, word: Any
     ) -> None:
         row = ledger.reserve(intent(), [])
         ledger.record_sent(row, "nonce", 0)
-        assert ledger.finish(row, Outcome("superseded", status=402, code="C", counts_for=300.0005)) == "superseded"
+        assert ledger.finish(row, Outcome(word, status=402, code="C", counts_for=300.0005)) == word
         ledger.record_sent(ledger.reserve(intent(20, replaces=row), [counts]), "nonce", 0)
         times.pass_by(300)
         with pytest.raises(OverBudget):
             ledger.reserve(intent(1), [counts])
-        assert (ledger.spent(counts), state_of(path, row)) == (30, "superseded")
+        assert (ledger.spent(counts), state_of(path, row)) == (30, word)
         times.pass_by(0.001)
         assert ledger.spent(counts) == 20
         ledger.reserve(intent(10), [counts])
@@ -231,11 +237,138 @@ class TestSuperseded:
         times.pass_by(600)
         assert ledger.reserve(intent(30), [budget(30)]) == self_freed + 1
 
+    @pytest.mark.parametrize("word", ["superseded", "rejected"])
+    def test_it_lives_as_long_as_its_signature(self, ledger: Ledger, times: Times, word: Any) -> None:
+        """Whatever whoever writes down its end says: the later of the two, and for ever where neither is known."""
+        rows = [ledger.reserve(intent(), []) for _ in range(3)]
+        for row, dies_in in zip(rows, (600, 60, None), strict=True):
+            ledger.record_sent(row, "nonce", 0, Validity(dies_in=dies_in))
+        ends: tuple[float | None, ...] = (1, 300, None)
+        for row, counts_for in zip(rows, ends, strict=True):
+            ledger.finish(row, Outcome(word, counts_for=counts_for))
+        for seconds, counts in ((299, 30), (1, 20), (299, 20), (1, 10), (9 * DAY, 10)):
+            times.pass_by(seconds)
+            assert ledger.spent(budget(1, "month")) == counts
+
+    def test_a_new_signature_over_the_same_nonce_makes_it_live_longer(self, ledger: Ledger) -> None:
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "nonce", 0, Validity(1000, dies_in=60))
+        ledger.record_resent(row, Validity(1600, dies_in=600))
+        ledger.record_resent(row)
+        assert query(ledger.place, "valid_before, dead_at - counted_at") == [(1600, 600_000)]
+
     def test_a_transaction_id_still_wins(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
         row = in_state(ledger, "superseded")
         ledger.finish(row, Outcome("settled", "0xt"))
         times.pass_by(700)
         assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "settled")
+
+
+CEILING = Outcome("settled", "0xt", 200, charged=AtomicUnits(3), charged_micro_usd=3)
+
+
+class TestCeiling:
+    """What is charged of a ceiling, scheme `upto`."""
+
+    @pytest.mark.parametrize("counts", [budget(1), budget(1, ""), budget(1, model="m-*")], ids=str)
+    def test_it_counts_until_its_signature_is_dead_whatever_the_answer_says(
+        self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget
+    ) -> None:
+        row = ledger.reserve(intent(10, scheme="upto"), [])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=300))
+        ledger.finish(row, CEILING)
+        assert query(path, "scheme, amount, charged, charged_micro_usd") == [("upto", "10", "3", 3)]
+        times.pass_by(299.999)
+        assert ledger.spent(counts) == 10
+        times.pass_by(0.001)
+        assert ledger.spent(counts) == 3
+        pay(ledger, budget(13))
+        assert (ledger.spent(counts), state_of(path, row)) == (13, "settled")
+        times.pass_by(DAY)
+        assert ledger.spent(budget(1, "day")) == 0
+        assert ledger.spent(budget(1, "month")) == 13
+
+    def test_of_unknown_life_it_counts_for_ever(self, ledger: Ledger, times: Times) -> None:
+        row = ledger.reserve(intent(10), [])
+        ledger.record_sent(row, "nonce", 0)
+        ledger.finish(row, CEILING)
+        times.pass_by(20 * DAY)
+        assert ledger.spent(budget(1, "month")) == 10
+
+    def test_more_than_the_ceiling_is_believed_of_nobody(self, ledger: Ledger, times: Times) -> None:
+        row = ledger.reserve(intent(10), [])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=1))
+        ledger.finish(row, Outcome("settled", "0xt", charged=AtomicUnits(11), charged_micro_usd=11))
+        times.pass_by(2)
+        assert ledger.spent(budget(1)) == 10
+
+    def test_what_the_chain_says_counts_at_once(self, ledger: Ledger, times: Times) -> None:
+        row = ledger.reserve(intent(10), [])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=300))
+        ledger.finish(row, CEILING)
+        ledger.record_chain([ChainWord(row, "moved", "0xt", 1_700_000_000, AtomicUnits(4), 4, "other_amount")])
+        assert ledger.spent(budget(1)) == 4
+        times.pass_by(600)
+        assert ledger.spent(budget(1)) == 4
+
+
+class TestChain:
+    """What the chain says beats what the gateway said, and is kept beside it."""
+
+    @pytest.mark.parametrize("verdict", ["moved", "dead"])
+    @pytest.mark.parametrize("state", CHAIN_TRANSITIONS)
+    def test_moves_along_its_table_and_nowhere_else(
+        self, ledger: Ledger, path: LedgerPlace, state: State, verdict: Any
+    ) -> None:
+        row = in_state(ledger, state)
+        target: State = "settled" if verdict == "moved" else "expired"
+        expected = target if target in CHAIN_TRANSITIONS[state] else state
+        assert ledger.record_chain([ChainWord(row, verdict)]) == [expected]
+        ((found, said),) = query(path, "state, chain_state", f"WHERE id = {row}")
+        assert (found, said) == (expected, verdict if target in CHAIN_TRANSITIONS[state] else None)
+        assert ledger.spent(budget(1)) == (0 if expected in FREE else 10)
+
+    def test_what_it_says_stands_beside_the_gateways_word(self, ledger: Ledger, path: LedgerPlace) -> None:
+        row = in_state(ledger, "settled")
+        ledger.record_chain([ChainWord(row, "moved", "0xc", 1_700_000_123, AtomicUnits(9), 9, "other_transaction")])
+        columns = "transaction_id, chain_transaction, chain_time, chain_amount, finding, uncounted"
+        assert query(path, columns) == [("0xt", "0xc", 1_700_000_123, "9", "other_transaction", 1)]
+        assert ledger.spent(budget(1)) == 9
+
+    def test_what_has_moved_is_never_dead(self, ledger: Ledger) -> None:
+        row = in_state(ledger, "unknown")
+        assert ledger.record_chain([ChainWord(row, "moved")]) == ["settled"]
+        assert ledger.record_chain([ChainWord(row, "dead", finding="not_settled")]) == ["settled"]
+
+    def test_what_was_dead_and_has_moved_counts_again(self, ledger: Ledger) -> None:
+        row = in_state(ledger, "unknown")
+        assert ledger.record_chain([ChainWord(row, "dead")]) == ["expired"]
+        assert ledger.spent(budget(1)) == 0
+        assert ledger.record_chain([ChainWord(row, "moved", micro_usd=10)]) == ["settled"]
+        assert ledger.spent(budget(1)) == 10
+
+    def test_a_gateway_cannot_revive_what_the_chain_calls_dead(self, ledger: Ledger) -> None:
+        row = in_state(ledger, "unknown")
+        ledger.record_chain([ChainWord(row, "dead")])
+        with pytest.raises(LedgerError, match="was not sent"):
+            ledger.record_resent(row)
+        assert ledger.finish(row, Outcome("settled", "0xt")) == "expired"
+
+    def test_what_a_look_up_needs_is_there_and_what_is_proven_is_left_out(self, ledger: Ledger) -> None:
+        evm = {"wallet": "0xw", "nonce": "0xn"}
+        rows = {state: ledger.reserve(intent(**evm), []) for state in ("unknown", "rejected", "superseded", "settled")}
+        for state, row in rows.items():
+            ledger.record_sent(row, "0xn", 1_700_000_290, Validity(1_700_000_296, "hash", 77, 900))
+            ledger.finish(row, Outcome(state))  # type: ignore[arg-type]
+        sent, expired = in_state(ledger, "sent"), in_state(ledger, "expired")
+        in_state(ledger, "released")
+        ledger.record_chain([ChainWord(rows["superseded"], "dead")])
+        found = read_unproven(ledger.place)
+        assert [entry.row for entry in found] == [rows["unknown"], rows["rejected"], sent, expired]
+        one = found[0]
+        assert (one.scheme, one.wallet, one.nonce, one.reference) == ("exact", "0xw", "0xn", "0xn")
+        assert (one.valid_before, one.blockhash, one.last_height) == (1_700_000_296, "hash", 77)
+        assert [entry.row for entry in read_unproven(ledger.place, rows["unknown"], 1)] == [rows["rejected"]]
 
 
 class TestSupersededInFile(InFile):
@@ -266,14 +399,42 @@ class TestSupersededInFile(InFile):
             db.execute("PRAGMA user_version = 1")
         with closing(SqliteLedger(path, times.clock)) as ledger:
             row = in_state(ledger, "superseded")
-            in_state(ledger, "rejected")
             assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
 
+    def test_rejections_of_a_ledger_of_the_version_before_count_while_they_live(
+        self, path: Path, times: MachineTimes
+    ) -> None:
+        """In its sums, too, which triggers keep."""
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as db:
+            for script in MIGRATIONS[:4]:
+                for statement in statements(script):
+                    db.execute(statement)
+            db.execute("PRAGMA user_version = 4")
+            db.execute("INSERT INTO scope VALUES (1, '', '', 0)")
+            now = round(times.wall * 1000)
+            for row, age in ((1, 5 * 3600_000), (2, 0)):
+                values = (row, now - age, now - age, (now - age) // 1000 + 300)
+                db.execute(
+                    "INSERT INTO payment (id, time, counted_at, process, method, host, path, network, asset, pay_to, "
+                    "amount, micro_usd, cumulative, state, sends, valid_until) VALUES "
+                    "(?, ?, ?, 'p', 'POST', 'h', '/', 'eip155:8453', 'a', 'b', '10', 10, 10, 'sent', 1, ?)",
+                    values,
+                )
+            db.execute("UPDATE payment SET state = 'rejected'")
+            assert db.execute("SELECT SUM(micro_usd) FROM spending WHERE level = 10").fetchone() == (0,)
+            db.commit()
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            assert [ledger.spent(budget(1)), ledger.spent(budget(1, path="/"))] == [10, 10]
+            assert [state_of(path, row) for row in (1, 2)] == ["expired", "superseded"]
+            times.pass_by(300 + 3601)
+            assert [ledger.spent(budget(1)), ledger.spent(budget(1, path="/"))] == [0, 0]
+
     def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
-        lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_superseded (free_at<?)"
+        lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_ending (free_at<?)"
         for statement, indexes in (
             (ledger_sqlite._LAPSE, {lapsed}),
-            (ledger_sqlite._EXPIRE, {due}),
+            (ledger_sqlite._END, {due}),
             (ledger_sqlite._LAST, {lapsed, due}),
         ):
             plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
@@ -401,7 +562,8 @@ class TestJob:
         assert ledger.spent(budget(1)) == 45
 
     @pytest.mark.parametrize("ending", ["released", "rejected"])
-    def test_another_may_follow_what_does_not_count(self, ledger: Ledger, ending: State) -> None:
+    def test_another_may_follow_what_was_not_taken(self, ledger: Ledger, ending: State) -> None:
+        """Both count while the first one lives."""
         row = self.submitted(ledger)
         following = self.follow(ledger, row)
         if ending == "rejected":
@@ -411,7 +573,7 @@ class TestJob:
         assert found is not None
         assert found.last_row == row
         self.follow(ledger, row)
-        assert ledger.spent(budget(1)) == 45
+        assert ledger.spent(budget(1)) == (45 if ending == "released" else 65)
 
     def test_a_budget_binds_what_follows(self, ledger: Ledger) -> None:
         row = self.submitted(ledger)

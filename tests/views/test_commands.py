@@ -182,7 +182,7 @@ class TestSummary:
         assert closing_lines(paying.settings, paying.ledger, 0) == [
             "paid 0.000003 USDC in 2 payments; 1 payment of 0.000004 USDC sent without word of the settlement; "
             "1 payment of 0.000016 USDC under way; 1 payment rejected",
-            "left: 9.999977 of 10/day, 49.999977 of 50/month",
+            "left: 9.999969 of 10/day, 49.999969 of 50/month",
         ]
 
     def test_payments_ahead(self, paying: Payer) -> None:

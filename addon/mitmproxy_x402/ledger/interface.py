@@ -2,32 +2,41 @@
 
 A payment is one signature: a nonce on EVM, a transaction on Solana. Its row is born `reserved`, in the transaction that
 found room for it in every budget, and counts against them from then on. It becomes `sent` before its header leaves the
-machine, so a crash at any point leaves a row that says what may have been spent. From then on only the gateway can
-change it: a transaction id makes it `settled`; its word that nothing was broadcast makes it `rejected`, and it counts
-no more; anything else makes it `unknown`, and it stays counted, since a payment that was sent may have been settled.
+machine, so a crash at any point leaves a row that says what may have been spent.
+
+Nobody's word frees money. What a gateway says of a payment that has left decides what the client hears, and whether
+another payment may be made. It never decides that the payment counts no more: whoever saw its header can submit it.
+
+    reserved --> sent --+--> settled       a transaction id in the answer
+       |                +--> rejected      the gateway says that it took nothing, in answer to the only sending
+       |                +--> superseded    it was sent ahead of its challenge, and the gateway asked anew instead
+       |                +--> unknown       anything else: no answer, an error, a second sending, a process that died
+       v
+    released                               never sent: refused later on, client gone, or its reservation has lapsed
+
+    rejected, superseded --> expired       by itself, when nobody can submit that signature any longer
+    rejected, superseded, unknown --> settled            by the gateway's word, or by the chain's
+    sent, rejected, superseded, unknown, settled --> expired   by the chain's word: it was not taken, and never can be
+    any state but reserved and released --> settled      by the chain's word: money has moved, also of an `expired` one
+
+Everything counts but `released` and `expired`. So `unknown` counts until the chain has spoken, however long that takes;
+without a chain to ask it counts until it has left the budget's period.
+
+What the chain says is kept beside what the gateway said (`ChainWord`): its transaction, the time of its block, the
+amount that moved, and a finding where the two disagree. A row without `chain_state` was not looked up yet.
 
 The same payment may be sent again, after a lost connection or when the client repeats its request. It can settle once,
 so it keeps its row. But from the second sending on a rejection proves nothing of the first, so the row is `unknown`
-then, and only a transaction id ends that.
+then.
 
-A payment that was sent ahead of its challenge (`x402_preauthorize`), and that the gateway did not take but asked anew,
-is `superseded`: nobody sends it again, and another one is made for the same request. It stays counted for as long as
-whoever saw its header could submit it. Then it is `expired`, by itself, and counts no more.
-
-    reserved --> sent --> settled
-       |         | | \\--> rejected     by the gateway's word, in answer to the only sending
-       |         | v
-       |         | superseded --> expired   the gateway asked anew; when nobody can submit it any longer
-       |         v
-       |       unknown --> settled
-       v
-    released                          never sent: refused later on, client gone, or its reservation has lapsed
+A row counts for `micro_usd` less `uncounted`. Of a ceiling (scheme `upto`) the whole is reserved. What the answer says
+was charged is written down as `charged`, and the rest is given back when that signature is dead (`dead_at`), or at once
+when the chain says what moved.
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. Who is dead is known by its process id, or by its session with the database. This is safe even for
-a process that was only slow: its row must still be `reserved` to become `sent`, and without that its header does not
-leave.
+released in any case. This is safe even for a process that was only slow: its row must still be `reserved` to become
+`sent`, and without that its header does not leave.
 
 Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
 the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how
@@ -54,21 +63,41 @@ TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "reserved": ("sent", "released"),
     "sent": ("settled", "rejected", "superseded", "unknown"),
     "unknown": ("settled",),
+    "rejected": ("settled", "expired"),
     "superseded": ("settled", "expired"),
     "settled": (),
-    "rejected": (),
     "expired": (),
     "released": (),
 }
-FREE: tuple[State, ...] = ("rejected", "released", "expired")
+"""By what gateways say, and by itself."""
+CHAIN_TRANSITIONS: Mapping[State, tuple[State, ...]] = {
+    "reserved": (),
+    "sent": ("settled", "expired"),
+    "unknown": ("settled", "expired"),
+    "rejected": ("settled", "expired"),
+    "superseded": ("settled", "expired"),
+    "settled": ("settled", "expired"),
+    "expired": ("settled", "expired"),
+    "released": (),
+}
+"""By what the chain says: see `ChainWord`."""
+FREE: tuple[State, ...] = ("released", "expired")
 """States that do not count against a budget."""
+REPLACEABLE: tuple[State, ...] = ("rejected", *FREE)
+"""States of a job's second payment after which another one may be made, as far as the budgets have room for both."""
+PASSING: tuple[State, ...] = ("rejected", "superseded")
+"""States that end by themselves, when their signature is dead."""
+UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)"
+"""Rows that the chain may have the last word on, in the words of both kinds' index. What has expired by itself is dead,
+but nobody has asked whether it was taken before.
+"""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
 
 
-def sources(target: State) -> tuple[State, ...]:
+def sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> tuple[State, ...]:
     """The states from which a row may become `target`."""
-    return tuple(state for state, following in TRANSITIONS.items() if target in following)
+    return tuple(state for state, following in table.items() if target in following)
 
 
 class LedgerError(X402Error):
@@ -106,6 +135,31 @@ class Intent:
     """Row of the payment for the same request that this one repeats."""
     job: str = ""
     """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
+    scheme: str = "exact"
+    wallet: str = ""
+    """Public address of whoever will sign."""
+    nonce: str = ""
+    """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo. Known before there is a
+    signature, so that a row which lost its end in a power cut can be looked up."""
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How long a signature can be submitted, in the chain's own terms."""
+
+    valid_before: int | None = None
+    """EVM: `validBefore` or the Permit2 deadline, Unix seconds by the chain's clock."""
+    blockhash: str = ""
+    """Solana: what the transaction is built on, base58."""
+    last_height: int | None = None
+    """Solana: the last block that can hold the transaction; None where that is not known."""
+    dies_in: float | None = None
+    """Seconds from now on after which nobody can submit it, with a margin for clocks that differ. None: not known,
+    so its row never ends by itself."""
+
+
+UNKNOWN = Validity()
+"""Of a signature of which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +168,7 @@ class Submitted:
 
     row: int
     last_row: int
-    """Of the payment that followed it for the same job, where one still counts; else `row`."""
+    """Of the payment that followed it for the same job, where one may yet be settled by it; else `row`."""
     method: str
     path: str
     """Of the request that the job came from."""
@@ -156,16 +210,41 @@ class Outcome:
     total: float | None = None
     size: int = 0
     """Bytes of the answer's body, as they came over the wire."""
-    counts_for: float = 0
-    """With `superseded`: seconds from now on for which it stays counted, whatever the wall clock does meanwhile."""
+    counts_for: float | None = None
+    """With `superseded` and `rejected`: seconds from now on for which it stays counted at least, whatever the wall
+    clock does meanwhile. None: as `Validity.dies_in` said when it was sent, for ever where that said nothing."""
+    charged: AtomicUnits | None = None
+    """What the answer says was taken of a ceiling; None: the whole, or nothing was said. An answer that says 0 and
+    names no transaction is `rejected`: nothing proves that the signature is spent."""
+    charged_micro_usd: int | None = None
+    """The same in millionths of a dollar."""
+
+
+@dataclass(frozen=True)
+class ChainWord:
+    """What the chain says of one payment, for good (deep enough for no reorganisation to take it back)."""
+
+    row: int
+    verdict: Literal["moved", "dead"]
+    """`dead`: it was not taken, and nobody can submit it any longer by the chain's own clock or height."""
+    transaction: str = ""
+    block_time: int | None = None
+    """Unix seconds."""
+    amount: AtomicUnits | None = None
+    """What moved, in atomic units; None where it could not be read: then the row counts as before."""
+    micro_usd: int | None = None
+    """The same in millionths of a dollar."""
+    finding: str = ""
+    """A short code where the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
 
 
 class Ledger(Protocol):
     """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written.
 
-    Two moves happen by themselves, in the ledger's own time, before `reserve` and `spent` count: reservations older
-    than LAPSE_SECONDS are `released`, and superseded rows whose `Outcome.counts_for` has passed are `expired`. Nobody
-    polls for them, and `spent` alone may leave the former to the next `reserve`.
+    Three moves happen by themselves, in the ledger's own time, before `reserve` and `spent` count: reservations older
+    than LAPSE_SECONDS are `released`; when a signature is dead, its `rejected` or `superseded` row is `expired`, and
+    what was not charged of a `settled` ceiling is given back. Nobody polls for them, and `spent` alone may leave the
+    first to the next `reserve`.
     """
 
     @property
@@ -184,16 +263,17 @@ class Ledger(Protocol):
         """Find room in all `budgets` and write a row, in one step for all processes.
 
         Raises OverBudget; and JobPaid where `intent.job` is set and another row that replaces the same one, of the same
-        job, is in a state that counts.
+        job, is in no state of REPLACEABLE.
         """
 
-    def record_sent(self, row: int, reference: str, valid_until: float) -> None:
+    def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
 
-    def record_resent(self, row: int) -> None:
-        """To be called before the same header leaves once more.
+    def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
+        """To be called before the same header leaves once more, or another signature over the same nonce: of that,
+        `validity` is given.
 
-        Raises LedgerError for a row that was never sent, was rejected, or was superseded.
+        Raises LedgerError for a row that was never sent, was rejected, superseded, or is expired.
         """
 
     def release(self, row: int) -> None:
@@ -207,6 +287,9 @@ class Ledger(Protocol):
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
         """`finish` for each of several rows."""
+
+    def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
+        """Write down what the chain says of these rows, along CHAIN_TRANSITIONS. Gives the state of each."""
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""

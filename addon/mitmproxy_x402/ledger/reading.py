@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import Clock, LedgerError
+from .interface import UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.schema import MIGRATIONS
 from .sqlite.store import is_alive
 
-Fate = Literal["settled", "unknown", "under way", "rejected", "released"]
-"""A payment's state as a person needs it: reserved and sent are one while their process lives."""
+Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
+"""A payment's state as a person needs it: reserved and sent are one while their process lives.
+
+`rejected` ones count until nobody can submit their signature (those that the gateway asked anew for instead are among
+them); `expired` ones were not taken and never can be, `released` ones never left. All others count.
+"""
 
 _COLUMNS = {
     "id",
@@ -34,6 +39,9 @@ _COLUMNS = {
 }
 """A database with a table `payment` that has these is ours."""
 _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
+UNPROVEN_SINCE = 5
+"""The version of the file's tables that has these columns."""
+_UNPROVEN = f"SELECT * FROM payment WHERE ({UNPROVEN}) AND sends > 0 AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
 WAIT_SECONDS = 2
 """How long a reader waits where a writer of another program holds the file."""
 
@@ -68,6 +76,33 @@ class Entry:
     total_ms: int | None
     size: int | None
     replaces: int | None
+    state: str = ""
+    """As the ledger has it: see `ledger.interface`."""
+    counts: int = 0
+    """Of `micro_usd`, what counts against budgets: all of it, or what was charged of a ceiling, or nothing."""
+    scheme: str = "exact"
+    wallet: str = ""
+    """Public address of whoever signed; empty in rows of older versions."""
+    nonce: str = ""
+    """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo."""
+    valid_until: int | None = None
+    """Unix seconds; we do not send it later."""
+    valid_before: int | None = None
+    """EVM: the end of its signature, Unix seconds by the chain's clock."""
+    blockhash: str = ""
+    last_height: int | None = None
+    """Solana: the last block that can hold it; None: not known."""
+    charged: str = ""
+    """Of a ceiling, as the answer said: atomic units, decimal."""
+    chain_state: Literal["", "moved", "dead"] = ""
+    """What the chain says; empty: not looked up yet, or not answered."""
+    chain_transaction: str = ""
+    chain_time: int | None = None
+    """Of its block, Unix seconds."""
+    chain_amount: str = ""
+    """That moved: atomic units, decimal."""
+    finding: str = ""
+    """A short code where the chain contradicts the gateway."""
 
     @property
     def what(self) -> str:
@@ -85,8 +120,23 @@ def read_entries(place: LedgerPlace, since: int = 0, process: str = "", last: in
         require_driver(place)
         from .postgres.reading import read_rows  # noqa: PLC0415 - needs psycopg
 
-        return [_entry(row, row["alive"]) for row in reversed(read_rows(place, since, process, last))]
-    return _read_file(place, since, process, last)
+        rows = read_rows(place, since, process, last)
+        return [_entry(row, row["alive"]) for row in reversed(rows)]
+    return _read_file(place, _ROWS, (since, process, last))[::-1]
+
+
+def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
+    """What the chain may still have the last word on: payments that left, and are not known to be settled nor dead.
+
+    Those with a row above `after`, in the order of their rows, at most `last`. Among them are `sent` rows of living
+    processes (fate `under way`), which are not to be judged yet. Raises what `read_entries` does.
+    """
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import read_unproven_rows  # noqa: PLC0415 - needs psycopg
+
+        return [_entry(row, row["alive"]) for row in read_unproven_rows(place, after, last)]
+    return _read_file(place, _UNPROVEN, (after, last))
 
 
 def is_there(place: LedgerPlace) -> bool:
@@ -99,19 +149,22 @@ def is_there(place: LedgerPlace) -> bool:
     return is_made(place)
 
 
-def _read_file(path: Path, since: int, process: str, last: int) -> list[Entry]:
+def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entry]:
     _check_file(path)
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as db:
             db.row_factory = sqlite3.Row
-            rows = db.execute(_ROWS, (since, process, last)).fetchall() if _is_filled(db, path) else []
+            version = _version(db, path)
+            if statement is _UNPROVEN and version < UNPROVEN_SINCE:
+                version = 0  # a proxy has to open it first
+            rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:
         if "not a database" in str(error):
             raise LedgerError(f"{path} is no ledger: it is not a SQLite database.") from None
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
     boot = Clock().boot_name
     alive = {process: is_alive(process, boot) for process in {row["process"] for row in rows}}
-    return [_entry(row, alive[row["process"]]) for row in reversed(rows)]
+    return [_entry(dict(row), alive[row["process"]]) for row in rows]
 
 
 def _check_file(path: Path) -> None:
@@ -130,12 +183,12 @@ def _check_file(path: Path) -> None:
         raise LedgerError(f"The ledger {path} cannot be read: you have no right to.")
 
 
-def _is_filled(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the ledger's tables are there. Raises LedgerError: they are of another version, or of another program."""
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """Of the ledger's tables; 0: they are just being made. Raises LedgerError: they are newer, or another program's."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables and not version:
-        return False  # just being made
+        return 0
     if "payment" in tables and version > len(MIGRATIONS):
         raise LedgerError(
             f"The ledger {path} was written by a newer version of mitmproxy-x402 (schema {version}, this one knows "
@@ -143,15 +196,17 @@ def _is_filled(db: sqlite3.Connection, path: Path) -> bool:
         )
     if not {column["name"] for column in db.execute("PRAGMA table_info(payment)")} >= _COLUMNS:
         raise LedgerError(f"{path} is a database of another program, not a ledger of mitmproxy-x402.")
-    return True
+    return int(version)
 
 
-def _entry(row: Any, alive: bool) -> Entry:
-    """`row` has the columns by their names."""
+def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
+    """`row` has the columns by their names; a ledger that no proxy of this version has opened yet lacks some."""
+    old = "scheme" not in row  # there a rejection counted nothing
+    fate = _fate("expired" if old and row["state"] == "rejected" else row["state"], alive)
     return Entry(
         row=row["id"],
         time=row["time"],
-        fate=_fate(row["state"], alive),
+        fate=fate,
         micro_usd=row["micro_usd"],
         model=row["model"],
         method=row["method"],
@@ -171,7 +226,28 @@ def _entry(row: Any, alive: bool) -> Entry:
         total_ms=row["total_ms"],
         size=row["bytes"],
         replaces=row["replaces"],
+        state=row["state"],
+        counts=0 if fate in ("released", "expired") else row["micro_usd"] - row.get("uncounted", 0),
+        scheme=row.get("scheme") or "exact",
+        wallet=row.get("wallet") or "",
+        nonce=row.get("nonce") or "",
+        valid_until=row["valid_until"],
+        valid_before=row.get("valid_before"),
+        blockhash=row.get("blockhash") or "",
+        last_height=row.get("last_height"),
+        charged=row.get("charged") or "",
+        chain_state=row.get("chain_state") or "",
+        chain_transaction=row.get("chain_transaction") or "",
+        chain_time=row.get("chain_time"),
+        chain_amount=row.get("chain_amount") or "",
+        finding=row.get("finding") or "",
     )
+
+
+_FATES: Mapping[str, Fate] = {
+    **{"settled": "settled", "rejected": "rejected", "superseded": "rejected"},
+    **{"expired": "expired", "released": "released"},
+}
 
 
 def _fate(state: str, alive: bool) -> Fate:
@@ -180,6 +256,4 @@ def _fate(state: str, alive: bool) -> Fate:
         return "under way" if alive else "released"
     if state == "sent":
         return "under way" if alive else "unknown"
-    fates: dict[str, Fate] = {"settled": "settled", "rejected": "rejected", "released": "released"}
-    fates["expired"] = "rejected"  # what is still superseded may yet be settled: unknown
-    return fates.get(state, "unknown")
+    return _FATES.get(state, "unknown")

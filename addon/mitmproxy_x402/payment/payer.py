@@ -18,7 +18,7 @@ from ..chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
 from ..deferred import Later
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
-from ..ledger.interface import Intent, Ledger, LedgerError, OverBudget
+from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerError, OverBudget, Validity
 from ..limits.limits import Budget
 from ..protocol.headers import payment_header
 from ..protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequired
@@ -87,6 +87,8 @@ class Payment:
     """Unix seconds; sent later it can no longer be settled."""
     window: float
     """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
+    validity: Validity = field(default=UNKNOWN, compare=False)
+    """The same in the chain's own terms, for the ledger. Known to the process that signed it."""
 
     @property
     def amount(self) -> AtomicUnits:
@@ -140,9 +142,10 @@ class Payer:
         signature leaves this room.
         """
         offer, budgets = self._admitted(required, purpose)
-        row = self._reserve(offer, purpose, budgets, replaces, job)
+        nonce = self._entropy(NONCE_BYTES)
+        row = self._reserve(offer, purpose, budgets, nonce=nonce, replaces=replaces, job=job)
         try:
-            return await self._signed(required, offer, row, self._entropy(NONCE_BYTES), blockhash)
+            return await self._signed(required, offer, row, nonce, blockhash)
         except BaseException:
             self.release(row)
             raise
@@ -170,13 +173,13 @@ class Payer:
         self, required: PaymentRequired, offer: Offer, row: int, nonce: bytes, blockhash: Blockhash | None = None
     ) -> Payment:
         if offer.network.family == "svm":
-            payload, payer, reference, *validity = await self._sign_svm(offer, nonce, blockhash)
+            payload, payer, reference, until, window, validity = await self._sign_svm(offer, nonce, blockhash)
         else:
-            payload, payer, reference, *validity = self._sign_evm(offer, nonce)
+            payload, payer, reference, until, window, validity = self._sign_evm(offer, nonce)
         message = PaymentPayload(
             required.x402_version, offer.requirement, payload, required.resource, required.extensions
         )
-        return Payment(offer, payer, reference, payment_header(message), row, *validity)
+        return Payment(offer, payer, reference, payment_header(message), row, until, window, validity)
 
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
@@ -207,9 +210,18 @@ class Payer:
         return youngest
 
     def _reserve(
-        self, offer: Offer, purpose: Purpose, budgets: Sequence[Budget], replaces: int | None, job: str
+        self,
+        offer: Offer,
+        purpose: Purpose,
+        budgets: Sequence[Budget],
+        *,
+        nonce: bytes,
+        replaces: int | None,
+        job: str,
     ) -> int:
         requirement = offer.requirement
+        wallet = self.wallets.for_family(offer.network.family)
+        assert wallet is not None
         intent = Intent(
             purpose.method,
             purpose.host,
@@ -222,6 +234,9 @@ class Payer:
             offer.micro_usd,
             replaces,
             job,
+            requirement.scheme,
+            wallet.address,
+            _chain_nonce(offer, nonce),
         )
         try:
             return self.ledger.reserve(intent, budgets)
@@ -235,7 +250,7 @@ class Payer:
         except LedgerError as error:
             logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
 
-    def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float, float]:
+    def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float, float, Validity]:
         """Payload, payer's address, reference, and how long it is valid: see `Payment`."""
         wallet = self.wallets.evm
         assert wallet is not None
@@ -253,11 +268,12 @@ class Payer:
         authorization = payload["authorization"]
         valid_before = int(authorization["validBefore"])
         window = valid_before - now + exact_evm.CLOCK_SKEW
-        return payload, wallet.address, authorization["nonce"], valid_before - FACILITATOR_MARGIN, window
+        validity = Validity(valid_before, dies_in=window)
+        return payload, wallet.address, authorization["nonce"], valid_before - FACILITATOR_MARGIN, window, validity
 
     async def _sign_svm(
         self, offer: Offer, nonce: bytes, given: Blockhash | None
-    ) -> tuple[Json, str, str, float, float]:
+    ) -> tuple[Json, str, str, float, float, Validity]:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self.wallets.svm
@@ -281,4 +297,15 @@ class Payer:
             sign=sign,
         )
         born = self.clock() if given is None else given.born
-        return payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END
+        known = self._rpc.at_hand()  # a gateway may say any height of its own blockhash
+        height = known.height if known is not None and known.value == blockhash else None
+        validity = Validity(blockhash=blockhash, last_height=height, dies_in=BLOCKHASH_END)
+        return payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END, validity
+
+
+def _chain_nonce(offer: Offer, nonce: bytes) -> str:
+    """By which the chain can be asked for the payment: see `Intent.nonce`."""
+    if offer.network.family == "evm":
+        return f"0x{nonce.hex()}"
+    memo = offer.requirement.extra.get("memo")
+    return memo if isinstance(memo, str) and memo else nonce[: exact_svm.NONCE_BYTES].hex()

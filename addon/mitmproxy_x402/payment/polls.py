@@ -171,9 +171,10 @@ class Poll(Purchase):
         if self.payment is None or job is None:
             return
         if job.sends:
-            self.ledger.record_resent(self.payment.row)
+            self.ledger.record_resent(self.payment.row, self.payment.validity)
         else:
-            self.ledger.record_sent(self.payment.row, self.payment.reference, self.payment.valid_until)
+            payment = self.payment
+            self.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
         job.sends += 1
         self.sent, self._sends = True, job.sends
 
@@ -184,7 +185,8 @@ class Poll(Purchase):
             first, self._billed = not self._billed, True
             return first and status == 402
         unused = code in NOT_BROADCAST and job.sends == 1
-        self._record(Outcome("rejected" if unused else "unknown", status=status, code=code))
+        counts_for = self.payment.window if unused else None
+        self._record(Outcome("rejected" if unused else "unknown", status=status, code=code, counts_for=counts_for))
         # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
         job.stale = job.stale or code == STALE
         again = not self._signed_anew and (unused or code == STALE or (job.family == "evm" and code != REPLAY))

@@ -36,6 +36,8 @@ REPLAY = "PAYMENT_REPLAY"
 NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
 """Codes by which the gateway vouches that nothing was broadcast, and after which a fresh signature helps (protocol,
 section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
+UNFUNDED = frozenset({"PAYMENT_UNFUNDED", "insufficient_funds"})
+"""Codes by which the wallet could not pay: another signature would be no better."""
 MAX_WAIT = 20
 """Seconds from a payment that was made ahead until it leaves; usually there is nothing in between."""
 
@@ -182,7 +184,8 @@ class Purchase:
         if self._sends:
             self._payer.ledger.record_resent(self.payment.row)
         else:
-            self._payer.ledger.record_sent(self.payment.row, self.payment.reference, self.payment.valid_until)
+            payment = self.payment
+            self._payer.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
             self._purchases += 1
             self._last_row = self.payment.row
             if self._prediction is not None and self._payer.forecast is not None:
@@ -202,7 +205,7 @@ class Purchase:
         if self._mispredicted(code, status, words):
             return True
         if code in NOT_BROADCAST and self._sends == 1:
-            self._record(Outcome("rejected", status=status, code=code))
+            self._record(Outcome("rejected", status=status, code=code, counts_for=self.payment.window))
             self._purchases -= 1
             self.payment = None
             again, self._signed_anew = not self._signed_anew, True
@@ -212,6 +215,8 @@ class Purchase:
             self.payment = None
             self._check_purchases()
             again = True
+        elif code in UNFUNDED and self._sends == 1:  # it may be funded within the life of the signature
+            self._record(Outcome("rejected", status=status, code=code, counts_for=self.payment.window))
         else:
             self._record(Outcome("unknown", status=status, code=code))
         if not again:

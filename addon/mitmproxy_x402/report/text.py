@@ -108,6 +108,13 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
         if len(unknown) > MAX_LINES:
             lines.append(f"  and {len(unknown) - MAX_LINES} more; --csv lists all")
         lines.append("")
+    rejected = total(report.of("rejected"))
+    if rejected.payments:
+        lines += [
+            f"Rejected by the gateway: {count(rejected.payments)}, {format_usd(rejected.micro_usd)} USD.",
+            "They count against the budget until nobody can submit their signatures.",
+            "",
+        ]
     under_way = total(report.of("under way"))
     if under_way.payments:
         lines += [f"Under way: {count(under_way.payments)}, {format_usd(under_way.micro_usd)} USD.", ""]
@@ -117,7 +124,7 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
     return lines
 
 
-_FREE = {"rejected": "rejected by the gateway", "released": "never sent"}
+_FREE = {"expired": "rejected and expired", "released": "never sent"}
 
 
 def count(payments: int) -> str:
@@ -141,6 +148,7 @@ def as_json(report: Report) -> str:
         "unknown": {**_object(total(unknown)), "list": [dict(_fields(report, entry)) for entry in unknown]},
         "under_way": _object(total(report.of("under way"))),
         "rejected": _object(total(report.of("rejected"))),
+        "expired": _object(total(report.of("expired"))),
         "never_sent": _object(total(report.of("released"))),
     }
     return json.dumps(document, indent=2) + "\n"

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from ...settings.ledger_place import PostgresUrl
-from ..interface import LedgerError
+from ..interface import UNPROVEN, LedgerError
 from .schema import version_of
 from .session import Session, Unanswered, connect, failure, limit
 
@@ -17,6 +17,12 @@ READ_SECONDS = 30
 _ROWS = """
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE time >= %s AND %s IN ('', process) ORDER BY id DESC LIMIT NULLIF(%s, -1)"""
+
+_UNPROVEN = f"""
+    SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
+    WHERE ({UNPROVEN}) AND sends > 0 AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
+UNPROVEN_SINCE = 2
+"""The version of the tables that has these columns."""
 
 
 def is_made(url: PostgresUrl) -> bool:
@@ -26,12 +32,24 @@ def is_made(url: PostgresUrl) -> bool:
 
 
 def read_rows(url: PostgresUrl, since: int, process: str, last: int) -> list[dict[str, Any]]:
-    """See `ledger_report.read_entries`; the newest first, and each with `alive`: whether its proxy is."""
+    """See `ledger.reading.read_entries`; the newest first, and each with `alive`: whether its proxy is."""
+    return _read(url, _ROWS, (since, process, last))
+
+
+def read_unproven_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
+    """See `ledger.reading.read_unproven`; each with `alive` likewise."""
+    return _read(url, _UNPROVEN, (after, last), UNPROVEN_SINCE)
+
+
+def _read(url: PostgresUrl, statement: str, values: tuple[Any, ...], least: int = 1) -> list[dict[str, Any]]:
     with closing(_reading(url)) as session:
-        if not _version(session, url):
+        version = _version(session, url)
+        if not version:
             raise LedgerError(f"There is no ledger in {url} yet. The proxy makes one when it starts.")
+        if version < least:  # a proxy has to open it first
+            return []
         try:
-            return session.cursor(row_factory=dict_row).execute(_ROWS, (since, process, last)).fetchall()
+            return session.cursor(row_factory=dict_row).execute(statement.encode(), values).fetchall()
         except (psycopg.Error, Unanswered) as error:
             raise failure(url, error) from None
 

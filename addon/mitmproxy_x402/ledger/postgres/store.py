@@ -27,8 +27,11 @@ from ...limits.limits import ALIAS, Budget
 from ...protocol.messages import AtomicUnits, Caip2
 from ...settings.ledger_place import PostgresUrl
 from ..interface import (
-    FREE,
+    CHAIN_TRANSITIONS,
     LAPSE_SECONDS,
+    REPLACEABLE,
+    UNKNOWN,
+    ChainWord,
     Intent,
     JobPaid,
     LedgerError,
@@ -36,6 +39,7 @@ from ..interface import (
     OverBudget,
     State,
     Submitted,
+    Validity,
     sources,
 )
 from .schema import migrate
@@ -49,13 +53,15 @@ RECOVERED, RECOVERIES = 50, 20
 """Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
-        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s::bigint,
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s::bigint,
         %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
-    UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s
+    UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
+        blockhash = %s::text, last_height = %s::bigint, dead_at = x402_time() + %s::bigint
     WHERE id = %s AND session = %s AND state = ANY(%s)"""
 _RESENT = """
-    UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
+    UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
+        valid_before = greatest(valid_before, %s::bigint), dead_at = greatest(dead_at, x402_time() + %s::bigint)
     WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
 # Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
 _RELEASE = """
@@ -69,14 +75,33 @@ _FINISH = """
         transaction_id = COALESCE(NULLIF(ending.transaction_id, ''), its.transaction_id),
         status = ending.status, code = NULLIF(ending.code, ''), request_id = NULLIF(ending.request_id, ''),
         first_byte_ms = ending.first_byte_ms, total_ms = ending.total_ms, bytes = ending.bytes,
-        free_at = COALESCE(x402_time() + ending.counts_for, its.free_at)
+        charged = COALESCE(ending.charged, its.charged),
+        charged_micro_usd = COALESCE(ending.charged_micro_usd, its.charged_micro_usd),
+        free_at = CASE
+            WHEN its.state <> ALL(ending.sources) THEN its.free_at
+            WHEN ending.state IN ('rejected', 'superseded') THEN greatest(x402_time() + ending.counts_for, its.dead_at)
+            WHEN ending.state <> 'settled' THEN its.free_at
+            WHEN ending.charged_micro_usd IS NOT NULL AND its.chain_state IS NULL THEN its.dead_at END
     FROM json_to_recordset(%s::json) AS ending (
             id bigint, reference text, sources text[], state text, transaction_id text, status integer, code text,
-            request_id text, first_byte_ms bigint, total_ms bigint, bytes bigint, counts_for bigint),
+            request_id text, first_byte_ms bigint, total_ms bigint, bytes bigint, counts_for bigint,
+            charged text, charged_micro_usd bigint),
         (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
     WHERE its.id = ending.id AND its.reference = COALESCE(ending.reference, its.reference) AND its.sends > 0
         AND quick.setting <> ''
     RETURNING its.id, its.state"""
+# One object of JSON for each row, with the columns of `_word`.
+_CHAIN = """
+    UPDATE x402_payment AS its SET
+        state = word.state, chain_state = word.verdict, finding = NULLIF(word.finding, ''), free_at = NULL,
+        chain_transaction = NULLIF(word.transaction_id, ''), chain_time = word.block_time, chain_amount = word.amount,
+        uncounted = CASE word.verdict
+            WHEN 'moved' THEN COALESCE(its.micro_usd - word.micro_usd, its.uncounted) ELSE its.uncounted END
+    FROM json_to_recordset(%s::json) AS word (
+            id bigint, sources text[], state text, verdict text, finding text, transaction_id text, block_time bigint,
+            amount text, micro_usd bigint)
+    WHERE its.id = word.id AND its.state = ANY(word.sources)
+        AND (word.verdict = 'moved' OR its.chain_state IS DISTINCT FROM 'moved')"""
 # Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
 # a primary whose standby is gone gives a session, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
@@ -87,7 +112,7 @@ _JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
 _SUBMITTED = f"""
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, x402_time() - counted_at,
         valid_until, (SELECT MAX(id) FROM x402_payment AS next WHERE next.job = first.job AND next.replaces = first.id
-            AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in FREE)}))
+            AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in REPLACEABLE)}))
     FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
 _Ending = dict[str, Any]
@@ -145,16 +170,21 @@ class PostgresLedger:
         ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
         return None if returns_ms is None else returns_ms / 1000
 
-    def record_sent(self, row: int, reference: str, valid_until: float) -> None:
+    def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
-        values = (_text(reference), int(valid_until), row, self._reserved.get(row), list(sources("sent")))
+        values = (
+            *(_text(reference), int(valid_until), validity.valid_before, _text(validity.blockhash) or None),
+            *(validity.last_height, _rounded_up(validity.dies_in)),
+            *(row, self._reserved.get(row), list(sources("sent"))),
+        )
         self._change(_SENT, values)
         self._reserved.pop(row, None)
         self._keep(row, reference)
 
-    def record_resent(self, row: int) -> None:
+    def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
-        ((reference,),) = self._change(_RESENT, (row,))
+        values = validity.valid_before, _rounded_up(validity.dies_in), row
+        ((reference,),) = self._change(_RESENT, values)
         self._keep(row, reference)
 
     def release(self, row: int) -> None:
@@ -185,7 +215,9 @@ class PostgresLedger:
             "first_byte_ms": _milliseconds(outcome.first_byte),
             "total_ms": _milliseconds(outcome.total),
             "bytes": outcome.size,
-            "counts_for": math.ceil(outcome.counts_for * 1000) if outcome.state == "superseded" else None,
+            "counts_for": _rounded_up(outcome.counts_for),
+            "charged": None if outcome.charged is None else str(outcome.charged),
+            "charged_micro_usd": outcome.charged_micro_usd,
         }
 
     def _state(self, ending: _Ending) -> State:
@@ -220,6 +252,13 @@ class PostgresLedger:
                 break
             some[ending["id"]] = ending
         return list(some.values())
+
+    def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
+        """See `Ledger`."""
+        for begin in range(0, len(words), MOST_TOGETHER):
+            some = [_word(word) for word in words[begin : begin + MOST_TOGETHER]]
+            self.link.ask(_CHAIN, (json.dumps(some),))
+        return [self._state({"id": word.row, "reference": None}) for word in words]
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
@@ -268,7 +307,8 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
     values = (
         *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
         *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
-        *(intent.micro_usd, intent.replaces, _text(intent.job), LAPSE_SECONDS * 1000),
+        *(intent.micro_usd, intent.replaces, _text(intent.job)),
+        *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), LAPSE_SECONDS * 1000),
         *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
     )
     return _RESERVE, values
@@ -298,3 +338,17 @@ def _text(text: str) -> str:
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
+
+
+def _rounded_up(seconds: float | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds * 1000)
+
+
+def _word(word: ChainWord) -> dict[str, Any]:
+    """As `_CHAIN` takes it."""
+    state: State = "settled" if word.verdict == "moved" else "expired"
+    return {
+        **{"id": word.row, "sources": sources(state, CHAIN_TRANSITIONS), "state": state, "verdict": word.verdict},
+        **{"finding": _text(word.finding), "transaction_id": _text(word.transaction), "block_time": word.block_time},
+        **{"amount": None if word.amount is None else str(word.amount), "micro_usd": word.micro_usd},
+    }

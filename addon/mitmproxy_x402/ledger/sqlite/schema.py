@@ -29,6 +29,14 @@ def _add(amount: str) -> str:
         ON CONFLICT (scope, level, span) DO UPDATE SET micro_usd = micro_usd + excluded.micro_usd"""
 
 
+def _counts(row: str) -> str:
+    """What `row` (a table's name) counts for; these two states count for nothing, now and in all later versions."""
+    return f"(CASE WHEN {row}.state IN ('released', 'expired') THEN 0 ELSE {row}.micro_usd - {row}.uncounted END)"
+
+
+OLD_MARGIN_MS = 3600_000
+"""By which rows that were `rejected` before they counted outlive their signature, whatever clocks differ."""
+
 MIGRATIONS = (
     """
     CREATE TABLE payment (
@@ -108,6 +116,39 @@ MIGRATIONS = (
     WHEN OLD.state IN ('rejected', 'released', 'expired') AND NEW.state NOT IN ('rejected', 'released', 'expired')
     BEGIN {_add("NEW.micro_usd")}; END;
     DROP INDEX payment_freed
+    """,
+    f"""
+    ALTER TABLE payment ADD COLUMN scheme TEXT;          -- of x402; NULL in rows of older versions: exact
+    ALTER TABLE payment ADD COLUMN wallet TEXT;          -- public address of whoever signs
+    ALTER TABLE payment ADD COLUMN nonce TEXT;           -- EVM: of the signature; Solana: the memo
+    ALTER TABLE payment ADD COLUMN valid_before INTEGER; -- EVM: Unix seconds by the chain's clock
+    ALTER TABLE payment ADD COLUMN blockhash TEXT;       -- Solana
+    ALTER TABLE payment ADD COLUMN last_height INTEGER;  -- Solana: the last block that can hold the transaction
+    ALTER TABLE payment ADD COLUMN dead_at INTEGER;      -- from when on nobody can submit it: the ledger's time, ms
+    ALTER TABLE payment ADD COLUMN charged TEXT;         -- of a ceiling, as the answer says: atomic units
+    ALTER TABLE payment ADD COLUMN charged_micro_usd INTEGER;
+    ALTER TABLE payment ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;  -- of micro_usd, counts no more
+    ALTER TABLE payment ADD COLUMN chain_state TEXT;     -- what the chain says: moved or dead; NULL: not looked up
+    ALTER TABLE payment ADD COLUMN chain_transaction TEXT;
+    ALTER TABLE payment ADD COLUMN chain_time INTEGER;   -- of the block, Unix seconds
+    ALTER TABLE payment ADD COLUMN chain_amount TEXT;    -- that moved, atomic units
+    ALTER TABLE payment ADD COLUMN finding TEXT;         -- where the chain contradicts the gateway
+    -- Rejections counted nothing. Those whose signature may live count again, by the triggers of the version before.
+    UPDATE payment SET state = 'superseded',
+        free_at = counted_at + MAX(COALESCE(valid_until * 1000 - time, 86400000), 0) + {OLD_MARGIN_MS}
+        WHERE state = 'rejected';
+    DROP TRIGGER spending_freed;
+    DROP TRIGGER spending_restored;
+    DROP TRIGGER spending_reserved;
+    CREATE TRIGGER spending_reserved AFTER INSERT ON payment WHEN {_counts("NEW")} <> 0
+    BEGIN {_add(_counts("NEW"))}; END;
+    CREATE TRIGGER spending_changed AFTER UPDATE OF state, uncounted ON payment
+    WHEN {_counts("NEW")} <> {_counts("OLD")}
+    BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}")}; END;
+    DROP INDEX payment_superseded;
+    CREATE INDEX payment_ending ON payment (free_at) WHERE free_at IS NOT NULL;
+    CREATE INDEX payment_unproven ON payment (id)
+        WHERE state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)
     """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""

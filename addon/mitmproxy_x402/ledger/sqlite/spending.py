@@ -35,7 +35,7 @@ _COUNTED = f"""
     AND {covered("payment")}"""
 _SUM_UP = (
     f"""
-    INSERT INTO spending SELECT :scope, {LEVELS[0]}, counted_at >> {LEVELS[0]} AS its_span, SUM(micro_usd)
+    INSERT INTO spending SELECT :scope, {LEVELS[0]}, counted_at >> {LEVELS[0]} AS its_span, SUM(micro_usd - uncounted)
     {_COUNTED} GROUP BY its_span""",
     *(
         f"""
@@ -45,7 +45,9 @@ _SUM_UP = (
     ),
 )
 # Each gives the length of spans (0: single payments), where in time each begins, and its sum.
-_PAYMENTS = f"SELECT 0, counted_at AS starts, micro_usd {_COUNTED} AND counted_at >= :begin AND counted_at < :end"
+_PAYMENTS = f"""
+    SELECT 0, counted_at AS starts, micro_usd - uncounted AS micro_usd {_COUNTED}
+    AND counted_at >= :begin AND counted_at < :end"""
 _SPANS = """
     SELECT level, span << level AS starts, micro_usd
     FROM spending WHERE scope = :scope AND level = {level} AND span >= {begin} AND span < {end}"""

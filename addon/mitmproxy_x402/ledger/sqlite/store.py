@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from ...errors import Refused
 from ...limits.limits import Budget
 from ...protocol.messages import AtomicUnits, Caip2
 from ..interface import (
-    FREE,
+    CHAIN_TRANSITIONS,
     LAPSE_SECONDS,
+    PASSING,
+    REPLACEABLE,
     TRANSITIONS,
+    UNKNOWN,
+    ChainWord,
     Clock,
     Intent,
     JobPaid,
@@ -25,6 +29,7 @@ from ..interface import (
     OverBudget,
     State,
     Submitted,
+    Validity,
     sources,
 )
 from .schema import MIGRATIONS, migrate
@@ -36,46 +41,75 @@ CHECKPOINT_PAGES = 4000
 """After so many pages of its log, 16 MB or 500 payments, SQLite brings them into the file. All streams wait for the
 disk meanwhile, some milliseconds: four times as seldom as by default."""
 
-_FREE = f"({', '.join(repr(state) for state in FREE)})"
+_REPLACEABLE = f"({', '.join(repr(state) for state in REPLACEABLE)})"
+_PASSING = f"({', '.join(repr(state) for state in PASSING)})"
 
 
-def _sources(target: State) -> str:
-    return f"({', '.join(repr(state) for state in sources(target))})"
+def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
+    return f"({', '.join(repr(state) for state in sources(target, table))})"
 
 
 _INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces, job)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''))"""
+                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?)"""
 # The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
 _LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
-_DUE = "state = 'superseded' AND free_at <= {now}"
+_DUE = "free_at <= {now}"
 _LAPSE = f"UPDATE payment SET state = 'released' WHERE {_LAPSED.format(now='?')}"
-_EXPIRE = f"UPDATE payment SET state = 'expired' WHERE {_DUE.format(now='?')}"
-# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to expire.
+_END = f"""
+    UPDATE payment SET free_at = NULL, state = CASE WHEN state IN {_PASSING} THEN 'expired' ELSE state END,
+        uncounted = CASE WHEN state = 'settled' AND chain_state IS NULL
+                         THEN MAX(micro_usd - COALESCE(charged_micro_usd, micro_usd), 0) ELSE uncounted END
+    WHERE {_DUE.format(now="?")}"""
+# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to end.
 _LAST = f"""
     WITH last AS (SELECT MAX(counted_at, ?) AS now, cumulative FROM payment ORDER BY id DESC LIMIT 1)
     SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {_LAPSED.format(now="now")}),
            EXISTS (SELECT 1 FROM payment WHERE {_DUE.format(now="now")})
     FROM last"""
 _SENT = f"""
-    UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?
+    UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?, valid_before = ?, blockhash = ?,
+        last_height = ?, dead_at = MAX(counted_at, ?) + ?
     WHERE id = ? AND state IN {_sources("sent")}"""
 _RESENT = """
-    UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1
-    WHERE id = ? AND state IN ('sent', 'unknown', 'settled')"""
+    UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
+        valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
+        dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
+    WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
 _RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
+# When it ends by itself: a rejection with its signature, and what was not charged of a ceiling likewise.
+_ENDS = {
+    **dict.fromkeys(PASSING, "CASE WHEN dead_at IS NULL OR :until > dead_at THEN :until ELSE dead_at END"),
+    "settled": "CASE WHEN :charged_micro_usd IS NOT NULL AND chain_state IS NULL THEN dead_at END",
+}
 _FINISH = {
     state: f"""
-    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN ? ELSE state END,
-                       transaction_id = COALESCE(NULLIF(?, ''), transaction_id),
-                       status = ?, code = NULLIF(?, ''), request_id = NULLIF(?, ''),
-                       first_byte_ms = ?, total_ms = ?, bytes = ?, free_at = COALESCE(?, free_at)
-    WHERE id = ? AND sends > 0"""
+    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN '{state}' ELSE state END,
+                       transaction_id = COALESCE(NULLIF(:transaction, ''), transaction_id),
+                       status = :status, code = NULLIF(:code, ''), request_id = NULLIF(:request_id, ''),
+                       first_byte_ms = :first_byte, total_ms = :total, bytes = :size,
+                       charged = COALESCE(:charged, charged),
+                       charged_micro_usd = COALESCE(:charged_micro_usd, charged_micro_usd),
+                       free_at = CASE WHEN state IN {_sources(state)} THEN {_ENDS.get(state, "free_at")}
+                                      ELSE free_at END
+    WHERE id = :row AND sends > 0"""
     for state in TRANSITIONS
 }
+_CHAIN: dict[str, str] = {
+    "moved": f"""
+    UPDATE payment SET state = 'settled', chain_state = 'moved', chain_transaction = NULLIF(:transaction, ''),
+        chain_time = :time, chain_amount = :amount, finding = NULLIF(:finding, ''), free_at = NULL,
+        uncounted = COALESCE(micro_usd - :micro_usd, uncounted)
+    WHERE id = :row AND state IN {_sources("settled", CHAIN_TRANSITIONS)}""",
+    "dead": f"""
+    UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
+    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
+}
 _JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
-_FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_FREE}"
+_FOLLOWING = (
+    f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_REPLACEABLE}"
+)
 _SUBMITTED = """
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
     FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
@@ -170,7 +204,7 @@ class SqliteLedger:
             if lapsed:
                 self._db.execute(_LAPSE, (now,))
             if due:
-                self._db.execute(_EXPIRE, (now,))
+                self._db.execute(_END, (now,))
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
             for budget in budgets:
@@ -180,18 +214,24 @@ class SqliteLedger:
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
+                *(intent.scheme, intent.wallet, intent.nonce),
             )
             row = self._db.execute(_INSERT, values).lastrowid
         assert row is not None
         return row
 
-    def record_sent(self, row: int, reference: str, valid_until: float) -> None:
+    def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
-        self._change(_SENT, (reference, int(valid_until), row))
+        its = validity.valid_before, validity.blockhash or None, validity.last_height
+        dies_in = None if validity.dies_in is None else math.ceil(validity.dies_in * 1000)
+        now = self._anchor + _now_ms(self._clock.uptime)
+        self._change(_SENT, (reference, int(valid_until), *its, now, dies_in, row))
 
-    def record_resent(self, row: int) -> None:
+    def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
-        self._change(_RESENT, (row,))
+        now = self._anchor + _now_ms(self._clock.uptime)
+        dead_at = None if validity.dies_in is None else now + math.ceil(validity.dies_in * 1000)
+        self._change(_RESENT, (validity.valid_before, dead_at, row))
 
     def release(self, row: int) -> None:
         """See `Ledger`."""
@@ -214,16 +254,32 @@ class SqliteLedger:
             raise
 
     def _finish(self, row: int, outcome: Outcome) -> State:
-        free_at = None
-        if outcome.state == "superseded":
-            free_at = self._now()[0] + math.ceil(outcome.counts_for * 1000)
-        values = (
-            *(outcome.state, outcome.transaction, outcome.status, outcome.code, outcome.request_id),
-            *(_milliseconds(outcome.first_byte), _milliseconds(outcome.total), outcome.size, free_at, row),
-        )
+        until = None if outcome.counts_for is None else self._now()[0] + math.ceil(outcome.counts_for * 1000)
+        values = {
+            **{"row": row, "until": until, "transaction": outcome.transaction, "status": outcome.status},
+            **{"code": outcome.code, "request_id": outcome.request_id, "size": outcome.size},
+            **{"first_byte": _milliseconds(outcome.first_byte), "total": _milliseconds(outcome.total)},
+            "charged": None if outcome.charged is None else str(outcome.charged),
+            "charged_micro_usd": outcome.charged_micro_usd,
+        }
         self._db.execute(_FINISH[outcome.state], values)
+        return self._state(row)
+
+    def _state(self, row: int) -> State:
         state: State = self._db.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone()[0]
         return state
+
+    def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
+        """See `Ledger`."""
+        with self._transaction():
+            for word in words:
+                values = {
+                    **{"row": word.row, "transaction": word.transaction, "time": word.block_time},
+                    "amount": None if word.amount is None else str(word.amount),
+                    **{"micro_usd": word.micro_usd, "finding": word.finding},
+                }
+                self._db.execute(_CHAIN[word.verdict], values)
+            return [self._state(word.row) for word in words]
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
@@ -269,7 +325,7 @@ class SqliteLedger:
         with self._transaction():
             now, _, _, due = self._now()
             if due:
-                self._db.execute(_EXPIRE, (now,))
+                self._db.execute(_END, (now,))
             return [self._spending.spent(self._spending.use(budget, now), budget, now) for budget in budgets]
 
     def _now(self) -> tuple[int, int, int, int]:

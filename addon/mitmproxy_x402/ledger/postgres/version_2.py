@@ -1,0 +1,213 @@
+"""Version 2: what left counts until it is dead, ceilings, and columns for what the chain says."""
+
+SQL = """
+ALTER TABLE x402_payment
+    ADD COLUMN scheme text,           -- of x402; null in rows of older versions: exact
+    ADD COLUMN wallet text,           -- public address of whoever signs
+    ADD COLUMN nonce text,            -- EVM: of the signature; Solana: the memo
+    ADD COLUMN valid_before bigint,   -- EVM: Unix seconds by the chain's clock
+    ADD COLUMN blockhash text,        -- Solana
+    ADD COLUMN last_height bigint,    -- Solana: the last block that can hold the transaction
+    ADD COLUMN dead_at bigint,        -- from when on nobody can submit it: the ledger's time, milliseconds
+    ADD COLUMN charged text,          -- of a ceiling, as the answer says: atomic units
+    ADD COLUMN charged_micro_usd bigint,
+    ADD COLUMN uncounted bigint NOT NULL DEFAULT 0,  -- of micro_usd, counts no more
+    ADD COLUMN chain_state text,      -- what the chain says: moved or dead; null: not looked up
+    ADD COLUMN chain_transaction text,
+    ADD COLUMN chain_time bigint,     -- of the block, Unix seconds
+    ADD COLUMN chain_amount text,     -- that moved, atomic units
+    ADD COLUMN finding text;          -- where the chain contradicts the gateway
+
+-- Rejections counted nothing. Those whose signature may live count again, by the triggers of the version before;
+-- an hour beyond its end, whatever clocks differ.
+UPDATE x402_payment SET state = 'superseded',
+    free_at = counted_at + greatest(coalesce(valid_until * 1000 - time, 86400000), 0) + 3600000
+    WHERE state = 'rejected';
+
+DROP INDEX x402_payment_freed;
+CREATE INDEX x402_payment_freed ON x402_payment (counted_at)
+    WHERE state IN ('released', 'expired') OR uncounted <> 0;
+DROP INDEX x402_payment_superseded;
+CREATE INDEX x402_payment_ending ON x402_payment (free_at) WHERE free_at IS NOT NULL;
+CREATE INDEX x402_payment_unproven ON x402_payment (id)
+    WHERE state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL);
+
+-- What a row counts for. What is freed of it is the rest.
+CREATE FUNCTION x402_counts(its_state text, its_micro bigint, its_uncounted bigint)
+RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN its_state IN ('released', 'expired') THEN 0 ELSE its_micro - its_uncounted END
+$$;
+
+-- What it gives back when it ends by itself: all of a rejection, and of a ceiling what was not charged.
+CREATE FUNCTION x402_ends_with(its x402_payment) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN its.state IN ('rejected', 'superseded') THEN its.micro_usd - its.uncounted
+        WHEN its.state = 'settled' AND its.chain_state IS NULL
+            THEN greatest(its.micro_usd - coalesce(its.charged_micro_usd, its.micro_usd), 0) - its.uncounted
+        ELSE 0 END
+$$;
+
+-- The order of locks: a payment's row, then the ledger, then its sums. Who has the ledger waits for no row.
+CREATE OR REPLACE FUNCTION x402_count() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    counts_more bigint := x402_counts(NEW.state, NEW.micro_usd, NEW.uncounted);
+    frees_more bigint := NEW.micro_usd - counts_more;
+    its_key bytea := sha256(convert_to(coalesce('+' || NEW.model, '-') || E'\n' || NEW.path, 'UTF8'));
+    its_width integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(lock_key, 0) FROM x402_ledger;
+    IF TG_OP = 'UPDATE' THEN
+        counts_more := counts_more - x402_counts(OLD.state, OLD.micro_usd, OLD.uncounted);
+        frees_more := -counts_more;
+    END IF;
+    FOREACH its_width IN ARRAY ARRAY[60000, 3600000] LOOP
+        INSERT INTO x402_sum AS sums (width, bucket, key, model, path, counted, freed)
+            VALUES (its_width, NEW.counted_at / its_width, its_key, NEW.model, NEW.path, counts_more, frees_more)
+            ON CONFLICT (width, bucket, key)
+            DO UPDATE SET counted = sums.counted + excluded.counted, freed = sums.freed + excluded.freed;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+DROP TRIGGER x402_count_freed ON x402_payment;
+CREATE TRIGGER x402_count_freed AFTER UPDATE OF state, uncounted ON x402_payment FOR EACH ROW
+    WHEN (x402_counts(OLD.state, OLD.micro_usd, OLD.uncounted)
+          <> x402_counts(NEW.state, NEW.micro_usd, NEW.uncounted))
+    EXECUTE FUNCTION x402_count();
+
+-- What counts at now_ms against a budget; period_ms null: one for ever, of which total was ever reserved.
+CREATE OR REPLACE FUNCTION x402_spent(now_ms bigint, total bigint, period_ms bigint, models text, paths text)
+RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    begins bigint := coalesce(now_ms - period_ms, 0);
+    minute bigint := begins / 60000 + 1;
+    hour bigint := begins / 3600000 + 1;
+    before bigint := 0;
+    due bigint;
+    sums bigint;
+BEGIN
+    SELECT coalesce(sum(x402_ends_with(x402_payment)), 0) INTO due FROM x402_payment
+        WHERE free_at <= now_ms AND counted_at > begins AND x402_covers(models, paths, model, path);
+    IF models = '' AND paths = '' THEN
+        IF period_ms IS NOT NULL THEN
+            SELECT cumulative - micro_usd INTO before FROM x402_payment
+                WHERE counted_at > begins ORDER BY counted_at, id LIMIT 1;
+            IF NOT FOUND THEN
+                RETURN 0;
+            END IF;
+        END IF;
+        SELECT sum(part) INTO sums FROM (
+            SELECT sum(freed) AS part FROM x402_sum WHERE width = 3600000 AND bucket >= hour AND freed <> 0
+            UNION ALL
+            SELECT sum(freed) FROM x402_sum
+                WHERE width = 60000 AND bucket >= minute AND bucket < hour * 60 AND freed <> 0
+            UNION ALL
+            SELECT sum(micro_usd - x402_counts(state, micro_usd, uncounted)) FROM x402_payment
+                WHERE (state IN ('released', 'expired') OR uncounted <> 0)
+                    AND counted_at > begins AND counted_at < minute * 60000
+        ) AS parts;
+        RETURN total - before - coalesce(sums, 0) - due;
+    END IF;
+    SELECT sum(part) INTO sums FROM (
+        SELECT sum(counted) AS part FROM x402_sum
+            WHERE width = 3600000 AND bucket >= hour AND x402_covers(models, paths, model, path)
+        UNION ALL
+        SELECT sum(counted) FROM x402_sum WHERE width = 60000 AND bucket >= minute AND bucket < hour * 60
+            AND x402_covers(models, paths, model, path)
+        UNION ALL
+        SELECT sum(x402_counts(state, micro_usd, uncounted)) FROM x402_payment
+            WHERE counted_at > begins AND counted_at < minute * 60000 AND x402_covers(models, paths, model, path)
+    ) AS parts;
+    RETURN coalesce(sums, 0) - due;
+END
+$$;
+
+-- In how many milliseconds as much as is needed will have left a budget's period; null: never.
+CREATE OR REPLACE FUNCTION x402_returns(needed bigint, period_ms bigint, models text, paths text)
+RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    now_ms bigint := x402_time();
+    begins bigint := now_ms - period_ms;
+    its_minute bigint;
+    left_before bigint;
+    sums bigint;
+BEGIN
+    SELECT minute, leaves - part INTO its_minute, left_before FROM (
+        SELECT minute, part, sum(part) OVER (ORDER BY minute) AS leaves FROM (
+            SELECT begins / 60000 AS minute, coalesce(sum(x402_counts(state, micro_usd, uncounted)), 0) AS part
+                FROM x402_payment WHERE counted_at > begins
+                    AND counted_at < (begins / 60000 + 1) * 60000 AND x402_covers(models, paths, model, path)
+            UNION ALL
+            SELECT bucket, sum(counted) FROM x402_sum WHERE width = 60000 AND bucket > begins / 60000
+                AND x402_covers(models, paths, model, path) GROUP BY bucket
+        ) AS minutes
+    ) AS leaving WHERE leaves >= needed ORDER BY minute LIMIT 1;
+    SELECT counted_at INTO sums FROM (
+        SELECT counted_at, left_before + sum(x402_counts(state, micro_usd, uncounted))
+            OVER (ORDER BY counted_at, id) AS leaves FROM x402_payment
+        WHERE counted_at > begins
+            AND counted_at >= its_minute * 60000 AND counted_at < (its_minute + 1) * 60000
+            AND x402_covers(models, paths, model, path)
+    ) AS leaving WHERE leaves >= needed ORDER BY counted_at LIMIT 1;
+    RETURN sums - begins;
+END
+$$;
+
+-- Find room in all budgets and write a row. One at a time: from the lock on, nobody else reserves until this
+-- transaction has ended. It is not waited for until it is on the disk; that is done before the payment leaves.
+-- What has lapsed is freed some at a time: a multitude must not make this take longer than it may.
+CREATE FUNCTION x402_reserve(
+    its_process text, its_method text, its_host text, its_path text, its_model text, its_network text,
+    its_asset text, its_pay_to text, its_amount text, its_micro bigint, its_replaces bigint, its_job text,
+    its_scheme text, its_wallet text, its_nonce text,
+    lapse_ms bigint, limits bigint[], periods_ms bigint[], models text[], paths text[],
+    OUT row_id bigint, OUT row_session integer, OUT full_number integer, OUT spent bigint, OUT job_paid boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    wall bigint;
+    now_ms bigint;
+    total bigint;
+BEGIN
+    job_paid := false;
+    row_session := current_setting('x402.session')::integer;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM pg_advisory_xact_lock(lock_key, 0) FROM x402_ledger;
+    wall := x402_now();
+    SELECT counted_at, cumulative INTO now_ms, total FROM x402_payment ORDER BY id DESC LIMIT 1;
+    now_ms := greatest(now_ms, wall);
+    total := coalesce(total, 0);
+    UPDATE x402_payment SET state = 'released' WHERE id IN (
+        SELECT id FROM x402_payment WHERE state = 'reserved' AND counted_at < now_ms - lapse_ms
+        LIMIT 100 FOR UPDATE SKIP LOCKED);
+    UPDATE x402_payment AS its SET free_at = NULL,
+        uncounted = CASE state WHEN 'settled' THEN uncounted + x402_ends_with(its) ELSE uncounted END,
+        state = CASE WHEN state IN ('rejected', 'superseded') THEN 'expired' ELSE state END
+        WHERE id IN (
+            SELECT id FROM x402_payment WHERE free_at <= now_ms LIMIT 100 FOR UPDATE SKIP LOCKED);
+    DELETE FROM x402_sum WHERE (width, bucket, key) IN (
+        SELECT width, bucket, key FROM x402_sum
+        WHERE width = 60000 AND bucket < now_ms / 60000 - 45000 LIMIT 10);
+    IF its_job <> '' THEN
+        PERFORM 1 FROM x402_payment WHERE job = its_job AND replaces = its_replaces AND payer IS NULL
+            AND state NOT IN ('rejected', 'released', 'expired');
+        IF FOUND THEN
+            job_paid := true;
+            RETURN;
+        END IF;
+    END IF;
+    FOR number IN 1 .. coalesce(array_length(limits, 1), 0) LOOP
+        spent := x402_spent(now_ms, total, periods_ms[number], models[number], paths[number]);
+        IF spent + its_micro > limits[number] THEN
+            full_number := number;
+            RETURN;
+        END IF;
+    END LOOP;
+    INSERT INTO x402_payment (time, counted_at, session, process, method, host, path, model, network, asset, pay_to,
+                              amount, micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce)
+        VALUES (wall, now_ms, row_session, its_process, its_method, its_host, its_path, its_model, its_network,
+                its_asset, its_pay_to, its_amount, its_micro, total + its_micro, 'reserved', its_replaces,
+                nullif(its_job, ''), its_scheme, its_wallet, its_nonce)
+        RETURNING id INTO row_id;
+END
+$$;
+"""
