@@ -1,9 +1,10 @@
-"""How `check` asks a server: one request, bounded in time and size, TLS verified as the proxy verifies it."""
+"""One HTTP or JSON-RPC request to a server, bounded in time and size, with its TLS certificate verified."""
 
 from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,6 +20,17 @@ MAX_ANSWER = 2 << 20
 
 class Unreachable(Exception):
     """No usable answer. The text says why, and repeats nothing of a URL or of the answer."""
+
+
+class Declined(Unreachable):
+    """The server is there, and will not answer this question: an error of JSON-RPC, or an answer beyond MAX_ANSWER.
+
+    Another question, such as one for less, may be answered.
+    """
+
+
+class Busy(Unreachable):
+    """The server asks for a pause: HTTP 429, 503, or an error that says so."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ async def ask(url: str, seconds: float, body: object = None, trust: Trust | None
     except Unreachable:
         raise
     except Exception as error:  # every server may fail in its own way
+        if "too long" in str(error) or "too large" in str(error):
+            raise Declined(f"its answer has more than {MAX_ANSWER} bytes") from None
         raise Unreachable(_why(error, seconds)) from None
     finally:
         client.close()
@@ -88,19 +102,68 @@ def origin(url: str) -> str:
         return "an unreadable URL"
 
 
+Call = tuple[str, list[object]]
+"""A method and its parameters."""
+
+
 async def json_rpc(url: str, seconds: float, method: str, parameters: list[object]) -> object:
-    """The result of a JSON-RPC 2.0 call. Raises Unreachable, for an error that the server gives too."""
-    question = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
-    response = await ask(url, seconds, question)
+    """The result of a JSON-RPC 2.0 call. Raises Unreachable; Declined or Busy for an error that the server gives."""
+    said = await _post(url, seconds, _question(1, (method, parameters)))
+    result = _result(said, method)
+    if isinstance(result, Unreachable):
+        raise result
+    return result
+
+
+async def json_rpc_batch(url: str, seconds: float, calls: Sequence[Call]) -> list[object]:
+    """The results of several calls in one request, in their order; Declined or Busy in the place of one that failed.
+
+    Raises Unreachable: for the whole. Declined: the server takes no batches, or none of this size.
+    """
+    said = await _post(url, seconds, [_question(number, call) for number, call in enumerate(calls)])
+    if not isinstance(said, list):
+        result = _result(said, "a batch")
+        raise result if isinstance(result, Unreachable) else Declined("it answers no batches")
+    by_id = {each.get("id"): each for each in said if isinstance(each, dict)}
+    return [_result(by_id.get(number), method) for number, (method, _) in enumerate(calls)]
+
+
+def _question(number: int, call: Call) -> dict[str, object]:
+    method, parameters = call
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": parameters}
+
+
+_BUSY_STATUS = frozenset({429, 503})
+_BUSY_CODES = frozenset({429, -32005, -32016, -32029})
+"""Codes by which RPCs say that one has asked too often. Some also say so of a range that is too wide."""
+
+
+async def _post(url: str, seconds: float, body: object) -> object:
+    response = await ask(url, seconds, body)
+    if response.code in _BUSY_STATUS:
+        raise Busy(f"HTTP {response.code}")
     try:
-        said = json.loads(response.body or b"")
+        return json.loads(response.body or b"")
     except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict) and said.get("error") is None and "result" in said and response.code == 200:
+        pass
+    if response.code == 200:
+        raise Unreachable("its answer is no JSON-RPC")
+    kind = Declined if response.code in (400, 413) else Unreachable
+    raise kind(f"HTTP {response.code}")
+
+
+def _result(said: object, method: str) -> object:
+    """What one call came to; an Unreachable where it failed."""
+    if not isinstance(said, dict):
+        return Unreachable("its answer is no JSON-RPC")
+    error = said.get("error")
+    if error is None and "result" in said:
         result: object = said["result"]
         return result
-    error = said.get("error") if isinstance(said, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    if type(code) is int:
-        raise Unreachable(f"{method} gives error {code}")
-    raise Unreachable(f"HTTP {response.code}" if response.code != 200 else "its answer is no JSON-RPC")
+    if type(code) is not int:
+        return Unreachable("its answer is no JSON-RPC")
+    text = f"{method} gives error {code}"
+    message = error.get("message") if isinstance(error, dict) else None
+    wide = isinstance(message, str) and any(word in message.lower() for word in ("range", "block", "result", "size"))
+    return Busy(text) if code in _BUSY_CODES and not wide else Declined(text)

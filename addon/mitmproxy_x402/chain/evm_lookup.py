@@ -1,0 +1,191 @@
+"""What became of payments on one EVM chain, as one RPC tells it: EIP-3009 authorizations and Permit2 transfers.
+
+Everything is asked of a block that is final, so a reorganisation cannot change it: the state of the nonces there, and
+the clock of that block. A nonce that is unused there, where the block is later than `validBefore`, stays unused: tokens
+take an authorization only in a block before that time. A used one has its transaction in the blocks of its own time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from .evm_blocks import Block, EvmBlocks, Log, log, quantity
+from .json_rpc import Call, Unreachable
+from .rpc import Rpc
+from .verdict import Sent, Verdict, open_because
+
+PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
+AT_ONCE = 64
+"""Nonces that are looked for in one question for logs."""
+SPAN_SECONDS = 3 * 3600
+"""Payments that lie further apart are not looked for together."""
+BEFORE_SECONDS = 700
+"""An authorization is valid from ten minutes before its signature on."""
+
+_AUTHORIZATION_STATE = "0xe94a0102"
+"""Selector of authorizationState(address,bytes32)."""
+_NONCE_BITMAP = "0x4fe02b44"
+"""Selector of nonceBitmap(address,uint256)."""
+AUTHORIZATION_USED = "0x98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5"
+"""Topic of AuthorizationUsed(address,bytes32)."""
+TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
+"""Topic of Transfer(address,address,uint256)."""
+
+
+class EvmLookUp:
+    """Asks one RPC about payments on one chain."""
+
+    def __init__(self, rpc: Rpc, chain_id: int) -> None:
+        self.rpc = rpc
+        self._blocks = EvmBlocks(rpc, chain_id)
+
+    async def look_up(self, payments: Sequence[Sent]) -> dict[int, Verdict]:
+        """What became of each of `payments`, by its key. Raises Unreachable: of all."""
+        final = await self._blocks.final()
+        used = await self._used(payments, final)
+        verdicts: dict[int, Verdict] = {}
+        spent: list[Sent] = []
+        for payment in payments:
+            if used[payment.key]:
+                spent.append(payment)
+            elif final.time > payment.valid_until:
+                verdicts[payment.key] = Verdict("dead")
+            else:
+                left = int(payment.valid_until) - final.time
+                verdicts[payment.key] = open_because(
+                    f"not taken yet, and valid for {left} s by the chain's clock", later=True
+                )
+        for group in _groups(spent):
+            verdicts |= await self._transactions(group, final)
+        return verdicts
+
+    async def _used(self, payments: Sequence[Sent], final: Block) -> dict[int, bool]:
+        calls = [_state_call(payment, final) for payment in payments]
+        answers = await self.rpc.batch(calls)
+        return {
+            payment.key: bool(quantity(said) >> (payment.nonce & 255) & 1)
+            if payment.method == "permit2"
+            else bool(quantity(said))
+            for payment, said in zip(payments, answers, strict=True)
+        }
+
+    async def _transactions(self, payments: Sequence[Sent], final: Block) -> dict[int, Verdict]:
+        """Of payments of one method, payer and asset, whose nonces are used."""
+        first = await self._blocks.at(payments[0].signed_at - BEFORE_SECONDS, final)
+        end = max(payment.valid_until for payment in payments)
+        last = min(await self._blocks.at(end + 1, final) + 64, final.number)
+        method, payer, asset = payments[0].method, payments[0].payer, payments[0].asset
+        try:
+            if method == "permit2":
+                logs = await self._blocks.logs(asset, [TRANSFER, _topic(payer)], first, last)
+                moves = await self._permitted(payments, logs)
+            else:
+                nonces = [f"0x{payment.nonce:064x}" for payment in payments]
+                logs = await self._blocks.logs(asset, [AUTHORIZATION_USED, _topic(payer), nonces], first, last)
+                moves = await self._authorized(payments, logs)
+        except Unreachable as reason:
+            return {each.key: Verdict("used", why=f"its log cannot be had: {reason}") for each in payments}
+        times = {block.number: block.time for block in await self._blocks.blocks([one.block for one in moves.values()])}
+        lost = Verdict("used", why="it has no log of the transaction")
+        return {
+            payment.key: lost
+            if (move := moves.get(payment.key)) is None
+            else Verdict("moved", move.transaction, times[move.block], int(move.data, 16), _address(move.topics[2]))
+            for payment in payments
+        }
+
+    async def _authorized(self, payments: Sequence[Sent], logs: Sequence[Log]) -> dict[int, Log]:
+        """The transfer of each authorization: the token makes it right after the nonce is marked as used."""
+        by_nonce = {int(each.topics[2], 16): each for each in logs if len(each.topics) == 3}
+        hits = {payment.key: by_nonce[payment.nonce] for payment in payments if payment.nonce in by_nonce}
+        receipts = await self._receipts({hit.transaction for hit in hits.values()})
+        moves: dict[int, Log] = {}
+        for key, hit in hits.items():
+            events = receipts.get(hit.transaction, [])
+            ours = [each for each in events if each.address == hit.address and each.topics[1:2] == hit.topics[1:2]]
+            after = [each for each in ours if each.index > hit.index]
+            until = itertools.takewhile(lambda each: each.topics[0] != AUTHORIZATION_USED, after)
+            before = [each for each in reversed(ours) if each.index < hit.index]
+            since = itertools.takewhile(lambda each: each.topics[0] != AUTHORIZATION_USED, before)
+            move = next((each for each in (*until, *since) if _is_transfer(each)), None)
+            if move is not None and any(each == hit for each in events):
+                moves[key] = move
+        return moves
+
+    async def _permitted(self, payments: Sequence[Sent], logs: Sequence[Log]) -> dict[int, Log]:
+        """The transfer of each permit: in the transaction whose input has its nonce.
+
+        Where one transaction has several of ours, they are in the order of their nonces in its input.
+        """
+        transfers: dict[str, list[Log]] = defaultdict(list)
+        for each in logs:
+            if _is_transfer(each):
+                transfers[each.transaction].append(each)
+        inputs = await self._inputs(list(transfers))
+        moves: dict[int, Log] = {}
+        for transaction, made in transfers.items():
+            text = inputs.get(transaction, "")
+            named = sorted((at, payment.key) for payment in payments if (at := text.find(f"{payment.nonce:064x}")) >= 0)
+            made.sort(key=lambda each: each.index)
+            if len(named) == len(made):
+                moves |= {key: move for (_, key), move in zip(named, made, strict=True)}
+        return moves
+
+    async def _receipts(self, transactions: Iterable[str]) -> dict[str, list[Log]]:
+        """The events of those of `transactions` that went through, in their order."""
+        names = sorted(transactions)
+        calls: list[Call] = [("eth_getTransactionReceipt", [name]) for name in names]
+        found = {}
+        for name, said in zip(names, await self.rpc.batch(calls), strict=True):
+            if isinstance(said, dict) and said.get("status") == "0x1" and isinstance(said.get("logs"), list):
+                events = [log(each) for each in said["logs"]]
+                found[name] = sorted((each for each in events if each.topics), key=lambda each: each.index)
+        return found
+
+    async def _inputs(self, transactions: Sequence[str]) -> dict[str, str]:
+        calls: list[Call] = [("eth_getTransactionByHash", [name]) for name in transactions]
+        answers = zip(transactions, await self.rpc.batch(calls), strict=True)
+        return {name: str(said.get("input", "")).lower() for name, said in answers if isinstance(said, dict)}
+
+
+def _groups(payments: Sequence[Sent]) -> Iterator[list[Sent]]:
+    """Payments that are looked for together: of one method, payer and asset, and near each other in time."""
+
+    def kind(payment: Sent) -> tuple[str, str, str]:
+        return payment.method, payment.payer.lower(), payment.asset.lower()
+
+    for _, alike in itertools.groupby(sorted(payments, key=lambda each: (kind(each), each.signed_at)), kind):
+        group: list[Sent] = []
+        for payment in alike:
+            if group and (len(group) == AT_ONCE or payment.signed_at - group[0].signed_at > SPAN_SECONDS):
+                yield group
+                group = []
+            group.append(payment)
+        yield group
+
+
+def _state_call(payment: Sent, at: Block) -> Call:
+    owner = _word(payment.payer)
+    if payment.method == "permit2":
+        contract, data = PERMIT2, f"{_NONCE_BITMAP}{owner}{payment.nonce >> 8:064x}"
+    else:
+        contract, data = payment.asset, f"{_AUTHORIZATION_STATE}{owner}{payment.nonce:064x}"
+    return "eth_call", [{"to": contract, "data": data}, hex(at.number)]
+
+
+def _is_transfer(each: Log) -> bool:
+    return len(each.topics) == 3 and each.topics[0] == TRANSFER and 2 < len(each.data) <= 66
+
+
+def _word(address: str) -> str:
+    return address.removeprefix("0x").lower().rjust(64, "0")
+
+
+def _topic(address: str) -> str:
+    return f"0x{_word(address)}"
+
+
+def _address(topic: str) -> str:
+    return f"0x{topic[-40:]}"
