@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -319,9 +318,7 @@ def test_ten_thousand_in_a_minute(chain: Anvil) -> None:
         chain.settle(payload)
         paid.append(sent)
     template = paid[-1]
-    rest = [
-        replace(template, key=number, reference="0x" + secrets.token_hex(32)) for number in range(101, 10_001)
-    ]
+    rest = [replace(template, key=number, reference="0x" + secrets.token_hex(32)) for number in range(101, 10_001)]
     chain.mine(DEPTH + 3, VALIDITY)
     begun = time.monotonic()
     with relay(node(chain.url)) as rpc:

@@ -73,6 +73,7 @@ def _config(options: argparse.Namespace) -> SandboxConfig:
         memo=options.memo,
         payment_flow="upfront" if options.upfront else "",
         settle=options.settle,
+        settle_late=options.settle_late,
         opening_balance=balance,
         job_polls=options.job_polls,
         chunk_seconds=options.pace,
@@ -109,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--upfront", action="store_true", help="charge before the work and keep the money when it fails")
     when = "when money moves; vendor: after the work on EVM, in parallel on Solana (default: %(default)s)"
     add("--settle", choices=("vendor", "before", "after", "parallel"), default="vendor", help=when)
+    late = "seconds from the end of the work until money moves, where that is after it (default: %(default)s)"
+    add("--settle-late", type=float, default=0, metavar="SECONDS", help=late)
     balance = "play money that an unknown address has, in atomic units (default: %(default)s)"
     add("--balance", default=str(ANY_BALANCE), help=balance)
     polls = "polls of a video, a song or an image before it is done (default: %(default)s)"

@@ -59,8 +59,8 @@ class Chain(Protocol):
     def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any]) -> Verified:
         """Whether `payload` pays `entry` exactly. Raises Rejected."""
 
-    def settle(self, verified: Verified) -> str:
-        """Move the money; the transaction's id. Raises Rejected."""
+    def settle(self, verified: Verified, at: float | None = None) -> str:
+        """Move the money, at that moment (None: now); the transaction's id. Raises Rejected."""
 
     def fund(self, address: str, amount: int) -> None:
         """Give `address` a balance of exactly `amount` atomic units."""

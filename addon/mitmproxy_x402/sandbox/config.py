@@ -58,6 +58,8 @@ class SandboxConfig:
     """`extra.paymentFlow` of every exact entry; `upfront` also means that failed work is not refunded."""
     max_timeout_seconds: int = 300
     settle: Settle = "vendor"
+    settle_late: float = 0
+    """Seconds from the end of the work until money moves, where it moves `after` the work."""
     free: bool = False
     """Charge for nothing at all: the same answers, for clients that are compared without a payer."""
     opening_balance: int = ANY_BALANCE

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from ..errors import PaymentHeaderError
 from ..protocol import headers
@@ -15,17 +15,15 @@ from .chains import INVALID, Chain, Rejected
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
 from .jobs import Job, JobDesk, Poll, has_proof
+from .late import LateSettlements
 from .media import media_route
 from .pricing import GIFT, PriceList, Quote, Rates, quote
 from .records import Kept, ReceivedPayment, ReceivedRequest
-from .rpc import solana_rpc
+from .rpc import chain_rpc
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
 from .till import Ticket, Till
 from .wire import Exchange, Pairs
 from .work import Route, Work, error_work, find_route, json_work, plain_path
-
-if TYPE_CHECKING:
-    from .svm_chain import SvmChain
 
 When = Literal["early", "late", "never"]
 _HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
@@ -47,10 +45,12 @@ class Counter:
         self._till = Till(self._prices, config.x402_version)
         self.rates = Rates()
         self._jobs = JobDesk(config, url)
+        self.late = LateSettlements(config.settle_late, config.clock)
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request. Raises ClientGone when the client left."""
         request = exchange.request
+        self.late.settle_due()
         route = self._route(request)
         try:
             if route is None:
@@ -67,11 +67,16 @@ class Counter:
             await self._send(exchange, json_work({"error": {"type": error.code, "message": str(error)}}, 400))
 
     def _route(self, request: ReceivedRequest) -> Route | Poll | None:
-        if plain_path(request.path) == "/v1/solana/rpc":
-            chain = next((one for one in self._chains if one.network.family == "svm"), None)
-            if chain is not None:
-                return Route(True, "openai", lambda _: solana_rpc(request.body, cast("SvmChain", chain)))
+        chain = self._chain_of(plain_path(request.path))
+        if chain is not None:
+            return Route(True, "openai", lambda _: chain_rpc(request.body, chain))
         return self._jobs.find_route(request) or media_route(request) or find_route(request)
+
+    def _chain_of(self, path: str) -> Chain | None:
+        """The chain whose RPC is at `path`: /v1/rpc/ and its name, or the gateway's /v1/solana/rpc."""
+        if path == "/v1/solana/rpc":
+            return next((one for one in self._chains if one.network.family == "svm"), None)
+        return next((one for one in self._chains if path == f"/v1/rpc/{one.network.name}"), None)
 
     def _payment_headers(self) -> tuple[str, ...]:
         """A server reads its own version's header, and no other."""
@@ -149,7 +154,7 @@ class Counter:
         when = _when(timing, faults, work)
         failed = work.status >= 400 or any(name in faults for name in WHOLE_FAILURES)
         streamed = work.pieces is not None
-        if when == "early" or (when == "late" and not failed and not streamed):
+        if when == "early" or (when == "late" and not failed and not streamed and not self.late.seconds):
             ticket.settle()
         if failed:
             ticket.release()
@@ -159,7 +164,10 @@ class Counter:
 
         def close_books() -> None:
             if when == "late" and not failed and exchange.sent is not None:
-                _settle_quietly(ticket)
+                if self.late.seconds:
+                    self.late.add(ticket)
+                else:
+                    _settle_quietly(ticket)
             ticket.release()
 
         try:

@@ -32,6 +32,10 @@ _NUMBER = re.compile(r"[0-9]{1,78}")
 _WORD = 2**256
 
 
+BLOCK_SECONDS = 0.05
+"""From one block to the next: so a transaction is as deep as anybody wants within seconds."""
+
+
 @dataclass(frozen=True)
 class Transfer:
     """The signed message of EIP-3009. Addresses are lower case."""
@@ -44,6 +48,15 @@ class Transfer:
     nonce: str
 
 
+@dataclass(frozen=True)
+class Settlement:
+    """A transaction that moved money."""
+
+    block: int
+    transaction: str
+    transfer: Transfer
+
+
 class EvmLedger:
     """Balances and used nonces of one EVM network. `clock` gives Unix seconds."""
 
@@ -54,7 +67,10 @@ class EvmLedger:
         self._opening = opening_balance
         self._clock = clock
         self._balances: dict[str, int] = {self.pay_to.lower(): 0}
-        self._used: set[tuple[str, str]] = set()
+        self._born = int(clock()) - 3600
+        self.settlements: list[Settlement] = []
+        """Everything that ever moved, in its order."""
+        self._used: dict[tuple[str, str], Settlement] = {}
         self._separator = domain_separator(network, self.asset)
 
     def extra(self) -> dict[str, Any]:
@@ -77,17 +93,37 @@ class EvmLedger:
             raise Rejected(UNFUNDED, f"{transfer.sender} has {self.balance(transfer.sender)} units, {amount} are due.")
         return Verified(checksum_address(transfer.sender), transfer.nonce, transfer)
 
-    def settle(self, verified: Verified) -> str:
+    def settle(self, verified: Verified, at: float | None = None) -> str:
         """As the token contract would: nonce, window and balance are checked again. Raises Rejected."""
         transfer: Transfer = verified.settlement
+        moment = self._clock() if at is None else at
         self._check_unused(transfer)
-        self._check_window(transfer, 1)
+        self._check_window(transfer, 1, moment)
         if self.balance(transfer.sender) < transfer.value:
             raise Rejected(SETTLEMENT_FAILED, "The transfer amount exceeds the payer's balance.")
-        self._used.add((transfer.sender, transfer.nonce))
         self._balances[transfer.sender] = self.balance(transfer.sender) - transfer.value
         self._balances[transfer.to] = self.balance(transfer.to) + transfer.value
-        return "0x" + keccak(b"settled" + bytes.fromhex(transfer.sender[2:] + transfer.nonce[2:])).hex()
+        transaction = "0x" + keccak(b"settled" + bytes.fromhex(transfer.sender[2:] + transfer.nonce[2:])).hex()
+        made = Settlement(self._block_at(moment), transaction, transfer)
+        self._used[transfer.sender, transfer.nonce] = made
+        self.settlements.append(made)
+        return transaction
+
+    def used(self, sender: str, nonce: str) -> list[Settlement]:
+        """What used this nonce, if anything did; both in lower case."""
+        made = self._used.get((sender, nonce))
+        return [] if made is None else [made]
+
+    def block_number(self) -> int:
+        """Of the newest block."""
+        return self._block_at(self._clock())
+
+    def time_of(self, block: int) -> int:
+        """When it was made, Unix seconds."""
+        return self._born + int(block * BLOCK_SECONDS)
+
+    def _block_at(self, moment: float) -> int:
+        return int((moment - self._born) / BLOCK_SECONDS)
 
     def fund(self, address: str, amount: int) -> None:
         """Give `address` exactly `amount` atomic units."""
@@ -97,8 +133,8 @@ class EvmLedger:
         """Atomic units; an address that was never seen has the opening balance."""
         return self._balances.get(address.lower(), self._opening)
 
-    def _check_window(self, transfer: Transfer, seconds_left: int) -> None:
-        now = int(self._clock())
+    def _check_window(self, transfer: Transfer, seconds_left: int, moment: float | None = None) -> None:
+        now = int(self._clock() if moment is None else moment)
         if transfer.valid_before < now + seconds_left:
             raise Rejected(INVALID, f"validBefore is {transfer.valid_before}; it is {now} now, too late to settle.")
         if transfer.valid_after >= now:

@@ -1,11 +1,14 @@
-"""The gateway's free Solana RPC, as much of it as payers use: JSON-RPC 2.0, single or in batches."""
+"""The free RPCs of the sandbox's networks, as much of them as payers use: JSON-RPC 2.0, single or in batches."""
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from .chains import Chain
+from .evm_ledger import EvmLedger
+from .evm_rpc import evm_result
 from .work import Work, json_work
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 _NO_METHOD, _BAD_PARAMS, _BAD_REQUEST = -32601, -32602, -32600
 
 
-def solana_rpc(body: bytes, chain: SvmChain) -> Work:
+def chain_rpc(body: bytes, chain: Chain) -> Work:
     """The answer to a JSON-RPC call about `chain`."""
     try:
         call = json.loads(body)
@@ -26,12 +29,15 @@ def solana_rpc(body: bytes, chain: SvmChain) -> Work:
     return json_work(_answer(call, chain))
 
 
-def _answer(call: Any, chain: SvmChain) -> dict[str, Any]:
+def _answer(call: Any, chain: Chain) -> dict[str, Any]:
     if not isinstance(call, dict) or not isinstance(call.get("method"), str):
         return _error(None, _BAD_REQUEST, "Invalid request")
     params = call.get("params") or []
     try:
-        result = _result(call["method"], params, chain)
+        if isinstance(chain, EvmLedger):
+            result = evm_result(call["method"], params, chain)
+        else:
+            result = _result(call["method"], params, cast("SvmChain", chain))
     except KeyError:
         return _error(call.get("id"), _NO_METHOD, f"Method not found: {call['method']}")
     except (IndexError, TypeError, ValueError) as error:
@@ -49,7 +55,39 @@ def _result(method: str, params: list[Any], chain: SvmChain) -> Any:
         return chain.network.caip2.partition(":")[2]
     if method in ("getSlot", "getBlockHeight"):
         return chain.block_height()
+    if method == "getFirstAvailableBlock":
+        return 0
+    if method == "getBlockTime":
+        return chain.time_of(int(params[0]))
+    if method == "getSignaturesForAddress":
+        return _signatures(params, chain)
+    if method == "getTransaction":
+        return chain.history.get(str(params[0]))
     return {"context": {"slot": chain.block_height()}, "value": _value(method, params, chain)}
+
+
+def _signatures(params: list[Any], chain: SvmChain) -> list[Any]:
+    """Newest first."""
+    options = params[1] if len(params) > 1 else {}
+    found = [each for each in reversed(chain.history.values()) if params[0] in _accounts(each)]
+    names = [each["transaction"]["signatures"][0] for each in found]
+    first = names.index(options["before"]) + 1 if options.get("before") in names else 0
+    return [
+        {
+            "signature": name,
+            "slot": each["slot"],
+            "blockTime": each["blockTime"],
+            "err": None,
+            "memo": each["memo"],
+            "confirmationStatus": "finalized",
+        }
+        for name, each in list(zip(names, found, strict=True))[first : first + options.get("limit", 1000)]
+    ]
+
+
+def _accounts(seen: dict[str, Any]) -> list[str]:
+    accounts: list[str] = seen["transaction"]["message"]["accountKeys"]
+    return accounts
 
 
 def _value(method: str, params: list[Any], chain: SvmChain) -> Any:

@@ -43,6 +43,7 @@ MAX_TRANSACTION = 1232
 
 _SET_UNIT_LIMIT, _SET_UNIT_PRICE, _TRANSFER_CHECKED = 2, 3, 12
 _LAMPORTS = 10**15
+_FIRST_HEIGHT = 400_000_000
 
 
 class SvmChain:
@@ -71,6 +72,8 @@ class SvmChain:
         self.fee_payer = str(self._fee_payer.pubkey())
         seed = b"mitmproxy-x402 sandbox pays " + network.name.encode()
         self.pay_to = str(Pubkey(hashlib.sha256(seed).digest()))
+        self.history: dict[str, dict[str, Any]] = {}
+        """What `getTransaction` says of each transaction that was executed, and its memo, by its first signature."""
         self._hashes: OrderedDict[str, float] = OrderedDict()
         self._slots = 0
         self._born = clock()
@@ -104,7 +107,14 @@ class SvmChain:
 
     def block_height(self) -> int:
         """Grows by one each slot."""
-        return 400_000_000 + int((self._clock() - self._born) / SLOT_SECONDS)
+        return self._height_at(self._clock())
+
+    def time_of(self, height: int) -> int:
+        """When that block was made, Unix seconds."""
+        return int(self._born + (height - _FIRST_HEIGHT) * SLOT_SECONDS)
+
+    def _height_at(self, moment: float) -> int:
+        return _FIRST_HEIGHT + int((moment - self._born) / SLOT_SECONDS)
 
     def is_blockhash_valid(self, blockhash: str) -> bool:
         """Whether `blockhash` came from here, recently enough."""
@@ -147,12 +157,45 @@ class SvmChain:
             raise Rejected(INVALID, f"The simulation failed: {_why(outcome)}.")
         return Verified(str(owner), reference, signed)
 
-    def settle(self, verified: Verified) -> str:
+    def settle(self, verified: Verified, at: float | None = None) -> str:
         """Execute the transaction. Raises Rejected with what the programs said."""
-        outcome = self._svm.send_transaction(verified.settlement)
+        signed: VersionedTransaction = verified.settlement
+        moment = self._clock() if at is None else at
+        issued = self._hashes.get(str(signed.message.recent_blockhash))
+        if at is not None and (issued is None or at - issued > self._blockhash_seconds):
+            raise Rejected(BLOCKHASH_STALE, "The transaction's blockhash is too old by now.")
+        owners = [verified.payer, self.pay_to]
+        before = [self.balance(owner) for owner in owners]
+        outcome = self._svm.send_transaction(signed)
         if isinstance(outcome, FailedTransactionMetadata):
             raise Rejected(SETTLEMENT_FAILED, f"The transaction failed: {_why(outcome)}.")
+        self._remember(signed, moment, owners, before)
         return verified.reference
+
+    def _remember(
+        self, signed: VersionedTransaction, moment: float, owners: Sequence[str], before: Sequence[int]
+    ) -> None:
+        def balances(amounts: Sequence[int]) -> list[dict[str, Any]]:
+            mint = self.asset.address
+            return [
+                {"mint": mint, "owner": owner, "uiTokenAmount": {"amount": str(amount)}}
+                for owner, amount in zip(owners, amounts, strict=True)
+            ]
+
+        after = [self.balance(owner) for owner in owners]
+        message = signed.message
+        keys = message.account_keys
+        memos = [bytes(one.data) for one in message.instructions if keys[one.program_id_index] == MEMO]
+        self.history[str(signed.signatures[0])] = {
+            "slot": self._height_at(moment),
+            "blockTime": int(moment),
+            "memo": "; ".join(f"[{len(memo)}] {memo.decode(errors='replace')}" for memo in memos) or None,
+            "meta": {"err": None, "preTokenBalances": balances(before), "postTokenBalances": balances(after)},
+            "transaction": {
+                "signatures": [str(signature) for signature in signed.signatures],
+                "message": {"accountKeys": [str(key) for key in keys]},
+            },
+        }
 
     def fund(self, address: str, amount: int) -> None:
         """Write a token account for `address` that holds exactly `amount` atomic units."""

@@ -27,18 +27,24 @@ class Ticket:
         self._offer = offer
         self._verified = verified
         self._closed = False
+        self.is_deferred = False
+        """Whether it waits to be settled: until then it stays open."""
 
     @property
     def family(self) -> str:
         """`evm` or `svm`."""
         return self._offer.chain.network.family
 
-    def settle(self) -> None:
-        """Move the money, once, unless the ticket was released. Raises Rejected when the chain refuses."""
+    def settle(self, at: float | None = None) -> None:
+        """Move the money, once, unless the ticket was released. Raises Rejected when the chain refuses.
+
+        `at` is when it is said to happen, where that is not now.
+        """
+        self.is_deferred = False
         if self._closed or self.record.state == "settled":
             return
         try:
-            self.record.transaction = self._offer.chain.settle(self._verified)
+            self.record.transaction = self._offer.chain.settle(self._verified, at)
         except Rejected:
             self.record.state = "failed"
             raise
@@ -49,6 +55,8 @@ class Ticket:
 
         Only the first call counts: after it the record may already be held by another request.
         """
+        if self.is_deferred:
+            return
         if not self._closed and self.record.state == "held":
             self.record.state = "released"
         self._closed = True

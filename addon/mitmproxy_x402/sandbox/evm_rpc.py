@@ -1,0 +1,115 @@
+"""The JSON-RPC of an EVM network of the sandbox: as much of it as whoever checks its payments asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from eth_hash.auto import keccak
+
+from .evm_ledger import EvmLedger, Settlement
+
+_AUTHORIZATION_USED = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
+_TRANSFER = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
+_BALANCE_OF = keccak(b"balanceOf(address)")[:4].hex()
+_AUTHORIZATION_STATE = keccak(b"authorizationState(address,bytes32)")[:4].hex()
+_HASH = re.compile("0x[0-9a-f]{64}")
+
+
+def evm_result(method: str, params: list[Any], chain: EvmLedger) -> Any:
+    """The result of one call. Raises KeyError for a method that is not served, ValueError for parameters."""
+    if method == "eth_chainId":
+        return hex(chain.network.chain_id)
+    if method == "eth_blockNumber":
+        return hex(chain.block_number())
+    if method == "eth_getBlockByNumber":
+        return _block(params[0], chain)
+    if method == "eth_call":
+        return _call(params[0], params[1] if len(params) > 1 else "latest", chain)
+    if method == "eth_getLogs":
+        return _logs(params[0], chain)
+    if method == "eth_getTransactionReceipt":
+        made = next((each for each in chain.settlements if each.transaction == params[0]), None)
+        return None if made is None else _receipt(made, chain)
+    raise KeyError(method)
+
+
+def _number(tag: Any, chain: EvmLedger) -> int:
+    newest = chain.block_number()
+    if tag in ("latest", "pending", "safe", "finalized"):
+        return newest
+    return 0 if tag == "earliest" else int(tag, 16)
+
+
+def _block(tag: Any, chain: EvmLedger) -> Any:
+    number = _number(tag, chain)
+    if number > chain.block_number():
+        return None
+    return {"number": hex(number), "timestamp": hex(chain.time_of(number)), "hash": _hash(number), "transactions": []}
+
+
+def _hash(number: int) -> str:
+    return "0x" + keccak(b"block" + number.to_bytes(8, "big")).hex()
+
+
+def _call(call: Mapping[str, Any], tag: Any, chain: EvmLedger) -> str:
+    data = str(call.get("data") or call.get("input")).removeprefix("0x")
+    owner, number = f"0x{data[32:72]}".lower(), _number(tag, chain)
+    if str(call.get("to")).lower() != chain.asset.address.lower():
+        return "0x"
+    if data.startswith(_BALANCE_OF):
+        return f"0x{chain.balance(owner):064x}"
+    if data.startswith(_AUTHORIZATION_STATE):
+        nonce = f"0x{data[72:136]}".lower()
+        return f"0x{int(any(each.block <= number for each in chain.used(owner, nonce))):064x}"
+    raise ValueError("the contract has no such function")
+
+
+def _logs(wanted: Mapping[str, Any], chain: EvmLedger) -> list[Any]:
+    first, last = _number(wanted.get("fromBlock", "latest"), chain), _number(wanted.get("toBlock", "latest"), chain)
+    if str(wanted.get("address", "")).lower() != chain.asset.address.lower():
+        return []
+    topics = [_alternatives(each) for each in wanted.get("topics", [])]
+    return [
+        event
+        for made in chain.settlements
+        if first <= made.block <= last
+        for event in _events(made, chain)
+        if all(one is None or topic in one for topic, one in zip(event["topics"], topics, strict=False))
+    ]
+
+
+def _alternatives(topic: Any) -> list[str] | None:
+    if topic is None:
+        return None
+    named = [topic] if isinstance(topic, str) else topic
+    if not all(isinstance(each, str) and _HASH.fullmatch(each.lower()) for each in named):
+        raise ValueError("topics are 32 bytes")
+    return [each.lower() for each in named]
+
+
+def _events(made: Settlement, chain: EvmLedger) -> list[dict[str, Any]]:
+    transfer = made.transfer
+    sender, to = (f"0x{address[2:].rjust(64, '0')}" for address in (transfer.sender, transfer.to))
+    place = {
+        "address": chain.asset.address.lower(),
+        "blockNumber": hex(made.block),
+        "blockHash": _hash(made.block),
+        "transactionHash": made.transaction,
+        "transactionIndex": "0x0",
+        "removed": False,
+    }
+    used = {**place, "logIndex": "0x0", "topics": [_AUTHORIZATION_USED, sender, transfer.nonce], "data": "0x"}
+    moved = {"logIndex": "0x1", "topics": [_TRANSFER, sender, to], "data": f"0x{transfer.value:064x}"}
+    return [used, {**place, **moved}]
+
+
+def _receipt(made: Settlement, chain: EvmLedger) -> dict[str, Any]:
+    return {
+        "status": "0x1",
+        "transactionHash": made.transaction,
+        "blockNumber": hex(made.block),
+        "blockHash": _hash(made.block),
+        "logs": _events(made, chain),
+    }
