@@ -14,7 +14,7 @@ from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.fixtures import usage
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings.options import OPTIONS
-from mitmproxy_x402.settings.settings import Option, read_settings
+from mitmproxy_x402.settings.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "addon" / "mitmproxy_x402"
@@ -33,19 +33,6 @@ _MAKERS = {"Refused": 0, "_not_allowed": 0, "Denial": 1, "refusal": 1, "error_bo
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 
 
-def otherwise(option: Option) -> str:
-    return f"`{option.otherwise}`" if option.otherwise else ""
-
-
-def options_table() -> str:
-    rows = [f"| `{option.name}` | {otherwise(option)} | {first_sentence(option.help)} |" for option in OPTIONS]
-    return "\n".join(["| Option | Default | Meaning |", "|---|---|---|", *rows])
-
-
-def first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.])\s", text, maxsplit=1)[0]
-
-
 def options_in_full() -> str:
     parts = []
     for option in OPTIONS:
@@ -57,7 +44,6 @@ def options_in_full() -> str:
 GENERATED = {
     "help": (README, lambda: f"```\n{cli.HELP.format(prog='./run.sh').rstrip()}\n```"),
     "fixtures-help": (FIXTURES, lambda: f"```\n{usage.HELP.format(prog='./run.sh fixtures').rstrip()}\n```"),
-    "options": (README, options_table),
     "options-in-full": (CONFIGURATION, options_in_full),
 }
 
