@@ -36,7 +36,7 @@ def test_an_answer_reads_like_this() -> None:
         == """\
 model  claude-opus-4-6   finished: tool_use   tokens: 812 (in 700, cached 640, out 112, reasoning 64)
 
-reasoning
+reasoning  signed, 4 characters
   Hm, 日本
 
 text

@@ -20,6 +20,7 @@ from test_stream_reader import KEYS, ODD, UNSAFE, VALUES, mutated
 from vendor_server import Vendor
 
 from mitmproxy_x402.llm import (  # fmt: skip
+    Mark,
     Media,
     Message,
     Other,
@@ -182,7 +183,8 @@ def test_anthropic_messages(vendor: Vendor) -> None:
     assert asked.messages == (
         Message("system", (Text("Kurz."),)),
         Message("user", (
-            Text("Was?"), Media("image", "image/png", 68), Media("file", source="https://x.example/a.pdf"),
+            Text("Was?"), Mark("cache_control", "ephemeral"),
+            Media("image", "image/png", 68), Media("file", source="https://x.example/a.pdf"),
         )),
         Message("assistant", (Reasoning("Hm", signature="EqQB"), CALL)),
         Message("user", (
@@ -318,6 +320,17 @@ def test_secrets_are_not_shown() -> None:
         ("/x", {"messages": [], "system": "x"}, "anthropic-messages"),
         ("/x", {"messages": [], "tools": [{"name": "f", "input_schema": {}}]}, "anthropic-messages"),
         ("/x", {"input": "Hi", "stream": True}, "openai-responses"),
+        ("/v1/responses", {"prompt": {"id": "p"}}, "openai-responses"),
+        ("/v1beta/interactions", {"input": "Hi"}, "gemini-interactions"),
+        ("/model/eu.x-1%3A0/converse", {"messages": []}, "bedrock-converse"),
+        ("/model/eu.x-1%3A0/converse-stream", {"messages": []}, "bedrock-converse"),
+        ("/model/eu.x-1%3A0/invoke", {"messages": [], "anthropic_version": "b"}, "anthropic-messages"),
+        ("/v1/complete", {"prompt": "Hi"}, "anthropic-complete"),
+        ("/v1/chat", {"message": "Hi"}, "cohere-v1"),
+        ("/v2/chat", {"messages": []}, "cohere-v2"),
+        ("/api/chat", {"messages": []}, "ollama"),
+        ("/api/generate", {"prompt": "Hi"}, "ollama"),
+        ("/v1/threads/t-1/runs", {"assistant_id": "a"}, "openai-assistants"),
     ],
 )
 def test_the_dialect_is_found(path: str, value: Any, dialect: str) -> None:
@@ -359,12 +372,78 @@ def test_what_is_no_request_to_a_model(path: str, kind: str, body: bytes) -> Non
             {"role": "function", "name": "f", "content": "1"}]},
          [Message("assistant", (ToolCall("", "f", "{}", {}),)),
           Message("function", (ToolResult("", "f", (Text("1"),)),))]),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "b", "reasoning_details": [
+            {"type": "reasoning.text", "text": "Hm", "signature": "S"},
+            {"type": "reasoning.encrypted", "data": "T"}]}]},
+         [Message("assistant", (Reasoning("Hm", signature="ST"), Text("b")))]),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "b"}]}]},
+         [Message("assistant", (Reasoning("Hm"), Text("b")))]),
+        ("/v1/responses", {"prompt": {"id": "p"}, "input": "Hi"}, [Message("user", (Text("Hi"),))]),
+        ("/v1beta/interactions", {"system_instruction": "S", "input": [
+            {"type": "user_input", "content": [{"type": "text", "text": "Hi"}]},
+            {"type": "function_call", "id": "c", "name": "f", "arguments": {"a": 1}},
+            {"type": "function_result", "call_id": "c", "name": "f", "result": "5"}]},
+         [Message("system", (Text("S"),)), Message("user", (Text("Hi"),)),
+          Message("assistant", (ToolCall("c", "f", '{"a":1}', {"a": 1}),)),
+          Message("tool", (ToolResult("c", "f", (Text("5"),)),))]),
+        ("/model/m/converse", {"system": [{"text": "S"}, {"cachePoint": {"type": "default"}}], "messages": [
+            {"role": "user", "content": [{"text": "Hi"}, {"image": {"format": "png", "source": {"bytes": PIXEL64}}}]},
+            {"role": "assistant", "content": [
+                {"reasoningContent": {"reasoningText": {"text": "Hm", "signature": "S"}}},
+                {"toolUse": {"toolUseId": "c", "name": "f", "input": {"a": 1}}}]},
+            {"role": "user", "content": [{"toolResult": {"toolUseId": "c", "status": "error", "content": [
+                {"json": {"b": 2}}, {"text": "x"}]}}]}]},
+         [Message("system", (Text("S"), Mark("cachePoint", "default"))),
+          Message("user", (Text("Hi"), Media("image", "png", 68))),
+          Message("assistant", (Reasoning("Hm", signature="S"), ToolCall("c", "f", '{"a":1}', {"a": 1}))),
+          Message("user", (ToolResult("c", "", (Text('{"b":2}'), Text("x")), failed=True),))]),
+        ("/v1/chat", {"message": "Hi", "preamble": "S", "chat_history": [
+            {"role": "CHATBOT", "message": "b", "tool_calls": [{"name": "f", "parameters": {"a": 1}}]}]},
+         [Message("system", (Text("S"),)),
+          Message("CHATBOT", (Text("b"), ToolCall("", "f", '{"a":1}', {"a": 1}))), Message("USER", (Text("Hi"),))]),
+        ("/api/chat", {"messages": [
+            {"role": "user", "content": "Hi", "images": [PIXEL64[:8]]},
+            {"role": "assistant", "thinking": "Hm", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+            {"role": "tool", "tool_name": "f", "content": "5"}]},
+         [Message("user", (Text("Hi"), Media("image", size=6))),
+          Message("assistant", (Reasoning("Hm"), ToolCall("", "f", '{"a":1}', {"a": 1}))),
+          Message("tool", (ToolResult("", "f", (Text("5"),)),))]),
+        ("/m:generateContent", {"contents": [{"role": "model", "parts": [
+            {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "abc"}]}]},
+         [Message("model", (ToolCall("", "f", "{}", {}), Mark("thoughtSignature", "3 characters")))]),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a", "cache_control": {"type": "ephemeral",
+                                                                                          "ttl": "1h"}}]},
+         [Message("user", (Text("a"), Mark("cache_control", "ephemeral, ttl 1h")))]),
         ("/v1/chat/completions", {"messages": [{"content": [{"type": "odd", "x": 1}]}]},
          [Message("(no role)", (Other("odd", {"type": "odd", "x": 1}),))]),
     ],
 )  # fmt: skip
 def test_other_ways_to_say_it(path: str, value: Any, messages: list[Message]) -> None:
     assert read(path, value).messages == tuple(messages)
+
+
+def test_a_stored_prompt_is_shown() -> None:
+    asked = read("/v1/responses", {"prompt": {"id": "p-1", "version": "2", "variables": {"word": "alpha"}}})
+    assert asked.parameters == (
+        ("prompt.id", '"p-1"'),
+        ("prompt.version", '"2"'),
+        ("prompt.variables", '{"word":"alpha"}'),
+    )
+    assert (asked.messages, asked.irregular) == ((), ())
+
+
+def test_marks_and_schemas_of_tools() -> None:
+    tools = [
+        {"name": "a", "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}},
+        {"toolSpec": {"name": "b", "description": "B", "inputSchema": {"json": SCHEMA}}},
+        {"type": "function", "function": {"name": "c", "parameters": SCHEMA}},
+    ]
+    found = read("/v1/messages", {"messages": [], "tools": tools}).tools
+    assert [(tool.name, tool.parameters, tool.schema) for tool in found] == [(name, SHORT, SCHEMA) for name in "abc"]
+    assert found[0].marks == (Mark("cache_control", "ephemeral"),)
+    body = {"messages": [], "toolConfig": {"tools": tools[1:2]}}
+    assert [tool.name for tool in read("/model/m/converse", body).tools] == ["b"]
 
 
 def test_what_is_odd_is_said() -> None:

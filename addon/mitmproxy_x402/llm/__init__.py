@@ -27,7 +27,7 @@ from .reading import (
     ToolCall,
     Usage,
 )
-from .request.asking import Media, Message, RequestReading, Tool, ToolResult
+from .request.asking import Mark, Media, Message, RequestReading, Tool, ToolResult
 from .request.read import read_request
 from .request_text import request_text
 from .stream import StreamReader, is_stream, read_answer, read_steps
@@ -40,6 +40,7 @@ __all__ = [
     "Detail",
     "Dialect",
     "Item",
+    "Mark",
     "Media",
     "Message",
     "Other",

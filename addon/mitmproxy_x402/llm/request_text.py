@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .printing import indented, irregular, line, section
 from .reading import Reasoning, Refusal, Text, ToolCall
-from .request.asking import Media, Message, Part, RequestReading, Tool, ToolResult
+from .request.asking import Mark, Media, Message, Part, RequestReading, Tool, ToolResult
 from .text import call_body, call_heading, other_body, reasoning_heading
 
 
@@ -32,7 +32,8 @@ def _count(number: int, what: str) -> str:
 def _tool(tool: Tool) -> str:
     name = line(tool.name) or "(no name)"
     head = f"{name}({line(tool.parameters, 500)})" if tool.kind == "function" else f"{name}  ({line(tool.kind)})"
-    return f"  {head}" + (f"  {line(tool.description)}" if tool.description else "")
+    marks = "".join(f"  [{line(mark.name)}: {line(mark.value)}]" for mark in tool.marks)
+    return f"  {head}" + (f"  {line(tool.description)}" if tool.description else "") + marks
 
 
 def _message(number: int, message: Message) -> list[str]:
@@ -53,6 +54,8 @@ def _part(part: Part) -> list[str]:
         return _result(part)
     if isinstance(part, Reasoning):
         return [f"  {reasoning_heading(part)}", *(_deeper(indented(part.text)) if part.text else [])]
+    if isinstance(part, Mark):
+        return [f"  ^ {line(part.name)}: {line(part.value)}"]
     if isinstance(part, Refusal):
         return ["  refusal", *_deeper(indented(part.text))]
     return [f"  {line(part.kind)}", *_deeper(other_body(part))]

@@ -82,9 +82,9 @@ def _item(item: Item, where: str, number: int) -> list[str]:
 
 def reasoning_heading(item: Reasoning) -> str:
     """What the reasoning is."""
-    if item.text or not item.signature:
+    if not item.signature:
         return "reasoning"
-    return f"reasoning  encrypted, {len(item.signature):,} characters"
+    return f"reasoning  {'signed' if item.text else 'encrypted'}, {len(item.signature):,} characters"
 
 
 def call_heading(call: ToolCall) -> str:

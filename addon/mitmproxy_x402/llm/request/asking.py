@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..reading import Dialect, Other, Reasoning, Refusal, Text, ToolCall
 
@@ -32,7 +33,17 @@ class ToolResult:
     failed: bool = False
 
 
-Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media | Other
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is said of the part before it: that a cache may keep all up to here, or the vendor's seal on a thought."""
+
+    name: str
+    """The vendor's key."""
+    value: str
+    """In short."""
+
+
+Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media | Mark | Other
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,9 @@ class Tool:
     """In short form: `city: string, days?: integer`."""
     kind: str = "function"
     """The vendor's word where it is none of the caller's functions."""
+    marks: tuple[Mark, ...] = ()
+    schema: Any = field(default=None, repr=False, compare=False)
+    """The JSON schema of its parameters as the request has it; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,48 @@ from typing import Any
 from ...protocol.strict_json import Undecodable
 from ..reading import Other, Reasoning, Refusal, Text, ToolCall
 from ..values import decode, dump, mapping, sequence, string
-from .asking import Media, Part, ToolResult
+from .asking import Mark, Media, Part, ToolResult
 
 _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
 _TEXTS = {"text", "input_text", "output_text", "summary_text", "reasoning_text"}
 _CALLS = {"function_call", "custom_tool_call", "mcp_call"}
 _MAX_SOURCE = 200
+_CACHE = ("cache_control", "cacheControl", "cachePoint", "prompt_cache_breakpoint")
+_BEDROCK_MEDIA = ("image", "document", "video", "audio")
+_SEALS = ("thoughtSignature", "thought_signature")
 
 
 def parts_of(content: Any) -> Iterator[Part]:
     """The parts of a message's content: text, or a list of parts in any dialect."""
     if isinstance(content, str):
         yield Text(content)
-    elif isinstance(content, dict):
-        yield part_of(content)
-    else:
-        for part in sequence(content):
-            yield Text(part) if isinstance(part, str) else part_of(mapping(part))
+        return
+    for part in [content] if isinstance(content, dict) else sequence(content):
+        if isinstance(part, str):
+            yield Text(part)
+        else:
+            said = mapping(part)
+            if not said or not said.keys() <= {*_CACHE, *_SEALS}:
+                yield part_of(said)
+            yield from marks_of(said)
+
+
+def marks_of(part: dict[str, Any]) -> Iterator[Mark]:
+    """The marks on a part, a message or a tool: where a cache may begin anew, and seals on thoughts."""
+    for key in _CACHE:
+        if key in part:
+            value = part[key]
+            yield Mark(key, ", ".join(_words(value)) if isinstance(value, dict) else dump(value)[:100])
+    for key in _SEALS:
+        if string(part.get(key)):
+            yield Mark(key, f"{len(part[key]):,} characters")
+
+
+def _words(value: dict[str, Any]) -> Iterator[str]:
+    """A small object as a person says it: `ephemeral, ttl 1h`."""
+    for key, one in list(value.items())[:10]:
+        text = one if isinstance(one, str) else dump(one)
+        yield (text if key == "type" else f"{key} {text}")[:100]
 
 
 def part_of(part: dict[str, Any]) -> Part:
@@ -39,17 +64,18 @@ def part_of(part: dict[str, Any]) -> Part:
         return _reasoning(part)
     if kind in _CALLS or kind.endswith("tool_use"):
         return _call(part, kind)
-    if kind.endswith(("tool_result", "_output")):
+    if kind.endswith(("tool_result", "_output", "function_result")):
         return _result(part)
-    return _media(part, kind) or _gemini(part) or Other(kind or "part", part)
+    return _media(part, kind) or _gemini(part) or _bedrock(part) or Other(kind or "part", part)
 
 
 def chat_call(call: dict[str, Any]) -> ToolCall:
     """A call among a message's `tool_calls`, or its `function_call` (which is the function itself)."""
     custom = mapping(call.get("custom"))
     function = custom or mapping(call.get("function")) or call
-    arguments = string(function.get("input" if custom else "arguments"))
-    return _made(call, string(function.get("name")), arguments, "custom" if custom else "function")
+    arguments = function.get("input" if custom else "arguments")
+    text = dump(arguments) if isinstance(arguments, dict) else string(arguments)
+    return _made(call, string(function.get("name")), text, "custom" if custom else "function")
 
 
 def result_of(identity: Any, name: Any, content: Any, *, failed: bool = False) -> ToolResult:
@@ -63,7 +89,7 @@ def result_of(identity: Any, name: Any, content: Any, *, failed: bool = False) -
 def _reasoning(part: dict[str, Any]) -> Reasoning:
     """Anthropic's thinking, or an item of OpenAI's responses."""
     said = [string(part.get("thinking"))]
-    for key in ("summary", "content"):
+    for key in ("thinking", "summary", "content"):  # Mistral's thinking is a list
         said += [string(mapping(one).get("text")) for one in sequence(part.get(key))]
     seal = part.get("signature") or part.get("data") or part.get("encrypted_content")
     return Reasoning("\n".join(text for text in said if text), signature=string(seal))
@@ -151,6 +177,36 @@ def _gemini(part: dict[str, Any]) -> Part | None:
         source = string(either(data, "fileUri"))
         return _inline(kind if kind in ("image", "audio", "video") else "file", media_type, data.get("data"), source)
     return None
+
+
+def _bedrock(part: dict[str, Any]) -> Part | None:
+    """Bedrock's parts have no type but a key of their own."""
+    call, result = mapping(part.get("toolUse")), mapping(part.get("toolResult"))
+    if call:
+        arguments = dump(call.get("input") or {})
+        return _made({"id": call.get("toolUseId")}, string(call.get("name")), arguments, "function")
+    if result:
+        content = [_json_as_text(mapping(one)) for one in sequence(result.get("content"))]
+        return result_of(result.get("toolUseId"), "", content, failed=result.get("status") == "error")
+    thought = mapping(part.get("reasoningContent"))
+    if thought:
+        text = mapping(thought.get("reasoningText"))
+        seal = string(text.get("signature")) or string(thought.get("redactedContent"))
+        return Reasoning(string(text.get("text")), signature=seal)
+    for kind in _BEDROCK_MEDIA:
+        media = mapping(part.get(kind))
+        if media:
+            source = mapping(media.get("source"))
+            name = string(media.get("name")) or string(mapping(source.get("s3Location")).get("uri"))
+            return _inline(
+                "file" if kind == "document" else kind, string(media.get("format")), source.get("bytes"), name
+            )
+    return None
+
+
+def _json_as_text(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a tool's result; JSON becomes text with it."""
+    return {"type": "text", "text": dump(part["json"])} if "json" in part else part
 
 
 def either(value: dict[str, Any], key: str) -> Any:

@@ -5,35 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from ...limits.request_model import read_model
 from ...protocol.strict_json import Undecodable, decode_json
-from ..reading import Dialect, Reasoning, Refusal, Text
+from ..reading import Dialect
 from ..sse import Notes
 from ..values import dump, mapping, sequence, string
-from .asking import Message, Part, RequestReading, ToolResult
-from .parts import chat_call, either, part_of, parts_of, result_of
+from .asking import RequestReading
 from .tools import tools_of
+from .turns import TURNS, messages_of
 
 _PATHS: tuple[tuple[re.Pattern[str], Dialect], ...] = (
     (re.compile(r"/(chat/)?completions$"), "openai-chat"),
     (re.compile(r"/responses(/compact|/input_tokens)?$"), "openai-responses"),
     (re.compile(r"/messages(/count_tokens)?$"), "anthropic-messages"),
     (re.compile(r":(streamGenerateContent|generateContent|countTokens)$"), "gemini"),
+    (re.compile(r"/interactions$"), "gemini-interactions"),
+    (re.compile(r"/model/[^/]+/converse(-stream)?$"), "bedrock-converse"),
+    (re.compile(r"/v1/complete$"), "anthropic-complete"),
+    (re.compile(r"/v1/chat$"), "cohere-v1"),
+    (re.compile(r"/v2/chat$"), "cohere-v2"),
+    (re.compile(r"/api/(chat|generate)$"), "ollama"),
+    (re.compile(r"/threads(/[^/]+)?/runs$"), "openai-assistants"),
 )
-_TURNS: dict[Dialect, tuple[str, ...]] = {
-    "openai-chat": ("messages", "prompt"),
-    "openai-responses": ("input",),
-    "anthropic-messages": ("messages",),
-    "gemini": ("contents",),
-}
-"""The keys one of which a request must have."""
 _TOLD = {
-    *("model", "messages", "prompt", "input", "contents", "system", "instructions", "stream", "tools", "functions"),
-    *("systemInstruction", "system_instruction"),
+    *("model", "messages", "input", "contents", "system", "instructions", "stream", "tools", "functions"),
+    *("systemInstruction", "system_instruction", "chat_history", "message", "preamble", "thread", "toolConfig"),
 }
 """Keys of a request that are told otherwise than as a parameter."""
-_GROUPS = {"generationConfig", "generation_config"}
+_GROUPS = {"generationConfig", "generation_config", "inferenceConfig", "options"}
+_STORED = "prompt"
+"""A prompt that is kept at the vendor's is a group of parameters; one that is text is what the user says."""
+_IN_PATH = re.compile(r"/model/([^/]{1,200})/(?:converse|invoke)")
+_STREAMED = (":streamGenerateContent", "/converse-stream", "/invoke-with-response-stream")
 _SECRET = re.compile(r"authorization|api[-_]?key|secret|password|cookie|access[-_]?token|^token$|^key$", re.IGNORECASE)
 _REDACTED = "[redacted]"
 MAX_REQUEST = 64 * 1024 * 1024
@@ -63,9 +68,10 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
     notes = Notes()
     for fault in faults:
         notes.add(fault)
-    messages = tuple(_messages(dialect, asked, notes))
-    model = string(asked.get("model")) or read_model(path, b"")
-    streamed = asked.get("stream") is True or path.endswith(":streamGenerateContent")
+    messages = tuple(messages_of(dialect, asked, notes))
+    found = _IN_PATH.search(path)
+    model = string(asked.get("model")) or read_model(path, b"") or (unquote(found[1]) if found else None)
+    streamed = asked.get("stream") is True or path.endswith(_STREAMED)
     parameters = (*_parameters(asked), *_query(query))
     return RequestReading(dialect, model, streamed, messages, tuple(tools_of(asked)), parameters, tuple(notes.texts()))
 
@@ -73,79 +79,39 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
 def _dialect(path: str, asked: dict[str, Any]) -> Dialect:
     for pattern, dialect in _PATHS:
         if pattern.search(path):
-            return dialect if any(key in asked for key in _TURNS[dialect]) else "unknown"
+            return dialect if any(key in asked for key in TURNS[dialect]) else "unknown"
     if isinstance(asked.get("contents"), list):
         return "gemini"
     if isinstance(asked.get("messages"), list):
-        return "anthropic-messages" if "system" in asked or _has_schema(asked) else "openai-chat"
+        return "anthropic-messages" if _is_anthropics(asked) else "openai-chat"
     # Requests for embeddings have an input and a model too.
     if "input" in asked and any(key in asked for key in ("instructions", "tools", "max_output_tokens", "stream")):
         return "openai-responses"
     return "unknown"
 
 
-def _has_schema(asked: dict[str, Any]) -> bool:
-    return any("input_schema" in mapping(tool) for tool in sequence(asked.get("tools")))
-
-
-def _messages(dialect: Dialect, asked: dict[str, Any], notes: Notes) -> Iterator[Message]:
-    before = {"openai-responses": "instructions", "anthropic-messages": "system", "gemini": "systemInstruction"}
-    system = either(asked, before.get(dialect, ""))
-    if dialect == "gemini":
-        system = mapping(system).get("parts", system)
-    parts = tuple(parts_of(system))
-    if parts:
-        yield Message("system", parts)
-    turns = next((asked[key] for key in _TURNS[dialect] if asked.get(key) is not None), None)
-    if isinstance(turns, str):
-        yield Message("user", (Text(turns),))
-    elif isinstance(turns, (list, dict)):
-        for turn in turns if isinstance(turns, list) else [turns]:
-            if isinstance(turn, dict):
-                yield _turn(dialect, turn)
-            elif isinstance(turn, str):
-                yield Message("user", (Text(turn),))
-            else:
-                notes.add("a message that is no JSON object")
-    else:
-        notes.add("there are no messages")
-
-
-def _turn(dialect: Dialect, turn: dict[str, Any]) -> Message:
-    role = string(turn.get("role"))
-    if dialect == "gemini":
-        return Message(role or "user", tuple(parts_of(turn.get("parts"))))
-    if dialect == "openai-chat":
-        return Message(role or "(no role)", tuple(_chat_parts(role, turn)))
-    if dialect == "openai-responses" and not role:
-        part = part_of(turn)
-        return Message("tool" if isinstance(part, ToolResult) else "assistant", (part,))
-    return Message(role or "(no role)", tuple(parts_of(turn.get("content"))))
-
-
-def _chat_parts(role: str, turn: dict[str, Any]) -> Iterator[Part]:
-    if role in ("tool", "function"):
-        yield result_of(turn.get("tool_call_id"), turn.get("name"), turn.get("content"))
-        return
-    reasoning = string(turn.get("reasoning_content")) or string(turn.get("reasoning"))
-    if reasoning:
-        yield Reasoning(reasoning)
-    yield from parts_of(turn.get("content"))
-    if string(turn.get("refusal")):
-        yield Refusal(string(turn["refusal"]))
-    for call in sequence(turn.get("tool_calls")):
-        yield chat_call(mapping(call))
-    if turn.get("function_call"):
-        yield chat_call(mapping(turn["function_call"]))
+def _is_anthropics(asked: dict[str, Any]) -> bool:
+    return (
+        "system" in asked
+        or "anthropic_version" in asked
+        or any("input_schema" in mapping(tool) for tool in sequence(asked.get("tools")))
+    )
 
 
 def _parameters(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in asked.items():
         if key in _GROUPS and isinstance(value, dict):
             yield from _parameters(value)
-        elif key not in _TOLD:
-            text = _REDACTED if _SECRET.search(key) else dump(_without_secrets(value))
-            yield key[:100], text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+        elif key == _STORED and isinstance(value, dict):
+            for name, one in value.items():
+                yield f"{key}.{name}"[:100], _short(name, one)
+        elif key not in _TOLD and not (key == _STORED and isinstance(value, (str, list))):
+            yield key[:100], _short(key, value)
+
+
+def _short(key: str, value: Any) -> str:
+    text = _REDACTED if _SECRET.search(key) else dump(_without_secrets(value))
+    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
 
 
 def _query(query: str) -> Iterator[tuple[str, str]]:

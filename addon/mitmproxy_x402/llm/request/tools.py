@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..values import dump, mapping, sequence, string
 from .asking import Tool
-from .parts import either
+from .parts import either, marks_of
 
 MAX_PARAMETERS = 400
 """Characters of a tool's parameters that are shown."""
@@ -17,13 +18,16 @@ _MAX_NODES = 200
 
 def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
     """The tools that a request names."""
-    for tool in map(mapping, sequence(body.get("tools"))):
+    tools = body.get("tools", mapping(body.get("toolConfig")).get("tools"))
+    for tool in map(mapping, sequence(tools)):
         kind = string(tool.get("type"))
         declared = either(tool, "functionDeclarations")
         if isinstance(declared, list):
             yield from (_function(mapping(one)) for one in declared)
+        elif "toolSpec" in tool:
+            yield _function(mapping(tool["toolSpec"]))
         elif "function" in tool:
-            yield _function(mapping(tool["function"]))
+            yield replace(_function(mapping(tool["function"])), marks=tuple(marks_of(tool)))
         elif kind == "custom" and "custom" in tool:
             yield _named(mapping(tool["custom"]), "custom")
         elif kind in ("", "function", "custom") and "name" in tool:
@@ -42,10 +46,12 @@ def _named(tool: dict[str, Any], kind: str) -> Tool:
 
 
 def _function(function: dict[str, Any]) -> Tool:
-    keys = ("parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema")
+    keys = ("parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema", "inputSchema")
     schema = next((function[key] for key in keys if function.get(key) is not None), None)
-    text = _Short(schema).text
-    return Tool(string(function.get("name")), string(function.get("description")), text)
+    inner = mapping(schema).get("json")  # Bedrock's
+    schema = inner if isinstance(inner, dict) and len(mapping(schema)) == 1 else schema
+    text, marks = _Short(schema).text, tuple(marks_of(function))
+    return Tool(string(function.get("name")), string(function.get("description")), text, marks=marks, schema=schema)
 
 
 class _Short:
