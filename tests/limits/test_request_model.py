@@ -141,6 +141,12 @@ def test_the_output_limit_is_found_wherever_it_stands(value: dict[str, Any], nam
         (b'{"max_tokens": 1234567890}', UNCLEAR),
         (b'{"max_tokens": 5', UNCLEAR),
         (b'["max",' * MAX_LIMITS + b"0" + b"]" * MAX_LIMITS, UNCLEAR),
+        (b'{"max_tokens":100,"reasoning":{"max_tokens":2000}}', 100),
+        (b'{"reasoning": {"effort": "low", "max_tokens": 2000}, "max_tokens": 100}', 100),
+        (b'{"reasoning":{"max_tokens":2000}}', None),
+        (b'{"reasoning":{"summary":{"a":1},"max_tokens":2000},"max_tokens":100}', UNCLEAR),
+        (b'{"reasoning":{"effort":"low"},"max_tokens":100}', 100),
+        (json.dumps({"content": '"reasoning":{', "max_tokens": 7}).encode(), 7),
         (b"", None),
     ],
 )

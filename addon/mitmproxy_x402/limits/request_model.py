@@ -31,6 +31,9 @@ _LIMIT_MARK = b'"max'
 _LIMIT = re.compile(
     rb'"max(?:_tokens|_completion_tokens|_output_tokens|OutputTokens)"\s*:\s*(?:(null)\b|([0-9]{1,9})(?=[\s,}])|)'
 )
+_THINKING = re.compile(rb'"(?:reasoning|thinking|reasoning_config)"\s*:\s*\Z')
+MAX_THINKING = 400
+"""Bytes of such an object that are looked at."""
 MAX_LIMITS = 100
 """Strings that could be the name of a limit that are looked at."""
 
@@ -51,7 +54,8 @@ def read_output_limit(body: bytes) -> int | None:
     """The tokens that the answer may have, as `max_tokens` and its cousins say; None: the request sets no limit.
 
     It may stand anywhere in a JSON `body`, so that no nesting has to be followed: the names are found by a search. In
-    the text of a message they are not found, since there their quotes are escaped. UNCLEAR: there are several.
+    the text of a message they are not found, since there their quotes are escaped. What bounds only the thinking
+    (`reasoning.max_tokens`) is none. UNCLEAR: there are several.
     """
     stated: list[bytes] = []
     at = -1
@@ -60,13 +64,21 @@ def read_output_limit(body: bytes) -> int | None:
         if at < 0:
             break
         found = _LIMIT.match(body, at)
-        if found and not found[1]:
+        if found and not found[1] and not _bounds_thinking(body, at):
             stated.append(found[2] or b"")
     else:
         return UNCLEAR
     if not stated:
         return None
     return int(stated[0]) if len(stated) == 1 and stated[0] else UNCLEAR
+
+
+def _bounds_thinking(body: bytes, at: int) -> bool:
+    """Whether what stands at `at` is in a flat object that only says how long the model may think."""
+    begin = body.rfind(b"{", max(0, at - MAX_THINKING), at)
+    if begin < 0 or body.find(b"}", begin, at) >= 0:
+        return False
+    return _THINKING.search(body, max(0, begin - 40), begin) is not None
 
 
 def _in_object(body: bytes) -> str | None:
