@@ -20,7 +20,8 @@ from mitmproxy.addonmanager import Loader
 
 from .errors import Refused, X402Error, error_code
 from .forecast.quote import Place, read_question
-from .hooks import answers, guard, service
+from .hooks import answers, cors, guard, service
+from .hooks.peers import Peers
 from .ledger.interface import Clock
 from .ledger.opening import make_ready, open_ledger
 from .limits.request_model import read_model
@@ -63,7 +64,9 @@ class X402Addon:
         self.recorder = Recorder()  # the last, since the others write down what it records
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy takes them along with this one
-        self.addons = [Commands(lambda: self.payer), self._service, Views(lambda: self.payer), self.recorder]
+        self._peers = Peers()
+        views = Views(lambda: self.payer)
+        self.addons = [Commands(lambda: self.payer), self._service, self._peers, views, self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
@@ -191,14 +194,25 @@ class X402Addon:
             message = f"The x402 proxy is not ready: {self._broken}"
             _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
-        peer = flow.client_conn.peername[0] if flow.client_conn.peername else ""
-        denial = guard.examine(flow.request, peer, exchange.client_host, self.payer.settings)
+        settings, client = self.payer.settings, flow.client_conn
+        origin = guard.allowed_page(flow.request, settings)
+        if origin is not None:
+            exchange.own_headers = cors.opening(origin)
+            if cors.is_preflight(flow.request):
+                flow.response = cors.answer_preflight(flow.request, origin)
+                return
+        port = client.sockname[1] if client.sockname else 0
+        caller = guard.Caller(self._peers.of(client), exchange.client_host, port)
+        denial = guard.examine(flow.request, caller, settings)
         if denial is not None:
-            logger.warning("x402: refused %s %s: %s", flow.request.method, peer, denial.code)
+            page = guard.page_of(flow.request)
+            asked = f"{flow.request.method} {flow.request.path.partition('?')[0]}"
+            told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
+            _log(logging.WARNING, flow, "refused %s: %s", answers.printable(asked), answers.printable(told))
             _refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.may_pay = not guard.pays_itself(flow.request)
-        guard.strip_credentials(flow.request, self.payer.settings)
+        guard.strip_credentials(flow.request, settings, lambda: self._is_poll(flow.request))
 
     def request(self, flow: http.HTTPFlow) -> None:
         """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
@@ -221,6 +235,9 @@ class X402Addon:
             _refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be bought anew
             _refuse(flow, _fault(error, purchase))
+
+    def _is_poll(self, request: http.Request) -> bool:
+        return self.payer is not None and _jobs.polled(request, self.payer.ledger.name) is not None
 
     def _pays_ahead(self, flow: http.HTTPFlow, purchase: Purchase, route: held.Route) -> bool:
         """Whether the first leg is to carry a payment unasked: one that waits for this request, or one foretold."""
@@ -257,10 +274,13 @@ class X402Addon:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
-        if exchange_of(flow) is None or flow.response is None:
+        exchange = exchange_of(flow)
+        if exchange is None or flow.response is None:
             return
         if flow.response.raw_content is None:  # otherwise an addon made it
             flow.response.stream = True
+        if exchange.own_headers:
+            cors.open_to(flow.response, exchange.own_headers[0][1].decode())
         purchase, response = self._purchases.get(flow), flow.response
         if purchase is not None and not self._service.is_over:
             purchase.answered(response.status_code, lambda: answers.acknowledges(response))
@@ -387,6 +407,11 @@ def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | N
         facts.refused(flow, "internal_error")
         return _fault(error, purchase)
     return None
+
+
+def _log(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:
+    """A line about `flow`, marked with its client's address as mitmproxy's own lines are."""
+    logger.log(level, f"x402: {message}", *arguments, extra={"client": flow.client_conn.peername})
 
 
 def _refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:

@@ -10,6 +10,7 @@ import pytest
 from mitmproxy.test import tutils
 
 from mitmproxy_x402.hooks import guard
+from mitmproxy_x402.hooks.guard import Caller
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from support import challenges
 from support.proxy import Proxy
@@ -82,10 +83,59 @@ def test_the_clients_credentials_stay_here(rig: Rig) -> None:
             assert b"sk-" not in sent.head
 
 
+CREDENTIALS = (
+    *(
+        "api-key",
+        "x-litellm-api-key",
+        "Ocp-Apim-Subscription-Key",
+        "helicone-auth",
+        "cf-aig-authorization",
+        "xi-api-key",
+    ),
+    *("X-Auth-Token", "apikey", "X-Access-Token", "Private-Token", "X-Amz-Security-Token", "x-portkey-virtual-key"),
+    *("CF-Access-Client-Secret", "CF-Access-Jwt-Assertion", "X-RapidAPI-Key", "X-Subscription-Token", "DPoP"),
+    *("X-Goog-IAM-Authorization-Token", "authentication", "x-password", "x-user-credentials", "X-Vault-Token"),
+)
+PARAMETERS = ("api_key", "api-key", "apiKey", "access_token", "subscription-key", "client_secret", "password", "k%65y")
+
+
+def test_credentials_of_every_vendor_stay_here(rig: Rig) -> None:
+    query = "&".join(f"{name}=sk-2" for name in PARAMETERS)
+    headers = [f"{name}: sk-1" for name in CREDENTIALS]
+    assert (
+        ask(rig, *headers, "X-Mine: Bearer sk-3", "X-Other: sk-proj-0123456789ab", path=f"/v1/x?a=1&{query}").body
+        == b"ok"
+    )
+    for sent in rig.upstream.requests:
+        found = [name for name in (*CREDENTIALS, "X-Mine", "X-Other") if sent.get(name.encode()) is not None]
+        if rig.mode == "forward":
+            assert len(found) == len(CREDENTIALS) + 2
+        else:
+            assert found == []
+            assert sent.start == b"POST /v1/x?a=1 HTTP/1.1"
+
+
+def test_what_only_sounds_like_a_credential_goes_upstream(rig: Rig) -> None:
+    fields = ("Idempotency-Key", "x-stainless-retry-count", "OpenAI-Organization", "X-Poll-Signature", "session_id")
+    path = "/v1/surf/price?token=USDC&page_token=abc&sort_key=d&max_tokens=5&token=0x" + "ab" * 20
+    assert ask(rig, *(f"{name}: x" for name in fields), path=path).body == b"ok"
+    for sent in rig.upstream.requests:
+        assert [name for name in fields if sent.get(name.encode()) is None] == []
+        assert sent.start == f"POST {path} HTTP/1.1".encode()
+
+
 def test_a_payment_of_the_clients_own_passes_and_nothing_is_paid_on_top(rig: Rig) -> None:
-    for header in ("PAYMENT-SIGNATURE: mine", "X-PAYMENT: mine"):
+    headers = (
+        "PAYMENT-SIGNATURE: mine",
+        "X-PAYMENT: mine",
+        "Authorization: Payment mine",
+        "Authorization: L402 a:mine",
+    )
+    for header in headers:
+        if rig.mode and header.startswith("Authorization"):
+            continue  # where the token has its place, unless it comes in another header
         rig.script(sell)
-        assert ask(rig, header).body == b"ok"
+        assert ask(rig, header, "X-PAYMENT: too" if header.startswith("Auth") else "X-A: b").body == b"ok"
         (sent,) = rig.upstream.requests
         assert header.encode() in sent.head
         assert sent.head.count(b"mine") == 1
@@ -103,21 +153,49 @@ def test_a_rejected_payment_of_the_clients_own_is_not_paid_for_it(rig: Rig) -> N
 
 @pytest.mark.parametrize(
     "header",
-    ["Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"],
-    ids=["other", "null", "fetch"],
+    [
+        *("Origin: https://evil.example", "Origin: null", "Origin: file://", "Origin: http://127.0.0.1:1"),
+        *(f"Sec-Fetch-Site: {site}" for site in ("cross-site", "same-site", "same-origin", "none", "x")),
+    ],
 )
 def test_web_pages_cannot_spend(rig: Rig, header: str) -> None:
     answer = ask(rig, header)
     assert (answer.status, error_of(answer)) == (403, "origin_not_allowed")
     assert rig.upstream.requests == []
+    rig.proxy.wait_for(
+        r"refused POST /v1/x: origin_not_allowed, page " + (header.partition(": ")[2] if "Or" in header else "unnamed")
+    )
+
+
+def test_the_refusal_names_the_origin_to_add(rig: Rig) -> None:
+    said = json.loads(ask(rig, "Origin: http://localhost:3000").body)["error"]["message"]
+    assert "--set x402_allow_origins=http://localhost:3000" in said
+    for origin in ("null", "file://"):
+        said = json.loads(ask(rig, f"Origin: {origin}").body)["error"]["message"]
+        assert f"Its origin is {origin}" in said
+        assert "http://localhost:PORT" in said
 
 
 def test_nodes_own_fetch_can_spend(rig: Rig) -> None:
     assert ask(rig, "Sec-Fetch-Mode: cors").body == b"ok"
 
 
-@pytest.mark.parametrize(("host", "good"), [("localhost:1", True), ("[::1]:80", True), ("rebound.example", False)])
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        ("localhost:PORT", True),
+        ("[::1]:PORT", True),
+        ("localhost:1", False),
+        ("rebound.example", False),
+        ("0.0.0.0:PORT", False),
+        ("[::]:PORT", False),
+        ("[::ffff:127.0.0.1]:PORT", False),
+        ("127.0.0.1:PORT\r\nHost: rebound.example", False),
+        ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", False),
+    ],
+)
 def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
+    host = host.replace("PORT", str(rig.proxy.port))
     mine = f"Authorization: Bearer {TOKEN}\r\n" if rig.mode else ""
     with rig.client() as client:
         answer = client.ask(f"POST / HTTP/1.1\r\nHost: {host}\r\n{mine}Content-Length: 0\r\n\r\n".encode())
@@ -127,7 +205,9 @@ def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
         assert (answer.status, error_of(answer)) == (403, "host_not_allowed")
 
 
-@pytest.mark.parametrize("where", ["Authorization: Bearer {}", "x-api-key: {}", "x-goog-api-key: {}", "?key={}"])
+@pytest.mark.parametrize(
+    "where", ["Authorization: Bearer {}", "x-api-key: {}", "api-key: {}", "x-goog-api-key: {}", "?key={}"]
+)
 def test_the_client_token(rig: Rig, where: str) -> None:
     if not rig.mode:
         assert ask(rig, token=False).body == b"ok"  # none is set, so none is asked for
@@ -149,6 +229,10 @@ def test_the_client_token(rig: Rig, where: str) -> None:
     assert TOKEN not in rig.proxy.log.replace(f"x402_client_token={TOKEN}", "")
 
 
+def caller(peer: str = "127.0.0.1", host: str | None = "127.0.0.1:4402") -> Caller:
+    return Caller(peer, host, 4402)
+
+
 def settings(**options: str) -> Settings:
     named = {f"x402_{key}": value for key, value in options.items()}
     return read_settings(named, {}, cwd=Path("/nonexistent"), home=Path("/nonexistent"))
@@ -157,25 +241,25 @@ def settings(**options: str) -> Settings:
 @pytest.mark.parametrize("peer", ["192.168.1.7", "10.0.0.1", "fe80::1", ""])
 def test_other_machines_need_a_token(peer: str) -> None:
     asked = tutils.treq(headers=((b"host", b"10.0.0.2"),))
-    denial = guard.examine(asked, peer, "10.0.0.2", settings())
+    denial = guard.examine(asked, caller(peer, "10.0.0.2"), settings())
     assert denial is not None
     assert (denial.status, denial.code) == (403, "client_token_required")
     assert "X402_CLIENT_TOKEN" in denial.message
     asked.headers["authorization"] = f"Bearer {TOKEN}"
-    assert guard.examine(asked, peer, "10.0.0.2", settings(client_token=TOKEN)) is None
+    assert guard.examine(asked, caller(peer, "10.0.0.2"), settings(client_token=TOKEN)) is None
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_needs_none(peer: str) -> None:
-    assert guard.examine(tutils.treq(), peer, "127.0.0.1:4402", settings()) is None
+    assert guard.examine(tutils.treq(), caller(peer), settings()) is None
 
 
 def test_an_origin_that_the_user_trusts_may_spend() -> None:
     asked = tutils.treq(headers=((b"origin", b"http://LOCALHOST:3000"),))
     trusting = settings(allow_origins="http://localhost:3000")
-    assert guard.examine(asked, "127.0.0.1", "localhost", trusting) is None
+    assert guard.examine(asked, caller(), trusting) is None
     asked.headers["origin"] = "http://localhost:3001"
-    assert guard.examine(asked, "127.0.0.1", "localhost", trusting) is not None
+    assert guard.examine(asked, caller(), trusting) is not None
 
 
 @pytest.mark.parametrize(
@@ -183,10 +267,22 @@ def test_an_origin_that_the_user_trusts_may_spend() -> None:
     [
         ("localhost", True),
         ("LOCALHOST:4402", True),
-        ("api.localhost:4402", True),
         ("127.0.0.1:4402", True),
-        ("192.168.1.2", True),
+        ("127.1.2.255", True),
         ("[::1]:4402", True),
+        ("api.localhost:4402", False),
+        ("localhost.:4402", False),
+        ("127.0.0.1:4403", False),
+        ("127.0.0.256:4402", False),
+        ("127.0.0.1:4402\n", False),
+        ("127.0.0.1:\x00", False),
+        ("127.0.0.1, 127.0.0.1", False),
+        ("192.168.1.2", False),
+        ("0.0.0.0:4402", False),
+        ("[::]:4402", False),
+        ("[::ffff:127.0.0.1]:4402", False),
+        ("[::ffff:7f00:1]:4402", False),
+        ("127.1:4402", False),
         ("[::1]", True),
         ("", False),
         (None, False),
@@ -196,7 +292,7 @@ def test_an_origin_that_the_user_trusts_may_spend() -> None:
     ],
 )
 def test_names_that_nobody_else_can_point_here(host: str | None, own: bool) -> None:
-    denial = guard.examine(tutils.treq(headers=()), "127.0.0.1", host, settings())
+    denial = guard.examine(tutils.treq(headers=()), caller(host=host), settings())
     assert (denial is None) is own
 
 
@@ -218,8 +314,81 @@ def test_bytes_that_are_no_text_get_a_refusal_and_not_past_it(rig: Rig, header: 
     if not rig.mode and name in (b"Authorization", b"X-Api-Key"):
         assert answer.body == b"ok"  # without a token nobody asks for these
         return
-    refusals = (
-        ("client_token_invalid", "client_token_missing") if rig.mode else ("origin_not_allowed", "host_not_allowed")
-    )
-    assert error_of(answer) in refusals
+    if name == b"Origin" or not rig.mode:
+        assert error_of(answer) in ("origin_not_allowed", "host_not_allowed")
+    else:
+        assert error_of(answer) in ("client_token_invalid", "client_token_missing")
     assert not rig.upstream.requests
+
+
+ORIGIN = "http://localhost:3000"
+
+
+@pytest.fixture(scope="module", params=["", "token"])
+def open_rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    token = ("--set", f"x402_client_token={TOKEN}") if request.param else ()
+    home = tmp_path_factory.mktemp("open")
+    with Upstream(sell) as upstream:
+        with Proxy(upstream.url, "--set", f"x402_allow_origins={ORIGIN}", *token, home=home) as proxy:
+            yield Rig(proxy, upstream, request.param)
+
+
+def test_an_allowed_page_may_ask_and_read(open_rig: Rig) -> None:
+    open_rig.script(sell)
+    with open_rig.client() as client:
+        preflight = client.ask(
+            request(
+                *("OPTIONS", "/v1/x", b"", f"Origin: {ORIGIN}", "Access-Control-Request-Method: POST"),
+                *("Access-Control-Request-Headers: authorization,content-type", "Sec-Fetch-Site: same-site"),
+            )
+        )
+        assert preflight.status == 204
+        assert preflight.get(b"access-control-allow-origin") == ORIGIN.encode()
+        assert preflight.get(b"access-control-allow-methods") == b"POST"
+        assert preflight.get(b"access-control-allow-headers") == b"authorization,content-type"
+        assert open_rig.upstream.requests == []
+        answer = client.ask(
+            request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", "Sec-Fetch-Site: same-site", f"x-api-key: {TOKEN}")
+        )
+    assert answer.body == b"ok"
+    assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
+    assert b"PAYMENT-RESPONSE" in (answer.get(b"access-control-expose-headers") or b"")
+
+
+def test_an_allowed_page_may_read_why_it_was_refused(open_rig: Rig) -> None:
+    def hang_up(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+
+    for script, status, host in ((hang_up, 502, "127.0.0.1"), (sell, 403, "rebound.example")):
+        if open_rig.mode and status == 403:
+            continue  # whoever has the token may use any name
+        open_rig.script(script)
+        data = request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}")
+        with open_rig.client() as client:
+            answer = client.ask(data.replace(b"Host: 127.0.0.1", f"Host: {host}".encode()))
+        assert answer.status == status
+        assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
+
+
+def test_what_the_upstream_says_of_pages_stays(open_rig: Rig) -> None:
+    def free(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: X-Own\r\n"
+            b"Content-Length: 2\r\n\r\nok"
+        )
+
+    open_rig.script(free)
+    with open_rig.client() as client:
+        answer = client.ask(request("GET", "/v1/x", b"", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}"))
+    assert [value for name, value in answer.fields if name.lower().startswith(b"access")] == [b"*", b"X-Own"]
+
+
+def test_an_image_of_an_allowed_page_spends_nothing(open_rig: Rig) -> None:
+    open_rig.script(sell)
+    with open_rig.client() as client:
+        answer = client.ask(
+            request("GET", "/v1/x", b"", "Sec-Fetch-Site: same-site", f"Referer: {ORIGIN}/", f"x-api-key: {TOKEN}")
+        )
+    assert (answer.status, error_of(answer)) == (403, "origin_not_allowed")
+    assert open_rig.upstream.requests == []

@@ -334,7 +334,6 @@ class TestOrigins:
         "text",
         [
             "*",
-            "null",
             "chat.example",
             "https://a/",
             "https://a/b",
@@ -347,6 +346,11 @@ class TestOrigins:
     )
     def test_anything_else_is_refused(self, tmp_path: Path, text: str) -> None:
         assert "expected an origin such as" in refusal(tmp_path, allow_origins=text)
+
+
+def test_origins_that_any_page_can_have(tmp_path: Path) -> None:
+    for text in ("null", "file://", "FILE:///x.html"):
+        assert "serve the page from http://localhost:PORT" in refusal(tmp_path, allow_origins=text)
 
 
 def changed(old: str, new: str) -> str:

@@ -1,4 +1,4 @@
-"""Who may spend: the peer's address, the Host and Origin headers, the client token. And what of a request stays here.
+"""Who may spend: the client's address, the Host, Origin and Sec-Fetch headers, the client token. And what stays here.
 
 A funded key sits behind an open port. Three strangers can reach it: another machine, a web page in a browser of this
 machine (which may also rebind a name of its own to 127.0.0.1), and a program of another user. The first two are refused
@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import functools
 import hmac
-import ipaddress
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import CREDENTIALS, PAYMENT_HEADERS
+from ..protocol.credentials import is_credential, is_credential_name, is_payment
 from ..proxy import header_index as heads
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Where a request comes from."""
+
+    peer: str
+    """IP address; empty where there is none."""
+    host: str | None
+    """The Host header (or :authority) that the client wrote; several are joined by commas."""
+    port: int
+    """The port of ours that it came to."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +43,61 @@ class Denial:
     message: str
 
 
-def examine(request: http.Request, peer: str, client_host: str | None, settings: Settings) -> Denial | None:
-    """None where the client may spend. `peer` is its IP address, `client_host` the Host header that it wrote."""
-    return _examine_token(request, peer, settings) or _examine_browser(request, client_host, settings)
+def examine(request: http.Request, caller: Caller, settings: Settings) -> Denial | None:
+    """None where the client may spend."""
+    return (
+        _examine_page(request, settings)
+        or _examine_token(request, caller.peer, settings)
+        or _examine_host(caller, settings)
+    )
+
+
+# Web pages.
+
+
+def page_of(request: http.Request) -> str | None:
+    """The origin of the page that asks; empty: a page that does not say which; None: no page.
+
+    Browsers send Sec-Fetch-Site with all that they ask of this machine, and Origin with what scripts ask.
+    """
+    headers = request.headers
+    origins = heads.get_all(headers, "origin")
+    if origins:
+        return ", ".join(origins).lower()
+    return "" if heads.has(headers, "sec-fetch-site") else None
+
+
+def allowed_page(request: http.Request, settings: Settings) -> str | None:
+    """The origin of the page that asks, where it is one of those that may spend."""
+    page = page_of(request) if settings.allow_origins else None
+    return page if page in settings.allow_origins else None
+
+
+def _examine_page(request: http.Request, settings: Settings) -> Denial | None:
+    page = page_of(request)
+    if page is None or page in settings.allow_origins:
+        return None
+    return Denial(403, "origin_not_allowed", f"A web page asked, and web pages may not spend. {_way_in(page)}")
+
+
+def _way_in(page: str) -> str:
+    """What lets a page from `page` spend."""
+    if re.fullmatch(r"[a-z][a-z0-9+.-]{0,20}://[!-~]{1,100}", page) and not page.startswith("file:"):
+        return f"To allow this one, start the proxy with --set x402_allow_origins={page}"
+    if page == "null" or page.startswith("file:"):
+        return (
+            f"Its origin is {page[:20]}, which every page has that is opened as a file or in a sandboxed frame, so it "
+            "cannot be allowed. Serve the page from http://localhost:PORT and add that to x402_allow_origins."
+        )
+    if page:
+        return f"Its origin {page!a:.100} is none that x402_allow_origins could name."
+    return (
+        "It was asked for by an address bar, a link, an image, a frame or a form, which do not say whose they are. A "
+        "script of a page in x402_allow_origins may ask, with fetch()."
+    )
+
+
+# Client token and Host.
 
 
 def _examine_token(request: http.Request, peer: str, settings: Settings) -> Denial | None:
@@ -52,7 +118,7 @@ def _examine_token(request: http.Request, peer: str, settings: Settings) -> Deni
         401,
         "client_token_invalid" if offered else "client_token_missing",
         "This proxy wants its client token: set the client's API key to the value of X402_CLIENT_TOKEN with which the "
-        "proxy was started (it is read from Authorization: Bearer, x-api-key, x-goog-api-key or ?key=).",
+        "proxy was started (it is read from Authorization: Bearer, x-api-key, api-key, x-goog-api-key or ?key=).",
     )
 
 
@@ -61,47 +127,40 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _examine_browser(request: http.Request, client_host: str | None, settings: Settings) -> Denial | None:
-    origin = heads.get(request.headers, "origin") or ""
-    crossing = (heads.get(request.headers, "sec-fetch-site") or "").lower() == "cross-site"
-    if (origin or crossing) and origin.lower() not in settings.allow_origins:
-        return Denial(
-            403,
-            "origin_not_allowed",
-            f"A web page ({origin or 'of another site'!s:.100}) asked, and web pages may not spend. To allow a page "
-            "that you trust, add its origin to the option x402_allow_origins.",
-        )
+def _examine_host(caller: Caller, settings: Settings) -> Denial | None:
     # A token cannot be known to a page that rebinds its name, so with one any name is good.
-    if settings.client_token is None and not _is_own_name(client_host):
-        return Denial(
-            403,
-            "host_not_allowed",
-            f"The request was sent to the name {client_host or ''!r:.100}, which a web page may have pointed here. "
-            "Use http://127.0.0.1 or http://localhost in the client's base URL, or start the proxy with "
-            "X402_CLIENT_TOKEN set.",
-        )
-    return None
+    if settings.client_token is not None or _is_own_name(caller.host, caller.port):
+        return None
+    return Denial(
+        403,
+        "host_not_allowed",
+        f"The request was sent to {caller.host or ''!a:.100}, which a web page may have pointed here. "
+        f"Use http://127.0.0.1:{caller.port} or http://localhost:{caller.port} in the client's base URL, or start the "
+        "proxy with X402_CLIENT_TOKEN set.",
+    )
+
+
+_OWN_NAME = re.compile(r"(?i:localhost|\[::1\]|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})){3})(?::([0-9]{1,5}))?")
 
 
 @functools.lru_cache(maxsize=64)
-def _is_own_name(host: str | None) -> bool:
-    """Whether a Host header is an address or a loopback name: names that nobody else can point here."""
-    name = (host or "").rsplit(":", 1)[0] if not (host or "").endswith("]") else host or ""
-    name = name.strip("[]").lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _is_own_name(host: str | None, port: int) -> bool:
+    """Whether a Host header is a loopback address or `localhost`, with our `port` or none.
+
+    0.0.0.0, [::] and [::ffff:127.0.0.1] lead here too, but browsers take them for foreign and send no Sec-Fetch-Site.
+    """
+    found = _OWN_NAME.fullmatch(host or "")
+    return found is not None and (found[1] is None or int(found[1]) == port)
 
 
 def presented_tokens(request: http.Request) -> list[str]:
     """What the client presents as its API key, wherever SDKs put one."""
     bearer = [value[7:].strip() for value in request.headers.get_all("authorization") if value[:7].lower() == "bearer "]
-    keys = [*request.headers.get_all("x-api-key"), *request.headers.get_all("x-goog-api-key")]
+    keys = [value for name in _TOKEN_HEADERS for value in request.headers.get_all(name)]
     return [token for token in (*bearer, *keys, *_query_keys(request.path)) if token]
+
+
+_TOKEN_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 
 
 def _query_keys(path: str) -> list[str]:
@@ -109,31 +168,56 @@ def _query_keys(path: str) -> list[str]:
     return [part[4:] for part in query.split("&") if part.startswith("key=")]
 
 
-def strip_credentials(request: http.Request, settings: Settings) -> None:
+# What stays here.
+
+
+def strip_credentials(request: http.Request, settings: Settings, is_poll: Callable[[], bool] = lambda: False) -> None:
     """Take the client's own credentials off; with `forward_auth` only those that are our client token.
 
-    Everything else stays as it came, byte for byte, the rest of the query included.
+    Payments of the client's own stay, and everything else stays as it came, byte for byte, the rest of the query
+    included. `is_poll` says whether the request asks after a job, whose URL the upstream has made.
     """
-    headers = request.headers
+    own = _raw(settings.client_token or "")
     if settings.forward_auth:
-        token = settings.client_token
-        if token is None or token not in presented_tokens(request):
+        if not own:
             return
-        for name in CREDENTIALS:
-            if any(token in value for value in headers.get_all(name)):
-                del headers[name]
-        if token not in _query_keys(request.path):
-            return
+
+        def stays(name: bytes, value: bytes) -> bool:  # noqa: ARG001
+            return own not in value
     else:
-        for name in CREDENTIALS:
-            if heads.has(headers, name):
-                del headers[name]
-    path, mark, query = request.path.partition("?")
-    if mark and "key=" in query:
-        kept = [part for part in query.split("&") if not part.startswith("key=")]
-        request.path = path + (mark + "&".join(kept) if kept else "")
+
+        def stays(name: bytes, value: bytes) -> bool:
+            return not is_credential(name, value) or is_payment(name, value)
+
+    headers = request.headers
+    kept = tuple([field for field in headers.fields if stays(*field)])
+    if len(kept) != len(headers.fields):
+        headers.fields = kept
+    path, mark, query = request.data.path.partition(b"?")
+    if not mark:
+        return
+    parts = query.split(b"&")
+    if settings.forward_auth:
+        rest = [part for part in parts if not part.startswith(b"key=") or own not in part]
+    else:
+        rest = [part for part in parts if not _is_credential_part(part, is_poll)]
+    if len(rest) != len(parts):
+        request.data.path = path + (mark + b"&".join(rest) if rest else b"")
+
+
+def _is_credential_part(part: bytes, is_poll: Callable[[], bool]) -> bool:
+    name, equals, value = part.partition(b"=")
+    name = unquote_to_bytes(name)
+    if not equals or not is_credential_name(name):
+        return False
+    # `token` also names what is asked about, and what the upstream put into a URL of its own.
+    return name.lower() != b"token" or not (_COIN.fullmatch(value) or is_poll())
+
+
+_COIN = re.compile(rb"[A-Za-z0-9._-]{0,15}|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{32,44}")
+"""A coin's symbol or name, or its address on EVM or Solana."""
 
 
 def pays_itself(request: http.Request) -> bool:
     """Whether the client brought a payment of its own: then nothing is paid on top."""
-    return any(heads.has(request.headers, name) for name in PAYMENT_HEADERS)
+    return any(is_payment(name, value) for name, value in request.headers.fields)

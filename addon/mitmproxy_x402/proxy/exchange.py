@@ -19,7 +19,9 @@ class Exchange:
     """What the stream and the addon tell each other about one request of the client."""
 
     client_host: str | None = None
-    """The Host (or :authority) that the client wrote, before reverse mode rewrote it."""
+    """The Host (or :authority) that the client wrote, before reverse mode rewrote it; all, where there are several."""
+    own_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Set by the addon: headers that errors which the stream answers itself have, too."""
     may_pay: bool = False
     """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
     resend: bool = False

@@ -223,7 +223,7 @@ class X402Stream(HttpStream):
         body = self.exchange.error_answer or error_body(
             "upstream_error", "proxy_error", f"mitmproxy-x402: {command.event.message}"
         )
-        response = http.Response.make(status, body, _ERROR_HEADERS)
+        response = http.Response.make(status, body, (*_ERROR_HEADERS, *self.exchange.own_headers))
         self._answering = True
         for event in (
             ResponseHeaders(self.stream_id, response, end_stream=False),
@@ -252,7 +252,7 @@ class X402Stream(HttpStream):
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
         """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
         if request:
-            self.exchange.client_host = self.flow.request.host_header
+            self.exchange.client_host = _written_host(self.flow.request)
             self.flow.__dict__[EXCHANGE] = self.exchange
         return (yield from super().check_invalid(request))
 
@@ -425,6 +425,12 @@ class X402Stream(HttpStream):
 
     def _http_layer(self) -> HttpLayer:
         return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
+
+
+def _written_host(request: http.Request) -> str | None:
+    """Whom the client says that it asks: Host, and the authority of an absolute-form target that says otherwise."""
+    host, authority = request.host_header, request.authority
+    return f"{authority}, {host}" if authority and authority != host else host
 
 
 def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:

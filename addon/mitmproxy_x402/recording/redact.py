@@ -1,39 +1,22 @@
 """Takes the secrets out of what is written about a flow: headers and the query. Bodies are left as they are.
 
-Rather too much is taken than too little: a header or parameter whose name says that it is a credential is one. Only
-names that are known to say something else (`sort_key`, `page_token`) are let through: a value that was taken out
-matches any other when the recording is served, so all pages of a list would be one.
+Rather too much is taken than too little: `protocol.credentials` knows the names. A value that was taken out matches any
+other when the recording is served, so what says something else (`page_token`) is let through: else all pages of a list
+would be one.
 """
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import CREDENTIALS, PAYMENT_HEADERS
+from ..protocol.credentials import is_credential, is_secret_name
 from .format import REDACTED
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _REDACTED = REDACTED.encode()
-_SECRET_HEADERS = frozenset(
-    name.encode() for name in (*CREDENTIALS, *PAYMENT_HEADERS, "set-cookie", "x-poll-signature")
-)
-_SECRET_HEADER = re.compile(
-    rb"(.*[-_])?(key|api[-_]?key|token|secret|password|credentials?|auth|authorization|signature|cookie)"
-)
-_NO_SECRETS = frozenset((b"idempotency-key", b"sec-websocket-key"))
-_SECRET_PARAMETER = re.compile(
-    rb"(.*[-_])?(key|api[-_]?key|token|accesstoken|authtoken|auth|authorization|sig|signature|secret|clientsecret"
-    rb"|password|passwd|pwd|credentials?)"
-)
-_NO_SECRET_PARAMETER = re.compile(
-    rb"(sort|order|group|partition|row|cache|idempotency)[-_]?key"
-    rb"|((next[-_]?)?page|next|prev|previous|pagination|continuation|cursor|skip|start)[-_]?(key|token)"
-)
-_HUMP = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])")
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -63,7 +46,7 @@ class Redactor:
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
     def _value(self, name: bytes, value: bytes) -> bytes:
-        if name in _SECRET_HEADERS or (_SECRET_HEADER.fullmatch(name) and name not in _NO_SECRETS):
+        if is_secret_name(name) or is_credential(name, value):
             return _REDACTED
         if name in _WITH_URL and b"?" in value:
             value = self.path(value)
@@ -71,14 +54,9 @@ class Redactor:
 
     def _parameter(self, part: bytes) -> bytes:
         name, equals, value = part.partition(b"=")
-        if value and _is_secret_parameter(unquote_to_bytes(name)):
+        if value and is_secret_name(unquote_to_bytes(name)):
             return name + equals + _REDACTED
         return _REDACTED if self._has_token(part) else part
 
     def _has_token(self, text: bytes) -> bool:
         return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))
-
-
-def _is_secret_parameter(name: bytes) -> bool:
-    name = _HUMP.sub(b"_", name).lower()  # sessionToken is session_token
-    return bool(_SECRET_PARAMETER.fullmatch(name)) and not _NO_SECRET_PARAMETER.fullmatch(name)

@@ -112,9 +112,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_forward_auth",
         "false",
-        "Whether the client's own Authorization, x-api-key, x-goog-api-key, ?key= and cookies go upstream: true or "
-        "false. The payment is what the gateway wants; with true, the gateway also sees whatever real API key the "
-        "client was set up with. Default: false.",
+        "Whether the client's own credentials go upstream (Authorization, x-api-key, api-key, cookies, ?key= and every "
+        "other header or parameter whose name says key, token, secret, password or auth): true or false. The payment "
+        "is what the gateway wants; with true, the gateway also sees whatever real API key the client was set up with. "
+        "Default: false.",
     ),
     Option(
         "x402_max_validity",
@@ -223,8 +224,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_client_token",
         "",
-        "Token that clients must present as their API key (Bearer, x-api-key or x-goog-api-key) before anything is "
-        "paid for them; required when the proxy listens beyond 127.0.0.1. Better set X402_CLIENT_TOKEN or "
+        "Token that clients must present as their API key (Bearer, x-api-key, api-key or x-goog-api-key) before "
+        "anything is paid for them; required when the proxy listens beyond 127.0.0.1. Better set X402_CLIENT_TOKEN or "
         "x402_client_token_file: mitmweb shows options, and the command line is visible to every user of the "
         "machine. Default: empty, no token.",
         variable="X402_CLIENT_TOKEN",
@@ -239,7 +240,9 @@ OPTIONS: tuple[Option, ...] = (
         "x402_allow_origins",
         "",
         "Browser origins that may spend, separated by commas, as in http://localhost:3000. Every page and every "
-        "script that such an origin loads can spend your money. Default: empty, no web page can spend.",
+        "script that such an origin loads can spend your money. Scripts may ask with fetch(), whose answers they can "
+        "read; images, frames, forms and links spend nothing. A page that was opened as a file has the origin null, as "
+        "has every sandboxed frame, and cannot be allowed. Default: empty, no web page can spend.",
     ),
     Option(
         "x402_view_limit",

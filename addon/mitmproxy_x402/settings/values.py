@@ -215,6 +215,11 @@ def origin(given: Given) -> str:
     """A browser origin as the `Origin` header spells it: scheme, host, port unless it is the scheme's own."""
     allowed = "expected an origin such as https://chat.example or http://localhost:3000, nothing after the port"
     text = given.value
+    if isinstance(text, str) and (text.lower() == "null" or text.lower().startswith("file:")):
+        raise given.wrong(
+            "every page has this origin that is opened as a file or in a sandboxed frame, so allowing it would let any "
+            "web site spend; serve the page from http://localhost:PORT and name that"
+        )
     if not isinstance(text, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s,*]+", text.lower()):
         raise given.wrong(allowed)
     try:

@@ -1,0 +1,60 @@
+"""CORS for pages that may spend (x402_allow_origins): answers their preflights, and lets them read what they get.
+
+WHATWG Fetch, section 3.3 (HTTP CORS protocol).
+"""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+EXPOSED = (
+    "PAYMENT-RESPONSE, X-PAYMENT-RESPONSE, PAYMENT-REQUIRED, X-Payment-Receipt, X-Request-Id, Request-Id, Retry-After, "
+    "X-Should-Retry"
+)
+"""Headers that a page's script may read beside the few that browsers always show."""
+_MAX_AGE = "600"
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+
+def is_preflight(request: http.Request) -> bool:
+    """Whether a browser asks on behalf of a page, and not the page itself."""
+    return request.method == "OPTIONS" and "access-control-request-method" in request.headers
+
+
+def answer_preflight(request: http.Request, origin: str) -> http.Response:
+    """Let `origin` send what it asks to send."""
+    asked = request.headers
+    fields = [*opening(origin), (b"access-control-allow-methods", _raw(asked["access-control-request-method"]))]
+    wanted = asked.get("access-control-request-headers")
+    if wanted:
+        fields.append((b"access-control-allow-headers", _raw(wanted)))
+    if asked.get("access-control-request-private-network") == "true":
+        fields.append((b"access-control-allow-private-network", b"true"))
+    fields.append((b"access-control-max-age", _MAX_AGE.encode()))
+    return http.Response.make(204, b"", fields)
+
+
+def opening(origin: str) -> Fields:
+    """The headers of an answer that `origin` may read."""
+    return (
+        (b"access-control-allow-origin", _raw(origin)),
+        (b"access-control-expose-headers", EXPOSED.encode()),
+        (b"vary", b"Origin"),
+    )
+
+
+def open_to(response: http.Response, origin: str) -> None:
+    """Have a page of `origin` read `response`; what the upstream itself says of it to that page is left alone."""
+    headers = response.headers
+    allowed = headers.get("access-control-allow-origin")
+    ours = dict(opening(origin))
+    if allowed not in ("*", origin):
+        headers["access-control-allow-origin"] = origin
+        headers.add("vary", "Origin")
+    if "access-control-expose-headers" not in headers:
+        headers["access-control-expose-headers"] = ours[b"access-control-expose-headers"].decode()
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
