@@ -79,6 +79,8 @@ def _read(arguments: Sequence[str]) -> _Given:
 async def lines(given: _Given) -> AsyncIterator[Line]:
     """Everything, in order; what cannot be looked at without something before it is left out."""
     yield check_machine.versions()
+    yield check_machine.certificates(given.options)
+    yield check_machine.signing()
     try:
         settings = _settings(given.options)
     except SettingsError as error:
