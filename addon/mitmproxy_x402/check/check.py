@@ -24,6 +24,7 @@ from ..payment.policy import Offer, Purpose
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits, PaymentRequired
 from ..protocol.networks import Asset, Family, Network
+from ..reconcile.rpcs import remedy, rpcs
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings, unknown_options
 from ..wallet.sources import Wallets
@@ -31,7 +32,6 @@ from . import gateway as check_gateway
 from . import machine as check_machine
 from .gateway import Quote
 from .line import Line, ok, todo
-from .rpcs import remedy, rpcs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import NoReturn
 from ..chain.balance import balance
 from ..chain.json_rpc import Trust, Unreachable
 from ..check import gateway as gateways
-from ..check.rpcs import remedy, rpcs
 from ..command_line import gateway_for, read_arguments
 from ..errors import Refused, RpcError, SettingsError
 from ..payment import policy
@@ -21,6 +20,7 @@ from ..payment.payer import find_wallets
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Family, Network
+from ..reconcile.rpcs import remedy, rpcs
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings
 from ..wallet.evm import EvmWallet

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import UNPROVEN, Clock, LedgerError
+from .interface import UNCHECKED, UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.schema import MIGRATIONS
 from .sqlite.store import is_alive
@@ -42,6 +42,7 @@ _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY i
 UNPROVEN_SINCE = 5
 """The version of the file's tables that has these columns."""
 _UNPROVEN = f"SELECT * FROM payment WHERE ({UNPROVEN}) AND sends > 0 AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_UNCHECKED = f"SELECT * FROM payment WHERE {UNCHECKED} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
 WAIT_SECONDS = 2
 """How long a reader waits where a writer of another program holds the file."""
 
@@ -139,6 +140,16 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
     return _read_file(place, _UNPROVEN, (after, last))
 
 
+def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
+    """Payments that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg
+
+        return [_entry(row, row["alive"]) for row in read_unchecked_rows(place, after, last)]
+    return _read_file(place, _UNCHECKED, (after, last))
+
+
 def is_there(place: LedgerPlace) -> bool:
     """Whether there is a ledger yet. Raises LedgerError, where that cannot be known."""
     if not isinstance(place, PostgresUrl):
@@ -155,7 +166,7 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as db:
             db.row_factory = sqlite3.Row
             version = _version(db, path)
-            if statement is _UNPROVEN and version < UNPROVEN_SINCE:
+            if statement in (_UNPROVEN, _UNCHECKED) and version < UNPROVEN_SINCE:
                 version = 0  # a proxy has to open it first
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:

@@ -31,6 +31,7 @@ from .values import (
     filter_expression,
     flag,
     is_loopback,
+    one_of,
     origin,
     path,
     printable,
@@ -99,6 +100,10 @@ class Settings:
     ledger: LedgerPlace = Path("ledger.sqlite3")
     evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
     """Network and URL, in the order of trying. Out of the repr as those of Solana."""
+    reconcile: str = "background"
+    """When the proxy looks payments up: `background`, `now` or `off`."""
+    reconcile_rate: int = 300
+    """Requests an hour to each RPC."""
     allow_pay_to: tuple[str, ...] = ()
     """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
     allow_networks: tuple[Caip2, ...] = ()
@@ -166,6 +171,8 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
+        reconcile=sources.default("reconcile", one_of("background", "now", "off")),
+        reconcile_rate=sources.default("reconcile_rate", whole(1, 100_000, "requests an hour")),
         evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
         view_limit=sources.default("view_limit", size),
         dump=sources.get("dump", path, None),
