@@ -276,7 +276,8 @@ class X402Addon:
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
             model = read_model(path, body, request.headers.get("content-type", ""))
-            purpose = Purpose(answers.printable(request.method), request.host, path, model)
+            client = answers.client_name(request.headers.get("user-agent", ""), flow.client_conn.peername)
+            purpose = Purpose(answers.printable(request.method), request.host, path, model, client)
             question = read_question(_place(route), model, body) if payer.forecast is not None else None
             key = functools.partial(held.fingerprint, route, body)
             kept = self._held

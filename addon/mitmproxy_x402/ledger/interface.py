@@ -143,6 +143,8 @@ class Intent:
     nonce: str = ""
     """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo. Known before there is a
     signature, so that a row which lost its end in a power cut can be looked up."""
+    client: str = ""
+    """Who asked for it, as the client names itself; empty where it does not."""
 
 
 @dataclass(frozen=True)

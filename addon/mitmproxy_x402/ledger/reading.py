@@ -104,6 +104,8 @@ class Entry:
     """That moved: atomic units, decimal."""
     finding: str = ""
     """A short code where the chain contradicts the gateway."""
+    client: str = ""
+    """Who asked for it, as the client names itself."""
 
     @property
     def what(self) -> str:
@@ -252,6 +254,7 @@ def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
         chain_time=row.get("chain_time"),
         chain_amount=row.get("chain_amount") or "",
         finding=row.get("finding") or "",
+        client=row.get("client") or "",
     )
 
 

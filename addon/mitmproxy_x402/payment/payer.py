@@ -237,6 +237,7 @@ class Payer:
             requirement.scheme,
             wallet.address,
             _chain_nonce(offer, nonce),
+            purpose.client,
         )
         try:
             return self.ledger.reserve(intent, budgets)

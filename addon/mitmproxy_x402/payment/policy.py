@@ -50,6 +50,8 @@ class Purpose:
     """Without its query."""
     model: str | None = None
     """None: the request names none that could be read."""
+    client: str = ""
+    """Who asks, as the client names itself."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}" + (f" ({self.model})" if self.model else "")

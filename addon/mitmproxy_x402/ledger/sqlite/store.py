@@ -51,8 +51,8 @@ def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIO
 
 _INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?)"""
+                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce, client)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''))"""
 # The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
 _LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 _DUE = "free_at <= {now}"
@@ -214,7 +214,7 @@ class SqliteLedger:
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
-                *(intent.scheme, intent.wallet, intent.nonce),
+                *(intent.scheme, intent.wallet, intent.nonce, intent.client),
             )
             row = self._db.execute(_INSERT, values).lastrowid
         assert row is not None
