@@ -346,6 +346,9 @@ class X402Addon:
                 if new or purchase.ahead:
                     await purchase.buy(required, words)
             elif not exchange.secrets_sent:
+                nothing = challenge.why_none(flow.response)
+                if nothing:
+                    logger.info("x402: passed a 402 on as it came: %s", nothing)
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one

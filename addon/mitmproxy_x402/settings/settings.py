@@ -144,9 +144,13 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
     sources = _Sources(options, environ, document, file, cwd, home)
     table = read_networks(str(file), document)
     warnings: list[str] = []
+    nothing: tuple[Caip2, ...] = ()
+    preference = sources.get("networks", several(_network_in(table), "networks"), nothing)
+    allowed = sources.get("allow_networks", several(_network_in(table), "networks"), nothing)
+    table = table.enabling((*preference, *allowed))
     return Settings(
         networks=table,
-        preference=sources.get("networks", several(_network_in(table), "networks"), ()),
+        preference=preference,
         max_request=sources.default("max_request", usd),
         forward_auth=sources.default("forward_auth", flag),
         max_validity=sources.default("max_validity", whole(30, 86_400, "seconds")),
@@ -168,7 +172,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
         ledger=_ledger(sources, warnings),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
-        allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
+        allow_networks=allowed,
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
         reconcile=sources.default("reconcile", one_of("background", "now", "off")),
@@ -308,9 +312,9 @@ def _read_file(file: Path) -> Mapping[str, Any]:
 
 def _network_in(table: NetworkTable) -> Callable[[Given], Caip2]:
     def read(given: Given) -> Caip2:
-        names = [row.name for row in table]
+        names = [row.name for row in (*table, *table.waiting)]
         text = given.value if isinstance(given.value, str) else ""
-        row = table.get(text)
+        row = table.known(text)
         if row is None:
             near = nearest(text, names)
             hint = f"did you mean {near}? " if near else ""
