@@ -16,7 +16,7 @@ from ..check import gateway as gateways
 from ..command_line import gateway_for, read_arguments
 from ..errors import Refused, RpcError, SettingsError
 from ..payment import policy
-from ..payment.payer import find_wallets
+from ..payment.payer import find_wallets, payers_of, rules_of
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Family, Network
@@ -136,9 +136,8 @@ async def _price(upstream: str, settings: Settings, wallets: Wallets, held: Mapp
         return f"What a request costs at {upstream} is not known: {reason}."
     if quote.required is None:
         return f"What a request costs at {upstream} is not known: {quote.reason}."
-    families: set[Family] = {family for family in ("evm", "svm") if wallets.for_family(family) is not None}
     try:
-        offer = policy.choose(quote.required, settings, families)
+        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
     except Refused as error:
         return f"{upstream}: {error}"
     units = held.get(offer.network.caip2)

@@ -243,15 +243,16 @@ def _forbidden(offer: Offer, rules: Rules) -> _Objection | None:
     network, asset = offer.network, offer.asset
     fold = str.lower if network.family == "evm" else str
     pay_to = offer.requirement.pay_to
-    code = where = ""
     if rules.allow_networks and network.caip2 not in rules.allow_networks:
-        code, where = "network_not_allowed", f"The network {network.name} is not in the option x402_allow_networks"
-    elif rules.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(rules.allow_assets):
-        code = "asset_not_allowed"
+        where = f"The network {network.name} is not in the option x402_allow_networks"
+        return _Objection(_FORBIDDEN, "network_not_allowed", str(offer), where, "", offer)
+    if rules.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(rules.allow_assets):
         where = f"The asset {asset.symbol} ({asset.address}) is not in the option x402_allow_assets"
-    elif rules.allow_pay_to and fold(pay_to) not in rules.allow_pay_to:
-        code, where = "pay_to_not_allowed", f"The address {shown(pay_to)} is not in the option x402_allow_pay_to"
-    return _Objection(_FORBIDDEN, code, str(offer), where, "", offer) if code else None
+        return _Objection(_FORBIDDEN, "asset_not_allowed", str(offer), where, "", offer)
+    if rules.allow_pay_to and fold(pay_to) not in rules.allow_pay_to:
+        where = f"The address {shown(pay_to)} is not in the option x402_allow_pay_to"
+        return _Objection(_FORBIDDEN, "pay_to_not_allowed", str(offer), where, "", offer)
+    return None
 
 
 def _not_allowed(code: str, offer: Offer, where: str) -> Refused:

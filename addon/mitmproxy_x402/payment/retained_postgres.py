@@ -164,9 +164,8 @@ def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:
     name, value = said["header"]
     offer = Offer(requirement, network, asset, said.get("method", "exact"))
     times: tuple[float, float] = said["valid_until"], said["window"]
-    return Payment(
-        offer, said["payer"], said["reference"], (name, value), said["row"], *times, said.get("in_both_headers", False)
-    )
+    both = said.get("in_both_headers", False)
+    return Payment(offer, said["payer"], said["reference"], (name, value), said["row"], *times, in_both_headers=both)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -64,7 +64,7 @@ def authorize(
             nonce,
         )
     )
-    signature = sign(keccak(b"\x19\x01" + _domain_separator(network.chain_id, asset) + keccak(message)))
+    signature = sign(keccak(b"\x19\x01" + domain_separator(network.chain_id, asset) + keccak(message)))
     return {
         "signature": "0x" + signature.hex(),
         "authorization": {
@@ -135,7 +135,8 @@ def _check_domain(requirement: PaymentRequirements, network: Network, asset: Ass
 
 
 @lru_cache(maxsize=64)
-def _domain_separator(chain_id: int, asset: Asset) -> bytes:
+def domain_separator(chain_id: int, asset: Asset) -> bytes:
+    """The EIP-712 domain of `asset`'s contract, hashed."""
     assert chain_id
     assert asset.domain_name
     name, version = keccak(asset.domain_name.encode()), keccak(asset.domain_version.encode())
