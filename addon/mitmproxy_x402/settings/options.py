@@ -41,8 +41,8 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "The networks to pay on, most wanted first, separated by commas: short names (base, solana) or CAIP-2 "
         "names. Networks that are not listed come after these; within one rank the cheapest offer is taken. Only "
-        "networks that a wallet is there for are paid on. base, base-sepolia, arc, solana and solana-devnet are paid on "
-        "in any case, other known ones (such as polygon, arbitrum, avalanche) only when they are named here or in "
+        "networks that a wallet is there for are paid on. base, base-sepolia, arc, solana and solana-devnet are paid "
+        "on in any case, other known ones (such as polygon or arbitrum) only when they are named here or in "
         "x402_allow_networks. Default: empty, the cheapest offer of all.",
     ),
     Option(
