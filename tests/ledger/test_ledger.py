@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 import subprocess
 import sys
 import time
@@ -32,8 +31,8 @@ from mitmproxy_x402.ledger.interface import (
     Validity,
 )
 from mitmproxy_x402.ledger.reading import read_unproven
-from mitmproxy_x402.ledger.sqlite import store as ledger_sqlite
-from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, statements
+from mitmproxy_x402.ledger.sqlite import schema, statements
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
@@ -408,7 +407,7 @@ class TestSupersededInFile(InFile):
         path.parent.mkdir()
         with closing(sqlite3.connect(path)) as db:
             for script in MIGRATIONS[:4]:
-                for statement in statements(script):
+                for statement in schema.statements(script):
                     db.execute(statement)
             db.execute("PRAGMA user_version = 4")
             db.execute("INSERT INTO scope VALUES (1, '', '', 0)")
@@ -433,9 +432,9 @@ class TestSupersededInFile(InFile):
     def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
         lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_ending (free_at<?)"
         for statement, indexes in (
-            (ledger_sqlite._LAPSE, {lapsed}),
-            (ledger_sqlite._END, {due}),
-            (ledger_sqlite._LAST, {lapsed, due}),
+            (statements.LAPSE, {lapsed}),
+            (statements.END, {due}),
+            (statements.LAST, {lapsed, due}),
         ):
             plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
             assert {step.partition(" INDEX ")[2] for step in plan if step.startswith("SEARCH")} == indexes, plan
@@ -514,7 +513,6 @@ class TestCrash:
         assert state_of(path, row) == "sent"
 
     def test_reservations_lapse(self, ledger: Ledger, times: Times) -> None:
-        """As after a crash whose process id lives on as another program."""
         row = ledger.reserve(intent(), [])
         times.pass_by(LAPSE_SECONDS + 1)
         ledger.reserve(intent(), [budget(10)])
@@ -589,63 +587,3 @@ class TestJob:
         assert found is not None
         assert (found.row, found.last_row, found.payer) == (second, second, "0xq")
         self.follow(ledger, second)
-
-
-class TestFile(InFile):
-    def test_nobody_else_can_read_it(self, ledger: Ledger, path: Path) -> None:
-        ledger.reserve(intent(), [])
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        files = list(path.parent.iterdir())
-        assert len(files) == 3
-        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-
-    def test_a_file_that_others_could_read_is_closed_to_them(self, path: Path) -> None:
-        path.parent.mkdir()
-        path.touch(0o644)
-        SqliteLedger(path).close()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-    def test_its_schema_has_a_version(self, path: Path) -> None:
-        SqliteLedger(path).close()
-        with closing(sqlite3.connect(path)) as db:
-            assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
-            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-    def test_a_newer_schema_is_refused(self, path: Path) -> None:
-        SqliteLedger(path).close()
-        with closing(sqlite3.connect(path)) as db:
-            db.execute("PRAGMA user_version = 99")
-        with pytest.raises(LedgerError, match="newer version"):
-            SqliteLedger(path)
-
-    def test_what_is_no_ledger_is_refused(self, path: Path) -> None:
-        path.parent.mkdir()
-        path.write_text("This is a diary. " * 100)
-        with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
-            SqliteLedger(path)
-
-    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(LedgerError, match="x402_ledger"):
-            SqliteLedger(tmp_path / "file" / "ledger.sqlite3")
-
-    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: Ledger, path: Path) -> None:
-        row = ledger.reserve(intent(), [])
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            for action in (
-                lambda: ledger.reserve(intent(), []),
-                lambda: ledger.record_sent(row, "nonce", 0),
-                lambda: ledger.release(row),
-            ):
-                with pytest.raises(LedgerError, match="database is locked"):
-                    action()
-            db.execute("ROLLBACK")
-        ledger.record_sent(row, "nonce", 0)
-
-    def test_amounts_beyond_64_bits_are_kept(self, ledger: Ledger, path: Path) -> None:
-        """An asset may have 18 decimals."""
-        amount = AtomicUnits(10**30)
-        ledger.reserve(Intent("POST", "h", "/", None, Caip2("eip155:1"), "0xa", "0xb", amount, 1), [])
-        with closing(sqlite3.connect(path)) as db:
-            assert db.execute("SELECT amount FROM payment").fetchone() == (str(amount),)

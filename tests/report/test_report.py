@@ -71,8 +71,15 @@ class Written:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.now = NOON.timestamp()
-        self.ledger = SqliteLedger(path, Clock(wall=lambda: self.now, uptime=lambda: self.now, boot="test"))
+        self.open()
+
+    def open(self) -> None:
+        self.ledger = SqliteLedger(self.path, Clock(wall=lambda: self.now, uptime=lambda: self.now, boot="test"))
         self.opened.append(self.ledger)
+
+    def close(self) -> None:
+        self.opened.remove(self.ledger)
+        self.ledger.close()
 
     def pay(self, micro_usd: int, state: str = "settled", model: str | None = "gpt-5", network: str = BASE) -> int:
         amount = AtomicUnits(micro_usd)
@@ -105,16 +112,18 @@ class TestReading:
     def test_every_fate(self, written: Written) -> None:
         for state in ("settled", "unknown", "rejected", "released", "sent", "reserved", "superseded"):
             written.pay(7, state)
-        # Their process is of another boot: what it had under way is what the ledger will say of it.
+        assert [e.fate for e in read_entries(written.path)][4:6] == ["under way", "under way"]
+        written.close()  # what a process that is no more had under way is what the ledger will say of it
         fates = [e.fate for e in read_entries(written.path)]
         assert fates == ["settled", "unknown", "rejected", "released", "unknown", "released", "rejected"]
+        written.open()
         written.pay(7)  # by now nobody can submit the last one any more
         assert [e.fate for e in read_entries(written.path)][-2:] == ["expired", "settled"]
 
     def test_what_is_under_way(self, tmp_path: Path) -> None:
         with closing(SqliteLedger(tmp_path / "l")) as ledger:
             ledger.reserve(Intent("POST", "h", "/p", None, Caip2(BASE), "a", "b", AtomicUnits(1), 1), ())
-        (one,) = read_entries(tmp_path / "l")
+            (one,) = read_entries(tmp_path / "l")
         assert (one.fate, one.what, one.reference, one.transaction) == ("under way", "/p", "", "")
 
     def test_since_and_last_and_process(self, written: Written) -> None:
@@ -124,7 +133,7 @@ class TestReading:
         since = int((NOON.timestamp() + 5) * 1000)
         assert [e.micro_usd for e in read_entries(written.path, since)] == [2, 3]
         assert [e.micro_usd for e in read_entries(written.path, last=1)] == [3]
-        assert [e.micro_usd for e in read_entries(written.path, process=f"test {os.getpid()}")] == [1, 2, 3]
+        assert [e.micro_usd for e in read_entries(written.path, process=written.ledger.process)] == [1, 2, 3]
         assert read_entries(written.path, process="test 0") == []
 
     def test_it_changes_nothing(self, written: Written) -> None:

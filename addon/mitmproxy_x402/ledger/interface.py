@@ -35,7 +35,9 @@ when the chain says what moved.
 
 A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
 opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. This is safe even for a process that was only slow: its row must still be `reserved` to become
+released in any case. Only what a file has of an earlier boot of the machine is unknown altogether: a power cut may have
+taken that it was sent. Who is dead is known by a lock that the system drops with the process, or by its session with
+the database. This is safe even for a process that was only slow: its row must still be `reserved` to become
 `sent`, and without that its header does not leave.
 
 Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
@@ -46,9 +48,11 @@ share, its clock is believed in the same way at all times. What the wall clock s
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -91,8 +95,6 @@ UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = '
 """Rows that the chain may have the last word on, in the words of both kinds' index. What has expired by itself is dead,
 but nobody has asked whether it was taken before.
 """
-UNCHECKED = "state = 'settled' AND chain_state IS NULL AND sends > 0"
-"""Rows of which only a gateway says that they are settled."""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
 
@@ -106,6 +108,10 @@ class LedgerError(X402Error):
     """The ledger cannot be read or written, so nothing may be signed or sent."""
 
     code = "ledger_unavailable"
+
+
+class LedgerBusy(LedgerError):
+    """Another program has locked the ledger's file. It may let go in a moment: ask again, but do not wait for it."""
 
 
 class OverBudget(Refused):
@@ -143,8 +149,6 @@ class Intent:
     nonce: str = ""
     """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo. Known before there is a
     signature, so that a row which lost its end in a power cut can be looked up."""
-    client: str = ""
-    """Who asked for it, as the client names itself; empty where it does not."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,17 @@ class Ledger(Protocol):
         job, is in no state of REPLACEABLE.
         """
 
+    def durable_soon(self) -> Awaitable[None] | None:
+        """To be called after `reserve`, and waited for before the payment leaves: when it is done, a power cut takes
+        nothing that was written before. It goes on while the payment is signed. None: there is nothing to wait for.
+
+        What was written later may be lost in a power cut, that the payment was sent included. So a reservation that an
+        earlier boot of the machine has left counts as sent. Raises LedgerError when it is waited for.
+        """
+
+    def durable_now(self) -> None:
+        """The same, on the spot."""
+
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
 
@@ -314,8 +329,16 @@ class Ledger(Protocol):
 def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:  # no Linux: what is known of the uptime then ends with the process
-        return f"process {os.getpid()} {time.time_ns()}"
+    except OSError:
+        return _boot_on_macos() or f"process {os.getpid()} {time.time_ns()}"  # known as long as the process lives
+
+
+def _boot_on_macos() -> str:
+    if sys.platform != "darwin":
+        return ""
+    text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+    failed = ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0)
+    return "" if failed else text.value.decode("ascii", "replace")
 
 
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

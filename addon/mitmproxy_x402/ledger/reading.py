@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import UNCHECKED, UNPROVEN, Clock, LedgerError
+from .interface import UNPROVEN, Clock, LedgerError
 from .opening import require_driver
-from .sqlite.schema import MIGRATIONS
-from .sqlite.store import is_alive
+from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
+from .sqlite.liveness import is_alive
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
 """A payment's state as a person needs it: reserved and sent are one while their process lives.
@@ -25,26 +22,10 @@ Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "releas
 them); `expired` ones were not taken and never can be, `released` ones never left. All others count.
 """
 
-_COLUMNS = {
-    "id",
-    "time",
-    "process",
-    "state",
-    "micro_usd",
-    "model",
-    "network",
-    "reference",
-    "transaction_id",
-    "replaces",
-}
-"""A database with a table `payment` that has these is ours."""
 _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
 UNPROVEN_SINCE = 5
 """The version of the file's tables that has these columns."""
 _UNPROVEN = f"SELECT * FROM payment WHERE ({UNPROVEN}) AND sends > 0 AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
-_UNCHECKED = f"SELECT * FROM payment WHERE {UNCHECKED} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
-WAIT_SECONDS = 2
-"""How long a reader waits where a writer of another program holds the file."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +85,6 @@ class Entry:
     """That moved: atomic units, decimal."""
     finding: str = ""
     """A short code where the chain contradicts the gateway."""
-    client: str = ""
-    """Who asked for it, as the client names itself."""
 
     @property
     def what(self) -> str:
@@ -142,14 +121,16 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
     return _read_file(place, _UNPROVEN, (after, last))
 
 
-def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """Payments that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
+def find_missing(place: LedgerPlace) -> str:
+    """What is to be said where payments of the ledger are known to be missing; else nothing. Raises LedgerError."""
     if isinstance(place, PostgresUrl):
-        require_driver(place)
-        from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg
-
-        return [_entry(row, row["alive"]) for row in read_unchecked_rows(place, after, last)]
-    return _read_file(place, _UNCHECKED, (after, last))
+        return ""
+    check_file(place)
+    try:
+        with closing(open_to_read(place)) as db:
+            return without_log(place) if version_of(db, place) and is_cut(db, place) else ""
+    except sqlite3.Error as error:
+        raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
 
 
 def is_there(place: LedgerPlace) -> bool:
@@ -163,53 +144,19 @@ def is_there(place: LedgerPlace) -> bool:
 
 
 def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entry]:
-    _check_file(path)
+    check_file(path)
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as db:
+        with closing(open_to_read(path)) as db:
             db.row_factory = sqlite3.Row
-            version = _version(db, path)
-            if statement in (_UNPROVEN, _UNCHECKED) and version < UNPROVEN_SINCE:
+            version = version_of(db, path)
+            if statement is _UNPROVEN and version < UNPROVEN_SINCE:
                 version = 0  # a proxy has to open it first
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:
-        if "not a database" in str(error):
-            raise LedgerError(f"{path} is no ledger: it is not a SQLite database.") from None
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
     boot = Clock().boot_name
-    alive = {process: is_alive(process, boot) for process in {row["process"] for row in rows}}
+    alive = {process: is_alive(path, process, boot) for process in {row["process"] for row in rows}}
     return [_entry(dict(row), alive[row["process"]]) for row in rows]
-
-
-def _check_file(path: Path) -> None:
-    """Without opening it: closing the file would take away every lock of this process on it, and so the proxy's own.
-    Another process that closes the ledger then takes itself for the last one and deletes the log that we write to.
-    """
-    try:
-        folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        raise LedgerError(f"There is no ledger at {path}. The proxy makes one when it starts.") from None
-    except OSError as error:
-        raise LedgerError(f"The ledger {path} cannot be read: {error.strerror}.") from None
-    if folder:
-        raise LedgerError(f"{path} is a folder; name the file of a ledger.")
-    if not os.access(path, os.R_OK):
-        raise LedgerError(f"The ledger {path} cannot be read: you have no right to.")
-
-
-def _version(db: sqlite3.Connection, path: Path) -> int:
-    """Of the ledger's tables; 0: they are just being made. Raises LedgerError: they are newer, or another program's."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables and not version:
-        return 0
-    if "payment" in tables and version > len(MIGRATIONS):
-        raise LedgerError(
-            f"The ledger {path} was written by a newer version of mitmproxy-x402 (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}). Update to read it."
-        )
-    if not {column["name"] for column in db.execute("PRAGMA table_info(payment)")} >= _COLUMNS:
-        raise LedgerError(f"{path} is a database of another program, not a ledger of mitmproxy-x402.")
-    return int(version)
 
 
 def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
@@ -254,7 +201,6 @@ def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
         chain_time=row.get("chain_time"),
         chain_amount=row.get("chain_amount") or "",
         finding=row.get("finding") or "",
-        client=row.get("client") or "",
     )
 
 

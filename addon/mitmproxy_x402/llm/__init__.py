@@ -5,8 +5,7 @@ in the dialect that its content says: OpenAI's chat completions, responses, assi
 messages and completions, Google's generateContent and interactions, Bedrock's Converse, Cohere's chat (versions 1 and
 2), Ollama's chat. Nothing here raises on what strangers send: what is odd is noted in words.
 
-`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added, `checked`
-what does not fit the tools that the request declares.
+`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from .reading import (
     Detail,
     Dialect,
     Item,
-    Misfit,
     Other,
     Reading,
     Reasoning,
@@ -34,7 +32,6 @@ from .request.read import read_request
 from .request_text import request_text
 from .stream import StreamReader, is_stream, read_answer, read_steps
 from .text import answer_text
-from .tool_check import checked
 
 __all__ = [
     "Added",
@@ -46,7 +43,6 @@ __all__ = [
     "Mark",
     "Media",
     "Message",
-    "Misfit",
     "Other",
     "Reading",
     "Reasoning",
@@ -60,7 +56,6 @@ __all__ = [
     "ToolResult",
     "Usage",
     "answer_text",
-    "checked",
     "differences",
     "is_stream",
     "read_answer",

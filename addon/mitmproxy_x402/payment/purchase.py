@@ -103,7 +103,8 @@ class Purchase:
         """What the next leg is to carry, and nobody may see."""
         if self.payment is None:
             return ()
-        return tuple((name.encode(), value.encode()) for name, value in self.payment.headers)
+        name, value = self.payment.header
+        return ((name.encode(), value.encode()),)
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""

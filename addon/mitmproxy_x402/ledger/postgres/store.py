@@ -20,7 +20,7 @@ import os
 import secrets
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ...limits.limits import ALIAS, Budget
@@ -53,7 +53,7 @@ RECOVERED, RECOVERIES = 50, 20
 """Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
-        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s::bigint,
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s::bigint,
         %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
     UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
@@ -169,6 +169,13 @@ class PostgresLedger:
         ((period,), (model,), (path,)) = _patterns([budget])
         ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
         return None if returns_ms is None else returns_ms / 1000
+
+    def durable_soon(self) -> Awaitable[None] | None:
+        """See `Ledger`: `record_sent` waits for the database's disk."""
+        return None
+
+    def durable_now(self) -> None:
+        """See `durable_soon`."""
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
@@ -308,8 +315,7 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
         *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
         *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
         *(intent.micro_usd, intent.replaces, _text(intent.job)),
-        *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), _text(intent.client)),
-        LAPSE_SECONDS * 1000,
+        *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), LAPSE_SECONDS * 1000),
         *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
     )
     return _RESERVE, values

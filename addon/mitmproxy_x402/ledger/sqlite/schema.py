@@ -120,7 +120,6 @@ MIGRATIONS = (
     f"""
     ALTER TABLE payment ADD COLUMN scheme TEXT;          -- of x402; NULL in rows of older versions: exact
     ALTER TABLE payment ADD COLUMN wallet TEXT;          -- public address of whoever signs
-    ALTER TABLE payment ADD COLUMN client TEXT;          -- who asked for it, as the client names itself
     ALTER TABLE payment ADD COLUMN nonce TEXT;           -- EVM: of the signature; Solana: the memo
     ALTER TABLE payment ADD COLUMN valid_before INTEGER; -- EVM: Unix seconds by the chain's clock
     ALTER TABLE payment ADD COLUMN blockhash TEXT;       -- Solana
@@ -150,6 +149,12 @@ MIGRATIONS = (
     CREATE INDEX payment_ending ON payment (free_at) WHERE free_at IS NOT NULL;
     CREATE INDEX payment_unproven ON payment (id)
         WHERE state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)
+    """,
+    """
+    CREATE TABLE opened (
+        process TEXT PRIMARY KEY,  -- that has the file open; who closes it takes it out
+        since INTEGER NOT NULL     -- wall clock, Unix milliseconds
+    ) WITHOUT ROWID
     """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,105 +14,36 @@ from ...errors import Refused
 from ...limits.limits import Budget
 from ...protocol.messages import AtomicUnits, Caip2
 from ..interface import (
-    CHAIN_TRANSITIONS,
-    LAPSE_SECONDS,
-    PASSING,
-    REPLACEABLE,
-    TRANSITIONS,
     UNKNOWN,
     ChainWord,
     Clock,
     Intent,
     JobPaid,
+    LedgerBusy,
     LedgerError,
     Outcome,
     OverBudget,
     State,
     Submitted,
     Validity,
-    sources,
 )
-from .schema import MIGRATIONS, migrate
+from . import statements
+from .durability import Disk
+from .file import make_file, without_log
+from .liveness import ProcessLock, boot_of, is_alive, sweep
+from .schema import migrate
 from .spending import Spending
 
-BUSY_MS = 250
-"""How long one write waits for another process; a write itself takes a tenth of a millisecond."""
-CHECKPOINT_PAGES = 4000
-"""After so many pages of its log, 16 MB or 500 payments, SQLite brings them into the file. All streams wait for the
-disk meanwhile, some milliseconds: four times as seldom as by default."""
+logger = logging.getLogger(__name__)
 
-_REPLACEABLE = f"({', '.join(repr(state) for state in REPLACEABLE)})"
-_PASSING = f"({', '.join(repr(state) for state in PASSING)})"
-
-
-def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
-    return f"({', '.join(repr(state) for state in sources(target, table))})"
-
-
-_INSERT = """
-    INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce, client)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''))"""
-# The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
-_LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
-_DUE = "free_at <= {now}"
-_LAPSE = f"UPDATE payment SET state = 'released' WHERE {_LAPSED.format(now='?')}"
-_END = f"""
-    UPDATE payment SET free_at = NULL, state = CASE WHEN state IN {_PASSING} THEN 'expired' ELSE state END,
-        uncounted = CASE WHEN state = 'settled' AND chain_state IS NULL
-                         THEN MAX(micro_usd - COALESCE(charged_micro_usd, micro_usd), 0) ELSE uncounted END
-    WHERE {_DUE.format(now="?")}"""
-# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to end.
-_LAST = f"""
-    WITH last AS (SELECT MAX(counted_at, ?) AS now, cumulative FROM payment ORDER BY id DESC LIMIT 1)
-    SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {_LAPSED.format(now="now")}),
-           EXISTS (SELECT 1 FROM payment WHERE {_DUE.format(now="now")})
-    FROM last"""
-_SENT = f"""
-    UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?, valid_before = ?, blockhash = ?,
-        last_height = ?, dead_at = MAX(counted_at, ?) + ?
-    WHERE id = ? AND state IN {_sources("sent")}"""
-_RESENT = """
-    UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
-        valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
-        dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
-    WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
-_RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
-# When it ends by itself: a rejection with its signature, and what was not charged of a ceiling likewise.
-_ENDS = {
-    **dict.fromkeys(PASSING, "CASE WHEN dead_at IS NULL OR :until > dead_at THEN :until ELSE dead_at END"),
-    "settled": "CASE WHEN :charged_micro_usd IS NOT NULL AND chain_state IS NULL THEN dead_at END",
-}
-_FINISH = {
-    state: f"""
-    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN '{state}' ELSE state END,
-                       transaction_id = COALESCE(NULLIF(:transaction, ''), transaction_id),
-                       status = :status, code = NULLIF(:code, ''), request_id = NULLIF(:request_id, ''),
-                       first_byte_ms = :first_byte, total_ms = :total, bytes = :size,
-                       charged = COALESCE(:charged, charged),
-                       charged_micro_usd = COALESCE(:charged_micro_usd, charged_micro_usd),
-                       free_at = CASE WHEN state IN {_sources(state)} THEN {_ENDS.get(state, "free_at")}
-                                      ELSE free_at END
-    WHERE id = :row AND sends > 0"""
-    for state in TRANSITIONS
-}
-_CHAIN: dict[str, str] = {
-    "moved": f"""
-    UPDATE payment SET state = 'settled', chain_state = 'moved', chain_transaction = NULLIF(:transaction, ''),
-        chain_time = :time, chain_amount = :amount, finding = NULLIF(:finding, ''), free_at = NULL,
-        uncounted = COALESCE(micro_usd - :micro_usd, uncounted)
-    WHERE id = :row AND state IN {_sources("settled", CHAIN_TRANSITIONS)}""",
-    "dead": f"""
-    UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
-    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
-}
-_JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
-_FOLLOWING = (
-    f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {_REPLACEABLE}"
-)
-_SUBMITTED = """
-    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
-    FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
+OPENING_SECONDS = 2
+"""How long the start waits for another process."""
+COLLISION_MS = 10
+"""How long one write waits on the event loop for another process's, which takes a tenth of a millisecond. After one
+that has waited in vain the next ones wait no longer at all, until one succeeds: something holds the file for good."""
+CHECKPOINT_PAGES = 16_000
+"""After so many pages of its log, 64 MB, SQLite brings them into the file on the event loop. Long before that a thread
+does so (see `durability`), as far as payments are synced."""
 
 
 class SqliteLedger:
@@ -121,26 +52,24 @@ class SqliteLedger:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.place = self.path = path
         self._clock = clock or Clock()
-        self._process = f"{self._clock.boot_name} {os.getpid()}"
         self._unwritten: list[tuple[int, Outcome]] = []
         """Outcomes that came when nothing could be written: they go with the next ones."""
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Before SQLite makes it: its -wal and -shm files get the same mode. Never one that is there: closing it
-            # would take away the locks of this process's other connections to it.
-            if not path.exists():
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-            self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
-            self._spending = Spending(self._db)
-        except (OSError, sqlite3.Error) as error:
-            raise self._failure(error) from None
-        try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
+        self._is_blocked = False
+        """Whether the last write has met a file that another process had locked."""
+        with contextlib.ExitStack() as undo:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._is_cut = not make_file(path)
+                self._lock = ProcessLock(path, self._clock.boot_name)
+                undo.callback(self._lock.close)
+                self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None)
+                undo.callback(self._db.close)
+                self._spending = Spending(self._db)
+                self._prepare()
+                self._disk = Disk(path, self._failure)
+            except (OSError, sqlite3.Error) as error:
+                raise self._failure(error) from None
+            undo.pop_all()
 
     @property
     def name(self) -> str:
@@ -150,24 +79,34 @@ class SqliteLedger:
     @property
     def process(self) -> str:
         """See `Ledger`."""
-        return self._process
+        return self._lock.process
 
     def _prepare(self) -> None:
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")
-            # Survives the end of the process at any point; a power cut may take the last moments.
+            # Survives the end of the process at any point, and a power cut from `durable_soon` on.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > len(MIGRATIONS):
-                raise LedgerError(
-                    f"The ledger {self.path} was written by a newer version of mitmproxy-x402 (schema {version}, this "
-                    f"one knows {len(MIGRATIONS)}). Update, or name another file with x402_ledger."
-                )
             migrate(self._db, version)
             self._anchor = self._start_clock()
             self._recover()
+            self._open()
+        sweep(self.path)
+        with self._guarded():
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the file itself says that it is open
+            self._db.execute(f"PRAGMA busy_timeout = {COLLISION_MS}")
+
+    def _open(self) -> None:
+        """Write down that this process has the file open, and forget the dead."""
+        opened = [process for (process,) in self._db.execute("SELECT process FROM opened")]
+        if opened and self._is_cut:
+            logger.warning("x402: %s", without_log(self.path))
+        for process in opened:
+            if not is_alive(self.path, process, self._clock.boot_name):
+                self._db.execute("DELETE FROM opened WHERE process = ?", (process,))
+        self._db.execute("INSERT INTO opened VALUES (?, ?)", (self.process, _now_ms(self._clock.wall)))
 
     def _start_clock(self) -> int:
         """The ledger's time at uptime zero of this boot, in milliseconds, fixed by whoever opens the ledger first."""
@@ -185,15 +124,18 @@ class SqliteLedger:
         return now - uptime
 
     def _recover(self) -> None:
-        """Close the rows of processes that are no more."""
+        """Close the rows of processes that are no more.
+
+        Of those of an earlier boot a power cut may have taken what came after the reservation, see `durable_soon`.
+        """
         rows = self._db.execute("SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
+        boot = self._clock.boot_name
         for (process,) in rows:
-            if not is_alive(process, self._clock.boot_name):
-                self._db.execute(
-                    "UPDATE payment SET state = CASE state WHEN 'reserved' THEN 'released' ELSE 'unknown' END"
-                    " WHERE state IN ('reserved', 'sent') AND process = ?",
-                    (process,),
-                )
+            if is_alive(self.path, process, boot):
+                continue
+            if boot_of(process) == boot:
+                self._db.execute(statements.NEVER_SENT, (process,))
+            self._db.execute(statements.UNHEARD_OF, (process,))
 
     # The life of a row.
 
@@ -202,41 +144,56 @@ class SqliteLedger:
         with self._transaction():
             now, cumulative, lapsed, due = self._now()
             if lapsed:
-                self._db.execute(_LAPSE, (now,))
+                self._db.execute(statements.LAPSE, (now,))
             if due:
-                self._db.execute(_END, (now,))
+                self._db.execute(statements.END, (now,))
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
             for budget in budgets:
                 self._find_room(budget, intent.micro_usd, now)
             values = (
-                *(_now_ms(self._clock.wall), now, self._process),
+                *(_now_ms(self._clock.wall), now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
-                *(intent.scheme, intent.wallet, intent.nonce, intent.client),
+                *(intent.scheme, intent.wallet, intent.nonce),
             )
-            row = self._db.execute(_INSERT, values).lastrowid
+            row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None
         return row
+
+    def durable_soon(self) -> Awaitable[None] | None:
+        """See `Ledger`."""
+        try:
+            return self._disk.soon()
+        except RuntimeError:  # no event loop, so nobody else is kept waiting
+            self.durable_now()
+            return None
+
+    def durable_now(self) -> None:
+        """See `Ledger`."""
+        try:
+            self._disk.now()
+        except OSError as error:
+            raise self._failure(error) from None
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
         its = validity.valid_before, validity.blockhash or None, validity.last_height
         dies_in = None if validity.dies_in is None else math.ceil(validity.dies_in * 1000)
         now = self._anchor + _now_ms(self._clock.uptime)
-        self._change(_SENT, (reference, int(valid_until), *its, now, dies_in, row))
+        self._change(statements.SENT, (reference, int(valid_until), *its, now, dies_in, row))
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
         now = self._anchor + _now_ms(self._clock.uptime)
         dead_at = None if validity.dies_in is None else now + math.ceil(validity.dies_in * 1000)
-        self._change(_RESENT, (validity.valid_before, dead_at, row))
+        self._change(statements.RESENT, (validity.valid_before, dead_at, row))
 
     def release(self, row: int) -> None:
         """See `Ledger`."""
         with self._guarded():
-            self._db.execute(_RELEASE, (row,))
+            self._db.execute(statements.RELEASE, (row,))
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """See `Ledger`."""
@@ -262,7 +219,7 @@ class SqliteLedger:
             "charged": None if outcome.charged is None else str(outcome.charged),
             "charged_micro_usd": outcome.charged_micro_usd,
         }
-        self._db.execute(_FINISH[outcome.state], values)
+        self._db.execute(statements.FINISH[outcome.state], values)
         return self._state(row)
 
     def _state(self, row: int) -> State:
@@ -278,18 +235,18 @@ class SqliteLedger:
                     "amount": None if word.amount is None else str(word.amount),
                     **{"micro_usd": word.micro_usd, "finding": word.finding},
                 }
-                self._db.execute(_CHAIN[word.verdict], values)
+                self._db.execute(statements.CHAIN[word.verdict], values)
             return [self._state(word.row) for word in words]
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
         with self._guarded():
-            self._db.execute(_JOB, (job, payer, row))
+            self._db.execute(statements.JOB, (job, payer, row))
 
     def find_job(self, job: str) -> Submitted | None:
         """See `Ledger`."""
         with self._transaction("DEFERRED"):
-            found = self._db.execute(_SUBMITTED, (job,)).fetchone()
+            found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
                 return None
             row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until = found
@@ -300,7 +257,7 @@ class SqliteLedger:
 
     def _following(self, job: str, row: int | None) -> int | None:
         """The row that counts of the payment that followed `row` for its job."""
-        (following,) = self._db.execute(_FOLLOWING, (job, row)).fetchone()
+        (following,) = self._db.execute(statements.FOLLOWING, (job, row)).fetchone()
         return None if following is None else int(following)
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> None:
@@ -325,13 +282,13 @@ class SqliteLedger:
         with self._transaction():
             now, _, _, due = self._now()
             if due:
-                self._db.execute(_END, (now,))
+                self._db.execute(statements.END, (now,))
             return [self._spending.spent(self._spending.use(budget, now), budget, now) for budget in budgets]
 
     def _now(self) -> tuple[int, int, int, int]:
-        """What `_LAST` says."""
+        """What `statements.LAST` says."""
         now = self._anchor + _now_ms(self._clock.uptime)
-        return self._db.execute(_LAST, (now,)).fetchone() or (now, 0, 0, 0)
+        return self._db.execute(statements.LAST, (now,)).fetchone() or (now, 0, 0, 0)
 
     def _find_room(self, budget: Budget, wanted: int, now: int) -> None:
         """Raises OverBudget."""
@@ -368,9 +325,22 @@ class SqliteLedger:
         try:
             yield
         except sqlite3.Error as error:
+            if "is locked" in str(error):
+                self._set_blocked(True)
             raise self._failure(error) from None
+        if self._is_blocked:
+            self._set_blocked(False)
+
+    def _set_blocked(self, is_blocked: bool) -> None:
+        self._is_blocked = is_blocked
+        self._db.execute(f"PRAGMA busy_timeout = {0 if is_blocked else COLLISION_MS}")
 
     def _failure(self, error: Exception) -> LedgerError:
+        if "is locked" in str(error):
+            return LedgerBusy(
+                f"The ledger {self.path} is locked by another program. Without it nothing is paid. End that program "
+                "(a database browser, a copy that is being made), or name another file with the option x402_ledger."
+            )
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return LedgerError(
             f"The ledger {self.path} cannot be used: {reason}. Without it nothing is paid. See that the file and its "
@@ -382,21 +352,11 @@ class SqliteLedger:
         with contextlib.suppress(LedgerError):
             if self._unwritten:
                 self.finish_all([])
+        self._disk.close()
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM opened WHERE process = ?", (self.process,))
         self._db.close()
-
-
-def is_alive(process: str, boot: str) -> bool:
-    """Whether `process`, as a row names it, may still run in this boot. A wrong answer costs no money, see `ledger`."""
-    its_boot, _, pid = process.rpartition(" ")
-    if its_boot != boot:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+        self._lock.close()
 
 
 def _now_ms(clock: Callable[[], float]) -> int:

@@ -1,0 +1,107 @@
+"""Puts what was written into the ledger on the disk, and its log into the file, in a thread beside the event loop.
+
+SQLite writes each transaction into its log (`ledger.sqlite3-wal`) at once, so it survives the end of the process. It
+survives a power cut when that log was synced. Whoever needs that waits for it without stopping others; all who wait at
+one time are served by one sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CHECKPOINT_SYNCS = 500
+"""After so many syncs the log is brought into the file."""
+_FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
+"""On macOS: what `fsync` does elsewhere."""
+
+
+class Disk:
+    """Of one ledger file, whose log must be there. Raises OSError; `failure` says it for who waits."""
+
+    def __init__(self, path: Path, failure: Callable[[OSError], Exception]) -> None:
+        self._path = path
+        self._failure = failure
+        self._fd = os.open(f"{path}-wal", os.O_RDONLY)
+        self._waiting: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread: threading.Thread | None = None
+
+    def soon(self) -> asyncio.Future[None]:
+        """Is done when all that was written before is on the disk, or has failed."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        done.add_done_callback(lambda its: its.cancelled() or its.exception())  # who left need not be told
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="x402 ledger disk", daemon=True)
+            self._thread.start()
+        self._waiting.put((loop, done))
+        time.sleep(0)  # lets the thread begin before the signature is made
+        return done
+
+    def now(self) -> None:
+        """Wait for it on the spot. Raises OSError."""
+        if _FULL_FSYNC is None:
+            os.fdatasync(self._fd)
+        else:
+            fcntl.fcntl(self._fd, _FULL_FSYNC)
+
+    def _run(self) -> None:
+        syncs = 0
+        while True:
+            some = [self._waiting.get()]
+            while not self._waiting.empty():
+                some.append(self._waiting.get())
+            failure: Exception | None = None
+            try:
+                self.now()
+            except OSError as error:
+                failure = self._failure(error)
+            for one in some:
+                if one is not None:
+                    _tell(*one, failure)
+            if None in some:
+                return
+            syncs += len(some)
+            if syncs >= CHECKPOINT_SYNCS:
+                syncs = 0
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Anybody may do it at any time, so it may fail as well."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._path, timeout=0)) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], failure: Exception | None) -> None:
+    tell: Callable[[], None] = lambda: _end(done, failure)  # noqa: E731
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(tell)
+
+
+def _end(done: asyncio.Future[None], failure: Exception | None) -> None:
+    if done.done():
+        return
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)

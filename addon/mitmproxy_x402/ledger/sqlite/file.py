@@ -1,0 +1,126 @@
+"""The ledger's file as such: whether it is one of ours, and whether all of it is there. Changes nothing that is not."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from ..interface import LedgerError
+from .schema import MIGRATIONS
+
+WAIT_SECONDS = 2
+"""How long a reader waits where a writer of another program holds the file."""
+_COLUMNS = {
+    *("id", "time", "process", "state", "micro_usd", "model", "network", "reference", "transaction_id", "replaces"),
+}
+"""A database with a table `payment` that has these is ours."""
+
+
+def make_file(path: Path) -> bool:
+    """Make the file where there is none, else see that it is a ledger, and let nobody else read it.
+
+    Gives whether its log is there. Raises LedgerError, before anything is changed, and OSError.
+    """
+    # Never opened but by SQLite where it exists: closing it would take away the locks of this process's other
+    # connections to it.
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # its -wal and -shm get the same mode
+        with suppress(OSError):  # a power cut must not take the name of the file
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        return True
+    check_file(path)
+    has_log = _has_log(path)
+    if path.stat().st_size:
+        with closing(open_to_read(path)) as db:
+            version_of(db, path)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return has_log
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Raises sqlite3.Error."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)
+
+
+def check_file(path: Path) -> None:
+    """Raises LedgerError where it can be no ledger, or not be read. Without opening it: closing the file would take
+    away every lock of this process on it, and so the proxy's own. Another process that closes the ledger then takes
+    itself for the last one and deletes the log that we write to.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise LedgerError(f"There is no ledger at {path}. The proxy makes one when it starts.") from None
+    except OSError as error:
+        raise LedgerError(f"The ledger {path} cannot be read: {error.strerror}.") from None
+    if stat.S_ISDIR(mode):
+        raise LedgerError(f"{path} is a folder; name the file of a ledger.")
+    if not stat.S_ISREG(mode):
+        raise LedgerError(f"{path} is no file that can hold a ledger; name another one.")
+    if not os.access(path, os.R_OK):
+        raise LedgerError(f"The ledger {path} cannot be read: you have no right to.")
+
+
+def version_of(db: sqlite3.Connection, path: Path) -> int:
+    """Of the ledger's tables; 0: they are just being made.
+
+    Raises LedgerError: they are newer, another program's, or in a log that is missing.
+    """
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = {column[1] for column in db.execute("PRAGMA table_info(payment)")}
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise LedgerError(f"{path} is no ledger: it is not a SQLite database.") from None
+        raise
+    if not tables and not version:
+        if path.stat().st_size and not _has_log(path):
+            raise LedgerError(
+                f"The ledger {path} is empty, and its log {path.name}-wal, in which its payments were, is missing. Put "
+                "that back beside it (a running ledger is copied with ./run.sh report --backup FILE). If it is gone "
+                "for good, delete the file: a new ledger begins without what was spent."
+            )
+        return 0
+    if "payment" in tables and version > len(MIGRATIONS):
+        raise LedgerError(
+            f"The ledger {path} was written by a newer version of mitmproxy-x402 (schema {version}, this one knows "
+            f"{len(MIGRATIONS)}). Update, or name another file with x402_ledger."
+        )
+    if not columns >= _COLUMNS:
+        raise LedgerError(
+            f"{path} is a database of another program, not a ledger of mitmproxy-x402. Name another file with the "
+            "option x402_ledger."
+        )
+    return int(version)
+
+
+def is_cut(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether its last payments are missing: somebody had it open, and its log is not there. To be asked of a file that
+    was opened to be read.
+    """
+    if _has_log(path) or "opened" not in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}:
+        return False
+    return db.execute("SELECT 1 FROM opened").fetchone() is not None
+
+
+def without_log(path: Path) -> str:
+    """What is to be said of such a file."""
+    return (
+        f"the ledger {path} was copied or moved without its log {path.name}-wal while a proxy had it open, so its last "
+        "payments are missing and do not count. Put the log back beside it; ./run.sh report --backup FILE copies all"
+    )
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return Path(f"{path}-wal").stat().st_size > 0
+    except OSError:
+        return False

@@ -1,0 +1,92 @@
+"""The statements of the ledger in SQLite: steps in the life of a row, along the tables of `ledger.interface`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..interface import (
+    CHAIN_TRANSITIONS,
+    LAPSE_SECONDS,
+    PASSING,
+    REPLACEABLE,
+    TRANSITIONS,
+    State,
+    sources,
+)
+
+REPLACED = f"({', '.join(repr(state) for state in REPLACEABLE)})"
+ENDING = f"({', '.join(repr(state) for state in PASSING)})"
+
+
+def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
+    return f"({', '.join(repr(state) for state in sources(target, table))})"
+
+
+INSERT = """
+    INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
+                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?)"""
+# The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
+LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
+DUE = "free_at <= {now}"
+LAPSE = f"UPDATE payment SET state = 'released' WHERE {LAPSED.format(now='?')}"
+END = f"""
+    UPDATE payment SET free_at = NULL, state = CASE WHEN state IN {ENDING} THEN 'expired' ELSE state END,
+        uncounted = CASE WHEN state = 'settled' AND chain_state IS NULL
+                         THEN MAX(micro_usd - COALESCE(charged_micro_usd, micro_usd), 0) ELSE uncounted END
+    WHERE {DUE.format(now="?")}"""
+# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to end.
+LAST = f"""
+    WITH last AS (SELECT MAX(counted_at, ?) AS now, cumulative FROM payment ORDER BY id DESC LIMIT 1)
+    SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {LAPSED.format(now="now")}),
+           EXISTS (SELECT 1 FROM payment WHERE {DUE.format(now="now")})
+    FROM last"""
+SENT = f"""
+    UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?, valid_before = ?, blockhash = ?,
+        last_height = ?, dead_at = MAX(counted_at, ?) + ?
+    WHERE id = ? AND state IN {_sources("sent")}"""
+RESENT = """
+    UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
+        valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
+        dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
+    WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
+RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
+# Of a process that is no more.
+NEVER_SENT = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND process = ?"
+UNHEARD_OF = """
+    UPDATE payment SET state = 'unknown', sends = MAX(sends, 1),
+        reference = COALESCE(reference, CASE WHEN network LIKE 'eip155:%' THEN nonce END)
+    WHERE state IN ('reserved', 'sent') AND process = ?"""
+# When it ends by itself: a rejection with its signature, and what was not charged of a ceiling likewise.
+ENDS = {
+    **dict.fromkeys(PASSING, "CASE WHEN dead_at IS NULL OR :until > dead_at THEN :until ELSE dead_at END"),
+    "settled": "CASE WHEN :charged_micro_usd IS NOT NULL AND chain_state IS NULL THEN dead_at END",
+}
+FINISH = {
+    state: f"""
+    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN '{state}' ELSE state END,
+                       transaction_id = COALESCE(NULLIF(:transaction, ''), transaction_id),
+                       status = :status, code = NULLIF(:code, ''), request_id = NULLIF(:request_id, ''),
+                       first_byte_ms = :first_byte, total_ms = :total, bytes = :size,
+                       charged = COALESCE(:charged, charged),
+                       charged_micro_usd = COALESCE(:charged_micro_usd, charged_micro_usd),
+                       free_at = CASE WHEN state IN {_sources(state)} THEN {ENDS.get(state, "free_at")}
+                                      ELSE free_at END
+    WHERE id = :row AND sends > 0"""
+    for state in TRANSITIONS
+}
+CHAIN: dict[str, str] = {
+    "moved": f"""
+    UPDATE payment SET state = 'settled', chain_state = 'moved', chain_transaction = NULLIF(:transaction, ''),
+        chain_time = :time, chain_amount = :amount, finding = NULLIF(:finding, ''), free_at = NULL,
+        uncounted = COALESCE(micro_usd - :micro_usd, uncounted)
+    WHERE id = :row AND state IN {_sources("settled", CHAIN_TRANSITIONS)}""",
+    "dead": f"""
+    UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
+    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
+}
+JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
+FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {REPLACED}"
+SUBMITTED = """
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
+    FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""

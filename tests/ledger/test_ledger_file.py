@@ -1,0 +1,349 @@
+"""The ledger's file: whose it is, who else has it open, what a crash or a power cut leaves, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mitmproxy_x402.ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, Outcome
+from mitmproxy_x402.ledger.reading import read_entries
+from mitmproxy_x402.ledger.sqlite.durability import Disk
+from mitmproxy_x402.ledger.sqlite.liveness import is_alive
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.limits.limits import Budget
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from support.ledgers import MachineTimes, query, state_of
+
+
+def intent(micro: int = 10) -> Intent:
+    network = Caip2("eip155:8453")
+    return Intent("POST", "h", "/v1/x", "m-1", network, "0xa", "0xb", AtomicUnits(micro), micro, nonce="0xnonce")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[SqliteLedger]:
+    with closing(SqliteLedger(path)) as one:
+        yield one
+
+
+class TestFile:
+    def test_nobody_else_can_read_it(self, ledger: Ledger, path: Path) -> None:
+        ledger.reserve(intent(), [])
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        files = list(path.parent.iterdir())
+        assert len(files) == 4
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+    def test_a_file_that_others_could_read_is_closed_to_them(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.touch(0o644)
+        SqliteLedger(path).close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_its_schema_has_a_version(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    def test_a_newer_schema_is_refused(self, path: Path) -> None:
+        SqliteLedger(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        with pytest.raises(LedgerError, match="newer version"):
+            SqliteLedger(path)
+
+    def test_what_is_no_ledger_is_refused(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.write_text("This is a diary. " * 100)
+        with pytest.raises(LedgerError, match="is no ledger: it is not a SQLite database"):
+            SqliteLedger(path)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(LedgerError, match="x402_ledger"):
+            SqliteLedger(tmp_path / "file" / "ledger.sqlite3")
+
+    def test_a_lock_that_is_held_too_long_is_a_clear_error(self, ledger: Ledger, path: Path) -> None:
+        row = ledger.reserve(intent(), [])
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for action in (
+                lambda: ledger.reserve(intent(), []),
+                lambda: ledger.record_sent(row, "nonce", 0),
+                lambda: ledger.release(row),
+            ):
+                with pytest.raises(LedgerBusy, match="locked by another program"):
+                    action()
+            db.execute("ROLLBACK")
+        ledger.record_sent(row, "nonce", 0)
+
+    def test_amounts_beyond_64_bits_are_kept(self, ledger: Ledger, path: Path) -> None:
+        """An asset may have 18 decimals."""
+        amount = AtomicUnits(10**30)
+        ledger.reserve(Intent("POST", "h", "/", None, Caip2("eip155:1"), "0xa", "0xb", amount, 1), [])
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT amount FROM payment").fetchone() == (str(amount),)
+
+
+STEPS = ("reserve", "durable", "sent", "resent", "settled", "unknown", "rejected")
+CHILD = """if True:
+    import asyncio, os, pathlib, sys
+    from mitmproxy_x402.ledger.interface import Outcome, Validity
+    from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+    from test_ledger_file import intent
+    ledger, last = SqliteLedger(pathlib.Path(sys.argv[1])), sys.argv[2]
+    async def durable():
+        await ledger.durable_soon()
+    steps = {
+        "durable": lambda: asyncio.run(durable()),
+        "sent": lambda: ledger.record_sent(row, "0xnonce", 0, Validity(dies_in=300)),
+        "resent": lambda: ledger.record_resent(row),
+        "settled": lambda: ledger.finish(row, Outcome("settled", "0xt")),
+        "unknown": lambda: ledger.finish(row, Outcome("unknown")),
+        "rejected": lambda: ledger.finish(row, Outcome("rejected", code="C")),
+    }
+    row = ledger.reserve(intent(), [])
+    order = {"reserve": (), "durable": ("durable",), "sent": ("durable", "sent")}
+    for name in order.get(last, ("durable", "sent", last)):
+        steps[name]()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def other_process(path: Path, last: str) -> subprocess.Popen[bytes]:
+    """A process that has gone with a payment as far as to `last`, and lives."""
+    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"
+    command = [sys.executable, "-c", CHILD, str(path), last]
+    environ = {**os.environ, "PYTHONPATH": folders}
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        process.send_signal(signal.SIGKILL)
+
+
+class TestLiveness:
+    @pytest.mark.parametrize("last", STEPS)
+    def test_killed_after_each_step(self, path: Path, last: str) -> None:
+        expected = {"reserve": "released", "durable": "released", "sent": "unknown", "resent": "unknown"}
+        process = other_process(path, last)
+        try:
+            before = state_of(path, 1)
+            with closing(SqliteLedger(path)) as beside:
+                assert (state_of(path, 1), beside.spent(Budget(1, "day"))) == (before, 10)
+            assert read_entries(path)[0].fate in ("under way", "unknown", "settled", "rejected")
+        finally:
+            end(process)
+        with closing(SqliteLedger(path)) as after:
+            assert state_of(path, 1) == expected.get(last, last)
+            assert after.spent(Budget(1, "day")) == (0 if last in ("reserve", "durable") else 10)
+            assert len(list(path.parent.glob("*-proxy-*"))) == 1
+        assert list(path.parent.glob("*-proxy-*")) == []
+
+    def test_a_process_number_that_is_given_again_revives_nobody(self, path: Path) -> None:
+        """As in containers, where each proxy is number 1."""
+        end(other_process(path, "sent"))
+        mine = f" {os.getpid()} "
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE payment SET process = substr(process, 1, 21) || ? || substr(process, -36)", (mine,))
+            db.commit()
+        assert read_entries(path)[0].fate == "unknown"
+        with closing(SqliteLedger(path)):
+            assert state_of(path, 1) == "unknown"
+
+    def test_a_row_of_the_version_before_with_our_own_number_is_of_the_dead(self, path: Path) -> None:
+        times = MachineTimes()
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            ledger.record_sent(ledger.reserve(intent(), []), "0xnonce", 0)
+            ledger.record_sent(ledger.reserve(intent(), []), "0xnonce", 0)
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("UPDATE payment SET process = ? WHERE id = 1", (f"first {os.getpid()}",))
+                db.execute("UPDATE payment SET process = ? WHERE id = 2", (f"first {os.getppid()}",))
+                db.commit()
+            SqliteLedger(path, times.clock).close()
+            assert [state_of(path, row) for row in (1, 2)] == ["unknown", "sent"]
+
+    def test_names_that_are_none_of_ours_are_dead_and_lead_nowhere(self, path: Path, tmp_path: Path) -> None:
+        (tmp_path / "x").touch()
+        for name in ("", "lock:../../x 1 b", "lock:0123456789abcdef", "first x", f"other {os.getppid()}"):
+            assert not is_alive(path, name, "first")
+
+    def test_whoever_looks_takes_nothing_away(self, ledger: SqliteLedger, path: Path) -> None:
+        for _ in range(3):
+            assert is_alive(path, ledger.process, "")
+        (file,) = path.parent.glob("*-proxy-*")
+        with file.open() as held, pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_odd_names_of_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "a[1]*?%41 c"
+        end(other_process(path, "sent"))
+        with closing(SqliteLedger(path)) as ledger:
+            assert [file.name for file in tmp_path.glob("*-proxy-*")] == [f"{path.name}-proxy-{ledger.process[5:21]}"]
+
+
+class TestPowerCut:
+    def test_what_was_only_reserved_counts_as_sent(self, path: Path) -> None:
+        """That it was sent may not have been on the disk."""
+        times = MachineTimes()
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            ledger.reserve(intent(), [])
+        times.boot, times.uptime = "second", 10
+        with closing(SqliteLedger(path, times.clock)) as ledger:
+            assert ledger.spent(Budget(1, "day")) == 10
+            assert query(path, "state, sends, reference") == [("unknown", 1, "0xnonce")]
+            assert ledger.finish(1, Outcome("settled", "0xt")) == "settled"
+
+    def test_a_reservation_is_on_the_disk_when_it_was_waited_for(
+        self, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All that wait at one time share a sync, and other work goes on."""
+        syncs: list[int] = []
+        real = Disk.now
+
+        def now(disk: Disk) -> None:
+            time.sleep(0.05)
+            syncs.append(1)
+            real(disk)
+
+        monkeypatch.setattr(Disk, "now", now)
+
+        async def pay() -> None:
+            rows = [ledger.reserve(intent(), []) for _ in range(10)]
+            waits = [ledger.durable_soon() for _ in rows]
+            await asyncio.sleep(0)
+            assert not syncs
+            await asyncio.gather(*filter(None, waits))
+
+        asyncio.run(pay())
+        assert len(syncs) in (1, 2)
+
+    def test_a_disk_that_fails_is_a_clear_error(self, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+        def now(disk: Disk) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(Disk, "now", now)
+
+        async def pay() -> None:
+            wait = ledger.durable_soon()
+            assert wait is not None
+            await wait
+
+        with pytest.raises(LedgerError, match="cannot be used: Input/output error"):
+            asyncio.run(pay())
+        with pytest.raises(LedgerError, match="Input/output error"):
+            ledger.durable_now()
+
+
+class TestLocked:
+    """A file that another program has locked stops nobody but who pays."""
+
+    def test_only_the_first_write_waits(self, ledger: SqliteLedger, path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerBusy):
+                ledger.reserve(intent(), [])
+            assert ledger._db.execute("PRAGMA busy_timeout").fetchone() == (0,)
+            db.execute("ROLLBACK")
+        ledger.reserve(intent(), [])
+        assert ledger._db.execute("PRAGMA busy_timeout").fetchone() != (0,)
+
+    def test_outcomes_wait_for_the_end_of_it(self, ledger: SqliteLedger, path: Path) -> None:
+        row = ledger.reserve(intent(), [])
+        ledger.record_sent(row, "0xnonce", 0)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerBusy):
+                ledger.finish(row, Outcome("settled", "0xt"))
+            db.execute("ROLLBACK")
+        ledger.finish_all([])
+        assert state_of(path, row) == "settled"
+
+
+class TestWhatIsNotOurs:
+    @pytest.mark.parametrize("content", ["diary", "database", "newer"])
+    def test_is_not_touched(self, path: Path, content: str) -> None:
+        path.parent.mkdir()
+        if content == "diary":
+            path.write_text("This is a diary. " * 100)
+        else:
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("CREATE TABLE payment (id INTEGER)" if content == "database" else "CREATE TABLE t (x)")
+                if content == "newer":
+                    db.execute("DROP TABLE t")
+                    for script in MIGRATIONS[:1]:
+                        db.executescript(script)
+                    db.execute("PRAGMA user_version = 99")
+        path.chmod(0o644)
+        before = path.read_bytes()
+        with pytest.raises(LedgerError, match=r"no ledger|another program|newer version"):
+            SqliteLedger(path)
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_nor_what_is_no_file(self, path: Path) -> None:
+        path.parent.mkdir()
+        os.mkfifo(path, 0o644)
+        with pytest.raises(LedgerError, match="no file that can hold"):
+            SqliteLedger(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+class TestMissingLog:
+    def test_a_file_whose_payments_were_all_in_its_log(self, tmp_path: Path) -> None:
+        """As it was made by older versions, and by a proxy that is killed at its start."""
+        with closing(sqlite3.connect(tmp_path / "l")) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE t (x)")
+            shutil.copy(tmp_path / "l", tmp_path / "copy")
+        for opened in (SqliteLedger, read_entries):
+            with pytest.raises(LedgerError, match="its log copy-wal, in which its payments were, is missing"):
+                opened(tmp_path / "copy")  # type: ignore[operator]
+
+    def test_a_copy_without_its_log_is_said_to_be_one(
+        self, ledger: SqliteLedger, path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ledger.reserve(intent(), [])
+        shutil.copy(path, tmp_path / "copy")
+        with caplog.at_level(logging.WARNING):
+            SqliteLedger(tmp_path / "copy").close()
+        assert "copied or moved without its log copy-wal" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            SqliteLedger(tmp_path / "copy").close()
+        assert caplog.text == ""
+
+    def test_of_what_was_closed_or_killed_nothing_is_missing(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        SqliteLedger(path).close()
+        SqliteLedger(path).close()
+        end(other_process(path, "sent"))
+        SqliteLedger(path).close()
+        assert caplog.text == ""
