@@ -120,11 +120,14 @@ class TestAllIsOk:
             code, lines, out = machine.check("--upstream", sandbox.url)
         assert (code, out.splitlines()[-1]) == (0, "All is ok.")
         assert list(lines) == [
-            *("versions", "settings", "wallet", "key files", "ledger", "port", "gateway", "clock", "quote", "balance")
+            *("versions", "settings", "wallet", "key files", "ledger", "port", "gateway", "clock", "quote"),
+            *("agent", "balance"),
         ]
         assert EVM_ADDRESS in lines["wallet"]
         assert "USDC on base-sepolia, paid to 0x" in lines["quote"]
         assert "your limits let it pass" in lines["quote"]
+        assert "38 kB of prompt" in lines["agent"]
+        assert lines["agent"].endswith(" USDC on base-sepolia")
         assert lines["balance"].startswith("ok: 2.5 USDC on base-sepolia, enough for ")
         address = EVM_ADDRESS[2:].lower()
         call = {"to": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "data": f"0x70a08231{address:0>64}"}
@@ -150,7 +153,7 @@ class TestAllIsOk:
 
     def test_the_address_of_mode_and_a_dry_run_without_a_wallet(self, machine: Machine, sandbox: Sandbox) -> None:
         _, lines, _ = machine.check("--mode", f"reverse:{sandbox.url}", "--set", "x402_dry_run=true")
-        assert lines["wallet"].startswith("TO DO: none found: set SOLANA_WALLET_KEY")
+        assert lines["wallet"].startswith("TO DO: none found: make one with mitmproxy-x402 wallet new")
         assert lines["quote"].endswith("not paid, dry run")
         assert "balance" not in lines
 
@@ -302,7 +305,7 @@ class TestBalance:
     def test_too_little(self, machine: Machine, sandbox: Sandbox) -> None:
         said = self.said(machine, sandbox, evm(1))
         assert said.startswith("TO DO: 0.000001 USDC on base-sepolia, less than such a request costs")
-        assert said.endswith(f"send USDC to {EVM_ADDRESS}.")
+        assert said.endswith(f"send USDC to {EVM_ADDRESS} (mitmproxy-x402 wallet fund).")
 
     def test_another_chain(self, machine: Machine, sandbox: Sandbox) -> None:
         said = self.said(machine, sandbox, evm(10**9, chain=1))

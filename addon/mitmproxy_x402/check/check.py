@@ -157,6 +157,8 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
             offer = line
         else:
             yield line
+    if offer is not None:
+        yield await _agent(upstream, trust, quote, settings, families)
     async for line in _balances(quote.required, offer, settings, wallets):
         yield line
 
@@ -208,6 +210,29 @@ def _judge(quote: Quote, upstream: str, settings: Settings, families: set[Family
         yield ok("quote", f"{asked}; {'not paid, dry run' if settings.dry_run else 'your limits let it pass'}")
 
 
+async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, families: set[Family]) -> Line:
+    """What a request of a coding agent's size costs; only told, since not everybody sends such."""
+    size = (
+        f"{check_gateway.AGENT_BYTES // 1000} kB of prompt and at most {check_gateway.AGENT_TOKENS:,} tokens of answer"
+    )
+    what = f"the same with {size}, as coding agents ask,"
+    try:
+        quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent)
+        if quote.required is None:
+            return ok("agent", f"{what}: no price is known, {quote.reason}")
+        offer = policy.choose(quote.required, settings, families or set(_FAMILIES))
+    except Unreachable as reason:
+        return ok("agent", f"{what}: no price is known, {reason}")
+    except (Refused, ChallengeError) as error:
+        return ok("agent", f"{what} would be refused: {error}")
+    purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
+    try:
+        policy.admit(offer, purpose, settings)
+    except Refused as error:
+        return ok("agent", f"{what} costs {offer}, and would be refused: {error}")
+    return ok("agent", f"{what} costs {offer}")
+
+
 def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
     """The first budget that has no room for `offer`, and what to do; empty when all have."""
     spent = [0 for _ in budgets]
@@ -240,10 +265,15 @@ async def _balances(
         has = f"{format_usd(_micro_usd(asset, units))} {asset.symbol} on {network.name}"
         price = offer.requirement.amount if offer is not None and chosen else 0
         if units < price:
-            yield todo("balance", f"{has}, less than such a request costs: send {asset.symbol} to {purse.address}.")
+            to_do = f"send {asset.symbol} to {purse.address} ({_program()} wallet fund)"
+            yield todo("balance", f"{has}, less than such a request costs: {to_do}.")
         else:
             enough = f", enough for {units // price} such requests" if price else ""
             yield ok("balance", f"{has}{enough}")
+
+
+def _program() -> str:
+    return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
 
 
 def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple[Network, Asset]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timezone
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,12 @@ MAX_SKEW = 60
 TRIES = 3
 """Models whose price is asked; free ones have none."""
 PATH = "/v1/chat/completions"
+AGENT_BYTES = 38_000
+"""Of instructions and tools, as Claude Code and Codex send them with the first word already."""
+AGENT_TOKENS = 8192
+"""That they let an answer have at most, or more."""
+
+Body = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,23 @@ def _skew(response: HTTPResponse, now: float) -> int | None:
     return round(now - theirs.timestamp() - 0.5)
 
 
-async def quote(upstream: str, trust: Trust, models: tuple[str, ...]) -> Quote:
-    """The price of a small chat request, for the first of `models` that has one. Raises Unreachable."""
+def small(model: str) -> Body:
+    """A chat request of a few words."""
+    return {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def agent(model: str) -> Body:
+    """A chat request of the size that coding agents send to begin with."""
+    instructions = ("Read the files before you change them. " * (AGENT_BYTES // 39 + 1))[:AGENT_BYTES]
+    messages = [{"role": "system", "content": instructions}, {"role": "user", "content": "Hello"}]
+    return {"model": model, "max_tokens": AGENT_TOKENS, "messages": messages}
+
+
+async def quote(upstream: str, trust: Trust, models: tuple[str, ...], body_of: Callable[[str], Body] = small) -> Quote:
+    """The price of a chat request, for the first of `models` that has one. Raises Unreachable."""
     last = Quote("", None, 0, "no model is known to ask for")
     for model in models[:TRIES]:
-        body = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
-        response = await ask(upstream + PATH, SECONDS, body, trust)
+        response = await ask(upstream + PATH, SECONDS, body_of(model), trust)
         last = _read(model, response)
         if last.required is not None or response.code != 200:
             return last

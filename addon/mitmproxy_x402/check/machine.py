@@ -50,7 +50,9 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
             names = ", ".join(network.name for network in settings.networks if network.family == family)
             yield ok("wallet", f"{purse.address} pays on {names} (from {purse.source})")
     if found.evm is None and found.svm is None:
-        yield todo("wallet", f"none found: set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file.")
+        program = os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
+        others = f"or set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file"
+        yield todo("wallet", f"none found: make one with {program} wallet new, {others}.")
         return
     warnings = (*found.warnings, *settings.warnings)
     for warning in warnings:
