@@ -4,6 +4,7 @@ import sys
 
 try:
     from mitmproxy_x402 import installation
+    from mitmproxy_x402.errors import X402Error
 except ModuleNotFoundError:
     sys.exit(
         f"mitmproxy-x402: {__file__} stands alone: load it where the folder mitmproxy_x402 is beside it, as in a clone "
@@ -19,5 +20,7 @@ if wrong is None:
         addons = [X402Addon()]
     except ImportError as error:
         wrong = installation.cannot_be_imported(error)
+    except X402Error as error:
+        wrong = str(error)
 if wrong is not None:
     installation.refuse_to_load(wrong)

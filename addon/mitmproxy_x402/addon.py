@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -18,7 +18,9 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from .errors import Refused, X402Error, error_code
+from . import installation
+from .command_line import why_unpayable
+from .errors import Refused, SettingsError, X402Error, error_code
 from .forecast.quote import Place, read_question
 from .hooks import answers, cors, guard, service
 from .hooks.peers import Peers
@@ -31,6 +33,7 @@ from .payment.payer import Payer, find_wallets
 from .payment.policy import Purpose
 from .payment.purchase import Purchase
 from .protocol.amounts import format_usd
+from .proxy import authorities
 from .proxy import mitmproxy_defaults as hosting
 from .proxy.exchange import Exchange, exchange_of, upstream_of
 from .proxy.fast_path import economise
@@ -72,6 +75,8 @@ class X402Addon:
         self._running = False
         self._unusable: list[str] = []
         self._improved: dict[str, object] = {}
+        self._caution = ""
+        self._port_is_held = False
         self._moving: asyncio.Task[None] | None = None
         self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
         self._held: held.Held = _held
@@ -82,11 +87,17 @@ class X402Addon:
         """Declare the options, and repair mitmproxy's defaults before the port opens."""
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
-        self_check()
+        try:
+            self._caution = self_check()
+        except SettingsError as error:
+            installation.refuse_to_load(str(error))
+            raise
         if hosting.own_process:
             economise(ctx.master)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
+        if "listen_host" in self._improved:
+            self._port_is_held = hosting.hold_port(ctx.master.addons.get("proxyserver"))
 
     def configure(self, updated: Iterable[str]) -> None:
         """Build everything that the options decide, then swap it in whole, or refuse and keep what was."""
@@ -125,7 +136,7 @@ class X402Addon:
             logger.error("x402: %s", mistaken)
         if self.payer is None or self._broken:
             return
-        for warning in (*self.payer.settings.warnings, *self.payer.wallets.warnings):
+        for warning in self._warnings(self.payer):
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
@@ -134,8 +145,22 @@ class X402Addon:
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
         listening = proxyserver.listen_addrs
-        if "listen_host" in self._improved and hosting.beyond_loopback(listening()):
+        if self._port_is_held:
+            self._moving = loop.create_task(hosting.open_port(proxyserver))
+        elif "listen_host" in self._improved and hosting.beyond_loopback(listening()):
             self._moving = loop.create_task(hosting.move_to(ctx.options, listening))
+
+    def _warnings(self, payer: Payer) -> Iterator[str]:
+        settings, wallets = payer.settings, payer.wallets
+        if self._caution:
+            yield self._caution
+        if outdated := authorities.outdated(named=_names_authorities()):
+            yield f"{outdated} {authorities.remedy()}"
+        yield from (*settings.warnings, *wallets.warnings)
+        for mode in ctx.options.mode:
+            unpayable = why_unpayable(mode.removeprefix("reverse:"), wallets)
+            if unpayable:
+                yield unpayable
 
     def _announcement(self, payer: Payer) -> list[str]:
         settings, wallets = payer.settings, payer.wallets
@@ -251,7 +276,8 @@ class X402Addon:
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
             model = read_model(path, body, request.headers.get("content-type", ""))
-            purpose = Purpose(answers.printable(request.method), request.host, path, model)
+            client = answers.client_name(request.headers.get("user-agent", ""), flow.client_conn.peername)
+            purpose = Purpose(answers.printable(request.method), request.host, path, model, client)
             question = read_question(_place(route), model, body) if payer.forecast is not None else None
             key = functools.partial(held.fingerprint, route, body)
             kept = self._held
@@ -320,6 +346,9 @@ class X402Addon:
                 if new or purchase.ahead:
                     await purchase.buy(required, words)
             elif not exchange.secrets_sent:
+                nothing = challenge.why_none(flow.response)
+                if nothing:
+                    logger.info("x402: passed a 402 on as it came: %s", nothing)
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
@@ -441,10 +470,14 @@ def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:
     return answers.refusal(500, "internal_error", message)
 
 
+def _names_authorities() -> bool:
+    return bool(ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir)
+
+
 def _check_way(flow: http.HTTPFlow) -> None:
     """Pay only the host that the proxy reverses to, over verified TLS; map_remote and others may have changed it since.
 
-    Raises Refused: `insecure_upstream`, `upstream_changed` or `insecure_log`.
+    Raises Refused: `insecure_upstream`, `outdated_authorities`, `upstream_changed` or `insecure_log`.
     """
     if ctx.options.proxy_debug:
         raise Refused(
@@ -462,6 +495,9 @@ def _check_way(flow: http.HTTPFlow) -> None:
         )
     if is_loopback(request.host):
         return
+    outdated = authorities.outdated(named=_names_authorities())
+    if outdated:
+        raise Refused("outdated_authorities", f"Nothing was paid: {outdated} The proxy's log has the command.")
     if request.scheme != "https" or ctx.options.ssl_insecure:
         what = "without TLS" if request.scheme != "https" else "with certificates unverified (ssl_insecure)"
         raise Refused(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
+from .protocol.networks import Family
 from .settings.values import is_loopback
-from .wallet.sources import Wallets
+from .wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
 
@@ -22,6 +23,9 @@ SOLANA_GATEWAY = "https://sol.blockrun.ai"
 
 
 BASE_GATEWAY = "https://blockrun.ai"
+
+
+_PAID_ON: Mapping[str, Family] = {SOLANA_GATEWAY: "svm", BASE_GATEWAY: "evm"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,20 @@ def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def gateway_for(wallets: Wallets) -> str:
     """The gateway that `wallets` can pay."""
     return BASE_GATEWAY if wallets.svm is None and wallets.evm is not None else SOLANA_GATEWAY
+
+
+def why_unpayable(upstream: str, wallets: Wallets) -> str:
+    """A warning where `upstream` is known to take payment on networks for which there is no wallet, else empty."""
+    paid_on: Family | None = _PAID_ON.get(upstream.rstrip("/").lower())
+    if paid_on is None or wallets.for_family(paid_on) is not None or (wallets.evm is None and wallets.svm is None):
+        return ""
+    wanted, other = (SVM_VARIABLE, BASE_GATEWAY) if paid_on == "svm" else (EVM_VARIABLE, SOLANA_GATEWAY)
+    names = {"svm": "Solana", "evm": "Base"}
+    return (
+        f"{upstream} takes payment on {names[paid_on]}, and the only wallet found pays on "
+        f"{names['evm' if paid_on == 'svm' else 'svm']}: it will be able to pay nothing. Set {wanted}, or use "
+        f"--mode reverse:{other}"
+    )
 
 
 def check_upstream(given: str) -> str:

@@ -101,22 +101,25 @@ def what_is_wrong() -> str | None:
     found = [f"{name} {metadata.version(name)} is too old" for name in old]
     if absent:
         found.insert(0, f"{_listed(absent)} {'is' if len(absent) == 1 else 'are'} not installed")
-    return f"{' and '.join(found)} in the mitmproxy of {_python()}. {advice()}"
+    return f"{' and '.join(found)} in the mitmproxy of {_python()}. {advice(all_missing())}"
 
 
 def cannot_be_imported(error: ImportError) -> str:
     """What to say of an import that failed although everything seems to be there."""
-    package = (error.name or "a package").partition(".")[0]
-    return f"{package} cannot be imported by {_python()} ({error}). {advice(also=package)}"
+    module = (error.name or "a package").partition(".")[0]
+    known = {name.partition(".")[0]: requirement for requirement, name in {**REQUIRED, **RECOMMENDED}.items()}
+    wanted = all_missing() or [known.get(module, module)]
+    return f"{module} cannot be imported by {_python()} ({error}). {advice(wanted)}"
 
 
-def advice(*, also: str = "") -> str:
-    """How to get into this installation whatever is missing, in one sentence; `also` names a module to install anew."""
-    wanted = [*missing(), *missing(RECOMMENDED)]
-    if not wanted and also:
-        modules = {module.partition(".")[0]: requirement for requirement, module in {**REQUIRED, **RECOMMENDED}.items()}
-        wanted = [modules.get(also, also)]
-    remedy = remedy_for(wanted)
+def all_missing() -> list[str]:
+    """Everything declared that is missing, in the order of the tables."""
+    return [*missing(), *missing(RECOMMENDED)]
+
+
+def advice(requirements: list[str]) -> str:
+    """How `requirements` get into this installation, in one sentence."""
+    remedy = remedy_for(requirements)
     return f"It is {remedy.kind}: {remedy.command}"
 
 

@@ -120,8 +120,21 @@ class TestAllIsOk:
             code, lines, out = machine.check("--upstream", sandbox.url)
         assert (code, out.splitlines()[-1]) == (0, "All is ok.")
         assert list(lines) == [
-            *("versions", "settings", "wallet", "key files", "ledger", "port", "gateway", "clock", "quote"),
-            *("agent", "balance"),
+            *(
+                "versions",
+                "authorities",
+                "signing",
+                "settings",
+                "wallet",
+                "key files",
+                "ledger",
+                "port",
+                "gateway",
+                "clock",
+                "quote",
+                "agent",
+                "balance",
+            )
         ]
         assert EVM_ADDRESS in lines["wallet"]
         assert "USDC on base-sepolia, paid to 0x" in lines["quote"]
@@ -166,7 +179,7 @@ class TestThisMachine:
     def test_settings(self, machine: Machine) -> None:
         _, lines, out = machine.check("--set", "x402_max_request=lots")
         assert lines["settings"].startswith("TO DO: x402_max_request = 'lots'")
-        assert list(lines) == ["versions", "settings"]
+        assert list(lines) == ["versions", "authorities", "signing", "settings"]
         assert out.endswith("1 to do.\n")
         assert "did you mean x402_budget" in machine.check("--set", "x402_budgt=1")[1]["settings"]
 

@@ -10,12 +10,16 @@ import select
 import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from eth_account import Account
+
+from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 
 WORDS = "abandon " * 11 + "about"
 """BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""
@@ -218,3 +222,93 @@ def test_a_hostile_umask_changes_nothing(tmp_path: Path) -> None:
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / ".blockrun").rglob("*")]
     assert modes == [0o600]
     assert stat.S_IMODE((tmp_path / ".blockrun").stat().st_mode) == 0o700
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No file may grow beyond nothing: what is written fails as on a full disk."""
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(1, (0, 0)); "
+    code = f"{limit}import os; os.execv({COMMAND[0]!r}, {[*COMMAND, 'new', '--evm', '--no-backup']!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Nothing was changed" in done.stderr
+    assert not list((tmp_path / ".blockrun").iterdir())
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxConfig(networks=("base-sepolia",))).run_in_thread() as running:
+        yield running
+
+
+def beside(sandbox: Sandbox) -> dict[str, str]:
+    return {
+        "X402_UPSTREAM": sandbox.url,
+        "X402_EVM_RPC": f"base-sepolia={sandbox.url}/v1/rpc/base-sepolia",
+        "X402_NETWORKS": "base-sepolia",
+    }
+
+
+def test_what_is_there_is_shown(tmp_path: Path, sandbox: Sandbox) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    answer = run(tmp_path, "--set", "x402_networks=base-sepolia", more=beside(sandbox))
+    assert answer.returncode == 0, answer.stderr
+    for part in (
+        EVM,
+        "readable by you alone",
+        "base-sepolia: 1000 USDC",
+        "costs 0.001 USDC on base-sepolia",
+        "--solana",
+    ):
+        assert part in answer.stdout
+    (tmp_path / ".blockrun" / ".session").chmod(0o644)
+    assert "readable by others" in run(tmp_path, more=beside(sandbox)).stdout
+
+
+def test_money_that_arrives_is_seen(tmp_path: Path) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    with Rpc([5_000_000, 5_000_000, 7_250_000]) as rpc:
+        more = {"X402_EVM_RPC": f"base={rpc.url}"}
+        answer = run(tmp_path, "fund", "--wait", "--html", "code.html", more=more)
+    assert answer.returncode == 0, answer.stderr
+    assert "Arrived: 2.25 USDC" in answer.stdout
+    page = (tmp_path / "code.html").read_text()
+    assert EVM in page
+    assert "<svg" in page
+
+
+def test_there_is_nothing_to_fund_without_a_wallet(tmp_path: Path) -> None:
+    answer = run(tmp_path, "fund", "--solana")
+    assert answer.returncode == 1
+    assert "x402 wallet new --solana" in answer.stderr
+
+
+class Rpc:
+    """An RPC of Base that says one balance after the other."""
+
+    def __init__(self, balances: list[int]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(handler) -> None:  # noqa: N805
+                call = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+                said = "0x2105" if call["method"] == "eth_chainId" else f"0x{balances.pop(0):064x}"
+                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": said}).encode()
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(body)))
+                handler.end_headers()
+                handler.wfile.write(body)
+
+            def log_message(handler, *_: object) -> None:  # noqa: N805
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Rpc:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mitmproxy_x402.protocol.headers import payment_header, read_payment_required
+from mitmproxy_x402.protocol.headers import payment_header
 from mitmproxy_x402.protocol.messages import PaymentPayload
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes import exact_evm, exact_svm
 from mitmproxy_x402.wallet.evm import EvmWallet
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets

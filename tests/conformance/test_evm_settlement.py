@@ -26,15 +26,10 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.schemas import PaymentPayload, PaymentRequired, PaymentRequirements, SettleResponse
 from x402.schemas.v1 import PaymentPayloadV1, PaymentRequirementsV1
 
-from mitmproxy_x402.protocol.headers import (
-    payment_required_header,
-    read_payment,
-    read_payment_required,
-    read_settlement,
-    settlement_header,
-)
+from mitmproxy_x402.protocol.headers import payment_required_header, read_payment, read_settlement, settlement_header
 from mitmproxy_x402.protocol.messages import SettlementResponse
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes.exact_evm import _domain_separator, authorize
 
 EVM = [network for network in BUILT_IN if network.family == "evm"]

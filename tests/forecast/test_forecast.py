@@ -20,8 +20,8 @@ from mitmproxy_x402.forecast.fit import MARGIN, fit, simplest
 from mitmproxy_x402.forecast.forecast import CONFIRM_SECONDS, MAX_QUOTES, MOST_TRUST, TRUST, Forecast, Prediction
 from mitmproxy_x402.forecast.quote import MAX_BODY, MAX_POINTS, Question, read_question
 from mitmproxy_x402.forecast.terms import MAX_NUMBERS, MAX_TERMS, take_apart, with_blockhash
-from mitmproxy_x402.protocol.headers import read_payment_required
 from mitmproxy_x402.protocol.messages import PaymentRequired
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"

@@ -24,12 +24,12 @@ from mitmproxy_x402.protocol.headers import (
     payment_header,
     payment_required_header,
     read_payment,
-    read_payment_required,
     read_settlement,
     settlement_header,
 )
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes import exact_evm, exact_svm
 from mitmproxy_x402.settings.settings import read_settings
 

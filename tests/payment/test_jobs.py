@@ -23,13 +23,14 @@ from mitmproxy_x402.ledger.interface import Clock, LedgerError, Outcome, Submitt
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment import jobs
 from mitmproxy_x402.payment.jobs import JOB_SECONDS, MAX_ADDRESS, MAX_JOBS, MAX_PROMISE, Job, Jobs, Promise
-from mitmproxy_x402.payment.payer import BLOCKHASH_SECONDS, Payer, Payment
+from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.polls import DYING_SECONDS, Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained import HeldPayments
-from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.payment.signing import BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
@@ -307,7 +308,7 @@ class TestOnEvm:
         for turn in range(1, 4):
             poll = gateway.poll()
             assert poll.borrow()
-            assert poll.headers() == ((payment.header[0].encode(), payment.header[1].encode()),)
+            assert poll.headers() == tuple((name.encode(), value.encode()) for name, value in payment.headers)
             poll.sending()
             poll.finish(Outcome("unknown", status=202))
             assert gateway.rows() == [("unknown", 1 + turn, None, 1)]

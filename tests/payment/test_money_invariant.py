@@ -36,8 +36,8 @@ from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import NOT_BROADCAST, REPLAY, Purchase
 from mitmproxy_x402.payment.retained import Held, HeldPayments, fingerprint
 from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
-from mitmproxy_x402.protocol.headers import read_payment_required
 from mitmproxy_x402.protocol.messages import PaymentRequired
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets

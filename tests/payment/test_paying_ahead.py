@@ -19,12 +19,13 @@ from mitmproxy_x402.forecast.forecast import MISMATCH, TRUST
 from mitmproxy_x402.forecast.quote import Question
 from mitmproxy_x402.ledger.interface import Clock, LedgerError, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import BLOCKHASH_END, BLOCKHASH_SECONDS, REFRESH_SECONDS, Payer
+from mitmproxy_x402.payment.payer import REFRESH_SECONDS, Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
 from mitmproxy_x402.payment.retained import HeldPayments, fingerprint
-from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.payment.signing import BLOCKHASH_END, BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import PaymentRequired
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import Refused
-from mitmproxy_x402.payment.policy import KEY_VARIABLES, Offer, Purpose, admit, choose
+from mitmproxy_x402.payment.payer import rules_of
+from mitmproxy_x402.payment.policy import KEY_VARIABLES, Offer, Payers, Purpose, admit, choose
 from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_PROGRAM, Asset, Family, Network
@@ -19,7 +21,10 @@ from mitmproxy_x402.wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 DEFAULTS = read_settings({}, {}, cwd=Path("/"), home=Path("/nonexistent"))
 PURPOSE = Purpose("POST", "127.0.0.1", "/v1/x")
-BOTH: set[Family] = {"evm", "svm"}
+RULES = rules_of(DEFAULTS)
+BOTH: Payers = {"evm": None, "svm": None}
+PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
+SVM_PAY_TO, FEE_PAYER = "AQqnMFBwGZEoti85aTVRy8XYpKrho7GaMDx9ZB3CEeKA", "93syNmtT1tTd5ZtPwHqzGf6CM7fKhMmArpv4AM4FtyNX"
 USDC = {network.name: network.assets[0].address for network in BUILT_IN}
 
 
@@ -27,16 +32,20 @@ def entry(network: str = "base", amount: int = 13_081, *, scheme: str = "exact",
     row = BUILT_IN.get(network)
     caip2 = network if row is None else row.caip2
     raw = {"scheme": scheme, "network": caip2, "amount": str(amount)}
-    return PaymentRequirements(scheme, caip2, AtomicUnits(amount), asset or USDC.get(network, "?"), "x", 60, {}, raw)
+    svm = network.startswith("solana")
+    pay_to, extra = (SVM_PAY_TO, {"feePayer": FEE_PAYER}) if svm else (PAY_TO, {})
+    return PaymentRequirements(
+        scheme, caip2, AtomicUnits(amount), asset or USDC.get(network, "?"), pay_to, 60, extra, raw
+    )
 
 
 def challenge(*entries: PaymentRequirements, unreadable: tuple[str, ...] = ()) -> PaymentRequired:
     return PaymentRequired(2, entries, unreadable=unreadable)
 
 
-def refused(required: PaymentRequired, wallets: set[Family] = BOTH) -> Refused:
+def refused(required: PaymentRequired, wallets: Any = BOTH) -> Refused:
     with pytest.raises(Refused) as caught:
-        choose(required, DEFAULTS, wallets)
+        choose(required, RULES, dict.fromkeys(wallets))
     assert "Nothing was paid." in str(caught.value)
     return caught.value
 
@@ -78,19 +87,20 @@ def test_without_a_wallet_either_variable_will_do_where_either_network_will() ->
     refusal = refused(challenge(entry("base", 2000), entry("base", 1000), entry("solana", 3000)), set())
     assert "Set BLOCKRUN_WALLET_KEY or SOLANA_WALLET_KEY to the key" in str(refusal)
     assert "0.001 USDC on base" in str(refusal), "the cheapest of a network"
-    assert "0.002 USDC" not in str(refusal)
+    assert "0.002 USDC" not in str(refusal).partition(" Its 3 entries")[0]
     assert "0.003 USDC on solana" in str(refusal)
 
 
 @pytest.mark.parametrize(
     ("code", "asked", "named"),
     [
-        ("network_not_allowed", entry("eip155:1"), '"eip155:1"'),
+        ("network_not_allowed", entry("eip155:123456"), '"eip155:123456"'),
         ("network_not_allowed", entry("EIP155:8453"), '"EIP155:8453"'),
         ("asset_not_allowed", entry(asset="0x" + "ab" * 20), '"0x' + "ab" * 20 + '" on base'),
         ("asset_not_allowed", entry("solana", asset=USDC["base"]), "on solana"),
         ("asset_not_allowed", entry("base", asset=USDC["base-sepolia"]), "on base"),
-        ("scheme_not_supported", entry(scheme="upto"), '"upto" on "eip155:8453"'),
+        ("scheme_not_supported", entry(scheme="upto"), "set the option x402_schemes to auto or upto"),
+        ("scheme_not_supported", entry("solana", scheme="upto"), '"upto" on "solana:'),
         ("scheme_not_supported", entry(scheme="EXACT"), '"EXACT"'),
         ("scheme_not_supported", entry("solana", scheme="batch-settlement"), '"batch-settlement"'),
     ],
@@ -99,20 +109,65 @@ def test_what_the_table_does_not_have_is_named_and_what_it_has(code: str, asked:
     refusal = refused(challenge(asked))
     assert refusal.reason == code
     assert named in str(refusal)
-    assert "'exact' with USDC on base, base-sepolia, arc, solana, solana-devnet" in str(refusal)
-    assert "x402.toml" in str(refusal)
+    if "x402_schemes" not in named:
+        assert "'exact' with USDC on base, base-sepolia, arc, solana, solana-devnet" in str(refusal)
+    assert ("x402.toml" in str(refusal)) == (code != "scheme_not_supported"), "advice that can help, and no other"
 
 
 def test_a_payable_offer_among_others_is_taken() -> None:
     others = [entry("eip155:1", 1), entry("base", 1, scheme="upto"), entry("base", 1, asset="0x" + "ab" * 20)]
-    offer = choose(challenge(*others, entry("base", 5)), DEFAULTS, BOTH)
+    offer = choose(challenge(*others, entry("base", 5)), RULES, BOTH)
     assert (offer.network.name, offer.micro_usd) == ("base", 5)
 
 
-def test_without_a_wallet_only_what_could_be_paid_is_named() -> None:
-    refusal = refused(challenge(entry("eip155:1", 1), entry("base", 5)), set())
-    assert refusal.reason == "no_wallet"
-    assert "eip155:1" not in str(refusal)
+def test_a_refusal_says_of_each_entry_why_it_cannot_be_paid() -> None:
+    entries = [
+        entry("eip155:1", 1, asset="0x" + "ab" * 20),
+        replace(entry("base", 5), pay_to="0xE9030014F5DAe217d0A152f02A043567b16c1aBf"),
+        replace(entry("solana", 6), extra={}),
+        entry("base", 7, scheme="upto"),
+        replace(entry("base", 8), extra={"name": "GatewayWalletBatched", "version": "1"}),
+    ]
+    text = str(refused(challenge(*entries, unreadable=("accepts[5]: asset must be a string, got null",))))
+    for why in (
+        'the asset "0xabab',
+        "0.000005 USDC on base: its payTo",
+        "wrong checksum",
+        "0.000006 USDC on solana: its extra.feePayer must be 32 bytes",
+        "at most 0.000007 USDC on base: it is paid by a ceiling (upto), which is not chosen",
+        "settled by Circle Gateway, which is not chosen",
+        "accepts[5]: asset must be a string",
+        "x402_schemes",
+    ):
+        assert why in text
+
+
+def test_a_known_network_is_one_option_away_and_shown() -> None:
+    polygon = BUILT_IN.known("polygon")
+    assert polygon is not None
+    asked = entry("eip155:137", 1000, asset=polygon.assets[0].address)
+    refusal = refused(challenge(asked))
+    assert refusal.reason == "network_not_allowed"
+    assert 'x402_networks="base,base-sepolia,arc,solana,solana-devnet,polygon"' in str(refusal)
+    named = read_settings({"x402_networks": "base,polygon"}, {}, cwd=Path("/"), home=Path("/nonexistent"))
+    assert choose(challenge(asked), rules_of(named), BOTH).network.name == "polygon"
+
+
+def test_an_unknown_network_comes_with_rows_to_paste(tmp_path: Path) -> None:
+    asked = replace(
+        entry("eip155:196", 1000, asset="0x6D15861C50605b6a715d234f44900B4029D59Fb5"),
+        extra={"name": "USD Coin", "version": "2"},
+    )
+    refusal = refused(challenge(asked))
+    (tmp_path / "x402.toml").write_text(str(refusal).partition("x402.toml:\n")[2])
+    settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
+    assert choose(challenge(asked), rules_of(settings), BOTH).network.caip2 == "eip155:196"
+
+
+@pytest.mark.parametrize("name", ['"\n[[limit]]', "x" * 100, "USD\x1b", None])
+def test_what_a_seller_writes_is_no_row_to_paste_unless_it_is_plain(name: object) -> None:
+    asked = replace(entry("eip155:196", asset="0x" + "ab" * 20), extra={"name": name, "version": "2"})
+    assert "\n" not in str(refused(challenge(asked)))
 
 
 def test_a_challenge_with_nothing_in_it_says_why() -> None:
@@ -127,13 +182,13 @@ def test_words_of_strangers_are_quoted_on_one_line(scheme: str, network: str, as
     message = str(refused(challenge(*many)))
     assert message.isprintable()
     assert message.isascii()
-    assert len(message) < 1500
+    assert len(message) < 2500
 
 
 def test_over_the_limit_price_limit_and_option_are_named(limits: Any) -> None:
-    offer = choose(challenge(entry(amount=1_000_001)), DEFAULTS, BOTH)
+    offer = choose(challenge(entry(amount=1_000_001)), RULES, BOTH)
     with pytest.raises(Refused) as caught:
-        admit(offer, PURPOSE, limits("1"))
+        admit(offer, PURPOSE, rules_of(limits("1")))
     assert caught.value.reason == "over_request_limit"
     for words in ("1.000001 USDC on base", "more than the 1 USDC", "Nothing was paid", "x402_max_request"):
         assert words in str(caught.value)
@@ -147,7 +202,7 @@ def test_the_limit_counts_dollars_to_the_millionth(amount: int, limit: int, deci
     settings = read_settings({"x402_max_request": format_usd(limit)}, {}, cwd=Path("/"), home=Path("/nonexistent"))
     over = amount * 10**6 > limit * 10**decimals
     try:
-        admit(offer, PURPOSE, settings)
+        admit(offer, PURPOSE, rules_of(settings))
     except Refused:
         assert over
     else:

@@ -28,7 +28,7 @@ from mitmproxy_x402.payment.retained import (
     is_incomplete,
 )
 from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
-from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets

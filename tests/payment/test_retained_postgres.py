@@ -20,8 +20,8 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.retained import REMEMBER_SECONDS, Fingerprint, Memory, fingerprint, open_held
 from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
-from mitmproxy_x402.protocol.headers import read_payment_required
 from mitmproxy_x402.protocol.networks import BUILT_IN, NetworkTable
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets

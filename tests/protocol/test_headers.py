@@ -12,19 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError, PaymentHeaderError
-from mitmproxy_x402.protocol import headers
 from mitmproxy_x402.protocol.headers import (
-    MAX_BODY,
-    MAX_ENTRIES,
-    MAX_HEADER,
     payment_header,
     payment_required_header,
     read_payment,
-    read_payment_required,
     read_settlement,
     settlement_header,
 )
 from mitmproxy_x402.protocol.messages import PaymentPayload, PaymentRequired, SettlementResponse
+from mitmproxy_x402.protocol.payment_required import (
+    MAX_BODY,
+    MAX_ENTRIES,
+    MAX_HEADER,
+    Get,
+    challenge_header,
+    offers_nothing,
+    read_payment_required,
+)
 from mitmproxy_x402.protocol.strict_json import _too_deep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
@@ -51,7 +55,7 @@ def read_text(text: str) -> PaymentRequired | None:
     return read_payment_required(base64.b64encode(text.encode()).decode(), b"")
 
 
-def getter(*pairs: tuple[str, str]) -> headers.Get:
+def getter(*pairs: tuple[str, str]) -> Get:
     named = {name.lower(): value for name, value in pairs}
     return lambda name: named.get(name.lower())
 
@@ -154,7 +158,7 @@ class TestEntries:
     @pytest.mark.parametrize(
         "amount",
         [
-            13081, 0, 1.5, None, True, [], {}, "", "0", "00", "007", "-1", "+1", " 1", "1 ", "1\n", "1_000", "1e3",
+            13081, 0, 1.5, None, True, [], {}, "", "00", "007", "-1", "+1", " 1", "1 ", "1\n", "1_000", "1e3",
             "1.0", "0x10", "١٢٣", "１２", "²", "NaN", "Infinity", str(2**256), "9" * 5000,
         ],
     )  # fmt: skip
@@ -162,7 +166,7 @@ class TestEntries:
         with pytest.raises(ChallengeError, match=r"accepts\[0\]: amount must be a string of decimal digits"):
             read_payment_required(as_header(challenge(amount=amount)), b"")
 
-    @pytest.mark.parametrize("amount", [1, 13081, 2**64, 2**256 - 1])
+    @pytest.mark.parametrize("amount", [0, 1, 13081, 2**64, 2**256 - 1])
     def test_amounts_are_exact(self, amount: int) -> None:
         required = read_payment_required(as_header(challenge(amount=str(amount))), b"")
         assert required is not None
@@ -175,13 +179,16 @@ class TestEntries:
             ({"network": ""}, "network must be a string"),
             ({"asset": None}, "asset must be a string"),
             ({"payTo": ["0x"]}, "payTo must be a string"),
-            ({"maxTimeoutSeconds": "300"}, "maxTimeoutSeconds must be a whole number"),
+            ({"maxTimeoutSeconds": "3e2"}, "maxTimeoutSeconds must be a whole number"),
+            ({"maxTimeoutSeconds": 60.5}, "maxTimeoutSeconds must be a whole number"),
+            ({"maxTimeoutSeconds": 1e300}, "maxTimeoutSeconds must be a whole number"),
             ({"maxTimeoutSeconds": True}, "maxTimeoutSeconds must be a whole number"),
-            ({"maxTimeoutSeconds": 0}, "maxTimeoutSeconds must be a whole number"),
+            ({"maxTimeoutSeconds": -1}, "maxTimeoutSeconds must be a whole number"),
             ({"extra": "{}"}, "extra must be an object"),
             ({"extra": {"paymentFlow": "escrow"}}, "payment flow"),
             ({"extra": {"paymentFlow": ["upfront"]}}, "payment flow"),
-            ({"extra": {"assetTransferMethod": "permit2"}}, "asset transfer method"),
+            ({"maxAmountRequired": "1"}, "amount and maxAmountRequired differ"),
+            ({"payTo": "0x\ud800" + "0" * 40}, "payTo holds half a surrogate pair"),
         ],
     )
     def test_an_unreadable_entry_is_left_out_and_described(self, changes: dict[str, Any], reason: str) -> None:
@@ -220,9 +227,35 @@ class TestEntries:
         assert len(required.accepts) == MAX_ENTRIES
         assert required.unreadable == (f"only the first {MAX_ENTRIES} of {MAX_ENTRIES + 10} entries were read",)
 
-    def test_an_empty_list_is_a_refusal(self) -> None:
-        with pytest.raises(ChallengeError, match="accepts list is empty"):
-            read_payment_required(as_header({"x402Version": 2, "accepts": []}), b"")
+    @pytest.mark.parametrize(("said", "seconds"), [(60, 60), (60.0, 60), ("60", 60), ("60.0", 60), (0, 0), (None, 0)])
+    def test_whole_seconds_are_whole_seconds(self, said: object, seconds: int) -> None:
+        required = read_payment_required(as_header(challenge(maxTimeoutSeconds=said)), b"")
+        assert required is not None
+        assert required.accepts[0].max_timeout_seconds == seconds
+
+    @pytest.mark.parametrize("extensions", [{}, {"sign-in-with-x": {"info": {}}}])
+    def test_an_empty_list_offers_nothing_and_passes(self, extensions: dict[str, Any]) -> None:
+        said = {"x402Version": 2, "accepts": [], "extensions": extensions}
+        header, body = as_header(said), json.dumps(said).encode()
+        assert read_payment_required(header, body) is None
+        for words in (offers_nothing(header, b""), offers_nothing(None, body)):
+            assert ("sign-in-with-x" in words) == bool(extensions)
+            assert words
+        assert not offers_nothing("%%%", b"<html>")
+
+    def test_two_lists_of_terms_that_differ_are_refused(self) -> None:
+        body = json.dumps({"detail": challenge(), "other": challenge(amount="5")}).encode()
+        with pytest.raises(ChallengeError, match="several lists of terms"):
+            read_payment_required(None, body)
+
+    @pytest.mark.parametrize(
+        "head",
+        [("PAYMENT-REQUIRED", "{}"), ("x-payment-required", "{}"), ("WWW-Authenticate", 'X402 requirements="{}"')],
+    )
+    def test_the_terms_are_found_under_each_of_their_names(self, head: tuple[str, str]) -> None:
+        name, shape = head
+        get = getter(("www-authenticate", "Bearer"), (name, shape.format(as_header(challenge()))))
+        assert read_payment_required(challenge_header(get), b"") is not None
 
 
 class TestHostileJson:
@@ -256,7 +289,7 @@ class TestHostileJson:
         # Libraries do raise it, and then the parser's own guard comes after the end of the stack.
         program = """
 import sys
-from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 sys.setrecursionlimit(10_000_000)
 print(read_payment_required(None, b'{"x402Version": 2, "accepts": ' + b"[" * 1_000_000))
 """

@@ -148,10 +148,25 @@ def test_passes_what_is_no_challenge_executed_once(rig: Rig, name: str) -> None:
     assert len(rig.upstream.requests) == 1
 
 
+def test_pays_terms_in_a_header_before_a_page_of_any_size(rig: Rig) -> None:
+    raw = challenges.answer(body=b"x" * ((1 << 20) + 70_000))
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(raw)
+        assert upstream.read(peer).get(b"payment-signature")
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    rig.script(script)
+    with rig.client() as client:
+        assert client.ask(request()).body == b"ok"
+    assert rig.upstream.connections == 1
+
+
 def test_passes_402_that_is_too_large(rig: Rig) -> None:
-    """Challenge or not: more than 1 MiB is not held back."""
+    """More than 1 MiB is not held back, where no header holds the terms."""
     body = b"x" * ((1 << 20) + 70_000)
-    raw = challenges.answer(body=body)
+    raw = b"HTTP/1.1 402 Payment Required\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
     def script(peer: Peer, upstream: Upstream) -> None:
         upstream.read(peer)

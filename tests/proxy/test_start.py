@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from mitmproxy.proxy.layers import http as mhttp
 
 from mitmproxy_x402.errors import SettingsError
-from mitmproxy_x402.proxy.self_check import _NEEDED, self_check
+from mitmproxy_x402.proxy.self_check import _NEEDED, _attributes, self_check
 from support import challenges, effort
 from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer, Upstream, free_port, request
@@ -54,6 +55,41 @@ def test_listens_on_loopback_unless_told_otherwise(home: Path, tool: str) -> Non
     web = ("--no-web-open-browser", "--web-port", str(free_port())) if tool == "mitmweb" else ()
     with Proxy("http://127.0.0.1:1", *web, home=home, tool=tool) as proxy:
         assert listening(proxy.process.pid) == LOOPBACK
+
+
+SPY = """
+import logging, socket
+original = socket.socket.listen
+def listen(self, *arguments):
+    logging.info("spy: listen %s", self.getsockname())
+    return original(self, *arguments)
+socket.socket.listen = listen
+"""
+
+
+@pytest.mark.parametrize("tool", ["mitmdump", "mitmweb"])
+@pytest.mark.parametrize("own", [False, True])
+def test_never_opens_a_port_beyond_loopback(home: Path, tool: str, own: bool) -> None:
+    """Not for a moment, though mitmproxy begins to open its port before it loads a script."""
+    script = home / "spy.py"
+    script.write_text(SPY)
+    web = ("--no-web-open-browser", "--web-port", str(free_port())) if tool == "mitmweb" else ()
+    proxy = Proxy("http://127.0.0.1:1", *web, home=home, tool=tool, own=own)
+    proxy.load_first(script)
+    with proxy:
+        seen = [line for line in proxy.log.splitlines() if "spy: " in line]
+    assert any(f"listen ('127.0.0.1', {proxy.port})" in line for line in seen), seen
+    assert all("('127.0.0.1', " in line or "('::1', " in line for line in seen), seen
+
+
+def test_a_port_that_is_taken_ends_the_start(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        proxy = Proxy("http://127.0.0.1:1", "--listen-port", port, home=home, expect_listen=False)
+        with proxy:
+            assert proxy.wait_for_end() == 1
+    assert f"failed to listen on 127.0.0.1:{port}" in proxy.log
+    assert "Traceback" not in proxy.log
 
 
 def test_listens_elsewhere_when_told(home: Path) -> None:
@@ -149,11 +185,49 @@ def test_an_internal_that_moved_is_noticed(name: str, monkeypatch: pytest.Monkey
         self_check()
 
 
-@pytest.mark.parametrize("version", ["11.0.1", "12.4.0", "13.0.0", "10.4.2"])
-def test_another_mitmproxy_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_class_only_its_own_attributes_are_known() -> None:
+    class Base:
+        first: int
+
+        def __init__(self) -> None:
+            self.second = 1
+
+    class Derived(Base):
+        def third(self) -> None:
+            self.fourth = 1
+
+    assert {"first", "second", "third", "fourth"} <= _attributes(Derived)
+    assert "fourth" not in _attributes(Base)
+
+
+@pytest.mark.parametrize("version", ["11.0.1", "10.4.2", "8.1.1"])
+def test_an_older_mitmproxy_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mitmproxy.version.VERSION", version)
-    with pytest.raises(SettingsError, match="not supported"):
+    with pytest.raises(SettingsError, match=r"not supported.*pip install"):
         self_check()
+
+
+@pytest.mark.parametrize("version", ["12.4.0", "13.0.0.dev", "13.1"])
+def test_a_newer_mitmproxy_runs_with_a_warning_unless_it_has_moved_something(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert self_check() == ""
+    monkeypatch.setattr("mitmproxy.version.VERSION", version)
+    assert self_check().startswith(f"mitmproxy {version} is newer than those tested (11.0.2, 12.2 and 12.3).")
+    monkeypatch.delattr(mhttp.HttpStream, "check_killed")
+    with pytest.raises(SettingsError, match=r"check_killed.*Tested are 11\.0\.2, 12\.2 and 12\.3"):
+        self_check()
+
+
+def test_a_newer_mitmproxy_pays_and_says_that_it_was_not_tested(home: Path) -> None:
+    script = home / "newer.py"
+    script.write_text("from mitmproxy import version\nversion.VERSION = '12.9.0'\n")
+    with Upstream(sell) as upstream:
+        proxy = Proxy(upstream.url, home=home)
+        proxy.load_first(script)
+        with proxy, proxy.client() as client:
+            assert client.ask(request()).body == b"ok"
+            assert len([line for line in proxy.log.splitlines() if "newer than those tested" in line]) == 1
 
 
 def test_a_changed_parameter_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +253,7 @@ def test_a_moved_internal_stops_the_start(home: Path) -> None:
     )
     assert done.returncode == 1
     assert "check_killed" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_an_unreachable_upstream_is_json_and_costs_nothing(home: Path) -> None:
@@ -297,3 +372,45 @@ def test_a_fault_of_ours_pays_nothing_and_lets_nothing_through(home: Path, broke
         assert all(sent.get(b"payment-signature") is None for sent in upstream.requests)
         assert all(b"sk-mine" not in sent.head for sent in upstream.requests)
         assert "a secret" not in proxy.log
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [("2026.7.22", "outdated_authorities"), ("2026.10.18", "insecure_upstream")]
+)
+def test_with_authorities_one_of_which_has_lost_its_key_nothing_is_paid(home: Path, version: str, code: str) -> None:
+    """The gateway is another machine by its name; who stands in for it here does so for every name."""
+    with Upstream(sell) as upstream:
+        script = home / "elsewhere.py"
+        script.write_text(
+            "import certifi\n"
+            f"certifi.__version__ = {version!r}\n"
+            f"def server_connect(data): data.server.address = ('127.0.0.1', {upstream.port})\n"
+        )
+        proxy = Proxy(f"http://gateway.test:{upstream.port}", home=home)
+        proxy.load_first(script)
+        with proxy, proxy.client() as client:
+            answer = client.ask(request())
+            warned = f"certifi {version} still trusts a certificate authority whose private key has leaked"
+            assert (warned in proxy.log) == (code == "outdated_authorities")
+            assert ("-m pip install 'certifi>=2026.10.18'" in proxy.log) == (code == "outdated_authorities")
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, code)
+        assert all(sent.get(b"payment-signature") is None for sent in upstream.requests)
+
+
+@pytest.mark.parametrize(
+    ("keys", "upstream", "said"),
+    [
+        ({"BLOCKRUN_WALLET_KEY": EVM_KEY}, "https://sol.blockrun.ai", "takes payment on Solana, and the only wallet"),
+        ({"SOLANA_WALLET_KEY": svm_key()}, "https://blockrun.ai", "takes payment on Base, and the only wallet"),
+        ({"BLOCKRUN_WALLET_KEY": EVM_KEY}, "https://blockrun.ai", ""),
+        ({"BLOCKRUN_WALLET_KEY": EVM_KEY, "SOLANA_WALLET_KEY": svm_key()}, "https://sol.blockrun.ai/", ""),
+        ({}, "https://sol.blockrun.ai", ""),
+    ],
+)
+def test_says_when_the_wallet_cannot_pay_the_upstream(
+    home: Path, keys: dict[str, str], upstream: str, said: str
+) -> None:
+    with Proxy(upstream, home=home, keys=keys) as proxy:
+        log = proxy.log
+    assert ("takes payment on" in log) == bool(said)
+    assert said in log

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.errors import SettingsError
-from mitmproxy_x402.protocol.headers import read_payment_required
+from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.sandbox import Rates, SandboxConfig
 from support.reference_payer import CHAT, challenge_of, exact
 

@@ -297,7 +297,7 @@ def test_the_handshake_survives_a_flow_file(tmp_path: Any) -> None:
     ("challenge", "expected"),
     [
         ({"status": 402, "headers": [], "body": b"no challenge"}, "no challenge"),
-        ({"status": 402, "headers": [], "body": b'{"x402Version": 9, "accepts": []}'}, "speaks x402 version 9"),
+        ({"status": 402, "headers": [], "body": b'{"x402Version": 9, "accepts": [{}]}'}, "speaks x402 version 9"),
         ({"status": 402, "headers": [], "body": json.dumps(challenges.evm(network="eip155:1", asset="0xab")).encode()},
          "exact on eip155:1: 13081 of 0xab"),
         ({"status": 402, "headers": [["content-encoding", "gzip"]], "body": gzip.compress(b'{"accepts": []}')}, "402"),

@@ -19,11 +19,13 @@ from ..ledger.opening import open_ledger
 from ..ledger.reading import is_there
 from ..limits.limits import Budget
 from ..payment import policy
-from ..payment.payer import find_wallets
+from ..payment.payer import find_wallets, payers_of, rules_of
 from ..payment.policy import Offer, Purpose
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits, PaymentRequired
-from ..protocol.networks import Asset, Family, Network
+from ..protocol.networks import Asset, Network
+from ..reconcile.rpcs import remedy, rpcs
+from ..schemes import method_of
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings, unknown_options
 from ..wallet.sources import Wallets
@@ -31,7 +33,6 @@ from . import gateway as check_gateway
 from . import machine as check_machine
 from .gateway import Quote
 from .line import Line, ok, todo
-from .rpcs import remedy, rpcs
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _read(arguments: Sequence[str]) -> _Given:
 async def lines(given: _Given) -> AsyncIterator[Line]:
     """Everything, in order; what cannot be looked at without something before it is left out."""
     yield check_machine.versions()
+    yield check_machine.certificates(given.options)
+    yield check_machine.signing()
     try:
         settings = _settings(given.options)
     except SettingsError as error:
@@ -150,9 +153,8 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
     except Unreachable as reason:
         yield todo("quote", f"{upstream}{check_gateway.PATH}: {reason}. Try again, or another --model NAME.")
         return
-    families: set[Family] = {family for family in _FAMILIES if wallets.for_family(family) is not None}
     offer: Offer | None = None
-    for line in _judge(quote, upstream, settings, families):
+    for line in _judge(quote, upstream, settings, wallets):
         if isinstance(line, Offer):
             offer = line
         else:
@@ -161,9 +163,6 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
         yield await _agent(upstream, trust, quote, settings, families)
     async for line in _balances(quote.required, offer, settings, wallets):
         yield line
-
-
-_FAMILIES: tuple[Family, ...] = ("evm", "svm")
 
 
 def _upstream(given: _Given, wallets: Wallets) -> str:
@@ -188,7 +187,7 @@ def _clock(skew: int | None) -> Line:
     )
 
 
-def _judge(quote: Quote, upstream: str, settings: Settings, families: set[Family]) -> Iterator[Line | Offer]:
+def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) -> Iterator[Line | Offer]:
     """What would be paid and whether it would; the offer too, for the balance."""
     what = f"POST {check_gateway.PATH} ({quote.model})" if quote.model else check_gateway.PATH
     if quote.required is None:
@@ -196,9 +195,9 @@ def _judge(quote: Quote, upstream: str, settings: Settings, families: set[Family
         return
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
-        offer = policy.choose(quote.required, settings, families or (set(_FAMILIES) if settings.dry_run else set()))
+        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
         yield offer
-        budgets = policy.admit(offer, purpose, settings)
+        budgets = policy.admit(offer, purpose, rules_of(settings))
         full = _full(offer, budgets, settings)
     except (Refused, ChallengeError, LedgerError) as error:
         yield todo("quote", f"{what}: {error}")
@@ -286,7 +285,7 @@ def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple
     for requirement in required.accepts:
         network = settings.networks.get(requirement.network)
         asset = network and network.asset(requirement.asset)
-        if network and asset and requirement.scheme == policy.SCHEME:
+        if network and asset and method_of(requirement, network.family) == "exact":
             found[network.caip2, asset.address] = (network, asset)
     return list(found.values())
 

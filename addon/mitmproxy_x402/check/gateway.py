@@ -14,8 +14,8 @@ from tornado.httpclient import HTTPResponse
 
 from ..chain.json_rpc import Trust, ask
 from ..errors import ChallengeError
-from ..protocol.headers import PAYMENT_REQUIRED, read_payment_required
 from ..protocol.messages import PaymentRequired
+from ..protocol.payment_required import challenge_header, read_payment_required
 
 SECONDS = 15
 """For one answer; quotes are asked for without work being done, so they come fast."""
@@ -110,7 +110,7 @@ def _read(model: str, response: HTTPResponse) -> Quote:
         reason = "answered without asking for payment" if response.code == 200 else f"answered {response.code}"
         return Quote(model, None, response.code, reason)
     try:
-        required = read_payment_required(response.headers.get(PAYMENT_REQUIRED), response.body or b"")
+        required = read_payment_required(challenge_header(response.headers.get), response.body or b"")
     except ChallengeError as error:
         return Quote(model, None, 402, f"asks in a way that cannot be paid: {error}")
     return Quote(model, required, 402, "" if required else "answered 402 without saying how to pay")

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 
@@ -15,17 +15,19 @@ from mitmproxy import version
 from .. import __version__
 from ..command_line import port_is_free
 from ..errors import SettingsError
+from ..installation import RECOMMENDED, TESTED_PYTHONS, advice, missing
 from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
 from ..ledger.sqlite.store import SqliteLedger
+from ..protocol import secp256k1
+from ..proxy import authorities
 from ..proxy.self_check import self_check
 from ..settings.ledger_place import PostgresUrl
 from ..settings.settings import Settings
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
 from .line import Line, ok, todo
 
-PYTHONS = ((3, 10), (3, 13))
 PROBE_SECONDS = 3
 _STRANGER = "https://check.invalid"
 """An origin that no proxy of ours lets spend: its refusal tells that it is one, and goes no further."""
@@ -34,13 +36,32 @@ _STRANGER = "https://check.invalid"
 def versions() -> Line:
     """Whether Python and mitmproxy are ones that this was written for."""
     found = f"Python {platform.python_version()}, mitmproxy {version.VERSION}, mitmproxy-x402 {__version__}"
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        return todo("versions", f"{found}. Python 3.10 to 3.13 is needed: set X402_PYTHON to one.")
     try:
-        self_check()
+        caution = self_check()
     except SettingsError as error:
         return todo("versions", str(error))
-    return ok("versions", found)
+    first, last = (".".join(map(str, python)) for python in TESTED_PYTHONS)
+    if sys.version_info[:2] > TESTED_PYTHONS[1]:
+        caution = f"Python is newer than those tested ({first} to {last}). {caution}".rstrip()
+    return ok("versions", f"{found}{'. ' if caution else ''}{caution}")
+
+
+def certificates(options: Mapping[str, str]) -> Line:
+    """Whether the authorities that vouch for the gateway are fit to pay by."""
+    named = any(options.get(f"ssl_verify_upstream_trusted_{kind}") for kind in ("ca", "confdir"))
+    outdated = authorities.outdated(named=named)
+    if outdated:
+        return todo("authorities", f"{outdated} {authorities.remedy()}")
+    return ok("authorities", "those that you name" if named else f"those of {authorities.found()}")
+
+
+def signing() -> Line:
+    """Which library signs payments on EVM networks."""
+    curve = secp256k1.library()
+    if curve.is_native:
+        return ok("signing", f"{curve.name} {curve.version}")
+    slow = f"{curve.name} {curve.version}, in pure Python, which takes milliseconds a payment"
+    return ok("signing", f"{slow}. {advice(['wallycore>=1.5'])}" if missing(RECOMMENDED) else slow)
 
 
 def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:

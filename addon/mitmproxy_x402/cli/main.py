@@ -32,6 +32,7 @@ verbs:
   wallet     the wallets that the proxy finds and what they hold; makes, restores and funds one
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
   report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
+  reconcile  ask the chain what became of payments that nobody has confirmed, and write it into the ledger
   check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
   fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
   test       the project's tests (only in a checkout)
@@ -101,6 +102,24 @@ added up; payments whose outcome is unknown are listed apart. Days and months ar
   --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
 
 The ledger is only read, also while proxies pay from it.
+"""
+
+RECONCILE_HELP = """\
+usage: {prog} reconcile [--json] [--ledger FILE] [--set NAME=VALUE]
+
+Asks the chain what became of every payment of the ledger that left and that the chain has not confirmed: those that are
+sent and not confirmed, those that a gateway says it rejected, and those that it says are settled. What the chain says
+is written into the ledger: confirmed, with the transaction and the amount that moved; or not taken, once nobody can
+submit that signature any more, which gives its amount back to the budget. It ends with what is still open, and why.
+
+Asked are the RPCs of x402_evm_rpc and x402_solana_rpc, else public ones. They learn the wallet's addresses. Where two
+RPCs of different hosts are known, both must agree before money is freed. Nothing is signed and nothing is paid.
+
+  --json           the same as JSON, with every payment that was looked up
+  --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
+  --set NAME=VALUE an option, as for serve: x402_evm_rpc, x402_reconcile_rate, x402_ledger, x402_config
+
+The exit code is 0, or 1 where nothing could be asked, or 3 where the chain contradicts what a gateway said.
 """
 
 CHECK_HELP = """\
@@ -250,6 +269,7 @@ def _help_of(verb: str) -> str:
     texts = {
         "sandbox": SANDBOX_HELP,
         "report": REPORT_HELP,
+        "reconcile": RECONCILE_HELP,
         "check": CHECK_HELP,
         "wallet": WALLET_HELP,
         "env": ENV_HELP,
@@ -280,6 +300,16 @@ def _report(_: str, arguments: list[str]) -> int:
         return report_cli.run(arguments)
     except report_cli.UsageError as error:
         return _fail(f"report {error}", USAGE_ERROR)
+
+
+def _reconcile(_: str, arguments: list[str]) -> int:
+    from . import reconcile  # noqa: PLC0415  (imports what must be installed)
+    from .report import UsageError  # noqa: PLC0415  (as above)
+
+    try:
+        return reconcile.run(arguments)
+    except UsageError as error:
+        return _fail(f"reconcile {error}", USAGE_ERROR)
 
 
 def _check(_: str, arguments: list[str]) -> int:
@@ -376,6 +406,7 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "tui": _serve,
     "sandbox": _sandbox,
     "report": _report,
+    "reconcile": _reconcile,
     "check": _check,
     "wallet": _wallet,
     "env": _env,

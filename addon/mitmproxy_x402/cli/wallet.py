@@ -6,21 +6,21 @@ import asyncio
 import os
 import stat
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from ..chain.balance import balance
 from ..chain.json_rpc import Trust, Unreachable
 from ..check import gateway as gateways
-from ..check.rpcs import remedy, rpcs
 from ..command_line import gateway_for, read_arguments
 from ..errors import Refused, RpcError, SettingsError
 from ..payment import policy
-from ..payment.payer import find_wallets
+from ..payment.payer import find_wallets, payers_of, rules_of
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Family, Network
+from ..reconcile.rpcs import remedy, rpcs
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings
 from ..wallet.evm import EvmWallet
@@ -74,6 +74,7 @@ def _settings(pairs: Sequence[str]) -> Settings:
 async def _show(given: Namespace, settings: Settings, program: str) -> int:
     wallets: Wallets = given.found
     families: tuple[Family, ...] = ("svm", "evm")
+    held: dict[str, int] = {}
     for family in families:
         purse = wallets.for_family(family)
         if purse is None:
@@ -82,13 +83,14 @@ async def _show(given: Namespace, settings: Settings, program: str) -> int:
             continue
         say(f"{wallet_new.NAMES[family]}: {purse.address}")
         say(f"  key from {purse.source}{_readers(purse.source)}")
-        async for line in _holdings(purse, family, settings):
+        async for line in _holdings(purse, family, settings, held):
             say(f"  {line}")
     for warning in wallets.warnings:
         say(warning)
     if wallets.evm is None and wallets.svm is None:
         return 1
-    say(await _price(given.upstream or os.environ.get("X402_UPSTREAM") or gateway_for(wallets), settings, wallets))
+    upstream = given.upstream or os.environ.get("X402_UPSTREAM") or gateway_for(wallets)
+    say(await _price(upstream, settings, wallets, held))
     say(f"To add money: {program} wallet fund")
     return 0
 
@@ -104,8 +106,10 @@ def _readers(source: str) -> str:
     return " (readable by others!)" if mode & (stat.S_IRWXG | stat.S_IRWXO) else " (readable by you alone)"
 
 
-async def _holdings(purse: EvmWallet | SvmWallet, family: Family, settings: Settings) -> AsyncIterator[str]:
-    """A line for each network that is paid on by default."""
+async def _holdings(
+    purse: EvmWallet | SvmWallet, family: Family, settings: Settings, held: dict[str, int]
+) -> AsyncIterator[str]:
+    """A line for each network that is paid on by default; `held` gets the atomic units by network."""
     for network in _shown(family, settings):
         asset = network.assets[0]
         try:
@@ -113,6 +117,7 @@ async def _holdings(purse: EvmWallet | SvmWallet, family: Family, settings: Sett
         except RpcError as error:
             yield f"{network.name}: balance not known: {error}. To see it, {remedy(network)}."
         else:
+            held[network.caip2] = units
             yield f"{network.name}: {format_usd(asset.micro_usd(AtomicUnits(units)))} {asset.symbol}"
 
 
@@ -122,8 +127,8 @@ def _shown(family: Family, settings: Settings) -> list[Network]:
     return [row for row in rows if row.family == family and row.assets]
 
 
-async def _price(upstream: str, settings: Settings, wallets: Wallets) -> str:
-    """What a small request costs there, in a sentence."""
+async def _price(upstream: str, settings: Settings, wallets: Wallets, held: Mapping[str, int]) -> str:
+    """What a small request costs there and how many of them `held` buys, in a sentence."""
     try:
         reached = await gateways.reach(upstream, Trust())
         quote = await gateways.quote(upstream, Trust(), reached.models)
@@ -131,9 +136,10 @@ async def _price(upstream: str, settings: Settings, wallets: Wallets) -> str:
         return f"What a request costs at {upstream} is not known: {reason}."
     if quote.required is None:
         return f"What a request costs at {upstream} is not known: {quote.reason}."
-    families: set[Family] = {family for family in ("evm", "svm") if wallets.for_family(family) is not None}
     try:
-        offer = policy.choose(quote.required, settings, families)
+        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
     except Refused as error:
         return f"{upstream}: {error}"
-    return f"A small chat request ({quote.model}) costs {offer} at {upstream}."
+    units = held.get(offer.network.caip2)
+    buys = "" if units is None else f"; what is there buys {units // max(offer.requirement.amount, 1)} of them"
+    return f"A small chat request ({quote.model}) costs {offer} at {upstream}{buys}."

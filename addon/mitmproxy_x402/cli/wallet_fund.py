@@ -10,11 +10,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..chain.balance import balance
-from ..check.rpcs import remedy, rpcs
 from ..errors import RpcError, SettingsError
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Asset, Network
+from ..reconcile.rpcs import remedy, rpcs
 from ..settings.settings import Settings
 from .terminal import Spinner, say
 

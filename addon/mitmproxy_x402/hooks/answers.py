@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 
 from mitmproxy import http
@@ -17,6 +18,7 @@ from ..protocol.headers import read_settlement
 from ..proxy import header_index as heads
 from ..proxy.body_observers import tap
 from ..proxy.exchange import Exchange
+from ..settings.values import is_loopback
 
 JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
@@ -110,6 +112,17 @@ def printable(text: str) -> str:
     """`text` for logs and tables: a client wrote it."""
     shown = text[:400]
     return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)
+
+
+_VERSION = re.compile(r"/v?[0-9][^/]*$")
+MAX_NAME = 80
+
+
+def client_name(user_agent: str, peer: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
+    """Who asks, for the books: the program's name without its version, and the address of another machine."""
+    first = _VERSION.sub("", user_agent[:400].split(" ", 1)[0])[:MAX_NAME]
+    where = f"{first} @ {peer[0]}" if peer is not None and not is_loopback(peer[0]) else first
+    return printable(where.strip())
 
 
 ACCEPTED = 202

@@ -95,6 +95,8 @@ UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = '
 """Rows that the chain may have the last word on, in the words of both kinds' index. What has expired by itself is dead,
 but nobody has asked whether it was taken before.
 """
+UNCHECKED = "state = 'settled' AND chain_state IS NULL AND sends > 0"
+"""Rows of which only a gateway says that they are settled."""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
 
@@ -149,6 +151,8 @@ class Intent:
     nonce: str = ""
     """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo. Known before there is a
     signature, so that a row which lost its end in a power cut can be looked up."""
+    client: str = ""
+    """Who asked for it, as the client names itself; empty where it does not."""
 
 
 @dataclass(frozen=True)

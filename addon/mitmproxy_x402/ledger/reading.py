@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import UNPROVEN, Clock, LedgerError
+from .interface import UNCHECKED, UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
 from .sqlite.liveness import is_alive
@@ -26,6 +26,7 @@ _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY i
 UNPROVEN_SINCE = 5
 """The version of the file's tables that has these columns."""
 _UNPROVEN = f"SELECT * FROM payment WHERE ({UNPROVEN}) AND sends > 0 AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_UNCHECKED = f"SELECT * FROM payment WHERE {UNCHECKED} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Entry:
     """That moved: atomic units, decimal."""
     finding: str = ""
     """A short code where the chain contradicts the gateway."""
+    client: str = ""
+    """Who asked for it, as the client names itself."""
 
     @property
     def what(self) -> str:
@@ -121,6 +124,16 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
     return _read_file(place, _UNPROVEN, (after, last))
 
 
+def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
+    """Payments that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg
+
+        return [_entry(row, row["alive"]) for row in read_unchecked_rows(place, after, last)]
+    return _read_file(place, _UNCHECKED, (after, last))
+
+
 def find_missing(place: LedgerPlace) -> str:
     """What is to be said where payments of the ledger are known to be missing; else nothing. Raises LedgerError."""
     if isinstance(place, PostgresUrl):
@@ -149,7 +162,7 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
         with closing(open_to_read(path)) as db:
             db.row_factory = sqlite3.Row
             version = version_of(db, path)
-            if statement is _UNPROVEN and version < UNPROVEN_SINCE:
+            if statement in (_UNPROVEN, _UNCHECKED) and version < UNPROVEN_SINCE:
                 version = 0  # a proxy has to open it first
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:
@@ -201,6 +214,7 @@ def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
         chain_time=row.get("chain_time"),
         chain_amount=row.get("chain_amount") or "",
         finding=row.get("finding") or "",
+        client=row.get("client") or "",
     )
 
 

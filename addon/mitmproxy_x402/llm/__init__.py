@@ -5,7 +5,8 @@ in the dialect that its content says: OpenAI's chat completions, responses, assi
 messages and completions, Google's generateContent and interactions, Bedrock's Converse, Cohere's chat (versions 1 and
 2), Ollama's chat. Nothing here raises on what strangers send: what is odd is noted in words.
 
-`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added.
+`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added, `checked`
+what does not fit the tools that the request declares.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .reading import (
     Detail,
     Dialect,
     Item,
+    Misfit,
     Other,
     Reading,
     Reasoning,
@@ -32,6 +34,7 @@ from .request.read import read_request
 from .request_text import request_text
 from .stream import StreamReader, is_stream, read_answer, read_steps
 from .text import answer_text
+from .tool_check import checked
 
 __all__ = [
     "Added",
@@ -43,6 +46,7 @@ __all__ = [
     "Mark",
     "Media",
     "Message",
+    "Misfit",
     "Other",
     "Reading",
     "Reasoning",
@@ -56,6 +60,7 @@ __all__ = [
     "ToolResult",
     "Usage",
     "answer_text",
+    "checked",
     "differences",
     "is_stream",
     "read_answer",

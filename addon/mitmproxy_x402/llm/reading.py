@@ -137,6 +137,19 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
+class Misfit:
+    """Where a call does not fit the tools that its request declares."""
+
+    call: int
+    """Number of the call, from 1 on."""
+    name: str
+    """The tool that it names."""
+    pointer: str
+    """JSON pointer (RFC 6901) into its arguments; empty: the call as a whole."""
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """An answer, as far as it has come."""
 
@@ -160,6 +173,8 @@ class Reading:
     """More about the error, or about why the answer ended; bounded."""
     unread: tuple[str, ...] = ()
     """Events of types that this reader does not know, each once with its beginning; nothing wrong in itself."""
+    misfits: tuple[Misfit, ...] = ()
+    """What does not fit the request's tools, where `checked` knew them; bounded."""
 
     @property
     def text(self) -> str:

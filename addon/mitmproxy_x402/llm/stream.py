@@ -261,7 +261,7 @@ class StreamReader:
     def _value(self, name: str, value: dict[str, Any]) -> None:
         inner = value.get("bytes")
         if isinstance(inner, str) and (unpacked := _unpacked(inner)) is not None:  # Bedrock's InvokeModel
-            value = unpacked
+            name, value = "message", unpacked
         if self._is_error(name, value):
             return
         if _is_ping(name, value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
-from .reading import Broken, Citation, Detail, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from .reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .values import dump
 
 MAX_BESIDE = 100
@@ -33,6 +33,8 @@ def answer_text(reading: Reading) -> str:
         cited = isinstance(item, Citation)
     if reading.unread:
         lines += section("events of unknown types:", [f"  - {line(one, 300)}" for one in reading.unread])
+    if reading.misfits:
+        lines += section("does not fit the tools of the request:", map(_misfit, reading.misfits))
     return "\n".join([*lines, *irregular(reading.irregular)]) + "\n"
 
 
@@ -130,6 +132,11 @@ def _detail(detail: Detail) -> list[str]:
     if "\n" not in shown and len(shown) <= MAX_BESIDE:
         return [f"  {line(detail.name)}: {line(shown)}"]
     return [f"  {line(detail.name)}:", *indented(shown, "    ")]
+
+
+def _misfit(misfit: Misfit) -> str:
+    place = f"  {line(misfit.pointer)}" if misfit.pointer else ""
+    return f"  - tool call {misfit.call}, {line(misfit.name)}:{place}  {line(misfit.problem, 400)}"
 
 
 def _citation(item: Citation) -> str:

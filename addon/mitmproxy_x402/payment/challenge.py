@@ -9,9 +9,10 @@ from ..errors import ChallengeError
 from ..forecast.forecast import MISMATCH
 from ..protocol.codings import Undecodable as Unreadable
 from ..protocol.codings import decode
-from ..protocol.headers import MAX_BODY, PAYMENT_REQUIRED, read_payment_required, read_settlement
+from ..protocol.headers import read_settlement
 from ..protocol.http_message import Response
 from ..protocol.messages import PaymentRequired
+from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothing, read_payment_required
 from ..protocol.strict_json import Undecodable, decode_json
 
 _CODE = re.compile(r"(PAYMENT|SETTLEMENT)_[A-Z_]{1,40}")
@@ -22,7 +23,12 @@ def read(response: Response) -> PaymentRequired | None:
 
     Raises ChallengeError: it is one, and cannot be used.
     """
-    return read_payment_required(response.headers.get(PAYMENT_REQUIRED), _decoded(response))
+    return read_payment_required(challenge_header(response.headers.get), _decoded(response))
+
+
+def why_none(response: Response) -> str:
+    """What a 402 is for which `read` gave None, where it speaks x402; else empty."""
+    return offers_nothing(challenge_header(response.headers.get), _decoded(response))
 
 
 def rejection_code(response: Response) -> str | None:

@@ -8,43 +8,71 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
+from ..chain.solana_rpc import Blockhash, SolanaRpc
 from ..deferred import Later
+from ..errors import Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Validity
 from ..limits.limits import Budget
-from ..protocol.headers import payment_header
-from ..protocol.messages import AtomicUnits, Json, PaymentPayload, PaymentRequired
+from ..protocol.extensions import with_identifier
+from ..protocol.headers import X_PAYMENT, payment_header
+from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
 from ..protocol.networks import Family
-from ..schemes import exact_evm, exact_svm
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
 from .outcomes import Outcomes
-from .policy import Offer, Purpose
+from .policy import Offer, Purpose, Rules
+from .signing import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
 
 logger = logging.getLogger(__name__)
 
 NONCE_BYTES = 32
-FACILITATOR_MARGIN = 6
-"""Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
-BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
-"""For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
-BLOCKHASH_END = 300
-"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at five times their usual length."""
 BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
 """Seconds between two tries to reserve where another program has locked the ledger: a quarter of a second in all."""
 REFRESH_SECONDS = 20
 """From this age on another blockhash is looked up, while payments are sent ahead."""
+
+
+IDENTIFIER = "pay_"
+"""Before the hex digits of a payment identifier, which sellers want to have 16 to 128 characters."""
+MAX_IDENTIFIERS = 2000
+_NEXT_MAY_DO = frozenset({"over_request_limit", "over_budget"})
+"""Refusals of an offer that a cheaper one need not meet."""
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What of `settings` the policy needs."""
+    return Rules(
+        networks=settings.networks,
+        max_request=settings.max_request,
+        max_validity=settings.max_validity,
+        preference=settings.preference,
+        budgets=settings.budgets,
+        limits=settings.limits,
+        allow_pay_to=settings.allow_pay_to,
+        allow_networks=settings.allow_networks,
+        allow_assets=settings.allow_assets,
+        allow_hosts=settings.allow_hosts,
+    )
+
+
+def payers_of(wallets: Wallets, settings: Settings) -> policy.Payers:
+    """The address that pays on each family of chains. In a dry run without a wallet any would do."""
+    both: tuple[Family, Family] = ("evm", "svm")
+    found = {family: wallet.address for family in both if (wallet := wallets.for_family(family)) is not None}
+    return found or ({"evm": None, "svm": None} if settings.dry_run else {})
 
 
 def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
@@ -103,11 +131,31 @@ class Payment:
     """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
     validity: Validity = field(default=UNKNOWN, compare=False)
     """The same in the chain's own terms, for the ledger. Known to the process that signed it."""
+    in_both_headers: bool = False
+    """Whether it goes in X-PAYMENT as well: servers that give version 2 terms in a body alone read either."""
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """All that a request carries of it."""
+        name, value = self.header
+        return ((name, value), (X_PAYMENT, value)) if self.in_both_headers else (self.header,)
 
     @property
     def amount(self) -> AtomicUnits:
         """In atomic units of the offer's asset."""
         return self.offer.requirement.amount
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What `Payer.pay` was asked for."""
+
+    required: PaymentRequired
+    purpose: Purpose
+    replaces: int | None
+    job: str
+    blockhash: Blockhash | None
+    at_once: bool
 
 
 class Payer:
@@ -129,15 +177,18 @@ class Payer:
         self.outcomes = Outcomes(ledger, settings.budgets, later)
         self.clock = clock
         self._entropy = entropy
+        self.rules = rules_of(settings)
+        self._identifiers: OrderedDict[int, str] = OrderedDict()
+        """By row of the ledger."""
         self.forecast = Forecast() if settings.preauthorize else None
         """What challenges taught, with `x402_preauthorize`."""
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
+        self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
 
     @property
-    def families(self) -> set[Family]:
-        """The chain families that a wallet is there for."""
-        both: tuple[Family, Family] = ("evm", "svm")
-        return {family for family in both if self.wallets.for_family(family) is not None}
+    def payers(self) -> policy.Payers:
+        """The address that pays on each family of chains. In a dry run without a wallet any would do."""
+        return payers_of(self.wallets, self.settings)
 
     async def pay(
         self,
@@ -158,13 +209,30 @@ class Payer:
         signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
         signature leaves this room.
         """
-        offer, budgets = self._admitted(required, purpose)
+        order = _Order(required, purpose, replaces, job, blockhash, at_once)
+        failure: X402Error | None = None
+        for offer in policy.ranked(required, self.rules, self.payers):
+            try:
+                return await self._paid(order, offer)
+            except (RpcError, Refused) as error:  # noqa: PERF203  (the next may do)
+                if not (isinstance(error, RpcError) or error.reason in _NEXT_MAY_DO):
+                    raise
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    async def _paid(self, order: _Order, offer: Offer) -> Payment:
+        budgets = policy.admit(offer, order.purpose, self.rules)
+        if self.settings.dry_run:
+            raise policy.dry_run(offer, order.purpose)
         nonce = self._entropy(NONCE_BYTES)
-        reserve = functools.partial(self._reserve, offer, purpose, budgets, nonce=nonce, replaces=replaces, job=job)
-        row = reserve() if at_once else await _patiently(reserve)
+        reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
+        row = reserve() if order.at_once else await _patiently(reserve)
         try:
-            durable = self._make_durable(at_once)
-            payment = await self._signed(required, offer, row, nonce, blockhash)
+            durable = self._make_durable(order.at_once)
+            signed = await self._signer.sign(offer, nonce, order.blockhash)
+            identifier = self._identifier(row, order.replaces, nonce)
+            payment = self._payment(order.required, offer, row, signed, identifier)
             if durable is not None:
                 await durable
         except BaseException:
@@ -181,6 +249,15 @@ class Payer:
         self.ledger.durable_now()
         return None
 
+    def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
+        """What names the client's request to the seller (extension `payment-identifier`), in all its payments alike."""
+        known = self._identifiers.get(replaces) if replaces is not None else None
+        identifier = known or IDENTIFIER + hashlib.sha256(b"payment-identifier" + nonce).hexdigest()[:32]
+        self._identifiers[row] = identifier
+        while len(self._identifiers) > MAX_IDENTIFIERS:
+            self._identifiers.popitem(last=False)
+        return identifier
+
     async def renew(self, required: PaymentRequired, purpose: Purpose, row: int, nonce: bytes) -> Payment:
         """Another signature for an EVM payment that was sent before: for `required`, over that payment's own `nonce`.
 
@@ -188,29 +265,23 @@ class Payer:
         stays what counts for them. The caller sees to it that wallet, network, asset and payee are those of the first,
         and the amount is not above it. Raises what `pay` does.
         """
-        offer, _ = self._admitted(required, purpose)
-        assert offer.network.family == "evm"
-        return await self._signed(required, offer, row, nonce)
-
-    def _admitted(self, required: PaymentRequired, purpose: Purpose) -> tuple[Offer, tuple[Budget, ...]]:
-        families: set[Family] = self.families or ({"evm", "svm"} if self.settings.dry_run else set())
-        offer = policy.choose(required, self.settings, families)
-        budgets = policy.admit(offer, purpose, self.settings)
+        offer = policy.choose(required, self.rules, self.payers)
+        policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
-        return offer, budgets
+        assert offer.network.family == "evm"
+        signed = await self._signer.sign(offer, nonce, None)
+        return self._payment(required, offer, row, signed, self._identifiers.get(row, ""))
 
-    async def _signed(
-        self, required: PaymentRequired, offer: Offer, row: int, nonce: bytes, blockhash: Blockhash | None = None
-    ) -> Payment:
-        if offer.network.family == "svm":
-            payload, payer, reference, until, window, validity = await self._sign_svm(offer, nonce, blockhash)
-        else:
-            payload, payer, reference, until, window, validity = self._sign_evm(offer, nonce)
+    def _payment(self, required: PaymentRequired, offer: Offer, row: int, signed: Signed, identifier: str) -> Payment:
+        extensions = with_identifier(required.extensions, identifier)
         message = PaymentPayload(
-            required.x402_version, offer.requirement, payload, required.resource, required.extensions
+            required.x402_version, offer.requirement, signed.payload, required.resource, extensions
         )
-        return Payment(offer, payer, reference, payment_header(message), row, until, window, validity)
+        header = payment_header(message)
+        both = required.in_body and required.x402_version == 2
+        times = signed.valid_until, signed.window, signed.validity
+        return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
 
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
@@ -240,17 +311,8 @@ class Payer:
             self._rpc.refresh()
         return youngest
 
-    def _reserve(
-        self,
-        offer: Offer,
-        purpose: Purpose,
-        budgets: Sequence[Budget],
-        *,
-        nonce: bytes,
-        replaces: int | None,
-        job: str,
-    ) -> int:
-        requirement = offer.requirement
+    def _reserve(self, order: _Order, offer: Offer, budgets: Sequence[Budget], nonce: bytes) -> int:
+        purpose, requirement = order.purpose, offer.requirement
         wallet = self.wallets.for_family(offer.network.family)
         assert wallet is not None
         intent = Intent(
@@ -263,11 +325,12 @@ class Payer:
             requirement.pay_to,
             requirement.amount,
             offer.micro_usd,
-            replaces,
-            job,
+            order.replaces,
+            order.job,
             requirement.scheme,
             wallet.address,
-            _chain_nonce(offer, nonce),
+            chain_nonce(offer, nonce),
+            purpose.client,
         )
         try:
             return self.ledger.reserve(intent, budgets)
@@ -280,63 +343,3 @@ class Payer:
             self.ledger.release(row)
         except LedgerError as error:
             logger.warning("x402: a reservation could not be released and lapses by itself: %s", error)
-
-    def _sign_evm(self, offer: Offer, nonce: bytes) -> tuple[Json, str, str, float, float, Validity]:
-        """Payload, payer's address, reference, and how long it is valid: see `Payment`."""
-        wallet = self.wallets.evm
-        assert wallet is not None
-        now = int(self.clock())
-        payload = exact_evm.authorize(
-            offer.requirement,
-            offer.network,
-            offer.asset,
-            payer=wallet.address,
-            now=now,
-            nonce=nonce,
-            max_validity=self.settings.max_validity,
-            sign=wallet.sign_digest,
-        )
-        authorization = payload["authorization"]
-        valid_before = int(authorization["validBefore"])
-        window = valid_before - now + exact_evm.CLOCK_SKEW
-        validity = Validity(valid_before, dies_in=window)
-        return payload, wallet.address, authorization["nonce"], valid_before - FACILITATOR_MARGIN, window, validity
-
-    async def _sign_svm(
-        self, offer: Offer, nonce: bytes, given: Blockhash | None
-    ) -> tuple[Json, str, str, float, float, Validity]:
-        from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
-
-        wallet = self.wallets.svm
-        assert wallet is not None
-        offered = offer.requirement.extra.get(BLOCKHASH) if given is None else given.value
-        blockhash = offered if isinstance(offered, str) else await self._rpc.latest_blockhash()
-        signature = ""
-
-        def sign(message: bytes) -> bytes:
-            nonlocal signature
-            signed = wallet.sign_message(message)
-            signature = str(Signature(signed))
-            return signed
-
-        payload = exact_svm.build(
-            offer.requirement,
-            offer.asset,
-            payer=wallet.address,
-            blockhash=blockhash,
-            nonce=nonce,
-            sign=sign,
-        )
-        born = self.clock() if given is None else given.born
-        known = self._rpc.at_hand()  # a gateway may say any height of its own blockhash
-        height = known.height if known is not None and known.value == blockhash else None
-        validity = Validity(blockhash=blockhash, last_height=height, dies_in=BLOCKHASH_END)
-        return payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END, validity
-
-
-def _chain_nonce(offer: Offer, nonce: bytes) -> str:
-    """By which the chain can be asked for the payment: see `Intent.nonce`."""
-    if offer.network.family == "evm":
-        return f"0x{nonce.hex()}"
-    memo = offer.requirement.extra.get("memo")
-    return memo if isinstance(memo, str) and memo else nonce[: exact_svm.NONCE_BYTES].hex()

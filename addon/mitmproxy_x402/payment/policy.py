@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Literal, NamedTuple
 
-from ..errors import Refused
-from ..limits.limits import Budget, for_request
+from ..errors import ChallengeError, Refused
+from ..limits.limits import Budget, Limit, for_request
 from ..protocol.amounts import format_usd
-from ..protocol.messages import PaymentRequired, PaymentRequirements
+from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown
-from ..settings.settings import Settings
+from ..schemes import Method, exact_evm, exact_svm, method_of
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
-SCHEME = "exact"
-"""The one scheme that is paid: its amount is the price. `upto` and `batch-settlement` sign more than they cost."""
-
 KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
+MAX_LISTED = 6
+"""Entries of a challenge of which a refusal says why they cannot be paid."""
+
+Schemes = Literal["exact", "auto", "upto"]
+Payers = Mapping[Family, "str | None"]
+"""The address that would pay on each family of chains; None: there is no wallet, and nothing will be signed."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user decided, as far as it decides what may be paid. Amounts are millionths of a dollar."""
+
+    networks: NetworkTable
+    max_request: int
+    max_validity: int
+    """Seconds that an EVM authorization may be valid for."""
+    preference: tuple[Caip2, ...] = ()
+    """Networks in the order in which to pay; empty: the cheapest offer."""
+    schemes: Schemes = "exact"
+    gateway: bool = False
+    """Whether Circle Gateway may be paid, with signatures that live for seven days."""
+    budgets: tuple[Budget, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    allow_pay_to: tuple[str, ...] = ()
+    """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
+    allow_networks: tuple[Caip2, ...] = ()
+    allow_assets: tuple[str, ...] = ()
+    """Symbols in upper case, or addresses (EVM: lower case)."""
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,14 +57,21 @@ class Offer:
     requirement: PaymentRequirements
     network: Network
     asset: Asset
+    method: Method = "exact"
 
     @property
     def micro_usd(self) -> int:
-        """Its price in millionths of a dollar."""
+        """What it can cost at most, in millionths of a dollar."""
         return self.asset.micro_usd(self.requirement.amount)
 
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether the seller may charge less than the amount that is signed."""
+        return self.method == "upto"
+
     def __str__(self) -> str:
-        return f"{format_usd(self.micro_usd)} {self.asset.symbol} on {self.network.name}"
+        most = "at most " if self.is_ceiling else ""
+        return f"{most}{format_usd(self.micro_usd)} {self.asset.symbol} on {self.network.name}"
 
 
 @dataclass(frozen=True)
@@ -50,54 +85,173 @@ class Purpose:
     """Without its query."""
     model: str | None = None
     """None: the request names none that could be read."""
+    client: str = ""
+    """Who asks, as the client names itself."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}" + (f" ({self.model})" if self.model else "")
 
 
-def choose(required: PaymentRequired, settings: Settings, wallets: set[Family]) -> Offer:
-    """The offer to pay: one that a wallet is there for and that the allow lists let pass, by the user's order of
-    networks, then the cheapest.
+def choose(required: PaymentRequired, rules: Rules, payers: Payers) -> Offer:
+    """The offer to pay, which is the first of `ranked`. Raises what that does."""
+    return ranked(required, rules, payers)[0]
 
-    The position in the challenge decides nothing; among equals the table's order does. Raises Refused when there is
-    none, with what was asked for and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
+
+def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offer]:
+    """All that could be paid, the best first: by the user's order of networks, then the cheapest. Never empty.
+
+    An entry that cannot be signed, that no wallet is there for or that an allow list forbids is no offer. The position
+    in the challenge decides nothing; among equals the table's order does. Raises Refused when there is none, with what
+    was asked for, why not, and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
     `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
-    known = list(_offers(required, settings.networks))
-    payable = [offer for offer in known if offer.network.family in wallets]
-    if not payable:
-        raise _nothing_to_pay(required, settings.networks, known)
-    objections = [_objection(offer, settings) for offer in payable]
-    allowed = [offer for offer, objection in zip(payable, objections, strict=True) if objection is None]
-    if not allowed:
-        raise next(objection for objection in objections if objection is not None)
-    if len(allowed) == 1:
-        return allowed[0]
-    order = {name: rank for rank, name in enumerate(settings.preference)}
-    rows = {network.caip2: row for row, network in enumerate(settings.networks)}
+    judged = [_judged(requirement, rules, payers) for requirement in required.accepts]
+    offers = [each for each in judged if isinstance(each, Offer)]
+    if not offers:
+        raise _nothing_to_pay(required, rules, [each for each in judged if isinstance(each, _Objection)])
+    if len(offers) == 1:
+        return offers
+    order = {name: rank for rank, name in enumerate(rules.preference)}
+    rows = {network.caip2: row for row, network in enumerate(rules.networks)}
 
-    def rank(offer: Offer) -> tuple[int, int, int, str]:
+    def rank(offer: Offer) -> tuple[int, bool, int, int, str]:
         name = offer.network.caip2
         text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
-        return order.get(name, len(order)), offer.micro_usd, rows[name], text
+        second = offer.is_ceiling != (rules.schemes == "upto")
+        return order.get(name, len(order)), second, offer.micro_usd, rows[name], text
 
-    return min(allowed, key=rank)
+    return sorted(offers, key=rank)
 
 
-def _objection(offer: Offer, settings: Settings) -> Refused | None:
+class _Objection(NamedTuple):
+    """Why an entry is no offer."""
+
+    rank: int
+    """How near it is to being paid: the nearest gives the refusal its code and its advice."""
+    code: str
+    what: str
+    """The entry, as in "0.001 USDC on base"."""
+    why: str
+    """Completes a sentence about it."""
+    advice: str = ""
+    offer: Offer | None = None
+
+
+_FORBIDDEN, _NO_WALLET, _NOT_ENABLED, _NOT_CHOSEN, _UNSIGNABLE, _UNKNOWN_ASSET, _UNKNOWN_NETWORK, _UNKNOWN_SCHEME = (
+    range(8)
+)
+
+
+def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> Offer | _Objection:
+    network = rules.networks.known(requirement.network)
+    where = shown(requirement.network) if network is None else network.name
+    method = method_of(requirement, "evm" if network is None else network.family)
+    if method is None:
+        return _Objection(_UNKNOWN_SCHEME, "scheme_not_supported", *_unknown_scheme(requirement))
+    if network is None:
+        row = _row_to_paste(requirement, None)
+        why, advice = "the network is not known", _paste("there", row)
+        what = f"the network {where}"
+        return _Objection(_UNKNOWN_NETWORK, "network_not_allowed", what, why, advice)
+    asset = network.asset(requirement.asset)
+    if asset is None:
+        row = _row_to_paste(requirement, network)
+        what, why = f"the asset {shown(requirement.asset, 80)} on {where}", "the asset is not known"
+        advice = _paste("with it", row)
+        return _Objection(_UNKNOWN_ASSET, "asset_not_allowed", what, why, advice)
+    offer = Offer(requirement, network, asset, method)
+    if rules.networks.get(network.caip2) is None:
+        names = ",".join([*(row.name for row in rules.networks), network.name])
+        why = "the network is known and not enabled"
+        advice = f'To pay there, name it in the option x402_networks, as in --set x402_networks="{names}".'
+        return _Objection(_NOT_ENABLED, "network_not_allowed", str(offer), why, advice, offer)
+    if method in ("permit2", "upto") and rules.schemes == "exact":
+        way = "a ceiling (upto)" if method == "upto" else "Permit2"
+        why = f"it is paid by {way}, which is not chosen"
+        advice = "To pay so, set the option x402_schemes to auto or upto; docs/configuration.md names the dangers."
+        return _Objection(_NOT_CHOSEN, "scheme_not_supported", str(offer), why, advice, offer)
+    if method == "gateway" and not rules.gateway:
+        why = "it is settled by Circle Gateway, which is not chosen"
+        advice = "To pay so, set the option x402_gateway to true; its signatures live for seven days."
+        return _Objection(_NOT_CHOSEN, "scheme_not_supported", str(offer), why, advice, offer)
+    if network.family not in payers:
+        variable = KEY_VARIABLES[network.family]
+        return _Objection(_NO_WALLET, "no_wallet", str(offer), f"no wallet is loaded for it ({variable})", "", offer)
+    try:
+        _check_signable(offer, payers[network.family], rules)
+    except ChallengeError as error:
+        return _Objection(_UNSIGNABLE, "challenge_invalid", str(offer), _clause(error), "", offer)
+    return _forbidden(offer, rules) or offer
+
+
+def _check_signable(offer: Offer, payer: str | None, rules: Rules) -> None:
+    """Raises ChallengeError where `offer` breaks a rule of its scheme, so that nothing of it can be signed."""
+    if offer.network.family == "svm":
+        exact_svm.check(offer.requirement, offer.asset, payer)
+    else:
+        exact_evm.check(offer.requirement, offer.network, offer.asset, payer, rules.max_validity)
+
+
+def _clause(error: ChallengeError) -> str:
+    text = str(error).removesuffix(" Nothing was signed.").removesuffix(".")
+    return text.replace("The challenge's ", "its ").replace("The challenge ", "it ")
+
+
+def _unknown_scheme(requirement: PaymentRequirements) -> tuple[str, str]:
+    transfer = requirement.extra.get("assetTransferMethod")
+    by = f" by {shown(transfer, 40)}" if transfer is not None else ""
+    what = f"the scheme {shown(requirement.scheme, 40)}{by} on {shown(requirement.network)}"
+    return what, "the scheme is not supported, and no option changes that"
+
+
+def _paste(what: str, row: str) -> str:
+    if not row:
+        return f"To pay {what}, describe it with [[network]] and [[asset]] in x402.toml (docs/configuration.md)."
+    return (
+        f"To pay {what}, compare these rows, which the seller names, with the token's own contract (a wrong number of "
+        f"decimals makes your limits wrong), and add them to x402.toml:\n{row}"
+    )
+
+
+def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> str:
+    """The rows of x402.toml that would make an EVM asset known; empty where the challenge says too little."""
+    found = _EVM_NETWORK.fullmatch(requirement.network) if network is None else None
+    name, version = requirement.extra.get("name"), requirement.extra.get("version")
+    facts = (name, version)
+    if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts):
+        return ""
+    if (found is None and (network is None or network.family != "evm")) or not _EVM_ADDRESS.fullmatch(
+        requirement.asset
+    ):
+        return ""
+    row = f'[[network]]\ncaip2 = "{requirement.network}"\nname = "chain-{found[1]}"\n' if found else ""
+    where = f"chain-{found[1]}" if found else network.name if network else ""
+    return (
+        f'{row}[[asset]]\nnetwork = "{where}"\naddress = "{requirement.asset}"\nsymbol = "USDC"\ndecimals = 6\n'
+        f'domain_name = "{name}"\ndomain_version = "{version}"\n'
+    )
+
+
+_EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,19})")
+_EVM_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_DOMAIN_FACT = re.compile(r"[A-Za-z0-9 ._+-]{1,32}")
+"""Plain text alone is put into rows to be pasted: a seller wrote it."""
+
+
+def _forbidden(offer: Offer, rules: Rules) -> _Objection | None:
     """What an allow list has against `offer`."""
     network, asset = offer.network, offer.asset
     fold = str.lower if network.family == "evm" else str
     pay_to = offer.requirement.pay_to
-    if settings.allow_networks and network.caip2 not in settings.allow_networks:
+    if rules.allow_networks and network.caip2 not in rules.allow_networks:
         where = f"The network {network.name} is not in the option x402_allow_networks"
-        return _not_allowed("network_not_allowed", offer, where)
-    if settings.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(settings.allow_assets):
+        return _Objection(_FORBIDDEN, "network_not_allowed", str(offer), where, "", offer)
+    if rules.allow_assets and not {asset.symbol.upper(), fold(asset.address)} & set(rules.allow_assets):
         where = f"The asset {asset.symbol} ({asset.address}) is not in the option x402_allow_assets"
-        return _not_allowed("asset_not_allowed", offer, where)
-    if settings.allow_pay_to and fold(pay_to) not in settings.allow_pay_to:
+        return _Objection(_FORBIDDEN, "asset_not_allowed", str(offer), where, "", offer)
+    if rules.allow_pay_to and fold(pay_to) not in rules.allow_pay_to:
         where = f"The address {shown(pay_to)} is not in the option x402_allow_pay_to"
-        return _not_allowed("pay_to_not_allowed", offer, where)
+        return _Objection(_FORBIDDEN, "pay_to_not_allowed", str(offer), where, "", offer)
     return None
 
 
@@ -110,26 +264,26 @@ def _not_allowed(code: str, offer: Offer, where: str) -> Refused:
     )
 
 
-def admit(offer: Offer, purpose: Purpose, settings: Settings) -> tuple[Budget, ...]:
+def admit(offer: Offer, purpose: Purpose, rules: Rules) -> tuple[Budget, ...]:
     """Let `offer` pass for `purpose`, and say which budgets it needs room in.
 
     Raises Refused: `upstream_not_allowed` or `over_request_limit`.
     """
-    if settings.allow_hosts and purpose.host.lower() not in settings.allow_hosts:
+    if rules.allow_hosts and purpose.host.lower() not in rules.allow_hosts:
         raise Refused(
             "upstream_not_allowed",
             f"The gateway asks {offer}. The upstream {purpose.host} is not in the option x402_allow_hosts "
             "(or allow_hosts in x402.toml). Nothing was paid. To allow it, add it there.",
             asked=str(offer),
         )
-    limits = for_request(settings.limits, purpose.model, purpose.path)
-    if offer.micro_usd > settings.max_request:
-        raise _over_limit(offer, settings.max_request, "", "raise the option x402_max_request (or max_request in")
+    limits = for_request(rules.limits, purpose.model, purpose.path)
+    if offer.micro_usd > rules.max_request:
+        raise _over_limit(offer, rules.max_request, "", "raise the option x402_max_request (or max_request in")
     for limit in limits:
         if limit.max_request is not None and offer.micro_usd > limit.max_request:
             where = f" for {limit.scope}"
             raise _over_limit(offer, limit.max_request, where, "raise max_request in that [[limit]] (in")
-    return (*settings.budgets, *(budget for limit in limits for budget in limit.budgets))
+    return (*rules.budgets, *(budget for limit in limits for budget in limit.budgets))
 
 
 def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
@@ -174,45 +328,52 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
     )
 
 
-def _offers(required: PaymentRequired, table: NetworkTable) -> Iterator[Offer]:
-    """The entries that can be paid."""
-    for requirement in required.accepts:
-        network = table.get(requirement.network)
-        asset = None if network is None else network.asset(requirement.asset)
-        if requirement.scheme == SCHEME and network is not None and asset is not None:
-            yield Offer(requirement, network, asset)
-
-
-def _reasons(required: PaymentRequired, table: NetworkTable) -> Iterator[tuple[str, str]]:
-    """Why each entry is no offer, where none is: a refusal's code and half a sentence."""
-    for requirement in required.accepts:
-        network = table.get(requirement.network)
-        if requirement.scheme != SCHEME:
-            yield "scheme_not_supported", f"the scheme {shown(requirement.scheme, 40)} on {shown(requirement.network)}"
-        elif network is None:
-            yield "network_not_allowed", f"the network {shown(requirement.network)}"
-        else:
-            yield "asset_not_allowed", f"the asset {shown(requirement.asset, 80)} on {network.name}"
-
-
-def _nothing_to_pay(required: PaymentRequired, table: NetworkTable, known: list[Offer]) -> Refused:
-    if known:
-        cheapest = {offer.network.name: offer for offer in sorted(known, key=lambda o: -o.micro_usd)}
-        asked = " or ".join(str(offer) for offer in cheapest.values())
-        variables = " or ".join(sorted({KEY_VARIABLES[offer.network.family] for offer in known}))
-        return Refused(
-            "no_wallet",
-            f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Set {variables} to the key "
-            "of a wallet that holds USDC there, and start the proxy again.",
-        )
-    reasons = list(_reasons(required, table))
-    if not reasons:
+def _nothing_to_pay(required: PaymentRequired, rules: Rules, objections: list[_Objection]) -> Refused:
+    """The refusal, by the entry that is nearest to being paid; what stands against the others follows."""
+    if not objections:
         said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
         return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
-    asked = ", ".join(dict.fromkeys(text for _, text in reasons[:8]))
-    names = ", ".join(network.name for network in table)
-    return Refused(
-        reasons[0][0],
-        f"The gateway wants to be paid by {asked}. What can be paid is the scheme {SCHEME!r} with USDC on {names}. "
-        "Nothing was paid. Another network or asset is added with [[network]] or [[asset]] in x402.toml.",
+    nearest = min(objections, key=lambda objection: objection.rank)
+    alike = [each for each in objections if each.rank == nearest.rank]
+    offer = nearest.offer
+    if nearest.rank == _FORBIDDEN and offer is not None:
+        refusal = _not_allowed(nearest.code, offer, nearest.why)
+        if len(objections) == 1:
+            return refusal
+        text = str(refusal)
+    elif nearest.rank == _NO_WALLET:
+        text = _no_wallet([each.offer for each in alike if each.offer is not None])
+    elif offer is not None:
+        text = f"The gateway asks {nearest.what}; {nearest.why}. Nothing was paid."
+    else:
+        asked = ", ".join(dict.fromkeys(each.what for each in objections[:MAX_LISTED]))
+        names = ", ".join(network.name for network in rules.networks)
+        text = (
+            f"The gateway wants to be paid by {asked}. What can be paid is the scheme 'exact' with USDC on {names}. "
+            "Nothing was paid."
+        )
+    if len(objections) > 1 or required.unreadable:
+        text += _each(required, objections)
+    if nearest.advice:
+        text += f" {nearest.advice}"
+    return Refused(nearest.code, text, asked=str(offer) if offer is not None else "")
+
+
+def _each(required: PaymentRequired, objections: list[_Objection]) -> str:
+    """Why each entry cannot be paid."""
+    parts = [f"{each.what}: {each.why}" for each in objections[:MAX_LISTED]]
+    parts += [f"{reason:.120}" for reason in required.unreadable[:3]]
+    more = len(objections) - MAX_LISTED
+    if more > 0:
+        parts.append(f"and {more} more")
+    return f" Its {len(objections) + len(required.unreadable)} entries: " + "; ".join(parts) + "."
+
+
+def _no_wallet(offers: list[Offer]) -> str:
+    cheapest = {offer.network.name: offer for offer in sorted(offers, key=lambda o: -o.micro_usd)}
+    asked = " or ".join(str(offer) for offer in cheapest.values())
+    variables = " or ".join(sorted({KEY_VARIABLES[offer.network.family] for offer in offers}))
+    return (
+        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Set {variables} to the key "
+        "of a wallet that holds USDC there, and start the proxy again."
     )

@@ -103,8 +103,7 @@ class Purchase:
         """What the next leg is to carry, and nobody may see."""
         if self.payment is None:
             return ()
-        name, value = self.payment.header
-        return ((name.encode(), value.encode()),)
+        return tuple((name.encode(), value.encode()) for name, value in self.payment.headers)
 
     def borrow(self) -> bool:
         """Take over what an equal request left behind. True: there is a payment to send with the first leg."""

@@ -142,6 +142,7 @@ def _said(payment: Payment) -> dict[str, Any]:
             **{"max_timeout_seconds": requirement.max_timeout_seconds, "raw": requirement.raw},
         },
         **{"payer": payment.payer, "reference": payment.reference, "header": payment.header},
+        **{"method": payment.offer.method, "in_both_headers": payment.in_both_headers},
         **{"row": payment.row, "valid_until": payment.valid_until, "window": payment.window},
     }
 
@@ -161,9 +162,10 @@ def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:
     if network is None or asset is None:
         return None
     name, value = said["header"]
-    offer = Offer(requirement, network, asset)
-    times = said["valid_until"], said["window"]
-    return Payment(offer, said["payer"], said["reference"], (name, value), said["row"], *times)
+    offer = Offer(requirement, network, asset, said.get("method", "exact"))
+    times: tuple[float, float] = said["valid_until"], said["window"]
+    both = said.get("in_both_headers", False)
+    return Payment(offer, said["payer"], said["reference"], (name, value), said["row"], *times, in_both_headers=both)
 
 
 def _milliseconds(seconds: float) -> int:

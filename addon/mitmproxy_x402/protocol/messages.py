@@ -35,6 +35,7 @@ class PaymentRequirements:
     asset: str
     pay_to: str
     max_timeout_seconds: int
+    """0: the gateway names none."""
     extra: Json
     raw: Json = field(repr=False)
 
@@ -49,6 +50,8 @@ class PaymentRequired:
     extensions: Any = None
     error: str | None = None
     unreadable: tuple[str, ...] = ()
+    in_body: bool = False
+    """Whether it came in the body of the 402 and in no header: then servers may read either payment header."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,8 @@ class SettlementResponse:
     network: str
     payer: str
     error_reason: str = ""
+    amount: AtomicUnits | None = None
+    """What was charged, where the gateway says so: with `upto` it may be less than what was signed."""
+    extra: Json = field(default_factory=dict)
+    transfer: str = ""
+    """The UUID by which Circle Gateway names a settlement that reaches the chain later, in a batch."""

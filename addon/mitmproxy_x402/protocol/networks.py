@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from .known_networks import KNOWN, KnownNetwork
 from .messages import AtomicUnits, Caip2
 
 Family = Literal["evm", "svm"]
@@ -32,6 +33,10 @@ class Asset:
     """EIP-712 domain version; EVM only."""
     token_program: str = ""
     """Token program that owns the mint; Solana only."""
+    eip3009: bool = True
+    """Whether the contract takes TransferWithAuthorization; without it only Permit2 can move it. EVM only."""
+    eip2612: bool = True
+    """Whether the contract takes Permit, by which a seller can sponsor the allowance to Permit2. EVM only."""
 
     def micro_usd(self, amount: AtomicUnits) -> int:
         """`amount` in millionths of a dollar, rounded up, so that a limit is never passed by rounding."""
@@ -59,24 +64,44 @@ class Network:
 
 
 class NetworkTable:
-    """An immutable table of networks, looked up by CAIP-2 name or by short name."""
+    """An immutable table of networks, looked up by CAIP-2 name or by short name.
 
-    def __init__(self, rows: Iterable[Network]) -> None:
+    A row may be known without being enabled: it is not paid on until the user names it, and `known` alone finds it.
+    """
+
+    def __init__(self, rows: Iterable[Network], known: Iterable[Network] = ()) -> None:
         self._rows = tuple(rows)
         self._by_name = {key: row for row in self._rows for key in (row.caip2, row.name)}
+        self._known = tuple(row for row in known if not {row.caip2, row.name} & self._by_name.keys())
+        self._known_by_name = {key: row for row in self._known for key in (row.caip2, row.name)}
 
     def __iter__(self) -> Iterator[Network]:
+        """The enabled networks."""
         return iter(self._rows)
 
     def get(self, name: str) -> Network | None:
-        """The network that `name` (CAIP-2 or short) stands for, or None when the table has no such row."""
+        """The enabled network that `name` (CAIP-2 or short) stands for, or None when the table has no such row."""
         return self._by_name.get(name)
+
+    def known(self, name: str) -> Network | None:
+        """As `get`, with the networks that are known and not enabled."""
+        return self._by_name.get(name) or self._known_by_name.get(name)
+
+    @property
+    def waiting(self) -> tuple[Network, ...]:
+        """The networks that are known and not enabled."""
+        return self._known
+
+    def enabling(self, names: Iterable[str]) -> NetworkTable:
+        """This table with the known networks of `names` enabled; `names` without a row say nothing."""
+        added = {row.caip2: row for row in map(self._known_by_name.get, names) if row is not None}
+        return self if not added else NetworkTable([*self._rows, *added.values()], self._known)
 
     def extended(self, rows: Iterable[Network]) -> NetworkTable:
         """This table with `rows` added; a row for a known network replaces it."""
         added = {row.caip2: row for row in rows}
         kept = [added.pop(row.caip2, row) for row in self._rows]
-        return NetworkTable([*kept, *added.values()])
+        return NetworkTable([*kept, *added.values()], self._known)
 
 
 def _usdc_evm(name: str, chain_id: int, address: str, domain_name: str) -> Network:
@@ -88,12 +113,19 @@ def _usdc_svm(name: str, genesis: str, mint: str) -> Network:
     return Network(Caip2(f"solana:{genesis}"), "svm", name, (Asset(mint, token_program=TOKEN_PROGRAM),))
 
 
-BUILT_IN = NetworkTable(
-    [
-        _usdc_evm("base", 8453, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
-        _usdc_evm("base-sepolia", 84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
-        _usdc_evm("arc", 5042, "0x3600000000000000000000000000000000000000", "USDC"),
-        _usdc_svm("solana", "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"),
-        _usdc_svm("solana-devnet", "EtWTRABZaYq6iMfeYKouRu166VU2xqa1", "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU"),
-    ]
+ENABLED = (
+    _usdc_evm("base", 8453, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
+    _usdc_evm("base-sepolia", 84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
+    _usdc_evm("arc", 5042, "0x3600000000000000000000000000000000000000", "USDC"),
+    _usdc_svm("solana", "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"),
+    _usdc_svm("solana-devnet", "EtWTRABZaYq6iMfeYKouRu166VU2xqa1", "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU"),
 )
+"""Paid on without being named."""
+
+
+def _known(row: KnownNetwork) -> Network:
+    assets = tuple(Asset(*token) for token in row.tokens)
+    return Network(Caip2(f"eip155:{row.chain_id}"), "evm", row.name, assets, row.chain_id)
+
+
+BUILT_IN = NetworkTable(ENABLED, map(_known, KNOWN))

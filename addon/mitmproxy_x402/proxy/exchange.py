@@ -49,9 +49,20 @@ class Exchange:
 
 @dataclass
 class X402ChallengeHook(commands.StartHook):
-    """A 402 has been held back: whole in `flow.response`, with its body. See the module's words for the answers."""
+    """A 402 has been held back: in `flow.response`, with its body. See `stream` for the answers.
+
+    The body is whole, unless it is a long page behind terms that stand in a header.
+    """
 
     name = "x402_challenge"
+    flow: http.HTTPFlow
+
+
+@dataclass
+class X402PageEndHook(commands.StartHook):
+    """The rest of a challenge's long page has been read and dropped. To wait for this hook frees its connection."""
+
+    name = "x402_page_end"
     flow: http.HTTPFlow
 
 

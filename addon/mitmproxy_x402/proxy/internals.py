@@ -30,7 +30,7 @@ try:
         ResponseTrailers,
     )
     from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
-    from mitmproxy.proxy.mode_specs import ReverseMode
+    from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
 except ImportError as moved:
     raise SettingsError(
         f"mitmproxy {version.VERSION} has moved what the x402 handshake stands on ({moved}): not starting. "
@@ -49,6 +49,7 @@ __all__ = [
     "LogEntry",
     "Options",
     "ReceiveHttp",
+    "RegularMode",
     "RequestData",
     "RequestEndOfMessage",
     "RequestHeaders",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
 
 from ..settings.values import is_loopback
+from .internals import RegularMode, ReverseMode
 
 own_process = False
 """Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""
@@ -89,11 +92,32 @@ def take_unusable(options: Options, names: Container[str]) -> list[str]:
     return complaints
 
 
+def hold_port(proxyserver: Any) -> bool:
+    """Stop mitmproxy from opening its port where it was told to before `listen_host` was set. True: `open_port` is due.
+
+    From Python 3.12 on it begins with that before it loads a script, and has not got far: no socket is there yet. False
+    where nothing is being opened, or it cannot be stopped; then `move_to` comes after it.
+    """
+    opening = [task for task in asyncio.all_tasks() if task.get_name() == "setup_servers" and not task.done()]
+    instances = getattr(proxyserver.servers, "_instances", {})
+    if not opening or not all(type(mode) in (ReverseMode, RegularMode) for mode in instances):
+        return False
+    for task in opening:
+        task.cancel()
+    instances.clear()
+    return True
+
+
+async def open_port(proxyserver: Any) -> None:
+    """Open the port that `hold_port` has held back. Ends the process where that fails, as mitmproxy does."""
+    if not await proxyserver.setup_servers():
+        asyncio.get_running_loop().call_soon(sys.exit, 1)  # a task would complain of it
+
+
 async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:
     """Close the port and open it again where `listen_host` says now.
 
-    From Python 3.12 on mitmproxy opens its port before it loads a script: a better `listen_host` comes too late.
-    `addresses` tells where it listens.
+    For a script that is loaded into a mitmproxy which runs already. `addresses` tells where it listens.
     """
     options.update(server=False)
     while addresses():  # noqa: ASYNC110  # mitmproxy tells nobody

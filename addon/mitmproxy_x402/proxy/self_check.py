@@ -5,27 +5,48 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http, version
 
 from ..errors import SettingsError
+from ..installation import advice
 from .fast_path import CHEAPER
 from .internals import (
     AddonManager,
     Context,
+    DropStream,
     HttpLayer,
+    HttpResponseHeadersHook,
     HttpStream,
     Options,
+    ReceiveHttp,
+    RequestData,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+    SendHttp,
     _http1,
+    commands,
+    events,
     layer,
 )
 
 if TYPE_CHECKING:
     from mitmproxy.master import Master
 
-SUPPORTED = ((11, 0, 2), (12, 4))
-"""mitmproxy versions from the first, up to and without the second."""
+OLDEST = (11, 0, 2)
+"""The first mitmproxy that this runs on."""
+NEWEST_TESTED = (12, 3)
+TESTED = "11.0.2, 12.2 and 12.3"
+TESTED_REQUIREMENT = "mitmproxy>=12.2,<12.4" if sys.version_info >= (3, 12) else "mitmproxy==11.0.2"
+"""What to install where another one does not do."""
 
 
 def is_starting(master: Master) -> bool:
@@ -73,35 +94,89 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (http.Headers, "__contains__", ("self", "key")),
     (http.Headers, "get", ("self", "key", "default")),
     (http.Headers, "get_all", ("self", "name")),
+    (RequestHeaders, "__init__", ("self", "stream_id", "request", "end_stream")),
+    (RequestData, "__init__", ("self", "stream_id", "data")),
+    (RequestTrailers, "__init__", ("self", "stream_id", "trailers")),
+    (RequestProtocolError, "__init__", ("self", "stream_id", "message", "code")),
+    (ResponseHeaders, "__init__", ("self", "stream_id", "response", "end_stream")),
+    (ResponseData, "__init__", ("self", "stream_id", "data")),
+    (ResponseTrailers, "__init__", ("self", "stream_id", "trailers")),
+    (ResponseProtocolError, "__init__", ("self", "stream_id", "message", "code")),
+    (SendHttp, "__init__", ("self", "event", "connection")),
+    (ReceiveHttp, "__init__", ("self", "event")),
+    (DropStream, "__init__", ("self", "stream_id")),
+    (HttpResponseHeadersHook, "__init__", ("self", "flow")),
+    (commands.SendData, "__init__", ("self", "connection", "data")),
+    (commands.CloseConnection, "__init__", ("self", "connection")),
+    (commands.RequestWakeup, "__init__", ("self", "delay")),
+    (commands.Log, "__init__", ("self", "message", "level")),
+    (events.HookCompleted, "__init__", ("self", "command", "reply")),
 )
-"""Every internal that this room leans on, with its parameters. Each has a test of what it does, too."""
+"""Every internal that this package leans on, with its parameters. Each has a test of what it does, too."""
+
+_ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (HttpStream, ("stream_id", "flow", "context", "server_state", "client_state", "_paused", "_paused_event_queue")),
+    (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
+    (_http1.Http1Client, ("buf", "state", "stream_id", "request", "response", "context")),
+    (Context, ("client", "server", "options", "layers")),
+    (events.DataReceived, ("connection", "data")),
+    (events.Wakeup, ("command",)),
+    (events.ConnectionClosed, ("connection",)),
+)
+"""What the instances of a class have that this package reads or sets."""
 
 
-def self_check() -> None:
-    """Refuse a mitmproxy that this room was not written for.
+def self_check() -> str:
+    """Refuse a mitmproxy whose internals are not those that this was written for.
 
-    Raises SettingsError: outside SUPPORTED, or one of the internals has moved.
+    Returns a warning for one that is newer than those tested, empty text otherwise. Raises SettingsError: older than
+    OLDEST, or an internal has moved.
     """
     found = version.VERSION
     number = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
-    low, high = SUPPORTED
-    if not low <= number < high:
+    if number < OLDEST:
         raise SettingsError(
-            f"mitmproxy {found} is not supported: mitmproxy-x402 needs at least {'.'.join(map(str, low))} "
-            f"and less than {'.'.join(map(str, high))}. Install one of these, for example with ./run.sh."
+            f"mitmproxy {found} is not supported: mitmproxy-x402 needs {'.'.join(map(str, OLDEST))} or later. "
+            f"{advice(['mitmproxy>=' + '.'.join(map(str, OLDEST))])}"
         )
+    moved = next(_moved(), None)
+    if moved is not None:
+        raise SettingsError(
+            f"mitmproxy {found} has changed {moved}, on which the x402 handshake stands: not starting. Tested are "
+            f"{TESTED}. {advice([TESTED_REQUIREMENT])}"
+        )
+    if number[:2] <= NEWEST_TESTED:
+        return ""
+    return (
+        f"mitmproxy {found} is newer than those tested ({TESTED}). Everything that the handshake leans on is as it was "
+        "there, so it runs; should something go wrong, install one of those."
+    )
+
+
+def _moved() -> Iterator[str]:
+    """What is not as it was."""
     ours = [cheaper for _, _, cheaper in CHEAPER]
     for owner, name, parameters in _NEEDED:
         target = getattr(owner, name, None)
         if target in ours:  # checked before it was put there; the script is loaded again
             continue
-        moved = (
+        if (
             target is None
             or getattr(target, "__isabstractmethod__", False)
             or (parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters)
-        )
-        if moved:
-            raise SettingsError(
-                f"mitmproxy {found} has changed {owner.__name__}.{name}, on which the x402 handshake stands: "
-                "not starting. Install the versions of requirements.lock, for example with ./run.sh."
-            )
+        ):
+            yield f"{owner.__name__}.{name}"
+    for each, names in _ATTRIBUTES:
+        known = _attributes(each)
+        yield from (f"{each.__name__}.{name}" for name in names if name not in known)
+
+
+def _attributes(owner: type) -> set[str]:
+    """Names of what the instances of `owner` have, as far as its code shows."""
+    found: set[str] = set()
+    for each in owner.__mro__:
+        found.update(vars(each), vars(each).get("__annotations__", ()), getattr(each, "__dataclass_fields__", ()))
+        for function in vars(each).values():
+            if inspect.isfunction(function):
+                found.update(function.__code__.co_names)
+    return found

@@ -30,8 +30,9 @@ from mitmproxy import http
 from mitmproxy.connection import Connection
 
 from ..errors import error_body
+from ..protocol.payment_required import challenge_header
 from ..settings.timeouts import Timeouts
-from .exchange import EXCHANGE, Exchange, X402ChallengeHook, shallow_copy
+from .exchange import EXCHANGE, Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
 from .internals import (
     DropStream,
     HttpEvent,
@@ -55,7 +56,7 @@ from .internals import (
 )
 
 MAX_CHALLENGE = 1 << 20
-"""Bytes of a 402 that are held back; a longer one is an answer, and passes through."""
+"""Bytes of a 402 that are held back; a longer one passes through as an answer, unless its terms are in a header."""
 
 
 MAX_LEGS = 6
@@ -296,13 +297,16 @@ class X402Stream(HttpStream):
         if isinstance(event, ResponseData):
             self._held_body += event.data
             if len(self._held_body) > MAX_CHALLENGE:
-                yield from self._release_challenge(complete=False)
+                if challenge_header(self._held_head.headers.get) is None:
+                    yield from self._release_challenge(complete=False)
+                else:  # the terms are there, so the page behind them need not be
+                    yield from self._ask(complete=False)
         elif isinstance(event, ResponseTrailers):
             self._held_head.trailers = event.trailers
         elif isinstance(event, ResponseEndOfMessage):
-            yield from self._ask()
+            yield from self._ask(complete=True)
 
-    def _ask(self) -> Steps:
+    def _ask(self, *, complete: bool) -> Steps:
         challenge = self._held_head
         assert challenge is not None
         challenge.data.content = bytes(self._held_body)
@@ -310,15 +314,33 @@ class X402Stream(HttpStream):
         yield X402ChallengeHook(self.flow)
         if (yield from self.check_killed(True)):
             return
+        if not self.exchange.resend and (self.flow.response is challenge or self.flow.response is None):
+            yield from self._release_challenge(complete=complete)
+        elif complete:
+            yield from self._act()
+        else:
+            self._held_body.clear()
+            self.server_state = self.state_skip_rest
+
+    def state_skip_rest(self, event: events.Event) -> Steps:
+        """Drop what is left of a challenge that is decided upon: its connection is free when it is over."""
+        if isinstance(event, ResponseEndOfMessage):
+            yield X402PageEndHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
+            yield from self._act()
+
+    def _act(self) -> Steps:
+        challenge = self._held_head
+        assert challenge is not None
         if self.exchange.resend:
             self.exchange.resend = False
             self.flow.response = None
             yield from self._send_leg()
-        elif self.flow.response is not challenge and self.flow.response is not None:
+        else:
+            assert self.flow.response is not None
             self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
             yield from self._send_own_answer()
-        else:
-            yield from self._release_challenge(complete=True)
 
     def _send_own_answer(self) -> Steps:
         yield HttpResponseHeadersHook(self.flow)

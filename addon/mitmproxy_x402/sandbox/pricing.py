@@ -11,6 +11,7 @@ from typing import Any
 
 from ..protocol import headers
 from ..protocol.messages import AtomicUnits
+from ..protocol.payment_required import PAYMENT_REQUIRED
 from .chains import Chain
 from .config import SandboxConfig
 from .records import ReceivedRequest
@@ -141,7 +142,7 @@ class PriceList:
         if self._config.rejection_challenge or not refused:
             if self._config.challenge_in != "body":
                 value = headers.payment_required_header(challenge)
-                pairs += [(headers.PAYMENT_REQUIRED, value), ("X-Payment-Required", value)]
+                pairs += [(PAYMENT_REQUIRED, value), ("X-Payment-Required", value)]
                 pairs.append(("WWW-Authenticate", f'X402 requirements="{value}"'))
             if self._config.challenge_in != "header":
                 body |= challenge

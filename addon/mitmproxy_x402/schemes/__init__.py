@@ -1,1 +1,36 @@
-"""How a chosen requirement becomes a signed payload: one module a scheme and chain family. Pure functions."""
+"""How an offer becomes a payload: one module for each way to pay, and what tells the ways apart.
+
+exact      EIP-3009 on EVM, a partially signed transaction on Solana: the amount is the price
+permit2    scheme `exact` over Permit2: the amount is the price
+upto       a ceiling over Permit2, of which the seller charges a part
+gateway    scheme `exact` by Circle Gateway: the amount is the price, taken from a balance that lies with Circle
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..protocol.messages import PaymentRequirements
+from ..protocol.networks import Family
+
+Method = Literal["exact", "permit2", "upto", "gateway"]
+GATEWAY_DOMAIN = "GatewayWalletBatched"
+"""`extra.name` of an entry that Circle Gateway settles. Its scheme is `exact` all the same."""
+
+_EIP3009 = ("default", "eip3009")
+
+
+def method_of(requirement: PaymentRequirements, family: Family) -> Method | None:
+    """The way in which `requirement` wants to be paid on a chain of `family`; None: no module here knows it."""
+    transfer = requirement.extra.get("assetTransferMethod")
+    if requirement.scheme == "upto":
+        return "upto" if family == "evm" and transfer in (None, "permit2") else None
+    if requirement.scheme != "exact":
+        return None
+    if family == "svm":
+        return "exact" if transfer is None or transfer == "default" else None
+    if requirement.extra.get("name") == GATEWAY_DOMAIN:
+        return "gateway" if transfer is None or transfer in _EIP3009 else None
+    if transfer == "permit2":
+        return "permit2"
+    return "exact" if transfer is None or transfer in _EIP3009 else None

@@ -19,6 +19,8 @@ from ..protocol.strict_json import shown
 
 CLOCK_SKEW = 600
 """Seconds by which `validAfter` lies in the past: with `now` itself, a clock that is fast fails on chain."""
+DEFAULT_VALIDITY = 60
+"""Seconds that an authorization lives where the gateway names no time."""
 MIN_VALIDITY = 10
 """Seconds that an authorization must live: facilitators want six left, and the header has to get there."""
 
@@ -47,15 +49,9 @@ def authorize(
     seconds. `sign` gets the 32-byte EIP-712 digest and returns r, s and v (27 or 28): 65 bytes. Raises ChallengeError.
     """
     assert len(nonce) == 32
-    sender = parse_address(payer)
-    recipient = _recipient(requirement.pay_to, sender, asset)
-    _check_domain(requirement, network, asset)
-    validity = min(requirement.max_timeout_seconds, max_validity)
-    if validity < MIN_VALIDITY:
-        raise ChallengeError(
-            f"The challenge leaves {validity} seconds for the payment (maxTimeoutSeconds); facilitators reject"
-            f" authorizations that end so soon, at least {MIN_VALIDITY} are needed. Nothing was signed."
-        )
+    check(requirement, network, asset, payer, max_validity)
+    sender, recipient = parse_address(payer), parse_address(requirement.pay_to)
+    validity = seconds(requirement, max_validity)
     value, valid_after, valid_before = requirement.amount, max(now - CLOCK_SKEW, 0), now + validity
     message = b"".join(
         (
@@ -68,7 +64,7 @@ def authorize(
             nonce,
         )
     )
-    signature = sign(keccak(b"\x19\x01" + _domain_separator(network.chain_id, asset) + keccak(message)))
+    signature = sign(keccak(b"\x19\x01" + domain_separator(network.chain_id, asset) + keccak(message)))
     return {
         "signature": "0x" + signature.hex(),
         "authorization": {
@@ -82,19 +78,48 @@ def authorize(
     }
 
 
-def _recipient(pay_to: str, sender: bytes, asset: Asset) -> bytes:
+def check(
+    requirement: PaymentRequirements, network: Network, asset: Asset, payer: str | None, max_validity: int
+) -> None:
+    """Whether `authorize` can sign `requirement`; `payer` is None where no wallet is known yet.
+
+    Raises ChallengeError, which says what rule it breaks.
+    """
+    if not asset.eip3009:
+        raise ChallengeError(
+            f"The challenge wants {asset.symbol} on {network.name} by EIP-3009, which that token does not take."
+            " Nothing was signed."
+        )
+    check_recipient(requirement.pay_to, payer, asset)
+    _check_domain(requirement, network, asset)
+    validity = seconds(requirement, max_validity)
+    if validity < MIN_VALIDITY:
+        raise ChallengeError(
+            f"The challenge leaves {validity} seconds for the payment (maxTimeoutSeconds); facilitators reject"
+            f" authorizations that end so soon, at least {MIN_VALIDITY} are needed. Nothing was signed."
+        )
+
+
+def seconds(requirement: PaymentRequirements, max_validity: int) -> int:
+    """For how long an authorization of `requirement` is valid: as the gateway asks, within `max_validity`."""
+    return min(requirement.max_timeout_seconds or DEFAULT_VALIDITY, max_validity)
+
+
+def check_recipient(pay_to: str, payer: str | None, asset: Asset) -> None:
+    """Raises ChallengeError where money for `pay_to` would be lost, or go nowhere."""
     try:
         recipient = parse_address(pay_to)
     except ValueError as error:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {error}. Nothing was signed.") from None
-    reason = {
-        _ZERO: "is the zero address: what is sent there is lost",
-        sender: "is the paying wallet itself",
+    reasons = {
         parse_address(asset.address): "is the token's own contract: what is sent there is lost",
-    }.get(recipient)
+        _ZERO: "is the zero address: what is sent there is lost",
+    }
+    if payer is not None:
+        reasons[parse_address(payer)] = "is the paying wallet itself"
+    reason = reasons.get(recipient)
     if reason:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
-    return recipient
 
 
 def _check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:
@@ -110,7 +135,8 @@ def _check_domain(requirement: PaymentRequirements, network: Network, asset: Ass
 
 
 @lru_cache(maxsize=64)
-def _domain_separator(chain_id: int, asset: Asset) -> bytes:
+def domain_separator(chain_id: int, asset: Asset) -> bytes:
+    """The EIP-712 domain of `asset`'s contract, hashed."""
     assert chain_id
     assert asset.domain_name
     name, version = keccak(asset.domain_name.encode()), keccak(asset.domain_version.encode())

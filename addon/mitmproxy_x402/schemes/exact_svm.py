@@ -57,23 +57,12 @@ def build(
     the message and returns 64 bytes. Raises ChallengeError.
     """
     assert len(nonce) >= NONCE_BYTES
+    check(requirement, asset, payer)
     owner, mint, program = Pubkey.from_string(payer), _key(asset.address), _key(asset.token_program)
-    pay_to = _named(requirement.pay_to, "payTo")
-    if pay_to == owner or pay_to == Pubkey.default():
-        what = "the paying wallet itself" if pay_to == owner else "no account: what is sent there is lost"
-        raise ChallengeError(f"The challenge's payTo {requirement.pay_to} is {what}. Nothing was signed.")
-    if requirement.amount > _MAX_AMOUNT:
-        raise ChallengeError(
-            f"The challenge asks for {requirement.amount}, more than a Solana transfer can hold. Nothing was signed."
-        )
     memo, limit = _memo(requirement.extra, nonce)
-    source, destination = _token_account(owner, mint, program), _token_account(pay_to, mint, program)
+    source = _token_account(owner, mint, program)
+    destination = _token_account(_named(requirement.pay_to, "payTo"), mint, program)
     fee_payer = _named(requirement.extra.get("feePayer"), "extra.feePayer")
-    if fee_payer in (owner, source, mint, destination, program, _MEMO, _COMPUTE_BUDGET):
-        raise ChallengeError(
-            f"The challenge's extra.feePayer {fee_payer} takes part in the payment; a fee payer that only submits it"
-            " was expected. Nothing was signed."
-        )
     transfer = Instruction(
         program,
         _TRANSFER_CHECKED + requirement.amount.to_bytes(8, "little") + bytes([asset.decimals]),
@@ -90,6 +79,36 @@ def build(
     # The fee payer is always the first signer, so the payer is the second; the first slot is the gateway's to fill.
     signatures = [Signature.default(), Signature.from_bytes(sign(to_bytes_versioned(message)))]
     return {"transaction": base64.b64encode(bytes(VersionedTransaction.populate(message, signatures))).decode()}
+
+
+def check(requirement: PaymentRequirements, asset: Asset, payer: str | None) -> None:
+    """Whether `build` can sign `requirement`; `payer` is None where no wallet is known yet.
+
+    Raises ChallengeError, which says what rule it breaks.
+    """
+    mint, program = _key(asset.address), _key(asset.token_program)
+    owner = None if payer is None else _key(payer)
+    pay_to = _named(requirement.pay_to, "payTo")
+    if pay_to in (owner, Pubkey.default()):
+        what = "the paying wallet itself" if pay_to == owner else "no account: what is sent there is lost"
+        raise ChallengeError(f"The challenge's payTo {requirement.pay_to} is {what}. Nothing was signed.")
+    if requirement.amount > _MAX_AMOUNT:
+        raise ChallengeError(
+            f"The challenge asks for {requirement.amount}, more than a Solana transfer can hold. Nothing was signed."
+        )
+    _memo(requirement.extra, bytes(NONCE_BYTES))
+    fee_payer = _named(requirement.extra.get("feePayer"), "extra.feePayer")
+    taking_part = [mint, program, _MEMO, _COMPUTE_BUDGET, _token_account(pay_to, mint, program)]
+    if owner is not None:
+        taking_part += [owner, _token_account(owner, mint, program)]
+    if fee_payer in taking_part:
+        raise ChallengeError(
+            f"The challenge's extra.feePayer {fee_payer} takes part in the payment; a fee payer that only submits it"
+            " was expected. Nothing was signed."
+        )
+    blockhash = requirement.extra.get("recentBlockhash")
+    if isinstance(blockhash, str):
+        _named(blockhash, "extra.recentBlockhash")
 
 
 def _memo(extra: Json, nonce: bytes) -> tuple[bytes, int]:

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _SYMBOL = re.compile(r"[A-Za-z0-9.]{1,16}")
 _EVM_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _SVM_ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{32,44}")
-_DOMAIN = re.compile(r"[ -~]{1,64}")
+_DOMAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}")
 
 
 def read_networks(where: str, document: Mapping[str, Any]) -> NetworkTable:
@@ -44,6 +44,11 @@ def read_networks(where: str, document: Mapping[str, Any]) -> NetworkTable:
         rows[network.caip2] = network
     for table in _tables(where, document, "asset", ASSET_KEYS):
         named = table.text("network", "the name or CAIP-2 name of a network")
+        waiting = BUILT_IN.known(named)
+        if waiting is not None and not {waiting.caip2, waiting.name} & {
+            n for r in rows.values() for n in (r.caip2, r.name)
+        }:
+            rows[waiting.caip2] = waiting  # a token of the user's there: it is meant to be paid on
         row_found = next((row for row in rows.values() if named in (row.caip2, row.name)), None)
         if row_found is None:
             known = ", ".join(row.name for row in rows.values())

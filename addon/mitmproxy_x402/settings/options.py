@@ -41,7 +41,9 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "The networks to pay on, most wanted first, separated by commas: short names (base, solana) or CAIP-2 "
         "names. Networks that are not listed come after these; within one rank the cheapest offer is taken. Only "
-        "networks that a wallet is there for are paid on. Default: empty, the cheapest offer of all.",
+        "networks that a wallet is there for are paid on. base, base-sepolia, arc, solana and solana-devnet are paid "
+        "on in any case, other known ones (such as polygon or arbitrum) only when they are named here or in "
+        "x402_allow_networks. Default: empty, the cheapest offer of all.",
     ),
     Option(
         "x402_budget",
@@ -136,19 +138,35 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_solana_rpc",
         "https://sol.blockrun.ai/api/v1/solana/rpc",
-        "URLs of Solana RPCs, separated by commas and tried in turn. Asked for a recent blockhash only when a "
-        "challenge brings none. They must be https, or http on loopback. Keep URLs that hold an API key in "
-        "SOLANA_RPC_URL instead: mitmweb shows options. Default: https://sol.blockrun.ai/api/v1/solana/rpc.",
+        "URLs of Solana RPCs, separated by commas and tried in turn. Asked for a recent blockhash when a challenge "
+        "brings none, and for what became of payments (x402_reconcile). They must be https, or http on loopback. Keep "
+        "URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: "
+        "https://sol.blockrun.ai/api/v1/solana/rpc.",
         variable="SOLANA_RPC_URL",
     ),
     Option(
         "x402_evm_rpc",
         "",
-        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked only by the "
-        "verb check, for the balance: paying needs none. They must be https, or http on loopback. Keep URLs that hold "
-        "an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty, a public RPC on base and "
-        "base-sepolia.",
+        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked for balances "
+        "and for what became of payments (x402_reconcile): paying needs none. Name two of different hosts: once two "
+        "are known, both must agree before money of the budget is freed. They must be https, or http on loopback. Keep "
+        "URLs that hold an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty; the verbs check, "
+        "wallet and reconcile ask public ones on base and base-sepolia.",
         variable="X402_EVM_RPC",
+    ),
+    Option(
+        "x402_reconcile",
+        "background",
+        "When the proxy asks the chain what became of payments that nobody has confirmed: background (a while after "
+        "they were sent, until it is known), now (once, when it starts) or off (never; the verb reconcile does it when "
+        "told). Asked are only RPCs that x402_evm_rpc and x402_solana_rpc name, which then learn the wallet's "
+        "addresses; without any, nothing is asked. No payment waits for it. Default: background.",
+    ),
+    Option(
+        "x402_reconcile_rate",
+        "300",
+        "How many requests an hour each RPC may get at most to look payments up, 1 to 100000. One request asks about "
+        "up to a hundred payments. Default: 300.",
     ),
     Option(
         "x402_rpc_timeout",

@@ -31,6 +31,7 @@ from .values import (
     filter_expression,
     flag,
     is_loopback,
+    one_of,
     origin,
     path,
     printable,
@@ -101,6 +102,10 @@ class Settings:
     """Whether a payment waits until its reservation is on the disk."""
     evm_rpc: tuple[tuple[Caip2, str], ...] = field(default=(), repr=False)
     """Network and URL, in the order of trying. Out of the repr as those of Solana."""
+    reconcile: str = "background"
+    """When the proxy looks payments up: `background`, `now` or `off`."""
+    reconcile_rate: int = 300
+    """Requests an hour to each RPC."""
     allow_pay_to: tuple[str, ...] = ()
     """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
     allow_networks: tuple[Caip2, ...] = ()
@@ -141,9 +146,13 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
     sources = _Sources(options, environ, document, file, cwd, home)
     table = read_networks(str(file), document)
     warnings: list[str] = []
+    nothing: tuple[Caip2, ...] = ()
+    preference = sources.get("networks", several(_network_in(table), "networks"), nothing)
+    allowed = sources.get("allow_networks", several(_network_in(table), "networks"), nothing)
+    table = table.enabling((*preference, *allowed))
     return Settings(
         networks=table,
-        preference=sources.get("networks", several(_network_in(table), "networks"), ()),
+        preference=preference,
         max_request=sources.default("max_request", usd),
         forward_auth=sources.default("forward_auth", flag),
         max_validity=sources.default("max_validity", whole(30, 86_400, "seconds")),
@@ -166,9 +175,11 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         ledger=_ledger(sources, warnings),
         ledger_sync=sources.default("ledger_sync", flag),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),
-        allow_networks=sources.get("allow_networks", several(_network_in(table), "networks"), ()),
+        allow_networks=allowed,
         allow_assets=sources.get("allow_assets", several(asset, "assets"), ()),
         allow_hosts=sources.get("allow_hosts", several(host, "hosts"), ()),
+        reconcile=sources.default("reconcile", one_of("background", "now", "off")),
+        reconcile_rate=sources.default("reconcile_rate", whole(1, 100_000, "requests an hour")),
         evm_rpc=sources.get("evm_rpc", several(_network_rpc(table), "NETWORK=URL"), ()),
         view_limit=sources.default("view_limit", size),
         dump=sources.get("dump", path, None),
@@ -304,9 +315,9 @@ def _read_file(file: Path) -> Mapping[str, Any]:
 
 def _network_in(table: NetworkTable) -> Callable[[Given], Caip2]:
     def read(given: Given) -> Caip2:
-        names = [row.name for row in table]
+        names = [row.name for row in (*table, *table.waiting)]
         text = given.value if isinstance(given.value, str) else ""
-        row = table.get(text)
+        row = table.known(text)
         if row is None:
             near = nearest(text, names)
             hint = f"did you mean {near}? " if near else ""

@@ -96,6 +96,17 @@ def whole(low: int, high: int, unit: str) -> Callable[[Given], int]:
     return read
 
 
+def one_of(*allowed: str) -> Callable[[Given], str]:
+    """A reader of one of these words."""
+
+    def read(given: Given) -> str:
+        if given.value not in allowed:
+            raise given.wrong(f"expected {', '.join(allowed[:-1])} or {allowed[-1]}")
+        return str(given.value)
+
+    return read
+
+
 def seconds(low: str, high: str) -> Callable[[Given], float]:
     """A reader of a time-out in seconds; decimals are fine, also as TOML floats."""
 

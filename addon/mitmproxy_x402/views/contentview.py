@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mitmproxy import contentviews, flow, http
 
@@ -105,7 +105,8 @@ class LlmView:
         if isinstance(message, http.Response) and data is message.raw_content:  # also what mitmproxy could not decode
             data = decoded(data, message.headers.get("content-encoding", ""))
         head = challenge_view.money_lines(shown.of.metadata) if shown.of is not None else []
-        body = answers.text(shown.kind, data, growing=_is_growing(shown))
+        asked = _asked(shown.of.request) if isinstance(shown.of, http.HTTPFlow) else None
+        body = answers.text(shown.kind, data, asked, growing=_is_growing(shown))
         return "\n".join([*head, "", body] if head else [body])
 
 
@@ -138,12 +139,39 @@ def _is_growing(shown: Shown) -> bool:
 # Reading.
 
 
-def read(kind: str, coding: str, raw: bytes) -> tuple[llm.Reading | None, str, bytes]:
+class Asked(NamedTuple):
+    """The request that an answer belongs to, as it is."""
+
+    path: str
+    kind: str
+    coding: str
+    raw: bytes
+
+
+def _asked(request: http.Request) -> Asked:
+    headers = request.headers
+    kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    return Asked(request.path, kind, coding, request.raw_content or b"")
+
+
+def read(
+    kind: str, coding: str, raw: bytes, request: http.Request | None = None
+) -> tuple[llm.Reading | None, str, bytes]:
     """What a whole answer says, as it is and as text, and its decoded body. For any thread."""
     data = decoded(raw, coding)
     hash(data)  # slow the first time, and `remember` needs it
     reading = llm.read_answer(kind, data, max_text=MAX_SHOWN)
-    return reading, "" if reading is None else _said(reading), data
+    return reading, "" if reading is None else _said(_checked(reading, _asked(request) if request else None)), data
+
+
+def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
+    """`reading` held against the tools of its request."""
+    if asked is None or not reading.tool_calls:
+        return reading
+    body = decoded(asked.raw, asked.coding)
+    if _is_dense(asked.kind, body):
+        return reading
+    return llm.checked(reading, llm.read_request(asked.path, asked.kind, body))
 
 
 def decoded(raw: bytes, coding: str) -> bytes:
@@ -180,13 +208,13 @@ class Answers:
         """`text` is what the answer with the body `data` says, which is all of it."""
         _keep(self._texts, _key(data), text, self._kept)
 
-    def text(self, kind: str, data: bytes, *, growing: bool = False) -> str:
+    def text(self, kind: str, data: bytes, asked: Asked | None = None, *, growing: bool = False) -> str:
         """What the answer with the body `data` says, or as far as it could be read in time.
 
         `growing`: more of it may come, so that nothing is said of its end.
         """
         if not (growing and llm.is_stream(kind)):
-            return self._once(_key(data), functools.partial(_whole, kind, data), len(data))
+            return self._once(_key(data), functools.partial(_whole, kind, data, asked), len(data))
         mark = data[:_MARK]
         stream = self._streams.get(mark) or _Stream()
         _keep(self._streams, mark, stream, MOST_STREAMS)
@@ -250,11 +278,11 @@ class _Stream:
         return self.text
 
 
-def _whole(kind: str, data: bytes) -> str:
+def _whole(kind: str, data: bytes, asked: Asked | None) -> str:
     if _is_dense(kind, data):
         return _DENSE.format(len(data))
     reading = llm.read_answer(kind, data, max_event=MAX_PART, max_text=MAX_SHOWN)
-    return _plain(data) if reading is None else _said(reading)
+    return _plain(data) if reading is None else _said(_checked(reading, asked))
 
 
 def _request(path: str, kind: str, data: bytes) -> str:

@@ -174,7 +174,9 @@ class Views:
         assert flow.response is not None
         headers, raw = flow.response.headers, flow.response.raw_content or b""
         kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
-        in_thread = asyncio.get_running_loop().run_in_executor(self._reader, contentview.read, kind, coding, raw)
+        in_thread = asyncio.get_running_loop().run_in_executor(
+            self._reader, contentview.read, kind, coding, raw, flow.request
+        )
         reading, text, data = await in_thread
         if reading is not None:
             contentview.answers.remember(data, text)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from ...settings.ledger_place import PostgresUrl
-from ..interface import UNPROVEN, LedgerError
+from ..interface import UNCHECKED, UNPROVEN, LedgerError
 from .schema import version_of
 from .session import Session, Unanswered, connect, failure, limit
 
@@ -21,6 +21,9 @@ _ROWS = """
 _UNPROVEN = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE ({UNPROVEN}) AND sends > 0 AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
+_UNCHECKED = f"""
+    SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
+    WHERE {UNCHECKED} AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
 UNPROVEN_SINCE = 2
 """The version of the tables that has these columns."""
 
@@ -39,6 +42,11 @@ def read_rows(url: PostgresUrl, since: int, process: str, last: int) -> list[dic
 def read_unproven_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
     """See `ledger.reading.read_unproven`; each with `alive` likewise."""
     return _read(url, _UNPROVEN, (after, last), UNPROVEN_SINCE)
+
+
+def read_unchecked_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
+    """See `ledger.reading.read_unchecked`; each with `alive` likewise."""
+    return _read(url, _UNCHECKED, (after, last), UNPROVEN_SINCE)
 
 
 def _read(url: PostgresUrl, statement: str, values: tuple[Any, ...], least: int = 1) -> list[dict[str, Any]]:

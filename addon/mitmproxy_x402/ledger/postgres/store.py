@@ -53,7 +53,7 @@ RECOVERED, RECOVERIES = 50, 20
 """Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
-        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s::bigint,
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s::bigint,
         %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
     UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
@@ -315,7 +315,8 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
         *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
         *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
         *(intent.micro_usd, intent.replaces, _text(intent.job)),
-        *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), LAPSE_SECONDS * 1000),
+        *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), _text(intent.client)),
+        LAPSE_SECONDS * 1000,
         *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
     )
     return _RESERVE, values

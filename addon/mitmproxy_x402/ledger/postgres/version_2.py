@@ -4,6 +4,7 @@ SQL = """
 ALTER TABLE x402_payment
     ADD COLUMN scheme text,           -- of x402; null in rows of older versions: exact
     ADD COLUMN wallet text,           -- public address of whoever signs
+    ADD COLUMN client text,           -- who asked for it, as the client names itself
     ADD COLUMN nonce text,            -- EVM: of the signature; Solana: the memo
     ADD COLUMN valid_before bigint,   -- EVM: Unix seconds by the chain's clock
     ADD COLUMN blockhash text,        -- Solana
@@ -159,7 +160,7 @@ $$;
 CREATE FUNCTION x402_reserve(
     its_process text, its_method text, its_host text, its_path text, its_model text, its_network text,
     its_asset text, its_pay_to text, its_amount text, its_micro bigint, its_replaces bigint, its_job text,
-    its_scheme text, its_wallet text, its_nonce text,
+    its_scheme text, its_wallet text, its_nonce text, its_client text,
     lapse_ms bigint, limits bigint[], periods_ms bigint[], models text[], paths text[],
     OUT row_id bigint, OUT row_session integer, OUT full_number integer, OUT spent bigint, OUT job_paid boolean
 ) LANGUAGE plpgsql AS $$
@@ -203,10 +204,11 @@ BEGIN
         END IF;
     END LOOP;
     INSERT INTO x402_payment (time, counted_at, session, process, method, host, path, model, network, asset, pay_to,
-                              amount, micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce)
+                              amount, micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce,
+                              client)
         VALUES (wall, now_ms, row_session, its_process, its_method, its_host, its_path, its_model, its_network,
                 its_asset, its_pay_to, its_amount, its_micro, total + its_micro, 'reserved', its_replaces,
-                nullif(its_job, ''), its_scheme, its_wallet, its_nonce)
+                nullif(its_job, ''), its_scheme, its_wallet, its_nonce, nullif(its_client, ''))
         RETURNING id INTO row_id;
 END
 $$;

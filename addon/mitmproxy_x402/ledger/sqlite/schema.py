@@ -120,6 +120,7 @@ MIGRATIONS = (
     f"""
     ALTER TABLE payment ADD COLUMN scheme TEXT;          -- of x402; NULL in rows of older versions: exact
     ALTER TABLE payment ADD COLUMN wallet TEXT;          -- public address of whoever signs
+    ALTER TABLE payment ADD COLUMN client TEXT;          -- who asked for it, as the client names itself
     ALTER TABLE payment ADD COLUMN nonce TEXT;           -- EVM: of the signature; Solana: the memo
     ALTER TABLE payment ADD COLUMN valid_before INTEGER; -- EVM: Unix seconds by the chain's clock
     ALTER TABLE payment ADD COLUMN blockhash TEXT;       -- Solana

@@ -24,6 +24,7 @@ class AssistantsReader(Reader):
         super().__init__(draft)
         self._messages: dict[str, int] = {}
         self._steps: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
 
     @staticmethod
     def speaks(name: str, value: dict[str, Any]) -> bool:
@@ -116,7 +117,10 @@ class AssistantsReader(Reader):
             self._call(base + (place if number is None else number), call, whole=whole)
 
     def _call(self, number: int, call: dict[str, Any], *, whole: bool) -> None:
+        """A call, or a fragment of one; the run repeats what its steps have said."""
         kind = string(call.get("type")) or "function"
+        if string(call.get("id")) and len(self._calls) < self.draft.max_items:
+            number = self._calls.setdefault(string(call["id"]), number)
         if kind != "function":
             other = self.draft.piece(0, (2, number), "other")
             said = mapping(call.get(kind))

@@ -1,0 +1,207 @@
+"""`reconcile`: asks the chain what became of payments, and writes it into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from argparse import ArgumentParser
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..command_line import read_arguments
+from ..ledger.interface import Ledger
+from ..ledger.opening import open_ledger
+from ..ledger.reading import Entry, is_there, read_unchecked, read_unproven
+from ..protocol.amounts import format_usd
+from ..reconcile.findings import SENTENCES
+from ..reconcile.resolver import Found, Resolver
+from ..reconcile.rpcs import rpcs
+from ..report.text import count, plain
+from ..settings.ledger_place import LedgerPlace, ledger_place
+from ..settings.options import OPTIONS
+from ..settings.settings import Settings, read_settings
+from ..settings.values import Given
+from .report import UsageError
+
+NOT_ASKED, FOUND_WRONG = 1, 3
+"""Exit codes: there was something to look up and no answer at all; the chain contradicts what a gateway said."""
+MAX_LINES = 20
+RPC_SECONDS = 10
+"""For one answer, at least: nobody waits for a payment here."""
+
+
+_DIGITS = re.compile("[0-9]+")
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+@dataclass
+class Outcome:
+    """What one run has found."""
+
+    found: list[Found] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Found]:
+        """Those with this verdict, oldest first."""
+        return sorted((one for one in self.found if one.verdict.kind == kind), key=lambda one: one.entry.row)
+
+    @property
+    def open(self) -> list[Found]:
+        """What is not known yet."""
+        return sorted((one for one in self.found if one.word is None), key=lambda one: one.entry.row)
+
+    @property
+    def wrong(self) -> list[Found]:
+        """Where the chain contradicts a gateway."""
+        return sorted((one for one in self.found if one.finding), key=lambda one: one.entry.row)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Look up, write down, say what was found. Raises UsageError, SettingsError and LedgerError."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--ledger", default="")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    given = parser.parse_args(list(arguments))
+    options = dict(read_arguments([part for text in given.settings for part in ("--set", text)]).options)
+    unknown = sorted(set(options) - {option.name for option in OPTIONS})
+    if unknown:
+        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
+    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
+    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
+    place = settings.ledger
+    if given.ledger:
+        place = ledger_place(Given("--ledger", given.ledger, Path.cwd(), Path.home()))
+    if not is_there(place):
+        _say("Nothing was paid yet.\n")
+        return 0
+    with closing(open_ledger(place)) as ledger:  # which brings an older one up to date, and ends what has ended
+        entries = _entries(place)
+        outcome = asyncio.run(_look_up(entries, settings, ledger, quiet=given.json))
+    _say(as_json(outcome) if given.json else text(outcome, settings))
+    if outcome.wrong:
+        return FOUND_WRONG
+    answered = any(one.verdict.witnesses or one.verdict.later for one in outcome.found)
+    return 0 if answered or not outcome.found else NOT_ASKED
+
+
+def _entries(place: LedgerPlace) -> list[Entry]:
+    """What the chain has not spoken on, but for payments that are on their way now."""
+    both = [*read_unproven(place), *read_unchecked(place)]
+    return [entry for entry in both if entry.fate != "under way"]
+
+
+async def _look_up(entries: Sequence[Entry], settings: Settings, ledger: Ledger, *, quiet: bool) -> Outcome:
+    resolver = Resolver(
+        settings.networks,
+        lambda network: rpcs(network, settings),
+        seconds=max(settings.rpc_timeout, RPC_SECONDS),
+        per_hour=settings.reconcile_rate,
+    )
+    outcome = Outcome()
+    async for some in resolver.resolve(entries):
+        ledger.record_chain([word for one in some if (word := one.word) is not None])
+        outcome.found += some
+        if not quiet and len(entries) > len(outcome.found):
+            sys.stderr.write(f"{len(outcome.found)} of {len(entries)} looked up\n")
+    return outcome
+
+
+def text(outcome: Outcome, settings: Settings) -> str:
+    """What was found, what is still open and why, and where a gateway is contradicted."""
+    if not outcome.found:
+        return "Nothing to look up: the chain has confirmed everything that was sent.\n"
+    names: dict[str, str] = {network.caip2: network.name for network in settings.networks}
+    moved, dead = outcome.of("moved"), outcome.of("dead")
+    lines = []
+    if moved:
+        lines.append(f"Confirmed: {count(len(moved))}, {format_usd(sum(one.micro_usd for one in moved))} USD moved.")
+    if dead:
+        freed = sum(one.entry.counts for one in dead)
+        given_back = f", {format_usd(freed)} USD given back to the budget" if freed else ""
+        lines.append(f"Not taken, and never can be: {count(len(dead))}{given_back}.")
+    if outcome.wrong:
+        lines += ["", f"The chain contradicts the gateway: {count(len(outcome.wrong))}."]
+        lines += [line for one in outcome.wrong[:MAX_LINES] for line in _wrong(one, names)]
+        lines += _more(outcome.wrong)
+    still = outcome.open
+    if still:
+        amount = format_usd(sum(one.entry.counts for one in still))
+        lines += [*([""] if lines else []), f"Still open: {count(len(still))}, {amount} USD."]
+        lines += _reasons(still, names)
+    return "\n".join(lines) + "\n"
+
+
+def _wrong(one: Found, names: dict[str, str]) -> Iterable[str]:
+    entry, verdict = one.entry, one.verdict
+    yield f"  {_row(entry, names)}"
+    yield f"    {SENTENCES[one.finding]}"
+    if verdict.kind == "moved":
+        yield f"    on chain: {verdict.amount} atomic units to {verdict.pay_to} in {verdict.transaction}"
+    if entry.transaction:
+        yield f"    the gateway named: {plain(entry.transaction)}"
+
+
+def _reasons(still: Sequence[Found], names: dict[str, str]) -> Iterable[str]:
+    """By reason, the most frequent first; each with its first payments."""
+    groups: dict[str, list[Found]] = defaultdict(list)
+    for one in still:
+        why = one.verdict.why
+        groups[_DIGITS.sub("#", why)].append(one)
+    for its in sorted(groups.values(), key=len, reverse=True):
+        more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
+        yield f"  {_row(its[0].entry, names)}{more}"
+        yield f"    {plain(its[0].verdict.why, 400)}"
+
+
+def _more(found: Sequence[Found]) -> list[str]:
+    return [f"  and {len(found) - MAX_LINES} more; --json lists all"] if len(found) > MAX_LINES else []
+
+
+def _row(entry: Entry, names: dict[str, str]) -> str:
+    when = datetime.fromtimestamp(entry.time / 1000).astimezone()
+    network = names.get(entry.network, entry.network)
+    return f"{when:%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {network}  {plain(entry.what, 40)}"
+
+
+def as_json(outcome: Outcome) -> str:
+    """The same for programs, with every payment."""
+    document: dict[str, Any] = {
+        "confirmed": len(outcome.of("moved")),
+        "not_taken": len(outcome.of("dead")),
+        "open": len(outcome.open),
+        "findings": len(outcome.wrong),
+        "payments": [
+            {
+                "row": one.entry.row,
+                "said": one.entry.state,
+                "chain": one.verdict.kind,
+                "transaction": one.verdict.transaction,
+                "block_time": one.verdict.block_time or None,
+                "amount": str(one.verdict.amount),
+                "usd": format_usd(one.micro_usd),
+                "pay_to": one.verdict.pay_to,
+                "finding": one.finding,
+                "why": one.verdict.why,
+                "rpcs": list(one.verdict.witnesses),
+            }
+            for one in outcome.found
+        ],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _say(said: str) -> None:
+    sys.stdout.write(said)
+    sys.stdout.flush()

@@ -1,0 +1,206 @@
+"""Do the calls of an answer fit the tools that its request declares?
+
+Names are looked up, and arguments are held against the tools' JSON schemas, by jsonschema. Both come from strangers: no
+schema is fetched from anywhere, no regular expression of theirs is run, and the work is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from .printing import line
+from .reading import Misfit, Reading, ToolCall
+from .request.asking import RequestReading, Tool
+from .values import dump, mapping, sequence
+
+MAX_MISFITS = 20
+"""Misfits of one call that are told."""
+MAX_ARGUMENTS = 256 * 1024
+"""Characters of arguments that are checked."""
+MAX_STEPS = 10_000
+"""Keywords that are looked at for one call, each some ten microseconds."""
+_MAX_UNIQUE = 1000
+_SKIPPED = frozenset(
+    ("pattern", "patternProperties", "format", "unevaluatedProperties", "unevaluatedItems", "contentSchema")
+)
+"""Keywords that are not checked: strangers' regular expressions can run for ever, and so can some others."""
+_KEPT = ("previous_response_id", "prompt.id", "assistant_id", "conversation", "previous_interaction_id")
+"""Parameters of requests whose tools may be kept at the vendor's."""
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+
+
+def checked(reading: Reading, asked: RequestReading | None) -> Reading:
+    """`reading` with what does not fit the tools that the request declares; as it is where none is known."""
+    if asked is None or not reading.tool_calls:
+        return reading
+    found: list[Misfit] = []
+    for number, call in enumerate(reading.tool_calls, 1):
+        if call.kind in ("function", "custom"):
+            found += _misfits(number, call, asked)
+    return replace(reading, misfits=tuple(found))
+
+
+def _misfits(number: int, call: ToolCall, asked: RequestReading) -> Iterator[Misfit]:
+    tool = next((tool for tool in asked.tools if tool.name == call.name), None)
+    if tool is None:
+        yield from _unknown(number, call, asked)
+        return
+    if tool.schema is None or call.parsed is None or len(call.arguments) > MAX_ARGUMENTS:
+        return
+    problems = _problems(call.parsed, tool.schema)
+    for told, (pointer, problem) in enumerate(dict.fromkeys(problems)):
+        if told == MAX_MISFITS:
+            yield Misfit(number, call.name, "", "and more")
+            return
+        yield Misfit(number, call.name, pointer, problem)
+
+
+def _unknown(number: int, call: ToolCall, asked: RequestReading) -> Iterator[Misfit]:
+    """A call of a tool that is not declared; where none is, the vendor's end may have some that nobody sees."""
+    names = _named(asked.tools)
+    if not call.name or not names or any(name in _KEPT for name, _ in asked.parameters):
+        return
+    near = get_close_matches(call.name[:100], names, 1)
+    hint = f'; is it "{line(near[0], 100)}"?' if near else f": it has {_listed(names)}"
+    yield Misfit(number, call.name, "", f"the request declares no such tool{hint}")
+
+
+def _named(tools: Iterable[Tool]) -> list[str]:
+    return [tool.name[:100] for tool in tools if tool.kind in ("function", "custom")][:200]
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = [line(name, 60) for name in names]
+    return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
+
+
+# Arguments against a schema.
+
+_steps: ContextVar[list[int]] = ContextVar("steps")
+
+
+class _TooMuch(Exception):
+    """The schema takes more work than anybody waits for."""
+
+
+def _problems(value: Any, schema: Any) -> Iterator[tuple[str, str]]:
+    """Pointer and problem of each place in `value` that `schema` does not allow."""
+    _steps.set([0])
+    schema = plain_schema(schema)
+    found: list[tuple[str, str]] = []
+    try:
+        for error in _validator(schema).iter_errors(value):
+            found += _told(error)
+            if len(found) > MAX_MISFITS:
+                break
+    except _TooMuch:
+        found.append(("", "the schema is too large to be checked to its end"))
+    except Exception as error:
+        found.append(("", f"the schema cannot be used: {line(f'{type(error).__name__}: {error}', 160)}"))
+    yield from found
+
+
+def _validator(schema: Any) -> Any:
+    import referencing  # noqa: PLC0415  (a tenth of a second)
+
+    declared = mapping(schema).get("$schema")
+    old = "Draft4Validator" if isinstance(declared, str) and "draft-04" in declared else "Draft202012Validator"
+    return _bounded(old)(schema, registry=referencing.Registry())
+
+
+@cache
+def _bounded(name: str) -> Any:
+    """A validator that counts its steps, and leaves out what is not checked here."""
+    import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    base: Any = getattr(jsonschema, name)
+    keywords: dict[str, Any] = {
+        key: _nothing if key in _SKIPPED else _counted(key, check) for key, check in base.VALIDATORS.items()
+    }
+    return jsonschema.validators.extend(base, keywords)
+
+
+def _counted(key: str, check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        steps = _steps.get()
+        steps[0] += 1
+        if steps[0] > MAX_STEPS:
+            raise _TooMuch
+        if key == "additionalProperties" and "patternProperties" in mapping(schema):
+            return
+        if key == "uniqueItems" and len(sequence(instance)) > _MAX_UNIQUE:
+            return
+        yield from check(validator, value, instance, schema) or ()
+
+    return counted
+
+
+def _nothing(*_: Any) -> Iterator[Any]:
+    return iter(())
+
+
+def _told(error: Any) -> Iterator[tuple[str, str]]:
+    """A validator's error, for people."""
+    pointer = _pointer(error.absolute_path)
+    keyword, wanted, instance = error.validator, error.validator_value, error.instance
+    if keyword == "required" and isinstance(instance, dict):
+        for name in sequence(wanted):
+            if name not in instance:
+                yield f"{pointer}/{_escaped(name)}", "is missing"
+    elif keyword == "additionalProperties" and isinstance(instance, dict):
+        declared = mapping(mapping(error.schema).get("properties"))
+        if wanted is not False:
+            yield pointer, line(error.message, 200)
+            return
+        for name in [key for key in instance if key not in declared][:MAX_MISFITS]:
+            near = get_close_matches(name[:100], [key[:100] for key in declared][:200], 1)
+            hint = (
+                f'; is it "{line(near[0], 100)}"?' if near else f": there are {_listed(declared)}" if declared else ""
+            )
+            yield f"{pointer}/{_escaped(name)}", f"is not declared{hint}"
+    elif keyword == "type":
+        kinds = wanted if isinstance(wanted, list) else [wanted]
+        yield pointer, f"is {_shown(instance)}, and must be {' or '.join(line(str(kind), 40) for kind in kinds[:10])}"
+    elif keyword in ("enum", "const"):
+        allowed = [line(dump(one), 40) for one in (wanted if keyword == "enum" else [wanted])]
+        yield pointer, f"is {_shown(instance)}, and must be {' or '.join(allowed[:10])}"
+    elif keyword in ("anyOf", "oneOf") and error.context:
+        yield pointer, "fits none of its alternatives"
+        nearest = max(error.context, key=lambda one: (len(one.absolute_path), one.validator not in ("type", "const")))
+        yield from _told(nearest)
+    else:
+        yield pointer, line(error.message, 200)
+
+
+def _pointer(path: Iterable[Any]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join(f"/{_escaped(step)}" for step in path)
+
+
+def _escaped(step: Any) -> str:
+    return line(str(step).replace("~", "~0").replace("/", "~1"), 100)
+
+
+def _shown(value: Any) -> str:
+    kind = "null" if value is None else _KINDS.get(type(value), "?")
+    return kind if isinstance(value, (dict, list)) or value is None else f"{line(dump(value), 40)} ({kind})"
+
+
+def plain_schema(schema: Any, depth: int = 0) -> Any:
+    """`schema` in JSON Schema's words: Google's has its types in capitals, and `nullable`."""
+    if isinstance(schema, list):
+        return [plain_schema(one, depth + 1) for one in schema] if depth <= 64 else schema
+    if not isinstance(schema, dict) or depth > 64:
+        return schema
+    plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
+    kind = plain.get("type")
+    if isinstance(kind, str) and kind.isupper():
+        plain["type"] = kind = kind.lower()
+    if plain.get("nullable") is True and isinstance(kind, str):
+        plain["type"] = [kind, "null"]
+    return plain

@@ -1,0 +1,115 @@
+"""The only room that makes a signature. `payer` calls it when the policy has admitted and the ledger has reserved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
+from ..forecast.terms import BLOCKHASH
+from ..ledger.interface import Validity
+from ..protocol.messages import Json
+from ..schemes import exact_evm, exact_svm
+from ..wallet.sources import Wallets
+from .policy import Offer
+
+FACILITATOR_MARGIN = 6
+"""Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
+BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
+"""For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
+BLOCKHASH_END = 300
+"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at five times their usual length."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signed payload. It can move money: it stays out of every repr and log."""
+
+    payload: Json = field(repr=False)
+    payer: str
+    """Public address of the wallet that signed."""
+    reference: str
+    """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
+    valid_until: float
+    """Unix seconds; sent later it can no longer be settled."""
+    window: float
+    """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
+    validity: Validity
+    """The same in the chain's own terms."""
+
+
+class Signer:
+    """Signs offers with one set of wallets. `max_validity` bounds the life of an EVM authorization in seconds."""
+
+    def __init__(self, wallets: Wallets, max_validity: int, rpc: SolanaRpc, clock: Callable[[], float]) -> None:
+        self._wallets = wallets
+        self._max_validity = max_validity
+        self._rpc = rpc
+        self._clock = clock
+
+    async def sign(self, offer: Offer, nonce: bytes, blockhash: Blockhash | None) -> Signed:
+        """The payload that pays `offer`. `nonce`: 32 random bytes; `blockhash`: in the place of the challenge's.
+
+        Raises ChallengeError, and RpcError where a blockhash is to be had nowhere.
+        """
+        if offer.network.family == "svm":
+            return await self._svm(offer, nonce, blockhash)
+        return self._evm(offer, nonce)
+
+    def _evm(self, offer: Offer, nonce: bytes) -> Signed:
+        wallet = self._wallets.evm
+        assert wallet is not None
+        now = int(self._clock())
+        payload = exact_evm.authorize(
+            offer.requirement,
+            offer.network,
+            offer.asset,
+            payer=wallet.address,
+            now=now,
+            nonce=nonce,
+            max_validity=self._max_validity,
+            sign=wallet.sign_digest,
+        )
+        authorization = payload["authorization"]
+        valid_before = int(authorization["validBefore"])
+        window = valid_before - now + exact_evm.CLOCK_SKEW
+        validity = Validity(valid_before, dies_in=window)
+        until = valid_before - FACILITATOR_MARGIN
+        return Signed(payload, wallet.address, authorization["nonce"], until, window, validity)
+
+    async def _svm(self, offer: Offer, nonce: bytes, given: Blockhash | None) -> Signed:
+        from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
+
+        wallet = self._wallets.svm
+        assert wallet is not None
+        offered = offer.requirement.extra.get(BLOCKHASH) if given is None else given.value
+        blockhash = offered if isinstance(offered, str) else await self._rpc.latest_blockhash()
+        signature = ""
+
+        def sign(message: bytes) -> bytes:
+            nonlocal signature
+            signed = wallet.sign_message(message)
+            signature = str(Signature(signed))
+            return signed
+
+        payload = exact_svm.build(
+            offer.requirement,
+            offer.asset,
+            payer=wallet.address,
+            blockhash=blockhash,
+            nonce=nonce,
+            sign=sign,
+        )
+        born = self._clock() if given is None else given.born
+        known = self._rpc.at_hand()  # a gateway may say any height of its own blockhash
+        height = known.height if known is not None and known.value == blockhash else None
+        validity = Validity(blockhash=blockhash, last_height=height, dies_in=BLOCKHASH_END)
+        return Signed(payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END, validity)
+
+
+def chain_nonce(offer: Offer, nonce: bytes) -> str:
+    """By which the chain can be asked for the payment: see `Intent.nonce`."""
+    if offer.network.family == "evm":
+        return f"0x{nonce.hex()}"
+    memo = offer.requirement.extra.get("memo")
+    return memo if isinstance(memo, str) and memo else nonce[: exact_svm.NONCE_BYTES].hex()

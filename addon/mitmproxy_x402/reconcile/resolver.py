@@ -1,0 +1,140 @@
+"""Asks the chain about rows of the ledger, many at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from ..chain.lookup import look_up
+from ..chain.rpc import Allowance, Rpc
+from ..chain.verdict import Method, Sent, Verdict, open_because
+from ..ledger.interface import ChainWord
+from ..ledger.reading import Entry
+from ..protocol.messages import AtomicUnits
+from ..protocol.networks import Network, NetworkTable
+from .findings import finding
+
+AT_ONCE = 500
+"""Rows that are looked up together."""
+OLD_ROWS_SECONDS = 2 * 24 * 3600
+"""Added to the end of a signature of which only our own last moment of sending is known: it may have been renewed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the chain says of one row."""
+
+    entry: Entry
+    verdict: Verdict
+    finding: str = ""
+    """See `findings`."""
+    micro_usd: int = 0
+    """That moved, in millionths of a dollar."""
+
+    @property
+    def word(self) -> ChainWord | None:
+        """What the ledger is to keep of it; None while it is open."""
+        verdict, row = self.verdict, self.entry.row
+        if verdict.kind == "dead":
+            return ChainWord(row, "dead", finding=self.finding)
+        if verdict.kind != "moved":
+            return None
+        amount = AtomicUnits(verdict.amount)
+        when = verdict.block_time or None
+        return ChainWord(row, "moved", verdict.transaction, when, amount, self.micro_usd, self.finding)
+
+
+class Resolver:
+    """Asks the RPCs that `urls_of` names for a network: each at most `per_hour` times an hour, `seconds` an answer."""
+
+    def __init__(
+        self,
+        networks: NetworkTable,
+        urls_of: Callable[[Network], Sequence[str]],
+        *,
+        seconds: float,
+        per_hour: int,
+    ) -> None:
+        self._networks = networks
+        self._urls_of = urls_of
+        self._seconds = seconds
+        self._per_hour = per_hour
+        self._rpcs: dict[str, Rpc] = {}
+
+    async def resolve(self, entries: Sequence[Entry]) -> AsyncIterator[list[Found]]:
+        """What became of `entries`, some at a time, in no order. Never raises: what is not known yet is open."""
+        by_network: dict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            by_network[entry.network].append(entry)
+        for caip2, its in by_network.items():
+            network = self._networks.get(caip2)
+            for first in range(0, len(its), AT_ONCE):
+                some = its[first : first + AT_ONCE]
+                if network is None:
+                    yield _all_open(some, "the network is not in the table of networks any more")
+                else:
+                    yield await self._some(network, some)
+
+    async def _some(self, network: Network, entries: Sequence[Entry]) -> list[Found]:
+        rpcs = [self._rpc(url) for url in self._urls_of(network)]
+        if not rpcs:
+            return _all_open(entries, f"no RPC is known for {network.name}")
+        asked: list[tuple[Entry, Sent]] = []
+        found: list[Found] = []
+        for entry in entries:
+            sent = sent_of(entry, network)
+            if isinstance(sent, Sent):
+                asked.append((entry, sent))
+            else:
+                found.append(Found(entry, open_because(sent)))
+        verdicts = await look_up(network, [sent for _, sent in asked], rpcs)
+        for entry, sent in asked:
+            verdict = verdicts[sent.key]
+            asset = network.asset(entry.asset)
+            moved = asset.micro_usd(AtomicUnits(verdict.amount)) if asset is not None else 0
+            found.append(Found(entry, verdict, finding(entry, verdict), moved))
+        return found
+
+    def _rpc(self, url: str) -> Rpc:
+        rpc = self._rpcs.get(url)
+        if rpc is None:
+            rpc = self._rpcs[url] = Rpc(url, self._seconds, Allowance(self._per_hour))
+        return rpc
+
+
+def sent_of(entry: Entry, network: Network) -> Sent | str:
+    """What the chain is asked about `entry`; or why it cannot be asked."""
+    asset = network.asset(entry.asset)
+    if asset is None:
+        return "its asset is not in the table of networks any more"
+    if entry.scheme == "gateway":
+        return "Circle settles it off the chain, and has the only record of it"
+    if not entry.wallet:
+        return "an older version has not written down who signed it"
+    method: Method = "svm" if network.family == "svm" else "eip3009"
+    if network.family == "evm" and entry.scheme in ("upto", "permit2"):
+        method = "permit2"
+    end = entry.valid_before
+    if end is None:
+        end = (entry.valid_until or entry.time // 1000) + OLD_ROWS_SECONDS
+    reference = entry.reference if network.family == "svm" else entry.nonce or entry.reference
+    return Sent(
+        key=entry.row,
+        method=method,
+        payer=entry.wallet,
+        pay_to=entry.pay_to,
+        asset=asset.address,
+        amount=int(entry.amount),
+        reference=reference,
+        signed_at=entry.time / 1000,
+        valid_until=end,
+        memo=entry.nonce if network.family == "svm" else "",
+        blockhash=entry.blockhash,
+        token_program=asset.token_program,
+        seller=entry.host,
+    )
+
+
+def _all_open(entries: Sequence[Entry], why: str) -> list[Found]:
+    return [Found(entry, open_because(why)) for entry in entries]

@@ -1,0 +1,149 @@
+"""Calls held against the tools that the request declares."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.llm import Reading, ToolCall, answer_text, checked, read_request
+from mitmproxy_x402.llm.tool_check import MAX_MISFITS
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"enum": ["C", "K"]},
+        "a/b": {
+            "type": "array",
+            "items": {"type": "object", "required": ["x"], "properties": {"x": {"type": "number"}}},
+        },
+        "either": {"anyOf": [{"type": "integer"}, {"type": "object", "required": ["y"]}]},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def request(*tools: Any, path: str = "/v1/messages", **more: Any) -> Any:
+    found = read_request(path, "application/json", json.dumps({"messages": [], "tools": tools, **more}).encode())
+    assert found is not None
+    return found
+
+
+def of(arguments: Any, name: str = "weather", kind: str = "function") -> Reading:
+    return Reading("openai-chat", items=(ToolCall("c", name, json.dumps(arguments), arguments, kind=kind),))
+
+
+def misfits(arguments: Any, schema: Any = SCHEMA, name: str = "weather") -> list[tuple[str, str]]:
+    asked = request({"name": "weather", "input_schema": schema})
+    return [(one.pointer, one.problem) for one in checked(of(arguments, name), asked).misfits]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"city": "Bern", "days": 3, "unit": "C", "a/b": [{"x": 1.5}], "either": {"y": 1}}, []),
+        ({}, [("/city", "is missing")]),
+        ({"city": 5}, [("/city", "is 5 (a number), and must be string")]),
+        ({"city": None}, [("/city", "is null, and must be string")]),
+        ({"city": "x", "days": "3"}, [("/days", 'is "3" (text), and must be integer')]),
+        ({"city": "x", "unit": "F"}, [("/unit", 'is "F" (text), and must be "C" or "K"')]),
+        ({"city": "x", "a/b": [{}, {"x": True}]}, [
+            ("/a~1b/0/x", "is missing"), ("/a~1b/1/x", "is true (true or false), and must be number")]),
+        ({"city": "x", "dais": 1}, [("/dais", 'is not declared; is it "days"?')]),
+        ({"city": "x", "zzz": 1}, [("/zzz", "is not declared: there are city, days, unit, a/b, either")]),
+        ({"city": "x", "either": {}}, [("/either", "fits none of its alternatives"), ("/either/y", "is missing")]),
+        ([], [("", "is a list, and must be object")]),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit(arguments: Any, found: list[tuple[str, str]]) -> None:
+    assert misfits(arguments) == found
+
+
+def test_gemini_s_schemas_have_their_types_in_capitals() -> None:
+    schema = {"type": "OBJECT", "properties": {"a": {"type": "STRING", "nullable": True}}, "required": ["a"]}
+    body = json.dumps({"contents": [], "tools": [{"functionDeclarations": [{"name": "f", "parameters": schema}]}]})
+    asked = read_request("/m:generateContent", "application/json", body.encode())
+    assert checked(of({"a": None}, "f"), asked).misfits == ()
+    assert [one.pointer for one in checked(of({"a": 1}, "f"), asked).misfits] == ["/a"]
+
+
+def test_an_unknown_tool() -> None:
+    assert misfits({}, name="wether") == [("", 'the request declares no such tool; is it "weather"?')]
+    assert misfits({}, name="xyz") == [("", "the request declares no such tool: it has weather")]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        None,
+        request(),
+        request(path="/v1/responses", input="x", previous_response_id="r"),
+        request(path="/v1/responses", prompt={"id": "p"}),
+        request({"type": "web_search_20250305", "name": "web_search"}),
+    ],
+)
+def test_nothing_is_said_where_the_tools_are_not_known(asked: Any) -> None:
+    assert checked(of({}), asked).misfits == ()
+
+
+def test_calls_of_the_vendor_s_own_tools_are_left_alone() -> None:
+    assert checked(of({}, "web_search", "server_tool_use"), request()).misfits == ()
+
+
+def test_arguments_that_are_no_json_have_been_told_already() -> None:
+    broken = Reading("openai-chat", items=(ToolCall("c", "weather", '{"a', None),))
+    assert checked(broken, request({"name": "weather", "input_schema": SCHEMA})).misfits == ()
+
+
+def test_it_reads_like_this() -> None:
+    asked = request({"name": "weather", "input_schema": SCHEMA})
+    text = answer_text(checked(of({"citi": "Bern"}), asked))
+    assert text.endswith("""
+does not fit the tools of the request:
+  - tool call 1, weather:  /city  is missing
+  - tool call 1, weather:  /citi  is not declared; is it "city"?
+""")
+
+
+DEEP = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(60)} | {"a60": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"properties": {"a": {"pattern": "(a+)+$"}}}, ""),
+        ({"patternProperties": {"(a+)+$": {}}, "additionalProperties": False}, ""),
+        ({"propertyNames": {"pattern": "(a+)+$"}}, ""),
+        ({"$ref": "http://127.0.0.1:9/x"}, "the schema cannot be used"),
+        ({"$defs": DEEP, "$ref": "#/$defs/a0"}, "too large to be checked"),
+        ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, "the schema cannot be used"),
+        ({"type": 5}, "the schema cannot be used"),
+        ({"type": "\x1b[2J"}, "the schema cannot be used"),
+        ({"properties": 7, "required": {"a": 1}}, "the schema cannot be used"),
+        ({"exclusiveMinimum": True, "minimum": "x"}, ""),
+        ({"items": [1, 2], "$schema": "http://json-schema.org/draft-04/schema#"}, ""),
+        (False, "False schema does not allow"),
+        (True, ""),
+        (5, "the schema cannot be used"),
+    ],
+)
+def test_hostile_schemas_do_no_harm(schema: Any, said: str) -> None:
+    begun = time.process_time()
+    found = misfits({"a": "a" * 50 + "!", "a" * 50 + "!": 1}, schema)
+    assert time.process_time() - begun < 10  # what is not bounded here takes for ever
+    assert said in "".join(problem for _, problem in found)
+    assert bool(found) == bool(said)
+    assert "\x1b" not in str(found)
+
+
+def test_the_list_is_bounded() -> None:
+    found = misfits({"city": "x", **{f"k{n}": n for n in range(500)}})
+    assert len(found) == MAX_MISFITS
+    schema = {"properties": {f"k{n}": {"type": "string"} for n in range(500)}}
+    found = misfits({f"k{n}": n for n in range(500)}, schema)
+    assert (len(found), found[-1]) == (MAX_MISFITS + 1, ("", "and more"))
