@@ -160,7 +160,7 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
         else:
             yield line
     if offer is not None:
-        yield await _agent(upstream, trust, quote, settings, families)
+        yield await _agent(upstream, trust, quote, settings, wallets)
     async for line in _balances(quote.required, offer, settings, wallets):
         yield line
 
@@ -209,7 +209,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
         yield ok("quote", f"{asked}; {'not paid, dry run' if settings.dry_run else 'your limits let it pass'}")
 
 
-async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, families: set[Family]) -> Line:
+async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, wallets: Wallets) -> Line:
     """What a request of a coding agent's size costs; only told, since not everybody sends such."""
     size = (
         f"{check_gateway.AGENT_BYTES // 1000} kB of prompt and at most {check_gateway.AGENT_TOKENS:,} tokens of answer"
@@ -219,14 +219,14 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
         quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent)
         if quote.required is None:
             return ok("agent", f"{what}: no price is known, {quote.reason}")
-        offer = policy.choose(quote.required, settings, families or set(_FAMILIES))
+        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
     except Unreachable as reason:
         return ok("agent", f"{what}: no price is known, {reason}")
     except (Refused, ChallengeError) as error:
         return ok("agent", f"{what} would be refused: {error}")
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
-        policy.admit(offer, purpose, settings)
+        policy.admit(offer, purpose, rules_of(settings))
     except Refused as error:
         return ok("agent", f"{what} costs {offer}, and would be refused: {error}")
     return ok("agent", f"{what} costs {offer}")
