@@ -2,9 +2,9 @@
 
 usage: python -m tests.fuzz SUBJECT [ARGUMENT...]
 
-SUBJECT is header, challenge, solana, sse, toml or body. Arguments go to libFuzzer: -max_total_time=600, or files to
-replay. What it finds interesting goes into .fuzz/SUBJECT; what breaks something into .fuzz as well. atheris must be
-installed (pip install atheris; it has wheels for Python 3.11 to 3.13).
+SUBJECT is header, challenge, solana, sse, answer, toml or body. Arguments go to libFuzzer: -max_total_time=600, or
+files to replay. What it finds interesting goes into .fuzz/SUBJECT; what breaks something into .fuzz as well. atheris
+must be installed (pip install atheris; it has wheels for Python 3.11 to 3.13).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import ChallengeError, PaymentHeaderError, Refused, SettingsError
+from mitmproxy_x402.llm import StreamReader, Text, answer_text, checked, read_request, request_text
 from mitmproxy_x402.llm.sse import Event, Parser
 from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.policy import Offer, choose
@@ -42,6 +43,9 @@ MAX_TRANSACTION = 1232
 MOST_SECONDS = 600
 LAST_MOST = 64
 """Bytes of an event that the parser is told to keep."""
+MOST_READ = 4096
+"""Bytes of one event, and characters of an answer, that the reader is told to keep."""
+MOST_PARTS = 20
 _FOLDER = Path(tempfile.mkdtemp(prefix="x402-fuzz-"))
 _SETTINGS = read_settings({}, {}, cwd=_FOLDER, home=_FOLDER)
 
@@ -212,6 +216,32 @@ def sse(data: bytes) -> None:
     assert all(len(event.data.encode()) <= 3 * LAST_MOST for event in events)
 
 
+def answer(data: bytes) -> None:
+    """A body in any form and dialect: in pieces it says the same as at once, bounded, and safe to print."""
+    step, body = max(1, data[0] if data else 1), data[1:]
+    whole, pieces = (StreamReader(MOST_READ, MOST_READ, MOST_PARTS, traced=traced) for traced in (True, False))
+    whole.feed(body)
+    whole.end()
+    for at in range(0, len(body), step):
+        pieces.feed(body[at : at + step])
+        pieces.reading()
+    pieces.end()
+    reading = pieces.reading()
+    assert repr(reading) == repr(whole.reading())
+    assert len(reading.items) <= MOST_PARTS
+    assert sum(len(item.text) for item in reading.items if isinstance(item, Text)) <= MOST_READ
+    steps = whole.steps()
+    assert [one.number for one in steps] == list(range(1, reading.events + 1))
+    assert all(0 <= one.begin <= one.end <= len(body) for one in steps)
+    text = answer_text(reading)
+    text.encode()
+    assert not any(ord(one) < 32 and one not in "\n\t" for one in text)
+    asked = read_request("/v1/messages", "application/json", body)
+    if asked is not None:
+        request_text(asked).encode()
+        checked(reading, asked)
+
+
 def toml(data: bytes) -> None:
     """x402.toml: settings within their bounds, or the error that names what is wrong."""
     file = _FOLDER / "x402.toml"
@@ -252,6 +282,7 @@ SUBJECTS: Mapping[str, Callable[[bytes], None]] = {
     "challenge": challenged,
     "solana": solana,
     "sse": sse,
+    "answer": answer,
     "toml": toml,
     "body": body,
 }

@@ -176,6 +176,34 @@ def test_converse_as_boto3_keeps_it() -> None:
     assert (reading.dialect, reading.text, reading.complete) == ("bedrock-converse", "a", True)
 
 
+def test_nova_s_events_in_other_frames() -> None:
+    said: list[dict[str, Any]] = [
+        {"messageStart": {"role": "assistant"}},
+        {
+            "contentBlockDelta": {"delta": {"text": "a"}, "contentBlockIndex": 0},
+            "amazon-bedrock-invocationMetrics": {"x": 1},
+        },
+        {"messageStop": {"stopReason": "end_turn"}},
+        {"metadata": {"usage": {"inputTokens": 12, "outputTokens": 3, "cacheReadInputTokenCount": 0}}},
+    ]
+    frames = [m.event("chunk", {"bytes": base64.b64encode(json.dumps(one).encode()).decode()}) for one in said]
+    reading = read(b"".join(frames))
+    assert (reading.text, reading.usage.input, reading.complete, reading.unread) == ("a", 12, True, ())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"object": "thread.run", "id": "r", "status": "in_progress", "model": "m"},
+        {"object": "interaction", "id": "i", "status": "in_progress", "agent": "m"},
+        {"object": "response", "id": "r", "status": "queued", "model": "m", "output": []},
+    ],
+)
+def test_what_is_asked_for_while_it_runs_is_neither_complete_nor_odd(value: Any) -> None:
+    reading = whole(value)
+    assert (reading.model, reading.complete, reading.irregular) == ("m", False, ())
+
+
 def test_a_frame_with_a_wrong_checksum_is_told() -> None:
     frames = bytearray(m.STARTED + m.delta(0, text="alpha") + m.CONVERSE["nothing"])
     at = frames.index(b"alpha")
@@ -228,6 +256,8 @@ def test_headers_that_cannot_be_read(headers: bytes) -> None:
     [
         (m.CONVERSE_ERROR, "bedrock-converse", "throttlingException: Slow down.", "so f"),
         (m.lines(m.said(content="so f"), {"error": "out of memory"}), "ollama", "out of memory", "so f"),
+        (v.events(v.chunk({"content": "so f"})) + b'error: {"error":{"message":"no room","code":5}}\n\n', "openai-chat",
+         "5: no room", "so f"),
         (m.COHERE_V2["text"].replace(b'"COMPLETE"', b'"ERROR","error":"broke"'), "cohere-v2", "broke", "Grüße, 🦀"),
         (m.lines(m.v1("text-generation", text="so f"), m.v1("stream-end", finish_reason="ERROR_TOXIC", error="no")),
          "cohere-v1", "ERROR_TOXIC: no", "so f"),
@@ -305,6 +335,7 @@ def test_details_are_bounded() -> None:
         {"message": "no route", "finish_reason": None},
         {"output": {"message": {"x": 1}}},
         {"status": "ok", "steps": 5},
+        {"id": "j", "status": "SUCCESS", "model": "m", "outputs": [{"x": 1}], "errors": []},
         {"error": "Payment required", "x402Version": 2, "accepts": []},
     ],
 )

@@ -325,6 +325,7 @@ def test_secrets_are_not_shown() -> None:
         ("/model/eu.x-1%3A0/converse", {"messages": []}, "bedrock-converse"),
         ("/model/eu.x-1%3A0/converse-stream", {"messages": []}, "bedrock-converse"),
         ("/model/eu.x-1%3A0/invoke", {"messages": [], "anthropic_version": "b"}, "anthropic-messages"),
+        ("/model/amazon.nova/invoke", {"messages": [], "inferenceConfig": {}, "system": []}, "bedrock-converse"),
         ("/v1/complete", {"prompt": "Hi"}, "anthropic-complete"),
         ("/v1/chat", {"message": "Hi"}, "cohere-v1"),
         ("/v2/chat", {"messages": []}, "cohere-v2"),

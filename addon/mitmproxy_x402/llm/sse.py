@@ -70,7 +70,9 @@ class Notes:
 class Parser:
     """Bytes in, events out. `feed` them as they come, in any pieces; `end` says that there are no more."""
 
-    def __init__(self, max_event: int = MAX_EVENT) -> None:
+    def __init__(self, max_event: int = MAX_EVENT, *, errors: bool = False) -> None:
+        """`errors`: take a field `error`, which the standard ignores, for an event of that name: llama.cpp means so."""
+        self._errors = errors
         self.retry: int | None = None
         """Milliseconds to wait before connecting again, where the stream said so."""
         self.comments = 0
@@ -199,6 +201,10 @@ class Parser:
                 self._id = self._text(value)
         elif name == b"retry":
             self._retry(value)
+        elif name == b"error" and self._errors and not self._data:
+            self._notes.add("an error in a field of its own, which clients ignore")
+            self._type = name
+            self._data += value + b"\n"
         elif name.startswith(_BOM):
             self._notes.add("a byte order mark in the middle of the stream hides a field")
 

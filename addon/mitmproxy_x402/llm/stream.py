@@ -93,7 +93,7 @@ class StreamReader:
             return
         if self._head:
             data, self._head = bytes(self._head), None
-            self._parser = Parser(self._max_event)
+            self._parser = Parser(self._max_event, errors=True)
             self._take_in(data)
         self._ended = True
         if self._parser is not None:
@@ -145,7 +145,7 @@ class StreamReader:
         elif first == b"{":
             self._framing = Lines(self._max_event)
         else:
-            self._parser = Parser(self._max_event)
+            self._parser = Parser(self._max_event, errors=True)
         return True
 
     def _take_in(self, data: bytes) -> None:

@@ -29,18 +29,15 @@ class ConverseReader(Reader):
         """Events of the known names, which may also be the only key of their data; a message under `output`."""
         if name in _EVENTS:
             return True
-        if len(value) == 1:
-            key, inner = next(iter(value.items()))
-            return key in _EVENTS and key != "metadata" and isinstance(inner, dict)
+        if (key := _key_of(value)) and key != "metadata":
+            return True
         output = value.get("output")
         return isinstance(output, dict) and isinstance(output.get("message"), dict) and "stopReason" in value
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event."""
-        if name not in _EVENTS and len(value) == 1:
-            key, inner = next(iter(value.items()))
-            if isinstance(inner, dict):
-                name, value = key, inner
+        if name not in _EVENTS and (key := _key_of(value)):
+            name, value = key, value[key]
         if name == "contentBlockDelta":
             self._delta(self._number(value), mapping(value.get("delta")))
         elif name == "contentBlockStart":
@@ -134,10 +131,18 @@ class ConverseReader(Reader):
         usage = mapping(value.get("usage"))
         if not usage:
             return
-        read, written = count(usage.get("cacheReadInputTokens")), count(usage.get("cacheWriteInputTokens"))
+        read, written = (
+            count(usage.get(f"{what}InputTokens", usage.get(f"{what}InputTokenCount")))
+            for what in ("cacheRead", "cacheWrite")
+        )
         tokens, output, total = (count(usage.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens"))
         # Whether those from a cache are among `inputTokens`, only the total says.
         beside = (read or 0) + (written or 0)
         if tokens is not None and beside and total == tokens + beside + (output or 0):
             tokens += beside
         self.draft.use(input=tokens, output=output, total=total, cached=read or None, cache_write=written or None)
+
+
+def _key_of(value: dict[str, Any]) -> str:
+    """The name of an event that is a key of its data, as InvokeModel sends it for Nova, and boto3 keeps it."""
+    return next((key for key in value if key in _EVENTS and isinstance(value[key], dict)), "")

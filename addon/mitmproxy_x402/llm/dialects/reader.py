@@ -20,6 +20,8 @@ class Reader(ABC):
         self.draft = draft
         self.ended = False
         """Whether the end that the dialect prescribes has come."""
+        self.polled = False
+        """Whether this is what somebody was told who asked how far the answer is: it need not have ended."""
 
     @staticmethod
     @abstractmethod
@@ -53,4 +55,4 @@ class Reader(ABC):
     @property
     def unfinished(self) -> str | None:
         """What to say of an answer that is not complete; None: what was said is enough."""
-        return f"the answer is not complete: there is no {self.end_mark}"
+        return None if self.polled else f"the answer is not complete: there is no {self.end_mark}"

@@ -37,6 +37,8 @@ _TOLD = {
 _GROUPS = {"generationConfig", "generation_config", "inferenceConfig", "options"}
 _STORED = "prompt"
 """A prompt that is kept at the vendor's is a group of parameters; one that is text is what the user says."""
+_CONVERSE = ("inferenceConfig", "schemaVersion", "toolConfig")
+"""Keys by which a request in Converse's shape is known elsewhere."""
 _IN_PATH = re.compile(r"/model/([^/]{1,200})/(?:converse|invoke)")
 _STREAMED = (":streamGenerateContent", "/converse-stream", "/invoke-with-response-stream")
 _SECRET = re.compile(r"authorization|api[-_]?key|secret|password|cookie|access[-_]?token|^token$|^key$", re.IGNORECASE)
@@ -82,6 +84,8 @@ def _dialect(path: str, asked: dict[str, Any]) -> Dialect:
             return dialect if any(key in asked for key in TURNS[dialect]) else "unknown"
     if isinstance(asked.get("contents"), list):
         return "gemini"
+    if isinstance(asked.get("messages"), list) and any(key in asked for key in _CONVERSE):
+        return "bedrock-converse"
     if isinstance(asked.get("messages"), list):
         return "anthropic-messages" if _is_anthropics(asked) else "openai-chat"
     # Requests for embeddings have an input and a model too.

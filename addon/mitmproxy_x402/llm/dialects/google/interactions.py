@@ -33,9 +33,9 @@ class InteractionsReader(Reader):
         kind = value.get("event_type")
         if isinstance(kind, str):
             return kind.startswith(_FAMILIES) or (kind == "error" and "is_finished" not in value)
-        return value.get("object") == "interaction" or (
-            isinstance(value.get("steps", value.get("outputs")), list) and "status" in value and "type" not in value
-        )
+        if value.get("object") == "interaction":
+            return True
+        return isinstance(value.get("steps"), list) and "total_tokens" in mapping(value.get("usage"))
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event."""
@@ -63,6 +63,7 @@ class InteractionsReader(Reader):
         if "event_type" in value:
             self.event("message", value)
             return
+        self.polled = True
         self._state(value, last=True)
 
     def _state(self, interaction: dict[str, Any], *, last: bool) -> None:

@@ -51,6 +51,7 @@ class AssistantsReader(Reader):
 
     def whole(self, value: dict[str, Any]) -> None:
         """A run."""
+        self.polled = True
         self.event("message", value)
 
     def _run(self, run: dict[str, Any]) -> None:

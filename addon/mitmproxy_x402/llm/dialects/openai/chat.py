@@ -62,7 +62,8 @@ class ChatReader(Reader):
 
     def done(self) -> None:
         """The stream's end."""
-        if not self.ended and not self.draft.all_stopped and self.draft.error is None:
+        only_text = self._texts and not self._calls  # vendors that never say why (Snowflake) do so
+        if not (self.ended or self.draft.all_stopped or only_text) and self.draft.error is None:
             self.draft.notes.add("[DONE] before every choice had its finish_reason")
         self.ended = True
 

@@ -68,11 +68,9 @@ class ResponsesReader(Reader):
 
     @property
     def unfinished(self) -> str | None:
-        """In which state it is."""
+        """Nothing where its state tells it."""
         if self._state_was in ("cancelled", "failed"):
             return None
-        if self._state_was in ("queued", "in_progress") and self.draft.event <= 1:
-            return f"the answer is not complete: the response is {self._state_was}"
         return super().unfinished
 
     def event(self, name: str, value: dict[str, Any]) -> None:
@@ -109,6 +107,7 @@ class ResponsesReader(Reader):
         if "output" not in value and value.get("object") != "response":  # one event, by itself
             self.event("message", value)
         else:
+            self.polled = True
             self._state(value, string(value.get("status")), whole=True)
 
     def _number(self, number: Any, kind: str) -> None:
