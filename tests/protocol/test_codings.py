@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import zlib
@@ -10,7 +11,8 @@ from collections.abc import Callable
 import brotli
 import pytest
 
-from mitmproxy_x402.protocol.codings import FREE, Decoder, Undecodable, needs_decoding
+from mitmproxy_x402.protocol.codings import FREE, MAX_MEMBERS, STEP, Decoder, Undecodable, needs_decoding
+from mitmproxy_x402.protocol.codings import decode as decode_whole
 from support import zstd
 
 TEXT = "".join(f'data: {{"n": {n}, "text": "€ und mehr"}}\n\n' for n in range(2000)).encode()
@@ -114,3 +116,25 @@ def test_what_needs_decoding() -> None:
     assert not needs_decoding("")
     assert needs_decoding("gzip")
     assert needs_decoding("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [("br", brotli.compress), ("zstd", zstd.compress), ("gzip", lambda data: gzip.compress(data, 9))],
+)
+def test_no_step_gives_more_than_is_asked_for(coding: str, pack: Callable[[bytes], bytes]) -> None:
+    bomb, most = pack(bytes(30 << 20)), 0
+    bounded = coding != "br" or hasattr(brotli.Decompressor(), "can_accept_more_data")
+    with contextlib.suppress(Undecodable):
+        for piece in Decoder(coding).feed(bomb):
+            most = max(most, len(piece))
+    assert 0 < most <= (2 * STEP if bounded else 17 << 20)
+    with pytest.raises(Undecodable, match="unfolds to more than 1000 bytes"):
+        decode_whole(bomb, coding, 1000)
+
+
+@pytest.mark.parametrize(("coding", "empty"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))])
+def test_members_without_end(coding: str, empty: bytes) -> None:
+    assert decode_whole(empty * MAX_MEMBERS, coding, 10) == b""
+    with pytest.raises(Undecodable, match="more than 1000 members"):
+        decode_whole(empty * (MAX_MEMBERS + 2), coding, 10)

@@ -24,12 +24,18 @@ class Undecodable(ValueError):
     """The body cannot be decoded, or not further: says why, in half a sentence."""
 
 
+MAX_MEMBERS = 1000
+"""Members of gzip, frames of zstd, that one body may consist of: each costs a decompressor, and may be empty."""
+STEP = 64 << 10
+"""Bytes that one step may unfold to, or half as much again, where the library can be told so."""
+
+
 class _Step(Protocol):
-    """One decompressor: `unfold` is given at most `piece` bytes at once."""
+    """One decompressor: `unfold` is given at most `piece` bytes at once, and gives parts of bounded size."""
 
     piece: int
 
-    def unfold(self, data: bytes) -> bytes: ...
+    def unfold(self, data: bytes) -> Iterator[bytes]: ...
 
 
 class Decoder:
@@ -48,16 +54,18 @@ class Decoder:
         size = self._step.piece
         for start in range(0, len(data), size):
             piece = data[start : start + size]
+            before, self._taken = self._taken, self._taken + len(piece)
             try:
-                unfolded = self._step.unfold(piece)
+                for unfolded in self._step.unfold(piece):
+                    self._given += len(unfolded)
+                    if self._given > min(MAX_DECODED, max(FREE, self._taken * MAX_RATIO)):
+                        raise Undecodable(f"it unfolds too far: {self._taken} bytes became more than {self._given}")
+                    if unfolded:
+                        yield unfolded
+            except Undecodable:
+                raise
             except Exception as error:  # each library has an error of its own
-                raise Undecodable(f"the coding is broken after {self._taken} bytes ({type(error).__name__})") from None
-            self._taken += len(piece)
-            self._given += len(unfolded)
-            if self._given > min(MAX_DECODED, max(FREE, self._taken * MAX_RATIO)):
-                raise Undecodable(f"it unfolds too far: {self._taken} bytes became more than {self._given}")
-            if unfolded:
-                yield unfolded
+                raise Undecodable(f"the coding is broken after {before} bytes ({type(error).__name__})") from None
 
 
 def needs_decoding(coding: str) -> bool:
@@ -81,27 +89,40 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
 class _Zlib:
     """gzip (RFC 1952), also of several members, and deflate (RFC 9110, section 8.4.1.2), also without its wrapper."""
 
-    piece = 4096  # deflate unfolds 1032 times at most
+    piece = 4096  # what follows the end of a member is copied, once for each
 
     def __init__(self, bits: int) -> None:
         self._bits = bits
         self._inner = zlib.decompressobj(bits)
         self._first = b""
+        self._members = 0
 
-    def unfold(self, data: bytes) -> bytes:
+    def unfold(self, data: bytes) -> Iterator[bytes]:
         if self._bits == zlib.MAX_WBITS:
             self._first += data
             if len(self._first) < 2:
-                return b""
+                return
             wrapped = self._first[0] & 0x0F == 8 and int.from_bytes(self._first[:2], "big") % 31 == 0
             self._bits = 0 if wrapped else -zlib.MAX_WBITS
             self._inner = zlib.decompressobj(self._bits or zlib.MAX_WBITS)
             data = self._first
-        parts = [self._inner.decompress(data)]
-        while self._inner.eof and self._bits > zlib.MAX_WBITS and self._inner.unused_data.startswith(b"\x1f"):
-            rest, self._inner = self._inner.unused_data, zlib.decompressobj(self._bits)
-            parts.append(self._inner.decompress(rest))
-        return b"".join(parts)
+        yield self._inner.decompress(data, STEP)
+        while True:
+            if self._inner.unconsumed_tail:
+                yield self._inner.decompress(self._inner.unconsumed_tail, STEP)
+            elif self._inner.eof and self._bits > zlib.MAX_WBITS and self._inner.unused_data.startswith(b"\x1f"):
+                self._members = _one_more(self._members)
+                rest, self._inner = self._inner.unused_data, zlib.decompressobj(self._bits)
+                yield self._inner.decompress(rest, STEP)
+            else:
+                return
+
+
+def _one_more(members: int) -> int:
+    """Raises Undecodable: that would be too many."""
+    if members >= MAX_MEMBERS:
+        raise Undecodable(f"it has more than {MAX_MEMBERS} members")
+    return members + 1
 
 
 def _library(coding: str, *modules: str) -> ModuleType:
@@ -113,17 +134,25 @@ def _library(coding: str, *modules: str) -> ModuleType:
 
 
 class _Brotli:
-    piece = 32  # a step of a few bytes can unfold to 16 MB, and older libraries cannot be told to stop
+    """Brotli (RFC 7932). Libraries before 1.2 cannot be told to stop, and a step of a few bytes can unfold to 16 MB."""
 
     def __init__(self) -> None:
-        self._inner = _library("br", "brotli", "brotlicffi").Decompressor()
+        library = _library("br", "brotli", "brotlicffi")
+        self._inner = library.Decompressor()
+        self._is_bounded = hasattr(self._inner, "can_accept_more_data")
+        self.piece = STEP if self._is_bounded else 1
 
-    def unfold(self, data: bytes) -> bytes:
-        return cast(bytes, self._inner.process(data))
+    def unfold(self, data: bytes) -> Iterator[bytes]:
+        if not self._is_bounded:
+            yield cast(bytes, self._inner.process(data))
+            return
+        yield self._inner.process(data, output_buffer_limit=STEP)
+        while not self._inner.can_accept_more_data():
+            yield self._inner.process(b"", output_buffer_limit=STEP)
 
 
 class _Zstandard:
-    piece = 256  # four bytes can unfold to 128 KB
+    piece = 4096  # what follows the end of a member is copied, once for each
 
     def __init__(self) -> None:
         zstd = _library("zstd", "compression.zstd", "backports.zstd")
@@ -132,15 +161,17 @@ class _Zstandard:
             options={zstd.DecompressionParameter.window_log_max: 23}
         )
         self._inner = self._new()
+        self._members = 0
 
-    def unfold(self, data: bytes) -> bytes:
-        parts = []
+    def unfold(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._inner.eof:
+                self._members = _one_more(self._members)
                 self._inner = self._new()
-            parts.append(self._inner.decompress(data))
+            yield self._inner.decompress(data, STEP)
+            while not (self._inner.eof or self._inner.needs_input):
+                yield self._inner.decompress(b"", STEP)
             data = self._inner.unused_data if self._inner.eof else b""
-        return b"".join(parts)
 
 
 _STEPS: dict[str, Callable[[], _Step]] = {

@@ -107,7 +107,8 @@ def priced(entry: PaymentRequirements) -> tuple[str, str]:
 
 
 def _body(response: http.Response) -> str:
+    body = challenge.decoded(response.raw_content or b"", response.headers.get("content-encoding"))
     try:
-        return json.dumps(json.loads(response.raw_content or b""), indent=2, ensure_ascii=False)
-    except ValueError:
-        return (response.get_text(strict=False) or "").strip() or "(empty)"
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body.decode("utf-8", "replace").strip() or "(empty)"
