@@ -23,6 +23,7 @@ from .command_line import why_unpayable
 from .errors import Refused, SettingsError, X402Error, error_code
 from .forecast.quote import Place, read_question
 from .hooks import answers, cors, guard, service
+from .hooks.log_lines import QuietProbes, add_dates
 from .hooks.peers import Peers
 from .ledger.interface import Clock
 from .ledger.opening import make_ready, open_ledger
@@ -68,6 +69,7 @@ class X402Addon:
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy takes them along with this one
         self._peers = Peers()
+        self._quiet = QuietProbes()
         views = Views(lambda: self.payer)
         self.addons = [Commands(lambda: self.payer), self._service, self._peers, views, self.recorder]
         self._began = time.time()
@@ -87,6 +89,9 @@ class X402Addon:
         """Declare the options, and repair mitmproxy's defaults before the port opens."""
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
+        self._quiet.install()
+        termlog = ctx.master.addons.get("termlog")
+        add_dates(None if termlog is None else termlog.logger.formatter)
         try:
             self._caution = self_check()
         except SettingsError as error:
@@ -197,7 +202,14 @@ class X402Addon:
         """Let mitmproxy decide the layers, then put our stream into them."""
         timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
         addons = ctx.master.addons
-        install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons)
+        install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
+
+    def _answer_at_once(self, request: http.Request) -> http.Response | None:
+        """A health check's answer: asked every few seconds, so it leaves no flow and no line in the log."""
+        if not is_health(request):
+            return None
+        broken = self.payer is None or self._broken
+        return service.health("not ready" if broken else "draining" if self._service.draining else "ok")
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, take the client's credentials off, and keep the body replayable."""
@@ -205,16 +217,13 @@ class X402Addon:
         if exchange is None:
             return
         flow.request.stream = False
+        self._quiet.speak(flow.client_conn.peername)
         try:
             self._examine(flow, exchange)
         except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
             _refuse(flow, _fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        if is_health(flow.request):
-            broken = self.payer is None or self._broken
-            flow.response = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
-            return
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
             _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
@@ -231,11 +240,12 @@ class X402Addon:
         denial = guard.examine(flow.request, caller, settings)
         if denial is not None:
             page = guard.page_of(flow.request)
-            asked = f"{flow.request.method} {flow.request.path.partition('?')[0]}"
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
-            _log(logging.WARNING, flow, "refused %s: %s", answers.printable(asked), answers.printable(told))
+            _log(logging.WARNING, flow, "refused %s: %s", _asked(flow), answers.printable(told))
             _refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
+        exchange.max_body = settings.max_body
+        exchange.refuse_body = functools.partial(_refuse_body, flow, settings.max_body)
         exchange.may_pay = not guard.pays_itself(flow.request)
         guard.strip_credentials(flow.request, settings, lambda: self._is_poll(flow.request))
 
@@ -383,6 +393,7 @@ class X402Addon:
         What clients are still told meanwhile is not written down any more.
         """
         hosting.end_quietly()
+        self._quiet.uninstall()
         for flow, purchase in list(self._purchases.items()):
             exchange = exchange_of(flow)
             if exchange is not None:
@@ -446,6 +457,22 @@ def _log(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> N
 def _refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:
     flow.response = answer
     facts.refused(flow, code, asked)
+
+
+def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
+    """The answer to a request whose body is too long to be kept for the second sending."""
+    _log(logging.WARNING, flow, "refused %s: its body is longer than %d bytes", _asked(flow), limit)
+    message = (
+        f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "
+        "Nothing was paid. Start the proxy with a higher x402_max_body."
+    )
+    facts.refused(flow, "request_too_large")
+    return answers.refusal(413, "request_too_large", message)
+
+
+def _asked(flow: http.HTTPFlow) -> str:
+    """Method and path, for the log."""
+    return answers.printable(f"{flow.request.method} {flow.request.path.partition('?')[0]}")
 
 
 def _refusal(error: X402Error, purchase: Purchase | None) -> http.Response:

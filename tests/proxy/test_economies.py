@@ -242,7 +242,7 @@ class Terminal:
 
     def shown(self) -> str:
         """What has been shown since."""
-        return re.sub(r"\[\d\d:\d\d:\d\d\.\d+\]", "[now]", self._capsys.readouterr().out)
+        return re.sub(r"\[[\d-]* ?\d\d:\d\d:\d\d\.\d+\]", "[now]", self._capsys.readouterr().out)
 
     def pass_by(self) -> None:
         while self.calls:

@@ -32,7 +32,9 @@ def answer_preflight(request: http.Request, origin: str) -> http.Response:
     if asked.get("access-control-request-private-network") == "true":
         fields.append((b"access-control-allow-private-network", b"true"))
     fields.append((b"access-control-max-age", _MAX_AGE.encode()))
-    return http.Response.make(204, b"", fields)
+    response = http.Response.make(204, b"", fields)
+    del response.headers["content-length"]  # which a 204 must not have (RFC 9110, section 8.6)
+    return response
 
 
 def opening(origin: str) -> Fields:

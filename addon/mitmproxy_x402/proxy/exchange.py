@@ -22,6 +22,10 @@ class Exchange:
     """The Host (or :authority) that the client wrote, before reverse mode rewrote it; all, where there are several."""
     own_headers: tuple[tuple[bytes, bytes], ...] = ()
     """Set by the addon: headers that errors which the stream answers itself have, too."""
+    max_body: int = 1 << 62
+    """Set by the addon: bytes of the request's body that are kept."""
+    refuse_body: Callable[[], http.Response] | None = field(default=None, repr=False)
+    """Set by the addon: gives the answer to a longer one."""
     may_pay: bool = False
     """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
     resend: bool = False

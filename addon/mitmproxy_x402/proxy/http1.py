@@ -6,6 +6,7 @@ import logging
 import re
 from typing import Any
 
+from .arrival import Steps
 from .internals import (
     HttpEvent,
     HttpStream,
@@ -17,7 +18,7 @@ from .internals import (
     commands,
     events,
 )
-from .stream import Steps, X402Stream
+from .stream import X402Stream
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ try:
         ResponseProtocolError,
         ResponseTrailers,
     )
-    from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
+    from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
     from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
 except ImportError as moved:
     raise SettingsError(
@@ -44,6 +44,8 @@ __all__ = [
     "DropStream",
     "HttpEvent",
     "HttpLayer",
+    "HttpRequestHeadersHook",
+    "HttpRequestHook",
     "HttpResponseHeadersHook",
     "HttpStream",
     "LogEntry",

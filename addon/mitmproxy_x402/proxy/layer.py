@@ -11,6 +11,7 @@ from typing import cast
 from mitmproxy.connection import Connection, ConnectionState
 
 from ..settings.timeouts import Timeouts
+from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import IndexedAddons
 from .http1 import MAX_JOINED, Http1Client, join
 from .internals import (
@@ -25,13 +26,14 @@ from .internals import (
     events,
     layer,
 )
-from .stream import CANCELLED, Steps, X402Stream
+from .stream import X402Stream
 
 
 class X402Layer(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and one alarm for all of those that wait for their upstream."""
 
     timeouts: Timeouts
+    at_once: AtOnce | None = None
     addons: IndexedAddons | None
     """Who is asked at once, where the process is ours."""
     _alarm: commands.RequestWakeup | None
@@ -39,7 +41,7 @@ class X402Layer(HttpLayer):
     def make_stream(self, stream_id: int) -> Steps:
         """As mitmproxy does, with a stream of ours."""
         self._forget_closed()
-        self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts)
+        self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts, self.at_once)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def repair(self, connection: Connection) -> None:
@@ -154,6 +156,7 @@ def install(
     decide: Callable[[layer.NextLayer], None],
     timeouts: Timeouts,
     addons: AddonManager | None = None,
+    at_once: AtOnce | None = None,
 ) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
@@ -166,5 +169,5 @@ def install(
         if type(each) is HttpLayer:
             each.__class__ = X402Layer
             ours = cast(X402Layer, each)
-            ours.timeouts, ours._alarm = timeouts, None
+            ours.timeouts, ours.at_once, ours._alarm = timeouts, at_once, None
             ours.addons = addons if isinstance(addons, IndexedAddons) else None

@@ -32,13 +32,13 @@ from mitmproxy.connection import Connection
 from ..errors import error_body
 from ..protocol.payment_required import challenge_header
 from ..settings.timeouts import Timeouts
-from .exchange import EXCHANGE, Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
+from .arrival import CANCELLED, ArrivingStream, AtOnce, Steps
+from .exchange import Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
 from .internals import (
     DropStream,
     HttpEvent,
     HttpLayer,
     HttpResponseHeadersHook,
-    HttpStream,
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
@@ -49,7 +49,6 @@ from .internals import (
     ResponseProtocolError,
     ResponseTrailers,
     SendHttp,
-    _events,
     _http1,
     commands,
     events,
@@ -64,9 +63,6 @@ MAX_LEGS = 6
 
 
 logger = logging.getLogger(__name__)
-
-
-Steps = Generator[commands.Command, Any, None]
 
 
 _RESPONSE_EVENTS = (
@@ -87,11 +83,12 @@ _REJECTIONS = (400, 401, 402)
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
-class X402Stream(HttpStream):
+class X402Stream(ArrivingStream):
     """mitmproxy's stream, which can send its request upstream more than once."""
 
-    def __init__(self, context: Any, stream_id: int, timeouts: Timeouts) -> None:
+    def __init__(self, context: Any, stream_id: int, timeouts: Timeouts, at_once: AtOnce | None = None) -> None:
         super().__init__(context, stream_id)
+        self.at_once = at_once
         self.exchange = Exchange()
         self.timeouts = timeouts
         self.waits_for = ""  # a field of Timeouts while the upstream is to do something, else empty
@@ -230,6 +227,8 @@ class X402Stream(HttpStream):
             ResponseHeaders(self.stream_id, response, end_stream=False),
             ResponseData(self.stream_id, body),
         ):
+            if isinstance(event, ResponseData) and self.flow.request.method == "HEAD":
+                continue
             yield SendHttp(event, self.context.client)
         if self.flow.request.is_http2:
             yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
@@ -249,26 +248,6 @@ class X402Stream(HttpStream):
         return _with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
 
     # The way of a request.
-
-    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
-        """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
-        if request:
-            self.exchange.client_host = _written_host(self.flow.request)
-            self.flow.__dict__[EXCHANGE] = self.exchange
-        return (yield from super().check_invalid(request))
-
-    def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
-        """Never apply `stream_large_bodies` to a request: a streamed body cannot be sent twice."""
-        if not request or not self.context.options.stream_large_bodies:
-            return (yield from super().check_body_size(request))
-        if not self.context.options.body_size_limit:
-            return False
-        context, self.context = self.context, shallow_copy(self.context)
-        self.context.options = cast(Any, _WithoutStreaming(context.options))
-        try:
-            return (yield from super().check_body_size(request))
-        finally:
-            self.context = context
 
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back where the addon may pay it."""
@@ -440,6 +419,8 @@ class X402Stream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> Steps:
         """Finish the response; trailers that an HTTP/1.1 client cannot be given are left out, not fatal."""
         assert self.flow.response is not None
+        if self.flow.request.method == "HEAD" and not already_streamed:
+            self.flow.response.data.content = b""  # the head says how long it would be (RFC 9110, section 9.3.2)
         if self.flow.response.trailers and not self.flow.request.is_http2:
             logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
             self.flow.response.trailers = None
@@ -447,12 +428,6 @@ class X402Stream(HttpStream):
 
     def _http_layer(self) -> HttpLayer:
         return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
-
-
-def _written_host(request: http.Request) -> str | None:
-    """Whom the client says that it asks: Host, and the authority of an absolute-form target that says otherwise."""
-    host, authority = request.host_header, request.authority
-    return f"{authority}, {host}" if authority and authority != host else host
 
 
 def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:
@@ -475,18 +450,6 @@ def _kept_open(request: http.Request) -> http.Request:
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
-class _WithoutStreaming:
-    """mitmproxy's options, seen as if `stream_large_bodies` were not set."""
-
-    stream_large_bodies = None
-
-    def __init__(self, options: Any) -> None:
-        self._options = options
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._options, name)
-
-
 def _error_status(code: Any) -> int | None:
     """The HTTP status for a protocol error: an enum from mitmproxy 12 on, an int before (444 and 499: no answer)."""
     if isinstance(code, int):
@@ -500,6 +463,3 @@ _OVERDUE = {
     "first_byte": "no answer within {:g} s (option x402_first_byte_timeout)",
     "idle": "no more of its answer for {:g} s (option x402_idle_timeout)",
 }
-
-
-CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504

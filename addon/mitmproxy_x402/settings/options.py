@@ -198,6 +198,13 @@ OPTIONS: tuple[Option, ...] = (
         "How many seconds one request may take as a whole, 0.1 to 86400, before it is cut. Default: 900.",
     ),
     Option(
+        "x402_max_body",
+        "256m",
+        "How long a request's body may be: a number of bytes, or with k, m or g (4m is 4 times 1024 times 1024), at "
+        "most 1g. It is kept in memory until the answer begins, because it may have to be sent twice. Longer ones get "
+        "a 413. Default: 256m.",
+    ),
+    Option(
         "x402_drain",
         "60",
         "How many seconds a stop (SIGTERM) waits for running answers, 0 to 86400; new requests get a 503 meanwhile. "

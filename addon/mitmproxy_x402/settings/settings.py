@@ -129,6 +129,8 @@ class Settings:
     file: Path | None = None
     """The x402.toml that was read."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    max_body: int = 256 << 20
+    """Bytes of a request's body."""
     drain: float = 60
     """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         dump_filter=sources.get("dump_filter", filter_expression, ""),
         dump_formats=sources.default("dump_format", several(dump_format, "formats")),
         timeouts=Timeouts(**{name: sources.default(f"{name}_timeout", seconds("0.1", "86400")) for name in _TIMEOUTS}),
+        max_body=sources.default("max_body", size),
         drain=sources.default("drain", seconds("0", "86400")),
         file=file,
         warnings=tuple(warnings),

@@ -1,0 +1,183 @@
+"""The first half of a stream: a request arrives, is answered before its body where it can be, and kept within bounds.
+
+mitmproxy reads a request to its end before it sends an answer that a hook has set. Here such an answer goes out as soon
+as `requestheaders` has set it, and what still comes of the body is thrown away as it comes: a stranger's request takes
+no memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, cast
+
+from mitmproxy import http
+from mitmproxy.net.http.http1 import expected_http_body_size
+
+from .exchange import EXCHANGE, Exchange, shallow_copy
+from .internals import (
+    DropStream,
+    HttpRequestHeadersHook,
+    HttpRequestHook,
+    HttpResponseHeadersHook,
+    HttpStream,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    ResponseProtocolError,
+    SendHttp,
+    _events,
+    commands,
+    events,
+)
+
+MAX_DISCARDED = 8 << 20
+"""Bytes of a body that are read and thrown away after the answer; a client that sends more than that is cut off.
+
+To close at once would take the answer away from a client that reads it only when it has sent everything.
+"""
+
+Steps = Generator[commands.Command, Any, None]
+AtOnce = Callable[[http.Request], "http.Response | None"]
+
+CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
+
+
+class ArrivingStream(HttpStream):
+    """mitmproxy's stream, up to the point where the request is whole."""
+
+    exchange: Exchange
+    at_once: AtOnce | None
+    """Answers requests that are no business of any hook, as health checks; None for all others."""
+    _discarded = 0
+
+    def state_wait_for_request_headers(self, event: events.Event) -> Steps:
+        """As mitmproxy does, but answer at once where the answer is known."""
+        assert isinstance(event, RequestHeaders)
+        answer = None if self.at_once is None else self.at_once(event.request)
+        if answer is not None:
+            self.flow = http.HTTPFlow(self.context.client, self.context.server)
+            self.flow.request, self.flow.response, self.flow.live = event.request, answer, True
+            yield from self._answer_unseen()
+            return
+        steps = super().state_wait_for_request_headers(event)
+        reply: Any = None
+        while True:
+            try:
+                command = steps.send(reply)
+            except StopIteration:
+                return
+            reply = yield command
+            if isinstance(command, HttpRequestHeadersHook) and not event.end_stream and self.flow.error is None:
+                if self.flow.response is None and self._announces_too_much():
+                    self.flow.response = self._too_large()
+                if self.flow.response is not None:
+                    steps.close()
+                    yield from self._answer_early()
+                    return
+
+    def _announces_too_much(self) -> bool:
+        try:
+            size = expected_http_body_size(self.flow.request)
+        except ValueError:
+            return False  # mitmproxy says so
+        return size is not None and size > self.exchange.max_body
+
+    def _too_large(self) -> http.Response | None:
+        return None if self.exchange.refuse_body is None else self.exchange.refuse_body()
+
+    def state_consume_request_body(self, event: events.Event) -> Steps:
+        """Keep the body, which may have to be sent twice, up to a limit."""
+        if isinstance(event, RequestData) and len(self.request_body_buf) + len(event.data) > self.exchange.max_body:
+            answer = self._too_large()
+            if answer is not None:
+                self.request_body_buf.clear()
+                self.flow.response = answer
+                yield from self._answer_early()
+                return
+        yield from super().state_consume_request_body(event)
+
+    def _answer_unseen(self) -> Steps:
+        """Answer without any hook."""
+        self.client_state = self.state_discard_body
+        self.server_state = self.state_done
+        response = self.flow.response
+        assert response is not None
+        body = response.raw_content if self.flow.request.method != "HEAD" else b""
+        yield SendHttp(_events.ResponseHeaders(self.stream_id, response, not body), self.context.client)
+        if body:
+            yield SendHttp(_events.ResponseData(self.stream_id, body), self.context.client)
+
+    def _answer_early(self) -> Steps:
+        """Answer with what is in the flow, and go on to throw the body away."""
+        assert self.flow.response is not None
+        awaits_leave = "expect" in self.flow.request.headers  # whether the body comes then, nobody can tell
+        self.client_state = self.state_discard_body
+        self.flow.request.data.content = b""
+        self.flow.request.timestamp_end = self.flow.response.timestamp_start = time.time()
+        for hook in (HttpRequestHook(self.flow), HttpResponseHeadersHook(self.flow)):
+            yield hook
+            if (yield from self.check_killed(True)):
+                return
+        if awaits_leave and not self.flow.request.is_http2:
+            self.flow.response.headers["connection"] = "close"
+        yield from self.send_response()
+        if awaits_leave:
+            yield from self._stop_reading()
+
+    def state_discard_body(self, event: events.Event) -> Steps:
+        """The answer has been given: nobody needs what still comes."""
+        if isinstance(event, RequestData):
+            self._discarded += len(event.data)
+            if self._discarded > MAX_DISCARDED:
+                yield from self._stop_reading()
+        elif isinstance(event, RequestEndOfMessage):
+            self.client_state = self.state_done
+            if self.server_state == self.state_done:
+                yield from self.flow_done()
+
+    def _stop_reading(self) -> Steps:
+        """Close an HTTP/1.1 client's connection, or reset the stream of another."""
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        error = ResponseProtocolError(self.stream_id, "the request was answered before its end", CANCELLED)
+        yield SendHttp(error, self.context.client)
+        yield DropStream(self.stream_id)
+
+    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
+        if request:
+            self.exchange.client_host = _written_host(self.flow.request)
+            self.flow.__dict__[EXCHANGE] = self.exchange
+        return (yield from super().check_invalid(request))
+
+    def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Never apply `stream_large_bodies` to a request: a streamed body cannot be sent twice."""
+        if not request or not self.context.options.stream_large_bodies:
+            return (yield from super().check_body_size(request))
+        if not self.context.options.body_size_limit:
+            return False
+        context, self.context = self.context, shallow_copy(self.context)
+        self.context.options = cast(Any, _WithoutStreaming(context.options))
+        try:
+            return (yield from super().check_body_size(request))
+        finally:
+            self.context = context
+
+
+class _WithoutStreaming:
+    """mitmproxy's options, seen as if `stream_large_bodies` were not set."""
+
+    stream_large_bodies = None
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._options, name)
+
+
+def _written_host(request: http.Request) -> str | None:
+    """Whom the client says that it asks: Host, and the authority of an absolute-form target that says otherwise."""
+    host, authority = request.host_header, request.authority
+    return f"{authority}, {host}" if authority and authority != host else host
