@@ -373,7 +373,7 @@ class X402Addon:
         purchase = self._purchases.pop(flow, None)
         exchange = exchange_of(flow)
         if purchase is not None and exchange is not None and not self._service.is_over:
-            purchase.finish(answers.outcome(flow, exchange))
+            purchase.finish(answers.outcome(flow, exchange, purchase.payment))
             _note(flow, exchange, purchase)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -384,7 +384,7 @@ class X402Addon:
             return
         exchange.error_answer = answers.upstream_error(flow, exchange, purchase)
         if purchase is not None and not self._service.is_over:
-            purchase.break_off(answers.outcome(flow, exchange))
+            purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
             _note(flow, exchange, purchase)
 
     def done(self) -> None:
@@ -397,7 +397,7 @@ class X402Addon:
         for flow, purchase in list(self._purchases.items()):
             exchange = exchange_of(flow)
             if exchange is not None:
-                purchase.break_off(answers.outcome(flow, exchange))
+                purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
                 _note(flow, exchange, purchase)
         if self.payer is not None:
             self.payer.outcomes.flush()

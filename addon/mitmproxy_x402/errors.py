@@ -65,6 +65,12 @@ class RpcError(X402Error):
     code = "solana_rpc_unavailable"
 
 
+class EvmRpcError(RpcError):
+    """No RPC said within its time what the wallet can pay with over Permit2."""
+
+    code = "evm_rpc_unavailable"
+
+
 def error_code(error: X402Error) -> str:
     """The stable code that a client sees for `error`."""
     return error.reason if isinstance(error, Refused) else error.code

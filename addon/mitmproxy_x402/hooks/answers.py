@@ -82,18 +82,32 @@ def _named(payment: Payment) -> str:
     return f"{payment.offer} (reference {payment.reference})"
 
 
-def outcome(flow: http.HTTPFlow, exchange: Exchange) -> Outcome:
-    """What the answer says of the payment: only a transaction id proves that it was settled (protocol, section 4)."""
+def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = None) -> Outcome:
+    """What the answer says of the payment: only a transaction id proves that it was settled (protocol, section 4).
+
+    Of a ceiling it also says what was charged. That nothing was charged proves nothing: no transaction has used the
+    signature up.
+    """
     response = flow.response
     begun = flow.request.timestamp_start
     if response is None:
         return Outcome("unknown", total=time.time() - begun)
     get = functools.partial(heads.get, response.headers)
     receipt = read_settlement(get)
-    settled = receipt is not None and receipt.success and receipt.transaction
+    offer = None if payment is None else payment.offer
+    named = "" if receipt is None or not receipt.success else receipt.transaction
+    if receipt is not None and receipt.success and offer is not None and offer.method == "gateway":
+        named = named or receipt.transfer
+    charged = None
+    if receipt is not None and receipt.success and offer is not None and offer.is_ceiling:
+        charged = receipt.amount if receipt.amount is not None and receipt.amount <= offer.requirement.amount else None
+    free = charged == 0 and not named
     return Outcome(
-        "settled" if settled else "unknown",
-        transaction=receipt.transaction if receipt is not None and settled else "",
+        "settled" if named else "rejected" if free else "unknown",
+        transaction=named,
+        code="charged_nothing" if free else "",
+        charged=charged,
+        charged_micro_usd=None if charged is None or offer is None else offer.asset.micro_usd(charged),
         status=response.status_code,
         request_id=printable(next((said for said in map(get, REQUEST_IDS) if said is not None), "")),
         first_byte=None if response.timestamp_start is None else response.timestamp_start - begun,

@@ -97,6 +97,10 @@ but nobody has asked whether it was taken before.
 """
 UNCHECKED = "state = 'settled' AND chain_state IS NULL AND sends > 0"
 """Rows of which only a gateway says that they are settled."""
+CHARGES = 32
+"""Ceilings that `Ledger.charges` looks back on."""
+CHARGES_ROWS = 20_000
+"""Rows that it looks through for them."""
 LAPSE_SECONDS = 300
 """Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
 
@@ -146,6 +150,7 @@ class Intent:
     job: str = ""
     """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
     scheme: str = "exact"
+    """The way in which it is paid, see `schemes.Method`: `exact`, `permit2`, `upto` or `gateway`."""
     wallet: str = ""
     """Public address of whoever will sign."""
     nonce: str = ""
@@ -198,6 +203,8 @@ class Submitted:
     """Seconds since it was reserved, by the ledger's own time."""
     valid_until: float = 0
     """Unix seconds; what was sent of it can be settled until then."""
+    scheme: str = "exact"
+    """As `Intent.scheme`: a nonce means something in its own scheme alone."""
 
 
 class JobPaid(Refused):
@@ -248,6 +255,24 @@ class ChainWord:
     """The same in millionths of a dollar."""
     finding: str = ""
     """A short code where the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What payments of one wallet in one asset may still take, in millionths of a dollar."""
+
+    all: int
+    """Of every payment whose signature may yet be submitted."""
+    permit2: int
+    """Of those among them that go through Permit2, and so use up the allowance for it."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What was taken of one ceiling. Amounts in millionths of a dollar."""
+
+    ceiling: int
+    charged: int
 
 
 class Ledger(Protocol):
@@ -319,6 +344,15 @@ class Ledger(Protocol):
 
     def find_job(self, job: str) -> Submitted | None:
         """The last payment that `record_job` knows for `job`, whatever became of it; None where there is none."""
+
+    def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
+        """What payments of `wallet` in `asset` may still take, without that of the row `without`."""
+
+    def charges(self, path: str, model: str | None) -> list[Charge]:
+        """What was taken of the last CHARGES ceilings for `path` and `model`, the newest first.
+
+        By the answer's word, or the chain's where it has spoken.
+        """
 
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from ..errors import ChallengeError
 from ..forecast.forecast import MISMATCH
@@ -16,6 +17,8 @@ from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothi
 from ..protocol.strict_json import Undecodable, decode_json
 
 _CODE = re.compile(r"(PAYMENT|SETTLEMENT)_[A-Z_]{1,40}")
+REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
+"""By which the reference facilitators say why a payment did not pass (x402 v2, section 9)."""
 
 
 def read(response: Response) -> PaymentRequired | None:
@@ -34,7 +37,8 @@ def why_none(response: Response) -> str:
 def rejection_code(response: Response) -> str | None:
     """The gateway's code where `response`, to a request with a payment, rejects that payment; else None.
 
-    A 402 always does, if with an empty code; 400 and 401 only with a code of payments (protocol, section 4).
+    A 402 always does, if with an empty code; others only with a code of payments (protocol, section 4), or with a
+    reason of the reference facilitators, whose servers say 412 where Permit2 may not take enough.
     """
     try:
         said, _ = decode_json(_decoded(response))
@@ -46,7 +50,23 @@ def rejection_code(response: Response) -> str | None:
         else []
     )
     code = next((text for text in found if isinstance(text, str) and _CODE.fullmatch(text)), "")
+    code = code or next(filter(REASON.fullmatch, _reasons(response, said)), "")
     return code if code or response.status_code == 402 else None
+
+
+def _reasons(response: Response, said: object) -> Iterator[str]:
+    """What the reference servers say of a payment that did not pass: in their terms, their receipt, or their body."""
+    try:
+        required = read(response)
+    except ChallengeError:
+        required = None
+    if required is not None and required.error:
+        yield required.error
+    settlement = read_settlement(response.headers.get)
+    if settlement is not None:
+        yield settlement.error_reason
+    if isinstance(said, dict):
+        yield from (text for key in ("error", "reason") if isinstance(text := said.get(key), str))
 
 
 def words(response: Response) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..deferred import LATE, Batch, Later
 from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
+from ..protocol.amounts import format_usd
 from .policy import Offer, Purpose
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,11 @@ class Outcomes:
             states, left = [ending.outcome.state for ending in endings], "unknown"
         for ending, state in zip(endings, states, strict=True):
             logger.info(
-                "x402: payment of %s to %s for %s: %s %s%s; left: %s",
+                "x402: payment of %s to %s for %s: %s %s%s%s; left: %s",
                 *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, state),
                 ending.outcome.transaction or ending.outcome.code or ending.reference,
                 "" if ending.sends == 1 else f" (sent {ending.sends} times)",
+                charge(ending.offer, ending.outcome.charged_micro_usd),
                 left,
                 extra={LATE: True},
             )
@@ -77,3 +79,11 @@ class Outcomes:
         except LedgerError:
             return "unknown"
         return ", ".join(budget.left(spent) for budget, spent in each)
+
+
+def charge(offer: Offer, micro_usd: int | None) -> str:
+    """What was taken of a ceiling, for the log; empty where the answer did not say."""
+    if not offer.is_ceiling or micro_usd is None:
+        return ""
+    otherwise = "" if offer.exact is None else f" (exact: {format_usd(offer.exact)})"
+    return f", upto: charged {format_usd(micro_usd)} of at most {format_usd(offer.micro_usd)}{otherwise}"

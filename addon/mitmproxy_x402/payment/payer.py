@@ -20,18 +20,21 @@ from typing import Any
 
 from ..chain.solana_rpc import Blockhash, SolanaRpc
 from ..deferred import Later
-from ..errors import Refused, RpcError, X402Error
+from ..errors import EvmRpcError, Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
-from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Validity
+from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
 from ..limits.limits import Budget
 from ..protocol.extensions import with_identifier
 from ..protocol.headers import X_PAYMENT, payment_header
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
 from ..protocol.networks import Family
+from ..reconcile.rpcs import rpcs
+from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
+from .ceilings import OVER_PERMIT2, Ceilings
 from .outcomes import Outcomes
 from .policy import Offer, Purpose, Rules
 from .signing import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
@@ -48,8 +51,8 @@ REFRESH_SECONDS = 20
 IDENTIFIER = "pay_"
 """Before the hex digits of a payment identifier, which sellers want to have 16 to 128 characters."""
 MAX_IDENTIFIERS = 2000
-_NEXT_MAY_DO = frozenset({"over_request_limit", "over_budget"})
-"""Refusals of an offer that a cheaper one need not meet."""
+_NEXT_MAY_DO = frozenset({"over_request_limit", "over_budget", "balance_too_low", "permit2_allowance_missing"})
+"""Refusals of one offer that another one need not meet."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -59,6 +62,7 @@ def rules_of(settings: Settings) -> Rules:
         max_request=settings.max_request,
         max_validity=settings.max_validity,
         preference=settings.preference,
+        schemes=settings.schemes,
         budgets=settings.budgets,
         limits=settings.limits,
         allow_pay_to=settings.allow_pay_to,
@@ -156,6 +160,11 @@ class _Order:
     job: str
     blockhash: Blockhash | None
     at_once: bool
+    instead_of: Payment | None
+
+
+def _waits(offer: Offer) -> EvmRpcError:
+    return EvmRpcError(f"{offer} is paid when the chain has been asked. Nothing was paid.")
 
 
 class Payer:
@@ -183,6 +192,9 @@ class Payer:
         self.forecast = Forecast() if settings.preauthorize else None
         """What challenges taught, with `x402_preauthorize`."""
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
+        self._ceilings = Ceilings(
+            ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
+        )
         self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
 
     @property
@@ -196,22 +208,31 @@ class Payer:
         purpose: Purpose,
         replaces: int | None = None,
         job: str = "",
-        blockhash: Blockhash | None = None,
         *,
+        blockhash: Blockhash | None = None,
         at_once: bool = False,
+        instead_of: Payment | None = None,
     ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
         `replaces` is the ledger's row of a payment for the same request, or of that which started `job`; `blockhash` is
-        what a transaction is built on in the place of the challenge's. With `at_once` there is nothing to wait for, on
-        EVM and with a `blockhash`. After any error nothing is reserved. Raises
+        what a transaction is built on in the place of the challenge's; `instead_of` is a payment for the same request
+        that the gateway says it did not take: over Permit2 its nonce is used again, so that one of both at most can be
+        settled. With `at_once` there is nothing to wait for, on EVM and with a `blockhash`, and nothing is paid over
+        Permit2. After any error nothing is reserved. Raises
         Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError and RpcError (no blockhash): nothing was
         signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
         signature leaves this room.
         """
-        order = _Order(required, purpose, replaces, job, blockhash, at_once)
+        order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
         failure: X402Error | None = None
-        for offer in policy.ranked(required, self.rules, self.payers):
+        offers = policy.ranked(required, self.rules, self.payers)
+        if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
+            offers = self._ceilings.order(offers, purpose)
+        for offer in offers:
+            if at_once and offer.method in OVER_PERMIT2:
+                failure = failure or _waits(offer)
+                continue
             try:
                 return await self._paid(order, offer)
             except (RpcError, Refused) as error:  # noqa: PERF203  (the next may do)
@@ -225,12 +246,19 @@ class Payer:
         budgets = policy.admit(offer, order.purpose, self.rules)
         if self.settings.dry_run:
             raise policy.dry_run(offer, order.purpose)
-        nonce = self._entropy(NONCE_BYTES)
+        payer = self.payers[offer.network.family]
+        look = None
+        if offer.method in OVER_PERMIT2 and payer is not None:
+            look = await self._ceilings.look(offer, payer)
+        nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
         row = reserve() if order.at_once else await _patiently(reserve)
         try:
+            permit_nonce = None
+            if look is not None and payer is not None:
+                permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required.extensions)
             durable = self._make_durable(order.at_once)
-            signed = await self._signer.sign(offer, nonce, order.blockhash)
+            signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
             identifier = self._identifier(row, order.replaces, nonce)
             payment = self._payment(order.required, offer, row, signed, identifier)
             if durable is not None:
@@ -249,6 +277,18 @@ class Payer:
         self.ledger.durable_now()
         return None
 
+    def _nonce(self, order: _Order, offer: Offer) -> bytes:
+        before = order.instead_of
+        if before is None or not {offer.method, before.offer.method} <= set(OVER_PERMIT2):
+            return self._entropy(NONCE_BYTES)
+        same = before.offer.network == offer.network and before.payer == self.payers.get("evm")
+        return bytes.fromhex(before.reference[2:]) if same else self._entropy(NONCE_BYTES)
+
+    def declined(self, offer: Offer) -> None:
+        """A seller has refused a payment of `offer` before it looked at the chain for it: see `Ceilings.refused`."""
+        if offer.method in OVER_PERMIT2:
+            self._ceilings.refused(offer)
+
     def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
         """What names the client's request to the seller (extension `payment-identifier`), in all its payments alike."""
         known = self._identifiers.get(replaces) if replaces is not None else None
@@ -258,14 +298,21 @@ class Payer:
             self._identifiers.popitem(last=False)
         return identifier
 
-    async def renew(self, required: PaymentRequired, purpose: Purpose, row: int, nonce: bytes) -> Payment:
-        """Another signature for an EVM payment that was sent before: for `required`, over that payment's own `nonce`.
+    async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
+        """Another signature for the EVM payment `first` that was sent before: for `required`, over its own `nonce`.
 
-        The token takes a nonce of one wallet once, so of all its signatures one can be settled, and the ledger's `row`
-        stays what counts for them. The caller sees to it that wallet, network, asset and payee are those of the first,
-        and the amount is not above it. Raises what `pay` does.
+        The token, or Permit2, takes a nonce of one wallet once, so of all its signatures one can be settled, and the
+        ledger's row of `first` stays what counts for them. The caller sees to it that wallet, network, asset and payee
+        are those of the first, and the amount is not above it. Raises what `pay` does.
         """
-        offer = policy.choose(required, self.rules, self.payers)
+        offers = [offer for offer in policy.ranked(required, self.rules, self.payers) if offer.method == first.scheme]
+        if not offers or first.scheme in OVER_PERMIT2:
+            raise Refused(
+                "job_not_payable",
+                f"The gateway asks for another payment of a job that was paid by {first.scheme}, which is not signed "
+                "twice. Nothing was paid.",
+            )
+        offer, row = offers[0], first.row
         policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
@@ -275,6 +322,8 @@ class Payer:
 
     def _payment(self, required: PaymentRequired, offer: Offer, row: int, signed: Signed, identifier: str) -> Payment:
         extensions = with_identifier(required.extensions, identifier)
+        if signed.permit is not None:
+            extensions = with_permit(extensions, signed.permit)
         message = PaymentPayload(
             required.x402_version, offer.requirement, signed.payload, required.resource, extensions
         )
@@ -327,7 +376,7 @@ class Payer:
             offer.micro_usd,
             order.replaces,
             order.job,
-            requirement.scheme,
+            offer.method,
             wallet.address,
             chain_nonce(offer, nonce),
             purpose.client,

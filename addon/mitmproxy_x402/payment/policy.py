@@ -15,7 +15,7 @@ from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown
-from ..schemes import Method, exact_evm, exact_svm, method_of
+from ..schemes import Method, exact_evm, exact_svm, method_of, permit2
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
@@ -58,6 +58,8 @@ class Offer:
     network: Network
     asset: Asset
     method: Method = "exact"
+    exact: int | None = None
+    """Beside a ceiling: the exact price that the seller asks on that network, in millionths of a dollar."""
 
     @property
     def micro_usd(self) -> int:
@@ -117,8 +119,7 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
     def rank(offer: Offer) -> tuple[int, bool, int, int, str]:
         name = offer.network.caip2
         text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
-        second = offer.is_ceiling != (rules.schemes == "upto")
-        return order.get(name, len(order)), second, offer.micro_usd, rows[name], text
+        return order.get(name, len(order)), offer.is_ceiling, offer.micro_usd, rows[name], text
 
     return sorted(offers, key=rank)
 
@@ -186,7 +187,16 @@ def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> O
 
 def _check_signable(offer: Offer, payer: str | None, rules: Rules) -> None:
     """Raises ChallengeError where `offer` breaks a rule of its scheme, so that nothing of it can be signed."""
-    if offer.network.family == "svm":
+    if offer.method == "permit2" or offer.method == "upto":  # noqa: PLR1714  (for the types)
+        permit2.check(
+            offer.requirement,
+            offer.network,
+            offer.asset,
+            method=offer.method,
+            payer=payer,
+            max_validity=rules.max_validity,
+        )
+    elif offer.network.family == "svm":
         exact_svm.check(offer.requirement, offer.asset, payer)
     else:
         exact_evm.check(offer.requirement, offer.network, offer.asset, payer, rules.max_validity)

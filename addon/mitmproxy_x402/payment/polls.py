@@ -56,6 +56,7 @@ def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> N
         reference=payment.reference,
         payer=payment.payer,
         valid_until=payment.valid_until,
+        scheme=offer.method,
     )
     known.add(Job(where, offer.network.family, submitted, payment, sends=1), purchase.ledger.name)
     try:
@@ -126,7 +127,7 @@ class Poll(Purchase):
         async with job.lock:
             if job.family == "evm":
                 nonce = bytes.fromhex(job.submitted.reference.removeprefix("0x"))
-                job.payment = await self._payer.renew(within, self.purpose, job.submitted.row, nonce)
+                job.payment = await self._payer.renew(within, self.purpose, job.submitted, nonce)
             else:
                 job.payment = await self._answer_bill(job, within)
         self.payment, self.sent = job.payment, False

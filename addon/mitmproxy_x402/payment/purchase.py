@@ -26,6 +26,7 @@ from ..forecast.forecast import MISMATCH, Prediction
 from ..forecast.quote import Question
 from ..ledger.interface import Ledger, Outcome, State
 from ..protocol.messages import PaymentRequired
+from .ceilings import OVER_PERMIT2
 from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
@@ -38,6 +39,23 @@ NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
 section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
 UNFUNDED = frozenset({"PAYMENT_UNFUNDED", "insufficient_funds"})
 """Codes by which the wallet could not pay: another signature would be no better."""
+NOT_VERIFIED = frozenset(
+    {
+        "permit2_allowance_required",
+        "permit2_2612_amount_mismatch",
+        "permit2_amount_mismatch",
+        "permit2_token_mismatch",
+        "permit2_not_yet_valid",
+        "permit2_deadline_expired",
+        "invalid_permit2_spender",
+        "invalid_permit2_signature",
+        "invalid_permit2_recipient_mismatch",
+        "invalid_exact_evm_insufficient_balance",
+        "insufficient_funds",
+    }
+)
+"""Reasons by which a facilitator says that a payment over Permit2 is none, before it has looked at its nonce: another
+way to pay may do."""
 MAX_WAIT = 20
 """Seconds from a payment that was made ahead until it leaves; usually there is nothing in between."""
 
@@ -82,6 +100,8 @@ class Purchase:
         self._last_row: int | None = None
         self._forget_at = 0.0
         self._signed_anew = False
+        self._replaced: Payment | None = None
+        """What the gateway said it did not take, before another one was made."""
         self._remembered = False
         self._given_up = False
 
@@ -149,7 +169,7 @@ class Purchase:
             self._drop(remember=False)
         self._check_purchases()
         try:
-            payment = await self._payer.pay(required, self.purpose, self._last_row)
+            payment = await self._payer.pay(required, self.purpose, self._last_row, instead_of=self._replaced)
         except BaseException:
             self._remember()
             raise
@@ -203,7 +223,11 @@ class Purchase:
         again = False
         if self._mispredicted(code, status, words):
             return True
-        if code in NOT_BROADCAST and self._sends == 1:
+        declined = self.payment.offer.method in OVER_PERMIT2 and code in NOT_VERIFIED
+        if declined:
+            self._payer.declined(self.payment.offer)
+        if (code in NOT_BROADCAST or declined) and self._sends == 1:
+            self._replaced = self.payment
             self._record(Outcome("rejected", status=status, code=code, counts_for=self.payment.window))
             self._purchases -= 1
             self.payment = None

@@ -9,7 +9,7 @@ from ..chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
 from ..forecast.terms import BLOCKHASH
 from ..ledger.interface import Validity
 from ..protocol.messages import Json
-from ..schemes import exact_evm, exact_svm
+from ..schemes import exact_evm, exact_svm, permit2
 from ..wallet.sources import Wallets
 from .policy import Offer
 
@@ -29,13 +29,15 @@ class Signed:
     payer: str
     """Public address of the wallet that signed."""
     reference: str
-    """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
+    """What identifies the payment on its chain: the EIP-3009 or Permit2 nonce, or the payer's Solana signature."""
     valid_until: float
     """Unix seconds; sent later it can no longer be settled."""
     window: float
     """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
     validity: Validity
     """The same in the chain's own terms."""
+    permit: dict[str, str] | None = field(default=None, repr=False)
+    """A permit that goes with it, for the extension `eip2612GasSponsoring`."""
 
 
 class Signer:
@@ -47,14 +49,51 @@ class Signer:
         self._rpc = rpc
         self._clock = clock
 
-    async def sign(self, offer: Offer, nonce: bytes, blockhash: Blockhash | None) -> Signed:
-        """The payload that pays `offer`. `nonce`: 32 random bytes; `blockhash`: in the place of the challenge's.
+    async def sign(
+        self, offer: Offer, nonce: bytes, blockhash: Blockhash | None = None, permit_nonce: int | None = None
+    ) -> Signed:
+        """The payload that pays `offer`. `nonce`: 32 random bytes; `blockhash`: in the place of the challenge's;
+        `permit_nonce`: of the token, where a permit goes with it.
 
         Raises ChallengeError, and RpcError where a blockhash is to be had nowhere.
         """
         if offer.network.family == "svm":
             return await self._svm(offer, nonce, blockhash)
+        if offer.method == "permit2" or offer.method == "upto":  # noqa: PLR1714  (for the types)
+            return self._permit2(offer, offer.method, nonce, permit_nonce)
         return self._evm(offer, nonce)
+
+    def _permit2(self, offer: Offer, method: permit2.Permit2Method, nonce: bytes, permit_nonce: int | None) -> Signed:
+        wallet = self._wallets.evm
+        assert wallet is not None
+        now = int(self._clock())
+        payload = permit2.authorize(
+            offer.requirement,
+            offer.network,
+            offer.asset,
+            method=method,
+            payer=wallet.address,
+            now=now,
+            nonce=nonce,
+            max_validity=self._max_validity,
+            sign=wallet.sign_digest,
+        )
+        deadline = int(payload["permit2Authorization"]["deadline"])
+        permit = None
+        if permit_nonce is not None:
+            permit = permit2.permit(
+                offer.asset,
+                offer.network,
+                payer=wallet.address,
+                value=offer.requirement.amount,
+                token_nonce=permit_nonce,
+                deadline=deadline,
+                sign=wallet.sign_digest,
+            )
+        window = deadline - now + exact_evm.CLOCK_SKEW
+        validity = Validity(deadline, dies_in=window)
+        reference = f"0x{nonce.hex()}"
+        return Signed(payload, wallet.address, reference, deadline - FACILITATOR_MARGIN, window, validity, permit)
 
     def _evm(self, offer: Offer, nonce: bytes) -> Signed:
         wallet = self._wallets.evm

@@ -7,8 +7,8 @@ an `X402Stream`. It holds a 402 back, fires the `x402_challenge` hook, and does 
     an answer  the addon put another response into `flow.response`: the client gets that one
     neither    the 402 was the answer: the client gets it as it came
 
-The addon may also give the first leg secret headers, in the request hook; and from a leg that carried some, 400 and 401
-are held back like 402, since gateways reject payments with these, too.
+The addon may also give the first leg secret headers, in the request hook; and from a leg that carried some, 400, 401
+and 412 are held back like 402, since gateways reject payments with these, too.
 
 Every request sent upstream is a leg. A leg has a stream id of its own, because HTTP/2 never opens one id twice; what
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
@@ -77,7 +77,7 @@ _RESPONSE_EVENTS = (
 _CHALLENGE = (402,)
 
 
-_REJECTIONS = (400, 401, 402)
+_REJECTIONS = (400, 401, 402, 412)
 
 
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id

@@ -91,7 +91,7 @@ def check(
             " Nothing was signed."
         )
     check_recipient(requirement.pay_to, payer, asset)
-    _check_domain(requirement, network, asset)
+    check_domain(requirement, network, asset)
     validity = seconds(requirement, max_validity)
     if validity < MIN_VALIDITY:
         raise ChallengeError(
@@ -122,7 +122,8 @@ def check_recipient(pay_to: str, payer: str | None, asset: Asset) -> None:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
 
 
-def _check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:
+def check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:
+    """Raises ChallengeError where `requirement` names another signing domain than the table has for `asset`."""
     # Our table signs, never the challenge. One that names another domain is refused rather than answered: its gateway
     # must reject our signature, and a rejected payment's outcome is unknown, while a refused one cost nothing.
     for key, ours in (("name", asset.domain_name), ("version", asset.domain_version)):

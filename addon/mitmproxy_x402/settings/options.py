@@ -46,6 +46,17 @@ OPTIONS: tuple[Option, ...] = (
         "x402_allow_networks. Default: empty, the cheapest offer of all.",
     ),
     Option(
+        "x402_schemes",
+        "exact",
+        "How a gateway may be paid that offers several ways: exact (the price is what is signed), auto or upto. With "
+        "upto the wallet signs a ceiling, seven times the usual price or more, and the gateway takes a part of it when "
+        "the answer is done: less than the exact price for short answers and cached prompts, more for long ones. auto "
+        "decides for each request by what such ceilings came to for that path and model, and tries three where nothing "
+        "is known. The dangers: the gateway and its facilitator may take the whole ceiling; limits and budgets must "
+        "have room for it, and the wallet must hold it. Both need an EVM RPC (x402_evm_rpc), and either a gateway that "
+        "sponsors the allowance or one that you set (wallet allow). Default: exact.",
+    ),
+    Option(
         "x402_budget",
         "10/day",
         "The most that may be spent in all, in dollars a period: 5 (ever), 5/hour, 5/day, 50/month, or several of "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli
 
@@ -77,6 +77,8 @@ class Settings:
     """Networks in the order in which to pay; empty: the cheapest offer over everything that the wallets can pay."""
     max_request: int
     forward_auth: bool
+    schemes: Literal["exact", "auto", "upto"]
+    """How to pay where a gateway offers several ways."""
     max_validity: int
     """Of an EVM authorization."""
     solana_rpc: tuple[str, ...] = field(repr=False)
@@ -157,6 +159,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         preference=preference,
         max_request=sources.default("max_request", usd),
         forward_auth=sources.default("forward_auth", flag),
+        schemes=sources.default("schemes", _schemes),
         max_validity=sources.default("max_validity", whole(30, 86_400, "seconds")),
         solana_rpc=sources.default("solana_rpc", several(rpc_url, "URLs")),
         rpc_timeout=sources.default("rpc_timeout", seconds("0.1", "60")),
@@ -314,6 +317,12 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     if isinstance(order, list) and any(isinstance(item, dict) for item in order):
         raise SettingsError(f"{file}: networks: is the order to pay in; a new network is written as [[network]]")
     return document
+
+
+def _schemes(given: Given) -> Literal["exact", "auto", "upto"]:
+    if given.value == "exact" or given.value == "auto" or given.value == "upto":  # noqa: PLR1714  (for the types)
+        return given.value
+    raise given.wrong("expected exact, auto or upto")
 
 
 def _network_in(table: NetworkTable) -> Callable[[Given], Caip2]:

@@ -28,15 +28,20 @@ from ...protocol.messages import AtomicUnits, Caip2
 from ...settings.ledger_place import PostgresUrl
 from ..interface import (
     CHAIN_TRANSITIONS,
+    CHARGES,
+    CHARGES_ROWS,
     LAPSE_SECONDS,
     REPLACEABLE,
     UNKNOWN,
+    UNPROVEN,
     ChainWord,
+    Charge,
     Intent,
     JobPaid,
     LedgerError,
     Outcome,
     OverBudget,
+    Pending,
     State,
     Submitted,
     Validity,
@@ -108,10 +113,25 @@ _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, fo
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
+_PENDING = f"""
+    SELECT COALESCE(SUM(micro_usd), 0)::bigint,
+        COALESCE(SUM(micro_usd) FILTER (WHERE scheme IN ('permit2', 'upto')), 0)::bigint
+    FROM x402_payment
+    WHERE (state IN ('reserved', 'sent') OR ({UNPROVEN}))
+        AND state IN ('reserved', 'sent', 'unknown', 'rejected', 'superseded')
+        AND (dead_at IS NULL OR dead_at > x402_time())
+        AND wallet = %s AND network = %s AND asset = %s AND id <> %s AND scheme <> 'gateway'"""
+_CHARGES = f"""
+    SELECT micro_usd, CASE chain_state WHEN 'moved' THEN micro_usd - uncounted ELSE charged_micro_usd END
+    FROM x402_payment
+    WHERE id > (SELECT MAX(id) FROM x402_payment) - {CHARGES_ROWS} AND scheme = 'upto' AND path = %s
+        AND model IS NOT DISTINCT FROM %s AND (chain_state = 'moved' OR charged_micro_usd IS NOT NULL)
+    ORDER BY id DESC LIMIT {CHARGES}"""
 _JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"
 _SUBMITTED = f"""
     SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, x402_time() - counted_at,
-        valid_until, (SELECT MAX(id) FROM x402_payment AS next WHERE next.job = first.job AND next.replaces = first.id
+        valid_until, COALESCE(scheme, 'exact'),
+        (SELECT MAX(id) FROM x402_payment AS next WHERE next.job = first.job AND next.replaces = first.id
             AND next.payer IS NULL AND next.state NOT IN ({", ".join(repr(state) for state in REPLACEABLE)}))
     FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
@@ -267,6 +287,17 @@ class PostgresLedger:
             self.link.ask(_CHAIN, (json.dumps(some),))
         return [self._state({"id": word.row, "reference": None}) for word in words]
 
+    def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
+        """See `Ledger`."""
+        ((all_of_them, permit2),) = self.link.ask(_PENDING, (wallet, network, asset, without))
+        return Pending(all_of_them, permit2)
+
+    def charges(self, path: str, model: str | None) -> list[Charge]:
+        """See `Ledger`."""
+        return [
+            Charge(*found) for found in self.link.ask(_CHARGES, (_text(path), None if model is None else _text(model)))
+        ]
+
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
         self.link.ask(_JOB, (_text(job), payer, row))
@@ -276,10 +307,11 @@ class PostgresLedger:
         found = self.link.ask(_SUBMITTED, (_text(job),))
         if not found:
             return None
-        row, method, path, model, network, asset, pay_to, amount, state, reference, payer, age, until, last = found[0]
+        row, method, path, model, network, asset, pay_to, amount, state, reference, payer, *rest = found[0]
+        age, until, scheme, last = rest
         terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
-        last = last or row
-        return Submitted(row, last, method, path, model, *terms, state, reference, payer, age / 1000, until or 0)
+        last, until = last or row, until or 0
+        return Submitted(row, last, method, path, model, *terms, state, reference, payer, age / 1000, until, scheme)
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         changed = self.link.ask(statement, values)

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from ..interface import (
     CHAIN_TRANSITIONS,
+    CHARGES,
+    CHARGES_ROWS,
     LAPSE_SECONDS,
     PASSING,
     REPLACEABLE,
     TRANSITIONS,
+    UNPROVEN,
     State,
     sources,
 )
@@ -85,8 +88,24 @@ CHAIN: dict[str, str] = {
     UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
     WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
 }
+# Two halves, for an index each; `{now}` is the ledger's time.
+PENDING = f"""
+    SELECT COALESCE(SUM(micro_usd), 0),
+           COALESCE(SUM(CASE WHEN scheme IN ('permit2', 'upto') THEN micro_usd ELSE 0 END), 0)
+    FROM payment
+    WHERE id IN (SELECT id FROM payment WHERE state IN ('reserved', 'sent')
+                 UNION SELECT id FROM payment WHERE ({UNPROVEN}))
+        AND state IN ('reserved', 'sent', 'unknown', 'rejected', 'superseded') AND (dead_at IS NULL OR dead_at > ?)
+        AND wallet = ? AND network = ? AND asset = ? AND id <> ? AND scheme <> 'gateway'"""
+CHARGED = f"""
+    SELECT micro_usd, CASE chain_state WHEN 'moved' THEN micro_usd - uncounted ELSE charged_micro_usd END
+    FROM payment
+    WHERE id > (SELECT MAX(id) FROM payment) - {CHARGES_ROWS} AND scheme = 'upto' AND path = ? AND model IS ?
+        AND (chain_state = 'moved' OR charged_micro_usd IS NOT NULL)
+    ORDER BY id DESC LIMIT {CHARGES}"""
 JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"
 FOLLOWING = f"SELECT MAX(id) FROM payment WHERE job = ? AND replaces = ? AND payer IS NULL AND state NOT IN {REPLACED}"
 SUBMITTED = """
-    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until
+    SELECT id, method, path, model, network, asset, pay_to, amount, state, reference, payer, counted_at, valid_until,
+           COALESCE(scheme, 'exact')
     FROM payment WHERE job = ? AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""

@@ -16,6 +16,7 @@ from ...protocol.messages import AtomicUnits, Caip2
 from ..interface import (
     UNKNOWN,
     ChainWord,
+    Charge,
     Clock,
     Intent,
     JobPaid,
@@ -23,6 +24,7 @@ from ..interface import (
     LedgerError,
     Outcome,
     OverBudget,
+    Pending,
     State,
     Submitted,
     Validity,
@@ -238,6 +240,17 @@ class SqliteLedger:
                 self._db.execute(statements.CHAIN[word.verdict], values)
             return [self._state(word.row) for word in words]
 
+    def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
+        """See `Ledger`."""
+        with self._transaction("DEFERRED"):
+            now = self._now()[0]
+            return Pending(*self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone())
+
+    def charges(self, path: str, model: str | None) -> list[Charge]:
+        """See `Ledger`."""
+        with self._guarded():
+            return [Charge(*found) for found in self._db.execute(statements.CHARGED, (path, model)).fetchall()]
+
     def record_job(self, row: int, job: str, payer: str) -> None:
         """See `Ledger`."""
         with self._guarded():
@@ -249,11 +262,14 @@ class SqliteLedger:
             found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
                 return None
-            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until = found
+            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until, scheme = (
+                found
+            )
             following = self._following(job, row)
             age = (self._now()[0] - then) / 1000
         terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
-        return Submitted(row, following or row, method, path, model, *terms, state, reference, payer, age, until or 0)
+        last, until = following or row, until or 0
+        return Submitted(row, last, method, path, model, *terms, state, reference, payer, age, until, scheme)
 
     def _following(self, job: str, row: int | None) -> int | None:
         """The row that counts of the payment that followed `row` for its job."""

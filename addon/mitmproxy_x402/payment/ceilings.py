@@ -1,0 +1,171 @@
+"""Payments over Permit2: whether one can be made now, and whether a ceiling (`upto`) is the better buy.
+
+Nobody else keeps a wallet's promises apart: facilitators look at each ceiling alone. So what may still be taken by
+earlier payments, as the ledger knows it, and this one must fit the balance together, and those over Permit2 its
+allowance. Where the allowance does not do and the seller sponsors one, a permit for exactly this ceiling goes with the
+payment; while it is under way there is no other one over Permit2, since a permit sets the allowance and does not add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..chain.permit2 import Standing, standing
+from ..errors import Refused
+from ..ledger.interface import Charge, Ledger, Pending
+from ..protocol.amounts import format_usd
+from ..protocol.networks import Network
+from ..schemes.permit2 import sponsors
+from .policy import Offer, Purpose, Schemes
+
+EXACT_SECONDS = 600
+"""For how long `upto` and Permit2 rest on a network where a seller has refused one."""
+PROBES = 3
+"""Ceilings that are paid, with `auto`, before it is known what they come to for that path and model."""
+QUANTILE = 0.75
+"""Of the shares that were charged: a ceiling has to be the better buy for three requests of four."""
+DECAY = 0.92
+"""How much less each earlier charge says than the one after it."""
+
+OVER_PERMIT2 = ("permit2", "upto")
+
+
+class Ceilings:
+    """Of one wallet. `rpcs` gives the URLs to ask about a network; `seconds` is for each answer."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        schemes: Schemes,
+        rpcs: Callable[[Network], Sequence[str]],
+        seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._schemes = schemes
+        self._rpcs = rpcs
+        self._seconds = seconds
+        self._clock = clock
+        self._rests_until: dict[str, float] = {}
+
+    def order(self, offers: list[Offer], purpose: Purpose) -> list[Offer]:
+        """`offers`, ranked for exact prices, with ceilings where they belong for `purpose`.
+
+        After the exact price of the same network, unless the ceiling is the better buy; without those where Permit2
+        rests after a refusal, as far as anything else is left.
+        """
+        others = [offer for offer in offers if offer.method not in OVER_PERMIT2]
+        now = self._clock()
+        rested = [
+            offer
+            for offer in offers
+            if offer.method in OVER_PERMIT2 and self._rests_until.get(offer.network.caip2, 0) <= now
+        ]
+        if not others:
+            return offers
+        ceilings = [offer for offer in rested if offer.is_ceiling]
+        ordered = [offer for offer in offers if offer in others or (offer in rested and not offer.is_ceiling)]
+        for ceiling in ceilings:
+            at = next((at for at, offer in enumerate(ordered) if offer.network == ceiling.network), None)
+            if at is None:
+                ordered.append(ceiling)
+                continue
+            known = replace(ceiling, exact=ordered[at].micro_usd)
+            ordered.insert(at if self._is_better(known, ordered[at], purpose) else len(ordered), known)
+        return ordered
+
+    def _is_better(self, ceiling: Offer, exact: Offer, purpose: Purpose) -> bool:
+        if self._schemes == "upto":
+            return True
+        if ceiling.micro_usd <= exact.micro_usd:
+            return True
+        expected = expected_charge(ceiling.micro_usd, self._ledger.charges(purpose.path, purpose.model))
+        return expected is None or expected < exact.micro_usd
+
+    def refused(self, offer: Offer) -> None:
+        """A seller has refused `offer` for good: until EXACT_SECONDS have passed its network is paid otherwise."""
+        self._rests_until[offer.network.caip2] = self._clock() + EXACT_SECONDS
+
+    async def look(self, offer: Offer, payer: str) -> Look:
+        """What the chain and the ledger say before `offer` is reserved. Raises RpcError."""
+        before = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, 0)
+        urls = self._rpcs(offer.network)
+        return Look(await standing(offer.network, offer.asset, payer, urls, self._seconds), before)
+
+    def permit_nonce(self, offer: Offer, payer: str, row: int, look: Look, extensions: Any) -> int | None:
+        """The token's nonce where a permit has to go with the payment of `offer`, else None.
+
+        `row` is its reservation in the ledger. Raises Refused: `balance_too_low` or `permit2_allowance_missing`.
+        """
+        after = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, row)
+        return _permit_nonce(offer, look.standing, look.with_(after), sponsored=sponsors(extensions, offer.asset))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was known of a wallet and a token a moment ago."""
+
+    standing: Standing
+    before: Pending
+    """What earlier payments could still take, just before the chain was asked."""
+
+    def with_(self, after: Pending) -> Pending:
+        """What can still be taken of what `standing` says; `after` is what can still be taken now.
+
+        What was taken in between may or may not be in `standing` already, so it counts.
+        """
+        before = self.before
+        if before == after:
+            return after
+        return Pending(before.all + after.all, before.permit2 + after.permit2)
+
+
+def _permit_nonce(offer: Offer, known: Standing, pending: Pending, *, sponsored: bool) -> int | None:
+    """See `Ceilings.permit_nonce`. Amounts of the ledger are millionths of a dollar, rounded up."""
+    scale = 10**offer.asset.decimals
+    most = offer.requirement.amount
+    before, over_permit2 = (_units(micro_usd, scale) for micro_usd in (pending.all, pending.permit2))
+    if known.balance < before + most:
+        has = format_usd(known.balance * 10**6 // scale)
+        held = f", of which {format_usd(pending.all)} may still be taken by earlier payments" if before else ""
+        raise Refused(
+            "balance_too_low",
+            f"The gateway asks {offer}, and the wallet holds {has} {offer.asset.symbol}{held}. Nothing was paid. A "
+            "ceiling must be there in whole: send more to the wallet, or set the option x402_schemes to exact.",
+            asked=str(offer),
+        )
+    if known.allowance >= over_permit2 + most:
+        return None
+    if sponsored and known.nonce is not None and over_permit2 == 0:
+        return known.nonce
+    allowed = format_usd(known.allowance * 10**6 // scale)
+    raise Refused(
+        "permit2_allowance_missing",
+        f"The gateway asks {offer} over Permit2, which may take {allowed} {offer.asset.symbol} of this wallet"
+        + (f" ({format_usd(pending.permit2)} of it for earlier payments)" if over_permit2 else "")
+        + ". Nothing was paid. To raise that, run ./run.sh wallet allow, which names the dangers.",
+        asked=str(offer),
+    )
+
+
+def _units(micro_usd: int, scale: int) -> int:
+    return -(-micro_usd * scale // 10**6)
+
+
+def expected_charge(ceiling: int, charges: Sequence[Charge]) -> int | None:
+    """What three requests of four cost at most under `ceiling`, after `charges` (the newest first).
+
+    None: not enough is known, so it is tried. All in millionths of a dollar.
+    """
+    known = [charge for charge in charges if charge.ceiling > 0]
+    if len(known) < PROBES:
+        return None
+    weighed = sorted((charge.charged / charge.ceiling, DECAY**age) for age, charge in enumerate(known))
+    wanted = QUANTILE * sum(weight for _, weight in weighed)
+    for share, weight in weighed:
+        wanted -= weight
+        if wanted <= 0:
+            return int(share * ceiling) + 1
+    return int(weighed[-1][0] * ceiling) + 1
