@@ -235,7 +235,7 @@ class Payer:
                 continue
             try:
                 return await self._paid(order, offer)
-            except (RpcError, Refused) as error:  # noqa: PERF203  (the next may do)
+            except (RpcError, Refused) as error:
                 if not (isinstance(error, RpcError) or error.reason in _NEXT_MAY_DO):
                     raise
                 failure = failure or error
