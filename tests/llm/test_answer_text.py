@@ -284,3 +284,34 @@ def test_the_same_answer_in_another_form_is_no_difference(name: str) -> None:
     streamed, array = reading(v.events(*v.GEMINI[name])), read_answer("application/json", v.array(v.GEMINI[name]))
     assert array is not None
     assert differences(streamed, array) == []
+
+
+B64 = "iVBORw0KGgo" * 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "lines"),
+    [
+        ("inlineData", {"mimeType": "image/png", "data": B64}, ["[image, image/png, 165 bytes]"]),
+        ("image_url", {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{B64}"}},
+         ["[image, image/png, 165 bytes]"]),
+        ("image", {"format": "png", "source": {"bytes": B64}}, ["[image, png, 165 bytes]"]),
+        ("image", {"type": "image", "mime_type": "image/png", "uri": "gs://a/b.png"},
+         ["[image, image/png, gs://a/b.png]"]),
+        ("image_generation_call", {"type": "image_generation_call", "id": "x", "status": "completed", "result": B64,
+                                   "output_format": "png", "revised_prompt": "a cat"},
+         ["[image, png, 165 bytes]", "{", '  "revised_prompt": "a cat"', "}"]),
+        ("audio", {"text": "Hello", "characters_left_out": 400}, ["[audio, 300 bytes]  Hello"]),
+        ("web_search_tool_result", {"type": "web_search_tool_result", "tool_use_id": "t", "content": [
+            {"type": "web_search_result", "url": "https://x.example", "title": "A\x1b page"}]},
+         ["A\\u001b page  https://x.example"]),
+        ("codeExecutionResult", {"outcome": "OK", "output": "1\n2\n"},
+         ["{", '  "outcome": "OK",', '  "output": "(3 lines, below)"', "}", "output:", "  1", "  2"]),
+        ("odd", {"data": "short"}, ["{", '  "data": "short"', "}"]),
+        ("odd", None, ["null"]),
+        ("odd", [5], ["[", "  5", "]"]),
+    ],
+)  # fmt: skip
+def test_other_parts_read_like_this(kind: str, value: Any, lines: list[str]) -> None:
+    text = answer_text(Reading("gemini", items=(Other(kind, value),)))
+    assert text.split("\n")[3:-1] == [f"  {one}" for one in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .other_text import other_lines
 from .printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
 from .reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .values import dump
@@ -146,4 +147,4 @@ def _citation(item: Citation) -> str:
 
 def other_body(item: Other) -> list[str]:
     """A part of another kind, without its pictures."""
-    return indented(pretty(shortened(item.value)))
+    return other_lines(item)
