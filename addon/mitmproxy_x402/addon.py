@@ -34,10 +34,9 @@ from .payment.payer import Payer, find_wallets
 from .payment.policy import Purpose
 from .payment.purchase import Purchase
 from .protocol.amounts import format_usd
-from .proxy import authorities
+from .proxy import authorities, fast_path
 from .proxy import mitmproxy_defaults as hosting
 from .proxy.exchange import Exchange, exchange_of, upstream_of
-from .proxy.fast_path import economise
 from .proxy.layer import install
 from .proxy.self_check import self_check
 from .recording.recorder import Recorder
@@ -97,8 +96,6 @@ class X402Addon:
         except SettingsError as error:
             installation.refuse_to_load(str(error))
             raise
-        if hosting.own_process:
-            economise(ctx.master)
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
         if "listen_host" in self._improved:
@@ -113,6 +110,7 @@ class X402Addon:
             if self.payer is not None:
                 self.payer.outcomes.flush()
             self.payer, self._held, self._broken = payer, kept, ""
+            self._arrange_speed(fast=payer.settings.fast_path)
         except X402Error as error:
             if self._running and self.payer is not None:
                 raise exceptions.OptionsError(str(error)) from None
@@ -131,6 +129,12 @@ class X402Addon:
         self.recorder.use(settings)
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
         return payer, held.open_held(ledger, wallets, settings.networks) or _held
+
+    def _arrange_speed(self, *, fast: bool) -> None:
+        if fast:
+            fast_path.apply()
+        else:
+            fast_path.undo(asyncio.get_running_loop().call_soon)
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
@@ -394,6 +398,7 @@ class X402Addon:
         """
         hosting.end_quietly()
         self._quiet.uninstall()
+        self._arrange_speed(fast=False)
         for flow, purchase in list(self._purchases.items()):
             exchange = exchange_of(flow)
             if exchange is not None:

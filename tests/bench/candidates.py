@@ -102,6 +102,7 @@ def mitmdump(*arguments: str) -> Start:
     return start
 
 
+SCRIPT = str(ROOT / "addon" / "x402.py")
 SERVE = (sys.executable, "-I", "-m", "mitmproxy_x402", "serve")
 """What `./run.sh serve` does in the end."""
 

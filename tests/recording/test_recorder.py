@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 import resource
@@ -33,6 +34,9 @@ def idle(_peer: Peer, _upstream: Upstream) -> None:
     raise EOFError("no script")
 
 
+_numbers = itertools.count()
+
+
 class Recorded(Rig):
     """A proxy that records into `folder`, and the scripted upstream behind it."""
 
@@ -47,6 +51,7 @@ class Recorded(Rig):
 
     def clear(self) -> None:
         """Remove what is recorded, once nothing is being recorded any more."""
+        self.catch_up()
 
         def cleared() -> bool:
             try:
@@ -58,6 +63,13 @@ class Recorded(Rig):
             return True
 
         until(cleared, self.folders)
+
+    def catch_up(self) -> None:
+        """Wait until all that is over by now is recorded: recordings end in order, and one more has."""
+        path = f"/last/{next(_numbers)}"
+        with self.client() as client:
+            client.ask(request("POST", path, b"{}", "Origin: https://evil.example"))
+        self.wait(lambda found: any(one.request.path == path and one.end is not None for one in found))
 
     def folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.is_dir()) if self.folder.exists() else []
@@ -669,11 +681,8 @@ def test_without_native_the_folder_goes(rig: Recorded) -> None:
             assert client.ask(request("GET", "/one")).status == 200
     finally:
         assert set_options(rig.proxy, "x402_dump_format=native") == "taken"
-    with rig.client() as client:
-        client.ask(request("GET", "/last"))
-    # What is over is dealt with in order, so by then all others have been.
-    found = rig.wait(lambda found: found[-1].request.path == "/last" and found[-1].complete if found else False)
-    assert [one.request.path for one in found] == ["/set", "/last"]
+    rig.catch_up()
+    assert [one.request.path for one in read_recordings(rig.folder)][:-1] == ["/set"]
     (har,), (mitm,) = rig.folder.glob("*.har"), rig.folder.glob("*.mitm")
     entry, _ = json.loads(har.read_bytes())["log"]["entries"]
     assert (entry["request"]["url"], entry["response"]["bodySize"]) == (f"{rig.upstream.url}/one", 1000)
@@ -711,6 +720,7 @@ def test_filters(rig: Recorded, text: str, expected: list[str]) -> None:
             peer.send((head if missing else STREAM) + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
     rig.script(script)
+    rig.catch_up()
     assert set_options(rig.proxy, f"x402_dump_filter={text}") == "taken"
     before = rig.folders()
     try:
@@ -724,9 +734,6 @@ def test_filters(rig: Recorded, text: str, expected: list[str]) -> None:
                 client.ask(data)
     finally:
         assert set_options(rig.proxy, "x402_dump_filter=") == "taken"
-    with rig.client() as client:
-        client.ask(request("GET", "/last"))
-    # What is over is dealt with in order, so by then all others have been.
-    found = rig.wait(lambda found: found[-1].request.path == "/last" and found[-1].complete if found else False)
-    new = [one.request.path for one in found if one.folder not in before]
-    assert [path for path in new if path not in ("/set", "/last")] == expected
+    rig.catch_up()
+    new = [one.request.path for one in read_recordings(rig.folder) if one.folder not in before]
+    assert [path for path in new if path != "/set" and not path.startswith("/last")] == expected

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,10 +40,17 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+SSE = "text/event-stream"
+
+
 def plain(content_type: str = "text/event-stream", coding: str = "", state: str = "open") -> Recording:
     headers = (("Content-Type", content_type), *((("Content-Encoding", coding),) if coding else ()))
     response = RecordedResponse(200, "OK", "HTTP/1.1", headers)
     return recording(Path(), state=state, response=response, notes=())
+
+
+def known(coding: str = "", **more: Any) -> Callable[[], Recording]:
+    return functools.partial(plain, coding=coding, **more)
 
 
 class TestNames:
@@ -93,43 +101,43 @@ class TestOpenFiles:
         files, before = OpenFiles(3), descriptors()
         for round_ in range(3):
             for number in range(10):
-                files.write(tmp_path / str(number), b"ab", round_ * 2)
+                files.write(str(tmp_path / str(number)), b"ab", round_ * 2)
         assert descriptors() == before + 3
         assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"ababab"}
         assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
-        files.close(*tmp_path.iterdir())
+        files.close(*map(str, tmp_path.iterdir()))
         assert descriptors() == before
 
     def test_nothing_half_is_left_where_the_disk_is_full(self, tmp_path: Path) -> None:
         files = OpenFiles()
-        files.write(tmp_path / "x", b"a" * 900, 0)
+        files.write(str(tmp_path / "x"), b"a" * 900, 0)
         with files_of_at_most(1000), pytest.raises(OSError, match="too large"):
-            files.write(tmp_path / "x", b"b" * 200, 900)
+            files.write(str(tmp_path / "x"), b"b" * 200, 900)
         assert (tmp_path / "x").read_bytes() == b"a" * 900
-        files.write(tmp_path / "x", b"b" * 200, 900)
+        files.write(str(tmp_path / "x"), b"b" * 200, 900)
         assert (tmp_path / "x").read_bytes() == b"a" * 900 + b"b" * 200
-        files.close(tmp_path / "x")
+        files.close(str(tmp_path / "x"))
 
     def test_never_through_a_link_never_over_what_is_there(self, tmp_path: Path) -> None:
         (tmp_path / "target").write_text("precious")
         (tmp_path / "link").symlink_to("target")
         for name in ("link", "target"):
             with pytest.raises(OSError, match="exists"):
-                OpenFiles().write(tmp_path / name, b"x", 0)
+                OpenFiles().write(str(tmp_path / name), b"x", 0)
         with pytest.raises(OSError, match=r"symbolic|loop"):
-            OpenFiles().write(tmp_path / "link", b"x", 5)
+            OpenFiles().write(str(tmp_path / "link"), b"x", 5)
         assert (tmp_path / "target").read_text() == "precious"
 
     def test_what_has_vanished_is_not_made_again(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
-            OpenFiles().write(tmp_path / "x", b"more", 100)
+            OpenFiles().write(str(tmp_path / "x"), b"more", 100)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_file_is_replaced_whole_or_not_at_all(self, tmp_path: Path) -> None:
-        replace_file(tmp_path / "x", b"old")
+        replace_file(str(tmp_path / "x"), b"old")
         assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
         with files_of_at_most(1000), pytest.raises(OSError, match="too large"):
-            replace_file(tmp_path / "x", b"b" * 2000)
+            replace_file(str(tmp_path / "x"), b"b" * 2000)
         assert [file.name for file in tmp_path.iterdir()] == ["x"]
         assert (tmp_path / "x").read_bytes() == b"old"
 
@@ -137,11 +145,11 @@ class TestOpenFiles:
 class TestFolder:
     def test_a_whole_life(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path / "rec", "one", OpenFiles())
-        folder.begin(recording(Path(), state="open", response=None), b"{}")
+        folder.begin(lambda: recording(Path(), state="open", response=None), "application/json", b"{}")
         folder.flush()
         early = read_recording(folder.path)
         assert (early.complete, early.response, early.request_body()) == (False, None, b"{}")
-        folder.begin_response(plain())
+        folder.begin_response(plain, SSE, "")
         folder.add([(0.5, b"data: 1"), (0.6, b"\n\n")])
         folder.flush()
         begun = (folder.path / "flow.json").stat()
@@ -164,14 +172,14 @@ class TestFolder:
 
     def test_of_one_name_there_may_be_several(self, tmp_path: Path) -> None:
         for _ in range(3):
-            Folder(tmp_path, "one", OpenFiles()).begin(plain(), None)
+            Folder(tmp_path, "one", OpenFiles()).begin(plain, "", None)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "one-2", "one-3"]
 
     def test_removed_without_a_trace_but_not_what_others_put_there(self, tmp_path: Path) -> None:
         for foreign in (False, True):
             folder = Folder(tmp_path, "one", OpenFiles())
-            folder.begin(plain(coding="deflate"), b"{}")
-            folder.begin_response(plain(coding="deflate"))
+            folder.begin(known("deflate"), "application/json", b"{}")
+            folder.begin_response(known("deflate"), SSE, "deflate")
             folder.add([(0.1, bytes.fromhex("789c4b04000062 0062"))])
             assert (folder.path / "response.decoded.sse").read_bytes() == b"a"
             folder.close()
@@ -186,8 +194,8 @@ class TestFolder:
 
     def test_a_coding_that_is_not_known(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path, "one", OpenFiles())
-        folder.begin(plain(), None)
-        folder.begin_response(plain(coding="snappy"))
+        folder.begin(plain, "", None)
+        folder.begin_response(known("snappy"), SSE, "snappy")
         folder.add([(0.1, b"xyz")])
         folder.close()
         ended = folder.end(plain(coding="snappy", state="complete"))
@@ -203,13 +211,13 @@ class TestWriter:
         writer = Writer()
         jobs = [self.job(tmp_path, str(number)) for number in range(20)]
         for job in jobs:
-            writer.put(Begin(job, plain(), b"{}"))
-            writer.put(Response(job, plain()))
+            writer.put(Begin(job, plain, "application/json", b"{}"))
+            writer.put(Response(job, plain, SSE, ""))
         for number in range(100):
             for job in jobs:
                 writer.put((job, number / 100, b"%s %d\n" % (job.name.encode(), number)))
         for job in jobs:
-            writer.put(End(job, plain(state="complete")))
+            writer.put(End(job, known(state="complete")))
         assert writer.close(20)
         found = read_recordings(tmp_path)
         assert len(found) == 20
@@ -223,12 +231,12 @@ class TestWriter:
         monkeypatch.setattr(recorder_thread, "MAX_WAITING", 100_000)
         job = self.job(tmp_path)
         writer = Writer()
-        writer.put(Begin(job, plain(), None))
+        writer.put(Begin(job, plain, "", None))
         reached = threading.Event()
-        stuck = End(self.job(tmp_path, "two"), plain(), {}, lambda *_: reached.wait(20) and False)
-        writer.put(Begin(stuck.job, plain(), None))
+        stuck = End(self.job(tmp_path, "two"), plain, {}, lambda *_: reached.wait(20) and False)
+        writer.put(Begin(stuck.job, plain, "", None))
         writer.put(stuck)
-        writer.put(End(self.job(tmp_path, "three"), plain(), {}, None, 90_000))
+        writer.put(End(self.job(tmp_path, "three"), plain, {}, None, 90_000))
         assert not writer.has_room(50_000)
         reached.set()
         assert writer.close(20)
@@ -244,10 +252,10 @@ class TestWriter:
         jobs = [self.job(bad, str(number)) for number in range(5)] + [self.job(tmp_path / "good")]
         with caplog.at_level(logging.ERROR):
             for job in jobs:
-                writer.put(Begin(job, plain(), b"{}"))
-                writer.put(Response(job, plain()))
+                writer.put(Begin(job, plain, "application/json", b"{}"))
+                writer.put(Response(job, plain, SSE, ""))
                 writer.put((job, 0.1, b"abc"))
-                writer.put(End(job, plain(state="complete")))
+                writer.put(End(job, known(state="complete")))
             assert writer.close(20)
         (found,) = read_recordings(tmp_path / "good")
         assert (found.body(), found.complete) == (b"abc", True)
@@ -258,11 +266,11 @@ class TestWriter:
     def test_a_full_disk_leaves_what_came_before(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         writer, job = Writer(), self.job(tmp_path)
         with files_of_at_most(3000), caplog.at_level(logging.ERROR):
-            writer.put(Begin(job, plain(), b"{}"))
-            writer.put(Response(job, plain()))
+            writer.put(Begin(job, plain, "application/json", b"{}"))
+            writer.put(Response(job, plain, SSE, ""))
             for number in range(10):
                 writer.put((job, number, b"x" * 999))
-            writer.put(End(job, plain(state="complete")))
+            writer.put(End(job, known(state="complete")))
             assert writer.close(20)
         found = read_recording(tmp_path / "one")
         assert (found.state, found.error) == ("incomplete", "the recording broke off: File too large")
@@ -280,8 +288,8 @@ class TestWriter:
         writer = Writer()
         for name, wanted in (("one", fail), ("two", None)):
             job = self.job(tmp_path, name)
-            writer.put(Begin(job, plain(), b"{}"))
-            writer.put(End(job, plain(state="complete"), {}, wanted))
+            writer.put(Begin(job, plain, "application/json", b"{}"))
+            writer.put(End(job, known(state="complete"), {}, wanted))
         assert writer.close(20)
         assert [found.complete for found in read_recordings(tmp_path)] == [True, True]
         (line,) = caplog.messages

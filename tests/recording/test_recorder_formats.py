@@ -34,9 +34,10 @@ def made(parent: Path, name: str, pieces: list[Piece], *headers: tuple[str, str]
     response = RecordedResponse(200, "OK", "HTTP/1.1", headers or (("Content-Type", "text/event-stream"),))
     known = recording(Path(), **{"response": response, "notes": (), **changes})
     folder = Folder(parent, name, OpenFiles())
-    folder.begin(known, asked)
+    folder.begin(lambda: known, known.request.header("content-type"), asked)
     if known.response is not None:
-        folder.begin_response(known)
+        kind, coding = (known.response.header(name) for name in ("content-type", "content-encoding"))
+        folder.begin_response(lambda: known, kind, coding)
         folder.add(pieces)
     folder.close()
     return folder.end(known)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
-import pytest
-
-from mitmproxy_x402.proxy.fast_path import CHEAPER
+from mitmproxy_x402.proxy import fast_path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of libraries that mitmproxy calls
@@ -14,10 +14,14 @@ with warnings.catch_warnings():
     from mitmproxy.master import Master
     from mitmproxy.tools.dump import DumpMaster
 
-__all__ = ["DumpMaster", "Master", "ScriptLoader", "lend"]
+__all__ = ["DumpMaster", "Master", "ScriptLoader", "fast"]
 
 
-def lend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `economise` changes of mitmproxy's classes will be as before when the test has ended."""
-    for owner, name, _ in CHEAPER:
-        monkeypatch.setattr(owner, name, getattr(owner, name))
+@contextlib.contextmanager
+def fast() -> Iterator[None]:
+    """With the fast path in place."""
+    assert fast_path.apply() == []
+    try:
+        yield
+    finally:
+        fast_path.undo(lambda call: call())

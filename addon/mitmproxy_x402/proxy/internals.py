@@ -10,9 +10,8 @@ from mitmproxy import version
 from ..errors import SettingsError
 
 try:
+    from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
-    from mitmproxy.log import AddLogHook, LogEntry
-    from mitmproxy.options import Options
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
@@ -38,7 +37,6 @@ except ImportError as moved:
     ) from None
 
 __all__ = [
-    "AddLogHook",
     "AddonManager",
     "Context",
     "DropStream",
@@ -48,8 +46,6 @@ __all__ = [
     "HttpRequestHook",
     "HttpResponseHeadersHook",
     "HttpStream",
-    "LogEntry",
-    "Options",
     "ReceiveHttp",
     "RegularMode",
     "RequestData",
@@ -69,6 +65,7 @@ __all__ = [
     "_http2",
     "commands",
     "events",
+    "hooks",
     "layer",
     "safecall",
 ]

@@ -12,7 +12,7 @@ from mitmproxy.connection import Connection, ConnectionState
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
-from .dispatch import IndexedAddons
+from .dispatch import run_at_once
 from .http1 import MAX_JOINED, Http1Client, join
 from .internals import (
     AddonManager,
@@ -34,8 +34,8 @@ class X402Layer(HttpLayer):
 
     timeouts: Timeouts
     at_once: AtOnce | None = None
-    addons: IndexedAddons | None
-    """Who is asked at once, where the process is ours."""
+    addons: AddonManager | None
+    """Whose hooks are called at once, where they can be."""
     _alarm: commands.RequestWakeup | None
 
     def make_stream(self, stream_id: int) -> Steps:
@@ -94,7 +94,7 @@ class X402Layer(HttpLayer):
                         held = None
                     continue
                 hook = command if isinstance(command, commands.StartHook) else None
-                if hook is not None and self.addons is not None and self.addons.done_at_once(hook):
+                if hook is not None and self.addons is not None and run_at_once(self.addons, hook):
                     todo.append(events.HookCompleted(hook))
                     continue
                 if isinstance(command, commands.Log):
@@ -170,4 +170,4 @@ def install(
             each.__class__ = X402Layer
             ours = cast(X402Layer, each)
             ours.timeouts, ours.at_once, ours._alarm = timeouts, at_once, None
-            ours.addons = addons if isinstance(addons, IndexedAddons) else None
+            ours.addons = addons

@@ -9,19 +9,16 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mitmproxy import http, version
+from mitmproxy import version
 
 from ..errors import SettingsError
 from ..installation import advice
-from .fast_path import CHEAPER
 from .internals import (
-    AddonManager,
     Context,
     DropStream,
     HttpLayer,
     HttpResponseHeadersHook,
     HttpStream,
-    Options,
     ReceiveHttp,
     RequestData,
     RequestHeaders,
@@ -82,18 +79,7 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "read_body", ("self", "event")),
     (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
-    (AddonManager, "_iter_hooks", ("self", "addon", "event")),
-    (AddonManager, "trigger_event", ("self", "event")),
-    (AddonManager, "trigger", ("self", "event")),
-    (AddonManager, "register", ("self", "addon")),
-    (AddonManager, "remove", ("self", "addon")),
-    (AddonManager, "clear", ("self",)),
-    (Options, "__getattr__", ("self", "attr")),
     (Context, "fork", ("self",)),
-    (http.Headers, "__init__", ("self", "fields", "headers")),
-    (http.Headers, "__contains__", ("self", "key")),
-    (http.Headers, "get", ("self", "key", "default")),
-    (http.Headers, "get_all", ("self", "name")),
     (RequestHeaders, "__init__", ("self", "stream_id", "request", "end_stream")),
     (RequestData, "__init__", ("self", "stream_id", "data")),
     (RequestTrailers, "__init__", ("self", "stream_id", "trailers")),
@@ -155,11 +141,8 @@ def self_check() -> str:
 
 def _moved() -> Iterator[str]:
     """What is not as it was."""
-    ours = [cheaper for _, _, cheaper in CHEAPER]
     for owner, name, parameters in _NEEDED:
         target = getattr(owner, name, None)
-        if target in ours:  # checked before it was put there; the script is loaded again
-            continue
         if (
             target is None
             or getattr(target, "__isabstractmethod__", False)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .names import extension
 MAX_OPEN = 64
 """Files that are kept open at once: the descriptors are the proxy's, whose connections need them more."""
 MAX_TWINS = 100
+MAX_WHOLE = 1 << 16
+"""Bytes of an answer that are kept until its end, for its digest."""
 
 Piece = tuple[float, bytes]
 """A chunk of the answer: seconds since the request began, and the bytes."""
@@ -27,9 +29,9 @@ class OpenFiles:
 
     def __init__(self, most: int = MAX_OPEN) -> None:
         self._most = most
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: OrderedDict[str, int] = OrderedDict()
 
-    def write(self, file: Path, data: bytes, at: int) -> None:
+    def write(self, file: str, data: bytes, at: int) -> None:
         """Put `data` at offset `at`, the end of the file; at 0 the file is made. Raises OSError: nothing was added."""
         descriptor = self._descriptor(file, new=at == 0)
         try:
@@ -39,7 +41,7 @@ class OpenFiles:
                 os.ftruncate(descriptor, at)
             raise
 
-    def _descriptor(self, file: Path, *, new: bool) -> int:
+    def _descriptor(self, file: str, *, new: bool) -> int:
         descriptor = self._open.pop(file, None)
         if descriptor is None:
             # Never through a link, never over what is there, never made again once it has vanished.
@@ -51,7 +53,7 @@ class OpenFiles:
             os.close(oldest)
         return descriptor
 
-    def close(self, *files: Path) -> None:
+    def close(self, *files: str) -> None:
         """No more is written to these."""
         for file in files:
             descriptor = self._open.pop(file, None)
@@ -62,11 +64,13 @@ class OpenFiles:
 
 def write_at(descriptor: int, data: bytes, place: int) -> int:
     """Write all of `data` at offset `place`. Gives the offset after it. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, place)
-        view, place = view[written:], place + written
-    return place
+    written = os.pwrite(descriptor, data, place)
+    if written < len(data):
+        view = memoryview(data)[written:]
+        while view:
+            more = os.pwrite(descriptor, view, place + written)
+            view, written = view[more:], written + more
+    return place + written
 
 
 class Folder:
@@ -77,46 +81,62 @@ class Folder:
     """
 
     def __init__(self, parent: Path, name: str, files: OpenFiles) -> None:
-        self.path = parent / name
+        self._parent = os.fspath(parent)
+        self._path = f"{self._parent}/{name}"
         self._files = files
         self._request: str | None = None
         self._request_size = 0
         self._request_digest: str | None = None
         self._response: str | None = None
-        self._size = 0
+        self.size = 0
+        """Bytes of the answer so far."""
+        self._whole: bytes | None = None
+        """The answer so far, where it came at once."""
         self._digest: str | None = None
         self._chunks_size = 0
         self._decoder: Decoder | None = None
         self._decoded: str | None = None
         self._decoded_size = 0
         self._notes: list[str] = []
-        self._recording: Recording | None = None
-        """As the head has it, or will have it."""
+        self._known: Callable[[], Recording] | None = None
+        """Makes what the head has to say."""
         self._stale = False
         """Whether the head says less than is known."""
 
-    def begin(self, recording: Recording, body: bytes | None) -> None:
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self._path)
+
+    def begin(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
         """Make the folder, with the request. As with all that follows, the head is written by `flush`."""
         self._make()
-        self.write_request(recording, body)
-        self._recording, self._stale = recording, True
+        self.write_request(known, kind, body)
+        self._known, self._stale = known, True
 
     def _make(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            self.path.parent.mkdir(mode=0o700)  # it was there at the start, and may have been removed since
-        parent, name = self.path.parent, self.path.name
-        twins = (parent / f"{name}-{number}" for number in range(2, MAX_TWINS))
-        while self.path.is_dir():  # another proxy's
-            self.path = next(twins)
-        self.path.mkdir(mode=0o700)
+        try:
+            os.mkdir(self._path, 0o700)
+        except FileExistsError:  # another proxy's
+            first = self._path
+            self._path = next(path for path in (f"{first}-{n}" for n in range(2, MAX_TWINS)) if not os.path.isdir(path))
+            os.mkdir(self._path, 0o700)
+        except FileNotFoundError:  # the parent was there at the start, and has been removed since
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._parent, 0o700)
+            os.mkdir(self._path, 0o700)
 
-    def write_request(self, recording: Recording, body: bytes | None) -> None:
-        """The request's body, also again when it has changed."""
+    def write_request(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
+        """The request's body, also again when it has changed. `kind` is its content type."""
+        self._known = known
         if not body and self._request is None:
             return
         body = body or b""
-        self._request = self._request or f"request.{extension(recording.request.header('content-type'))}"
-        replace_file(self.path / self._request, body)
+        if self._request is None:
+            self._request = f"request.{extension(kind)}"
+            write_new(f"{self._path}/{self._request}", body)
+        else:
+            replace_file(f"{self._path}/{self._request}", body)
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
     def flush(self) -> None:
@@ -124,69 +144,70 @@ class Folder:
 
         Not with each piece of news: to replace a file costs more than most of what is in it.
         """
-        if self._stale and self._recording is not None:
-            self._write_head(self._recording)
+        if self._stale and self._known is not None:
+            self._write_head(self._known())
 
-    def _write_head(self, recording: Recording) -> None:
-        """flow.json, as a whole."""
-        self._recording, self._stale = recording, False
-        replace_file(self.path / HEAD, to_text(self.known(recording)).encode("utf-8", "replace"))
+    def _write_head(self, recording: Recording) -> Recording:
+        """flow.json, as a whole. Gives the recording with all that is known now."""
+        self._stale = False
+        recording = self._complete(recording)
+        replace_file(f"{self._path}/{HEAD}", to_text(recording).encode("utf-8", "replace"))
+        return recording
 
-    def begin_response(self, recording: Recording) -> None:
-        """The answer's head is there."""
-        response = recording.response
-        assert response is not None
-        self._response = f"response.{extension(response.header('content-type'))}"
-        coding = response.header("content-encoding")
+    def begin_response(self, known: Callable[[], Recording], kind: str, coding: str) -> None:
+        """The answer's head is there: its content type and content coding."""
+        self._response = f"response.{extension(kind)}"
         if needs_decoding(coding):
             try:
                 self._decoder = Decoder(coding)
             except Undecodable as error:
                 self._notes.append(f"not decoded: {error}")
-        self._recording, self._stale = recording, True
+        self._known, self._stale = known, True
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """More of the answer."""
         assert self._response is not None
-        before = self._size > 0, self._decoded
-        data = b"".join(piece for _, piece in pieces)
-        self._files.write(self.path / self._response, data, self._size)
-        self._size += len(data)
-        lines = "".join(f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces).encode()
-        self._files.write(self.path / CHUNKS, lines, self._chunks_size)
+        before = self.size > 0, self._decoded
+        data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
+        self._files.write(f"{self._path}/{self._response}", data, self.size)
+        self._whole = data if self.size == 0 and len(data) <= MAX_WHOLE else None
+        self.size += len(data)
+        lines = "".join([f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces]).encode()
+        self._files.write(f"{self._path}/{CHUNKS}", lines, self._chunks_size)
         self._chunks_size += len(lines)
         if self._decoder is not None:
             self._decode(self._decoder, data)
-        self._stale = self._stale or before != (self._size > 0, self._decoded)
+        self._stale = self._stale or before != (self.size > 0, self._decoded)
 
     def _decode(self, decoder: Decoder, data: bytes) -> None:
         assert self._response is not None
         name = f"response.decoded.{self._response.rpartition('.')[2]}"
         try:
             for piece in decoder.feed(data):
-                self._files.write(self.path / name, piece, self._decoded_size)
+                self._files.write(f"{self._path}/{name}", piece, self._decoded_size)
                 self._decoded = name
                 self._decoded_size += len(piece)
         except Undecodable as error:
             self._notes.append(f"decoded to {self._decoded_size} bytes: {error}")
             self._decoder = None
-            self._files.close(self.path / name)
+            self._files.close(f"{self._path}/{name}")
 
     def close(self) -> None:
         """Nothing more is added."""
-        self._files.close(*(self.path / name for name in (self._response, self._decoded, CHUNKS) if name is not None))
+        self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
     def end(self, recording: Recording) -> Recording:
         """The flow is over. Gives the recording with all that is known now."""
-        if self._size and self._response is not None:
+        if self._whole is not None:
+            self._digest, self._whole = hashlib.sha256(self._whole).hexdigest(), None
+        elif self.size and self._response is not None:
             self._digest = _digest(self.path / self._response)
         try:
-            self._write_head(recording)
+            return self._write_head(recording)
         except OSError:
             with contextlib.suppress(OSError):  # where there is nothing of it, nor is a folder, on a full disk
-                self.path.rmdir()
+                os.rmdir(self._path)
             raise
-        return self.known(recording)
 
     def remove(self) -> None:
         """After `close`: take away what was written; what others have put into the folder stays."""
@@ -195,16 +216,16 @@ class Folder:
                 (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
 
-    def known(self, recording: Recording) -> Recording:
+    def _complete(self, recording: Recording) -> Recording:
         """`recording` with the names, sizes and digests of its files."""
         request = replace(recording.request, body=self._request, size=self._request_size, sha256=self._request_digest)
         response = recording.response
         if response is not None:
             response = replace(
                 response,
-                body=self._response if self._size else None,
+                body=self._response if self.size else None,
                 decoded=self._decoded,
-                size=self._size,
+                size=self.size,
                 sha256=self._digest,
             )
         notes = (*recording.notes, *self._notes)
@@ -220,17 +241,31 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def replace_file(file: Path, content: bytes) -> None:
+def write_new(file: str, content: bytes) -> None:
+    """Make `file` with `content`, readable by the user alone. Raises OSError: it is there, or there is none now."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        write_at(descriptor, content, 0)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(file: str, content: bytes) -> None:
     """Put `content` into `file`, readable by the user alone; whoever reads sees the old or the new, never a part."""
-    fresh = file.with_name(f".{file.name}.new")
+    folder, _, name = file.rpartition("/")
+    fresh = f"{folder}/.{name}.new"
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
             write_at(descriptor, content, 0)
         finally:
             os.close(descriptor)
-        fresh.replace(file)
+        os.replace(fresh, file)
     except OSError:
         with contextlib.suppress(OSError):
-            fresh.unlink()
+            os.unlink(fresh)
         raise

@@ -11,9 +11,10 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -98,14 +99,14 @@ class Recorder:
         if not self._writer.has_room(len(body or b"")):
             self._writer.complain(plan.folder, TOO_SLOW)
             return None
-        recording = snapshot(flow, plan.redactor)
-        started = datetime.fromtimestamp(flow.request.timestamp_start, timezone.utc)
-        request = recording.request
-        name = recorder_names.folder_name(started, next(_numbers), request.method, request.path)
+        sent = flow.request.data
+        started = datetime.fromtimestamp(sent.timestamp_start, timezone.utc)
+        path = _text(plan.redactor.path(sent.path))
+        name = recorder_names.folder_name(started, next(_numbers), _text(sent.method), path)
         job = Job(plan.folder, name, plan.outputs)
-        began = time.monotonic() - max(0.0, time.time() - flow.request.timestamp_start)
+        began = time.monotonic() - max(0.0, time.time() - sent.timestamp_start)
         found = self.open[flow] = _Open(plan, job, began, body)
-        self._writer.put(Begin(job, recording, body))
+        self._writer.put(Begin(job, snapshot(flow, plan.redactor), _first(flow.request, b"content-type"), body))
         return found
 
     @_harmless
@@ -114,11 +115,12 @@ class Recorder:
         found = self.open.get(flow) or self._late(flow)
         if found is None or found.tapped or flow.response is None:
             return
-        recording = snapshot(flow, found.plan.redactor)
+        known, redactor = snapshot(flow, found.plan.redactor), found.plan.redactor
+        kind, coding = _first(flow.response, b"content-type"), _first(flow.response, b"content-encoding")
         if flow.request.raw_content is not found.body:  # another addon has changed it
             found.body = flow.request.raw_content
-            self._writer.put(Request(found.job, recording, found.body))
-        self._writer.put(Response(found.job, recording))
+            self._writer.put(Request(found.job, known, _first(flow.request, b"content-type"), found.body))
+        self._writer.put(Response(found.job, known, kind, redactor.text(coding)))
         if flow.response.stream:
             found.tapped = True
             tap(flow, functools.partial(self._receive, found))
@@ -161,18 +163,16 @@ class Recorder:
         if found.lost:
             error = error or f"the recording broke off: {TOO_SLOW}"
         plan, chosen = found.plan, found.plan.filter
-        recording = snapshot(flow, plan.redactor)
-        end = time.monotonic() - found.began
-        recording = replace(
-            recording,
+        known = functools.partial(
+            snapshot(flow, plan.redactor),
             state="complete" if error is None else "incomplete",
             error=None if error is None else plan.redactor.text(error),
-            end=end,
+            end=time.monotonic() - found.began,
         )
         state = dict(flow.get_state()) if plan.needs_state else None
         wants = chosen.wants if chosen is not None and not chosen.early else None
         size = len(flow.request.raw_content or b"") if state else 0
-        self._writer.put(End(found.job, recording, state, wants, size))
+        self._writer.put(End(found.job, known, state, wants, size))
 
     def done(self) -> None:
         """The proxy ends: what is under way is incomplete, and everything gets to the disk."""
@@ -184,46 +184,84 @@ class Recorder:
             logger.error("x402: not all was recorded: the disk did not take it within %d seconds", PATIENCE)
 
 
-def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> Recording:
-    """What is known of `flow` by now, without its secrets and without what only the files know."""
-    request, response, metadata = flow.request, flow.response, flow.metadata
-    began = request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else request.host
-    facts = {key: metadata.get(f"x402.{key}", "") for key in ("amount", "network", "pay_to", "transaction", "refused")}
-    legs = str(metadata.get("x402.legs", "1"))
-    exchange = exchange_of(flow)
-    return Recording(
-        folder=Path(),
-        id=flow.id,
-        started=datetime.fromtimestamp(began, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        state="open",
-        error=None,
-        request=RecordedRequest(
-            method=_text(request.data.method),
-            path=_text(redactor.path(request.data.path)),
-            http_version=request.http_version,
-            headers=_headers(redactor, request.headers),
-            upstream=f"{request.scheme}://{host}:{request.port}",
-        ),
-        response=None
-        if response is None
-        else RecordedResponse(
-            status=response.status_code,
-            reason=_text(response.data.reason),
-            http_version=response.http_version,
-            headers=_headers(redactor, response.headers),
-            trailers=_headers(redactor, response.trailers),
-        ),
-        first_byte=None
-        if response is None or response.timestamp_start is None
-        else max(0.0, response.timestamp_start - began),
-        payment=RecordedPayment(state=metadata["x402.state"], **facts) if "x402.state" in metadata else None,
-        legs=exchange.legs if exchange is not None else int(legs),
+def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> functools.partial[Recording]:
+    """What is known of `flow` by now; called, it gives the recording, without what only the files know.
+
+    Takes hold of what does not change, and leaves the rest to the recorder's thread: most of it is superseded before
+    anything is written.
+    """
+    request, response, metadata, exchange = flow.request, flow.response, flow.metadata, exchange_of(flow)
+    sent, upstream = request.data, (request.scheme, request.host, request.port)
+    return functools.partial(
+        _recording,
+        redactor,
+        (flow.id, sent.timestamp_start, sent.method, sent.path, sent.http_version, sent.headers.fields, upstream),
+        None if response is None else _parts(response.data),
+        tuple([metadata.get(key, "") for key in _PAID]) if "x402.state" in metadata else None,
+        exchange.legs if exchange is not None else int(str(metadata.get("x402.legs", "1"))),
     )
 
 
-def _headers(redactor: Redactor, headers: http.Headers | None) -> tuple[tuple[str, str], ...]:
-    return tuple((_text(name), _text(value)) for name, value in redactor.fields(headers))
+_PAID = tuple(f"x402.{field.name}" for field in fields(RecordedPayment))
+
+
+def _parts(response: http.ResponseData) -> tuple[Any, ...]:
+    trailers = () if response.trailers is None else response.trailers.fields
+    return (
+        *(response.timestamp_start, response.status_code, response.reason, response.http_version),
+        *(response.headers.fields, trailers),
+    )
+
+
+def _recording(
+    redactor: Redactor,
+    asked: tuple[Any, ...],
+    answered: tuple[Any, ...] | None,
+    paid: tuple[str, ...] | None,
+    legs: int,
+    **more: Any,
+) -> Recording:
+    flow_id, began, method, path, version, headers, (scheme, host, port) = asked
+    response = None
+    if answered is not None:
+        answer_began, status, reason, answer_version, answer_headers, trailers = answered
+        response = RecordedResponse(
+            status=status,
+            reason=_text(reason),
+            http_version=_text(answer_version),
+            headers=redactor.texts(answer_headers),
+            trailers=redactor.texts(trailers),
+        )
+    return Recording(
+        folder=_NOWHERE,
+        id=flow_id,
+        started=_rfc3339(began),
+        request=RecordedRequest(
+            method=_text(method),
+            path=_text(redactor.path(path)),
+            http_version=_text(version),
+            headers=redactor.texts(headers),
+            upstream=f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}",
+        ),
+        response=response,
+        first_byte=None if answered is None or answer_began is None else max(0.0, answer_began - began),
+        payment=None if paid is None else RecordedPayment(*paid),
+        legs=legs,
+        **{"state": "open", "error": None, **more},
+    )
+
+
+_NOWHERE = Path()
+
+
+def _first(message: http.Message, name: bytes) -> str:
+    """The first header of that name; empty where there is none."""
+    return next((_text(value) for key, value in message.headers.fields if key.lower() == name), "")
+
+
+def _rfc3339(seconds: float) -> str:
+    when = datetime.fromtimestamp(seconds, timezone.utc)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _text(raw: bytes) -> str:

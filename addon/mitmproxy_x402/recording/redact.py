@@ -32,6 +32,12 @@ class Redactor:
             () if headers is None else tuple((name, self._value(name.lower(), value)) for name, value in headers.fields)
         )
 
+    def texts(self, fields: Fields) -> tuple[tuple[str, str], ...]:
+        """The same, one character a byte."""
+        return tuple(
+            [(name.decode("latin-1"), self._value(name.lower(), value).decode("latin-1")) for name, value in fields]
+        )
+
     def path(self, path: bytes) -> bytes:
         """A request's path and query, or a URL, without secrets."""
         path, mark, query = path.partition(b"?")

@@ -28,12 +28,14 @@ MAX_WAITING = 32 << 20
 """Bytes that may wait for the disk."""
 OVERHEAD = 200
 """Bytes that a waiting message costs beside its data."""
-PAUSE = 0.02
-"""Seconds between two rounds while little waits: a round costs the event loop more than what it writes."""
+PAUSE = 0.1
+"""Seconds that a message waits for others: what is short is over by then, and is written in one go."""
 HURRY = 1 << 20
 """Bytes waiting from which on there is no pause."""
-ROUND = 64
-"""Messages that are taken at once: what they hold is joined, and so there twice for a moment."""
+ROUND = 1 << 20
+"""Bytes that are taken at once: what they hold is joined, and so there twice for a moment."""
+SHORT = 1 << 20
+"""Bytes of an answer up to which its recording is ended at once, and not in the other thread."""
 TELL_AGAIN = 60.0
 """Seconds before the same trouble is worth another line in the log."""
 
@@ -49,6 +51,15 @@ class Outputs:
     har: HarFiles | None = None
     mitm: FlowFile | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but the folders."""
+        return self.native and self.har is None and self.mitm is None
+
+
+Known = Callable[[], Recording]
+"""Makes the recording, as far as it is known, without what only its files know."""
+
 
 @dataclass(eq=False)
 class Job:
@@ -61,13 +72,20 @@ class Job:
     trouble: str = ""
     """Why nothing more of it is written."""
 
+    @property
+    def is_short(self) -> bool:
+        """Whether to end it takes next to no time."""
+        return self.outputs.is_plain and (self.folder is None or self.folder.size <= SHORT)
+
 
 @dataclass(frozen=True)
 class Begin:
     """The request is known, and perhaps not yet its answer."""
 
     job: Job
-    recording: Recording
+    known: Known = field(repr=False)
+    kind: str
+    """The content type of the body."""
     body: bytes | None = field(repr=False)
 
 
@@ -76,7 +94,9 @@ class Request:
     """The request's body has been changed since."""
 
     job: Job
-    recording: Recording
+    known: Known = field(repr=False)
+    kind: str
+    """The content type of the body."""
     body: bytes | None = field(repr=False)
 
 
@@ -85,7 +105,9 @@ class Response:
     """The answer's head is known."""
 
     job: Job
-    recording: Recording
+    known: Known = field(repr=False)
+    kind: str
+    coding: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,7 @@ class End:
     """The flow is over."""
 
     job: Job
-    recording: Recording
+    known: Known = field(repr=False)
     state: dict[str, Any] | None = field(default=None, repr=False)
     """The flow's state, where a format or the filter needs it; without the answer's body."""
     wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
@@ -122,9 +144,12 @@ class Writer:
         self._ended: queue.SimpleQueue[End | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._files = OpenFiles()
+        self._hurry = threading.Event()
         self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
         self._taken = 0
         self._finished = 0
+        self._ends_given = 0  # to the other thread; while it has any, it gets all, for the sake of their order
+        self._ends_taken = 0
         self._told: dict[str, float] = {}
 
     def has_room(self, size: int) -> bool:
@@ -138,6 +163,8 @@ class Writer:
         """Hand over a message."""
         self._given += _size(message)
         self._queue.put(message)
+        if self._waiting() >= HURRY:
+            self._hurry.set()
         if not self._threads:
             for work in (self._run, self._run_ends):
                 thread = threading.Thread(target=work, name="x402 recorder", daemon=True)
@@ -148,6 +175,7 @@ class Writer:
         """Write what waits, for so many seconds at most. False: there was more."""
         deadline = time.monotonic() + timeout
         self._queue.put(None)
+        self._hurry.set()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
@@ -155,19 +183,24 @@ class Writer:
     def _run(self) -> None:
         while True:
             messages = [self._queue.get()]
-            while len(messages) < ROUND and not self._queue.empty():
+            if messages[0] is not None:
+                self._hurry.wait(PAUSE)
+            size = 0
+            while messages[-1] is not None and size < ROUND and not self._queue.empty():
+                size += _size(messages[-1])
                 messages.append(self._queue.get())
+            if self._waiting() - size < HURRY:
+                self._hurry.clear()
             self._taken += self._write(messages)
             if messages[-1] is None:
                 self._ended.put(None)
                 return
-            if self._waiting() < HURRY:
-                time.sleep(PAUSE)
 
     def _run_ends(self) -> None:
         while (message := self._ended.get()) is not None:
             self._try(message.job, functools.partial(self._end, message))
             self._finished += _size(message)
+            self._ends_taken += 1
 
     def _write(self, messages: list[Message | None]) -> int:
         """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
@@ -182,8 +215,12 @@ class Writer:
             else:
                 self._add(message.job, pieces.pop(message.job, []))
                 self._try(message.job, functools.partial(self._do, message))
-                if isinstance(message, End):  # the other thread has that one yet
-                    continue
+                if isinstance(message, End):
+                    if message.wanted is not None or not message.job.is_short or self._ends_taken < self._ends_given:
+                        self._ends_given += 1
+                        self._ended.put(message)  # where its size is counted
+                        continue
+                    self._try(message.job, functools.partial(self._end, message))
                 pieces[message.job] = []
             size += _size(message)
         for job, some in pieces.items():
@@ -202,21 +239,21 @@ class Writer:
         if isinstance(message, End):
             if job.folder is not None:
                 job.folder.close()
-            self._ended.put(message)
         elif isinstance(message, Begin):
             job.folder = Folder(job.parent, job.name, self._files)
-            job.folder.begin(message.recording, message.body)
+            job.folder.begin(message.known, message.kind, message.body)
         elif job.folder is None or job.trouble:
             return
         elif isinstance(message, Request):
-            job.folder.write_request(message.recording, message.body)
+            job.folder.write_request(message.known, message.kind, message.body)
         else:
-            job.folder.begin_response(message.recording)
+            job.folder.begin_response(message.known, message.kind, message.coding)
 
     def _end(self, message: End) -> None:
-        job, recording, folder = message.job, message.recording, message.job.folder
+        job, folder = message.job, message.job.folder
         if folder is None:
             return
+        recording = message.known()
         if job.trouble:
             recording = replace(recording, state="incomplete", error=recording.error or job.trouble)
         recording = folder.end(recording)
@@ -233,7 +270,8 @@ class Writer:
             job.outputs.mitm.add(message.state, recording)
         if not job.outputs.native:
             folder.remove()
-        self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
+        if self._told:
+            self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
 
     def _try(self, job: Job, work: Callable[[], None]) -> None:
         """Do some of the work for a recording. Trouble ends that recording, with a line in the log for each cause."""

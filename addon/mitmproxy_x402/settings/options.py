@@ -318,6 +318,14 @@ OPTIONS: tuple[Option, ...] = (
         "are there only while the answers stream. Default: native.",
     ),
     Option(
+        "x402_fast_path",
+        "true",
+        "While the addon is loaded, replace the functions of mitmproxy's that take most of a request's time by faster "
+        "ones with the same effects. They are put back when the script is unloaded, and a function that another addon "
+        "has replaced is left alone. false leaves mitmproxy as it is; a paid request then takes about twice as long "
+        "inside the proxy. Default: true.",
+    ),
+    Option(
         "x402_config",
         "",
         "The configuration file to read. Default: empty, the first of $X402_CONFIG, ./x402.toml and "

@@ -133,6 +133,8 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body: int = 256 << 20
     """Bytes of a request's body."""
+    fast_path: bool = True
+    """Whether mitmproxy's slowest ways are replaced while the addon is loaded."""
     drain: float = 60
     """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()
@@ -176,6 +178,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
         dry_run=sources.default("dry_run", flag),
         preauthorize=sources.default("preauthorize", flag),
+        fast_path=sources.default("fast_path", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
         ledger=_ledger(sources, warnings),
         ledger_sync=sources.default("ledger_sync", flag),
