@@ -9,8 +9,6 @@ DELAY = 0.02
 """Seconds that a piece waits for others, where nothing else is said."""
 MOST = 8
 """Pieces that are done at a time: so many settlements keep the event loop for about half a millisecond."""
-LATE = "x402_late"
-"""Attribute of a line in the log that comes late itself: what waits to be shown need not come before it."""
 
 Later = Callable[[float, Callable[[], object]], object]
 """Has something done after so many seconds, as an event loop's `call_later`."""

@@ -46,7 +46,7 @@ class Proxy:
     """Starts on entering, ends on leaving; `log` is everything it has printed."""
 
     own: ClassVar[bool] = False
-    """Whether the package starts the process, as `./run.sh` does: then what was loaded at the start is left out of garbage collection."""
+    """Whether the package starts the process, as `./run.sh` does, and may arrange what a user's own is left out of."""
     ledgers: ClassVar[Callable[[Path], PostgresUrl] | None] = None
     """Gives the database for a home, where tests are run with `--ledger postgres`."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..deferred import LATE, Batch, Later
+from ..deferred import Batch, Later
 from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
 from ..protocol.amounts import format_usd
@@ -69,7 +69,6 @@ class Outcomes:
                 "" if ending.sends == 1 else f" (sent {ending.sends} times)",
                 charge(ending.offer, ending.outcome.charged_micro_usd),
                 left,
-                extra={LATE: True},
             )
         return states
 
