@@ -28,6 +28,7 @@ from .hooks.peers import Peers
 from .ledger.interface import Clock
 from .ledger.opening import make_ready, open_ledger
 from .limits.request_model import read_model
+from .limits.whole_request import WholeRequest
 from .payment import challenge, jobs, polls
 from .payment import retained as held
 from .payment.payer import Payer, find_wallets
@@ -291,7 +292,9 @@ class X402Addon:
             path = answers.printable(request.path.partition("?")[0])
             model = read_model(path, body, request.headers.get("content-type", ""))
             client = answers.client_name(request.headers.get("user-agent", ""), flow.client_conn.peername)
-            purpose = Purpose(answers.printable(request.method), request.host, path, model, client)
+            said = request.headers.get_all("content-type"), request.headers.get_all("content-encoding")
+            whole = WholeRequest(request.path, body, *said)
+            purpose = Purpose(answers.printable(request.method), request.host, path, model, client, whole)
             question = read_question(_place(route), model, body) if payer.forecast is not None else None
             key = functools.partial(held.fingerprint, route, body)
             kept = self._held

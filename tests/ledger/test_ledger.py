@@ -210,6 +210,25 @@ def test_scopes_count_their_own_requests(ledger: Ledger) -> None:
     assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
 
 
+def test_scopes_count_whatever_the_spelling(ledger: Ledger) -> None:
+    ledger.reserve(intent(1, "GPT-5", "/V1//chat", normal_path="/v1/chat"), [])
+    ledger.reserve(intent(10, "gpt-5", "/v1/Chat"), [])
+    assert ledger.spent(budget(1, model="Gpt-5*", path="/v1/CHAT/")) == 11
+
+
+def test_what_is_unclear_counts_in_every_scope(ledger: Ledger, times: Times) -> None:
+    """Else a budget for one model had room for as many requests as hide theirs."""
+    scopes = [budget(50, model="dear-*"), budget(50, path="/v1/images/*"), budget(50, model="x", path="/v1/x")]
+    for micro, unclear in ((1, {"is_model_unclear": True}), (10, {"is_path_unclear": True}), (20, {})):
+        ledger.record_sent(ledger.reserve(intent(micro, None, "/v1/x", **unclear), scopes), "nonce", 0)
+    assert [ledger.spent(scope) for scope in scopes] == [1, 10, 1]
+    times.pass_by(2 * 3600)  # by minute and by hour
+    ledger.reserve(intent(9, "dear-1", "/v1/images/2", is_model_unclear=True, is_path_unclear=True), scopes)
+    assert [ledger.spent(scope) for scope in scopes] == [10, 19, 10]
+    with pytest.raises(OverBudget):
+        ledger.reserve(intent(45, None, "/", is_model_unclear=True), scopes[:1])
+
+
 class TestSuperseded:
     """A payment that a gateway did not take, by its word, counts until nobody can submit it any longer."""
 

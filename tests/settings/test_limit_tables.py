@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.errors import SettingsError
-from mitmproxy_x402.limits.limits import Budget, Limit, Scope, for_request
+from mitmproxy_x402.limits.limits import Asked, Budget, Limit, Scope, for_request
 from mitmproxy_x402.settings.settings import Settings, read_settings
 
 ADDRESS = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
@@ -154,7 +154,9 @@ class TestLimits:
             (Scope("gpt-5*"), "gpt-5-mini", "/v1/x", True),
             (Scope("gpt-5"), "gpt-5-mini", "/v1/x", False),
             (Scope("*"), None, "/v1/x", False),
-            (Scope("GPT"), "gpt", "/v1/x", False),
+            (Scope("GPT"), "gpt", "/v1/x", True),
+            (Scope("gpt"), "GPT", "/v1/x", True),
+            (Scope("", "/V1/images/"), None, "/v1/images", True),
             (Scope("", "/v1/images/*"), None, "/api/v1/images/edits", True),
             (Scope("", "/api/v1/images/*"), None, "/v1/images/edits", True),
             (Scope("", "/v1/images"), None, "/v1/images/edits", False),
@@ -164,4 +166,5 @@ class TestLimits:
     )
     def test_what_a_limit_covers(self, scope: Scope, model: str | None, path: str, covered: bool) -> None:
         limit = Limit(scope, 1, ())
-        assert for_request([limit], model, path) == ([limit] if covered else [])
+        asked = Asked(() if model is None else (model,), path)
+        assert for_request([limit], asked) == ([limit] if covered else [])

@@ -158,6 +158,17 @@ class Intent:
     signature, so that a row which lost its end in a power cut can be looked up."""
     client: str = ""
     """Who asked for it, as the client names itself; empty where it does not."""
+    normal_path: str = ""
+    """Of the path, as `limits.Asked` has it; empty: the path itself."""
+    is_model_unclear: bool = False
+    """Whether it counts against the budgets of every model, since it may be for any."""
+    is_path_unclear: bool = False
+    """The same for those of every path."""
+
+    @property
+    def unclear(self) -> int:
+        """Both as the ledger keeps them: 1 for the model, 2 for the path."""
+        return self.is_model_unclear + 2 * self.is_path_unclear
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,45 @@ ALIAS = "/api"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a request may be for, as far as limits go by it."""
+
+    models: tuple[str, ...]
+    """Every name of a model that some server would read in it; none where it names none."""
+    normal_path: str
+    """The form that all spellings of the path share: decoded, without empty and dotted parts, in lower case."""
+    model_doubt: str = ""
+    """Why the models may be others, half a sentence; empty where they are certain."""
+    path_doubt: str = ""
+    """The same of the path."""
+
+
+@dataclass(frozen=True)
 class Scope:
-    """Which requests are meant. An empty pattern means every request; `*` and `?` are wild."""
+    """Which requests are meant, whatever their case. An empty pattern means every request; `*` and `?` are wild."""
 
     model: str = ""
     path: str = ""
 
-    def covers(self, model: str | None, path: str) -> bool:
-        """Whether a request for `model` (None: it names none) at `path` (without its query) is meant."""
-        if self.model and (model is None or not fnmatchcase(model, self.model)):
-            return False
-        return not self.path or fnmatchcase(path.removeprefix(ALIAS), self.path.removeprefix(ALIAS))
+    def covers(self, asked: Asked) -> bool:
+        """Whether a request is, or may be, meant."""
+        model, path = self.patterns
+        return bool(
+            (not model or asked.model_doubt or any(fnmatchcase(named.lower(), model) for named in asked.models))
+            and (not path or asked.path_doubt or fnmatchcase(asked.normal_path.removeprefix(ALIAS), path))
+        )
+
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """Of model and path, in the form that requests are compared in: lower case, the path without the gateway's
+        alias and without a slash at its end.
+        """
+        path = self.path.lower().removeprefix(ALIAS)
+        return self.model.lower(), path.rstrip("/") or path
+
+    def doubt(self, asked: Asked) -> str:
+        """Why it is not certain that the request is meant, half a sentence; empty where it is."""
+        return (self.model and asked.model_doubt) or (self.path and asked.path_doubt)
 
     def __str__(self) -> str:
         parts = [f"model {self.model}" if self.model else "", f"path {self.path}" if self.path else ""]
@@ -35,6 +63,8 @@ class Scope:
 
 
 EVERYTHING = Scope()
+NOTHING_ASKED = Asked((), "")
+"""Where no limit goes by what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +99,6 @@ class Limit:
     budgets: tuple[Budget, ...]
 
 
-def for_request(limits: Sequence[Limit], model: str | None, path: str) -> list[Limit]:
-    """The limits that cover this request."""
-    return [limit for limit in limits if limit.scope.covers(model, path)]
+def for_request(limits: Sequence[Limit], asked: Asked) -> list[Limit]:
+    """The limits that cover this request, or may cover it."""
+    return [limit for limit in limits if limit.scope.covers(asked)]

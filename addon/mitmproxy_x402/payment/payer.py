@@ -25,6 +25,7 @@ from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
 from ..limits.limits import Budget
+from ..limits.whole_request import normal_path
 from ..protocol.extensions import with_identifier
 from ..protocol.headers import X_PAYMENT, payment_header
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
@@ -224,6 +225,7 @@ class Payer:
         signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
         signature leaves this room.
         """
+        await self._read_whole(purpose, at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
         failure: X402Error | None = None
         offers = policy.ranked(required, self.rules, self.payers)
@@ -298,6 +300,23 @@ class Payer:
             self._identifiers.popitem(last=False)
         return identifier
 
+    async def _read_whole(self, purpose: Purpose, at_once: bool = False) -> None:
+        """Read the request whole where limits go by what is in it, in a thread where that takes long.
+
+        Raises Refused where it takes too long to be read at once.
+        """
+        if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
+            if at_once:
+                raise Refused("limits_unread", "The request is too large to be looked through before it is sent.")
+            await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
+
+    def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
+        """How the ledger's budgets by model or path count it: see `Intent`."""
+        if not self.rules.limits:
+            return normal_path(purpose.path)[0], False, False
+        asked = purpose.asked()
+        return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
+
     async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
         """Another signature for the EVM payment `first` that was sent before: for `required`, over its own `nonce`.
 
@@ -313,6 +332,7 @@ class Payer:
                 "twice. Nothing was paid.",
             )
         offer, row = offers[0], first.row
+        await self._read_whole(purpose)
         policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)
@@ -380,11 +400,14 @@ class Payer:
             wallet.address,
             chain_nonce(offer, nonce),
             purpose.client,
+            *self._spelling(purpose),
         )
         try:
             return self.ledger.reserve(intent, budgets)
         except OverBudget as over:
-            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, self.clock()) from None
+            doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
+            now = self.clock()
+            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt) from None
 
     def release(self, row: int) -> None:
         """Give a reservation back. Never raises: one that cannot be released lapses by itself."""

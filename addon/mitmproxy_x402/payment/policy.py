@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal, NamedTuple
 
 from ..errors import ChallengeError, Refused
-from ..limits.limits import Budget, Limit, for_request
+from ..limits.limits import NOTHING_ASKED, Asked, Budget, Limit, for_request
+from ..limits.whole_request import WholeRequest, normal_path
 from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
@@ -89,6 +90,15 @@ class Purpose:
     """None: the request names none that could be read."""
     client: str = ""
     """Who asks, as the client names itself."""
+    whole: WholeRequest | None = field(default=None, compare=False, repr=False)
+    """The request itself, which is read whole where there are limits by model or path."""
+
+    def asked(self) -> Asked:
+        """What it may be for, as far as limits go by it: see `WholeRequest.read`. Without one, what is known does."""
+        if self.whole is not None:
+            return self.whole.read()
+        path, doubt = normal_path(self.path)
+        return Asked(() if self.model is None else (self.model,), path, path_doubt=doubt)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}" + (f" ({self.model})" if self.model else "")
@@ -286,12 +296,15 @@ def admit(offer: Offer, purpose: Purpose, rules: Rules) -> tuple[Budget, ...]:
             "(or allow_hosts in x402.toml). Nothing was paid. To allow it, add it there.",
             asked=str(offer),
         )
-    limits = for_request(rules.limits, purpose.model, purpose.path)
+    asked = purpose.asked() if rules.limits else NOTHING_ASKED
+    limits = for_request(rules.limits, asked)
     if offer.micro_usd > rules.max_request:
         raise _over_limit(offer, rules.max_request, "", "raise the option x402_max_request (or max_request in")
     for limit in limits:
         if limit.max_request is not None and offer.micro_usd > limit.max_request:
             where = f" for {limit.scope}"
+            if doubt := limit.scope.doubt(asked):
+                where += f" (or that may be, since {doubt})"
             raise _over_limit(offer, limit.max_request, where, "raise max_request in that [[limit]] (in")
     return (*rules.budgets, *(budget for limit in limits for budget in limit.budgets))
 
@@ -305,18 +318,23 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
     )
 
 
-def over_budget(offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float) -> Refused:
-    """The refusal for a budget without room. `returns_in`: seconds until it has, from `now` (Unix seconds), or None."""
+def over_budget(
+    offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float, doubt: str = ""
+) -> Refused:
+    """The refusal for a budget without room. `returns_in`: seconds until it has, from `now` (Unix seconds), or None.
+    `doubt`: why it is not certain that the budget is meant.
+    """
     if returns_in is None:
         when = "Room for it never returns by itself"
     else:
         moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
         when = f"Room for it returns at {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
+    doubt = f" It counts here, since {doubt}." if doubt else ""
     where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
     return Refused(
         "over_budget",
         f"The gateway asks {offer}, and of the budget of {budget} {format_usd(spent)} USDC are spent or under way. "
-        f"Nothing was paid. {when}. To allow it at once, raise {where}.",
+        f"Nothing was paid.{doubt} {when}. To allow it at once, raise {where}.",
         asked=str(offer),
     )
 

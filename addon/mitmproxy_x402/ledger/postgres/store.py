@@ -23,7 +23,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ...limits.limits import ALIAS, Budget
+from ...limits.limits import Budget
 from ...protocol.messages import AtomicUnits, Caip2
 from ...settings.ledger_place import PostgresUrl
 from ..interface import (
@@ -58,7 +58,7 @@ RECOVERED, RECOVERIES = 50, 20
 """Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
-        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s::bigint,
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s, %s, %s::bigint,
         %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
     UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
@@ -348,7 +348,7 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
         *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
         *(intent.micro_usd, intent.replaces, _text(intent.job)),
         *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), _text(intent.client)),
-        LAPSE_SECONDS * 1000,
+        *(_text(intent.normal_path), intent.unclear, LAPSE_SECONDS * 1000),
         *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
     )
     return _RESERVE, values
@@ -358,8 +358,8 @@ def _patterns(budgets: Sequence[Budget]) -> tuple[list[int | None], list[str], l
     """The budgets' periods in milliseconds, and their patterns as LIKE has them."""
     return (
         [None if budget.seconds is None else budget.seconds * 1000 for budget in budgets],
-        [_like(budget.scope.model) for budget in budgets],
-        [_like(budget.scope.path.removeprefix(ALIAS)) for budget in budgets],
+        [_like(budget.scope.patterns[0]) for budget in budgets],
+        [_like(budget.scope.patterns[1]) for budget in budgets],
     )
 
 

@@ -17,7 +17,9 @@ ALTER TABLE x402_payment
     ADD COLUMN chain_transaction text,
     ADD COLUMN chain_time bigint,     -- of the block, Unix seconds
     ADD COLUMN chain_amount text,     -- that moved, atomic units
-    ADD COLUMN finding text;          -- where the chain contradicts the gateway
+    ADD COLUMN finding text,          -- where the chain contradicts the gateway
+    ADD COLUMN limit_path text,       -- what limits go by, where it is not the path in lower case
+    ADD COLUMN unclear integer NOT NULL DEFAULT 0;  -- 1: it may be for any model, 2: at any path
 
 -- Rejections counted nothing. Those whose signature may live count again, by the triggers of the version before;
 -- an hour beyond its end, whatever clocks differ.
@@ -48,12 +50,28 @@ CREATE FUNCTION x402_ends_with(its x402_payment) RETURNS bigint LANGUAGE sql IMM
         ELSE 0 END
 $$;
 
+-- What limits go by; sums are kept by it. The character 1, which is in no name, matches every pattern.
+CREATE FUNCTION x402_limit_model(its x402_payment) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN its.unclear & 1 <> 0 THEN chr(1) ELSE lower(its.model) END
+$$;
+CREATE FUNCTION x402_limit_path(its x402_payment) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN its.unclear & 2 <> 0 THEN chr(1) ELSE lower(coalesce(its.limit_path, its.path)) END
+$$;
+CREATE OR REPLACE FUNCTION x402_covers(model_pattern text, path_pattern text, its_model text, its_path text)
+RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT (model_pattern = '' OR coalesce(its_model = chr(1) OR lower(its_model) LIKE model_pattern, false))
+        AND (path_pattern = '' OR its_path = chr(1) OR lower(its_path) LIKE path_pattern
+            OR lower(its_path) LIKE '/api' || path_pattern)
+$$;
+
 -- The order of locks: a payment's row, then the ledger, then its sums. Who has the ledger waits for no row.
 CREATE OR REPLACE FUNCTION x402_count() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     counts_more bigint := x402_counts(NEW.state, NEW.micro_usd, NEW.uncounted);
     frees_more bigint := NEW.micro_usd - counts_more;
-    its_key bytea := sha256(convert_to(coalesce('+' || NEW.model, '-') || E'\n' || NEW.path, 'UTF8'));
+    its_model text := x402_limit_model(NEW);
+    its_path text := x402_limit_path(NEW);
+    its_key bytea := sha256(convert_to(coalesce('+' || its_model, '-') || E'\n' || its_path, 'UTF8'));
     its_width integer;
 BEGIN
     PERFORM pg_advisory_xact_lock(lock_key, 0) FROM x402_ledger;
@@ -63,7 +81,7 @@ BEGIN
     END IF;
     FOREACH its_width IN ARRAY ARRAY[60000, 3600000] LOOP
         INSERT INTO x402_sum AS sums (width, bucket, key, model, path, counted, freed)
-            VALUES (its_width, NEW.counted_at / its_width, its_key, NEW.model, NEW.path, counts_more, frees_more)
+            VALUES (its_width, NEW.counted_at / its_width, its_key, its_model, its_path, counts_more, frees_more)
             ON CONFLICT (width, bucket, key)
             DO UPDATE SET counted = sums.counted + excluded.counted, freed = sums.freed + excluded.freed;
     END LOOP;
@@ -88,7 +106,8 @@ DECLARE
     sums bigint;
 BEGIN
     SELECT coalesce(sum(x402_ends_with(x402_payment)), 0) INTO due FROM x402_payment
-        WHERE free_at <= now_ms AND counted_at > begins AND x402_covers(models, paths, model, path);
+        WHERE free_at <= now_ms AND counted_at > begins
+            AND x402_covers(models, paths, x402_limit_model(x402_payment), x402_limit_path(x402_payment));
     IF models = '' AND paths = '' THEN
         IF period_ms IS NOT NULL THEN
             SELECT cumulative - micro_usd INTO before FROM x402_payment
@@ -117,7 +136,8 @@ BEGIN
             AND x402_covers(models, paths, model, path)
         UNION ALL
         SELECT sum(x402_counts(state, micro_usd, uncounted)) FROM x402_payment
-            WHERE counted_at > begins AND counted_at < minute * 60000 AND x402_covers(models, paths, model, path)
+            WHERE counted_at > begins AND counted_at < minute * 60000
+                AND x402_covers(models, paths, x402_limit_model(x402_payment), x402_limit_path(x402_payment))
     ) AS parts;
     RETURN coalesce(sums, 0) - due;
 END
@@ -137,7 +157,8 @@ BEGIN
         SELECT minute, part, sum(part) OVER (ORDER BY minute) AS leaves FROM (
             SELECT begins / 60000 AS minute, coalesce(sum(x402_counts(state, micro_usd, uncounted)), 0) AS part
                 FROM x402_payment WHERE counted_at > begins
-                    AND counted_at < (begins / 60000 + 1) * 60000 AND x402_covers(models, paths, model, path)
+                    AND counted_at < (begins / 60000 + 1) * 60000
+                    AND x402_covers(models, paths, x402_limit_model(x402_payment), x402_limit_path(x402_payment))
             UNION ALL
             SELECT bucket, sum(counted) FROM x402_sum WHERE width = 60000 AND bucket > begins / 60000
                 AND x402_covers(models, paths, model, path) GROUP BY bucket
@@ -148,7 +169,7 @@ BEGIN
             OVER (ORDER BY counted_at, id) AS leaves FROM x402_payment
         WHERE counted_at > begins
             AND counted_at >= its_minute * 60000 AND counted_at < (its_minute + 1) * 60000
-            AND x402_covers(models, paths, model, path)
+            AND x402_covers(models, paths, x402_limit_model(x402_payment), x402_limit_path(x402_payment))
     ) AS leaving WHERE leaves >= needed ORDER BY counted_at LIMIT 1;
     RETURN sums - begins;
 END
@@ -160,7 +181,7 @@ $$;
 CREATE FUNCTION x402_reserve(
     its_process text, its_method text, its_host text, its_path text, its_model text, its_network text,
     its_asset text, its_pay_to text, its_amount text, its_micro bigint, its_replaces bigint, its_job text,
-    its_scheme text, its_wallet text, its_nonce text, its_client text,
+    its_scheme text, its_wallet text, its_nonce text, its_client text, its_limit_path text, its_unclear integer,
     lapse_ms bigint, limits bigint[], periods_ms bigint[], models text[], paths text[],
     OUT row_id bigint, OUT row_session integer, OUT full_number integer, OUT spent bigint, OUT job_paid boolean
 ) LANGUAGE plpgsql AS $$
@@ -205,10 +226,11 @@ BEGIN
     END LOOP;
     INSERT INTO x402_payment (time, counted_at, session, process, method, host, path, model, network, asset, pay_to,
                               amount, micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce,
-                              client)
+                              client, limit_path, unclear)
         VALUES (wall, now_ms, row_session, its_process, its_method, its_host, its_path, its_model, its_network,
                 its_asset, its_pay_to, its_amount, its_micro, total + its_micro, 'reserved', its_replaces,
-                nullif(its_job, ''), its_scheme, its_wallet, its_nonce, nullif(its_client, ''))
+                nullif(its_job, ''), its_scheme, its_wallet, its_nonce, nullif(its_client, ''),
+                nullif(nullif(its_limit_path, ''), its_path), its_unclear)
         RETURNING id INTO row_id;
 END
 $$;

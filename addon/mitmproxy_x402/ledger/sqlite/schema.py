@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ...limits.limits import ALIAS
 
@@ -15,12 +15,20 @@ days). Files are full of them, so these numbers never change.
 
 def covered(row: str) -> str:
     """The condition that `row` (a table's name) is in the scope `scope`: see `limits.Scope.covers`."""
+    path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
+    return f"""
+        (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)
+        AND (scope.path = '' OR {row}.unclear & 2 OR {path} GLOB scope.path OR {path} GLOB '{ALIAS}' || scope.path)"""
+
+
+def _covered_before(row: str) -> str:
+    """As it was up to version 6 of the tables."""
     return f"""
         (scope.model = '' OR {row}.model GLOB scope.model)
         AND (scope.path = '' OR {row}.path GLOB scope.path OR {row}.path GLOB '{ALIAS}' || scope.path)"""
 
 
-def _add(amount: str) -> str:
+def _add(amount: str, covered: Callable[[str], str] = _covered_before) -> str:
     return f"""
         INSERT INTO spending (scope, level, span, micro_usd)
         SELECT scope.id, level.bits, NEW.counted_at >> level.bits, {amount}
@@ -156,6 +164,20 @@ MIGRATIONS = (
         process TEXT PRIMARY KEY,  -- that has the file open; who closes it takes it out
         since INTEGER NOT NULL     -- wall clock, Unix milliseconds
     ) WITHOUT ROWID
+    """,
+    f"""
+    ALTER TABLE payment ADD COLUMN limit_path TEXT;  -- what limits go by, where it is not the path in lower case
+    ALTER TABLE payment ADD COLUMN unclear INTEGER NOT NULL DEFAULT 0;  -- 1: it may be for any model, 2: at any path
+    -- Patterns are kept in lower case from now on, and all scopes are summed up anew.
+    DROP TRIGGER spending_reserved;
+    DROP TRIGGER spending_changed;
+    DELETE FROM spending;
+    DELETE FROM scope;
+    CREATE TRIGGER spending_reserved AFTER INSERT ON payment WHEN {_counts("NEW")} <> 0
+    BEGIN {_add(_counts("NEW"), covered)}; END;
+    CREATE TRIGGER spending_changed AFTER UPDATE OF state, uncounted ON payment
+    WHEN {_counts("NEW")} <> {_counts("OLD")}
+    BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""

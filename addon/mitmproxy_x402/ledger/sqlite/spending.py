@@ -13,7 +13,7 @@ import itertools
 import sqlite3
 from collections.abc import Iterable
 
-from ...limits.limits import ALIAS, Budget
+from ...limits.limits import Budget
 from ..interface import FREE
 from .schema import LEVELS, covered
 
@@ -136,4 +136,4 @@ def _begin(budget: Budget, now: int) -> int:
 
 
 def _patterns(budget: Budget) -> tuple[str, str]:
-    return budget.scope.model, budget.scope.path.removeprefix(ALIAS)
+    return budget.scope.patterns

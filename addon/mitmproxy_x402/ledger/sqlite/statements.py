@@ -27,8 +27,10 @@ def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIO
 
 INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
-                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce, client)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''))"""
+                         micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce, client,
+                         limit_path, unclear)
+    VALUES (?, ?, ?, ?, ?, ?6, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''),
+            NULLIF(NULLIF(?, ''), ?6), ?)"""
 # The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
 LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 DUE = "free_at <= {now}"

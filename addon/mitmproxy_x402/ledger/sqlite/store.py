@@ -158,7 +158,7 @@ class SqliteLedger:
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
-                *(intent.scheme, intent.wallet, intent.nonce, intent.client),
+                *(intent.scheme, intent.wallet, intent.nonce, intent.client, intent.normal_path, intent.unclear),
             )
             row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None

@@ -1,0 +1,217 @@
+"""Reads a request whole for the limits by model or path: what it may be for, however it is written.
+
+Gateways differ in how they read a request: the last of two equal keys or the first, a byte order mark or none, by the
+content type or by a look at the body. So every reading that some server has counts. Where none is certain, the request
+says why, and every limit that might apply does.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from email.message import Message
+from email.parser import BytesHeaderParser
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from ..protocol.codings import Undecodable, decode, needs_decoding
+from .limits import Asked
+
+MAX_BODY = 64 << 20
+"""Bytes, decoded, that are read; a larger body is unclear."""
+LARGE = 64 << 10
+"""Bytes from which on a body is read beside the event loop."""
+MAX_PARTS = 1000
+MAX_PART_HEAD = 16 << 10
+MAX_NAME = 1000
+MAX_CODINGS = 3
+_NAME = "model"
+_IN_PATH = re.compile(r"/models/(?=([^/:?]+))([^:?]+)")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
+"""What is its own normal form."""
+_DECODER = json.JSONDecoder()
+
+
+class _Unclear(ValueError):
+    """What the request is for cannot be read with certainty: says why, in half a sentence."""
+
+
+class WholeRequest:
+    """One request of a client. `target` is its path with its query; there may be several headers of a name."""
+
+    def __init__(self, target: str, body: bytes, content_types: Sequence[str], codings: Sequence[str]) -> None:
+        self._target, self._body = target, body
+        self._content_types, self._codings = content_types, codings
+
+    @property
+    def is_large(self) -> bool:
+        """Whether `read` takes longer than an event loop should wait."""
+        return len(self._body) > LARGE or any(map(needs_decoding, self._codings))
+
+    def read(self) -> Asked:
+        """What it may be for. Takes some ten milliseconds a megabyte, once. Never raises."""
+        return self._asked
+
+    @functools.cached_property
+    def _asked(self) -> Asked:
+        path, _, query = self._target.partition("?")
+        normal, path_doubt = normal_path(path)
+        in_path = itertools.chain.from_iterable(_IN_PATH.findall(normal))  # one part, and all up to a colon
+        models = [*in_path, *(value for key, value in parse_qsl(query) if _is_model(key))]
+        doubt = ""
+        try:
+            models += _models(_decoded(self._body, self._codings), self._content_types)
+        except _Unclear as why:
+            doubt = str(why)
+        except RecursionError:
+            doubt = "its body is nested too deeply"
+        kept = [model for model in dict.fromkeys(models) if len(model) <= MAX_NAME]
+        if len(kept) < len(set(models)):
+            doubt = doubt or "its model's name is too long"
+        return Asked(tuple(kept), normal, doubt, path_doubt)
+
+
+def normal_path(path: str) -> tuple[str, str]:
+    """The form that all spellings of `path` share, in lower case, and why it may be another one, if it may."""
+    if _PLAIN_PATH.fullmatch(path):
+        return path, ""
+    text, doubt = path, ""
+    for _ in range(5):  # proxies in front of the gateway may decode it, too
+        decoded = unquote_to_bytes(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+        if decoded == text:
+            break
+        text = decoded
+    else:
+        doubt = "its path is encoded too often"
+    text = re.split(r"[?#]", text.replace("\\", "/"), maxsplit=1)[0].lower()
+    text = "".join(character for character in text if character > " " and character != "\x7f")
+    parts: list[str] = []
+    for part in text.split("/"):
+        name = part.partition(";")[0]
+        if name == "..":
+            del parts[-1:]
+        elif name not in ("", "."):
+            parts.append(name)
+    normal = "/" + "/".join(parts)
+    if not normal.isascii() or "%" in normal:
+        doubt = doubt or "its path has characters that servers read differently"
+    return normal, doubt
+
+
+def _decoded(body: bytes, codings: Sequence[str]) -> bytes:
+    names = [name.strip() for each in codings for name in each.split(",") if needs_decoding(name)]
+    if len(names) > MAX_CODINGS:
+        raise _Unclear("its body is encoded too often")
+    for name in reversed(names):
+        try:
+            body = decode(body, name, MAX_BODY)
+        except Undecodable as why:  # noqa: PERF203 - seldom more than one round
+            raise _Unclear(f"its body cannot be decoded: {why}") from None
+    if len(body) > MAX_BODY:
+        raise _Unclear(f"its body is larger than {MAX_BODY >> 20} MB")
+    return body
+
+
+def _models(body: bytes, content_types: Sequence[str]) -> list[str]:
+    """Every model that some server would find in `body`. Raises _Unclear."""
+    if not body.strip():
+        return []
+    said = ", ".join(content_types).lower()
+    found: list[str] = []
+    readings = 0
+    if "multipart" in said or body.lstrip().startswith(b"--"):
+        readings += 1
+        found += [value for name, value in _fields(body, content_types) if _is_model(name)]
+    elif "urlencoded" in said:
+        readings += 1
+        fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        found += [value for key, value in fields if _is_model(key)]
+    text = _text(body)
+    if text is not None and text.lstrip()[:1] == "{":
+        readings += 1
+        found += _in_object(text)
+    if not readings:
+        raise _Unclear("its body is neither a JSON object nor a form")
+    return found
+
+
+def _is_model(name: str) -> bool:
+    """Go's decoder, for one, matches the names of keys whatever their case."""
+    return name.strip().lower() == _NAME
+
+
+def _text(body: bytes) -> str | None:
+    try:
+        return body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
+    except (UnicodeDecodeError, LookupError):
+        return None
+
+
+def _in_object(text: str) -> list[str]:
+    """The values of all top-level keys `model` of a JSON object. Raises _Unclear."""
+    found: list[str] = []
+    try:
+        at = _skip(text, _skip(text, 0) + 1)
+        while text[at] != "}":
+            if text[at] != '"':
+                raise ValueError
+            key, at = _DECODER.raw_decode(text, at)
+            at = _skip(text, at)
+            if text[at] != ":":
+                raise ValueError
+            value, at = _DECODER.raw_decode(text, _skip(text, at + 1))
+            if _is_model(key):
+                found += _names(value)
+            at = _skip(text, at)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+            elif text[at] != "}":
+                raise ValueError
+        if _skip(text, at + 1) != len(text):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise _Unclear("its body is no JSON object that all servers read alike") from None
+    return found
+
+
+def _names(value: object) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        raise _Unclear("its model is no text")
+    return [value.strip()]
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of a form's fields (RFC 7578). Raises _Unclear: not all of it is understood."""
+    head = Message()
+    for content_type in content_types[:1]:
+        head["content-type"] = content_type
+    boundary = head.get_boundary("")
+    if not boundary or len(content_types) != 1:
+        raise _Unclear("its form has no boundary")
+    pieces = (b"\r\n" + body.lstrip()).split(b"\r\n--" + boundary.encode("utf-8", "replace"), MAX_PARTS + 1)
+    if len(pieces) > MAX_PARTS + 1 or len(pieces) < 3 or pieces[0].strip() or not pieces[-1].startswith(b"--"):
+        raise _Unclear("its form has another shape than forms have")
+    for piece in pieces[1:-1]:
+        headers, separator, value = piece.partition(b"\r\n\r\n")
+        if not separator or headers[:2] != b"\r\n" or len(headers) > MAX_PART_HEAD:
+            raise _Unclear("its form has a part without a head")
+        part = BytesHeaderParser().parsebytes(headers[2:])
+        name = part.get_param("name", header="content-disposition")
+        name = name[2] if isinstance(name, tuple) else name  # encoded, RFC 2231
+        if not isinstance(name, str):
+            raise _Unclear("its form has a part without a name")
+        if _is_model(name):
+            if part.get("content-transfer-encoding"):
+                raise _Unclear("its model is encoded")
+            yield name, value[: MAX_NAME + 1].decode("utf-8", "replace").strip()

@@ -1,0 +1,213 @@
+"""What a request may be for, however it is written: each has passed a limit by model or path, or must be let alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import Any
+
+import brotli
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_x402.limits.limits import Asked, Limit, Scope, for_request
+from mitmproxy_x402.limits.whole_request import MAX_BODY, WholeRequest, normal_path
+from support import zstd
+
+DEAR = b'{"messages": [], "model": "dear-1"}'
+JSON = ("application/json",)
+BY_MODEL = Limit(Scope(model="dear-*"), 1, ())
+BY_PATH = Limit(Scope(path="/v1/images/*"), 1, ())
+
+
+def asked(
+    body: bytes, content_types: tuple[str, ...] = JSON, codings: tuple[str, ...] = (), target: str = "/v1/chat"
+) -> Asked:
+    return WholeRequest(target, body, content_types, codings).read()
+
+
+def form(*fields: tuple[str, str], boundary: str = "b") -> bytes:
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in fields]
+    return ("".join(parts) + f"--{boundary}--\r\n").encode()
+
+
+MULTIPART = ("multipart/form-data; boundary=b",)
+URLENCODED = ("application/x-www-form-urlencoded",)
+DEEP = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b', "model": "dear-1"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "content_types", "codings"),
+    [
+        (DEAR, JSON, ()),
+        (json.dumps({"messages": [{"role": "user", "content": "x"}] * 3400, "model": "dear-1"}).encode(), JSON, ()),
+        (b'{"model": "dear-1", "model": "cheap"}', JSON, ()),
+        (b'{"model": "cheap", "model": "dear-1"}', JSON, ()),
+        (b'{"mod\\u0065l": "dear-1"}', JSON, ()),
+        (b'{"model": "d\\u0065ar-1"}', JSON, ()),
+        (b'{"Model": "DEAR-1"}', JSON, ()),
+        (b'{" model ": " dear-1 "}', JSON, ()),
+        (b"\xef\xbb\xbf" + DEAR, JSON, ()),
+        (DEAR.decode().encode("utf-16"), JSON, ()),
+        (DEAR.decode().encode("utf-32-be"), JSON, ()),
+        (b" " * 65 + DEAR, JSON, ()),
+        (DEAR, MULTIPART, ()),
+        (DEAR, ("multipart/form-data",), ()),
+        (DEAR, ("text/plain",), ()),
+        (DEAR, (), ()),
+        (DEAR, (*JSON, *MULTIPART), ()),
+        (gzip.compress(DEAR), JSON, ("gzip",)),
+        (gzip.compress(DEAR), JSON, ("GZIP ",)),
+        (zlib.compress(DEAR), JSON, ("deflate",)),
+        (zlib.compress(DEAR)[2:-4], JSON, ("deflate",)),
+        (zstd.compress(DEAR), JSON, ("zstd",)),
+        (brotli.compress(DEAR), JSON, ("br",)),
+        (gzip.compress(zstd.compress(DEAR)), JSON, ("zstd, gzip",)),
+        (gzip.compress(zstd.compress(DEAR)), JSON, ("zstd", "gzip")),
+        (gzip.compress(DEAR), JSON, ()),
+        (DEAR, JSON, ("gzip",)),
+        (DEAR, JSON, ("snappy",)),
+        (DEAR, JSON, ("gzip, gzip, gzip, gzip",)),
+        (DEAR + b"{}", JSON, ()),
+        (DEAR + b"\nx", JSON, ()),
+        (b"[" + DEAR + b"]", JSON, ()),
+        (b'{"model": ["dear-1"]}', JSON, ()),
+        (b'{"model": {"id": "dear-1"}}', JSON, ()),
+        (b"{'model': 'dear-1'}", JSON, ()),
+        (b'{"a": 1, /* */ "model": "dear-1"}', JSON, ()),
+        (b'{"a": "\x01", "model": "dear-1"}', JSON, ()),
+        (b'{"a": "\xff", "model": "dear-1"}', JSON, ()),
+        (b'{"a": ' + b"1" * 5000 + b', "model": "dear-1"}', JSON, ()),
+        (b'{"model": "dear-1"', JSON, ()),
+        (b'{"model": "' + b"x" * 2000 + b'"}', JSON, ()),
+        (DEEP, JSON, ()),
+        (form(("prompt", "x"), ("model", "dear-1")), MULTIPART, ()),
+        (form(("model", "cheap"), ("model", "dear-1")), MULTIPART, ()),
+        (form(*[("x", "y")] * 500, ("MODEL", "dear-1")), MULTIPART, ()),
+        (form(*[("x", "y")] * 2000, ("model", "dear-1")), MULTIPART, ()),
+        (form(("model", "dear-1")), JSON, ()),
+        (form(("model", "dear-1")), (), ()),
+        (b"preamble" + form(("model", "dear-1")), MULTIPART, ()),
+        (form(("model", "dear-1"))[:-6], MULTIPART, ()),
+        (form(("model", "dear-1"), boundary="c"), MULTIPART, ()),
+        (form(("model", "cheap")).replace(b'"model"', b'"model"\r\nContent-Transfer-Encoding: base64'), MULTIPART, ()),
+        (form(("model", "dear-1")).replace(b'name="model"', b"name*=UTF-8''mod%65l"), MULTIPART, ()),
+        (b"x=1&model=dear-1", URLENCODED, ()),
+        (b"x=1&mod%65l=dear%2d1&model=cheap", URLENCODED, ()),
+        (b"model=dear-1", JSON, ()),
+        (b"\x00\x01", ("application/octet-stream",), ()),
+    ],
+)
+def test_the_limit_of_a_model_holds(body: bytes, content_types: tuple[str, ...], codings: tuple[str, ...]) -> None:
+    assert for_request([BY_MODEL], asked(body, content_types, codings)) == [BY_MODEL]
+
+
+@pytest.mark.parametrize("target", ["/v1/chat?model=dear-1", "/v1beta/models/dear-1:generate", "/v1/models/%64ear-1/x"])
+def test_the_model_in_the_url(target: str) -> None:
+    assert for_request([BY_MODEL], asked(b"{}", target=target)) == [BY_MODEL]
+
+
+def test_a_model_with_a_slash_in_the_path() -> None:
+    limit = Limit(Scope(model="vendor/dear-*"), 1, ())
+    assert for_request([limit], asked(b"", target="/v1/models/vendor%2Fdear-1:x")) == [limit]
+    assert for_request([limit], asked(b"", target="/v1/models/vendor/dear-1")) == [limit]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_types", "codings"),
+    [
+        (b'{"model": "cheap-1"}', JSON, ()),
+        (b'{"model": "cheap-1", "model": "cheap-2"}', JSON, ()),
+        (b'{"messages": [{"model": "dear-1"}], "model": "cheap"}', JSON, ()),
+        (json.dumps({"content": '"model": "dear-1"', "model": "cheap"}).encode(), JSON, ()),
+        (b'{"model": null}', JSON, ()),
+        (b'{"x": 1}', JSON, ()),
+        (b"{}", JSON, ()),
+        (b"", JSON, ()),
+        (b" \n", (), ()),
+        (gzip.compress(b'{"model": "cheap"}'), JSON, ("gzip",)),
+        (form(("prompt", "dear-1"), ("model", "cheap")), MULTIPART, ()),
+        (b"model=cheap", URLENCODED, ()),
+    ],
+)
+def test_who_is_certainly_not_meant_is_let_alone(
+    body: bytes, content_types: tuple[str, ...], codings: tuple[str, ...]
+) -> None:
+    found = asked(body, content_types, codings)
+    assert (found.model_doubt, for_request([BY_MODEL], found)) == ("", [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images/generations",
+        "/v1/%69mages/generations",
+        "/v1/%2569mages/generations",
+        "/v1/%252569mages/generations",
+        "//v1/images/generations",
+        "/v1//images/generations",
+        "/v1/./images/generations",
+        "/v1/%2e/images/generations",
+        "/v1/x/../images/generations",
+        "/v1/x/%2E%2e/images/generations",
+        "/V1/Images/generations",
+        "/v1/images/generations/",
+        "/v1/images/generations//",
+        "/v1\\images\\generations",
+        "/v1/images;x=1/generations",
+        "/v1%2fimages%2Fgenerations",
+        "/api/v1/images/generations",
+        "/API//v1/%69mages/generations",
+        "/v1/images/generations%20",
+        "/v1/images/%00generations",
+        "/v1/images/generations%3Fx",
+        "/v1/images/generations%23x",
+        "/v1/\u0131mages/generations",
+        "/v1/%c4%b1mages/generations",
+        "/v1/ima%ges/generations",
+        "/v1/%25252525252525252569mages/x",
+    ],
+)
+def test_the_limit_of_a_path_holds(path: str) -> None:
+    assert for_request([BY_PATH], asked(b"", target=path + "?a=/b")) == [BY_PATH]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/imagesx/y", "/v1/x/images/y", "/v1/images/../chat", "/"])
+def test_another_path_is_let_alone(path: str) -> None:
+    assert for_request([BY_PATH], asked(b"", target=path)) == []
+
+
+@given(st.lists(st.sampled_from("abcxyz0189._-~%2/;\\ A\u00e9"), max_size=30).map("".join))
+def test_normal_forms_are_their_own(text: str) -> None:
+    normal, doubt = normal_path("/" + text)
+    if not doubt:
+        assert normal_path(normal) == (normal, "")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("model"), inner),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text() | st.just("model"), VALUES), st.booleans())
+def test_agrees_with_a_whole_read(value: dict[str, Any], ascii_only: bool) -> None:
+    found = asked(json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    name = value.get("model")
+    if not found.model_doubt:
+        assert found.models == tuple(dict.fromkeys([name.strip()] if isinstance(name, str) else []))
+
+
+@given(st.binary(), st.sampled_from([JSON, MULTIPART, URLENCODED, ()]), st.sampled_from([(), ("gzip",), ("br",)]))
+def test_it_never_fails(body: bytes, content_types: tuple[str, ...], codings: tuple[str, ...]) -> None:
+    asked(body, content_types, codings)
+    asked(b"{" + body, content_types, codings)
+    asked(b"--b\r\n" + body, content_types, codings)
+
+
+def test_what_unfolds_too_far_is_unclear() -> None:
+    assert "cannot be decoded" in asked(gzip.compress(b" " * (MAX_BODY + 1)), JSON, ("gzip",)).model_doubt
+    assert "larger than 64 MB" in asked(b" " * MAX_BODY + b"{}").model_doubt
