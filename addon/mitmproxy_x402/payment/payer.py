@@ -407,7 +407,7 @@ class Payer:
         except OverBudget as over:
             doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
             now = self.clock()
-            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt) from None
+            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt=doubt) from None
 
     def release(self, row: int) -> None:
         """Give a reservation back. Never raises: one that cannot be released lapses by itself."""

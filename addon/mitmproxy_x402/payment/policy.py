@@ -319,7 +319,7 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
 
 
 def over_budget(
-    offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float, doubt: str = ""
+    offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float, *, doubt: str = ""
 ) -> Refused:
     """The refusal for a budget without room. `returns_in`: seconds until it has, from `now` (Unix seconds), or None.
     `doubt`: why it is not certain that the budget is meant.
