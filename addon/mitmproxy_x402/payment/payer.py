@@ -307,7 +307,7 @@ class Payer:
         """
         if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
             if at_once:
-                raise Refused("limits_unread", "The request is too large to be looked through before it is sent.")
+                raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
             await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
 
     def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
