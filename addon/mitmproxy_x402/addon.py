@@ -1,4 +1,4 @@
-"""The hooks: wires the rooms together and owns no rule."""
+"""mitmproxy hooks: starting, options, and who may ask. Every payment decision is delegated to `hooks.payment_desk`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,24 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from . import installation
 from .command_line import why_unpayable
-from .errors import Refused, SettingsError, X402Error, error_code
-from .forecast.quote import Place, read_question
+from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
 from .hooks.log_lines import QuietProbes, add_dates
+from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
-from .ledger.interface import Clock
 from .ledger.opening import make_ready, open_ledger
-from .limits.request_model import read_model
-from .limits.whole_request import WholeRequest
-from .payment import challenge, jobs, polls
-from .payment import retained as held
 from .payment.payer import Payer, find_wallets
-from .payment.policy import Purpose
-from .payment.purchase import Purchase
+from .payment.retained import Retained, open_retained
 from .protocol.amounts import format_usd
 from .proxy import authorities, fast_path
 from .proxy import mitmproxy_defaults as hosting
-from .proxy.exchange import Exchange, exchange_of, upstream_of
+from .proxy.exchange import Exchange, exchange_of
 from .proxy.layer import install
 from .proxy.self_check import self_check
 from .recording.recorder import Recorder
@@ -45,17 +38,13 @@ from .settings.options import OPTIONS
 from .settings.settings import read_settings, unknown_options
 from .settings.timeouts import Timeouts
 from .settings.values import is_loopback
-from .views import flow_metadata as facts
-from .views import summary
+from .views import flow_metadata, summary
 from .views.commands import Commands
 from .views.flow_metadata import is_health
 from .views.views import Views
 from .wallet import sources as wallet
 
 logger = logging.getLogger(__name__)
-
-_held = held.HeldPayments(time.time, Clock().uptime)  # of the module: it outlives a script that is loaded again
-_jobs = jobs.Jobs(time.time)  # so does this
 
 
 class X402Addon:
@@ -64,7 +53,6 @@ class X402Addon:
     name = "x402"
 
     def __init__(self) -> None:
-        self.payer: Payer | None = None
         self.recorder = Recorder()  # the last, since the others write down what it records
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy takes them along with this one
@@ -80,8 +68,12 @@ class X402Addon:
         self._caution = ""
         self._port_is_held = False
         self._moving: asyncio.Task[None] | None = None
-        self._purchases: WeakKeyDictionary[http.HTTPFlow, Purchase] = WeakKeyDictionary()
-        self._held: held.Held = _held
+        self._desk = PaymentDesk(lambda: self._service.is_over)
+
+    @property
+    def payer(self) -> Payer | None:
+        """Who pays; None until the options were read."""
+        return self._desk.payer
 
     # Starting.
 
@@ -107,10 +99,9 @@ class X402Addon:
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
-            payer, kept = self._build()
-            if self.payer is not None:
-                self.payer.outcomes.flush()
-            self.payer, self._held, self._broken = payer, kept, ""
+            payer, retained = self._build()
+            self._desk.use(payer, retained)
+            self._broken = ""
             self._arrange_speed(fast=payer.settings.fast_path)
         except X402Error as error:
             if self._running and self.payer is not None:
@@ -119,7 +110,7 @@ class X402Addon:
             self._broken = str(error)
             logger.error("x402: %s", error)
 
-    def _build(self) -> tuple[Payer, held.Held]:
+    def _build(self) -> tuple[Payer, Retained | None]:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
         settings = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
         wallets = find_wallets(settings, os.environ, Path.home())
@@ -129,7 +120,7 @@ class X402Addon:
         make_ready(ledger, settings)
         self.recorder.use(settings)
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
-        return payer, held.open_held(ledger, wallets, settings.networks) or _held
+        return payer, open_retained(ledger, wallets, settings.networks)
 
     def _arrange_speed(self, *, fast: bool) -> None:
         if fast:
@@ -164,7 +155,7 @@ class X402Addon:
         settings, wallets = payer.settings, payer.wallets
         if self._caution:
             yield self._caution
-        if outdated := authorities.outdated(named=_names_authorities()):
+        if outdated := authorities.outdated(named=names_authorities()):
             yield f"{outdated} {authorities.remedy()}"
         yield from (*settings.warnings, *wallets.warnings)
         for mode in ctx.options.mode:
@@ -226,12 +217,12 @@ class X402Addon:
         try:
             self._examine(flow, exchange)
         except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
-            _refuse(flow, _fault(error))
+            refuse(flow, fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
-            _refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
+            refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
         settings, client = self.payer.settings, flow.client_conn
         origin = guard.allowed_page(flow.request, settings)
@@ -247,76 +238,19 @@ class X402Addon:
             page = guard.page_of(flow.request)
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
             _log(logging.WARNING, flow, "refused %s: %s", _asked(flow), answers.printable(told))
-            _refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
+            refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.max_body = settings.max_body
         exchange.refuse_body = functools.partial(_refuse_body, flow, settings.max_body)
-        exchange.may_pay = not guard.pays_itself(flow.request)
-        guard.strip_credentials(flow.request, settings, lambda: self._is_poll(flow.request))
+        exchange.may_pay = may_pay(flow.request, settings)
+        guard.strip_credentials(flow.request, settings, lambda: self._desk.is_poll(flow.request))
 
-    def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
-        else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
-        """
-        exchange = exchange_of(flow)
-        if exchange is None or not exchange.may_pay or flow.response is not None or self.payer is None:
-            return
-        route, forecast = _route(flow.request), self.payer.forecast
-        known = _jobs.polled(flow.request, self.payer.ledger.name) is not None or self._held.expects(route)
-        foretold = forecast is not None and forecast.expects(_place(route))
-        if self.payer.settings.dry_run or not (known or foretold):
-            return
-        purchase: Purchase | None = None
-        try:
-            purchase = self._purchase(flow, self.payer, route)
-            if (known and purchase.borrow()) or (foretold and self._pays_ahead(flow, purchase, route)):
-                self._carry(flow, exchange, purchase)
-        except X402Error as error:
-            _refuse(flow, _refusal(error, purchase), error_code(error))
-        except Exception as error:  # without its payment the request would be bought anew
-            _refuse(flow, _fault(error, purchase))
-
-    def _is_poll(self, request: http.Request) -> bool:
-        return self.payer is not None and _jobs.polled(request, self.payer.ledger.name) is not None
-
-    def _pays_ahead(self, flow: http.HTTPFlow, purchase: Purchase, route: held.Route) -> bool:
-        """Whether the first leg is to carry a payment unasked: one that waits for this request, or one foretold."""
-        assert self.payer is not None
-        return _is_clear(flow) and (self._takes_over(self.payer, purchase, route) or purchase.predict())
-
-    def _purchase(self, flow: http.HTTPFlow, payer: Payer, route: held.Route) -> Purchase:
-        purchase = self._purchases.get(flow)
-        if purchase is None:
-            request = flow.request
-            body = request.raw_content or b""
-            path = answers.printable(request.path.partition("?")[0])
-            model = read_model(path, body, request.headers.get("content-type", ""))
-            client = answers.client_name(request.headers.get("user-agent", ""), flow.client_conn.peername)
-            said = request.headers.get_all("content-type"), request.headers.get_all("content-encoding")
-            whole = WholeRequest(request.path, body, *said)
-            purpose = Purpose(answers.printable(request.method), request.host, path, model, client, whole)
-            question = read_question(_place(route), model, body) if payer.forecast is not None else None
-            key = functools.partial(held.fingerprint, route, body)
-            kept = self._held
-            purchase = polls.poll_of(request, payer, kept, _jobs) or Purchase(payer, kept, purpose, key, question)
-            self._purchases[flow] = purchase
-        return purchase
-
-    def _takes_over(self, payer: Payer, purchase: Purchase, route: held.Route) -> bool:
-        """Whether an equal request at another proxy has left a payment behind, which then goes with the next leg."""
-        if payer.settings.dry_run or not purchase.is_new or not self._held.expects_by_now(route):
-            return False
-        return purchase.borrow()
-
-    def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
-        """Have the next leg carry the purchase's payment, or a poll's proof."""
-        exchange.secret_headers = purchase.headers()
-        exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
-        if purchase.payment is not None:
-            facts.offered(flow, purchase.payment.offer)
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """The request is whole: it may carry a payment at once."""
+        return self._desk.request(flow)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Stream every answer of the upstream; remember a payment that it does not answer, before the client knows."""
+        """Stream every answer of the upstream."""
         exchange = exchange_of(flow)
         if exchange is None or flow.response is None:
             return
@@ -324,75 +258,19 @@ class X402Addon:
             flow.response.stream = True
         if exchange.own_headers:
             cors.open_to(flow.response, exchange.own_headers[0][1].decode())
-        purchase, response = self._purchases.get(flow), flow.response
-        if purchase is not None and not self._service.is_over:
-            purchase.answered(response.status_code, lambda: answers.acknowledges(response))
-            answers.watch_for_job(flow, purchase, _jobs)
+        self._desk.responseheaders(flow)
 
     def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Answer a 402. What there is to wait for is given back; mostly there is nothing."""
-        answering = self._answer(flow)
-        if sys.version_info < (3, 12):
-            return answering
-        task = asyncio.Task(answering, loop=asyncio.get_running_loop(), eager_start=True)
-        return None if task.done() else task
-
-    async def _answer(self, flow: http.HTTPFlow) -> None:
-        """With a payment, with a refusal, or not at all when the 402 is no challenge or the last word. Never raises."""
-        exchange = exchange_of(flow)
-        if exchange is None or flow.response is None or self.payer is None:
-            return
-        if self._service.is_over:
-            if not exchange.secrets_sent:
-                service.turn_away(flow)
-            return  # of a payment that was sent, the gateway has the last word
-        purchase: Purchase | None = None
-        words = functools.partial(challenge.words, flow.response)
-        try:
-            facts.challenged(flow)
-            route = _route(flow.request)
-            purchase = self._purchase(flow, self.payer, route)
-            if exchange.secrets_sent:
-                code = challenge.rejection_code(flow.response)
-                if code is None or not purchase.rejected(code, flow.response.status_code, words):
-                    return
-            required = challenge.read(flow.response)
-            if required is not None:
-                _check_way(flow)
-                new = purchase.payment is None and not self._takes_over(self.payer, purchase, route)
-                if new or purchase.ahead:
-                    await purchase.buy(required, words)
-            elif not exchange.secrets_sent:
-                nothing = challenge.why_none(flow.response)
-                if nothing:
-                    logger.info("x402: passed a 402 on as it came: %s", nothing)
-                return
-            self._carry(flow, exchange, purchase)
-            exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
-        except X402Error as error:
-            logger.warning("x402: not paid: %s", error)
-            _refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
-        except Exception as error:  # a flow is never lost to a fault of ours
-            _refuse(flow, _fault(error, purchase))
+        """Answer a 402 that was held back."""
+        return self._desk.challenge(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """Write down what became of a payment."""
-        purchase = self._purchases.pop(flow, None)
-        exchange = exchange_of(flow)
-        if purchase is not None and exchange is not None and not self._service.is_over:
-            purchase.finish(answers.outcome(flow, exchange, purchase.payment))
-            _note(flow, exchange, purchase)
+        """The answer is over."""
+        self._desk.response(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
-        exchange = exchange_of(flow)
-        purchase = self._purchases.pop(flow, None)
-        if exchange is None or flow.error is None:
-            return
-        exchange.error_answer = answers.upstream_error(flow, exchange, purchase)
-        if purchase is not None and not self._service.is_over:
-            purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
-            _note(flow, exchange, purchase)
+        """There will be no more of an answer."""
+        self._desk.error(flow)
 
     def done(self) -> None:
         """The end: payments that are still under way are unknown, reservations are given back.
@@ -402,13 +280,8 @@ class X402Addon:
         hosting.end_quietly()
         self._quiet.uninstall()
         self._arrange_speed(fast=False)
-        for flow, purchase in list(self._purchases.items()):
-            exchange = exchange_of(flow)
-            if exchange is not None:
-                purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
-                _note(flow, exchange, purchase)
+        self._desk.close()
         if self.payer is not None:
-            self.payer.outcomes.flush()
             ahead = None if self.payer.forecast is None else self.payer.forecast.tally
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
@@ -421,50 +294,9 @@ def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(then)
 
 
-def _route(request: http.Request) -> held.Route:
-    return request.method, f"{request.scheme}://{request.host}:{request.port}", request.path
-
-
-def _place(route: held.Route) -> Place:
-    return route[0], route[1], route[2].partition("?")[0]
-
-
-def _is_clear(flow: http.HTTPFlow) -> bool:
-    """Whether the way to the upstream may be paid on; where not, the refusal waits for the challenge."""
-    try:
-        _check_way(flow)
-    except Refused:
-        return False
-    return True
-
-
-def _about_to_send(flow: http.HTTPFlow, purchase: Purchase) -> http.Response | None:
-    """Just before a payment leaves: the upstream is still the right one, and the ledger knows."""
-    try:
-        _check_way(flow)
-        purchase.sending()
-        if purchase.sent:
-            facts.became(flow, "sent")
-    except X402Error as error:
-        logger.warning("x402: not sent: %s", error)
-        facts.refused(flow, error_code(error))
-        if purchase.sent:
-            return answers.outcome_unknown(f"{error} An earlier try was sent.")
-        return _refusal(error, purchase)
-    except Exception as error:  # as above
-        facts.refused(flow, "internal_error")
-        return _fault(error, purchase)
-    return None
-
-
 def _log(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:
     """A line about `flow`, marked with its client's address as mitmproxy's own lines are."""
     logger.log(level, f"x402: {message}", *arguments, extra={"client": flow.client_conn.peername})
-
-
-def _refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:
-    flow.response = answer
-    facts.refused(flow, code, asked)
 
 
 def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
@@ -474,69 +306,10 @@ def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
         f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "
         "Nothing was paid. Start the proxy with a higher x402_max_body."
     )
-    facts.refused(flow, "request_too_large")
+    flow_metadata.refused(flow, "request_too_large")
     return answers.refusal(413, "request_too_large", message)
 
 
 def _asked(flow: http.HTTPFlow) -> str:
     """Method and path, for the log."""
     return answers.printable(f"{flow.request.method} {flow.request.path.partition('?')[0]}")
-
-
-def _refusal(error: X402Error, purchase: Purchase | None) -> http.Response:
-    return answers.refusal(400, error_code(error), f"{error}{answers.paid_before(purchase)}")
-
-
-def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase) -> None:
-    facts.sent_upstream(flow, exchange.legs)
-    if purchase.state is not None:
-        facts.became(flow, purchase.state, purchase.transaction)
-    exchange.forget()
-
-
-def _fault(error: Exception, purchase: Purchase | None = None) -> http.Response:
-    """The answer for a fault of ours. The error's text may hold anything, so only its type is told."""
-    name = type(error).__name__
-    logger.error("x402: a fault of the addon: %s", name)
-    paid = (
-        "A payment was sent, its outcome is unknown." if purchase is not None and purchase.sent else "Nothing was paid."
-    )
-    message = f"mitmproxy-x402 failed ({name}). {paid}{answers.paid_before(purchase)}"
-    return answers.refusal(500, "internal_error", message)
-
-
-def _names_authorities() -> bool:
-    return bool(ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir)
-
-
-def _check_way(flow: http.HTTPFlow) -> None:
-    """Pay only the host that the proxy reverses to, over verified TLS; map_remote and others may have changed it since.
-
-    Raises Refused: `insecure_upstream`, `outdated_authorities`, `upstream_changed` or `insecure_log`.
-    """
-    if ctx.options.proxy_debug:
-        raise Refused(
-            "insecure_log",
-            "mitmproxy runs with proxy_debug, which prints every byte sent, signed payments included. Nothing was "
-            "paid. Start it without proxy_debug.",
-        )
-    request = flow.request
-    upstream = upstream_of(flow)
-    if (request.host, request.port) != upstream:
-        raise Refused(
-            "upstream_changed",
-            f"The request was redirected from {upstream[0]} to {request.host} within mitmproxy, and payments go to "
-            "the host of --mode reverse: only. Nothing was paid. Name that host in --mode instead.",
-        )
-    if is_loopback(request.host):
-        return
-    outdated = authorities.outdated(named=_names_authorities())
-    if outdated:
-        raise Refused("outdated_authorities", f"Nothing was paid: {outdated} The proxy's log has the command.")
-    if request.scheme != "https" or ctx.options.ssl_insecure:
-        what = "without TLS" if request.scheme != "https" else "with certificates unverified (ssl_insecure)"
-        raise Refused(
-            "insecure_upstream",
-            f"The upstream {request.host} is reached {what}, so anyone on the way could set the price. Nothing "
-            "was paid. Use --mode reverse:https://... and leave ssl_insecure off.",
-        )

@@ -16,7 +16,8 @@ from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.retained import HeldPayments
+from mitmproxy_x402.payment.request_identity import RequestIdentity
+from mitmproxy_x402.payment.retained import RetainedPayments
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets, warm_up
 
@@ -48,7 +49,7 @@ def signing(place: Place, rounds: int) -> dict[str, list[float]]:
 async def _measure(payer: Payer, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"base": [], "solana": []}
     answers = {network: _answer(network) for network in found}
-    held = HeldPayments(time.time)
+    held = RetainedPayments(time.time)
     for number in range(WARM + rounds):
         for network, times in found.items():
             begun = time.perf_counter()
@@ -58,11 +59,11 @@ async def _measure(payer: Payer, rounds: int) -> dict[str, list[float]]:
     return found
 
 
-async def _pay(payer: Payer, held: HeldPayments, answer: http.Response) -> tuple[str, str]:
+async def _pay(payer: Payer, held: RetainedPayments, answer: http.Response) -> tuple[str, str]:
     required = challenge.read(answer)
     assert required is not None
     purpose = Purpose("POST", "127.0.0.1", PATH, "openai/gpt-4o-mini")
-    purchase = Purchase(payer, held, purpose, lambda: (("POST", "", PATH), b""))
+    purchase = Purchase(payer, held, purpose, RequestIdentity(("POST", "", PATH)))
     header = (await purchase.buy(required)).header
     purchase.sending()
     return header

@@ -28,8 +28,9 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.reading import is_there, read_entries
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
+from mitmproxy_x402.payment.request_identity import RequestIdentity
 from mitmproxy_x402.payment.retained import Memory
-from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
+from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
@@ -317,9 +318,9 @@ class TestRights:
             assert ledger.finish(row, Outcome("settled", "0xt")) == "settled"
             ledger.release(ledger.reserve(intent(), []))
             wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, Path("/nowhere")))
-            held = SharedHeldPayments(ledger, wallets, BUILT_IN, time.time)
-            held.remember((("", "", ""), b""), Memory(None, 1, 1, row, ""))
-            assert held.take((("", "", ""), b"")) is not None
+            held = SharedRetainedPayments(ledger, wallets, BUILT_IN, time.time)
+            held.remember(RequestIdentity(("", "", "")), Memory(None, 1, 1, row, ""))
+            assert held.take(RequestIdentity(("", "", ""))) is not None
 
     def test_reading_needs_less(self, role: Any, ledger: PostgresLedger) -> None:
         ledger.reserve(intent(), [])

@@ -64,11 +64,11 @@ class JobWorld(World):
 
     def poll(self, process: Process, path: str) -> None:
         request = http.Request.make("GET", f"http://h{path}")
-        poll = poll_of(request, process.payer, process.held, self.live[process.pid])
+        poll = poll_of(request, process.payer, self.live[process.pid])
         assert poll is not None
         running = Running(poll, -1)
         process.running.append(running)
-        if not poll.borrow():
+        if not poll.reuse_retained():
             self.buy(process, running)
         if poll.payment is not None:
             self.polled += 1

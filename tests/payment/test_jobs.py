@@ -27,7 +27,8 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.polls import DYING_SECONDS, Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.retained import HeldPayments
+from mitmproxy_x402.payment.request_identity import RequestIdentity
+from mitmproxy_x402.payment.retained import RetainedPayments
 from mitmproxy_x402.payment.signing import BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
@@ -171,7 +172,7 @@ class Gateway:
         settings = read_settings(given, {}, cwd=self.home, home=self.home)
         ledger = SqliteLedger(self.home / "ledger.sqlite3", Clock(self.clock, self.clock, "one"))
         self.payer = Payer(settings, wallets or self.wallets, ledger, clock=self.clock)
-        self.jobs, self.held = Jobs(self.clock), HeldPayments(self.clock)
+        self.jobs, self.retained = Jobs(self.clock), RetainedPayments(self.clock)
 
     def clock(self) -> float:
         return self.now
@@ -182,7 +183,7 @@ class Gateway:
         assert flow.response is not None
         flow.response.stream = True
         purchase = Purchase(
-            self.payer, self.held, Purpose("POST", "gateway.test", SUBMIT, "m"), lambda: (("", "", ""), b"")
+            self.payer, self.retained, Purpose("POST", "gateway.test", SUBMIT, "m"), RequestIdentity(("", "", ""))
         )
         payment = asyncio.run(purchase.buy(required(challenge)))
         purchase.sending()
@@ -190,11 +191,11 @@ class Gateway:
         assert callable(flow.response.stream)
         for chunk in (json.dumps({"poll_url": POLL}).encode() if body is None else body, b""):
             assert flow.response.stream(chunk) == chunk
-        purchase.finish(Outcome("unknown", status=202))
+        purchase.finish(Outcome("unknown", status=202), complete=True)
         return payment
 
     def poll(self, path: str = POLL, **headers: str) -> Poll:
-        poll = poll_of(request(path, **headers), self.payer, self.held, self.jobs)
+        poll = poll_of(request(path, **headers), self.payer, self.jobs)
         assert poll is not None
         return poll
 
@@ -248,7 +249,7 @@ class TestMemory:
     def test_only_polls_are_looked_up(self, gateway: Gateway) -> None:
         gateway.payer.ledger.close()  # whoever asks it now is found out
         for found in (request("/v1/models"), request(POLL, "POST"), request(POLL, "HEAD"), request("/jobs/1")):
-            assert poll_of(found, gateway.payer, gateway.held, gateway.jobs) is None
+            assert poll_of(found, gateway.payer, gateway.jobs) is None
         assert refused(gateway.poll(), challenges.evm()) == "job_unknown"
 
     def test_a_job_of_another_ledger_is_unknown(self, gateway: Gateway) -> None:
@@ -284,7 +285,7 @@ class TestMemory:
             gateway.submit(challenges.evm(), body)
         assert not gateway.jobs._live
         flow = tflow.tflow(req=request(SUBMIT, "POST"), resp=http.Response.make(202))
-        unpaid = Purchase(gateway.payer, gateway.held, Purpose("POST", "h", "/"), lambda: (("", "", ""), b""))
+        unpaid = Purchase(gateway.payer, gateway.retained, Purpose("POST", "h", "/"), RequestIdentity(("", "", "")))
         for purchase in (unpaid, gateway.poll()):
             assert flow.response is not None
             flow.response.stream = True
@@ -298,7 +299,7 @@ class TestMemory:
         monkeypatch.setattr(gateway.payer.ledger, "record_job", fail)
         payment = gateway.submit(challenges.evm())
         poll = gateway.poll()
-        assert poll.borrow()
+        assert poll.reuse_retained()
         assert poll.payment is payment
 
 
@@ -307,13 +308,13 @@ class TestOnEvm:
         payment = gateway.submit(challenges.evm())
         for turn in range(1, 4):
             poll = gateway.poll()
-            assert poll.borrow()
+            assert poll.reuse_retained()
             assert poll.headers() == tuple((name.encode(), value.encode()) for name, value in payment.headers)
             poll.sending()
             poll.finish(Outcome("unknown", status=202))
             assert gateway.rows() == [("unknown", 1 + turn, None, 1)]
         poll = gateway.poll()
-        poll.borrow()
+        poll.reuse_retained()
         poll.sending()
         poll.finish(Outcome("settled", TRANSACTION, 200))
         assert gateway.rows() == [("settled", 5, None, 1)]
@@ -323,7 +324,7 @@ class TestOnEvm:
         payment = gateway.submit(challenges.evm())
         gateway.now += 400
         poll = gateway.poll()
-        assert not poll.borrow()  # the first one has expired
+        assert not poll.reuse_retained()  # the first one has expired
         renewed = buy(poll, challenges.evm(maxTimeoutSeconds=200))
         first, second = authorization(payment), authorization(renewed)
         assert {key: second[key] for key in ("from", "to", "value", "nonce")} == {
@@ -333,13 +334,13 @@ class TestOnEvm:
         poll.sending()
         assert gateway.rows() == [("unknown", 2, None, 1)]
         assert gateway.payer.ledger.spent(gateway.payer.settings.budgets[0]) == 13081
-        assert gateway.poll().borrow()
+        assert gateway.poll().reuse_retained()
 
     def test_so_after_a_restart(self, gateway: Gateway) -> None:
         payment = gateway.submit(challenges.evm())
         gateway.start()
         poll = gateway.poll()
-        assert not poll.borrow()
+        assert not poll.reuse_retained()
         assert authorization(buy(poll, challenges.evm()))["nonce"] == authorization(payment)["nonce"]
         poll.sending()
         poll.finish(Outcome("settled", TRANSACTION, 200))
@@ -383,7 +384,7 @@ class TestOnEvm:
     def test_a_rejection_is_signed_anew_once(self, gateway: Gateway, code: str) -> None:
         payment = gateway.submit(challenges.evm())
         poll = gateway.poll()
-        poll.borrow()
+        poll.reuse_retained()
         poll.sending()
         assert poll.rejected(code, 402)
         assert authorization(buy(poll, challenges.evm()))["nonce"] == authorization(payment)["nonce"]
@@ -395,7 +396,7 @@ class TestOnEvm:
     def test_a_spent_one_is_not(self, gateway: Gateway) -> None:
         gateway.submit(challenges.evm())
         poll = gateway.poll()
-        poll.borrow()
+        poll.reuse_retained()
         poll.sending()
         assert not poll.rejected("PAYMENT_REPLAY", 402)
 
@@ -403,7 +404,7 @@ class TestOnEvm:
         payment = gateway.submit(challenges.evm())
         gateway.payer.ledger._db.execute("UPDATE payment SET state = 'rejected'")  # type: ignore[attr-defined]
         poll = gateway.poll()
-        poll.borrow()
+        poll.reuse_retained()
         with pytest.raises(LedgerError):
             poll.sending()
         assert payment.row == 1
@@ -417,7 +418,7 @@ class TestOnSolana:
     def bill(self, gateway: Gateway) -> Poll:
         """A poll whose proof was answered by a 402."""
         poll = gateway.poll()
-        assert poll.borrow()
+        assert poll.reuse_retained()
         poll.sending()
         assert poll.rejected("", 402)
         return poll
@@ -428,7 +429,7 @@ class TestOnSolana:
         for _ in range(3):
             gateway.now += 10
             poll = gateway.poll()
-            assert poll.borrow()
+            assert poll.reuse_retained()
             headers = dict(poll.headers())
             assert headers[b"x-poll-timestamp"] == b"%d" % gateway.now
             seen.add(headers[b"x-poll-signature"])
@@ -440,7 +441,7 @@ class TestOnSolana:
     def test_so_after_a_restart(self, gateway: Gateway) -> None:
         gateway.submit(svm())
         gateway.start()
-        assert gateway.poll().borrow()
+        assert gateway.poll().reuse_retained()
 
     def test_nobody_elses_proof(self, gateway: Gateway) -> None:
         gateway.submit(svm())
@@ -451,7 +452,7 @@ class TestOnSolana:
         ):
             gateway.start(wallets)
             poll = gateway.poll()
-            assert not poll.borrow()
+            assert not poll.reuse_retained()
             assert refused(poll, svm()) == "no_wallet"
 
     def test_a_bill_is_answered_with_the_payment_itself_until_that_is_dead(self, gateway: Gateway) -> None:
@@ -483,7 +484,7 @@ class TestOnSolana:
         gateway.start()
         assert refused(self.bill(gateway), svm()) == "job_already_paid"
         told = gateway.poll()
-        told.borrow()
+        told.reuse_retained()
         self.send(told, state="settled", transaction="5" * 88)
         assert gateway.rows() == [("unknown", 1, None, 1), ("settled", 2, 1, 1)]
 
@@ -582,7 +583,7 @@ class TestOnSolana:
         poll = self.bill(gateway)
         assert not poll.rejected("", 402)
         other = gateway.poll()
-        other.borrow()
+        other.reuse_retained()
         assert not other.rejected("PAYMENT_INVALID", 401)
 
 

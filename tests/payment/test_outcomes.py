@@ -19,7 +19,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.retained import HeldPayments, fingerprint
+from mitmproxy_x402.payment.request_identity import RequestIdentity
+from mitmproxy_x402.payment.retained import RetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
@@ -42,7 +43,7 @@ class Shop:
         settings = read_settings({"x402_budget": "10/day"}, {}, cwd=folder, home=folder)
         wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, folder))
         self.payer = Payer(settings, wallets, self.ledger, later=self.later)
-        self.held = HeldPayments(lambda: 0.0)
+        self.retained = RetainedPayments(lambda: 0.0)
 
     def later(self, seconds: float, call: Callable[[], object]) -> None:
         self.delays.append(seconds)
@@ -56,8 +57,8 @@ class Shop:
         """A purchase whose payment has left."""
         required = read_payment_required(None, json.dumps(challenges.evm("250000")).encode())
         assert required is not None
-        key = fingerprint(("POST", "http://h", path), b"{}")
-        purchase = Purchase(self.payer, self.held, Purpose("POST", "h", path), lambda: key)
+        identity = RequestIdentity(("POST", "http://h", path), b"{}")
+        purchase = Purchase(self.payer, self.retained, Purpose("POST", "h", path), identity)
         asyncio.run(purchase.buy(required))
         purchase.sending()
         return purchase
@@ -84,7 +85,7 @@ def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
     purchases = [shop.sent("/v1/a"), shop.sent("/v1/b")]
     for purchase in purchases:
-        purchase.finish(SETTLED)
+        purchase.finish(SETTLED, complete=True)
         assert (purchase.state, purchase.transaction) == ("settled", SETTLED.transaction)
     assert shop.states == ["sent", "sent"]
     assert shop.ledger.spent_of(shop.payer.settings.budgets) == [500000]
@@ -93,13 +94,13 @@ def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFi
     assert query(shop.ledger.place, "state, transaction_id, status") == [("settled", SETTLED.transaction, 200)] * 2
     for line, path in zip(caplog.messages, ("/v1/a", "/v1/b"), strict=True):
         assert f"for POST {path}: settled {SETTLED.transaction}; left: 9.5 of 10/day" in line
-    shop.sent().finish(SETTLED)
+    shop.sent().finish(SETTLED, complete=True)
     assert len(shop.delays) == 2
 
 
 def test_the_event_loop_gets_a_turn_between_many_of_them(shop: Shop) -> None:
     for _ in range(2 * MOST + 1):
-        shop.sent().finish(SETTLED)
+        shop.sent().finish(SETTLED, complete=True)
     for turn in range(3):
         assert shop.states.count("settled") == turn * MOST
         shop.calls.pop(0)()
@@ -109,15 +110,15 @@ def test_the_event_loop_gets_a_turn_between_many_of_them(shop: Shop) -> None:
 
 def test_all_that_waits_is_written_on_demand(shop: Shop) -> None:
     for _ in range(2 * MOST + 1):
-        shop.sent().finish(SETTLED)
+        shop.sent().finish(SETTLED, complete=True)
     shop.payer.outcomes.flush()
     assert shop.states == ["settled"] * (2 * MOST + 1)
     shop.pass_by()
 
 
 def test_an_unknown_outcome_is_written_at_once(shop: Shop) -> None:
-    shop.sent("/v1/a").finish(SETTLED)
-    shop.sent("/v1/b").finish(Outcome("unknown", status=200))
+    shop.sent("/v1/a").finish(SETTLED, complete=True)
+    shop.sent("/v1/b").finish(Outcome("unknown", status=200), complete=True)
     assert shop.states == ["sent", "unknown"]
     shop.pass_by()
     assert shop.states == ["settled", "unknown"]
@@ -133,7 +134,7 @@ def test_a_payment_that_was_sent_twice_is_written_at_once(shop: Shop) -> None:
     shop.sent().break_off(Outcome("unknown"))
     again = shop.sent()
     again.sending()
-    again.finish(SETTLED)
+    again.finish(SETTLED, complete=True)
     assert (again.state, shop.states, shop.calls) == ("settled", ["unknown", "settled"], [])
 
 
@@ -141,13 +142,13 @@ def test_a_job_s_payment_is_written_at_once(shop: Shop) -> None:
     """Its polls ask the ledger whether they may pay."""
     purchase = shop.sent()
     purchase.is_job = True
-    purchase.finish(SETTLED)
+    purchase.finish(SETTLED, complete=True)
     assert (shop.states, shop.calls) == (["settled"], [])
 
 
 def test_what_cannot_be_written_is_said_and_stays_counted(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    shop.sent().finish(SETTLED)
+    shop.sent().finish(SETTLED, complete=True)
     with shop.locked():
         shop.pass_by()
     error, line = caplog.messages
@@ -167,7 +168,7 @@ def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
         purchase = shop.sent()
         postgres.execute("DROP FUNCTION x402_spent_of", url=url)
         caplog.set_level(logging.INFO)
-        purchase.finish(SETTLED)
+        purchase.finish(SETTLED, complete=True)
         shop.pass_by()
         assert shop.states == ["settled"]
         (line,) = caplog.messages
@@ -175,7 +176,7 @@ def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
 
 
 def test_the_end_of_the_ledger_is_the_last_chance_to_write(shop: Shop) -> None:
-    shop.sent().finish(SETTLED)
+    shop.sent().finish(SETTLED, complete=True)
     with shop.locked():
         shop.pass_by()
     shop.ledger.close()

@@ -22,7 +22,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import REFRESH_SECONDS, Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
-from mitmproxy_x402.payment.retained import HeldPayments, fingerprint
+from mitmproxy_x402.payment.request_identity import RequestIdentity
+from mitmproxy_x402.payment.retained import RetainedPayments
 from mitmproxy_x402.payment.signing import BLOCKHASH_END, BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
@@ -53,12 +54,12 @@ class Desk:
         keys = {"BLOCKRUN_WALLET_KEY": EVM_KEY, "SOLANA_WALLET_KEY": svm_key()}
         wallets = load_wallets(WalletSources(keys, folder))
         self.payer = Payer(self.settings, wallets, self.ledger, clock=lambda: self.now)
-        self.held = HeldPayments(lambda: self.now)
+        self.retained = RetainedPayments(lambda: self.now)
         self.loop = asyncio.new_event_loop()
 
     def purchase(self) -> Purchase:
-        key = fingerprint(PLACE, b"{}")
-        return Purchase(self.payer, self.held, Purpose("POST", "h", "/v1/x", "m"), lambda: key, QUESTION)
+        identity = RequestIdentity(PLACE, b"{}")
+        return Purchase(self.payer, self.retained, Purpose("POST", "h", "/v1/x", "m"), identity, QUESTION)
 
     def buy(self, purchase: Purchase, message: dict[str, Any]) -> None:
         self.loop.run_until_complete(purchase.buy(read(message), lambda: WORDS))
@@ -74,7 +75,7 @@ class Desk:
         purchase = self.purchase()
         self.buy(purchase, message)
         purchase.answered(200, lambda: True)
-        purchase.finish(Outcome("settled", "0x" + "ab" * 32, 200))
+        purchase.finish(Outcome("settled", "0x" + "ab" * 32, 200), complete=True)
 
     def teach(self, message: dict[str, Any]) -> None:
         for _ in range(TRUST + 1):
@@ -150,9 +151,9 @@ def test_both_signatures_count_until_the_first_has_lapsed(desk: Any, code: str, 
     assert purchase.payment is not None
     assert purchase.payment.amount == 1500
     assert purchase.payment.reference != first.reference
-    assert purchase.superseded is first
+    assert purchase.rejected_before == [first]
     assert shop.spent == before + 1000 + 1500
-    purchase.finish(Outcome("settled", "0x" + "cd" * 32, 200))
+    purchase.finish(Outcome("settled", "0x" + "cd" * 32, 200), complete=True)
     shop.now += EVM_WINDOW - 0.001
     assert (shop.spent, shop.states(2)) == (before + 2500, ["superseded", "settled"])
     shop.now += 0.001
@@ -187,10 +188,10 @@ def test_without_the_gateway_s_word_there_is_no_second(desk: Any, code: str, wor
     purchase = shop.ahead()
     assert not purchase.rejected(code, 402, lambda: words)
     purchase.answered(402)
-    purchase.finish(Outcome("unknown", status=402))
+    purchase.finish(Outcome("unknown", status=402), complete=False)
     assert shop.states(1) == ["unknown"]
     again = shop.purchase()
-    assert again.borrow()
+    assert again.reuse_retained()
     assert not shop.predict(again)
     assert header(again) == header(purchase)
 
@@ -201,7 +202,7 @@ def test_sent_twice_over_the_wire_it_proves_nothing(desk: Any) -> None:
     purchase = shop.ahead()
     purchase.sending()
     assert purchase.rejected("PAYMENT_UNDERPAID", 402)  # the ordinary rule: one purchase more
-    assert (shop.states(1), purchase.superseded) == (["unknown"], None)
+    assert (shop.states(1), purchase.rejected_before) == (["unknown"], [])
 
 
 def test_a_request_like_one_that_failed_is_not_foretold(desk: Any) -> None:
@@ -213,7 +214,7 @@ def test_a_request_like_one_that_failed_is_not_foretold(desk: Any) -> None:
     shop.now += 301
     shop.teach(challenges.evm("1000"))
     again = shop.purchase()
-    assert not again.borrow()
+    assert not again.reuse_retained()
     assert not shop.predict(again)
 
 
@@ -233,7 +234,7 @@ def test_what_an_answer_means_for_the_next(desk: Any, status: int, speaks: bool,
     shop.teach(challenges.evm("1000"))
     purchase = shop.ahead()
     purchase.answered(status, lambda: speaks)
-    purchase.finish(Outcome("unknown", status=status))
+    purchase.finish(Outcome("unknown", status=status), complete=False)
     tally = shop.payer.forecast.tally
     assert (tally.sent, tally.right, tally.wrong, tally.unproven) == (1, int(goes_on), 0, int(not goes_on))
     assert shop.payer.forecast.expects(PLACE) == goes_on
@@ -287,7 +288,7 @@ def test_a_payment_that_never_left_is_given_back(desk: Any) -> None:
     assert shop.predict(purchase)
     assert shop.spent == before + 1000
     purchase.answered(200)
-    purchase.finish(Outcome("unknown", status=200))
+    purchase.finish(Outcome("unknown", status=200), complete=True)
     assert (shop.spent, shop.states(1)) == (before, ["released"])
     assert shop.payer.forecast.tally.sent == 0
 

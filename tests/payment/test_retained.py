@@ -18,16 +18,15 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import REPLAY, Purchase
+from mitmproxy_x402.payment.request_identity import Fingerprint, RequestIdentity, Route
 from mitmproxy_x402.payment.retained import (
     MAX_MEMORIES,
     REMEMBER_SECONDS,
-    Held,
-    HeldPayments,
     Memory,
-    fingerprint,
-    is_incomplete,
+    Retained,
+    RetainedPayments,
 )
-from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
+from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
@@ -42,6 +41,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
+
+
+def fingerprint(route: Route, body: bytes) -> Fingerprint:
+    return RequestIdentity(route, body).fingerprint
 
 
 def reordered(value: Any) -> Any:
@@ -102,11 +105,6 @@ def test_the_route_matters() -> None:
     assert fingerprint(ROUTE, b"") != fingerprint((*ROUTE[:2], "/v1/x?a"), b"")
 
 
-def test_which_answers_are_incomplete() -> None:
-    assert [s for s in (200, 206, 304, 400, 401, 403, 404, 413, 422) if is_incomplete(s)] == []
-    assert [s for s in (402, 408, 409, 425, 429, 500, 502, 503, 504, 529) if not is_incomplete(s)] == []
-
-
 class Shop:
     """Purchases of one and the same request, in a world without a network: of one proxy with a file, or of two with a
     database, in turn.
@@ -119,10 +117,10 @@ class Shop:
         wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, folder))
         self.ledgers = [open_ledger(place) for _ in range(1 if times is None else 2)]
         self.payers = [Payer(settings, wallets, ledger, clock=lambda: self._now) for ledger in self.ledgers]
-        self.helds: list[Held] = [
-            SharedHeldPayments(ledger, wallets, settings.networks, lambda: self._now)
+        self.stores: list[Retained] = [
+            SharedRetainedPayments(ledger, wallets, settings.networks, lambda: self._now)
             if isinstance(ledger, PostgresLedger)
-            else HeldPayments(lambda: self._now)
+            else RetainedPayments(lambda: self._now)
             for ledger in self.ledgers
         ]
         self._turns = itertools.cycle(range(len(self.ledgers)))
@@ -146,14 +144,14 @@ class Shop:
         return self.ledgers[0]
 
     @property
-    def held(self) -> Held:
-        return self.helds[0]
+    def retained(self) -> Retained:
+        return self.stores[0]
 
     def purchase(self, body: bytes = b"{}") -> Purchase:
         """At the proxy whose turn it is."""
         turn = next(self._turns)
-        key = fingerprint(ROUTE, body)
-        return Purchase(self.payers[turn], self.helds[turn], Purpose("POST", "h", "/v1/x"), lambda: key)
+        identity = RequestIdentity(ROUTE, body)
+        return Purchase(self.payers[turn], self.stores[turn], Purpose("POST", "h", "/v1/x"), identity)
 
     def buy(self, purchase: Purchase) -> Payment:
         required = read_payment_required(None, json.dumps(challenges.evm()).encode())
@@ -168,7 +166,7 @@ class Shop:
     def fail(self, body: bytes = b"{}") -> Payment:
         """A request that is paid for, with what is at hand, and ends badly."""
         purchase = self.purchase(body)
-        if not purchase.borrow():
+        if not purchase.reuse_retained():
             self.buy(purchase)
         payment = purchase.payment
         assert payment is not None
@@ -219,18 +217,19 @@ def test_while_it_is_valid_the_same_payment_goes_and_then_a_new_one_and_no_third
 @pytest.mark.parametrize("jump", [86400, -86400])
 def test_setting_the_clock_makes_nobody_forget_what_was_paid_for(jump: int) -> None:
     wall, uptime = 1e9, 100.0
-    held = HeldPayments(lambda: wall, lambda: uptime)
-    held.remember((ROUTE, b"1"), Memory(None, 0, 2, 7, "ledger"))
+    identity = RequestIdentity(ROUTE, b"1")
+    retained = RetainedPayments(lambda: wall, lambda: uptime)
+    retained.remember(identity, Memory(None, 0, 2, 7, "ledger"))
     wall += jump
-    kept = held.take((ROUTE, b"1"))
+    kept = retained.take(identity)
     assert kept is not None
-    held.remember((ROUTE, b"1"), kept)
+    retained.remember(identity, kept)
     uptime += REMEMBER_SECONDS - 1
-    assert held.expects(ROUTE)
-    assert held.take((ROUTE, b"1")) is kept
-    held.remember((ROUTE, b"1"), kept)
+    assert retained.expects(ROUTE)
+    assert retained.take(identity) is kept
+    retained.remember(identity, kept)
     uptime += 1
-    assert held.take((ROUTE, b"1")) is None
+    assert retained.take(identity) is None
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
@@ -246,7 +245,7 @@ def test_a_payment_that_was_found_spent_is_not_sent_again(shop: Any) -> None:
     one = shop()
     first = one.fail()
     purchase = one.purchase()
-    assert purchase.borrow()
+    assert purchase.reuse_retained()
     purchase.sending()
     assert purchase.rejected(REPLAY, 402)
     second = one.buy(purchase)
@@ -260,7 +259,7 @@ def test_stale_in_answer_to_a_second_sending_proves_nothing_of_the_first(shop: A
     one = shop()
     first = one.fail()
     purchase = one.purchase()
-    purchase.borrow()
+    purchase.reuse_retained()
     purchase.sending()
     assert purchase.rejected("PAYMENT_BLOCKHASH_STALE", 402)
     one.buy(purchase)
@@ -269,12 +268,12 @@ def test_stale_in_answer_to_a_second_sending_proves_nothing_of_the_first(shop: A
     assert one.ledger.spent(one.payer.settings.budgets[0]) == first.offer.micro_usd
 
 
-def test_a_borrowed_payment_that_was_not_sent_goes_back(shop: Any) -> None:
+def test_a_payment_that_was_taken_over_and_not_sent_goes_back(shop: Any) -> None:
     one = shop()
     first = one.fail()
     purchase = one.purchase()
-    assert purchase.borrow()
-    assert not one.purchase().borrow()
+    assert purchase.reuse_retained()
+    assert not one.purchase().reuse_retained()
     purchase.break_off(Outcome("unknown"))
     assert one.fail() == first
 
@@ -283,29 +282,29 @@ def test_another_ledger_has_other_rows(shop: Any, tmp_path: Path) -> None:
     one = shop()
     one.fail()
     other = Shop(tmp_path, tmp_path / "other.sqlite3")
-    purchase = Purchase(other.payer, one.held, Purpose("POST", "h", "/"), lambda: fingerprint(ROUTE, b"{}"))
-    assert not purchase.borrow()
+    purchase = Purchase(other.payer, one.retained, Purpose("POST", "h", "/"), RequestIdentity(ROUTE, b"{}"))
+    assert not purchase.reuse_retained()
     other.close()
 
 
 def test_memories_are_bounded() -> None:
-    held = HeldPayments(lambda: 0)
+    retained = RetainedPayments(lambda: 0)
     for number in range(MAX_MEMORIES + 10):
         route = ("POST", "h", f"/{number}")
-        held.remember(fingerprint(route, b""), Memory(None, 1, 1, number, "ledger"))
-    assert not held.expects(("POST", "h", "/9"))
-    assert held.expects(("POST", "h", "/10"))
-    assert held.take(fingerprint(("POST", "h", "/10"), b"")) is not None
-    assert not held.expects(("POST", "h", "/10"))
+        retained.remember(RequestIdentity(route, b""), Memory(None, 1, 1, number, "ledger"))
+    assert not retained.expects(("POST", "h", "/9"))
+    assert retained.expects(("POST", "h", "/10"))
+    assert retained.take(RequestIdentity(("POST", "h", "/10"), b"")) is not None
+    assert not retained.expects(("POST", "h", "/10"))
 
 
 def test_whatever_its_route_the_oldest_is_forgotten() -> None:
     """Of a route that seldom fails the last is no older than that of one which often does."""
-    held = HeldPayments(lambda: 0)
+    retained = RetainedPayments(lambda: 0)
     often, seldom = ("POST", "h", "/often"), ("POST", "h", "/seldom")
     for number in range(MAX_MEMORIES - 1):
-        held.remember(fingerprint(often, b"%d" % number), Memory(None, 1, 1, number, "ledger"))
-    held.remember(fingerprint(seldom, b""), Memory(None, 1, 1, 0, "ledger"))
-    held.remember(fingerprint(often, b"one more"), Memory(None, 1, 1, 0, "ledger"))
-    assert held.take(fingerprint(often, b"0")) is None
-    assert held.take(fingerprint(seldom, b"")) is not None
+        retained.remember(RequestIdentity(often, b"%d" % number), Memory(None, 1, 1, number, "ledger"))
+    retained.remember(RequestIdentity(seldom, b""), Memory(None, 1, 1, 0, "ledger"))
+    retained.remember(RequestIdentity(often, b"one more"), Memory(None, 1, 1, 0, "ledger"))
+    assert retained.take(RequestIdentity(often, b"0")) is None
+    assert retained.take(RequestIdentity(seldom, b"")) is not None

@@ -18,8 +18,9 @@ from mitmproxy_x402.ledger.opening import open_ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.retained import REMEMBER_SECONDS, Fingerprint, Memory, fingerprint, open_held
-from mitmproxy_x402.payment.retained_postgres import SharedHeldPayments
+from mitmproxy_x402.payment.request_identity import RequestIdentity
+from mitmproxy_x402.payment.retained import REMEMBER_SECONDS, Memory, open_retained
+from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
 from mitmproxy_x402.protocol.networks import BUILT_IN, NetworkTable
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
@@ -30,7 +31,7 @@ from support.postgres import Postgres
 from support.proxy import EVM_KEY, svm_key
 
 ROUTE = ("POST", "https://gateway.example:443", "/v1/x?secret-query")
-KEY = fingerprint(ROUTE, b'{"prompt": "very private"}')
+KEY = RequestIdentity(ROUTE, b'{"prompt": "very private"}')
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def wallets(tmp_path: Path) -> Wallets:
     return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path))
 
 
-Proxies = Callable[..., SharedHeldPayments]
+Proxies = Callable[..., SharedRetainedPayments]
 
 
 @pytest.fixture
@@ -51,10 +52,10 @@ def proxy(url: PostgresUrl, wallets: Wallets) -> Iterator[Proxies]:
     """Makes one more proxy's view of what is held."""
     with ExitStack() as stack:
 
-        def make(its: Wallets = wallets, networks: NetworkTable = BUILT_IN) -> SharedHeldPayments:
+        def make(its: Wallets = wallets, networks: NetworkTable = BUILT_IN) -> SharedRetainedPayments:
             ledger = PostgresLedger(url)
             stack.callback(ledger.close)
-            return SharedHeldPayments(ledger, its, networks, time.time)
+            return SharedRetainedPayments(ledger, its, networks, time.time)
 
         yield make
 
@@ -89,8 +90,8 @@ def test_another_proxy_gets_it_whole(proxy: Proxies, payment: Payment) -> None:
     one, other = proxy(), proxy()
     one.remember(KEY, memory(payment))
     assert not other.expects(ROUTE)  # that would cost every request a round trip
-    assert other.expects_by_now(ROUTE)
-    assert not other.expects_by_now((*ROUTE[:2], "/v1/x"))
+    assert other.may_be_retained_elsewhere(ROUTE)
+    assert not other.may_be_retained_elsewhere((*ROUTE[:2], "/v1/x"))
     found = other.take(KEY)
     assert found is not None
     assert found.payment == payment
@@ -101,7 +102,7 @@ def test_another_proxy_gets_it_whole(proxy: Proxies, payment: Payment) -> None:
     )
     assert other.take(KEY) is None
     assert one.take(KEY) is None
-    assert not one.expects_by_now(ROUTE)
+    assert not one.may_be_retained_elsewhere(ROUTE)
 
 
 def test_one_alone_gets_it(proxy: Proxies, payment: Payment) -> None:
@@ -133,7 +134,7 @@ def test_nobody_learns_anything_from_the_database(
     for secret in secrets:
         assert secret.encode() not in everything
     assert bytes.fromhex(signature[2:]) not in everything
-    assert KEY[1] not in everything  # of which a guess could be confirmed
+    assert KEY.digest not in everything  # of which a guess could be confirmed
     proxy().take(KEY)
     proxy().remember(KEY, memory(payment))
     assert row(postgres, url)["sealed"] != kept["sealed"]
@@ -143,7 +144,7 @@ def test_other_wallets_find_nothing(proxy: Proxies, payment: Payment, tmp_path: 
     proxy().remember(KEY, memory(payment))
     for keys in ({"BLOCKRUN_WALLET_KEY": "0x" + "22" * 32}, {"SOLANA_WALLET_KEY": svm_key()}):
         stranger = proxy(load_wallets(WalletSources(keys, tmp_path)))
-        assert not stranger.expects_by_now(ROUTE)
+        assert not stranger.may_be_retained_elsewhere(ROUTE)
         assert stranger.take(KEY) is None
     assert proxy().take(KEY) is not None
 
@@ -160,7 +161,7 @@ def test_what_was_changed_does_not_open(
 def test_nor_does_what_was_moved_to_another_request(
     postgres: Postgres, url: PostgresUrl, proxy: Proxies, payment: Payment
 ) -> None:
-    other: Fingerprint = fingerprint(ROUTE, b"another")
+    other = RequestIdentity(ROUTE, b"another")
     proxy().remember(KEY, memory(payment))
     proxy().remember(other, memory(None))
     newest = "(SELECT fingerprint FROM x402_held ORDER BY id DESC LIMIT 1)"
@@ -176,7 +177,7 @@ def test_what_is_past_is_deleted_by_the_next(
     for make_next in (lambda: one.remember(KEY, memory(None)), lambda: proxy() and None):
         one.remember(KEY, memory(payment))
         postgres.execute("UPDATE x402_held SET forget_at = x402_now() - 1", url=url)
-        assert not one.expects_by_now(ROUTE)
+        assert not one.may_be_retained_elsewhere(ROUTE)
         assert one.take(KEY) is None
         make_next()
         postgres.execute("DELETE FROM x402_held WHERE forget_at > x402_now()", url=url)
@@ -198,9 +199,9 @@ def test_without_the_database_each_remembers_alone(postgres: Postgres, proxy: Pr
         one.remember(KEY, memory(payment))
         assert one.expects(ROUTE)
         with pytest.raises(LedgerError):
-            one.expects_by_now(ROUTE)
+            one.may_be_retained_elsewhere(ROUTE)
         with pytest.raises(LedgerError):
-            one.take(fingerprint(ROUTE, b"another"))
+            one.take(RequestIdentity(ROUTE, b"another"))
     finally:
         postgres.start()
     found = one.take(KEY)
@@ -214,6 +215,6 @@ def test_who_shares_what(url: PostgresUrl, wallets: Wallets, tmp_path: Path) -> 
         database, file = open_ledger(url), open_ledger(tmp_path / "l")
         for ledger in (database, file):
             stack.callback(ledger.close)
-        assert isinstance(open_held(database, wallets, BUILT_IN), SharedHeldPayments)
-        assert open_held(database, Wallets(), BUILT_IN) is None
-        assert open_held(file, wallets, BUILT_IN) is None
+        assert isinstance(open_retained(database, wallets, BUILT_IN), SharedRetainedPayments)
+        assert open_retained(database, Wallets(), BUILT_IN) is None
+        assert open_retained(file, wallets, BUILT_IN) is None

@@ -110,7 +110,7 @@ def test_relays_each_chunk_as_it_comes(rig: Rig, paid: bool) -> None:
         while chunk := client.chunk():
             got.put(chunk)
         # and the connection lives on
-        client.send(request())
+        client.send(request(body=b'{"n": 2}'))
         assert client.until(b"\r\n\r\n") == STREAM_HEAD
         while chunk := client.chunk():
             got.put(chunk)
@@ -265,7 +265,7 @@ def test_hints_before_the_answer_and_trailers_after_it_lose_nothing(rig: Rig) ->
         assert rig.upstream.connections == 1
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "QUERY"])
 def test_any_method_on_any_path_is_paid(rig: Rig, method: str) -> None:
     rig.script(sell(ok))
     with rig.client() as client:
@@ -276,17 +276,17 @@ def test_any_method_on_any_path_is_paid(rig: Rig, method: str) -> None:
     ] * 2
 
 
-def test_a_head_request_is_paid(rig: Rig) -> None:
+def test_a_head_request_is_answered_unpaid(rig: Rig) -> None:
     def script(peer: Peer, upstream: Upstream) -> None:
         while True:
-            paid = is_paid(upstream.read(peer))
-            head = b"200 OK\r\nX-Paid: yes" if paid else b"402 P\r\n" + challenges.header(challenges.evm())
+            assert not is_paid(upstream.read(peer))
+            head = b"402 P\r\n" + challenges.header(challenges.evm())
             peer.send(b"HTTP/1.1 " + head + b"\r\nContent-Length: 10\r\n\r\n")
 
     rig.script(script)
     with rig.client() as client:
         client.send(request("HEAD"))
-        assert b"X-Paid: yes" in client.until(b"\r\n\r\n")
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 402 ")
 
 
 def test_a_chunked_request_goes_up_twice_alike(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from ..ledger.interface import Outcome
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
 from ..payment.payer import Payment
-from ..payment.purchase import Purchase
+from ..payment.purchase import PaidRequest, Purchase
 from ..protocol.headers import read_settlement
 from ..proxy import header_index as heads
 from ..proxy.body_observers import tap
@@ -40,7 +40,7 @@ def _unknown(message: str) -> bytes:
     return error_body("upstream_error", "payment_outcome_unknown", message)
 
 
-def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase | None) -> bytes:
+def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest | None) -> bytes:
     """Body of the error that the client gets when the upstream failed.
 
     Clients are free to try again: the same request sends the same payment.
@@ -64,13 +64,14 @@ def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: Purchase |
     return error_body("upstream_error", "upstream_failed", message)
 
 
-def paid_before(purchase: Purchase | None) -> str:
+def paid_before(purchase: PaidRequest | None) -> str:
     """What a refusal ends with: payments of this request that may have been settled, or may be yet."""
     sentences = ""
-    if purchase is not None and purchase.superseded is not None:
+    if purchase is not None and purchase.rejected_before:
+        earlier = ", ".join(map(_named, purchase.rejected_before))
         sentences = (
-            f" Before that, a payment of {_named(purchase.superseded)} was sent ahead and not taken. It counts against "
-            "the budget until nobody can submit it any more."
+            f" Before that, a payment of {earlier} was sent, and the gateway said that it did not take it. It counts "
+            "against the budget until nobody can submit it any more."
         )
     if purchase is not None and purchase.spent:
         earlier = ", ".join(_named(payment) for payment in purchase.spent)
@@ -142,11 +143,11 @@ def client_name(user_agent: str, peer: tuple[str, int] | tuple[str, int, int, in
 ACCEPTED = 202
 
 
-def watch_for_job(flow: http.HTTPFlow, purchase: Purchase, known: jobs.Jobs) -> None:
+def watch_for_job(flow: http.HTTPFlow, purchase: PaidRequest, known: jobs.Jobs) -> None:
     """From `responseheaders`: where a paid request is answered 202, learn of the job before the client does."""
     response, payment = flow.response, purchase.payment
     assert response is not None
-    if response.status_code != ACCEPTED or isinstance(purchase, polls.Poll) or payment is None or not purchase.sent:
+    if response.status_code != ACCEPTED or not isinstance(purchase, Purchase) or payment is None or not purchase.sent:
         return
     coding, location = response.headers.get("content-encoding"), response.headers.get("location")
 

@@ -1,8 +1,8 @@
 """The money of one poll of a job: what it carries, and what may be signed when the gateway asks to be paid for it.
 
-A `Poll` is to the addon what a `Purchase` is, with the rules of `jobs` in the place of those of `purchase`:
+A `Poll` answers the hooks as a `Purchase` does (`purchase.PaidRequest`), by the rules of `jobs`:
 
-    borrow     what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
+    reuse      what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
     buy        a 402 came: another signature over the payment's own nonce (EVM), or what answers the bill (Solana)
     rejected   a proof was answered by a bill; or a payment was rejected: may something else be signed, once?
 
@@ -16,17 +16,17 @@ import logging
 from collections.abc import Callable
 
 from ..errors import Refused
-from ..ledger.interface import JobPaid, LedgerError, Outcome, Submitted
+from ..ledger.interface import JobPaid, LedgerError, Outcome, State, Submitted
 from ..protocol.http_message import Request
 from ..protocol.messages import PaymentRequired, PaymentRequirements
 from ..protocol.networks import NetworkTable
 from ..protocol.strict_json import shown
 from . import jobs
 from .jobs import Job, Jobs
+from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .purchase import NOT_BROADCAST, REPLAY, Purchase
-from .retained import Held
 
 STALE = "PAYMENT_BLOCKHASH_STALE"
 DYING_SECONDS = 60
@@ -65,7 +65,7 @@ def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> N
         logger.error("x402: a job could not be written down, and is lost when this proxy ends: %s", error)
 
 
-def poll_of(request: Request, payer: Payer, held: Held, known: Jobs) -> Poll | None:
+def poll_of(request: Request, payer: Payer, known: Jobs) -> Poll | None:
     """The poll that `request` is, or None. Where the ledger cannot be read, the job is taken for an unknown one."""
     where = known.polled(request, payer.ledger.name)
     if where is None:
@@ -75,45 +75,57 @@ def poll_of(request: Request, payer: Payer, held: Held, known: Jobs) -> Poll | N
     except LedgerError as error:
         logger.error("x402: a job could not be looked up: %s", error)
         job = None
-    return Poll(payer, held, job, request)
+    return Poll(payer, job, request)
 
 
-class Poll(Purchase):
-    """What happens to the money of one poll; of a job (None: unknown), by a client's request."""
+class Poll:
+    """The `PaidRequest` of one poll; of a job (None: unknown), by a client's request."""
 
-    def __init__(self, payer: Payer, held: Held, job: Job | None, request: Request) -> None:
+    def __init__(self, payer: Payer, job: Job | None, request: Request) -> None:
         its = (job.submitted.method, job.submitted.path, job.submitted.model) if job else None
         method, path, model = its or (request.method, request.path.partition("?")[0], None)
         # As if for the request that the job came from: so limits for its model and path bind.
-        super().__init__(payer, held, Purpose(method, request.host, path, model), lambda: (("", "", ""), b""))
-        self.is_job = True
+        self.purpose = Purpose(method, request.host, path, model)
+        self.payment: Payment | None = None
+        self.state: State | None = None
+        self.transaction = ""
+        self.spent: list[Payment] = []
+        self.rejected_before: list[Payment] = []
+        self.sent = False
+        self.is_new = self.ahead = False  # what a poll carries belongs to its job
+        self._payer = payer
         self._job = job
         self._media = jobs.media(request.path)
         self._proves = request.headers.get(OWN_PROOF) is None
         self._billed = False
+        """Whether a proof was answered by a bill."""
+        self._signed_anew = False
+        self._closed = False
+        """Whether nothing more is signed for this poll."""
 
-    @property
-    def is_new(self) -> bool:
-        """Never: what a poll carries belongs to its job."""
-        return False
-
-    def borrow(self) -> bool:
+    def reuse_retained(self) -> bool:
         """Whether there is something for the first leg to carry."""
         job = self._job
         if job is not None and job.family == "evm" and job.payment is not None:
             self.payment = job.payment if job.payment.valid_until > self._payer.clock() else None
         return bool(self.headers())
 
+    def predict(self) -> bool:
+        """Never: what a poll may cost is known."""
+        return False
+
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The payment; else, on Solana, a fresh proof."""
+        if self.payment is not None:
+            return tuple((name.encode(), value.encode()) for name, value in self.payment.headers)
         wallet, job = self._payer.wallets.svm, self._job
-        if self.payment is not None or job is None or job.family == "evm" or wallet is None:
-            return super().headers()
+        if job is None or job.family == "evm" or wallet is None:
+            return ()
         if self._media is None or not self._proves or wallet.address != job.submitted.payer:
             return ()
         return jobs.proof(wallet, *self._media, int(self._payer.clock()))
 
-    async def buy(self, required: PaymentRequired, words: Callable[[], str] = str) -> Payment:  # noqa: ARG002
+    async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:  # noqa: ARG002
         """What answers a 402 on this poll.
 
         Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`,
@@ -135,7 +147,7 @@ class Poll(Purchase):
 
     async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
         """The payment that this process still has of the job; once that is dead, a new one, the only one."""
-        submitted, alive = self.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
+        submitted, alive = self._payer.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
         if submitted.state == "settled":
@@ -172,14 +184,14 @@ class Poll(Purchase):
         if self.payment is None or job is None:
             return
         if job.sends:
-            self.ledger.record_resent(self.payment.row, self.payment.validity)
+            self._payer.ledger.record_resent(self.payment.row, self.payment.validity)
         else:
             payment = self.payment
-            self.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
+            self._payer.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
         job.sends += 1
-        self.sent, self._sends = True, job.sends
+        self.sent = True
 
-    def rejected(self, code: str, status: int, words: Callable[[], str] = str) -> bool:  # noqa: ARG002
+    def rejected(self, code: str, status: int, challenge_text: Callable[[], str] = str) -> bool:  # noqa: ARG002
         """True: what `buy` signs may help; at most once a poll for each of a bill and a rejected payment."""
         job = self._job
         if self.payment is None or job is None:  # a proof: its 402 is the bill
@@ -187,23 +199,23 @@ class Poll(Purchase):
             return first and status == 402
         unused = code in NOT_BROADCAST and job.sends == 1
         counts_for = self.payment.window if unused else None
-        self._record(Outcome("rejected" if unused else "unknown", status=status, code=code, counts_for=counts_for))
+        self._record(job, Outcome("rejected" if unused else "unknown", status=status, code=code, counts_for=counts_for))
         # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
         job.stale = job.stale or code == STALE
         again = not self._signed_anew and (unused or code == STALE or (job.family == "evm" and code != REPLAY))
         self._signed_anew, self._billed = True, False
         if again or unused:
             self.payment = job.payment = None
-        self._given_up = not again
+        self._closed = not again
         return again
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
         """The job itself remembers what to send again."""
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome, *, complete: bool = True) -> None:  # noqa: ARG002
         """The client has got the whole of an answer: most say that the job goes on, and nothing of the payment."""
         job = self._job
-        if job is None or self._given_up:
+        if job is None or self._closed:
             return
         self.state = job.state if self.sent else None
         if self.payment is not None and not self.sent:
@@ -222,15 +234,23 @@ class Poll(Purchase):
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if self.payment is not None:
-            self._record(outcome)
+            self._record(job, outcome)
             job.state = self.state or job.state
             return
         try:  # the answer to a proof names the transaction of the payment before it
             row = job.payment.row if job.payment is not None and job.sends else job.submitted.last_row
-            job.state = self.state = self.ledger.finish(row, outcome)
+            job.state = self.state = self._payer.ledger.finish(row, outcome)
             self.transaction = outcome.transaction
         except LedgerError as error:
             logger.error("x402: the settlement of a job could not be written down: %s", error)
+
+    def _record(self, job: Job, outcome: Outcome) -> None:
+        """Have it written down what became of `payment`."""
+        assert self.payment is not None
+        payment = self.payment
+        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, job.sends, outcome)
+        self.state = self._payer.outcomes.write(ending)
+        self.transaction = outcome.transaction
 
 
 def _unknown() -> Refused:

@@ -1,20 +1,23 @@
 """Payments whose attempt ended badly, kept where every proxy of the ledger finds them, and nobody else can use them.
 
-What `held` keeps in memory is here a row in the ledger's database. A signed payment can move money for as long as it is
-valid, so it is not written there as it is: rows are sealed (AES-256-GCM) with a key that comes from the wallets' own
-keys, and found by hashes that are keyed with another one. So proxies with the same wallets share what they keep without
-any further secret, others see each other's rows as noise, and whoever reads the database learns neither a header nor
-which request it belongs to. A row that is moved to another request does not open.
+What `retained` keeps in memory is here a row in the ledger's database. A signed payment can move money for as long as
+it is valid, so it is not written there as it is: rows are sealed (AES-256-GCM) with a key that comes from the wallets'
+own keys, and found by hashes that are keyed with another one. So proxies with the same wallets share what they keep
+without any further secret, others see each other's rows as noise, and whoever reads the database learns neither a
+header nor which request it belongs to. A row that is moved to another request does not open.
 
 A row is given to one proxy alone, and is gone with that: taking is deleting. What is past its time is deleted by
 whoever writes the next one, or begins the next session.
 
 Asking costs a round trip, so a request is not looked up before a challenge has come: a repetition that lands on another
-proxy goes out unpaid first, like any request, and takes the held payment in the place of a new one.
+proxy goes out unpaid first, like any request, and takes the retained payment in the place of a new one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -34,7 +37,8 @@ from ..protocol.networks import NetworkTable
 from ..wallet.sources import Wallets
 from .payer import Payment
 from .policy import Offer
-from .retained import REMEMBER_SECONDS, Fingerprint, HeldPayments, Memory, Route
+from .request_identity import RequestIdentity, Route
+from .retained import REMEMBER_SECONDS, Memory, RetainedPayments
 
 NONCE_BYTES = 12
 """Of AES-GCM, drawn for each row."""
@@ -52,8 +56,8 @@ _TAKE = """
 logger = logging.getLogger(__name__)
 
 
-class SharedHeldPayments:
-    """As `HeldPayments`, for all proxies of `ledger` that have the same `wallets`. `clock` gives Unix seconds."""
+class SharedRetainedPayments:
+    """As `RetainedPayments`, for all proxies of `ledger` that have the same `wallets`. `clock` gives Unix seconds."""
 
     def __init__(
         self, ledger: PostgresLedger, wallets: Wallets, networks: NetworkTable, clock: Callable[[], float]
@@ -61,25 +65,32 @@ class SharedHeldPayments:
         self._link, self._name = ledger.link, ledger.name
         self._networks = networks
         self._clock = clock
-        self._alone = HeldPayments(clock)
+        self._alone = RetainedPayments(clock)
         """What could not be written down."""
         self._seal = AESGCM(_key(wallets, b"held payments: seal"))
         self._index = _key(wallets, b"held payments: index")
 
     def expects(self, route: Route) -> bool:
-        """See `Held`."""
+        """See `Retained`."""
         return self._alone.expects(route)
 
-    def expects_by_now(self, route: Route) -> bool:
-        """See `Held`."""
+    def may_be_retained_elsewhere(self, route: Route) -> bool:
+        """See `Retained`."""
         return bool(self._link.ask(_EXPECTS, (self._hash(route),)))
 
-    def remember(self, key: Fingerprint, memory: Memory) -> None:
-        """See `Held`. Where the database cannot be reached, this proxy remembers by itself."""
+    def remember(self, identity: RequestIdentity, memory: Memory) -> None:
+        """See `Retained`. Where the database cannot be reached, this proxy remembers by itself."""
+        if not identity.is_ready:
+            self._alone.remember(identity, memory)
+            with contextlib.suppress(RuntimeError):  # no event loop: it stays with this proxy
+                loop = asyncio.get_running_loop()
+                publish = functools.partial(loop.call_soon_threadsafe, self._publish, identity)
+                identity.start().add_done_callback(lambda _: publish())
+            return
         now = self._clock()
         valid_until = memory.payment.valid_until if memory.payment else now
         forget_at = memory.forget_at or max(now + REMEMBER_SECONDS, valid_until)
-        route, fingerprint = self._hash(key[0]), self._hash(key[0], key[1])
+        route, fingerprint = self._hash(identity.route), self._hash(identity.route, identity.digest)
         nonce = os.urandom(NONCE_BYTES)
         sealed = nonce + self._seal.encrypt(nonce, _write(memory), fingerprint)
         try:
@@ -87,14 +98,20 @@ class SharedHeldPayments:
             self._link.ask(_REMEMBER, (route, fingerprint, sealed, *times))
         except LedgerError as error:
             logger.warning("x402: a payment can be sent again by this proxy only: %s", error)
-            self._alone.remember(key, memory)
+            self._alone.remember(identity, memory)
 
-    def take(self, key: Fingerprint) -> Memory | None:
-        """See `Held`. Raises LedgerError."""
-        memory = self._alone.take(key) if self._alone.expects(key[0]) else None
+    def _publish(self, identity: RequestIdentity) -> None:
+        """Give other proxies what this one has kept until its digest was there."""
+        memory = self._alone.withdraw(identity)
+        if memory is not None:
+            self.remember(identity, memory)
+
+    def take(self, identity: RequestIdentity) -> Memory | None:
+        """See `Retained`. Raises LedgerError."""
+        memory = self._alone.take(identity) if self._alone.expects(identity.route) else None
         if memory is not None:
             return memory
-        fingerprint = self._hash(key[0], key[1])
+        fingerprint = self._hash(identity.route, identity.digest)
         found = self._link.ask(_TAKE, (fingerprint,))
         if not found:
             return None
@@ -111,6 +128,10 @@ class SharedHeldPayments:
             memory.payment = None
         return memory
 
+    async def settle(self, identity: RequestIdentity) -> None:
+        """See `Retained`."""
+        await self._alone.settle(identity)
+
     def _hash(self, route: Route, body: bytes = b"") -> bytes:
         return hmac.new(self._index, json.dumps(route).encode() + body, hashlib.sha256).digest()
 
@@ -119,7 +140,7 @@ def _key(wallets: Wallets, purpose: bytes) -> bytes:
     """32 bytes that all proxies with the same wallets share, and nobody else has."""
     both = [wallet.derive_key(purpose) for wallet in (wallets.evm, wallets.svm) if wallet is not None]
     if not both:
-        raise ValueError("no wallet, so nothing is ever held")
+        raise ValueError("no wallet, so nothing is ever retained")
     return hashlib.sha256(b"".join(both)).digest() if len(both) > 1 else both[0]
 
 

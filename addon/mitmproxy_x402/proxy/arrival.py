@@ -147,7 +147,10 @@ class ArrivingStream(HttpStream):
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
         """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
         if request:
-            self.exchange.client_host = _written_host(self.flow.request)
+            exchange, client = self.exchange, self.flow.request
+            exchange.client_host = _written_host(client)
+            exchange.client_method, exchange.client_path = client.method, client.path
+            exchange.client_fields = client.headers.fields
             self.flow.__dict__[EXCHANGE] = self.exchange
         return (yield from super().check_invalid(request))
 

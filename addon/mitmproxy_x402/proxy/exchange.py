@@ -26,6 +26,13 @@ class Exchange:
     """Set by the addon: bytes of the request's body that are kept."""
     refuse_body: Callable[[], http.Response] | None = field(default=None, repr=False)
     """Set by the addon: gives the answer to a longer one."""
+    client_path: str = ""
+    """The path and query that the client wrote, before any hook could change them."""
+    client_method: str = ""
+    client_fields: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """The header fields as the client sent them."""
+    client_body: bytes = field(default=b"", repr=False)
+    """The body as the client sent it; set before the request hook."""
     may_pay: bool = False
     """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
     resend: bool = False
@@ -39,6 +46,9 @@ class Exchange:
     """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
     error_answer: bytes | None = None
     """Set by the addon in the error hook: JSON body of the error that the client gets."""
+    watch: Callable[[bytes], None] | None = field(default=None, repr=False)
+    """Set by the addon when the head of an answer is there: gets each chunk of its body, as the gateway sent it. Must
+    not raise."""
     legs: int = 1
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
@@ -48,7 +58,8 @@ class Exchange:
 
     def forget(self) -> None:
         """The answer is over: let go of secrets, and of what holds the flow, which holds this."""
-        self.secret_headers, self.about_to_send = (), None
+        self.secret_headers, self.about_to_send, self.watch = (), None, None
+        self.client_body, self.client_fields = b"", ()
 
 
 @dataclass
@@ -84,6 +95,13 @@ def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
     mode = flow.client_conn.proxy_mode
     assert isinstance(mode, ReverseMode)
     return mode.address
+
+
+def origin_of(flow: http.HTTPFlow) -> str:
+    """Scheme, host and port that the proxy reverses to, whatever has been done to the flow's request since."""
+    mode = flow.client_conn.proxy_mode
+    assert isinstance(mode, ReverseMode)
+    return f"{mode.scheme}://{mode.address[0]}:{mode.address[1]}"
 
 
 _Thing = TypeVar("_Thing")

@@ -38,6 +38,7 @@ from .internals import (
     DropStream,
     HttpEvent,
     HttpLayer,
+    HttpRequestHook,
     HttpResponseHeadersHook,
     RequestData,
     RequestEndOfMessage,
@@ -98,13 +99,14 @@ class X402Stream(ArrivingStream):
         self._answering = False  # a final response's headers are on their way to the client
         self._chunked: bool | None = None  # whether an HTTP/1.1 client gets it in chunks; None: there is none
         self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
+        self._sent_again = False
         self._held_head: http.Response | None = None
         self._held_body = bytearray()
 
     # What passes between the stream and its connections. handle_event and not _handle_event, because the replies to
     # blocking commands do not pass through the latter.
 
-    def handle_event(self, event: events.Event) -> Steps:
+    def handle_event(self, event: events.Event) -> Steps:  # noqa: PLR0912  # one branch for each kind of command
         """Map the leg's stream id in and out, and put JSON in the place of mitmproxy's error pages."""
         if isinstance(event, _RESPONSE_EVENTS):
             if event.stream_id != self.leg_id:
@@ -122,9 +124,7 @@ class X402Stream(ArrivingStream):
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
                     if isinstance(command.event, ResponseHeaders):
-                        self._answering = command.event.response.status_code >= 200
-                        self._frame(command.event)
-                        self._learn_framing(command.event.response)
+                        self._begin_answer(command.event)
                     elif isinstance(command.event, ResponseProtocolError) and not self._answering:
                         yield from self._answer_error(command)
                         continue
@@ -132,9 +132,16 @@ class X402Stream(ArrivingStream):
                     self._mark_leg(command.event)
             elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
                 yield DropStream(self.leg_id)
-            elif isinstance(command, commands.Log) and command.message.startswith("Streaming response"):
-                continue  # a line for each answer, and it is so for every one
+            elif isinstance(command, HttpRequestHook):  # before any addon can change it
+                self.exchange.client_body = self.flow.request.data.content or b""
+            elif _is_idle_talk(command):
+                continue
             yield command
+
+    def _begin_answer(self, event: ResponseHeaders) -> None:
+        self._answering = event.response.status_code >= 200
+        self._frame(event)
+        self._learn_framing(event.response)
 
     def _frame(self, event: ResponseHeaders) -> None:
         """Have an answer without a length sent in chunks, so that its end is told from its being cut off.
@@ -179,6 +186,8 @@ class X402Stream(ArrivingStream):
         self._since = time.monotonic()
         if isinstance(event, ResponseData):
             self.exchange.received += len(event.data)
+            if self.exchange.watch is not None:
+                self.exchange.watch(event.data)
         elif isinstance(event, ResponseHeaders):
             self.waits_for = "" if event.response.status_code == 101 else "idle"
         else:
@@ -396,8 +405,8 @@ class X402Stream(ArrivingStream):
     def handle_protocol_error(self, event: Any) -> Steps:
         """Send a leg again that met a connection which the upstream was just closing.
 
-        Only a leg with secret headers, only once, only where nothing of an answer came: the very same payment can
-        settle once at most, so this cannot pay twice.
+        Only a leg with secret headers, only once for a request, only where nothing of an answer came: the very same
+        payment can settle once at most, so this cannot pay twice.
         """
         self.waits_for = ""
         if self.exchange.timed_out:
@@ -405,12 +414,14 @@ class X402Stream(ArrivingStream):
         elif (
             isinstance(event, ResponseProtocolError)
             and self._reused is not None
+            and not self._sent_again
             and self.server_state == self.state_wait_for_response_headers
             and self.client_state == self.state_done
             and self.exchange.secrets_sent
             and self.exchange.secret_headers  # not forgotten, as at the end
             and self.exchange.legs < MAX_LEGS
         ):
+            self._sent_again = True
             logger.info("The upstream closed its connection as the request went out: sending the same one again.")
             yield from self._send_leg()
             return
@@ -448,6 +459,11 @@ def _kept_open(request: http.Request) -> http.Request:
 
 
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
+
+
+def _is_idle_talk(command: commands.Command) -> bool:
+    """Whether it is mitmproxy's line for each answer that it is streamed: they all are."""
+    return isinstance(command, commands.Log) and command.message.startswith("Streaming response")
 
 
 def _error_status(code: Any) -> int | None:

@@ -73,9 +73,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_repurchase",
         "1",
-        "How often one request may be paid again, 0 to 10, after its first payment was spent, or has expired, without "
-        "a complete answer. Clients repeat failed requests by themselves; their repetitions send the same payment "
-        "for as long as it is valid, and this bounds what comes after. Default: 1, two payments at most.",
+        "How often one request may be paid again, 0 to 10, after its first payment was spent, has expired, or was not "
+        "taken by the gateway's own word, without a complete answer. Clients repeat failed requests by themselves; "
+        "their repetitions send the same payment for as long as it is valid, and this bounds what comes after. "
+        "Default: 1, two payments at most.",
+    ),
+    Option(
+        "x402_pay_methods",
+        "GET, POST, PUT, PATCH, DELETE, QUERY",
+        "The HTTP methods whose requests may be paid for, separated by commas. The 402 that answers any other goes to "
+        "the client as it came. HEAD, OPTIONS and TRACE cannot be among them, and websocket handshakes are never paid: "
+        "their answers deliver nothing. With POST alone, a gateway that quotes a price on GET and delivers on POST is "
+        "paid once. Default: GET, POST, PUT, PATCH, DELETE, QUERY.",
     ),
     Option(
         "x402_preauthorize",

@@ -31,6 +31,7 @@ from .values import (
     filter_expression,
     flag,
     is_loopback,
+    method,
     one_of,
     origin,
     path,
@@ -99,6 +100,8 @@ class Settings:
     """Send a payment with the first request where its challenge can be foretold."""
     repurchase: int = 1
     """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
+    pay_methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
+    """HTTP methods of requests that may be paid for."""
     ledger: LedgerPlace = Path("ledger.sqlite3")
     ledger_sync: bool = True
     """Whether a payment waits until its reservation is on the disk."""
@@ -180,6 +183,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         preauthorize=sources.default("preauthorize", flag),
         fast_path=sources.default("fast_path", flag),
         repurchase=sources.default("repurchase", whole(0, 10, "purchases")),
+        pay_methods=sources.default("pay_methods", several(method, "methods")),
         ledger=_ledger(sources, warnings),
         ledger_sync=sources.default("ledger_sync", flag),
         allow_pay_to=sources.get("allow_pay_to", several(address, "addresses"), ()),

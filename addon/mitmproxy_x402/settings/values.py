@@ -261,6 +261,18 @@ def _text_or_int(given: Given, allowed: str) -> str:
 FORMATS = ("native", "har", "mitm")
 
 
+NEVER_PAID = ("HEAD", "OPTIONS", "TRACE", "CONNECT")
+"""Methods whose answers hold nothing that a payment could buy (RFC 9110, section 9.3)."""
+
+
+def method(given: Given) -> str:
+    """An HTTP method whose requests may be paid for."""
+    name = given.value.strip().upper() if isinstance(given.value, str) else ""
+    if not re.fullmatch(r"[A-Z][A-Z-]{0,29}", name) or name in NEVER_PAID:
+        raise given.wrong(f"expected methods such as POST, none of {', '.join(NEVER_PAID)}, which deliver nothing")
+    return name
+
+
 def dump_format(given: Given) -> str:
     """A format of recordings."""
     if given.value not in FORMATS:

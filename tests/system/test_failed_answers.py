@@ -1,0 +1,209 @@
+"""What one call of a client costs where the gateway takes the money and answers in a way that makes clients repeat."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import brotli
+import pytest
+
+from support.attacker import CLAUDE_TRIES, Stage, http, sse, stage
+from support.wire import request as raw_request
+from support.zstd import compress as zstd
+
+DELTA = {"type": "response.output_text.delta", "delta": "a" * 40}
+CHUNK = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+STOP = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+GEMINI = {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}
+LARGE = {"type": "response.completed", "response": {"status": "completed", "instructions": "i" * 300_000}}
+CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
+FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
+
+INCOMPLETE: dict[str, bytes] = {
+    "response.failed": sse(CREATED, DELTA, FAILED),
+    "response.failed without its event's name": sse(f"data: {json.dumps(CREATED)}\n\ndata: {json.dumps(FAILED)}\n\n"),
+    "responses: an error": sse(CREATED, {"type": "error", "code": "server_error", "message": "no"}),
+    "responses: no end": sse(CREATED, DELTA),
+    "responses: no end, long": sse(CREATED, *[DELTA] * 3000),
+    "responses: an end that is cut off": sse(CREATED, DELTA, 'event: response.completed\ndata: {"type": "resp'),
+    "messages: an error": sse(TEXT, {"type": "error", "error": {"type": "overloaded_error"}}),
+    "messages: no end": sse({"type": "message_start", "message": {}}, TEXT),
+    "chat: no end": sse(CHUNK, CHUNK),
+    "chat: an error, then [DONE]": sse(CHUNK, {"error": {"message": "no", "code": 502}}, "data: [DONE]\n\n"),
+    "chat: finish_reason error": sse(CHUNK, {"choices": [{"delta": {}, "finish_reason": "error"}]}),
+    "gemini: no end": sse(GEMINI, GEMINI),
+    "gemini: an error": sse(GEMINI, {"error": {"code": 503, "status": "UNAVAILABLE"}}),
+    "nothing but heartbeats": sse(": ping\n\n", ": ping\n\n"),
+    "an empty stream": sse(),
+    "an empty 200": http(200),
+    "an empty 204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an error in a whole 200": http(200, b'{"error": {"message": "upstream is down", "code": 502}}'),
+    "a failed response in a whole 200": http(200, b'{"object": "response", "status": "failed", "output": []}'),
+    "gzip": sse(coding="gzip", body=gzip.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "deflate": sse(coding="deflate", body=zlib.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "br": sse(coding="br", body=brotli.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "zstd": sse(coding="zstd", body=zstd(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "a bomb": sse(coding="gzip", body=gzip.compress(bytes(40 << 20))),
+    **{
+        f"{status}": http(status, b'{"error": {"message": "no"}}')
+        for status in (300, 303, 400, 401, 403, 404, 405, 413, 415, 418, 422, 424, 426, 451, 499)
+    },
+    "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+}
+COMPLETE: dict[str, bytes] = {
+    "response.completed": sse(CREATED, DELTA, {"type": "response.completed", "response": {"status": "completed"}}),
+    "response.incomplete": sse(CREATED, {"type": "response.incomplete", "response": {"status": "incomplete"}}),
+    "a large response.completed": sse(CREATED, *[DELTA] * 500, LARGE),
+    "a large response.completed without its event's name": sse(CREATED, f"data: {json.dumps(LARGE)}\n\n"),
+    "a large end in small pieces": sse(
+        *itertools.chain(
+            [
+                f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"[at : at + 1000]
+                for at in range(0, 301_000, 1000)
+            ]
+        )
+    ),
+    "message_stop": sse(TEXT, {"type": "message_delta", "delta": {}}, {"type": "message_stop"}),
+    "[DONE]": sse(CHUNK, "data: [DONE]\n\n"),
+    "finish_reason without [DONE]": sse(CHUNK, STOP, {"choices": [], "usage": {"total_tokens": 3}}),
+    "CRLF": sse("data: [DONE]\r\n\r\n"),
+    "finishReason": sse(GEMINI, {"candidates": [{"finishReason": "STOP"}]}),
+    "a blocked prompt": sse({"promptFeedback": {"blockReason": "SAFETY"}}),
+    "a stream of an unknown kind": sse('data: {"progress": 1}\n\n'),
+    "a whole answer": http(200, b'{"choices": [], "error": null}'),
+    "bytes": http(200, b"\0\1\2", content_type="audio/mpeg"),
+    "gzip": sse(coding="gzip", body=gzip.compress(b"data: [DONE]\n\n")),
+    "br": sse(coding="br", body=brotli.compress(b"data: [DONE]\n\n")),
+    "zstd": sse(coding="zstd", body=zstd(b"data: [DONE]\n\n")),
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("home"), "--set", "x402_budget=1000") as the_stage:
+        yield the_stage
+
+
+PATHS = {
+    "/v1/chat/completions": "[DONE]",
+    "/v1/responses": "response.completed",
+    "/api/v1/messages": "message_stop",
+    "/v1beta/models/g:streamGenerateContent": "finishReason",
+}
+
+numbers = itertools.count()
+
+
+def fresh(**more: Any) -> bytes:
+    return json.dumps({"n": next(numbers), **more}).encode()
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_an_answer_that_fails_is_paid_once(shop: Stage, name: str) -> None:
+    assert shop.call(INCOMPLETE[name], "/v1/any", fresh()) == 1
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_each_complete_answer_is_a_purchase(shop: Stage, name: str) -> None:
+    assert shop.call(COMPLETE[name], "/v1/any", fresh(), tries=3) == 3
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("end", PATHS.values())
+def test_a_client_needs_the_end_of_its_own_dialect(shop: Stage, path: str, end: str) -> None:
+    assert shop.call(COMPLETE[end], path, fresh(), tries=3) == (3 if PATHS[path] == end else 1)
+
+
+def test_what_a_client_cannot_take_is_no_answer(shop: Stage) -> None:
+    streamed = {"content-type": "application/json"}
+    whole = http(200, b'{"output": []}')
+    assert shop.call(whole, "/v1/responses", fresh(stream=True), **streamed) == 1
+    assert shop.call(whole, "/v1/responses", fresh(), accept="text/event-stream") == 1
+    assert shop.call(whole, "/v1/responses", fresh(), tries=2, accept="application/json, text/event-stream") == 2
+    assert shop.call(whole, "/v1/responses", fresh(text='"stream": true'), tries=2, **streamed) == 2
+    assert shop.call(http(200, b"<p>", content_type="text/html"), "/v1/responses", fresh(), **streamed) == 1
+    assert shop.call(http(200, b"<p>", content_type="text/html"), "/page", b"", method="GET", tries=2) == 2
+    assert shop.call(http(200, b'{"output": ['), "/v1/responses", fresh(), **streamed) == 1
+
+
+def test_a_client_that_follows_redirects_pays_once(shop: Stage) -> None:
+    for status in (307, 308):
+        answer = http(status, b"", "Location: /v1/messages")
+        assert shop.call(answer, "/v1/messages", fresh(), tries=CLAUDE_TRIES, follow=True) == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_compressed_request_is_known_again(shop: Stage, coding: str) -> None:
+    """Also where it is compressed anew, or the other way round: what counts is what it says."""
+    compress = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}[coding]
+    body = fresh(text="t" * 1000)
+    answers = {"content-encoding": coding, "content-type": "application/json"}
+    assert shop.call(http(500), "/v1/responses", compress(body), **answers) == 1
+    reordered = json.dumps(dict(reversed(json.loads(body).items()))).encode()
+    before = shop.attacker.references("/v1/responses")
+    shop.call(http(500), "/v1/responses", compress(reordered), tries=1, **answers)
+    assert shop.attacker.references("/v1/responses") == before
+
+
+def test_what_cannot_be_decoded_is_compared_as_it_came(shop: Stage) -> None:
+    assert shop.call(http(500), "/v1/responses", b"no zstd %d" % next(numbers), **{"content-encoding": "zstd"}) == 1
+    assert shop.call(http(500), "/v1/responses", b"no such %d" % next(numbers), **{"content-encoding": "other"}) == 1
+    bomb = gzip.compress(bytes(200 << 20))
+    assert shop.call(http(500), "/v1/responses", bomb, tries=2, **{"content-encoding": "gzip"}) == 1
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PROPFIND"])
+def test_what_delivers_nothing_is_never_paid(shop: Stage, method: str) -> None:
+    assert shop.call(http(200), "/v1/any", b"", method=method, tries=1) == 0
+
+
+def test_a_websocket_handshake_is_never_paid(shop: Stage) -> None:
+    shop.attacker.answers["/v1/socket"] = lambda _: http(400)
+    fields = (
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: " + "A" * 24,
+    )
+    for _ in range(8):
+        with shop.proxy.client() as client:
+            client.send(raw_request("GET", "/v1/socket", b"", *fields))
+            assert client.until(b"\r\n").split()[1] == b"402"
+    assert not shop.attacker.payments["/v1/socket"]
+
+
+CHANGERS = {
+    "modify_body": ("--modify-body", "/~q/t/changed"),
+    "modify_headers": ("--modify-headers", "/~q/x-request-id/other"),
+    "map_remote": ("--map-remote", "|/v1/alias|/v1/responses"),
+}
+LATER = """
+import itertools
+number = itertools.count()
+
+def request(flow):
+    flow.request.headers["x-attempt"] = str(next(number))
+    flow.request.text = flow.request.text.replace("}", f', "time": {next(number)}}}')
+"""
+
+
+@pytest.mark.parametrize("name", [*CHANGERS, "a later script", "an earlier script"])
+def test_what_changes_requests_makes_no_other_of_them(home: Path, name: str) -> None:
+    script = home / "later.py"
+    script.write_text(LATER)
+    arguments = ("-s", str(script)) if name == "a later script" else CHANGERS.get(name, ())
+    path = "/v1/alias" if name == "map_remote" else "/v1/responses"
+    with stage(home, *arguments, first=script if name == "an earlier script" else None) as shop:
+        shop.attacker.answers["/v1/responses"] = lambda _: http(500)
+        if name == "map_remote":
+            shop.call(http(500), path, fresh(text="t"))
+            assert len(shop.attacker.references("/v1/responses")) == 1
+        else:
+            assert shop.call(http(500), path, fresh(text="t")) == 1
