@@ -30,7 +30,7 @@ from ..protocol.extensions import with_identifier
 from ..protocol.headers import X_PAYMENT, payment_header
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
 from ..protocol.networks import Family
-from ..reconcile.rpcs import rpcs
+from ..reconcile.rpcs import named_rpcs, rpcs
 from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
@@ -38,6 +38,7 @@ from . import policy
 from .ceilings import OVER_PERMIT2, Ceilings
 from .outcomes import Outcomes
 from .policy import Offer, Purpose, Rules
+from .shortfalls import Shortfalls
 from .signing import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ REFRESH_SECONDS = 20
 IDENTIFIER = "pay_"
 """Before the hex digits of a payment identifier, which sellers want to have 16 to 128 characters."""
 MAX_IDENTIFIERS = 2000
-_NEXT_MAY_DO = frozenset({"over_request_limit", "over_budget", "balance_too_low", "permit2_allowance_missing"})
+_NEXT_MAY_DO = frozenset(
+    {"over_request_limit", "over_budget", "balance_too_low", "permit2_allowance_missing", "wallet_unfunded"}
+)
 """Refusals of one offer that another one need not meet."""
 
 
@@ -196,6 +199,7 @@ class Payer:
         self._ceilings = Ceilings(
             ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
         )
+        self.shortfalls = Shortfalls(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
         self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
 
     @property
@@ -249,6 +253,8 @@ class Payer:
         if self.settings.dry_run:
             raise policy.dry_run(offer, order.purpose)
         payer = self.payers[offer.network.family]
+        if payer is not None:
+            self.shortfalls.check(order.purpose.host, offer, payer)
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
             look = await self._ceilings.look(offer, payer)

@@ -33,7 +33,7 @@ REPLAY = "PAYMENT_REPLAY"
 NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
 """Codes by which the gateway says that nothing was broadcast, and after which a fresh signature helps (protocol,
 section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
-UNFUNDED = frozenset({"PAYMENT_UNFUNDED", "insufficient_funds"})
+UNFUNDED = frozenset({"PAYMENT_UNFUNDED", "insufficient_funds", "invalid_exact_evm_insufficient_balance"})
 """Codes by which the wallet could not pay: another signature would be no better."""
 NOT_VERIFIED = frozenset(
     {
@@ -298,6 +298,8 @@ class Purchase:
         first, unused = self._known.sends == 1, declined or code in NOT_BROADCAST
         if first and unused:
             return self._replace(Outcome("rejected", status=status, code=code, counts_for=payment.window))
+        if code in UNFUNDED:
+            self._payer.shortfalls.note(self.purpose.host, payment.offer, payment.payer)
         if first and code in UNFUNDED:
             self._step(Event.REJECT, Outcome("rejected", status=status, code=code, counts_for=payment.window))
             return False
