@@ -51,7 +51,7 @@ def entry(fate: Fate = "settled", micro_usd: int = 1000, ago: timedelta = timede
             "reference": "0xref",
         },
         **{"transaction": "0xtx", "status": 200, "code": "", "request_id": "r", "first_byte_ms": 1, "total_ms": 2},
-        **{"size": 3, "replaces": None},
+        **{"size": 3, "replaces": None, "counts": 0 if fate in ("expired", "released") else micro_usd},
     }
     return Entry(**{**fields, **more})  # type: ignore[arg-type]
 
@@ -193,14 +193,35 @@ class TestReading:
 
 
 class TestSums:
-    def test_only_settled_is_spent(self) -> None:
-        made = make(entry(micro_usd=5), *(entry(f, 100) for f in ("unknown", "under way", "rejected", "released")))  # type: ignore[arg-type]
-        one = report.Sum(1, 5)
-        assert (made.today, made.month, made.total) == (one, one, one)
-        assert made.by_day == {"2026-11-22": one}
-        assert made.by_model == {"gpt-5": one}
-        assert made.by_network == {"base": one}
-        assert report.total(made.of("unknown")) == report.Sum(1, 100)
+    def test_spent_is_what_counts_and_says_what_of_it_is_open(self) -> None:
+        fates: tuple[Fate, ...] = ("unknown", "under way", "rejected", "released", "expired")
+        made = make(entry(micro_usd=5, client="codex"), *(entry(fate, 100) for fate in fates))
+        spent = report.Sum(4, 305, 3, 300)
+        assert (made.today, made.month, made.total) == (spent, spent, spent)
+        assert made.by_day == {"2026-11-22": spent}
+        assert made.by_model == {"gpt-5": spent}
+        assert made.by_network == {"base": spent}
+        assert made.by_path == {"/v1/chat/completions": spent}
+        assert made.by_client == {"unnamed": report.Sum(3, 300, 3, 300), "codex": report.Sum(1, 5)}
+        assert (spent.confirmed, spent.open) == (report.Sum(1, 5), report.Sum(3, 300, 3, 300))
+        assert report.total(made.of("expired")) == report.Sum(1, 100)
+
+    def test_of_a_ceiling_only_what_counts_is_spent(self) -> None:
+        assert make(entry(micro_usd=17_686, counts=686)).total == report.Sum(1, 686)
+
+    def test_a_day_on_which_nothing_is_confirmed_is_no_zero(self) -> None:
+        text = report_text.table(make(*(entry("unknown", 5140) for _ in range(150))))
+        assert re.search(r"Today +150 +0\.771$", text, re.MULTILINE)
+        assert re.search(r"sent, not confirmed yet +150 +0\.771$", text, re.MULTILINE)
+        assert re.search(r"2026-11-22 +150 +0\.771 +░+$", text, re.MULTILINE)
+
+    def test_where_the_chain_contradicts(self) -> None:
+        made = make(entry(finding="other_amount", chain_transaction="0xchain"), entry())
+        for text in (report_text.table(made), report_html.page(made)):
+            assert "The chain contradicts the gateway" in text
+            assert "other_amount" in text
+            assert "0xchain" in text
+        assert json.loads(report_text.as_json(made))["findings"][0]["finding"] == "other_amount"
 
     def test_days_and_months_are_the_calendars(self) -> None:
         hour = timedelta(hours=1)
@@ -229,7 +250,7 @@ class TestSums:
     def test_a_period_leaves_today_and_this_month_whole(self) -> None:
         entries = [entry(), entry("unknown"), entry(ago=timedelta(days=3)), entry("unknown", ago=timedelta(days=3))]
         made = make(*entries, since=date(2026, 11, 22))
-        assert (made.month.payments, made.total.payments, len(made.of("unknown"))) == (2, 1, 1)
+        assert (made.month.payments, made.total.payments, len(made.of("unknown"))) == (4, 2, 1)
 
     def test_without_a_model_the_path_names_it(self) -> None:
         made = make(entry(model=None, path="/v1/search"), entry(micro_usd=2000, network="eip155:1"))
@@ -239,7 +260,7 @@ class TestSums:
     @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 10**12), st.integers(0, 400))))
     def test_every_cut_adds_up(self, rows: list[tuple[str, int, int]]) -> None:
         made = make(*(entry(model=m, micro_usd=usd, ago=timedelta(days=days)) for m, usd, days in rows))
-        for sums in (made.by_day, made.by_model, made.by_network):
+        for sums in (made.by_day, made.by_model, made.by_network, made.by_path, made.by_client):
             assert (
                 sum(each.micro_usd for each in sums.values()) == made.total.micro_usd == sum(usd for _, usd, _ in rows)
             )
@@ -254,10 +275,10 @@ class TestTable:
         text = report_text.table(make(*entries))
         assert max(map(len, text.splitlines())) <= 80
         assert "\x1b" not in text
-        assert " 40 40000000.00004" in text
+        assert " 43 40000000.00304" in text
         assert "20 earlier days" in text
         for part in (
-            "Unknown: 1 payment, 0.001 USD",
+            "Sent, not confirmed yet: 1 payment, 0.001 USD",
             "Under way: 1 payment",
             "Rejected by the gateway: 1 payment, 0.001 USD.",
             "1 never sent",
@@ -292,7 +313,10 @@ class TestTable:
 class TestJsonAndCsv:
     def test_json(self) -> None:
         said = json.loads(report_text.as_json(make(entry(micro_usd=13_081), entry("unknown", 7), entry("rejected", 9))))
-        spent = {"payments": 1, "usd": "0.013081", "micro_usd": 13081}
+        spent = {
+            **{"payments": 3, "usd": "0.013097", "micro_usd": 13097},
+            **{"confirmed_usd": "0.013081", "not_confirmed_usd": "0.000016"},
+        }
         assert said["today"] == said["this_month"] == said["total"] == spent
         assert said["by_model"] == [{"model": "gpt-5", **spent}]
         assert said["by_network"] == [{"network": "base", **spent}]
@@ -371,12 +395,12 @@ class TestPage:
             "solana",
             "gpt-5",
             "2026-11-13",
-            "Outcome unknown",
+            "Sent, not confirmed yet",
             "0xref",
             "0xtx",
             "rejected",
             "never sent",
-            "0.002",
+            "0.004",
         ):
             assert part in text
         assert text.count('<g class="bar">') == 4  # two days in two charts
@@ -389,7 +413,8 @@ class TestPage:
     def test_only_unknown(self) -> None:
         text = report_html.page(make(entry("unknown")))
         assert _Page(text).open == []
-        assert "Spent per" not in text
+        assert "Spent per day" in text
+        assert "0 confirmed, 0.001 not confirmed yet" in text
 
     @pytest.mark.parametrize(
         "evil", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "</title><b>", "&lt;", "'-'"]

@@ -9,7 +9,7 @@ from html import escape
 
 from ..ledger.reading import Entry
 from ..protocol.amounts import format_usd
-from .sums import Report
+from .sums import SPENT, Report
 from .text import plain
 
 SERIES = 7
@@ -103,13 +103,13 @@ def _heights(
     found: list[dict[str, int]] = [{} for _ in columns]
     firsts = [column.first for column in columns]
     at = 0
-    settled = [(report.moment(entry).date(), entry) for entry in report.entries if entry.fate == "settled"]
-    for day, entry in sorted(settled, key=lambda item: item[0]):
+    spent = [(report.moment(entry).date(), entry) for entry in report.entries if entry.fate in SPENT]
+    for day, entry in sorted(spent, key=lambda item: item[0]):
         while at + 1 < len(firsts) and firsts[at + 1] <= day:
             at += 1
         name = key(entry)
         name = name if name in names else OTHERS
-        found[at][name] = found[at].get(name, 0) + entry.micro_usd
+        found[at][name] = found[at].get(name, 0) + entry.counts
     return found
 
 

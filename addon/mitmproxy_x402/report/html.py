@@ -13,7 +13,7 @@ from ..ledger.reading import Entry
 from ..protocol.amounts import format_usd
 from . import chart as report_chart
 from .style import STYLE
-from .sums import Report, Sum, total
+from .sums import WORDS, Report, Sum
 from .text import count, plain
 
 LATEST = 50
@@ -53,17 +53,19 @@ PAGE = """\
 def page(report: Report) -> str:
     """The whole page as text."""
     body = [_cards(report)]
-    if report.of("settled"):
+    if report.total.payments:
         body.append(_charts(report))
         body.append('<div class="pair"><div>')
         body.append(_sums("By model", report.by_model, report_chart.ranking(report.by_model)))
         body.append(_sums("By network", report.by_network, report_chart.ranking(report.by_network)))
+        body.append(_sums("By client", report.by_client, ()))
         body.append("</div><div>")
+        body.append(_sums("By path", report.by_path, ()))
         body.append(_sums("By day", dict(reversed(list(report.by_day.items()))), ()))
         body.append("</div></div>")
     elif not report.entries:
         body.append('<section class="empty"><p>Nothing was paid yet. Come back when something was.</p></section>')
-    body += [_unknown(report), _latest(report)]
+    body += [_findings(report), _unknown(report), _latest(report)]
     return PAGE.format(
         total=format_usd(report.total.micro_usd),
         style=STYLE,
@@ -77,12 +79,11 @@ def page(report: Report) -> str:
 
 
 def _cards(report: Report) -> str:
-    unknown = total(report.of("unknown"))
     cards = [
         _card("Today", report.today),
         _card("This month", report.month),
         _card("In this period" if report.since else "In all", report.total),
-        _card("Outcome unknown", unknown, "warn" if unknown.payments else "", "kept apart"),
+        _card("Not confirmed yet", report.total.open, "warn" if report.total.open_payments else "", "sent, and spent"),
     ]
     return f'<section class="cards">{"".join(cards)}</section>'
 
@@ -91,6 +92,9 @@ def _card(title: str, each: Sum, kind: str = "", note: str = "") -> str:
     whole, point, part = format_usd(each.micro_usd).partition(".")
     small = f"<small>{point}{part}</small>" if part else ""
     more = f", {note}" if note and each.payments else ""
+    if not note and each.open_payments:
+        confirmed, still = format_usd(each.confirmed.micro_usd), format_usd(each.open_micro_usd)
+        more = f": {confirmed} confirmed, {still} not confirmed yet"
     return (
         f'<div class="card {kind}"><h2>{title}</h2><p class="sum"><span>$</span>{whole}{small}</p>'
         f"<p>{count(each.payments)}{more}</p></div>"
@@ -172,8 +176,21 @@ def _unknown(report: Report) -> str:
         for entry in unknown
     ]
     head = _head("time", "USD", "for", "network", "reference")
-    note = "Sent, and never confirmed: these may have been settled, and count against the budget."
-    return _folded("Outcome unknown", head, lines, kind="list", note=note)
+    note = "These count as spent. <code>./run.sh reconcile</code> asks the chain what became of them."
+    return _folded("Sent, not confirmed yet", head, lines, kind="list", note=note)
+
+
+def _findings(report: Report) -> str:
+    if not report.findings:
+        return ""
+    lines = [
+        f"<tr><td>{_time(report, entry)}</td><td>{_usd(entry.micro_usd)}</td><td>{_what(entry)}</td>"
+        f'<td>{escape(plain(entry.finding))}</td><td class="code">{escape(plain(entry.transaction))}</td>'
+        f'<td class="code">{escape(plain(entry.chain_transaction or "nothing moved"))}</td></tr>'
+        for entry in report.findings
+    ]
+    head = _head("time", "USD", "for", "finding", "the gateway said", "the chain says")
+    return _folded("The chain contradicts the gateway", head, lines, kind="list")
 
 
 def _latest(report: Report) -> str:
@@ -183,15 +200,12 @@ def _latest(report: Report) -> str:
     lines = [
         f"<tr><td>{_time(report, entry)}</td><td>{_usd(entry.micro_usd)}</td><td>{_what(entry)}</td>"
         f"<td>{escape(report.network(entry.network))}</td>"
-        f'<td><span class="state {entry.fate.replace(" ", "-")}">{_FATES.get(entry.fate, entry.fate)}</span></td>'
-        f'<td class="code">{escape(plain(entry.transaction or entry.code))}</td></tr>'
+        f'<td><span class="state {entry.fate.replace(" ", "-")}">{WORDS[entry.fate]}</span></td>'
+        f'<td class="code">{escape(plain(entry.chain_transaction or entry.transaction or entry.code))}</td></tr>'
         for entry in latest
     ]
     head = _head("time", "USD", "for", "network", "state", "transaction")
     return _folded("Latest payments", head, lines, kind="list")
-
-
-_FATES = {"released": "never sent"}
 
 
 def _time(report: Report, entry: Entry) -> str:

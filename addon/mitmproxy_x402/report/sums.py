@@ -1,6 +1,7 @@
-"""What was spent: the ledger's rows as sums of today, this month, by day, model and network. Pure.
+"""What was spent: the ledger's rows as sums of today, this month, by day, model, network, path and client. Pure.
 
-Only settled payments count as spent. Those whose outcome is unknown are listed apart: they may have been settled.
+Spent is everything that counts against budgets: what is confirmed, and what was sent and is not confirmed yet. The two
+are shown apart. What was not taken, and never can be, is not spent; nor is what was never sent.
 """
 
 from __future__ import annotations
@@ -10,16 +11,51 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone, tzinfo
 
-from ..ledger.reading import Entry
+from ..ledger.reading import Entry, Fate
 from ..protocol.networks import BUILT_IN, NetworkTable
+
+UNNAMED = "unnamed"
+SPENT: frozenset[Fate] = frozenset({"settled", "unknown", "rejected", "under way"})
+"""What counts."""
+OPEN: frozenset[Fate] = SPENT - {"settled"}
+"""What of it nobody has confirmed."""
+WORDS: Mapping[Fate, str] = {
+    "settled": "confirmed",
+    "unknown": "not confirmed yet",
+    "rejected": "rejected by the gateway, not confirmed yet",
+    "under way": "under way",
+    "expired": "not taken",
+    "released": "never sent",
+}
+"""What people read of a payment's fate."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """So many payments of so many millionths of a dollar."""
+    """So many payments of so many millionths of a dollar, and how much of that is not confirmed yet."""
 
     payments: int = 0
     micro_usd: int = 0
+    open_payments: int = 0
+    open_micro_usd: int = 0
+
+    @property
+    def confirmed(self) -> Sum:
+        """What a receipt or the chain proves."""
+        return Sum(self.payments - self.open_payments, self.micro_usd - self.open_micro_usd)
+
+    @property
+    def open(self) -> Sum:
+        """What was sent and is not confirmed yet."""
+        return Sum(self.open_payments, self.open_micro_usd, self.open_payments, self.open_micro_usd)
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(
+            self.payments + other.payments,
+            self.micro_usd + other.micro_usd,
+            self.open_payments + other.open_payments,
+            self.open_micro_usd + other.open_micro_usd,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,14 +74,22 @@ class Report:
     """Of the calendar."""
     total: Sum
     by_day: Mapping[str, Sum]
-    """ISO dates, oldest first, without days on which nothing was settled."""
+    """ISO dates, oldest first, without days on which nothing was spent."""
     by_model: Mapping[str, Sum]
     """Dearest first; requests that name no model go by their path."""
     by_network: Mapping[str, Sum]
+    by_path: Mapping[str, Sum]
+    by_client: Mapping[str, Sum]
+    """As clients name themselves; those that do not are "unnamed"."""
     entries: tuple[Entry, ...]
     """Of the period, whatever became of them, oldest first."""
     names: Mapping[str, str]
     """Short names of networks, by CAIP-2."""
+
+    @property
+    def findings(self) -> tuple[Entry, ...]:
+        """The period's payments where the chain contradicts what the gateway said, newest first."""
+        return tuple(entry for entry in reversed(self.entries) if entry.finding)
 
     def of(self, fate: str) -> tuple[Entry, ...]:
         """The period's payments that came to `fate`, newest first."""
@@ -66,9 +110,16 @@ def moment(entry: Entry, zone: tzinfo | None) -> datetime:
 
 
 def total(entries: Iterable[Entry]) -> Sum:
-    """All of `entries` together."""
-    amounts = [entry.micro_usd for entry in entries]
-    return Sum(len(amounts), sum(amounts))
+    """What all of `entries` count for together; for those that count nothing, what they were of."""
+    payments = micro_usd = open_payments = open_micro_usd = 0
+    for entry in entries:
+        amount = entry.counts if entry.fate in SPENT else entry.micro_usd
+        payments += 1
+        micro_usd += amount
+        if entry.fate in OPEN:
+            open_payments += 1
+            open_micro_usd += amount
+    return Sum(payments, micro_usd, open_payments, open_micro_usd)
 
 
 def by(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, Sum]:
@@ -101,8 +152,8 @@ def make(
     now = now.astimezone(zone)
     days = {entry.row: moment(entry, zone).date() for entry in entries}
     chosen = [entry for entry in entries if since is None or days[entry.row] >= since]
-    settled = [entry for entry in chosen if entry.fate == "settled"]
-    spent = [(days[entry.row], entry) for entry in entries if entry.fate == "settled"]
+    spent = [entry for entry in chosen if entry.fate in SPENT]
+    ever = [(days[entry.row], entry) for entry in entries if entry.fate in SPENT]
     names: dict[str, str] = {network.caip2: network.name for network in networks}
     today = now.date()
     return Report(
@@ -110,12 +161,14 @@ def make(
         made=now,
         zone=zone,
         since=since,
-        today=total(entry for day, entry in spent if day == today),
-        month=total(entry for day, entry in spent if (day.year, day.month) == (today.year, today.month)),
-        total=total(settled),
-        by_day=dict(sorted(by(settled, lambda entry: days[entry.row].isoformat()).items())),
-        by_model=dearest_first(by(settled, lambda entry: entry.what)),
-        by_network=dearest_first(by(settled, lambda entry: names.get(entry.network, entry.network))),
+        today=total(entry for day, entry in ever if day == today),
+        month=total(entry for day, entry in ever if (day.year, day.month) == (today.year, today.month)),
+        total=total(spent),
+        by_day=dict(sorted(by(spent, lambda entry: days[entry.row].isoformat()).items())),
+        by_model=dearest_first(by(spent, lambda entry: entry.what)),
+        by_network=dearest_first(by(spent, lambda entry: names.get(entry.network, entry.network))),
+        by_path=dearest_first(by(spent, lambda entry: entry.path)),
+        by_client=dearest_first(by(spent, lambda entry: entry.client or UNNAMED)),
         entries=tuple(chosen),
         names=names,
     )

@@ -10,11 +10,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
-from ..ledger.reading import Entry
+from ..ledger.reading import Entry, Fate
 from ..protocol.amounts import format_usd
-from .sums import Report, Sum, total
+from .sums import UNNAMED, WORDS, Report, Sum, total
 
 WIDTH = 80
 _LABEL, _COUNT, _AMOUNT = 32, 10, 16
@@ -42,14 +43,20 @@ def table(report: Report, *, colour: bool = False, blocks: bool = True) -> str:
     if not report.entries:
         when = f"since {report.since}" if report.since else "yet"
         return f"Nothing was paid {when}.\n{dim(f'Ledger: {plain(report.ledger)}')}\n"
-    lines = [_head(bold("Settled"), "Settled")]
+    lines = [_head(bold("Spent"), "Spent")]
     period = f"Since {report.since}" if report.since else "In all"
-    sums = {"Today": report.today, "This month": report.month, period: report.total}
-    lines += [_line(name, each) for name, each in sums.items()]
-    unit = "day"
-    for title, rows in (("day", report.by_day), ("model", report.by_model), ("network", report.by_network)):
+    for name, each in {"Today": report.today, "This month": report.month, period: report.total}.items():
+        lines.append(_line(name, each))
+        if each.open_payments:
+            lines += [_line("  confirmed", each.confirmed), _line("  sent, not confirmed yet", each.open)]
+    sections = {"day": report.by_day, "model": report.by_model, "network": report.by_network, "path": report.by_path}
+    if any(name != UNNAMED for name in report.by_client):
+        sections["client"] = report.by_client
+    for title, rows in sections.items():
         lines += ["", _head(bold(f"By {title}"), f"By {title}")]
-        lines += _section(rows, newest=title == unit, blocks=blocks)
+        lines += _section(rows, newest=title == "day", blocks=blocks)
+    if report.total.open_payments:
+        lines += ["", dim("Bars: what is confirmed is dark, what is not yet is light.")] if blocks else []
     lines += ["", *_apart(report, bold, dim)]
     lines.append(dim(f"Ledger: {plain(report.ledger)}"))
     return "\n".join(lines) + "\n"
@@ -76,55 +83,66 @@ def _section(rows: Mapping[str, Sum], *, newest: bool, blocks: bool) -> list[str
     if newest:
         shown, rest = items[-MAX_LINES:], items[:-MAX_LINES]
     most = max(each.micro_usd for _, each in shown) or 1
-    lines = [_line(name, each, _bar(each.micro_usd, most, blocks)) for name, each in shown]
+    lines = [_line(name, each, _bar(each, most, blocks)) for name, each in shown]
     if rest:
         name = f"{len(rest)} earlier days" if newest else f"{len(rest)} others"
-        others = Sum(sum(each.payments for _, each in rest), sum(each.micro_usd for _, each in rest))
+        others = sum((each for _, each in rest), Sum())
         lines.insert(0 if newest else len(lines), _line(name, others))
     return lines
 
 
-def _bar(micro_usd: int, most: int, blocks: bool) -> str:
+def _bar(each: Sum, most: int, blocks: bool) -> str:
+    """What is confirmed, then what is not."""
+    confirmed = each.micro_usd - each.open_micro_usd
     if not blocks:
-        return "#" * (micro_usd * _BAR // most)
-    eighths = micro_usd * _BAR * 8 // most
+        return "#" * (confirmed * _BAR // most) + "." * (each.micro_usd * _BAR // most - confirmed * _BAR // most)
+    if each.open_micro_usd:
+        dark, whole = confirmed * _BAR // most, max(each.micro_usd * _BAR // most, 1)
+        return "█" * dark + "░" * (whole - dark)
+    eighths = confirmed * _BAR * 8 // most
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
 
 
 def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]) -> list[str]:
-    """What is not among the settled."""
+    """What there is to say beside the sums: what is open, what the chain contradicts, what cost nothing."""
     lines: list[str] = []
-    unknown = report.of("unknown")
+    unknown, rejected = report.of("unknown"), total(report.of("rejected"))
     if unknown:
         each = total(unknown)
-        lines.append(
-            f"{bold('Unknown')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD, not in the sums above."
-        )
-        lines.append("They may have been settled, and count against the budget. Look them up:")
-        for entry in unknown[:MAX_LINES]:
-            place = f"{report.network(entry.network)}  {plain(entry.what, 40)}"
-            lines.append(f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}")
-            lines.append(dim(f"    {plain(entry.reference) or 'no reference'}"))
-        if len(unknown) > MAX_LINES:
-            lines.append(f"  and {len(unknown) - MAX_LINES} more; --csv lists all")
-        lines.append("")
-    rejected = total(report.of("rejected"))
+        lines.append(f"{bold('Sent, not confirmed yet')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD.")
+        lines.append("They count as spent. ./run.sh reconcile asks the chain what became of them:")
+        lines += _listed(report, unknown, lambda entry: entry.reference or "no reference", dim)
     if rejected.payments:
         lines += [
             f"Rejected by the gateway: {count(rejected.payments)}, {format_usd(rejected.micro_usd)} USD.",
-            "They count against the budget until nobody can submit their signatures.",
+            "They count as spent until nobody can submit their signatures.",
             "",
         ]
     under_way = total(report.of("under way"))
     if under_way.payments:
         lines += [f"Under way: {count(under_way.payments)}, {format_usd(under_way.micro_usd)} USD.", ""]
-    free = [f"{len(report.of(fate))} {said}" for fate, said in _FREE.items() if report.of(fate)]
+    if report.findings:
+        lines.append(f"{bold('The chain contradicts the gateway')}: {count(len(report.findings))}.")
+        lines += _listed(report, report.findings, lambda entry: f"{entry.finding}  {entry.chain_transaction}", dim)
+    free = [f"{len(report.of(fate))} {WORDS[fate]}" for fate in _FREE if report.of(fate)]
     if free:
         lines += [f"Cost nothing: {' and '.join(free)}.", ""]
     return lines
 
 
-_FREE = {"expired": "rejected and expired", "released": "never sent"}
+def _listed(
+    report: Report, entries: Sequence[Entry], more: Callable[[Entry], str], dim: Callable[[str], str]
+) -> Iterable[str]:
+    for entry in entries[:MAX_LINES]:
+        place = f"{report.network(entry.network)}  {plain(entry.what, 40)}"
+        yield f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}"
+        yield dim(f"    {plain(more(entry), WIDTH - 4)}")
+    if len(entries) > MAX_LINES:
+        yield f"  and {len(entries) - MAX_LINES} more; --csv lists all"
+    yield ""
+
+
+_FREE: tuple[Fate, ...] = ("expired", "released")
 
 
 def count(payments: int) -> str:
@@ -133,7 +151,7 @@ def count(payments: int) -> str:
 
 
 def as_json(report: Report) -> str:
-    """The sums, and the payments whose outcome is unknown. Amounts are decimal text, and integers of millionths."""
+    """The sums, and what is open or contradicted. Amounts are decimal text, and integers of millionths."""
     unknown = report.of("unknown")
     document = {
         "ledger": report.ledger,
@@ -145,17 +163,26 @@ def as_json(report: Report) -> str:
         "by_day": _objects("day", report.by_day),
         "by_model": _objects("model", report.by_model),
         "by_network": _objects("network", report.by_network),
+        "by_path": _objects("path", report.by_path),
+        "by_client": _objects("client", report.by_client),
         "unknown": {**_object(total(unknown)), "list": [dict(_fields(report, entry)) for entry in unknown]},
         "under_way": _object(total(report.of("under way"))),
         "rejected": _object(total(report.of("rejected"))),
-        "expired": _object(total(report.of("expired"))),
+        "not_taken": _object(total(report.of("expired"))),
         "never_sent": _object(total(report.of("released"))),
+        "findings": [dict(_fields(report, entry)) for entry in report.findings],
     }
     return json.dumps(document, indent=2) + "\n"
 
 
 def _object(each: Sum) -> dict[str, Any]:
-    return {"payments": each.payments, "usd": format_usd(each.micro_usd), "micro_usd": each.micro_usd}
+    return {
+        "payments": each.payments,
+        "usd": format_usd(each.micro_usd),
+        "micro_usd": each.micro_usd,
+        "confirmed_usd": format_usd(each.confirmed.micro_usd),
+        "not_confirmed_usd": format_usd(each.open_micro_usd),
+    }
 
 
 def _objects(title: str, rows: Mapping[str, Sum]) -> list[dict[str, Any]]:
@@ -174,15 +201,25 @@ def as_csv(report: Report) -> str:
 COLUMNS: Sequence[str] = (
     *("time", "state", "usd", "model", "network", "method", "host", "path", "amount", "asset", "pay_to", "reference"),
     *("transaction", "status", "code", "request_id", "first_byte_ms", "total_ms", "bytes", "sends", "row", "replaces"),
+    *("spent_usd", "client", "wallet", "scheme", "chain", "chain_transaction", "chain_time", "chain_amount", "finding"),
 )
+"""`usd` is what was signed for, `spent_usd` what counts of it; `chain...` is what the chain itself says."""
 
 
 def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | None]]:
+    when = None if entry.chain_time is None else datetime.fromtimestamp(entry.chain_time, timezone.utc)
     values: tuple[str | int | None, ...] = (
         *(report.moment(entry).isoformat(), entry.fate, format_usd(entry.micro_usd), entry.model),
         *(report.network(entry.network), entry.method, entry.host, entry.path, entry.amount, entry.asset),
         *(entry.pay_to, entry.reference, entry.transaction, entry.status, entry.code, entry.request_id),
         *(entry.first_byte_ms, entry.total_ms, entry.size, entry.sends, entry.row, entry.replaces),
+        *(format_usd(entry.counts), entry.client, entry.wallet, entry.scheme, entry.chain_state),
+        *(
+            entry.chain_transaction,
+            None if when is None else when.astimezone(report.zone).isoformat(),
+            entry.chain_amount,
+        ),
+        entry.finding,
     )
     return zip(COLUMNS, values, strict=True)
 
