@@ -38,7 +38,8 @@ async def look_up(network: Network, payments: Sequence[Sent], rpcs: Sequence[Rpc
     for payment in payments:
         verdict = verdicts.get(payment.key) or open_because("no RPC could be asked")
         if verdict.kind == "open" and failures and not verdict.disputed:
-            verdict = open_because("; ".join([*([verdict.why] if payment.key in verdicts else []), *failures]))
+            why = "; ".join([*([verdict.why] if payment.key in verdicts else []), *failures])
+            verdict = open_because(why, later=verdict.later)
         verdicts[payment.key] = verdict
     return verdicts
 

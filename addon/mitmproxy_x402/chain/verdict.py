@@ -99,7 +99,7 @@ def together(payment: Sent, statements: Sequence[Statement], known: int) -> Verd
     clear = [each for each in statements if each.verdict.kind != "open"]
     if not clear:
         why = "; ".join(dict.fromkeys(f"{each.origin}: {each.verdict.why}" for each in statements))
-        return open_because(why or "no RPC could be asked")
+        return open_because(why or "no RPC could be asked", later=any(each.verdict.later for each in statements))
     found = [each for each in clear if each.verdict.kind == "moved"] or clear
     first = found[0].verdict
     if any(_contradict(each.verdict, first) for each in clear):

@@ -22,6 +22,8 @@ _LABEL, _COUNT, _AMOUNT = 32, 10, 16
 _BAR = WIDTH - _LABEL - _COUNT - _AMOUNT - 2
 MAX_LINES = 20
 """Of a table; more are summed up in its last line."""
+MAX_LISTED = 5
+"""Payments that are listed one by one."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -133,12 +135,12 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
 def _listed(
     report: Report, entries: Sequence[Entry], more: Callable[[Entry], str], dim: Callable[[str], str]
 ) -> Iterable[str]:
-    for entry in entries[:MAX_LINES]:
+    for entry in entries[:MAX_LISTED]:
         place = f"{report.network(entry.network)}  {plain(entry.what, 40)}"
         yield f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}"
         yield dim(f"    {plain(more(entry), WIDTH - 4)}")
-    if len(entries) > MAX_LINES:
-        yield f"  and {len(entries) - MAX_LINES} more; --csv lists all"
+    if len(entries) > MAX_LISTED:
+        yield f"  and {len(entries) - MAX_LISTED} more; --csv lists all"
     yield ""
 
 
