@@ -118,7 +118,7 @@ def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -
             gate.go_on.set()
             assert [client.chunk(), client.chunk(), client.chunk()] == [b"first", b"last", b""]
         assert proxy.wait_for_end() == 0
-        proxy.wait_for("payment of 0.013081 USDC.*: unknown")
+        proxy.wait_for("payment of 0.013081 USDC.*: sent, not confirmed yet")
         proxy.wait_for("1 payment of 0.013081 USDC sent without word of the settlement")
 
 
@@ -243,7 +243,7 @@ def test_what_clients_are_told_after_the_end_is_true(home: Path, own: bool) -> N
         (home / "over").touch()
         assert proxy.wait_for_end() == 0
         assert len(upstream.requests) == 5  # two of them twice
-        assert proxy.log.count(": unknown 0x") == 2
+        assert proxy.log.count(": sent, not confirmed yet, 0x") == 2
         assert "fault" not in proxy.log
 
 
@@ -257,7 +257,7 @@ def test_a_payment_that_was_sent_before_the_script_was_loaded_again(home: Path) 
         with proxy, proxy.client() as rejected, proxy.client() as cut:
             late.be_asked(rejected=rejected, cut=cut)
             os.utime(door, (2**31, 2**31))
-            proxy.wait_for(": unknown 0x")
+            proxy.wait_for(": sent, not confirmed yet, 0x")
             late.answer(rejected=rejected, cut=cut)
             assert httpx.get(f"{proxy.url}/x402/health", timeout=30).json() == {"status": "ok"}
             assert "fault" not in proxy.log

@@ -93,7 +93,7 @@ def test_settlements_wait_for_each_other(shop: Shop, caplog: pytest.LogCaptureFi
     shop.pass_by()
     assert query(shop.ledger.place, "state, transaction_id, status") == [("settled", SETTLED.transaction, 200)] * 2
     for line, path in zip(caplog.messages, ("/v1/a", "/v1/b"), strict=True):
-        assert f"for POST {path}: settled {SETTLED.transaction}; left: 9.5 of 10/day" in line
+        assert f"for POST {path}: paid {SETTLED.transaction}; left: 9.5 of 10/day" in line
     shop.sent().finish(SETTLED, complete=True)
     assert len(shop.delays) == 2
 

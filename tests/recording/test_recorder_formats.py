@@ -233,7 +233,7 @@ class TestMitm:
         body = b'data: {"choices":[],"object":"chat.completion.chunk","usage":{"total_tokens":812}}\n\ndata: [DONE]\n\n'
         self.file(tmp_path).add(dict(flow.get_state()), made(tmp_path, "one", [(0.5, body)]))
         (found,) = self.read(tmp_path)
-        line = "0.0131 USDC base settled 0x5d1ae3… · 812 tok · first byte 0.5 s"
+        line = "paid 0.0131 USDC base 0x5d1ae3… · 812 tok · first byte 0.5 s"
         assert (found.comment, found.marked) == (("mine", ":cat:") if own else (line, ":green_circle:"))
 
     def test_what_the_list_has_already_is_read_on(self, tmp_path: Path) -> None:

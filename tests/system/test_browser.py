@@ -97,7 +97,7 @@ def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
     assert "tool call 1: forecast" in shown
     assert '"city": "Oslo"' in shown
     assert "tool call 2: pack_bag" in shown
-    browser.wait_for_text("settled 0x", COMMENTS)
+    browser.wait_for_text("paid 0", COMMENTS)
     browser.wait_for_text("· 2 tool calls ·", COMMENTS)
     browser.evaluate("document.querySelector('.contentview').scrollIntoView()")
     take("llm-stream")

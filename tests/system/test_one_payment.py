@@ -177,7 +177,7 @@ def test_a_client_that_left_comes_back(shop: Place, fresh: str) -> None:
     shop.wait_for_payments(rows + 1)
     eventually(lambda: any(one.get("payment-signature") for one in list(shop.sandbox.requests)[asked:]))
     client.close()
-    shop.proxy.wait_for(f"payment of .*unknown {shop.rows('reference')[-1][0]}")
+    shop.proxy.wait_for(f"payment of .*not confirmed yet, {shop.rows('reference')[-1][0]}")
     with shop.proxy.client() as again:
         answer = again.ask(raw_request("POST", "/v1/chat/completions", body, fault, "content-type: application/json"))
     # The sandbox has not noticed that the first one left, so to it the payment is in use.

@@ -168,7 +168,7 @@ def test_a_database_that_goes_and_comes_again(tmp_path: Path, postgres: Postgres
     ledger = postgres.fresh(over="loopback")
     with farm(tmp_path, ledger, 1) as one:
         assert one.post(0).status_code == 200
-        one.proxies[0].wait_for("payment of .* settled")
+        one.proxies[0].wait_for("payment of .* paid 0x")
         postgres.stop()
         try:
             for _ in range(3):

@@ -91,9 +91,9 @@ class TestCommands:
         pay(paying, 13_081)
         pay(paying, 2_000_000, "unknown")
         status = call(paying, "x402.status").splitlines()
-        assert "today       0.013081 USD, 1 payment" in status
-        assert "this month  0.013081 USD, 1 payment" in status
-        assert "unknown     2 USD, 1 payment this month" in status
+        assert "today       2.013081 USD, 2 payments" in status
+        assert "this month  2.013081 USD, 2 payments" in status
+        assert "not sure    2 USD of it, 1 payment not confirmed yet" in status
         assert "left        7.986919 of 10/day" in status
 
     def test_status_of_payments_ahead(self, paying: Payer) -> None:
@@ -111,7 +111,9 @@ class TestCommands:
         newest, second, empty, summary = call(paying, "x402.payments", "2").splitlines()
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  0\.000004 +base +under way evil\?\[2J", newest)
         assert second.endswith("tx3")
-        assert (empty, summary) == ("", "paid 0.000003 USDC in 1 payment; 1 payment of 0.000004 USDC under way")
+        assert (empty, summary) == ("", "paid 0.000007 USDC in 2 payments: 0.000003 confirmed, 0.000004 not confirmed yet; "
+            "1 payment of 0.000004 USDC of it under way",
+        )
         assert call(paying, "x402.payments").count("\n") == 5
 
     @pytest.mark.parametrize("count", ["0", "-1", "1001", "x"])
@@ -180,8 +182,8 @@ class TestSummary:
         for amount, state in ((1, "settled"), (2, "settled"), (4, "unknown"), (8, "rejected"), (16, "sent")):
             pay(paying, amount, state)
         assert closing_lines(paying.settings, paying.ledger, 0) == [
-            "paid 0.000003 USDC in 2 payments; 1 payment of 0.000004 USDC sent without word of the settlement; "
-            "1 payment of 0.000016 USDC under way; 1 payment rejected",
+            "paid 0.000031 USDC in 5 payments: 0.000003 confirmed, 0.000028 not confirmed yet; "
+            "1 payment of 0.000008 USDC of it rejected; 1 payment of 0.000016 USDC of it under way",
             "left: 9.999969 of 10/day, 49.999969 of 50/month",
         ]
 

@@ -28,7 +28,7 @@ def of(**facts: str) -> dict[str, Any]:
 def test_everything_at_once() -> None:
     reading = Reading("openai-chat", items=(Text("a"), *CALLS), usage=Usage(500, 312, total=812), complete=True)
     assert comment.line(SETTLED, reading=reading, first_byte=0.94) == (
-        "0.0131 USDC base settled 0xabcdef… · 3 tool calls · 812 tok · first byte 0.9 s"
+        "paid 0.0131 USDC base 0xabcdef… · 3 tool calls · 812 tok · first byte 0.9 s"
     )
 
 
@@ -36,18 +36,21 @@ def test_everything_at_once() -> None:
     ("facts", "text"),
     [
         ({}, ""),
-        (SETTLED, "0.0131 USDC base settled 0xabcdef…"),
-        (of(state="sent", amount="2.5", network="solana"), "2.5 USDC solana sent"),
-        (of(state="unknown", amount="2.5", network="solana"), "2.5 USDC solana unknown"),
-        (of(state="rejected", amount="2.5", network="solana"), "2.5 USDC solana rejected"),
-        (of(state="settled", amount="1", network="base", transaction="5KtP"), "1 USDC base settled 5KtP"),
+        (SETTLED, "paid 0.0131 USDC base 0xabcdef…"),
+        ({**SETTLED, "x402.chain": "moved"}, "confirmed 0.0131 USDC base 0xabcdef…"),
+        (of(state="sent", amount="2.5", network="solana"), "sent 2.5 USDC solana"),
+        (of(state="unknown", amount="2.5", network="solana"), "sent 2.5 USDC solana, not confirmed yet"),
+        (of(state="rejected", amount="2.5", network="solana"), "rejected 2.5 USDC solana"),
+        (of(state="rejected", amount="1", network="base", reason="PAYMENT_UNFUNDED"), "rejected 1 USDC base: PAYMENT_UNFUNDED"),
+        (of(state="expired", amount="1", network="base"), "not taken 1 USDC base"),
+        (of(state="settled", amount="1", network="base", transaction="5KtP"), "paid 1 USDC base 5KtP"),
         (of(state="refused", refused="over_request_limit", asked="2.5 USDC on base"),
          "refused over_request_limit: asked 2.5 USDC on base"),
         (of(state="refused", refused="no_wallet"), "refused no_wallet"),
-        (of(state="unknown"), "unknown"),
+        (of(state="unknown"), "sent, not confirmed yet"),
         ({"x402.state": b"settled", "x402.amount": 3, "other": "value"}, ""),
         (of(state="unknown", amount="1", network="base", refused="over_repurchase_limit"),
-         "1 USDC base unknown then refused over_repurchase_limit"),
+         "sent 1 USDC base, not confirmed yet, then refused over_repurchase_limit"),
         (of(amount="1", network="base"), ""),
     ],
 )  # fmt: skip
@@ -77,7 +80,7 @@ def test_what_went_wrong_comes_last() -> None:
 def test_without_an_answer() -> None:
     assert comment.line({}) == ""
     assert comment.line({}, broken=True) == "no answer"
-    assert comment.line(of(state="unknown", amount="1"), broken=True) == "1 USDC unknown · no answer"
+    assert comment.line(of(state="unknown", amount="1"), broken=True) == "sent 1 USDC, not confirmed yet · no answer"
 
 
 def test_a_refusal_says_nothing_of_our_own_answer() -> None:
@@ -109,8 +112,8 @@ def test_sizes(count: int, shown: str) -> None:
 
 
 def test_each_state_has_a_mark_of_its_own_that_both_screens_can_show() -> None:
-    marks = [comment.mark(of(state=state)) for state in ("settled", "unknown", "rejected", "refused")]
-    assert len(set(marks)) == 4
+    marks = [comment.mark(of(state=state)) for state in ("settled", "unknown", "rejected", "expired", "refused")]
+    assert len(set(marks)) == 5
     for mark in marks:
         assert len(emoji.emoji[mark]) == 1  # mitmproxy's console shows a dot for longer ones
         assert emoji.emoji[mark] != "🔴"  # what mitmweb shows for a mark of the user's own

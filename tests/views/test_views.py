@@ -266,7 +266,7 @@ def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
         assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
     flow = saved(home / "flows")
     assert re.fullmatch(
-        r"0\.\d+ USDC base-sepolia settled 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment
+        r"paid 0\.\d+ USDC base-sepolia 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment
     )
     assert flow.marked == ":green_circle:"
 
@@ -319,7 +319,7 @@ def test_a_paid_stream(shop: Web) -> None:
     assert ask(shop, USAGE).status_code == 200
     flow = shop.wait_for_flow(lambda flow: "tok" in flow["comment"])
     assert re.fullmatch(
-        r"0\.001\d* USDC base-sepolia settled 0x[0-9a-f]{6}… · 1 tool call · \d+ tok · first byte (\d+ ms|[\d.]+ s)",
+        r"paid 0\.001\d* USDC base-sepolia 0x[0-9a-f]{6}… · 1 tool call · \d+ tok · first byte (\d+ ms|[\d.]+ s)",
         flow["comment"],
     )
     assert flow["marked"] == "🟢"

@@ -8,7 +8,7 @@ A proxy that is killed in that moment leaves rows that stay counted, without the
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..deferred import Batch, Later
@@ -18,6 +18,18 @@ from ..protocol.amounts import format_usd
 from .policy import Offer, Purpose
 
 logger = logging.getLogger(__name__)
+
+WORDS: Mapping[State, str] = {
+    "reserved": "not sent",
+    "released": "not sent",
+    "sent": "sent",
+    "settled": "paid",
+    "unknown": "sent, not confirmed yet,",
+    "rejected": "rejected by the gateway:",
+    "superseded": "not taken, asked anew:",
+    "expired": "not taken",
+}
+"""What people read of a state, before a transaction, a code or a reference."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Outcomes:
         for ending, state in zip(endings, states, strict=True):
             logger.info(
                 "x402: payment of %s to %s for %s: %s %s%s%s; left: %s",
-                *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, state),
+                *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, WORDS[state]),
                 ending.outcome.transaction or ending.outcome.code or ending.reference,
                 "" if ending.sends == 1 else f" (sent {ending.sends} times)",
                 charge(ending.offer, ending.outcome.charged_micro_usd),

@@ -1,8 +1,12 @@
 """The line and the mark that a flow gets in the list: what was paid, what came for it. Pure.
 
-    0.0131 USDC base settled 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
+    sent 0.0131 USDC base, not confirmed yet · 3 tool calls · 812 tok · first byte 0.9 s
+    paid 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
+    confirmed 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
     refused over_request_limit: asked 2.5 USDC on base
     free · 95 tok · first byte 0.2 s
+
+The state comes first, because the column is narrow. `sent` becomes `confirmed` when the chain has the payment.
 
 `facts` is `flow.metadata` as `facts.py` fills it; other keys in it are ignored.
 """
@@ -21,10 +25,20 @@ MARKS: Mapping[str, str] = {
     "settled": ":green_circle:",
     "unknown": ":yellow_circle:",
     "rejected": ":orange_circle:",
+    "expired": ":white_circle:",
     "refused": ":no_entry:",
 }
 """By state, in mitmproxy's names; each of them is a single character, which its console needs. A user's own default
 mark is red."""
+WORDS: Mapping[str, tuple[str, str]] = {
+    "sent": ("sent", ""),
+    "settled": ("paid", ""),
+    "unknown": ("sent", ", not confirmed yet"),
+    "rejected": ("rejected", ""),
+    "superseded": ("not taken", ""),
+    "expired": ("not taken", ""),
+}
+"""What people read before and after the amount, by state."""
 SHOWN = 8
 """Characters of a transaction's id that are shown."""
 _DECIMALS = 2
@@ -44,13 +58,18 @@ def payment(facts: Mapping[str, Any]) -> str:
     if state == "refused":
         asked = _text(facts, "asked")
         return f"refused {code or 'payment'}" + (f": asked {asked}" if asked else "")
+    word, after = WORDS.get(state, (state, ""))
+    if _text(facts, "chain") == "moved":
+        word = "confirmed"
     amount, transaction = _text(facts, "amount"), _text(facts, "transaction")
-    parts = [f"{short(amount)} USDC" if amount and state else "", _text(facts, "network") if state else "", state]
+    parts = [word, f"{short(amount)} USDC" if amount and state else "", _text(facts, "network") if state else ""]
     if transaction:
         parts.append(f"{transaction[:SHOWN]}…" if len(transaction) > SHOWN else transaction)
-    if state and code:
-        parts.append(f"then refused {code}")
-    return " ".join(part for part in parts if part)
+    line = " ".join(part for part in parts if part) + after
+    reason = _text(facts, "reason")
+    if reason and state in ("rejected", "unknown"):
+        line += f": {reason}"
+    return f"{line}, then refused {code}" if state and code else line
 
 
 def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> str:

@@ -9,7 +9,7 @@ from ..forecast.forecast import Tally
 from ..ledger.interface import Ledger, LedgerError
 from ..ledger.reading import Entry, read_entries
 from ..protocol.amounts import format_usd
-from ..report.sums import Sum, total
+from ..report.sums import SPENT, total
 from ..report.text import count
 from ..settings.settings import Settings
 
@@ -43,25 +43,24 @@ def too_many() -> str:
 
 
 def paid(entries: Iterable[Entry]) -> str:
-    """One line of everything that became of `entries`: `paid 0.02 USDC in 2 payments; 1 payment unknown, ...`."""
-    sums = {fate: Sum() for fate in ("settled", "unknown", "under way", "rejected")}
+    """One line of everything that became of `entries`: `paid 0.03 USDC in 3 payments: 0.02 confirmed, ...`."""
     everything = list(entries)
-    for fate in sums:
-        sums[fate] = total(entry for entry in everything if entry.fate == fate)
-    settled = sums["settled"]
-    parts = [
-        f"paid {format_usd(settled.micro_usd)} USDC in {count(settled.payments)}"
-        if settled.payments
-        else "nothing known to be settled"
-        if sums["unknown"].payments
-        else "paid nothing"
-    ]
-    if sums["unknown"].payments:
-        each = sums["unknown"]
-        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC sent without word of the settlement")
-    if sums["under way"].payments:
-        each = sums["under way"]
-        parts.append(f"{count(each.payments)} of {format_usd(each.micro_usd)} USDC under way")
-    if sums["rejected"].payments:
-        parts.append(f"{count(sums['rejected'].payments)} rejected")
+    spent = total(entry for entry in everything if entry.fate in SPENT)
+    if not spent.payments:
+        parts = ["paid nothing"]
+    elif not spent.open_payments:
+        parts = [f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}, all confirmed"]
+    else:
+        confirmed, still = format_usd(spent.confirmed.micro_usd), format_usd(spent.open_micro_usd)
+        parts = [
+            f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}: {confirmed} confirmed, "
+            f"{still} not confirmed yet"
+        ]
+    for fate, said in (("rejected", "rejected"), ("under way", "under way")):
+        its = total(entry for entry in everything if entry.fate == fate)
+        if its.payments:
+            parts.append(f"{count(its.payments)} of {format_usd(its.micro_usd)} USDC of it {said}")
+    free = total(entry for entry in everything if entry.fate == "expired")
+    if free.payments:
+        parts.append(f"{count(free.payments)} not taken")
     return "; ".join(parts)
