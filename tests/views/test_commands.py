@@ -111,7 +111,9 @@ class TestCommands:
         newest, second, empty, summary = call(paying, "x402.payments", "2").splitlines()
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  0\.000004 +base +under way evil\?\[2J", newest)
         assert second.endswith("tx3")
-        assert (empty, summary) == ("", "paid 0.000007 USDC in 2 payments: 0.000003 confirmed, 0.000004 not confirmed yet; "
+        assert (empty, summary) == (
+            "",
+            "paid 0.000007 USDC in 2 payments: 0.000003 confirmed, 0.000004 not confirmed yet; "
             "1 payment of 0.000004 USDC of it under way",
         )
         assert call(paying, "x402.payments").count("\n") == 5

@@ -265,9 +265,7 @@ def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
     with place(home, "-w", "flows", settle="before") as running:
         assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
     flow = saved(home / "flows")
-    assert re.fullmatch(
-        r"paid 0\.\d+ USDC base-sepolia 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment
-    )
+    assert re.fullmatch(r"paid 0\.\d+ USDC base-sepolia 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment)
     assert flow.marked == ":green_circle:"
 
 

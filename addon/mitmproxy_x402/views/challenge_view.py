@@ -16,8 +16,8 @@ from ..protocol.messages import PaymentRequired, PaymentRequirements
 from ..protocol.networks import BUILT_IN
 from . import comment
 
-_KNOWN = ("state", "refused", "asked", "amount", "network", "pay_to", "transaction", "legs")
-_DETAILS = (("pay_to", "to"), ("transaction", "transaction"))
+_KNOWN = ("state", "chain", "refused", "asked", "reason", "amount", "network", "pay_to", "transaction", "legs")
+_DETAILS = (("pay_to", "to"), ("transaction", "transaction"), ("reason", "the gateway's reason:"))
 
 
 def money_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -27,7 +27,8 @@ def money_lines(facts: Mapping[str, Any]) -> list[str]:
     if said.get("state") == "refused":
         lines.append(comment.payment(facts))
     elif said.get("state"):
-        became = f"{said.get('amount', '?')} USDC on {said.get('network', '?')}: {said['state']}"
+        word = "confirmed by the chain" if said.get("chain") == "moved" else comment.state_word(said["state"] or "")
+        became = f"{said.get('amount', '?')} USDC on {said.get('network', '?')}: {word}"
         lines.append(f"{became}, then refused {said['refused']}" if "refused" in said else became)
         lines += [f"{name} {said[key]}" for key, name in _DETAILS if key in said]
     cut = facts.get("x402.cut")

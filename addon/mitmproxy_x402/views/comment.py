@@ -72,6 +72,11 @@ def payment(facts: Mapping[str, Any]) -> str:
     return f"{line}, then refused {code}" if state and code else line
 
 
+def state_word(state: str) -> str:
+    """What people read of a state, on its own."""
+    return "".join(WORDS.get(state, (state, "")))
+
+
 def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> str:
     """The line for `flow`."""
     begun, response = flow.request.timestamp_start, flow.response
