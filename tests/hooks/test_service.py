@@ -119,7 +119,7 @@ def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -
             assert [client.chunk(), client.chunk(), client.chunk()] == [b"first", b"last", b""]
         assert proxy.wait_for_end() == 0
         proxy.wait_for("payment of 0.013081 USDC.*: sent, not confirmed yet")
-        proxy.wait_for("1 payment of 0.013081 USDC sent without word of the settlement")
+        proxy.wait_for("paid 0.013081 USDC in 1 payment: 0 confirmed, 0.013081 not confirmed yet")
 
 
 def test_a_stop_does_not_wait_for_a_client_that_has_left() -> None:
@@ -144,7 +144,7 @@ def test_a_stop_does_not_wait_for_ever(home: Path) -> None:
             assert proxy.wait_for_end() == 0
         gate.go_on.set()
         proxy.wait_for("stopped with 1 answers? still running")
-        assert "unknown" in proxy.log
+        assert "not confirmed yet" in proxy.log
 
 
 def test_a_second_sigterm_stops_at_once(home: Path) -> None:

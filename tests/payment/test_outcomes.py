@@ -153,7 +153,7 @@ def test_what_cannot_be_written_is_said_and_stays_counted(shop: Shop, caplog: py
         shop.pass_by()
     error, line = caplog.messages
     assert "could not be written down yet" in error
-    assert f"settled {SETTLED.transaction}; left: unknown" in line
+    assert f"paid {SETTLED.transaction}; left: unknown" in line
     assert shop.states == ["sent"]
     shop.sent().rejected("PAYMENT_UNDERPAID", 402)
     assert shop.states == ["settled", "rejected"]

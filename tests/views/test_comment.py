@@ -41,7 +41,7 @@ def test_everything_at_once() -> None:
         (of(state="sent", amount="2.5", network="solana"), "sent 2.5 USDC solana"),
         (of(state="unknown", amount="2.5", network="solana"), "sent 2.5 USDC solana, not confirmed yet"),
         (of(state="rejected", amount="2.5", network="solana"), "rejected 2.5 USDC solana"),
-        (of(state="rejected", amount="1", network="base", reason="PAYMENT_UNFUNDED"), "rejected 1 USDC base: PAYMENT_UNFUNDED"),
+        (of(state="rejected", amount="1", network="base", reason="UNFUNDED"), "rejected 1 USDC base: UNFUNDED"),
         (of(state="expired", amount="1", network="base"), "not taken 1 USDC base"),
         (of(state="settled", amount="1", network="base", transaction="5KtP"), "paid 1 USDC base 5KtP"),
         (of(state="refused", refused="over_request_limit", asked="2.5 USDC on base"),

@@ -266,7 +266,7 @@ def paid(**facts: Any) -> http.HTTPFlow:
 def test_the_answer_begins_with_the_payment() -> None:
     lines = look(paid(cut="cut at 4 MB of 12 MB")).text.splitlines()
     assert lines[:5] == [
-        "0.013081 USDC on base-sepolia: settled",
+        "0.013081 USDC on base-sepolia: paid",
         f"to {challenges.PAY_TO}",
         "transaction 0xabcdef0123456789",
         "The body is cut at 4 MB of 12 MB: x402_view_limit.",
@@ -325,7 +325,9 @@ def test_a_refusal_shows_the_handshake_by_itself() -> None:
 
 def test_a_refusal_after_a_payment() -> None:
     text = look(paid(state="unknown", refused="over_repurchase_limit"), "x402").text
-    assert text.startswith("0.013081 USDC on base-sepolia: unknown, then refused over_repurchase_limit\n")
+    assert text.startswith(
+        "0.013081 USDC on base-sepolia: sent, not confirmed yet, then refused over_repurchase_limit\n"
+    )
 
 
 def test_another_dialect() -> None:

@@ -322,7 +322,7 @@ def test_a_paid_stream(shop: Web) -> None:
     )
     assert flow["marked"] == "🟢"
     assert "tool call 1: forecast" in shop.view(flow)
-    assert "settled\nto 0x" in shop.view(flow)
+    assert "paid\nto 0x" in shop.view(flow)
     assert "umbrella" in shop.view(flow, message="request")
     assert "-> exact on base-sepolia: 0.001" in shop.view(flow, "x402")
     assert shop.view(flow, "raw").count("data: ") > 10
@@ -333,24 +333,24 @@ def test_while_it_streams(shop: Web) -> None:
     started: list[httpx.Response] = []
     client = threading.Thread(target=lambda: started.append(ask(shop, USAGE, "slow-chunks;seconds=0.07")))
     client.start()
-    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("0.0014 USDC base-sepolia sent · first byte"))
+    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("sent 0.0014 USDC base-sepolia · first byte"))
     assert flow["marked"] == ""
     shop.wait_for_flow(lambda flow: length(flow) and "not finished" in shop.view(flow))
     client.join()
-    flow = shop.wait_for_flow(lambda flow: "settled" in flow["comment"] and "tool call" in flow["comment"])
+    flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"] and "tool call" in flow["comment"])
     assert shop.content(flow) == started[0].content
 
 
 @pytest.mark.parametrize(
     ("more", "fault", "comment", "mark"),
     [
-        ({}, "receipt", r"0\.001\d* USDC base-sepolia unknown · 1 tool call · \d+ tok · first byte .*", "🟡"),
+        ({}, "receipt", r"sent 0\.001\d* USDC base-sepolia, not confirmed yet · 1 tool call · \d+ tok · .*", "🟡"),
         ({"max_tokens": 500_000}, "", r"refused over_request_limit: asked 2\.50\d* USDC on base-sepolia", "⛔"),
-        ({}, "reject;code=PAYMENT_UNDERPAID", r"0\.001\d* USDC base-sepolia rejected · .*", "🟠"),
+        ({}, "reject;code=PAYMENT_UNDERPAID", r"rejected 0\.001\d* USDC base-sepolia.*", "🟠"),
         ({"model": FREE}, "", r"free · 1 tool call · \d+ tok · first byte .*", ""),
-        ({"stream": False}, "gzip", r"0\.001\d* USDC .* settled .* · 1 tool call · \d+ tok · .*", "🟢"),
-        ({}, "gzip", r"0\.001\d* USDC .* settled .* · 1 tool call · \d+ tok · .*", "🟢"),
-        ({}, "cut", r"0\.001\d* USDC base-sepolia settled .* · first byte .* · interrupted", "🟢"),
+        ({"stream": False}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
+        ({}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
+        ({}, "cut", r"paid 0\.001\d* USDC base-sepolia .* · first byte .* · interrupted", "🟢"),
     ],
 )  # fmt: skip
 def test_what_became_of_it(shop: Web, more: dict[str, Any], fault: str, comment: str, mark: str) -> None:
@@ -387,7 +387,7 @@ def test_an_upstream_that_does_not_answer(web: Web, stage: Stage) -> None:
 def test_what_a_user_writes_stays(shop: Web) -> None:
     client = threading.Thread(target=lambda: ask(shop, {**USAGE, "user": "two"}, "slow-chunks;seconds=0.07"))
     client.start()
-    flow = shop.wait_for_flow(lambda flow: "USDC base-sepolia sent" in flow["comment"])
+    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("sent "))
     shop.api(f"flows/{flow['id']}", "PUT", {"comment": "mine", "marked": ":cat:"})
     client.join()
     ask(shop, {**USAGE, "user": "three"})
@@ -400,7 +400,7 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
     shop.api("options", "PUT", {"x402_view_limit": "0"})
     try:
         ask(shop, {**USAGE, "user": "zero"})
-        flow = shop.wait_for_flow(lambda flow: "settled" in flow["comment"])
+        flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"])
     finally:
         shop.api("options", "PUT", {"x402_view_limit": ""})
     assert flow["response"]["contentLength"] is None
@@ -408,7 +408,7 @@ def test_nothing_is_kept_with_0(shop: Web) -> None:
 
 
 FILTERS = {
-    "~comment unknown": 1,
+    "~comment ^sent": 1,
     "~comment ^refused": 1,
     "~comment ^free": 1,
     "~comment tool.call": 2,

@@ -100,7 +100,7 @@ def _sums(payer: Payer) -> list[str]:
     still = month.month.open
     if still.payments:
         lines.append(
-            f"not sure    {format_usd(still.micro_usd)} USD of it, {report_text.count(still.payments)} not confirmed yet"
+            f"open        {format_usd(still.micro_usd)} USD of it, {report_text.count(still.payments)} not confirmed"
         )
     return lines
 
@@ -131,7 +131,8 @@ def _payments(payer: Payer, count: int) -> list[str]:
     made = report.make(entries, datetime.now().astimezone(), networks=payer.settings.networks)
     lines = [
         f"{made.moment(entry):%Y-%m-%d %H:%M:%S}  {format_usd(entry.micro_usd):<9} {made.network(entry.network):<14}"
-        f" {report.WORDS[entry.fate]:<17.17} {report_text.plain(entry.what, 40):<30} {report_text.plain(entry.chain_transaction or entry.transaction or entry.code)}"
+        f" {report.WORDS[entry.fate]:<17.17} {report_text.plain(entry.what, 40):<30} "
+        + report_text.plain(entry.chain_transaction or entry.transaction or entry.code)
         for entry in reversed(entries)
     ]
     return [line.rstrip() for line in lines] + ["", paid(entries)] if lines else ["Nothing was paid yet."]

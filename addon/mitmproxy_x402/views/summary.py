@@ -49,7 +49,7 @@ def paid(entries: Iterable[Entry]) -> str:
     if not spent.payments:
         parts = ["paid nothing"]
     elif not spent.open_payments:
-        parts = [f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}, all confirmed"]
+        parts = [f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}"]
     else:
         confirmed, still = format_usd(spent.confirmed.micro_usd), format_usd(spent.open_micro_usd)
         parts = [
