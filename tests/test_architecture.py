@@ -41,7 +41,7 @@ def test_the_contracts_hold(copy: Path) -> None:
         ("protocol/headers.py", "from ..payment import policy"),
         ("payment/policy.py", "import mitmproxy.http"),
         ("payment/policy.py", "from ..proxy import stream"),
-        ("sandbox/pricing.py", "from ..payment import policy"),
+        ("sandbox/payments/pricing.py", "from ...payment import policy"),
         ("ledger/interface.py", "from ..report import sums"),
     ],
 )

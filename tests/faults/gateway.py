@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mitmproxy_x402.errors import PaymentHeaderError
 from mitmproxy_x402.protocol import headers
-from mitmproxy_x402.sandbox.chains import BLOCKHASH_STALE, INVALID, Chain, Rejected, Verified
+from mitmproxy_x402.sandbox.chains.interface import BLOCKHASH_STALE, INVALID, Chain, Rejected, Verified
 from support import challenges
 from support.wire import Message, Peer
 

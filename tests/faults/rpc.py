@@ -8,7 +8,7 @@ from typing import Any
 
 from solders.hash import Hash
 
-from mitmproxy_x402.sandbox.svm_chain import SvmChain
+from mitmproxy_x402.sandbox.chains.svm_chain import SvmChain
 from support.wire import Peer, read_message
 
 from .doors import HOST, Door

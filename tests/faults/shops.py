@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
-from mitmproxy_x402.sandbox.chains import Chain
-from mitmproxy_x402.sandbox.evm_ledger import EvmLedger
+from mitmproxy_x402.sandbox.chains.evm_ledger import EvmLedger
+from mitmproxy_x402.sandbox.chains.interface import Chain
 from support import challenges
 
 RICH = 10**12
@@ -33,7 +33,7 @@ class SvmShop:
     """Its challenges bring no blockhash: whoever pays has to ask an RPC."""
 
     def __init__(self) -> None:
-        from mitmproxy_x402.sandbox.svm_chain import SvmChain  # noqa: PLC0415  # most shops are EVM's
+        from mitmproxy_x402.sandbox.chains.svm_chain import SvmChain  # noqa: PLC0415  # most shops are EVM's
 
         self.lock = threading.Lock()
         self.svm = SvmChain(

@@ -10,7 +10,7 @@ It shares nothing with the payer but `protocol`, so that it can be its judge.
 from .config import SandboxConfig
 from .faults import FAULTS
 from .gateway import Sandbox
-from .pricing import Rates
+from .payments.pricing import Rates
 from .records import ReceivedPayment, ReceivedRequest, Sent
 
 __all__ = ["FAULTS", "Rates", "ReceivedPayment", "ReceivedRequest", "Sandbox", "SandboxConfig", "Sent"]

@@ -11,17 +11,17 @@ from typing import Any, Literal
 from ..errors import PaymentHeaderError
 from ..protocol import headers
 from .answers import FREE
-from .chains import INVALID, Chain, Rejected
+from .chains.interface import INVALID, Chain, Rejected
+from .chains.rpc import chain_rpc
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
 from .jobs import Job, JobDesk, Poll, has_proof
-from .late import LateSettlements
 from .media import media_route
-from .pricing import GIFT, PriceList, Quote, Rates, quote
+from .payments.late import LateSettlements
+from .payments.pricing import GIFT, PriceList, Quote, Rates, quote
+from .payments.till import Ticket, Till
 from .records import Kept, ReceivedPayment, ReceivedRequest
-from .rpc import chain_rpc
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
-from .till import Ticket, Till
 from .wire import Exchange, Pairs
 from .work import Route, Work, error_work, find_route, json_work, plain_path
 

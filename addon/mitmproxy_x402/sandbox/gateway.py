@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import SettingsError
 from ..protocol.networks import Network
-from .chains import Chain
+from .chains.evm_ledger import EvmLedger
+from .chains.interface import Chain
 from .config import SandboxConfig
 from .counter import Counter
-from .evm_ledger import EvmLedger
-from .pricing import Rates
+from .payments.pricing import Rates
 from .records import Kept, ReceivedPayment, ReceivedRequest, Sent
 from .wire import Exchange, Listener, server_tls
 
 if TYPE_CHECKING:
-    from .svm_chain import SvmChain
+    from .chains.svm_chain import SvmChain
 
 
 _BACKLOG = 1024
@@ -158,7 +158,7 @@ class Sandbox:
 def _chain(row: Network, config: SandboxConfig) -> Chain:
     if row.family == "evm":
         return EvmLedger(row, config.opening_balance, config.clock)
-    from .svm_chain import SvmChain  # noqa: PLC0415 - solders is loaded only where it is needed
+    from .chains.svm_chain import SvmChain  # noqa: PLC0415 - solders is loaded only where it is needed
 
     return SvmChain(
         row,

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 from ..protocol import headers
 from .answers import FREE
-from .chains import REPLAY, Rejected
+from .chains.interface import REPLAY, Rejected
 from .config import SandboxConfig
-from .pricing import Quote, Rates, quote
+from .payments.pricing import Quote, Rates, quote
 from .records import ReceivedPayment, ReceivedRequest
 from .work import Route, Work, json_work, plain_path
 

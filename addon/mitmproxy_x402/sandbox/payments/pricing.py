@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..protocol import headers
-from ..protocol.messages import AtomicUnits
-from ..protocol.payment_required import PAYMENT_REQUIRED
-from .chains import Chain
-from .config import SandboxConfig
-from .records import ReceivedRequest
-from .wire import Pairs
+from ...protocol import headers
+from ...protocol.messages import AtomicUnits
+from ...protocol.payment_required import PAYMENT_REQUIRED
+from ..chains.interface import Chain
+from ..config import SandboxConfig
+from ..records import ReceivedRequest
+from ..wire import Pairs
 
 BYTES_PER_TOKEN = 4
 DEFAULT_OUTPUT = 1_024

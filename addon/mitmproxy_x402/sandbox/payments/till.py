@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..protocol.messages import PaymentPayload, SettlementResponse, X402Version
-from .chains import INVALID, REPLAY, UNDERPAID, Rejected, Verified
+from ...protocol.messages import PaymentPayload, SettlementResponse, X402Version
+from ..chains.interface import INVALID, REPLAY, UNDERPAID, Rejected, Verified
+from ..records import ReceivedPayment, ReceivedRequest
 from .pricing import Offer, PriceList, Quote
-from .records import ReceivedPayment, ReceivedRequest
 
 MAX_TICKETS = 200_000
 

@@ -26,8 +26,8 @@ from solders.token.state import Mint, TokenAccount, TokenAccountState
 from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata
 
-from ..protocol.networks import TOKEN_2022_PROGRAM, TOKEN_PROGRAM, Network
-from .chains import BLOCKHASH_STALE, INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
+from ...protocol.networks import TOKEN_2022_PROGRAM, TOKEN_PROGRAM, Network
+from .interface import BLOCKHASH_STALE, INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 
 COMPUTE_BUDGET = Pubkey.from_string("ComputeBudget111111111111111111111111111111")
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 
-from .chains import Rejected
+from ..chains.interface import Rejected
 from .till import Ticket
 
 

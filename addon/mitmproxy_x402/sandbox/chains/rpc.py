@@ -6,10 +6,10 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any, cast
 
-from .chains import Chain
+from ..work import Work, json_work
 from .evm_ledger import EvmLedger
 from .evm_rpc import evm_result
-from .work import Work, json_work
+from .interface import Chain
 
 if TYPE_CHECKING:
     from .svm_chain import SvmChain

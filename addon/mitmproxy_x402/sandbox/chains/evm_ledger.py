@@ -13,9 +13,9 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from ..protocol.networks import Asset, Network
-from ..protocol.secp256k1 import ORDER, library
-from .chains import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
+from ...protocol.networks import Asset, Network
+from ...protocol.secp256k1 import ORDER, library
+from .interface import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 
 MIN_SECONDS_LEFT = 6
 """A facilitator wants this long to get the transaction into a block."""

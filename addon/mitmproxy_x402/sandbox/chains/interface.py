@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import X402Error
-from ..protocol.networks import Asset, Network
+from ...errors import X402Error
+from ...protocol.networks import Asset, Network
 
 INVALID = "PAYMENT_INVALID"
 UNFUNDED = "PAYMENT_UNFUNDED"
