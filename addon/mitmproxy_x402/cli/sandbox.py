@@ -31,6 +31,7 @@ from ..errors import SettingsError, X402Error
 from ..protocol.amounts import format_usd
 from ..protocol.networks import BUILT_IN
 from ..sandbox import Sandbox, SandboxConfig
+from ..sandbox.config import Scheme
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 SETTLED_LATE = """\
@@ -43,6 +44,7 @@ NETWORKS = {
     "solana-devnet": ("solana-devnet",),
     "both": ("base-sepolia", "solana-devnet"),
 }
+SCHEMES: tuple[Scheme, ...] = ("exact", "upto", "permit2", "gateway")
 START_SECONDS = 60
 """A cold start of mitmproxy on a slow disk takes many seconds; more is a hang."""
 STOP_SECONDS = 10
@@ -107,6 +109,8 @@ class _Choice:
     verb: str
     """What the proxy is started as: `serve` or `web`."""
     networks: tuple[str, ...]
+    scheme: Scheme
+    """What the gateway sells by, beside `exact`, and the proxy pays by."""
     passed_on: tuple[str, ...]
 
 
@@ -116,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _leave)
-    with _gateway(choice.networks) as gateway:
+    with _gateway(choice) as gateway:
         port = _proxy_port(choice.passed_on)
         with _proxy(gateway.url, port, choice) as proxy:
             url = f"http://127.0.0.1:{port}"
@@ -133,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
-    once, verb, network = False, "serve", "base-sepolia"
+    once, verb, network, scheme = False, "serve", "base-sepolia", "exact"
     passed_on: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -145,11 +149,20 @@ def _read(arguments: Sequence[str]) -> _Choice:
             network = next(waiting, "")
         elif argument.startswith("--network="):
             network = argument.partition("=")[2]
+        elif argument == "--scheme":
+            scheme = next(waiting, "")
+        elif argument.startswith("--scheme="):
+            scheme = argument.partition("=")[2]
         else:
             passed_on.append(argument)
     if network not in NETWORKS:
         raise SettingsError(f"--network {network!r:.40}: expected one of {', '.join(NETWORKS)}")
-    return _Choice(once, verb, NETWORKS[network], tuple(passed_on))
+    chosen = next((each for each in SCHEMES if each == scheme), None)
+    if chosen is None:
+        raise SettingsError(f"--scheme {scheme!r:.40}: expected one of {', '.join(SCHEMES)}")
+    if chosen != "exact" and network == "solana-devnet":
+        raise SettingsError(f"--scheme {scheme}: Solana is paid by exact alone; take --network base-sepolia")
+    return _Choice(once, verb, NETWORKS[network], chosen, tuple(passed_on))
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
@@ -157,8 +170,9 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def _gateway(networks: tuple[str, ...]) -> Iterator[Sandbox]:
-    config = SandboxConfig(networks=networks, port=GATEWAY_PORT, chunk_seconds=PAUSE_SECONDS)
+def _gateway(choice: _Choice) -> Iterator[Sandbox]:
+    schemes: tuple[Scheme, ...] = ("exact",) if choice.scheme == "exact" else (choice.scheme, "exact")
+    config = SandboxConfig(networks=choice.networks, port=GATEWAY_PORT, chunk_seconds=PAUSE_SECONDS, schemes=schemes)
     with ExitStack() as stack:
         try:
             gateway = stack.enter_context(Sandbox(config).run_in_thread())
@@ -198,6 +212,7 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
     command += ["--upstream", upstream, "-p", str(port), "--set", f"confdir={directory}"]
     if choice.verb == "web" and "web_port" not in read_arguments(choice.passed_on).options:
         command += ["--web-port", str(_port_or_another(WEB_PORT, "mitmweb's page"))]
+    command += _scheme_options(choice, upstream)
     environment = _environment(directory)
     process = subprocess.Popen(  # noqa: S603  (our own program)
         [*command, *choice.passed_on],
@@ -218,6 +233,18 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
             process.kill()
             process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _scheme_options(choice: _Choice, upstream: str) -> list[str]:
+    """What lets the proxy pay by the scheme that is shown: off by default, so the demo switches it on."""
+    if choice.scheme == "exact":
+        return []
+    if choice.scheme == "gateway":
+        return ["--set", "x402_gateway=true"]
+    rpcs = [f"{name}={upstream}/v1/rpc/{name}" for name in choice.networks if name in NETWORKS["base-sepolia"]]
+    wanted = "upto" if choice.scheme == "upto" else "auto"
+    networks = ",".join(dict.fromkeys(("base-sepolia", *choice.networks)))
+    return ["--set", f"x402_schemes={wanted}", "--set", f"x402_evm_rpc={rpcs[0]}", "--set", f"x402_networks={networks}"]
 
 
 def _relay(output: IO[bytes]) -> None:
@@ -333,7 +360,12 @@ def _say_what_was_paid(gateway: Sandbox) -> bool:
         asset = None if row is None else row.asset(payment.asset)
         amount = f"{payment.amount} units" if asset is None else f"{format_usd(asset.micro_usd(payment.amount))} USDC"
         place = payment.network if row is None else row.name
-        _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
+        if payment.scheme == "upto" and payment.charged is not None and asset is not None:
+            _say(f"{_bold('ceiling')}    {amount}, which the wallet signed and the proxy reserved")
+            amount = f"{format_usd(asset.micro_usd(payment.charged))} USDC"
+            _say(f"{_bold('charge')}     {amount} on {place} of {payment.payer}, by the answer's length")
+        else:
+            _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
         _say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
         _say(SETTLED_LATE if row is not None and row.family == "evm" and payment.state == "settled" else "")
     return len(payments) == 1 and payments[0].state == "settled" and bool(payments[0].transaction)

@@ -66,7 +66,7 @@ def _reasons(response: Response, said: object) -> Iterator[str]:
     if settlement is not None:
         yield settlement.error_reason
     if isinstance(said, dict):
-        yield from (text for key in ("error", "reason") if isinstance(text := said.get(key), str))
+        yield from (text for key in ("code", "error", "reason") if isinstance(text := said.get(key), str))
 
 
 def words(response: Response) -> str:

@@ -26,8 +26,7 @@ from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
 from ..limits.limits import Budget
 from ..limits.whole_request import normal_path
-from ..protocol.extensions import with_identifier
-from ..protocol.headers import X_PAYMENT, payment_header
+from ..protocol.headers import X_PAYMENT, payment_header, with_identifier
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
 from ..protocol.networks import Family
 from ..reconcile.rpcs import named_rpcs, rpcs

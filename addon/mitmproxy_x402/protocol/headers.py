@@ -22,6 +22,8 @@ PAYMENT_RESPONSE = "PAYMENT-RESPONSE"
 X_PAYMENT = "X-PAYMENT"
 X_PAYMENT_RESPONSE = "X-PAYMENT-RESPONSE"
 X_PAYMENT_RECEIPT = "X-Payment-Receipt"
+PAYMENT_IDENTIFIER = "payment-identifier"
+"""The extension by which a seller wants to have each request of a client named."""
 
 _TRANSACTION_ID = re.compile(r"(0x)?[0-9a-fA-F]{64}|[1-9A-HJ-NP-Za-km-z]{64,88}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -54,6 +56,15 @@ def payment_header(payment: PaymentPayload) -> tuple[str, str]:
             f" more than the {MAX_HEADER} that servers could accept. Nothing was paid."
         )
     return (X_PAYMENT if payment.x402_version == 1 else PAYMENT_SIGNATURE), value
+
+
+def with_identifier(extensions: Any, identifier: str) -> Any:
+    """`extensions` with `identifier` in them where the seller declares `payment-identifier`; else as they are."""
+    declared = extensions.get(PAYMENT_IDENTIFIER) if isinstance(extensions, dict) else None
+    info = declared.get("info") if isinstance(declared, dict) else None
+    if not identifier or not isinstance(declared, dict) or not isinstance(info, dict) or "id" in info:
+        return extensions
+    return {**extensions, PAYMENT_IDENTIFIER: {**declared, "info": {**info, "id": identifier}}}
 
 
 def read_settlement(get: Get) -> SettlementResponse | None:

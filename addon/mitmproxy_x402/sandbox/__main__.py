@@ -67,6 +67,11 @@ def _config(options: argparse.Namespace) -> SandboxConfig:
         keyfile=options.keyfile,
         x402_version=1 if options.v1 else 2,
         challenge_in=options.challenge_in,
+        schemes=tuple(name.strip() for name in options.scheme.split(",") if name.strip()),
+        sponsored=not options.no_sponsor,
+        allowance=options.allowance,
+        unusable=options.unusable,
+        official=options.official,
         decoys=not options.no_decoys,
         shuffle=options.shuffle,
         recent_blockhash=not options.no_blockhash,
@@ -103,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--v1", action="store_true", help="speak version 1 of x402")
     where = "where a version-2 challenge is written (default: %(default)s)"
     add("--challenge-in", choices=("both", "header", "body"), default="both", help=where)
+    schemes = "what is sold, separated by commas: exact, permit2, upto, gateway (default: %(default)s)"
+    add("--scheme", default="exact", metavar="SCHEMES", help=schemes)
+    add("--no-sponsor", action="store_true", help="do not pay the gas of permits for Permit2")
+    allowance = "atomic units that Permit2 may take of any wallet at first (default: %(default)s)"
+    add("--allowance", type=int, default=0, metavar="UNITS", help=allowance)
+    add("--unusable", action="store_true", help="offer a cheaper entry that nobody can pay, too")
+    add("--official", action="store_true", help="say why a payment was rejected in the header alone")
     add("--no-decoys", action="store_true", help="offer nothing but the scheme `exact`")
     add("--shuffle", type=int, metavar="SEED", help="offer the entries in another, repeatable order each time")
     add("--no-blockhash", action="store_true", help="leave recentBlockhash out, so that payers ask the RPC")

@@ -19,6 +19,10 @@ Settle = Literal["vendor", "before", "after", "parallel"]
 `parallel`: along with the work, so a failing answer is charged too and says nothing of it. `vendor` is what the real
 gateway is reported to do: `after` on EVM, `parallel` on Solana."""
 
+Scheme = Literal["exact", "permit2", "upto", "gateway"]
+"""How payment is sold: `exact` (EIP-3009, or a Solana transaction); on EVM also `permit2` (exact over Permit2), `upto`
+(a ceiling, charged by the answer's length) and `gateway` (exact by Circle Gateway)."""
+
 Where = Literal["both", "header", "body"]
 """Where a version-2 challenge is written; version 1 always uses the body."""
 
@@ -45,6 +49,16 @@ class SandboxConfig:
     challenge_in: Where = "both"
     rejection_challenge: bool = True
     """A rejection's 402 carries a fresh challenge too, in its header (version 1: in its body)."""
+    schemes: tuple[Scheme, ...] = ("exact",)
+    """In the order in which they are offered, on each network that can do them."""
+    sponsored: bool = True
+    """Pay the gas of an EIP-2612 permit, where something is sold over Permit2."""
+    allowance: int = 0
+    """Atomic units that Permit2 may take of a wallet that the sandbox has not seen before."""
+    unusable: bool = False
+    """Offer an entry beside the others that nobody can pay, cheaper than all: its `payTo` is mistyped."""
+    official: bool = False
+    """Say why a payment was rejected as the reference servers do: in the header's terms, and nothing in the body."""
     decoys: bool = True
     """Offer `upto` (EVM) and `batch-settlement` (Solana) beside `exact`, at higher amounts."""
     shuffle: int | None = None
@@ -89,6 +103,15 @@ class SandboxConfig:
                 f"host {self.host!r} is not a loopback address; play money is for this machine only."
                 " Use 127.0.0.1, or allow it with allow_remote (--allow-remote)."
             )
+        unknown = [each for each in self.schemes if each not in ("exact", "permit2", "upto", "gateway")]
+        if unknown or not self.schemes:
+            raise SettingsError(
+                f"schemes: {', '.join(unknown) or 'none'}; expected some of exact, permit2, upto, gateway."
+            )
+        if "exact" not in self.schemes and not any(row.family == "evm" for row in self.offered):
+            raise SettingsError("schemes: on Solana only exact is sold; name it, or an EVM network.")
+        if self.x402_version == 1 and self.schemes != ("exact",):
+            raise SettingsError("schemes: version 1 of x402 knows exact alone.")
         if self.job_polls < 0:
             raise SettingsError(f"job_polls must be 0 or more, got {self.job_polls}.")
         if (self.certfile is None) != (self.keyfile is None):

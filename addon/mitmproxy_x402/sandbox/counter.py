@@ -12,13 +12,14 @@ from ..errors import PaymentHeaderError
 from ..protocol import headers
 from .answers import FREE
 from .chains.interface import INVALID, Chain, Rejected
+from .chains.permit2 import ALLOWANCE_REQUIRED
 from .chains.rpc import chain_rpc
 from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
 from .jobs import Job, JobDesk, Poll, has_proof
 from .media import media_route
 from .payments.late import LateSettlements
-from .payments.pricing import GIFT, PriceList, Quote, Rates, quote
+from .payments.pricing import GIFT, PriceList, Quote, Rates, metered, quote
 from .payments.till import Ticket, Till
 from .records import Kept, ReceivedPayment, ReceivedRequest
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
@@ -43,9 +44,18 @@ class Counter:
         self._desk = FaultDesk(config.fault)
         self._prices = PriceList(config, chains, url)
         self._till = Till(self._prices, config.x402_version)
-        self.rates = Rates()
+        self._rates = Rates()
         self._jobs = JobDesk(config, url)
         self.late = LateSettlements(config.settle_late, config.clock)
+
+    @property
+    def rates(self) -> Rates:
+        """What is charged."""
+        return self._rates
+
+    @rates.setter
+    def rates(self, rates: Rates) -> None:
+        self._rates = self._prices.rates = rates
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request. Raises ClientGone when the client left."""
@@ -79,7 +89,9 @@ class Counter:
         return next((one for one in self._chains if path == f"/v1/rpc/{one.network.name}"), None)
 
     def _payment_headers(self) -> tuple[str, ...]:
-        """A server reads its own version's header, and no other."""
+        """A server reads its own version's header, and no other; one that gives its terms in the body only, either."""
+        if self._config.x402_version == 2 and self._config.challenge_in == "body":
+            return (headers.PAYMENT_SIGNATURE, headers.X_PAYMENT)
         return (headers.X_PAYMENT,) if self._config.x402_version == 1 else (headers.PAYMENT_SIGNATURE,)
 
     async def _free(self, exchange: Exchange, route: Route, faults: Mapping[str, Fault]) -> None:
@@ -111,7 +123,7 @@ class Counter:
             await self._reject(exchange, price, rejected, faults)
             return
         try:
-            await self._work(exchange, route, ticket, faults)
+            await self._work(exchange, route, ticket, price, faults)
         except Rejected as rejected:
             await self._reject(exchange, price, rejected, faults)
         finally:
@@ -147,13 +159,16 @@ class Counter:
         pairs, body = self._prices.challenge(exchange.request, job.price, error)
         await _challenge(exchange, pairs, body, faults)
 
-    async def _work(self, exchange: Exchange, route: Route, ticket: Ticket, faults: Mapping[str, Fault]) -> None:
+    async def _work(
+        self, exchange: Exchange, route: Route, ticket: Ticket, price: Quote, faults: Mapping[str, Fault]
+    ) -> None:
         """Raises Rejected when the money could not be moved and nothing was answered yet."""
         timing = self._timing(ticket)
         work = _failure(route, faults) or self._made(route, ticket, timing)
-        when = _when(timing, faults, work)
+        when = _when("after" if ticket.is_ceiling else timing, faults, work)
         failed = work.status >= 400 or any(name in faults for name in WHOLE_FAILURES)
         streamed = work.pieces is not None
+        self._meter(ticket, price, len(work.body), faults)
         if when == "early" or (when == "late" and not failed and not streamed and not self.late.seconds):
             ticket.settle()
         if failed:
@@ -164,6 +179,8 @@ class Counter:
 
         def close_books() -> None:
             if when == "late" and not failed and exchange.sent is not None:
+                if streamed:
+                    self._meter(ticket, price, exchange.sent.length, faults)
                 if self.late.seconds:
                     self.late.add(ticket)
                 else:
@@ -175,6 +192,11 @@ class Counter:
             await self._send(exchange, work, receipt, faults, close_books)
         finally:
             close_books()  # a client that leaves pays for what it got
+
+    def _meter(self, ticket: Ticket, price: Quote, sent: int, faults: Mapping[str, Fault]) -> None:
+        ticket.meter(metered(price, self._rates, sent))
+        if "charge" in faults and ticket.is_ceiling:
+            ticket.charge = faults["charge"].number("units")
 
     def _made(self, route: Route, ticket: Ticket, timing: str) -> Work:
         return route.work(self._now()) if route.paid is None else route.paid(self._now(), ticket.record, timing)
@@ -206,6 +228,8 @@ class Counter:
                 error["reason"] = faults["reject"].text("reason")
             if faults["reject"].text("challenge") == "no":
                 pairs, body = [("Content-Type", "application/json")], json.dumps(error).encode()
+        if rejected.reason == ALLOWANCE_REQUIRED and self._config.official:
+            status = 412
         await self._send(exchange, Work(status, pairs, body), faults=faults)
 
     async def _send(

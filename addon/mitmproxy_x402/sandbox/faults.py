@@ -60,6 +60,9 @@ FAULTS: Mapping[str, FaultKind] = {
         "write the transaction's id AS transaction, signature (in its place), header (X-Payment-Receipt) or none",
         {"as": "none"},
     ),
+    "charge": FaultKind(
+        "take UNITS of a ceiling, whatever the answer's length; more than all of it fails", {"units": "0"}
+    ),
     "402-plain": FaultKind("answer a 402 that is no challenge", leg="unpaid"),
     "402-chunked": FaultKind("the challenge without a Content-Length", leg="unpaid"),
     "402-empty": FaultKind("the challenge's header with an empty body", leg="unpaid"),
@@ -141,7 +144,7 @@ def _argument(part: str, name: str, kind: FaultKind) -> tuple[str, str]:
     if key not in known:
         raise UnknownFault(f"{HEADER}: {name} has no argument {key!r}; known are {', '.join(known)}.")
     try:
-        if key in ("n", "after", "bytes", "status"):
+        if key in ("n", "after", "bytes", "status", "units"):
             int(value)
         elif key == "seconds":
             float(value)

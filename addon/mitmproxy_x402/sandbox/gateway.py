@@ -135,6 +135,10 @@ class Sandbox:
             raise SettingsError(f"{network!r} is not on; {', '.join(self.config.networks)} are.")
         return self.chains[row.caip2]
 
+    def allow(self, network: str, address: str, atomic_units: int) -> None:
+        """Let Permit2 take `atomic_units` of `address` on an EVM network. Raises SettingsError."""
+        cast("EvmLedger", self.chain(network)).permit2.allow(address, atomic_units)
+
     def charge(self, rates: Rates) -> None:
         """Another price list from now on: payments of the old one no longer fit. `Rates(0, 0, 0)`: all is free."""
         self._counter.rates = rates
@@ -157,7 +161,7 @@ class Sandbox:
 
 def _chain(row: Network, config: SandboxConfig) -> Chain:
     if row.family == "evm":
-        return EvmLedger(row, config.opening_balance, config.clock)
+        return EvmLedger(row, config.opening_balance, config.clock, allowance=config.allowance)
     from .chains.svm_chain import SvmChain  # noqa: PLC0415 - solders is loaded only where it is needed
 
     return SvmChain(

@@ -99,6 +99,10 @@ class ReceivedPayment:
     """The transaction's id once settled."""
     attempts: int = 1
     """How many requests it paid for, one after the other."""
+    scheme: str = "exact"
+    """`exact`, `permit2`, `upto` or `gateway`."""
+    charged: AtomicUnits | None = None
+    """What was taken of `amount`, once settled."""
 
 
 class Sent:

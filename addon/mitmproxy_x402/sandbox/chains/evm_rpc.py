@@ -8,12 +8,18 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from .evm_ledger import EvmLedger, Settlement
+from .evm_ledger import EvmLedger, Settlement, domain_separator
+from .permit2 import PERMIT2
 
 _AUTHORIZATION_USED = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
 _TRANSFER = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
 _BALANCE_OF = keccak(b"balanceOf(address)")[:4].hex()
 _AUTHORIZATION_STATE = keccak(b"authorizationState(address,bytes32)")[:4].hex()
+_ALLOWANCE = keccak(b"allowance(address,address)")[:4].hex()
+_NONCES = keccak(b"nonces(address)")[:4].hex()
+_DOMAIN_SEPARATOR = keccak(b"DOMAIN_SEPARATOR()")[:4].hex()
+_NONCE_BITMAP = keccak(b"nonceBitmap(address,uint256)")[:4].hex()
+_AVAILABLE_BALANCE = keccak(b"availableBalance(address,address)")[:4].hex()
 _HASH = re.compile("0x[0-9a-f]{64}")
 
 
@@ -32,7 +38,18 @@ def evm_result(method: str, params: list[Any], chain: EvmLedger) -> Any:
     if method == "eth_getTransactionReceipt":
         made = next((each for each in chain.settlements if each.transaction == params[0]), None)
         return None if made is None else _receipt(made, chain)
+    if method == "eth_getTransactionByHash":
+        made = next((each for each in chain.settlements if each.transaction == params[0]), None)
+        return None if made is None else _transaction(made)
+    if method == "eth_getCode":
+        return "0x"
     raise KeyError(method)
+
+
+def _transaction(made: Settlement) -> dict[str, Any]:
+    """As much of one as a payer looks at: its input, which has the nonce."""
+    words = f"{made.transfer.nonce[2:]}{made.transfer.value:064x}"
+    return {"hash": made.transaction, "blockNumber": hex(made.block), "input": f"0x00000000{words}"}
 
 
 def _number(tag: Any, chain: EvmLedger) -> int:
@@ -56,14 +73,32 @@ def _hash(number: int) -> str:
 def _call(call: Mapping[str, Any], tag: Any, chain: EvmLedger) -> str:
     data = str(call.get("data") or call.get("input")).removeprefix("0x")
     owner, number = f"0x{data[32:72]}".lower(), _number(tag, chain)
-    if str(call.get("to")).lower() != chain.asset.address.lower():
+    to = str(call.get("to")).lower()
+    if to == PERMIT2 and data.startswith(_NONCE_BITMAP):
+        place = int(data[72:136], 16) << 8
+        taken = [int(each.transfer.nonce, 16) for each in chain.settlements if _is_permitted(each, owner, number)]
+        return f"0x{sum(1 << (nonce & 255) for nonce in taken if nonce >> 8 == place >> 8):064x}"
+    if to == chain.circle.contract.lower() and data.startswith(_AVAILABLE_BALANCE):
+        return f"0x{chain.circle.balance(f'0x{data[96:136]}'):064x}"
+    if to != chain.asset.address.lower():
         return "0x"
     if data.startswith(_BALANCE_OF):
         return f"0x{chain.balance(owner):064x}"
     if data.startswith(_AUTHORIZATION_STATE):
         nonce = f"0x{data[72:136]}".lower()
         return f"0x{int(any(each.block <= number for each in chain.used(owner, nonce))):064x}"
+    if data.startswith(_ALLOWANCE):
+        allowed = chain.permit2.allowance(owner) if f"0x{data[96:136]}".lower() == PERMIT2 else 0
+        return f"0x{allowed:064x}"
+    if data.startswith(_NONCES):
+        return f"0x{chain.permit2.permit_nonces.get(owner, 0):064x}"
+    if data.startswith(_DOMAIN_SEPARATOR):
+        return "0x" + domain_separator(chain.network, chain.asset).hex()
     raise ValueError("the contract has no such function")
+
+
+def _is_permitted(made: Settlement, owner: str, number: int) -> bool:
+    return made.over_permit2 and made.transfer.sender == owner and made.block <= number
 
 
 def _logs(wanted: Mapping[str, Any], chain: EvmLedger) -> list[Any]:
@@ -100,6 +135,9 @@ def _events(made: Settlement, chain: EvmLedger) -> list[dict[str, Any]]:
         "transactionIndex": "0x0",
         "removed": False,
     }
+    if made.over_permit2:
+        moved = {"logIndex": "0x0", "topics": [_TRANSFER, sender, to], "data": f"0x{transfer.value:064x}"}
+        return [{**place, **moved}]
     used = {**place, "logIndex": "0x0", "topics": [_AUTHORIZATION_USED, sender, transfer.nonce], "data": "0x"}
     moved = {"logIndex": "0x1", "topics": [_TRANSFER, sender, to], "data": f"0x{transfer.value:064x}"}
     return [used, {**place, **moved}]

@@ -56,11 +56,16 @@ class Chain(Protocol):
     def extra(self) -> dict[str, Any]:
         """The chain's part of an entry's `extra`."""
 
-    def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any]) -> Verified:
-        """Whether `payload` pays `entry` exactly. Raises Rejected."""
+    def verify(
+        self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any], extensions: Any = None
+    ) -> Verified:
+        """Whether `payload` pays `entry` exactly, or up to `amount`. Raises Rejected."""
 
-    def settle(self, verified: Verified, at: float | None = None) -> str:
-        """Move the money, at that moment (None: now); the transaction's id. Raises Rejected."""
+    def settle(self, verified: Verified, at: float | None = None, charge: int | None = None) -> str:
+        """Move the money, at that moment (None: now); the transaction's id. Raises Rejected.
+
+        `charge`: of a ceiling; nothing happens on the chain where it is 0.
+        """
 
     def fund(self, address: str, amount: int) -> None:
         """Give `address` a balance of exactly `amount` atomic units."""

@@ -129,7 +129,13 @@ class SvmChain:
         """Make every blockhash that was handed out stale."""
         self._hashes.clear()
 
-    def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any]) -> Verified:
+    def verify(
+        self,
+        entry: Mapping[str, Any],
+        amount: int,
+        payload: Mapping[str, Any],
+        extensions: Any = None,  # noqa: ARG002
+    ) -> Verified:
         """Raises Rejected with the first rule that `payload` breaks, or with what the execution said."""
         transaction = _read(payload)
         message = transaction.message
@@ -157,7 +163,7 @@ class SvmChain:
             raise Rejected(INVALID, f"The simulation failed: {_why(outcome)}.")
         return Verified(str(owner), reference, signed)
 
-    def settle(self, verified: Verified, at: float | None = None) -> str:
+    def settle(self, verified: Verified, at: float | None = None, charge: int | None = None) -> str:  # noqa: ARG002
         """Execute the transaction. Raises Rejected with what the programs said."""
         signed: VersionedTransaction = verified.settlement
         moment = self._clock() if at is None else at

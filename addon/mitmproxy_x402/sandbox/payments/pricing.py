@@ -12,8 +12,11 @@ from typing import Any
 from ...protocol import headers
 from ...protocol.messages import AtomicUnits
 from ...protocol.payment_required import PAYMENT_REQUIRED
+from ..chains.circle import VALIDITY
+from ..chains.evm_ledger import EvmLedger
 from ..chains.interface import Chain
-from ..config import SandboxConfig
+from ..chains.permit2 import SPONSORING
+from ..config import SandboxConfig, Scheme
 from ..records import ReceivedRequest
 from ..wire import Pairs
 
@@ -53,6 +56,27 @@ class Quote:
         return f"Sandbox API call (~{self.input_tokens} input, {self.output_tokens} max output tokens)"
 
 
+CEILING = 10
+"""By how much a ceiling counts output tokens dearer than an exact price: as on the real gateway, whose exact price
+covers a tenth of the output limit."""
+BYTES_PER_OUTPUT_TOKEN = 40
+"""Of an answer on the wire: a stream says little with many bytes."""
+
+
+def due(scheme: Scheme, price: Quote, rates: Rates) -> AtomicUnits:
+    """What has to be signed for a request of this `price` that is paid by `scheme`."""
+    if scheme != "upto":
+        return price.amount
+    most = price.input_tokens * rates.input_token + price.output_tokens * rates.output_token * CEILING
+    return AtomicUnits(max(price.amount, most))
+
+
+def metered(price: Quote, rates: Rates, sent: int) -> AtomicUnits:
+    """What an answer of `sent` bytes costs under a ceiling, which the caller holds it to."""
+    tokens = -(-sent // BYTES_PER_OUTPUT_TOKEN)
+    return AtomicUnits(price.input_tokens * rates.input_token + tokens * rates.output_token * CEILING)
+
+
 def quote(request: ReceivedRequest, rates: Rates) -> Quote:
     """Linear in the body's length and in the output limit; what names no model is priced by its length alone."""
     input_tokens = -(-len(request.body) // BYTES_PER_TOKEN)
@@ -73,13 +97,15 @@ def _output_limit(body: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Offer:
-    """One `exact` entry that was put into a challenge, and what it was for."""
+    """One entry that was put into a challenge, and what it was for."""
 
     chain: Chain
     entry: Mapping[str, Any]
     amount: AtomicUnits
+    """What has to be signed: the price, or with `upto` the ceiling."""
     path: str
     resource: Mapping[str, Any]
+    scheme: Scheme = "exact"
 
 
 class PriceList:
@@ -94,6 +120,7 @@ class PriceList:
         self._origin = url
         self._offers: OrderedDict[tuple[str, str], Offer] = OrderedDict()
         self._random = random.Random(config.shuffle)  # noqa: S311 - an order, no secret
+        self.rates = Rates()
 
     def offered(self, entry: Mapping[str, Any], path: str) -> Offer | None:
         """The offer that `entry` is, word for word, among those made for `path`; or None."""
@@ -113,11 +140,18 @@ class PriceList:
         return None
 
     def offers(self, request: ReceivedRequest, price: Quote) -> list[Offer]:
-        """One `exact` offer for each network."""
-        return [self._offer(chain, request, price) for chain in self._chains]
+        """One offer for each scheme and network that go together."""
+        return [
+            self._offer(chain, scheme, request, price)
+            for scheme in self._config.schemes
+            for chain in self._chains
+            if scheme == "exact" or chain.network.family == "evm"
+        ]
 
     def extensions(self) -> Mapping[str, Any]:
         """What every version-2 challenge announces, and no payment may change."""
+        if self._config.sponsored and {"permit2", "upto"} & set(self._config.schemes):
+            return {**_EXTENSIONS, SPONSORING: {"info": _SPONSORS, "schema": {"type": "object"}}}
         return _EXTENSIONS
 
     def challenge(self, request: ReceivedRequest, price: Quote, error: Mapping[str, str]) -> tuple[Pairs, bytes]:
@@ -127,7 +161,10 @@ class PriceList:
             self._remember(offer)
         entries = [dict(offer.entry) for offer in offers]
         if self._config.decoys and self._config.x402_version == 2:
-            entries += [_decoy(offer) for offer in offers]
+            sold = {offer.entry["scheme"] for offer in offers}
+            entries += [decoy for decoy in map(_decoy, offers) if decoy["scheme"] not in sold]
+        if self._config.unusable:
+            entries.insert(0, _unusable(offers[0]))
         if self._config.shuffle is not None:
             self._random.shuffle(entries)
         refused = "code" in error
@@ -136,7 +173,9 @@ class PriceList:
             shown = challenge if self._config.rejection_challenge or not refused else {}
             return _json_headers(), _dump({**shown, **error})
         challenge = {"x402Version": 2, "resource": offers[0].resource, "accepts": entries}
-        challenge |= {"error": "Payment required", "extensions": _EXTENSIONS}
+        challenge |= {"error": "Payment required", "extensions": self.extensions()}
+        if refused and self._config.official:
+            challenge["error"] = error["code"]
         pairs = list(_json_headers())
         body: dict[str, Any] = {}
         if self._config.rejection_challenge or not refused:
@@ -148,25 +187,34 @@ class PriceList:
                 body |= challenge
         if not refused:
             body |= {"price": _price(entries), "paymentInfo": _payment_info(offers[0])}
+        if refused and self._config.official:
+            return pairs, b"{}"
         return pairs, _dump({**body, **error})
 
-    def _offer(self, chain: Chain, request: ReceivedRequest, price: Quote) -> Offer:
+    def _offer(self, chain: Chain, scheme: Scheme, request: ReceivedRequest, price: Quote) -> Offer:
         url = self._origin + request.path
         described = {"description": price.description, "mimeType": "application/json"}
         resource = {"url": url, **described}
         extra = chain.extra()
         if self._config.payment_flow:
             extra["paymentFlow"] = self._config.payment_flow
-        entry: dict[str, Any] = {"scheme": "exact", "payTo": chain.pay_to, "asset": chain.asset.address}
-        entry["maxTimeoutSeconds"] = self._config.max_timeout_seconds
+        amount = due(scheme, price, self.rates)
+        if isinstance(chain, EvmLedger):
+            extra |= _extra(scheme, chain)
+        entry: dict[str, Any] = {
+            "scheme": "upto" if scheme == "upto" else "exact",
+            "payTo": chain.pay_to,
+            "asset": chain.asset.address,
+        }
+        entry["maxTimeoutSeconds"] = VALIDITY if scheme == "gateway" else self._config.max_timeout_seconds
         if self._config.x402_version == 1:
-            entry |= {"network": chain.network.name, "maxAmountRequired": str(price.amount), "extra": extra}
+            entry |= {"network": chain.network.name, "maxAmountRequired": str(amount), "extra": extra}
             entry |= {"resource": url, **described}
         else:
             if chain.network.family == "svm":
                 extra = {**described, "resource": url, **extra}
-            entry |= {"network": chain.network.caip2, "amount": str(price.amount), "extra": extra}
-        return Offer(chain, entry, price.amount, request.path, resource)
+            entry |= {"network": chain.network.caip2, "amount": str(amount), "extra": extra}
+        return Offer(chain, entry, amount, request.path, resource, scheme)
 
     def _remember(self, offer: Offer) -> None:
         self._offers[offer.path, _digest(offer.entry)] = offer
@@ -186,6 +234,25 @@ def _plain(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """`entry` without what its `extra` has under `names`; that it has text there stays."""
     extra = {key: type(value) if key in names else value for key, value in (entry.get("extra") or {}).items()}
     return {**entry, "extra": extra}
+
+
+_SPONSORS = {"description": "The sandbox pays the gas of a permit for Permit2.", "version": "1"}
+
+
+def _extra(scheme: Scheme, chain: EvmLedger) -> dict[str, Any]:
+    """What a scheme adds to an entry's `extra`."""
+    if scheme == "permit2":
+        return {"assetTransferMethod": "permit2"}
+    if scheme == "upto":
+        return {"facilitatorAddress": chain.permit2.facilitator}
+    return chain.circle.extra() if scheme == "gateway" else {}
+
+
+def _unusable(offer: Offer) -> dict[str, Any]:
+    """An entry whose `payTo` was mistyped: one letter in the other case, or one too few."""
+    pay_to = str(offer.entry["payTo"])
+    at = next((n for n, char in enumerate(pay_to) if n > 1 and char.isalpha()), 2)
+    return {**offer.entry, "amount": "1", "payTo": pay_to[:at] + pay_to[at].swapcase() + pay_to[at + 1 :]}
 
 
 def _decoy(offer: Offer) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...protocol.messages import PaymentPayload, SettlementResponse, X402Version
+from ...protocol.messages import AtomicUnits, PaymentPayload, SettlementResponse, X402Version
 from ..chains.interface import INVALID, REPLAY, UNDERPAID, Rejected, Verified
 from ..records import ReceivedPayment, ReceivedRequest
-from .pricing import Offer, PriceList, Quote
+from .pricing import Offer, PriceList, Quote, due
 
 MAX_TICKETS = 200_000
 
@@ -27,6 +27,8 @@ class Ticket:
         self._offer = offer
         self._verified = verified
         self._closed = False
+        self.charge: int | None = None
+        """Of a ceiling: what is taken of it, once that is known."""
         self.is_deferred = False
         """Whether it waits to be settled: until then it stays open."""
 
@@ -34,6 +36,16 @@ class Ticket:
     def family(self) -> str:
         """`evm` or `svm`."""
         return self._offer.chain.network.family
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether a part of what was signed is taken."""
+        return self._offer.scheme == "upto"
+
+    def meter(self, units: int) -> None:
+        """Take `units` of a ceiling, and no more than that; nothing of an exact price changes."""
+        if self.is_ceiling:
+            self.charge = min(units, self._offer.amount)
 
     def settle(self, at: float | None = None) -> None:
         """Move the money, once, unless the ticket was released. Raises Rejected when the chain refuses.
@@ -44,10 +56,11 @@ class Ticket:
         if self._closed or self.record.state == "settled":
             return
         try:
-            self.record.transaction = self._offer.chain.settle(self._verified, at)
+            self.record.transaction = self._offer.chain.settle(self._verified, at, self.charge)
         except Rejected:
             self.record.state = "failed"
             raise
+        self.record.charged = self.record.amount if self.charge is None else AtomicUnits(self.charge)
         self.record.state = "settled"
 
     def release(self) -> None:
@@ -64,7 +77,10 @@ class Ticket:
     def receipt(self) -> SettlementResponse:
         """What is known of the settlement now; without a transaction id before it."""
         network = self._offer.entry["network"]
-        return SettlementResponse(True, self.record.transaction, network, self.record.payer)
+        told = self.record.transaction
+        transaction, transfer = ("", told) if self._offer.scheme == "gateway" else (told, "")
+        charged = self.record.charged if self.is_ceiling and self.record.state == "settled" else None
+        return SettlementResponse(True, transaction, network, self.record.payer, amount=charged, transfer=transfer)
 
 
 class Till:
@@ -83,7 +99,7 @@ class Till:
         `paths` are those for which its entry may have been offered; empty: the request's own.
         """
         offer = self._offer(payment, request, price, paths or (request.path,))
-        verified = offer.chain.verify(offer.entry, offer.amount, payment.payload)
+        verified = offer.chain.verify(offer.entry, offer.amount, payment.payload, payment.extensions)
         key = (offer.chain.network.caip2, verified.payer, verified.reference)
         record = self._records.get(key)
         if record is None:
@@ -96,6 +112,7 @@ class Till:
                 chain.asset.address,
                 verified.reference,
                 request.path,
+                scheme=offer.scheme,
             )
             self._records[key] = record
             while len(self._records) > MAX_TICKETS:
@@ -116,11 +133,11 @@ class Till:
             entry, request, price
         )
         if offer is None:
-            raise Rejected(INVALID, f"`accepted` is not, word for word, an `exact` entry offered for {paths[0]}.")
-        if offer.amount < price.amount:
-            raise Rejected(UNDERPAID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
-        if offer.amount > price.amount:
-            raise Rejected(INVALID, f"The entry was of {offer.amount} units; this request costs {price.amount}.")
+            raise Rejected(INVALID, f"`accepted` is not, word for word, an entry offered for {paths[0]}.")
+        asked = due(offer.scheme, price, self._prices.rates)
+        if offer.amount != asked:
+            reason = UNDERPAID if offer.amount < asked else INVALID
+            raise Rejected(reason, f"The entry was of {offer.amount} units; this request costs {asked}.")
         if payment.resource is not None and payment.resource != offer.resource:
             raise Rejected(INVALID, "`resource` is not the one of the challenge.")
         self._check_extensions(payment.extensions)
