@@ -1,10 +1,12 @@
-"""A piece of an answer goes straight to the client, with the same bytes as by mitmproxy's long way."""
+"""Our HTTP layer between two connections of which only the bytes are there: as much arrives as by mitmproxy's own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from mitmproxy import http
@@ -12,12 +14,13 @@ from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
-from mitmproxy.proxy.layers.http._events import ResponseData
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.mode_specs import ReverseMode
 
+from mitmproxy_x402.proxy.body_observers import tap
 from mitmproxy_x402.proxy.exchange import exchange_of
-from mitmproxy_x402.proxy.layer import X402Layer
-from mitmproxy_x402.proxy.stream import Steps, X402Stream
+from mitmproxy_x402.proxy.layer import install
+from mitmproxy_x402.proxy.stream import X402Stream
 from mitmproxy_x402.settings.timeouts import Timeouts
 from support.console import Proxyserver, taddons
 from support.versions import IS_12
@@ -31,14 +34,15 @@ ASKED_1_0 = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 @dataclass
 class Case:
-    """An answer, and how many of its pieces take the long way."""
+    """An answer, in the reads in which it comes."""
 
     reads: list[bytes]
-    long: int = 0
     stream: bool | Callable[[bytes], bytes] = True
     asked: bytes = ASKED
     keeps: bool = False
     """Whether mitmproxy is to store what it streams, which it can from 12 on."""
+    observed: bool = False
+    """Whether somebody looks on, as the recorder does."""
     late: bool = False
     """Whether the answer's hook is over only when all has been read."""
 
@@ -51,9 +55,13 @@ CASES = {
     "to the end": Case([TO_THE_END, b"hello", b", world", b""]),
     "to the end, HTTP/1.0": Case([TO_THE_END, b"hello", b", world", b""], asked=ASKED_1_0),
     "with the head": Case([CHUNKED + b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"]),
-    "paused": Case([CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], long=2, late=True),
-    "changed": Case([CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], long=2, stream=bytes.upper),
-    "kept": Case([LENGTH, b"hello", b", world"], long=2 if IS_12 else 0, keeps=IS_12),
+    "paused": Case([CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], late=True),
+    "changed": Case([CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], stream=bytes.upper),
+    "observed": Case([CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], observed=True),
+    "changed and observed": Case(
+        [CHUNKED, b"5\r\nhello\r\n", b"7\r\n, world\r\n0\r\n\r\n"], stream=bytes.upper, observed=True
+    ),
+    "kept": Case([LENGTH, b"hello", b", world"], keeps=IS_12),
     "not streamed": Case([LENGTH, b"hello", b", world"], stream=False),
 }
 
@@ -64,12 +72,13 @@ async def _options() -> Options:
 
 
 class Driven:
-    """An HTTP layer of ours between two connections of which only the bytes are there."""
+    """An HTTP layer between two connections of which only the bytes are there: `ours`, or mitmproxy's."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, *, ours: bool = True) -> None:
         self.case = case
         self.written: list[bytes] = []
         """To the client, in the pieces in which it leaves."""
+        self.observed: list[bytes] = []
         self.flow: http.HTTPFlow | None = None
         self._left: list[events.Event] = []
         client = Client(peername=("client", 1), sockname=("", 2), state=ConnectionState.OPEN, timestamp_start=0.0)
@@ -78,21 +87,28 @@ class Driven:
             self.context.options.store_streamed_bodies = True
         self.server: Connection = self.context.server
         self.context.server.address = ("localhost", 80)
-        self.layer = X402Layer(self.context, HTTPMode.transparent)
-        self.layer.timeouts, self.layer._alarm, self.layer.addons = Timeouts(60, 60, 60, 60), None, None
+        client.proxy_mode = ReverseMode.parse("reverse:http://localhost:80")
+        self.layer = HttpLayer(self.context, HTTPMode.transparent)
+        if ours:
+            install(cast(Any, SimpleNamespace(context=self.context)), lambda _: None, Timeouts(60, 60, 60, 60))
 
     def run(self) -> Driven:
-        self._happens(events.Start())
-        self._happens(events.DataReceived(self.context.client, self.case.asked))
-        for data in self.case.reads:
-            if data:
-                self._happens(events.DataReceived(self.server, data))
-            else:
-                self.server.state = ConnectionState.CLOSED
-                self._happens(events.ConnectionClosed(self.server))
+        for number in range(len(self.case.reads) + 1):
+            self.step(number)
         while self._left:
             self._happens(self._left.pop(0))
         return self
+
+    def step(self, number: int) -> None:
+        """The request comes, or one read of the answer."""
+        if number == 0:
+            self._happens(events.Start())
+            self._happens(events.DataReceived(self.context.client, self.case.asked))
+        elif self.case.reads[number - 1]:
+            self._happens(events.DataReceived(self.server, self.case.reads[number - 1]))
+        else:
+            self.server.state = ConnectionState.CLOSED
+            self._happens(events.ConnectionClosed(self.server))
 
     def _happens(self, event: events.Event) -> None:
         for command in self.layer.handle_event(event):
@@ -114,6 +130,8 @@ class Driven:
                 assert self.flow is not None
                 assert self.flow.response is not None
                 self.flow.response.stream = self.case.stream
+                if self.case.observed:
+                    tap(self.flow, self.observed.append)
                 if self.case.late:
                     self._left.append(done)
                     return None
@@ -121,39 +139,37 @@ class Driven:
         return None
 
 
-@pytest.fixture
-def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The pieces of bodies that mitmproxy's own stream has been given."""
-    given: list[bytes] = []
-    own = HttpStream.state_stream_response_body
-
-    def state_stream_response_body(self: HttpStream, event: events.Event) -> Steps:
-        if isinstance(event, ResponseData):
-            given.append(event.data)
-        yield from own(self, event)
-
-    monkeypatch.setattr(HttpStream, "state_stream_response_body", state_stream_response_body)
-    return given
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_the_bytes_are_those_of_the_long_way(
-    name: str, long_ways: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_are_those_of_mitmproxy_s_own_layer(name: str) -> None:
     case = CASES[name]
-    straight = Driven(case).run()
-    assert len(long_ways) == case.long
-    monkeypatch.setattr(X402Stream, "pass_on", lambda *_: None)
-    long = Driven(case).run()
-    assert straight.written == long.written
-    body = b"".join(straight.written).partition(b"\r\n\r\n")[2]
-    assert b"world" in body.lower()
-    assert straight.flow is not None
-    assert long.flow is not None
-    assert straight.flow.response is not None
-    assert long.flow.response is not None
-    assert straight.flow.response.raw_content == long.flow.response.raw_content
-    assert (straight.flow.error, long.flow.error) == (None, None)
+    ours, theirs = Driven(case).run(), Driven(case, ours=False).run()
+    if name == "to the end":  # comes in chunks: else nobody could tell its end from being cut off
+        head, _, body = b"".join(ours.written).partition(b"\r\n\r\n")
+        assert head == TO_THE_END[:-4] + b"\r\ntransfer-encoding: chunked"
+        assert body == b"5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n"
+    else:
+        assert b"".join(ours.written) == b"".join(theirs.written)
+    assert b"world" in b"".join(ours.written).lower()
+    assert ours.observed == theirs.observed == ([b"hello", b", world", b""] if case.observed else [])
+    assert ours.flow is not None
+    assert theirs.flow is not None
+    assert ours.flow.response is not None
+    assert theirs.flow.response is not None
+    assert ours.flow.response.raw_content == theirs.flow.response.raw_content
+    assert (ours.flow.error, theirs.flow.error) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["chunks", "length"])
+def test_a_piece_leaves_as_it_comes(name: str) -> None:
+    """With the read that brought it, and in one piece."""
+    driven = Driven(CASES[name])
+    seen = []
+    for number in range(len(driven.case.reads) + 1):
+        driven.written.clear()
+        driven.step(number)
+        seen.append(list(driven.written))
+    assert all(len(pieces) <= 1 for pieces in seen)
+    assert sum(b"hello" in b"".join(pieces) for pieces in seen) == 1
 
 
 def test_bytes_that_come_straight_are_counted() -> None:

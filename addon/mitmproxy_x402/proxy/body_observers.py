@@ -1,4 +1,4 @@
-"""Who looks on while an answer passes: the recorder and the views. The client gets every chunk as it came."""
+"""Observers of response chunks: the recorder and the views. The client gets every chunk as it came."""
 
 from __future__ import annotations
 
@@ -22,19 +22,25 @@ def tap(flow: http.HTTPFlow, receive: Receiver) -> None:
     assert flow.response is not None
     if not flow.response.stream:
         return
-    if not isinstance(flow.response.stream, _Tee):
-        flow.response.stream = _Tee(flow.response.stream)
+    if not isinstance(flow.response.stream, Tee):
+        flow.response.stream = Tee(flow.response.stream)
     flow.response.stream.receivers.append(receive)
 
 
-class _Tee:
+class Tee:
     """What mitmproxy calls with each chunk; never raises, since that would leave the client waiting for ever."""
 
     def __init__(self, before: object) -> None:
         self.receivers: list[Receiver] = []
         self._before = before  # another addon's own stream function, or True
 
+    @property
+    def only_observes(self) -> bool:
+        """Whether every chunk leaves as it came."""
+        return self._before is True
+
     def __call__(self, data: bytes) -> bytes:
+        """Show `data` to every receiver; gives what goes to the client."""
         for receive in self.receivers:
             self._show(receive, data)
         if callable(self._before):

@@ -33,6 +33,7 @@ from ..errors import error_body
 from ..protocol.payment_required import challenge_header
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, ArrivingStream, AtOnce, Steps
+from .body_observers import Tee
 from .exchange import Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
 from .internals import (
     DropStream,
@@ -167,18 +168,18 @@ class X402Stream(ArrivingStream):
         Comes to the same as HttpStream and Http1Server do together.
         """
         response = self.flow.response
+        stream = None if response is None else response.stream
         if (
             self._chunked is None
             or self._paused
             or event.stream_id != self.leg_id
             or self.server_state != self.state_stream_response_body
-            or response is None
-            or response.stream is not True
+            or not (stream is True or (isinstance(stream, Tee) and stream.only_observes))
             or getattr(self.context.options, "store_streamed_bodies", False)
         ):
             return None
         self._take_note(event)
-        data = event.data
+        data = event.data if stream is True else stream(event.data)
         return commands.SendData(self.context.client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _take_note(self, event: events.Event) -> None:
