@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 from typing import Any, cast
 
 from mitmproxy import exceptions, http
@@ -34,7 +34,7 @@ class HookIndex:
     """
 
     def __init__(self, addons: AddonManager) -> None:
-        self._addons = addons
+        self.addons = addons
         self._asked: dict[str, Asked] = {}
         self._chain: list[Any] = []
         self._parents: list[tuple[Any, tuple[Any, ...]]] = []
@@ -55,13 +55,13 @@ class HookIndex:
         return any(getattr(each, name, None) for family in self.asked(name) for each in family)
 
     def _is_current(self) -> bool:
-        return self._chain == self._addons.chain and all(
+        return self._chain == self.addons.chain and all(
             tuple(getattr(parent, "addons", ())) == children for parent, children in self._parents
         )
 
     def _look_around(self) -> None:
         self._asked.clear()
-        self._chain = list(self._addons.chain)
+        self._chain = list(self.addons.chain)
         self._families = [list(_traverse(addon)) for addon in self._chain]
         self._parents = [
             (each, tuple(getattr(each, "addons", ())))
@@ -172,24 +172,40 @@ def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
     """Call the hooks; yields what is to be waited for in between."""
     name = event.name
     arguments = (cast(Any, event).flow,) if name in FLOW_HOOKS else event.args()
+    chain = index.addons.chain
+    size = len(chain)
     for family in index.asked(name):
         try:
-            for addon in family:
-                hook = getattr(addon, name, None)
-                if not hook:
-                    continue
-                if not callable(hook):
-                    if inspect.ismodule(hook):
-                        continue
-                    raise exceptions.AddonManagerError(f"Addon handler {name} ({addon}) not callable")
-                result = hook(*arguments)
-                if result is not None and inspect.isawaitable(result):
-                    yield result
-        except exceptions.AddonHalt:  # costs nothing until it happens
+            yield from _call_family(family, name, arguments)
+        except exceptions.AddonHalt:  # noqa: PERF203  # costs nothing until it happens
             return
-        except Exception:  # the rest of the family is skipped, as mitmproxy does
-            with safecall():
-                raise
+    while size < len(chain):  # an addon has added another, which mitmproxy asks in the same round
+        size += 1
+        try:
+            yield from _call_family(_traverse(chain[size - 1]), name, arguments)
+        except exceptions.AddonHalt:
+            return
+
+
+def _call_family(family: Iterable[Any], name: str, arguments: Sequence[Any]) -> _Calls:
+    """An addon and its children; where one fails, the rest is skipped. Raises AddonHalt: nobody else is to be asked."""
+    try:
+        for addon in family:
+            hook = getattr(addon, name, None)
+            if not hook:
+                continue
+            if not callable(hook):
+                if inspect.ismodule(hook):  # imported under the name of a hook
+                    continue
+                raise exceptions.AddonManagerError(f"Addon handler {name} ({addon}) not callable")
+            result = hook(*arguments)
+            if result is not None and inspect.isawaitable(result):
+                yield result
+    except exceptions.AddonHalt:
+        raise
+    except Exception:
+        with safecall():
+            raise
 
 
 def _throw(calls: _Calls, error: Exception) -> Awaitable[Any] | None:
