@@ -1,4 +1,4 @@
-"""mitmproxy hooks: starting, options, and who may ask. Every payment decision is delegated to `hooks.payment_desk`."""
+"""mitmproxy's hooks; every payment decision is delegated to `hooks.payment_desk`."""
 
 from __future__ import annotations
 

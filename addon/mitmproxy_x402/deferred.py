@@ -1,4 +1,4 @@
-"""Work that nobody waits for: a moment later, several pieces in a row take far less time than each on its own."""
+"""Batches deferred work."""
 
 from __future__ import annotations
 

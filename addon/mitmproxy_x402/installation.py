@@ -1,4 +1,4 @@
-"""What is installed beside this package, and the command that adds what is missing to this very installation.
+"""Finds which dependencies are missing, and the command that adds them to this very installation.
 
 Imports nothing but the standard library, and runs on Pythons that the rest does not run on: it is what tells.
 """

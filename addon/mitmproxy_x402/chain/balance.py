@@ -1,4 +1,4 @@
-"""How much a wallet has on chain, as RPCs tell. Paying needs none of it."""
+"""Asks RPCs for a wallet's balance. Paying needs none of it."""
 
 from __future__ import annotations
 

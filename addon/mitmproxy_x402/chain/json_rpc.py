@@ -1,4 +1,4 @@
-"""One HTTP or JSON-RPC request to a server, bounded in time and size, with its TLS certificate verified."""
+"""Sends one HTTP or JSON-RPC request, bounded in time and size, over verified TLS."""
 
 from __future__ import annotations
 

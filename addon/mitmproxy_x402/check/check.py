@@ -1,4 +1,4 @@
-"""`check`: is everything in order for payments? Each line is ok, or says what to do. Signs nothing, pays nothing."""
+"""The verb `check`: whether payments will work, one line each, `ok` or what to do. Signs nothing, pays nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `check` finds out about a ledger in a PostgreSQL database. Writes, and takes back what it has written."""
+"""Checks a ledger in a PostgreSQL database. Writes, and takes back what it has written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `check` finds out about the gateway: is it there, what time does it have, what does it ask for a request?"""
+"""Checks the gateway: whether it answers, its clock, and what it asks for a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of `check`."""
+"""One line of the output of `check`."""
 
 from __future__ import annotations
 

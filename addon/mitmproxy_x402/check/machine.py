@@ -1,4 +1,4 @@
-"""What `check` finds out about this machine: versions, wallet, ledger, port."""
+"""Checks this machine: versions, wallet, ledger, port."""
 
 from __future__ import annotations
 

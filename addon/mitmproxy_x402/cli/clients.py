@@ -1,4 +1,4 @@
-"""`env` and `run`: the variables that point a client at the proxy, printed, or set for a program that is started."""
+"""The verbs `env` and `run`: print, or set for a program, the variables that point a client at the proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`reconcile`: asks the chain what became of payments, and writes it into the ledger."""
+"""The verb `reconcile`: asks the chain what became of payments, and writes it into the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report`: what was spent, on the terminal or as a file."""
+"""The verb `report`: prints or writes what was spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sandbox`: a gateway for play money, the real proxy before it, and one paid request shown as it happens.
+"""The verb `sandbox`: a play-money gateway, the real proxy in front of it, and one paid request to watch.
 
 The proxy is a process of its own, started as a user would start it. Nothing of the user's is touched: the wallet is
 made here and handed over by environment, configuration and certificates live in a directory that goes away.

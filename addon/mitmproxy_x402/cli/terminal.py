@@ -1,4 +1,4 @@
-"""Talking to a person at a terminal: questions, hidden input, what is wiped off the screen again, a spinner."""
+"""Asks questions at a terminal: visible and hidden input, wiping the screen, a spinner."""
 
 from __future__ import annotations
 

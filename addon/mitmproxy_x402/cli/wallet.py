@@ -1,4 +1,4 @@
-"""`wallet`: what wallets there are and what they hold; makes, restores and funds one. Never prints a key."""
+"""The verb `wallet`: shows the wallets and what they hold; makes, restores and funds one. Never prints a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a gateway asked for some requests to what it will ask for another: exact integer arithmetic, no guess.
+"""Fits a price formula to quotes and predicts the next: exact integer arithmetic, no guess.
 
 A quote is taken to be `max(least, floor(a * x + b * y + c))`, where x is a measure of the request's size, y its output
 limit, and a, b and c are fractions. Every rounding is a floor with another c: the ceiling of n/4 is the floor of

@@ -1,4 +1,4 @@
-"""What will the gateway ask for this request? Learnt from its challenges, and said only where it was right before.
+"""Predicts what the gateway will ask for a request, learnt from its challenges, where it was right before.
 
 For each method, upstream, path and model one quote is kept (`forecast_quote`): the terms of the last challenge, and
 what the last requests were asked for. It is used once it has foretold TRUST challenges exactly. Whatever surprises

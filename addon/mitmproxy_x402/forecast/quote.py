@@ -1,4 +1,4 @@
-"""One price list, as far as it is known: what requests were asked for, and the rules that explain it. Pure.
+"""The price list of one endpoint as far as it is known: quotes, and the formulas that explain them. Pure.
 
 Equal requests cost the same: that is one rule. The others are formulas (`forecast_fit`), each over another measure of
 the body's size, and the output limit. A rule is used after it has foretold the last challenges that it had anything to

@@ -1,4 +1,4 @@
-"""What of a challenge stays the same from one request to the next, and what is a number in it. Pure.
+"""Splits a challenge into its constant terms and its numbers. Pure.
 
 A payment has to echo the entry that it pays, the resource and the extensions (x402 v2, section 5.2), and the gateway's
 entries describe the request: "(~11566 input, 1024 max output tokens)". So a challenge is taken apart into its terms and

@@ -1,4 +1,4 @@
-"""What the addon answers itself, and what it reads out of the upstream's answers for the ledger."""
+"""Makes the addon's own answers, and reads what an upstream's answer says for the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an answer is complete: has the client got what was paid for, or will it ask again?
+"""Tells whether an answer is complete, so that the client has what was paid for.
 
 An answer can fail inside a 200: with an error event, a stream that ends early, nothing at all. Its end tells. So a
 bounded tail of each paid answer is kept while it passes, and read once, when the answer is over. Nothing is parsed in

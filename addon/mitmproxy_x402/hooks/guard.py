@@ -1,4 +1,4 @@
-"""Who may spend: the client's address, the Host, Origin and Sec-Fetch headers, the client token. And what stays here.
+"""Decides who may use the port, by address, Host, Origin, Sec-Fetch and client token; strips the client's credentials.
 
 A funded key sits behind an open port. Three strangers can reach it: another machine, a web page in a browser of this
 machine (which may also rebind a name of its own to 127.0.0.1), and a program of another user. The first two are refused

@@ -1,4 +1,4 @@
-"""Lines of the log: dates before them, and none for connections on which nothing is asked but whether we are well."""
+"""Formats the log: dates, and no lines for health checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the hooks do with a request's money: when it is paid for, what the client is told, what is written down.
+"""Handles the money of one flow in mitmproxy's hooks: when it is paid, what the client hears, what is written down.
 
 Between mitmproxy's flows and `payment`: it asks `Purchase` (or `Poll`) at each step of a flow, and does with the flow
 what follows from it. It owns no rule about money.

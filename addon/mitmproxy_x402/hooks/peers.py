@@ -1,4 +1,4 @@
-"""Who really asks: a connection to our port may come from this very process, through another of its modes.
+"""Finds the real client of a connection that comes from this very process, through another of its modes.
 
 With `--mode reverse:https://... --mode regular@0.0.0.0:8080` a client of another machine can ask the second for
 http://127.0.0.1:4402/. Seen from the first, that is a program of this machine.

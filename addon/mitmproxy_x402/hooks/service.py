@@ -1,6 +1,4 @@
-"""What a supervisor, a container or a load balancer wants: a start that no client can disturb, a health check, and a
-stop that loses no answer.
-"""
+"""Start, health check and graceful stop, for supervisors, containers and load balancers."""
 
 from __future__ import annotations
 

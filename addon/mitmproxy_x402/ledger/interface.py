@@ -1,4 +1,4 @@
-"""What was reserved, sent, settled: one row for each payment, written before its header leaves.
+"""The ledger: one row for each payment, written before its header leaves; its states and their transitions.
 
 A payment is one signature: a nonce on EVM, a transaction on Solana. Its row is born `reserved`, in the transaction that
 found room for it in every budget, and counts against them from then on. It becomes `sent` before its header leaves the

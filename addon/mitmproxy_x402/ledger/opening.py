@@ -1,4 +1,4 @@
-"""Opens the ledger that the settings name, whatever it is kept in, and finds where its proxies hold payments."""
+"""Opens the ledger that the settings name, in SQLite or PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the ledger for people: opens it for reading alone, never makes one, never changes one."""
+"""Reads the ledger for people, read-only: never makes one, never changes one."""
 
 from __future__ import annotations
 

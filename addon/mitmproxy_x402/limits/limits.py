@@ -1,4 +1,4 @@
-"""How much may be spent: budgets over a rolling period, and limits for some models or paths. Pure, like the policy."""
+"""Budgets over a rolling period, and limits for some models or paths. Pure."""
 
 from __future__ import annotations
 

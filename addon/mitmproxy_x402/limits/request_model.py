@@ -1,4 +1,4 @@
-"""Which model does a request name, and how long an answer does it allow?
+"""Reads which model a request names, and how long an answer it allows.
 
 A shallow, bounded read, done only for requests that are about to be paid.
 """

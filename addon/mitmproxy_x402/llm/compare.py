@@ -1,4 +1,4 @@
-"""Do two answers mean the same? Names of things that are made anew for every answer are no difference."""
+"""Compares two answers by their meaning; ids that are made anew for every answer make no difference."""
 
 from __future__ import annotations
 

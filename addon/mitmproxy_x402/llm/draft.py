@@ -1,4 +1,4 @@
-"""An answer while it comes in: what the dialects' readers collect, and the Reading of it at any time.
+"""Collects an answer while it comes in, and gives its Reading at any time.
 
 Fragments are joined when somebody reads, so collecting is linear; text and items are bounded.
 """

@@ -1,6 +1,4 @@
-"""Parts of an answer that are neither text nor calls, for people: pictures and sound as a line, results of searches and
-of programs as what they found and printed.
-"""
+"""Shows parts that are neither text nor calls: pictures and sound in a line, results of searches and server tools."""
 
 from __future__ import annotations
 

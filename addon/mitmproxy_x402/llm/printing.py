@@ -1,4 +1,4 @@
-"""Strangers' text for a terminal or a page: nothing in it can steer either, or hide."""
+"""Makes strangers' text safe for a terminal or a page: nothing in it can steer either, or hide."""
 
 from __future__ import annotations
 

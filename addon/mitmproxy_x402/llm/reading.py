@@ -1,4 +1,4 @@
-"""What an answer of a language model says, whichever vendor's dialect it came in. Frozen, and nothing else."""
+"""The Reading of a language model's answer, the same for all vendors' dialects: frozen dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the calls of an answer fit the tools that its request declares?
+"""Checks the tool calls of an answer against the tools that its request declares.
 
 Names are looked up, and arguments are held against the tools' JSON schemas, by jsonschema. Both come from strangers: no
 schema is fetched from anywhere, no regular expression of theirs is run, and the work is bounded.

@@ -1,4 +1,4 @@
-"""Values of strangers' JSON: each function takes anything, and gives the type that it names or nothing."""
+"""Reads strangers' JSON values by type: the value, or nothing."""
 
 from __future__ import annotations
 

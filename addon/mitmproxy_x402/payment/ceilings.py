@@ -1,4 +1,4 @@
-"""Payments over Permit2: whether one can be made now, and whether a ceiling (`upto`) is the better buy.
+"""Decides on payments over Permit2: whether one can be made now, and whether a ceiling (`upto`) is the better buy.
 
 Nobody else keeps a wallet's promises apart: facilitators look at each ceiling alone. So what may still be taken by
 earlier payments, as the ledger knows it, and this one must fit the balance together, and those over Permit2 its

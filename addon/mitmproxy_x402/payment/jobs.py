@@ -1,4 +1,4 @@
-"""Jobs: a slow request (video, music, image) is answered 202 at once, and its client polls until the result is there.
+"""Jobs: requests for video, music or images that are answered 202 and polled for. Remembers which payment is whose.
 
 The payment of such a request belongs to its job, and what polls may cost follows from it (protocol, section 4):
 

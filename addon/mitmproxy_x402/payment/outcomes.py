@@ -1,4 +1,4 @@
-"""What became of payments, in the ledger and in the log.
+"""Writes the outcome of payments into the ledger and the log.
 
 A settlement need not be written down at once: the row of a payment that was sent counts as much as that of one that was
 settled. So settlements wait a moment for others, and go into the ledger together, mostly while requests are under way.

@@ -1,4 +1,4 @@
-"""Challenge in, payment out: choose, ask the policy, reserve, then sign. The only room that makes a signature.
+"""Turns a challenge into a payment: choose, ask the policy, reserve, then have it signed.
 
 The order is the rule (design, money rules): nothing is signed that the policy has not admitted, and that the ledger has
 not found room for.

@@ -1,4 +1,4 @@
-"""May this be paid? Admits, or refuses with a reason that names the option to change. Pure: no clock, no ledger."""
+"""Chooses an offer and admits it, or refuses with a reason that names the option to change. Pure."""
 
 from __future__ import annotations
 

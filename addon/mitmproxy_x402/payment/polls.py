@@ -1,4 +1,4 @@
-"""The money of one poll of a job: what it carries, and what may be signed when the gateway asks to be paid for it.
+"""The payments of one poll of a job: what it carries, and what may be signed when the gateway asks for payment.
 
 A `Poll` answers the hooks as a `Purchase` does (`purchase.PaidRequest`), by the rules of `jobs`:
 

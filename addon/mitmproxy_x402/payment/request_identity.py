@@ -1,4 +1,4 @@
-"""What makes two requests of clients the same one: method, origin, path, and what the body says.
+"""The identity of a request: method, origin, path, and what its body says.
 
 It is taken from the bytes that the client has sent, before anything in mitmproxy can change them. A Content-Encoding
 comes off first, JSON is compared whatever the order of its keys, a form whatever its boundary is, and anything else, as

@@ -1,4 +1,4 @@
-"""Payments whose attempt ended badly, kept where every proxy of the ledger finds them, and nobody else can use them.
+"""Retained payments in PostgreSQL, where every proxy of the ledger finds them, encrypted with the wallet's key.
 
 What `retained` keeps in memory is here a row in the ledger's database. A signed payment can move money for as long as
 it is valid, so it is not written there as it is: rows are sealed (AES-256-GCM) with a key that comes from the wallets'

@@ -1,4 +1,4 @@
-"""Wallets that could not pay: for a while the next requests are answered from what is known, without a signature.
+"""Remembers wallets that could not pay: for a short time the next requests are refused without a signature.
 
 A wallet without money would otherwise leave a signature with every request, each of which counts against the budget
 until it is dead. After a gateway has said that the wallet cannot pay an amount, as much or more is not signed for it

@@ -1,4 +1,4 @@
-"""The only room that makes a signature. `payer` calls it when the policy has admitted and the ledger has reserved."""
+"""Signs payments, when the policy has admitted and the ledger has reserved. Nothing else makes a signature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the Content-Encoding off a body while it still comes in, within bounds: gzip, deflate, br, zstd.
+"""Decodes Content-Encoding while a body comes in, within bounds: gzip, deflate, br, zstd.
 
 An answer is decoded chunk by chunk, so that whoever looks on sees it as it streams. Compressed data can be made to
 unfold a millionfold; what unfolds too far is broken off, and no step holds more than some tens of megabytes.

@@ -1,4 +1,4 @@
-"""Names that carry credentials or payments: one rule for what stays here and for what is not recorded.
+"""Which names carry credentials or payments: one rule for the guard and for the recorder.
 
 A header or parameter whose name says that it is a key, a token, a secret, a password or a cookie is a credential,
 whatever vendor thought of the name. Names that are known to say something else (`sort_key`, `page_token`) are none. A

@@ -1,4 +1,4 @@
-"""Payments and settlements to headers and back, for versions 1 and 2 of the protocol.
+"""Encodes payments into headers and reads settlements from them, for versions 1 and 2.
 
 Strict about what is written: standard padded base64, the chosen entry, `resource` and `extensions` as they came (x402
 v2, section 5.2; anything else counts as no payment at all). Tolerant about receipts. `payment_required` reads

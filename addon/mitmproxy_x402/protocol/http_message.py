@@ -1,4 +1,4 @@
-"""What payment looks at in an HTTP message: mitmproxy's requests and responses fit, so do plain objects in tests."""
+"""The parts of an HTTP message that payment looks at, as protocols that mitmproxy's classes fit."""
 
 from __future__ import annotations
 

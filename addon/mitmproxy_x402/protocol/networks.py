@@ -1,4 +1,4 @@
-"""The networks and assets that may be paid with, and every fact that a signature needs of them.
+"""The networks and assets that may be paid with, and all that a signature needs to know of them.
 
 A challenge *selects* a row of this table. It never supplies the chain id, the asset or the signing domain: a gateway
 that could would choose what a signature means. More rows come only from the user's configuration.

@@ -1,4 +1,4 @@
-"""JSON as strangers send it: base64 around it, bounded, and saying where two readers could differ."""
+"""Decodes strangers' JSON and base64, bounded, and reports where two readers could differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the certificate authorities that mitmproxy trusts are fit to pay by.
+"""Checks that the certificate authorities that mitmproxy trusts are fit to pay by.
 
 The private key of a public authority (eMudhra) has leaked; certifi before OLDEST still has its roots, and who has that
 key can pose as any gateway, to set prices and take payments.

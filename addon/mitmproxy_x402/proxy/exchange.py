@@ -1,4 +1,4 @@
-"""What the stream and the addon tell each other about one request of the client."""
+"""The Exchange: what the stream and the addon tell each other about one client request."""
 
 from __future__ import annotations
 

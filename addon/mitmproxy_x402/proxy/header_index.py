@@ -1,4 +1,4 @@
-"""Headers by their names, out of an index, where mitmproxy goes through all of a message with each look-up."""
+"""Looks headers up in an index, where mitmproxy scans the whole head each time."""
 
 from __future__ import annotations
 

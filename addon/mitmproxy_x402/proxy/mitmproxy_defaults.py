@@ -1,4 +1,4 @@
-"""What mitmproxy's defaults get wrong for a proxy that pays, and how to tell a default from the user's choice."""
+"""Replaces mitmproxy's defaults that are wrong for a paying proxy, where the user has not chosen them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the chain contradicts what a gateway said of a payment: a short code for the ledger, a sentence for people."""
+"""Findings: where the chain contradicts what a gateway said of a payment."""
 
 from __future__ import annotations
 

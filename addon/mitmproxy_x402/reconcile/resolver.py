@@ -1,4 +1,4 @@
-"""Asks the chain about rows of the ledger, many at a time."""
+"""Asks the chain about rows of the ledger, in batches, and writes its word down."""
 
 from __future__ import annotations
 

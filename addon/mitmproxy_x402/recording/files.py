@@ -1,4 +1,4 @@
-"""Writes one recording's folder, piece by piece. Everything here blocks: it belongs into a thread of its own."""
+"""Writes one recording's folder, piece by piece, in a thread of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows in mitmproxy's own file format, with the body that was streamed: `mitmweb -r FILE` opens it.
+"""Writes recordings as mitmproxy's flow files, with the streamed body: `mitmweb -r FILE` opens them.
 
 mitmproxy's FlowWriter wants the body in memory. Here the flow's state, without its secrets, is written around the body,
 which is copied from its file; the format (tnetstrings) only has to know its size beforehand.

@@ -1,4 +1,4 @@
-"""What recordings and their files are called: names that sort by time, say what is in them, and are safe as names."""
+"""Names recordings and their files: sortable by time, telling, and safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recorded, where to and how: the three options x402_dump..., checked before anything depends on them."""
+"""Plans what is recorded, where and how, from the options x402_dump..., checked before anything depends on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records what passes: the addon's side of it, on mitmproxy's event loop, where nothing may wait.
+"""The recorder's half on mitmproxy's event loop, where nothing may wait.
 
 Per flow a job is handed to the recorder's thread as things become known: the request, the answer's head, each chunk,
 the end. Without x402_dump every hook returns at once.

@@ -1,4 +1,4 @@
-"""Takes the secrets out of what is written about a flow: headers and the query. Bodies are left as they are.
+"""Takes secrets out of recorded headers and queries. Bodies are left as they are.
 
 Rather too much is taken than too little: `protocol.credentials` knows the names. A value that was taken out matches any
 other when the recording is served, so what says something else (`page_token`) is let through: else all pages of a list

@@ -1,4 +1,4 @@
-"""Reads flow.json: every value is what it has to be, or there is an error that names its place."""
+"""Reads flow.json strictly: an error names the place of a wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorder's own threads: whatever touches the disk happens here, so that no stream ever waits for it.
+"""The recorder's threads: all disk work happens here, so that no stream waits for it.
 
 The event loop hands over what passes and goes on. One thread writes it down; another does what there is to do when a
 flow is over, which may take seconds for a large one. What waits is bounded: when the disk is too slow, a recording

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no script, no font, no request to anywhere. Light and dark.
+"""The report as one self-contained page: no script, no font, no request. Light and dark.
 
 Every text from outside is escaped, and the page's own policy lets a browser load nothing, should one slip through.
 """

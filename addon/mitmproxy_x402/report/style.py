@@ -1,4 +1,4 @@
-"""How the report's page looks: a style sheet, and the colours of the chart's series in light and in dark."""
+"""The style sheet of the report's page, and its chart's colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was spent: the ledger's rows as sums of today, this month, by day, model, network, path and client. Pure.
+"""Sums the ledger's rows: today, this month, by day, model, network, path and client. Pure.
 
 Spent is everything that counts against budgets: what is confirmed, and what was sent and is not confirmed yet. The two
 are shown apart. What was not taken, and never can be, is not spent; nor is what was never sent.

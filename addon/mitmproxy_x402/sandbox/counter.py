@@ -1,4 +1,4 @@
-"""What happens to one request: quoted, refused, or admitted; worked for; settled in its time."""
+"""Handles one request: quotes it, refuses or admits it, has the work done, settles it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox itself: a gateway on loopback that quotes, verifies, works, settles, and remembers."""
+"""The sandbox's server: a gateway on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no chat and no job: speech in bytes, images edited from a form, JSON-RPC in batches. All of it costs."""
+"""Serves what is no chat and no job: speech, images edited from a form, JSON-RPC batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sandbox remembers for whoever examines it: requests, payments, and every byte that it sent."""
+"""Records requests, payments, and every byte sent, for whoever examines the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends an answer, well, or with the faults that were asked for."""
+"""Sends an answer, with the faults that were asked for."""
 
 from __future__ import annotations
 

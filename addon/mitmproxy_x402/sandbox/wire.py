@@ -1,4 +1,4 @@
-"""HTTP/1.1 on Tornado, with what its request handlers hide: headers as they were written, and broken answers.
+"""HTTP/1.1 on Tornado with raw headers and broken answers.
 
 Tornado parses and frames. A tap on its stream keeps the request's head as it came, because a fidelity test needs the
 order and the case of headers; answers are written with names as given.

@@ -1,4 +1,4 @@
-"""What each path serves, once paid for or free: models in four dialects, bytes, an echo."""
+"""Serves each path once paid for or free: models in four dialects, bytes, an echo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the ledger is: a file of SQLite's, or a database of PostgreSQL's that many proxies share."""
+"""The ledger's place: a SQLite file, or a PostgreSQL database that many proxies share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets, allow lists and the `[[limit]]` tables of x402.toml: what may be spent, and on whom."""
+"""Reads budgets, allow lists and the `[[limit]]` tables of x402.toml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `[[network]]` and `[[asset]]` tables of x402.toml: more rows for the table that signatures are made from.
+"""Reads the `[[network]]` and `[[asset]]` tables of x402.toml.
 
 What stands here decides what a signature means, so every field is checked, nothing has a quiet default that a chain
 could contradict, and no built-in fact can be changed.

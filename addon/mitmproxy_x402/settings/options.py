@@ -1,4 +1,4 @@
-"""The table of mitmproxy options that the addon declares; their help is the user's documentation.
+"""The mitmproxy options that the addon declares; their help is the user's documentation.
 
 All are text, also numbers and switches: mitmproxy silently drops a whole script whose typed option gets a bad value.
 """

@@ -1,4 +1,4 @@
-"""Options, environment and x402.toml become one frozen Settings; every error is one line that names the key.
+"""Reads options, environment and x402.toml into one frozen Settings; an error is one line that names the key.
 
 An option beats the environment, the environment beats the file, the file beats the default. Every option is declared
 to mitmproxy as text and parsed here, because mitmproxy drops a whole script when it cannot parse a typed option.

@@ -1,4 +1,4 @@
-"""How long a stream may wait for its upstream. mitmproxy itself only ends a connection after ten silent minutes."""
+"""How long a stream may wait for its upstream."""
 
 from __future__ import annotations
 

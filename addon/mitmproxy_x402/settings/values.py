@@ -1,4 +1,4 @@
-"""One value of the configuration becomes one typed value, or one line that says what is wrong with it.
+"""Reads single values of the configuration: one typed value, or one line that says what is wrong.
 
 A value comes as text (mitmproxy option, environment) or as TOML typed it. Nothing is rounded, guessed or cut.
 """

@@ -1,4 +1,4 @@
-"""The content view "x402": the handshake behind a flow, as its metadata tells it. Pure but for mitmproxy's types."""
+"""The content view "x402": the handshake of a flow, from its metadata. Pure but for mitmproxy's types."""
 
 from __future__ import annotations
 

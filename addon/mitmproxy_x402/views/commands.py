@@ -1,4 +1,4 @@
-"""Commands for mitmproxy's console and for mitmweb's command bar: x402.status, .payments, .budget and .report.
+"""Commands for mitmproxy's console and mitmweb's command bar: x402.status, .payments, .budget and .report.
 
 mitmweb's server takes no command with a digit in its name, so each has a second name: pay.status and so on. It also
 shows an answer as one line of JSON: there the lines are joined, and the whole text goes into the event log.

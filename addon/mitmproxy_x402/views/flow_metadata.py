@@ -1,4 +1,4 @@
-"""What happened to a flow's money, in `flow.metadata`: for filters (`~meta "x402.state: unknown"`), views, recordings.
+"""The keys of `flow.metadata` that say what happened to a flow's money.
 
 All values are text, but for the challenge. The names are stable:
 

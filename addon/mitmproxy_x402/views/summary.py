@@ -1,4 +1,4 @@
-"""What was spent and what is left, in a few lines: for the end of a run, and for mitmproxy's commands."""
+"""What was spent and what is left, in a few lines, at the end of a run and for commands."""
 
 from __future__ import annotations
 

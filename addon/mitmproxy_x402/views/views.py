@@ -1,4 +1,4 @@
-"""What people see of a flow in mitmweb and mitmproxy: its body while it streams and after, a comment, and a mark.
+"""Shows a flow in mitmweb and mitmproxy: its body while it streams, its comment and its mark.
 
 mitmproxy keeps nothing of an answer that is streamed. Where somebody can look, the first `x402_view_limit` bytes of it
 are kept here and put into the flow: a few times a second while it streams, and at its end. Nothing of that touches what

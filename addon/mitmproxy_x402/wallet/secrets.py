@@ -1,4 +1,4 @@
-"""A key's text on its way from a file or variable to a wallet: read, bounded, kept out of pickles and reprs."""
+"""Reads a key's text: bounded, kept out of pickles and reprs."""
 
 from __future__ import annotations
 

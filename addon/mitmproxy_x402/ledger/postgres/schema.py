@@ -1,4 +1,4 @@
-"""The tables and functions of the ledger in PostgreSQL, and how a database gets them.
+"""The tables and functions of the ledger in PostgreSQL, and their migrations.
 
 What decides runs in the database, in one function for each decision: a proxy asks once, and holds the ledger's lock no
 longer than the database needs. Names carry a prefix, and their schema is left to the user's search_path, so a database

@@ -1,4 +1,4 @@
-"""One session with a PostgreSQL database, kept open: every statement has an end, and a lost session is begun anew.
+"""One long-lived session with a PostgreSQL database: every statement has a time limit, a lost session is reopened.
 
 The ledger's calls are synchronous, on mitmproxy's event loop, where everybody waits for them. So a statement ends after
 STATEMENT_SECONDS by the server's word, and after ANSWER_SECONDS by our own where even the server is not heard of. A

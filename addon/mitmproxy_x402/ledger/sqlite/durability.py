@@ -1,4 +1,4 @@
-"""Puts what was written into the ledger on the disk, and its log into the file, in a thread beside the event loop.
+"""Syncs the ledger's file to the disk, in a thread beside the event loop.
 
 SQLite writes each transaction into its log (`ledger.sqlite3-wal`) at once, so it survives the end of the process. It
 survives a power cut when that log was synced. Whoever needs that waits for it without stopping others; all who wait at

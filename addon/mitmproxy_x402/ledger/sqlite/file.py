@@ -1,4 +1,4 @@
-"""The ledger's file as such: whether it is one of ours, and whether all of it is there. Changes nothing that is not."""
+"""Checks the ledger's file: whether it is one of ours, and complete. Changes nothing that is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which processes that wrote into a ledger still run: each holds a lock, which the system drops with it.
+"""Tells which processes that wrote into a ledger still run: each holds a lock that the system drops with it.
 
 The lock is on a file of its own beside the ledger, `ledger.sqlite3-proxy-TOKEN`, and its token is part of how the
 process is named in its rows. So neither a process id that is given again (in a container every proxy may be number 1),

@@ -1,4 +1,4 @@
-"""The tables of the ledger in SQLite, and how a file gets them."""
+"""The tables of the ledger in SQLite, and their migrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts against a budget of the ledger in SQLite: a few look-ups, however many payments there are.
+"""Sums what counts against a budget in SQLite, in a few look-ups however many payments there are.
 
 For each scope that a budget ever asked for, `spending` holds sums of what its payments count for, over spans of time of
 several lengths (`LEVELS`). The file's triggers keep them: a payment is in one span of each length from its reservation

@@ -1,4 +1,4 @@
-"""The sources that an answer names, in the forms of all vendors."""
+"""Citations in the forms of all vendors."""
 
 from __future__ import annotations
 

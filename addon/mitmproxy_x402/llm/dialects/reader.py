@@ -1,4 +1,4 @@
-"""What the readers of all dialects have in common."""
+"""The base of all dialects' readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One JSON object, or one on each line: which it is, the first line says."""
+"""Splits a body into JSON lines, or takes it for one JSON object."""
 
 from __future__ import annotations
 

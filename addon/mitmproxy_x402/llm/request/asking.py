@@ -1,4 +1,4 @@
-"""What a request to a language model asks, whichever vendor's dialect it is in. Frozen, and nothing else."""
+"""What a request asks of a language model, the same for all dialects: frozen dataclasses."""
 
 from __future__ import annotations
 
