@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from mitmproxy_x402.errors import EvmRpcError, Refused
 from mitmproxy_x402.ledger.interface import Charge, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.ceilings import EXACT_SECONDS, PROBES, expected_charge
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
+from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, PROBES, expected_charge
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings

@@ -29,7 +29,7 @@ from mitmproxy_x402.payment.polls import DYING_SECONDS, Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.request_identity import RequestIdentity
 from mitmproxy_x402.payment.retained import RetainedPayments
-from mitmproxy_x402.payment.signing import BLOCKHASH_SECONDS
+from mitmproxy_x402.payment.signing.signer import BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings

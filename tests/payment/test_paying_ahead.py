@@ -24,7 +24,7 @@ from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
 from mitmproxy_x402.payment.request_identity import RequestIdentity
 from mitmproxy_x402.payment.retained import RetainedPayments
-from mitmproxy_x402.payment.signing import BLOCKHASH_END, BLOCKHASH_SECONDS
+from mitmproxy_x402.payment.signing.signer import BLOCKHASH_END, BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW

@@ -34,11 +34,11 @@ from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
-from .ceilings import OVER_PERMIT2, Ceilings
 from .outcomes import Outcomes
 from .policy import Offer, Purpose, Rules
 from .shortfalls import Shortfalls
-from .signing import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
+from .signing.ceilings import OVER_PERMIT2, Ceilings
+from .signing.signer import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def rules_of(settings: Settings) -> Rules:
         max_validity=settings.max_validity,
         preference=settings.preference,
         schemes=settings.schemes,
+        gateway=settings.gateway,
         budgets=settings.budgets,
         limits=settings.limits,
         allow_pay_to=settings.allow_pay_to,

@@ -16,7 +16,7 @@ from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown
-from ..schemes import Method, exact_evm, exact_svm, method_of, permit2
+from ..schemes import Method, exact_evm, exact_svm, gateway, method_of, permit2
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
@@ -126,10 +126,17 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
     order = {name: rank for rank, name in enumerate(rules.preference)}
     rows = {network.caip2: row for row, network in enumerate(rules.networks)}
 
-    def rank(offer: Offer) -> tuple[int, bool, int, int, str]:
+    def rank(offer: Offer) -> tuple[int, bool, int, bool, int, str]:
         name = offer.network.caip2
         text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
-        return order.get(name, len(order)), offer.is_ceiling, offer.micro_usd, rows[name], text
+        return (
+            order.get(name, len(order)),
+            offer.is_ceiling,
+            offer.micro_usd,
+            offer.method == "gateway",
+            rows[name],
+            text,
+        )
 
     return sorted(offers, key=rank)
 
@@ -206,6 +213,8 @@ def _check_signable(offer: Offer, payer: str | None, rules: Rules) -> None:
             payer=payer,
             max_validity=rules.max_validity,
         )
+    elif offer.method == "gateway":
+        gateway.check(offer.requirement, offer.network, offer.asset, payer=payer)
     elif offer.network.family == "svm":
         exact_svm.check(offer.requirement, offer.asset, payer)
     else:

@@ -20,13 +20,13 @@ from ..forecast.forecast import MISMATCH, Prediction
 from ..forecast.quote import Question
 from ..ledger.interface import Ledger, Outcome, State
 from ..protocol.messages import PaymentRequired
-from .ceilings import OVER_PERMIT2
 from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .purchase_states import TABLE, Event, Stage
 from .request_identity import RequestIdentity
 from .retained import Memory, Retained
+from .signing.ceilings import OVER_PERMIT2
 
 REPLAY = "PAYMENT_REPLAY"
 """The gateway's code for a payment that was spent, or is being spent, already."""

@@ -24,6 +24,9 @@ DEFAULT_VALIDITY = 60
 MIN_VALIDITY = 10
 """Seconds that an authorization must live: facilitators want six left, and the header has to get there."""
 
+Sign = Callable[[bytes], bytes]
+"""Gets a 32-byte EIP-712 digest and returns r, s and v (27 or 28): 65 bytes."""
+
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 _TRANSFER_TYPE = (
     b"TransferWithAuthorization(address from,address to,uint256 value,"
@@ -41,7 +44,7 @@ def authorize(
     now: int,
     nonce: bytes,
     max_validity: int,
-    sign: Callable[[bytes], bytes],
+    sign: Sign,
 ) -> dict[str, Any]:
     """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on EVM; protocol.md section 3).
 
@@ -50,8 +53,16 @@ def authorize(
     """
     assert len(nonce) == 32
     check(requirement, network, asset, payer, max_validity)
-    sender, recipient = parse_address(payer), parse_address(requirement.pay_to)
     validity = seconds(requirement, max_validity)
+    domain = domain_separator(network.chain_id, asset)
+    return transfer(requirement, domain, payer=payer, now=now, validity=validity, nonce=nonce, sign=sign)
+
+
+def transfer(
+    requirement: PaymentRequirements, domain: bytes, *, payer: str, now: int, validity: int, nonce: bytes, sign: Sign
+) -> dict[str, Any]:
+    """The signed TransferWithAuthorization of `requirement`, which was checked, over the hashed `domain`."""
+    sender, recipient = parse_address(payer), parse_address(requirement.pay_to)
     value, valid_after, valid_before = requirement.amount, max(now - CLOCK_SKEW, 0), now + validity
     message = b"".join(
         (
@@ -64,7 +75,7 @@ def authorize(
             nonce,
         )
     )
-    signature = sign(keccak(b"\x19\x01" + domain_separator(network.chain_id, asset) + keccak(message)))
+    signature = sign(keccak(b"\x19\x01" + domain + keccak(message)))
     return {
         "signature": "0x" + signature.hex(),
         "authorization": {
@@ -135,14 +146,18 @@ def check_domain(requirement: PaymentRequirements, network: Network, asset: Asse
             )
 
 
-@lru_cache(maxsize=64)
 def domain_separator(chain_id: int, asset: Asset) -> bytes:
     """The EIP-712 domain of `asset`'s contract, hashed."""
-    assert chain_id
     assert asset.domain_name
-    name, version = keccak(asset.domain_name.encode()), keccak(asset.domain_version.encode())
-    contract = _word(parse_address(asset.address))
-    return bytes(keccak(b"".join((keccak(_DOMAIN_TYPE), name, version, chain_id.to_bytes(32, "big"), contract))))
+    return domain_hash(asset.domain_name, asset.domain_version, chain_id, asset.address)
+
+
+@lru_cache(maxsize=64)
+def domain_hash(name: str, version: str, chain_id: int, contract: str) -> bytes:
+    """An EIP-712 domain of four fields, hashed."""
+    assert chain_id
+    parts = (keccak(name.encode()), keccak(version.encode()), chain_id.to_bytes(32, "big"))
+    return bytes(keccak(b"".join((keccak(_DOMAIN_TYPE), *parts, _word(parse_address(contract))))))
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ part of it, once, and only for the payee.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from ..protocol.evm_address import checksum_address, parse_address
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown
-from .exact_evm import MIN_VALIDITY, check_domain, check_recipient, domain_separator, seconds
+from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain_separator, seconds
 
 PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
 """The same on all chains, as are the two contracts that settle (x402 specs, schemes/exact and schemes/upto)."""
@@ -30,8 +29,6 @@ SPONSORING = "eip2612GasSponsoring"
 """The extension by which a seller pays the gas of an EIP-2612 permit."""
 
 Permit2Method = Literal["permit2", "upto"]
-Sign = Callable[[bytes], bytes]
-"""Gets a 32-byte EIP-712 digest and returns r, s and v (27 or 28): 65 bytes."""
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,uint256 chainId,address verifyingContract)"
 _TOKEN_TYPE = b"TokenPermissions(address token,uint256 amount)"

@@ -57,6 +57,14 @@ OPTIONS: tuple[Option, ...] = (
         "sponsors the allowance or one that you set (wallet allow). Default: exact.",
     ),
     Option(
+        "x402_gateway",
+        "false",
+        "Whether sellers may be paid by Circle Gateway: true or false. Such a payment comes out of a balance that you "
+        "have deposited with Circle's contract, not out of the wallet. The danger: Circle takes only signatures that "
+        "live for seven days, whatever x402_max_validity says, so one whose outcome is unknown can be taken, and "
+        "counts against the budget, for that long. Default: false.",
+    ),
+    Option(
         "x402_budget",
         "10/day",
         "The most that may be spent in all, in dollars a period: 5 (ever), 5/hour, 5/day, 50/month, or several of "

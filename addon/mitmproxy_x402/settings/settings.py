@@ -80,6 +80,8 @@ class Settings:
     forward_auth: bool
     schemes: Literal["exact", "auto", "upto"]
     """How to pay where a gateway offers several ways."""
+    gateway: bool
+    """Whether Circle Gateway may be paid, with signatures that live for seven days."""
     max_validity: int
     """Of an EVM authorization."""
     solana_rpc: tuple[str, ...] = field(repr=False)
@@ -165,6 +167,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         max_request=sources.default("max_request", usd),
         forward_auth=sources.default("forward_auth", flag),
         schemes=sources.default("schemes", _schemes),
+        gateway=sources.default("gateway", flag),
         max_validity=sources.default("max_validity", whole(30, 86_400, "seconds")),
         solana_rpc=sources.default("solana_rpc", several(rpc_url, "URLs")),
         rpc_timeout=sources.default("rpc_timeout", seconds("0.1", "60")),

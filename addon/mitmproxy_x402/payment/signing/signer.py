@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
-from ..forecast.terms import BLOCKHASH
-from ..ledger.interface import Validity
-from ..protocol.messages import Json
-from ..schemes import exact_evm, exact_svm, permit2
-from ..wallet.sources import Wallets
-from .policy import Offer
+from ...chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
+from ...forecast.terms import BLOCKHASH
+from ...ledger.interface import Validity
+from ...protocol.messages import Json
+from ...schemes import exact_evm, exact_svm, gateway, permit2
+from ...wallet.sources import Wallets
+from ..policy import Offer
 
 FACILITATOR_MARGIN = 6
 """Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
@@ -98,17 +98,18 @@ class Signer:
     def _evm(self, offer: Offer, nonce: bytes) -> Signed:
         wallet = self._wallets.evm
         assert wallet is not None
-        now = int(self._clock())
-        payload = exact_evm.authorize(
-            offer.requirement,
-            offer.network,
-            offer.asset,
-            payer=wallet.address,
-            now=now,
-            nonce=nonce,
-            max_validity=self._max_validity,
-            sign=wallet.sign_digest,
-        )
+        now, what = int(self._clock()), (offer.requirement, offer.network, offer.asset)
+        if offer.method == "gateway":
+            payload = gateway.authorize(*what, payer=wallet.address, now=now, nonce=nonce, sign=wallet.sign_digest)
+        else:
+            payload = exact_evm.authorize(
+                *what,
+                payer=wallet.address,
+                now=now,
+                nonce=nonce,
+                max_validity=self._max_validity,
+                sign=wallet.sign_digest,
+            )
         authorization = payload["authorization"]
         valid_before = int(authorization["validBefore"])
         window = valid_before - now + exact_evm.CLOCK_SKEW

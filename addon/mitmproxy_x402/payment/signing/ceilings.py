@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..chain.permit2 import Standing, standing
-from ..errors import Refused
-from ..ledger.interface import Charge, Ledger, Pending
-from ..protocol.amounts import format_usd
-from ..protocol.networks import Network
-from ..schemes.permit2 import sponsors
-from .policy import Offer, Purpose, Schemes
+from ...chain.permit2 import Standing, standing
+from ...errors import Refused
+from ...ledger.interface import Charge, Ledger, Pending
+from ...protocol.amounts import format_usd
+from ...protocol.networks import Network
+from ...schemes.permit2 import sponsors
+from ..policy import Offer, Purpose, Schemes
 
 EXACT_SECONDS = 600
 """For how long `upto` and Permit2 rest on a network where a seller has refused one."""

@@ -1,0 +1,79 @@
+"""Scheme `exact` by Circle Gateway: an EIP-3009 message for Circle's own contract, settled later in a batch.
+
+It pays from a balance that lies in that contract. The signing domain is pinned here: the same message over USDC's own
+domain would be a real transfer of USDC that anybody could submit for a week.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ChallengeError
+from ..protocol.messages import PaymentRequirements
+from ..protocol.networks import Asset, Network
+from ..protocol.strict_json import shown
+from . import GATEWAY_DOMAIN, exact_evm
+from .exact_evm import Sign, check_recipient
+
+VERSION = "1"
+CONTRACTS = {True: "0x77777777Dcc4d5A8B6E418Fd04D8997ef11000eE", False: "0x0077777d7EBA4688BDeF3E311b846F25870A19B9"}
+"""GatewayWallet on mainnets, and on testnets (npm @circle-fin/x402-batching 3.3.0)."""
+USDC = {
+    1: "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48",
+    137: "0x3c499c542cEF5E3811e1192ce70d8cC03d5c3359",
+    1329: "0xe15fC38F6D8c56aF07bbCBe3BAf5708A2Bf42392",
+    5042: "0x3600000000000000000000000000000000000000",
+    8453: "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
+    42161: "0xaf88d065e77c8cC2239327C5EDb3A432268e5831",
+    43114: "0xB97EF9Ef8734C71904D8002F8b6Bc66Dd9c48a6E",
+    84532: "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+    5042002: "0x3600000000000000000000000000000000000000",
+}
+"""By chain id: what the contract holds balances in there, of the networks of our table (the same package)."""
+TESTNETS = frozenset({84532, 5042002})
+MIN_SECONDS = 604_900
+"""Circle takes what is valid for seven days more when it sees it, without grace; and an answer takes a while."""
+
+
+def contract(network: Network) -> str:
+    """GatewayWallet on `network`."""
+    return CONTRACTS[network.chain_id not in TESTNETS]
+
+
+def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, payer: str | None) -> None:
+    """Whether `authorize` can sign `requirement`; `payer` is None where no wallet is known yet.
+
+    Raises ChallengeError, which says what rule it breaks.
+    """
+    check_recipient(requirement.pay_to, payer, asset)
+    if USDC.get(network.chain_id, "").lower() != asset.address.lower():
+        raise ChallengeError(
+            f"The challenge wants {asset.symbol} on {network.name} by Circle Gateway, which does not hold that."
+            " Nothing was signed."
+        )
+    ours = {"name": GATEWAY_DOMAIN, "version": VERSION, "verifyingContract": contract(network)}
+    for key, value in ours.items():
+        theirs = requirement.extra.get(key)
+        if not isinstance(theirs, str) or theirs.lower() != value.lower():
+            raise ChallengeError(
+                f"The challenge names the signing domain {key} {shown(theirs)} for Circle Gateway on {network.name};"
+                f" {shown(value)} is Circle's own. Nothing was signed."
+            )
+
+
+def authorize(
+    requirement: PaymentRequirements, network: Network, asset: Asset, *, payer: str, now: int, nonce: bytes, sign: Sign
+) -> dict[str, Any]:
+    """The payload that pays `requirement` from `payer`'s balance with Circle (schemes.md, section 6).
+
+    `now` is in Unix seconds, `nonce` is 32 random bytes. Raises ChallengeError.
+    """
+    check(requirement, network, asset, payer=payer)
+    domain = exact_evm.domain_hash(GATEWAY_DOMAIN, VERSION, network.chain_id, contract(network))
+    validity = max(requirement.max_timeout_seconds, MIN_SECONDS)
+    if validity > 2 * MIN_SECONDS:
+        raise ChallengeError(
+            f"The challenge wants a signature that lives for {validity} seconds; Circle Gateway needs {MIN_SECONDS}."
+            " Nothing was signed."
+        )
+    return exact_evm.transfer(requirement, domain, payer=payer, now=now, validity=validity, nonce=nonce, sign=sign)
