@@ -21,6 +21,7 @@ from .peers import PEERS
 from .place import Place
 from .processes import ROOT
 from .profiles import profile
+from .reading import reading
 from .resources import kept, large_answer, open_streams, start_up
 from .results import Results, three
 from .rounds import Run, say
@@ -129,6 +130,9 @@ class Bench:
         times = signing(place, self._given.requests or (300 if self._given.quick else 2000))
         self.results.signing = {network: three(found) for network, found in times.items()}
 
+    def reading(self, _: Place) -> None:
+        self.results.reading = {dialect: three(found) for dialect, found in reading(self._repeat(9)).items()}
+
     def blocks(self, place: Place) -> None:
         self.results.add_blocks(blocks(place, self._given.requests or (200 if self._given.quick else 1000)))
 
@@ -155,6 +159,7 @@ class Bench:
 
 FIGURES: dict[str, Callable[[Bench, Place], None]] = {
     "signing": Bench.signing,
+    "reading": Bench.reading,
     "blocks": Bench.blocks,
     "start-up": Bench.start_up,
     "large-answer": Bench.large_answer,
@@ -162,9 +167,9 @@ FIGURES: dict[str, Callable[[Bench, Place], None]] = {
     "kept": Bench.kept,
     "ledger": Bench.ledger,
 }
-"""What is measured besides the cells: signing in this process, what blocks the event loop, start-up, memory over 100 MB
-with 500 streams open and left behind by requests, the ledger's writes."""
-QUICK_FIGURES = ("signing", "blocks", "start-up", "large-answer")
+"""What is measured besides the cells: signing and reading in this process, what blocks the event loop, start-up, memory
+over 100 MB, with 500 streams open and left behind by requests, the ledger's writes."""
+QUICK_FIGURES = ("signing", "reading", "blocks", "start-up", "large-answer")
 
 
 def candidates_named(names: str, checkout: Path | None) -> list[Candidate]:

@@ -185,6 +185,9 @@ def _in_process(results: Results) -> str:
         for network, times in results.signing.items()
     ]
     lines += [
+        (f"reading 4 MB of events, {dialect}, CPU", *map(_ms, times)) for dialect, times in results.reading.items()
+    ]
+    lines += [
         (f"longest callback of the event loop during a request, {_TITLES[name]}", *map(_ms, times))
         for name, times in results.longest.items()
     ]

@@ -68,6 +68,8 @@ class Results:
     """By figure: why there is nothing."""
     signing: dict[str, Three] = field(default_factory=dict)
     """By network, milliseconds from header bytes to header bytes."""
+    reading: dict[str, Three] = field(default_factory=dict)
+    """By dialect, milliseconds of CPU for 4 MB of events."""
     longest: dict[str, Three] = field(default_factory=dict)
     """By candidate, milliseconds of the event loop's longest callback while a request was under way."""
     hooks: dict[str, Three] = field(default_factory=dict)

@@ -87,6 +87,7 @@ def targets(results: Results) -> list[Target]:
         *(ratio.judge(results) for ratio in _RATIOS),
         *_far(results),
         *_signing(results),
+        *_reading(results),
         *_streams(results),
         *_memory(results),
         *_start_up(results),
@@ -118,6 +119,16 @@ def _signing(results: Results) -> Iterator[Target]:
     slowest = max(others, key=lambda hook: others[hook][0])
     text = ", ".join(f"{hook} {times[0]:.2f} (p99 {times[1]:.2f})" for hook, times in others.items())
     yield Target(what, "at most 1", text, others[slowest][1] <= 1)
+
+
+def _reading(results: Results) -> Iterator[Target]:
+    what, aim = "Reading 4 MB of events, the slowest dialect, ms of CPU", "at most 200"
+    if not results.reading:
+        yield Target(what, aim, "", None)
+        return
+    slowest = max(results.reading, key=lambda dialect: results.reading[dialect][0])
+    times = results.reading[slowest]
+    yield Target(what, aim, f"{times[0]:.0f} ({slowest})", times[0] <= 200)
 
 
 def _streams(results: Results) -> Iterator[Target]:
