@@ -158,7 +158,7 @@ class Postgres:
         if self._empty is None:
             self._empty = self.fresh()
             PostgresLedger(self._empty).close()
-        self.execute("TRUNCATE x402_payment, x402_sum, x402_held RESTART IDENTITY", url=self._empty)
+        self.execute("TRUNCATE x402_payment, x402_sum, x402_tally, x402_held RESTART IDENTITY", url=self._empty)
         return self._empty
 
     def fresh(self, **how: str) -> PostgresUrl:

@@ -175,7 +175,7 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
 def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
     """`row` has the columns by their names; a ledger that no proxy of this version has opened yet lacks some."""
     old = "scheme" not in row  # there a rejection counted nothing
-    fate = _fate("expired" if old and row["state"] == "rejected" else row["state"], alive)
+    fate = fate_of("expired" if old and row["state"] == "rejected" else row["state"], alive)
     return Entry(
         row=row["id"],
         time=row["time"],
@@ -224,7 +224,7 @@ _FATES: Mapping[str, Fate] = {
 }
 
 
-def _fate(state: str, alive: bool) -> Fate:
+def fate_of(state: str, alive: bool) -> Fate:
     """As the ledger will say itself once a proxy opens it again (see `ledger`)."""
     if state == "reserved":
         return "under way" if alive else "released"

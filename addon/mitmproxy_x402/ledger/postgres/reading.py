@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -24,6 +25,18 @@ _UNPROVEN = f"""
 _UNCHECKED = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE {UNCHECKED} AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
+_BOUNDS = """
+    SELECT least((SELECT min(bucket) * 900000 FROM x402_tally WHERE bucket >= %(begin)s / 900000),
+            (SELECT min(time) FROM x402_payment WHERE state IN ('reserved', 'sent') AND time >= %(begin)s)),
+        x402_now()"""
+_SUMS = """
+    SELECT width_bucket(bucket * 900000, %(begins)s::bigint[]), state, false, network, model, path, client,
+        sum(payments), sum(micro_usd), sum(counts)
+    FROM x402_tally WHERE payments > 0 AND bucket >= %(begin)s / 900000 GROUP BY 1, 2, 4, 5, 6, 7
+    UNION ALL
+    SELECT width_bucket(time, %(begins)s::bigint[]), state, session IN (SELECT x402_alive()), network,
+        coalesce(model, ''), path, coalesce(client, ''), 1, micro_usd, micro_usd
+    FROM x402_payment WHERE state IN ('reserved', 'sent') AND time >= %(begin)s"""
 UNPROVEN_SINCE = 2
 """The version of the tables that has these columns."""
 
@@ -47,6 +60,28 @@ def read_unproven_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str
 def read_unchecked_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
     """See `ledger.reading.read_unchecked`; each with `alive` likewise."""
     return _read(url, _UNCHECKED, (after, last), UNPROVEN_SINCE)
+
+
+def read_sums(url: PostgresUrl, begin: int, days: Callable[[int, int], Mapping[int, str]]) -> list[tuple[Any, ...]]:
+    """See `ledger.sums.read_groups`: day, state, whether its proxy is alive, and the rest. `days` gives the names of
+    days by their beginnings, between two moments.
+    """
+    with closing(_reading(url)) as session:
+        if _version(session, url) < UNPROVEN_SINCE:
+            raise LedgerError(
+                f"There is no ledger of this version in {url} yet. The proxy makes one, or adds to it, when it starts."
+            )
+        try:
+            session.execute("SET enable_seqscan = on; SET work_mem = '32MB'")
+            bounds = session.execute(_BOUNDS, {"begin": begin}).fetchone()
+            if bounds is None or bounds[0] is None:
+                return []
+            begins = days(*bounds)
+            rows = session.execute(_SUMS.encode(), {"begins": list(begins), "begin": begin}).fetchall()
+        except (psycopg.Error, Unanswered) as error:
+            raise failure(url, error) from None
+    names = list(begins.values())
+    return [(names[number - 1], *rest) for number, *rest in rows]
 
 
 def _read(url: PostgresUrl, statement: str, values: tuple[Any, ...], least: int = 1) -> list[dict[str, Any]]:

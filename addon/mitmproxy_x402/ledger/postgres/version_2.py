@@ -94,6 +94,57 @@ CREATE TRIGGER x402_count_freed AFTER UPDATE OF state, uncounted ON x402_payment
           <> x402_counts(NEW.state, NEW.micro_usd, NEW.uncounted))
     EXECUTE FUNCTION x402_count();
 
+-- What became of payments, by quarter of an hour, so that any time zone's days are known; without what is under way.
+CREATE TABLE x402_tally (
+    bucket bigint NOT NULL,          -- time / 900000
+    state text NOT NULL,
+    network text NOT NULL,
+    model text NOT NULL,             -- empty: it names none
+    path text NOT NULL,
+    client text NOT NULL,
+    key bytea PRIMARY KEY,           -- of all of these, which may be too long for an index
+    payments bigint NOT NULL,
+    micro_usd bigint NOT NULL,
+    counts bigint NOT NULL           -- of micro_usd
+);
+CREATE INDEX x402_tally_bucket ON x402_tally (bucket);
+CREATE FUNCTION x402_tally_key(its x402_payment) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT sha256(convert_to(jsonb_build_array(its.time / 900000, its.state, its.network, coalesce(its.model, ''),
+        its.path, coalesce(its.client, ''))::text, 'UTF8'))
+$$;
+INSERT INTO x402_tally
+    SELECT time / 900000, state, network, coalesce(model, ''), path, coalesce(client, ''), x402_tally_key(its),
+        count(*), sum(micro_usd), sum(x402_counts(state, micro_usd, uncounted))
+    FROM x402_payment AS its WHERE state NOT IN ('reserved', 'sent') GROUP BY 1, 2, 3, 4, 5, 6, 7;
+-- All changes of one statement in the order of keys: so two proxies never wait for each other.
+CREATE FUNCTION x402_count_ends() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        INSERT INTO x402_tally AS sums
+            SELECT time / 900000, state, network, coalesce(model, ''), path, coalesce(client, ''), key,
+                sum(sign), sum(sign * micro_usd), sum(sign * x402_counts(state, micro_usd, uncounted))
+            FROM (SELECT 1 AS sign, *, x402_tally_key(after) AS key FROM after
+                UNION ALL SELECT -1, *, x402_tally_key(before) FROM before) AS changes
+            WHERE state NOT IN ('reserved', 'sent') GROUP BY 1, 2, 3, 4, 5, 6, 7
+            HAVING sum(sign) <> 0 OR sum(sign * x402_counts(state, micro_usd, uncounted)) <> 0 ORDER BY key
+            ON CONFLICT (key) DO UPDATE SET payments = sums.payments + excluded.payments,
+                micro_usd = sums.micro_usd + excluded.micro_usd, counts = sums.counts + excluded.counts;
+    ELSE
+        UPDATE x402_tally AS sums SET payments = sums.payments - gone.payments,
+                micro_usd = sums.micro_usd - gone.micro_usd, counts = sums.counts - gone.counts
+            FROM (SELECT x402_tally_key(before) AS key, count(*) AS payments, sum(micro_usd) AS micro_usd,
+                    sum(x402_counts(state, micro_usd, uncounted)) AS counts
+                FROM before WHERE state NOT IN ('reserved', 'sent') GROUP BY 1) AS gone
+            WHERE sums.key = gone.key;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER x402_tally_changed AFTER UPDATE ON x402_payment REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION x402_count_ends();
+CREATE TRIGGER x402_tally_deleted AFTER DELETE ON x402_payment REFERENCING OLD TABLE AS before
+    FOR EACH STATEMENT EXECUTE FUNCTION x402_count_ends();
+
 -- What counts at now_ms against a budget; period_ms null: one for ever, of which total was ever reserved.
 CREATE OR REPLACE FUNCTION x402_spent(now_ms bigint, total bigint, period_ms bigint, models text, paths text)
 RETURNS bigint LANGUAGE plpgsql STABLE AS $$

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from ...limits.limits import ALIAS
+from . import tally
 
 LEVELS = (10, 16, 22, 28)
 """`spending` sums over spans of 2**10 milliseconds (a second), 2**16 (a minute), 2**22 (70 minutes) and 2**28 (three
@@ -179,6 +180,7 @@ MIGRATIONS = (
     WHEN {_counts("NEW")} <> {_counts("OLD")}
     BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
+    tally.MIGRATION,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 
