@@ -14,6 +14,7 @@ from ..payment import jobs, polls
 from ..payment.challenge import decoded
 from ..payment.payer import Payment
 from ..payment.purchase import PaidRequest, Purchase
+from ..payment.rejections import says_nothing
 from ..protocol.headers import read_settlement
 from ..proxy import header_index as heads
 from ..proxy.body_observers import tap
@@ -29,6 +30,25 @@ REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 def refusal(status: int, code: str, message: str) -> http.Response:
     """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
     return http.Response.make(status, error_body("x402_refused", code, message), [JSON, NO_RETRY])
+
+
+def say_why(flow: http.HTTPFlow, payment: Payment, why: str) -> None:
+    """Put words into a rejection of `payment` whose body has none: official sellers send `{}`, and SDKs show no more.
+
+    Status and headers stay the gateway's.
+    """
+    response = flow.response
+    assert response is not None
+    coding = response.headers.get("content-encoding")
+    if coding not in (None, "", "identity") or not says_nothing(response.raw_content or b""):
+        return
+    message = f"The gateway did not take the payment of {payment.offer}: {why or 'it gives no reason'}."
+    body = error_body("upstream_error", "payment_rejected", f"{message} It was not paid again.")
+    kept = [(name, value) for name, value in response.headers.fields if name.lower() not in _FRAMING]
+    flow.response = http.Response.make(response.status_code, body, [*kept, JSON, NO_RETRY])
+
+
+_FRAMING = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"trailer", b"x-should-retry"})
 
 
 def outcome_unknown(message: str) -> http.Response:

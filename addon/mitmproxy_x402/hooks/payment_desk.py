@@ -26,6 +26,7 @@ from ..payment import challenge, jobs, polls
 from ..payment.payer import Payer
 from ..payment.policy import Purpose
 from ..payment.purchase import PaidRequest, Purchase
+from ..payment.rejections import explain
 from ..payment.request_identity import RequestIdentity, Route
 from ..payment.retained import Retained, RetainedPayments
 from ..proxy import authorities
@@ -183,7 +184,7 @@ class PaymentDesk:
             purchase = self._purchase(flow, payer, identity)
             if exchange.secrets_sent:
                 code = challenge.rejection_code(flow.response)
-                if code is None or not purchase.rejected(code, flow.response.status_code, challenge_text):
+                if code is None or not _rejected(flow, purchase, code):
                     return
             required = challenge.read(flow.response)
             if required is not None:
@@ -305,6 +306,22 @@ def refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_err
     """Answer in the place of the upstream."""
     flow.response = answer
     flow_metadata.refused(flow, code, asked)
+
+
+def _rejected(flow: http.HTTPFlow, purchase: PaidRequest, code: str) -> bool:
+    """The payment was answered by a rejection with `code`. True: another one may be made; else the client hears why.
+
+    Raises what `PaidRequest.rejected` does.
+    """
+    response, payment = flow.response, purchase.payment
+    assert response is not None
+    why = "" if payment is None else explain(code, payment.offer, payment.payer)
+    flow_metadata.rejected(flow, why)
+    if purchase.rejected(code, response.status_code, functools.partial(challenge.words, response)):
+        return True
+    if payment is not None:
+        answers.say_why(flow, payment, why)
+    return False
 
 
 def _refusal(error: X402Error, purchase: PaidRequest | None) -> http.Response:

@@ -16,6 +16,7 @@ from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
 from ..protocol.amounts import format_usd
 from .policy import Offer, Purpose
+from .rejections import explain
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Ending:
     purpose: Purpose
     sends: int
     outcome: Outcome
+    payer: str = ""
+    """Public address of the wallet that signed."""
 
 
 class Outcomes:
@@ -77,7 +80,9 @@ class Outcomes:
             logger.info(
                 "x402: payment of %s to %s for %s: %s %s%s%s; left: %s",
                 *(ending.offer, ending.offer.requirement.pay_to, ending.purpose, WORDS[state]),
-                ending.outcome.transaction or ending.outcome.code or ending.reference,
+                ending.outcome.transaction
+                or explain(ending.outcome.code, ending.offer, ending.payer)
+                or ending.reference,
                 "" if ending.sends == 1 else f" (sent {ending.sends} times)",
                 charge(ending.offer, ending.outcome.charged_micro_usd),
                 left,

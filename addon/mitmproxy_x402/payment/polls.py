@@ -248,7 +248,7 @@ class Poll:
         """Have it written down what became of `payment`."""
         assert self.payment is not None
         payment = self.payment
-        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, job.sends, outcome)
+        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, job.sends, outcome, payment.payer)
         self.state = self._payer.outcomes.write(ending)
         self.transaction = outcome.transaction
 

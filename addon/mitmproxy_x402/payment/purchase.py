@@ -391,7 +391,7 @@ class Purchase:
         """Have it written down what became of `payment`."""
         assert self.payment is not None
         payment, outcomes, sends = self.payment, self._payer.outcomes, self._known.sends
-        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, sends, outcome)
+        ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, sends, outcome, payment.payer)
         waits = outcome.state == "settled" and sends == 1 and not self.is_job
         self.state = outcomes.write_soon(ending) if waits else outcomes.write(ending)
         self.transaction = outcome.transaction

@@ -9,6 +9,8 @@ All values are text, but for the challenge. The names are stable:
     x402.network      short name: "base"
     x402.pay_to       whom
     x402.transaction  of the settlement
+    x402.reason       of a rejection: the gateway's code, and what it means
+    x402.chain        what the chain says later: moved (the payment is confirmed) or dead (nothing moved, ever)
     x402.legs         how many requests went upstream for the client's one
     x402.challenge    the 402 that was held back: {"status": 402, "headers": [[name, value], ...], "body": bytes}
 
@@ -41,6 +43,7 @@ def offered(flow: http.HTTPFlow, offer: Offer) -> None:
     flow.metadata["x402.amount"] = format_usd(offer.micro_usd)
     flow.metadata["x402.network"] = offer.network.name
     flow.metadata["x402.pay_to"] = offer.requirement.pay_to
+    flow.metadata.pop("x402.reason", None)
     flow.metadata.pop("x402.refused", None)  # of a payment that could not be sent, before this one
 
 
@@ -50,6 +53,12 @@ def refused(flow: http.HTTPFlow, code: str, asked: str = "") -> None:
     flow.metadata["x402.refused"] = code
     if asked:
         flow.metadata["x402.asked"] = asked
+
+
+def rejected(flow: http.HTTPFlow, why: str) -> None:
+    """The gateway did not take a payment; `why` is its code, and what that means."""
+    if why:
+        flow.metadata["x402.reason"] = why
 
 
 def sent_upstream(flow: http.HTTPFlow, legs: int) -> None:

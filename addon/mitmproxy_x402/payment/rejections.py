@@ -1,0 +1,65 @@
+"""Why a payment was rejected, for people: the codes of gateways and of the reference facilitators in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..protocol.strict_json import Undecodable, decode_json
+from .policy import Offer
+
+_REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
+    (re.compile(pattern), sentence)
+    for pattern, sentence in (
+        (
+            r"PAYMENT_UNFUNDED|.*insufficient_(funds|balance)",
+            "the wallet {payer} has too little {symbol} on {network}; fund it (./run.sh wallet fund)",
+        ),
+        (
+            r"permit2_allowance_required",
+            "the wallet {payer} has not allowed Permit2 to move its {symbol} on {network}",
+        ),
+        (
+            r".*(valid_before|valid_after|not_yet_valid|deadline_expired)",
+            "the payment was not valid then by the gateway's clock; ./run.sh check compares it with this one's",
+        ),
+        (r"PAYMENT_BLOCKHASH_STALE", "its blockhash was too old when it arrived"),
+        (r"PAYMENT_REPLAY|duplicate_settlement|.*nonce_already_used|permit2_invalid_nonce", "it was used before"),
+        (r"PAYMENT_UNDERPAID|.*amount_mismatch", "the price has changed meanwhile"),
+        (
+            r"invalid_(exact_evm_payload|permit2)_signature",
+            "the gateway does not take the signature; a wallet {payer} with code of its own (EIP-7702) cannot pay so",
+        ),
+        (
+            r"PAYMENT_VERIFICATION_UNAVAILABLE|unexpected_(verify|settle)_error",
+            "the gateway could not check it; that is its own trouble, ask again later",
+        ),
+        (r"SETTLEMENT_FAILED|transaction_failed", "the gateway could not move the money"),
+        (r"charged_nothing", "the gateway says that it charged nothing"),
+    )
+)
+
+
+def explain(code: str, offer: Offer, payer: str) -> str:
+    """What `code` means for a payment of `offer` by `payer`; the code alone where that is not known."""
+    for pattern, sentence in _REASONS:
+        if pattern.fullmatch(code):
+            words = sentence.format(payer=payer or "", symbol=offer.asset.symbol, network=offer.network.name)
+            return f"{code}: {' '.join(words.split())}"
+    return code
+
+
+def says_nothing(body: bytes) -> bool:
+    """Whether the body of a rejection has no word for a person: it is empty, or JSON without any text but terms."""
+    if not body.strip():
+        return True
+    try:
+        said, _ = decode_json(body)
+    except Undecodable:
+        return False
+    if isinstance(said, dict):
+        return not any(key not in _TERMS and value not in (None, "", {}, []) for key, value in said.items())
+    return said in (None, [], "")
+
+
+_TERMS = frozenset({"x402Version", "accepts", "resource", "extensions"})
