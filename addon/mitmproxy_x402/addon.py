@@ -24,6 +24,7 @@ from .hooks import answers, cors, guard, service
 from .hooks.log_lines import QuietProbes, add_dates
 from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
+from .hooks.reconciling import Reconciling
 from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
 from .payment.retained import Retained, open_retained
@@ -41,7 +42,7 @@ from .settings.values import is_loopback
 from .views import flow_metadata, summary
 from .views.commands import Commands
 from .views.flow_metadata import is_health
-from .views.views import Views
+from .views.views import Views, describe_anew
 from .wallet import sources as wallet
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class X402Addon:
         self._peers = Peers()
         self._quiet = QuietProbes()
         views = Views(lambda: self.payer)
-        self.addons = [Commands(lambda: self.payer), self._service, self._peers, views, self.recorder]
+        reconciling = Reconciling(lambda: self.payer, describe_anew)
+        self.addons = [Commands(lambda: self.payer), self._service, self._peers, reconciling, views, self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False

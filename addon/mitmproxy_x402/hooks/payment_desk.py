@@ -332,6 +332,8 @@ def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> Non
     flow_metadata.sent_upstream(flow, exchange.legs)
     if purchase.state is not None:
         flow_metadata.became(flow, purchase.state, purchase.transaction)
+    if purchase.payment is not None:
+        flow_metadata.paid_by(flow, purchase.payment.row)
     exchange.forget()
 
 

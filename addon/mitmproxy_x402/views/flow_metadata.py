@@ -19,6 +19,8 @@ Nothing here is secret: the payment's header never comes near a flow.
 
 from __future__ import annotations
 
+from weakref import WeakValueDictionary
+
 from mitmproxy import http
 
 from ..ledger.interface import State
@@ -69,6 +71,27 @@ def sent_upstream(flow: http.HTTPFlow, legs: int) -> None:
 def became(flow: http.HTTPFlow, state: State, transaction: str = "") -> None:
     """The payment's state, as the ledger has it."""
     flow.metadata["x402.state"] = str(state)
+    if transaction:
+        flow.metadata["x402.transaction"] = transaction
+
+
+_by_row: WeakValueDictionary[int, http.HTTPFlow] = WeakValueDictionary()  # outlives a script that is loaded again
+
+
+def paid_by(flow: http.HTTPFlow, row: int) -> None:
+    """The last payment of `flow` is that row of the ledger."""
+    _by_row[row] = flow
+
+
+def flow_of(row: int) -> http.HTTPFlow | None:
+    """The flow that this row of the ledger was paid for, while mitmproxy keeps it."""
+    return _by_row.get(row)
+
+
+def proven(flow: http.HTTPFlow, verdict: str, transaction: str) -> None:
+    """What the chain says of the payment: `moved`, with its transaction, or `dead`."""
+    flow.metadata["x402.chain"] = verdict
+    flow.metadata["x402.state"] = "settled" if verdict == "moved" else "expired"
     if transaction:
         flow.metadata["x402.transaction"] = transaction
 

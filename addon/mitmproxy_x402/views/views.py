@@ -212,6 +212,18 @@ def _update(flow: http.HTTPFlow) -> None:
     ctx.master.addons.trigger(UpdateHook([flow]))
 
 
+def describe_anew(flow: http.HTTPFlow) -> None:
+    """The chain has spoken on the payment of `flow`: say so at the head of its comment, and show it."""
+    before, mark = _said.get(flow, ("", ""))
+    if flow.comment == before and before:
+        _, dot, rest = before.partition(" · ")
+        flow.comment = comment.payment(flow.metadata) + dot + rest
+    if flow.marked in ("", mark):
+        flow.marked = comment.mark(flow.metadata)
+    _said[flow] = (flow.comment, flow.marked)
+    _update(flow)
+
+
 def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> None:
     """Comment and mark of a flow, unless they are the user's own."""
     line = comment.of(flow, reading=reading, broken=broken)

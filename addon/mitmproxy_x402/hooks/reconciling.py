@@ -1,0 +1,167 @@
+"""Looks payments up on the chain while the proxy runs, beside everything else: no payment waits for it.
+
+It runs in a thread of its own, with a loop of its own, and reads the ledger there. Only what it has found comes back to
+mitmproxy's loop, a few rows at a time, to be written down and shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mitmproxy import http
+
+from ..errors import X402Error
+from ..ledger.interface import LedgerError
+from ..ledger.reading import Entry, is_there, read_unproven
+from ..payment.payer import Payer
+from ..protocol.amounts import format_usd
+from ..reconcile.findings import SENTENCES
+from ..reconcile.resolver import Found, Resolver
+from ..reconcile.rpcs import named_rpcs
+from ..views import flow_metadata
+
+PAUSE = 60.0
+"""Seconds between two looks at the ledger. With nothing open a look is one read of an index."""
+MOST = 500
+"""Rows that one look takes, the oldest first; the next one goes on after them."""
+AT_ONCE = 20
+"""Rows that are written down in one step of mitmproxy's loop."""
+STOP_SECONDS = 2
+"""For which the end waits for the thread."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciling:
+    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None.
+
+    `show` brings a flow whose payment is known now to the screens.
+    """
+
+    name = "x402reconcile"
+
+    def __init__(self, payer: Callable[[], Payer | None], show: Callable[[http.HTTPFlow], None]) -> None:
+        self._payer = payer
+        self._show = show
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._own: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._after = 0
+        self._resolver: tuple[Payer, Resolver] | None = None
+
+    def running(self) -> None:
+        """Begin, where there is an RPC of the user's to ask."""
+        payer = self._payer()
+        if self._thread is not None or payer is None or payer.settings.reconcile == "off" or not _networks(payer):
+            return
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="x402 reconcile", daemon=True)
+        self._thread.start()
+
+    def done(self) -> None:
+        """The end: what is being asked is not waited for."""
+        if self._own is not None and self._stopped is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._own.call_soon_threadsafe(self._stopped.set)
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        with contextlib.suppress(RuntimeError):  # mitmproxy's loop is gone
+            asyncio.run(self._look_for_ever())
+
+    async def _look_for_ever(self) -> None:
+        self._own, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        while not self._stopped.is_set():
+            payer = self._payer()
+            if payer is not None and payer.settings.reconcile != "off":
+                look = asyncio.ensure_future(self._look(payer))
+                stop = asyncio.ensure_future(self._stopped.wait())
+                await asyncio.wait({look, stop}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (look, stop):
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await look
+                if payer.settings.reconcile == "now" and not self._after:
+                    return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), PAUSE if not self._after else 1)
+
+    async def _look(self, payer: Payer) -> None:
+        """Once, at some of what is open. What goes wrong is tried again later; the log says so once in a while."""
+        try:
+            entries = self._open(payer)
+            async for some in self._resolver_of(payer).resolve(entries):
+                known = [one for one in some if one.word is not None]
+                for first in range(0, len(known), AT_ONCE):
+                    assert self._loop is not None
+                    self._loop.call_soon_threadsafe(self._write, payer, known[first : first + AT_ONCE])
+        except X402Error as error:
+            logger.debug("x402: payments could not be looked up: %s", error)
+
+    def _open(self, payer: Payer) -> list[Entry]:
+        place, networks = payer.settings.ledger, _networks(payer)
+        if not is_there(place):
+            return []
+        rows = read_unproven(place, self._after, MOST)
+        self._after = rows[-1].row if len(rows) == MOST else 0
+        now = time.time()
+        return [row for row in rows if row.fate != "under way" and row.network in networks and _is_ripe(row, now)]
+
+    def _resolver_of(self, payer: Payer) -> Resolver:
+        if self._resolver is None or self._resolver[0] is not payer:
+            settings = payer.settings
+            resolver = Resolver(
+                settings.networks,
+                lambda network: named_rpcs(network, settings),
+                seconds=settings.rpc_timeout,
+                per_hour=settings.reconcile_rate,
+            )
+            self._resolver = payer, resolver
+        return self._resolver[1]
+
+    def _write(self, payer: Payer, found: Sequence[Found]) -> None:
+        """In mitmproxy's loop."""
+        try:
+            payer.ledger.record_chain([word for one in found if (word := one.word) is not None])
+        except LedgerError as error:
+            logger.debug("x402: what the chain says could not be written down yet: %s", error)
+            return
+        for one in found:
+            _log(one)
+            flow = flow_metadata.flow_of(one.entry.row)
+            if flow is not None:
+                flow_metadata.proven(flow, one.verdict.kind, one.verdict.transaction)
+                self._show(flow)
+
+
+RIPE_SECONDS = 15
+"""Nothing is final sooner, so younger payments are not asked about."""
+
+
+def _is_ripe(entry: Entry, now: float) -> bool:
+    return now - entry.time / 1000 > RIPE_SECONDS
+
+
+def _networks(payer: Payer) -> set[str]:
+    """Those that the user has named an RPC for."""
+    settings = payer.settings
+    return {network.caip2 for network in settings.networks if named_rpcs(network, settings)}
+
+
+def _log(one: Found) -> None:
+    entry, verdict = one.entry, one.verdict
+    amount, named = format_usd(entry.micro_usd), entry.nonce or entry.reference
+    what = f"payment of {amount} USD for {entry.method} {entry.path} ({named})"
+    if one.finding:
+        logger.warning("x402: %s: %s (%s)", what, SENTENCES[one.finding], verdict.transaction or "no transaction")
+    elif verdict.kind == "moved":
+        logger.info("x402: %s: confirmed %s", what, verdict.transaction)
+    else:
+        logger.info("x402: %s: not taken, and never can be; it counts no more", what)
