@@ -114,6 +114,8 @@ class StreamReader:
     def reading(self) -> Reading:
         """The answer as far as it has come."""
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
+        if self._reader is not None:
+            self._reader.settle()
         form = self._parser or self._framing
         remarks = [*(form.irregular if form else ()), *self._notes.texts()]
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)

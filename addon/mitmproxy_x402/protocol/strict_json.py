@@ -8,7 +8,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_DEPTH = 64
@@ -93,15 +93,13 @@ def _plainly(text: str) -> Any:
 def _keys(value: Any) -> int:
     """How many keys there are in all objects in `value`."""
     number = 0
-    if type(value) is dict:
-        number = len(value)
-        for one in value.values():
-            if type(one) is dict or type(one) is list:
-                number += _keys(one)
-    else:
-        for one in value:
-            if type(one) is dict or type(one) is list:
-                number += _keys(one)
+    inside = [value]
+    for one in inside:  # which grows meanwhile
+        inner: Iterable[Any] = one
+        if type(one) is dict:
+            number += len(one)
+            inner = one.values()
+        inside += [each for each in inner if type(each) is dict or type(each) is list]
     return number
 
 

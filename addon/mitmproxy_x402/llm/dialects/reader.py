@@ -44,6 +44,9 @@ class Reader(ABC):
     def ping(self, value: dict[str, Any]) -> None:  # noqa: B027
         """An event by which the stream is only kept open."""
 
+    def settle(self) -> None:  # noqa: B027
+        """Somebody reads: what was put off is to be done now."""
+
     def close(self) -> None:  # noqa: B027
         """There is no more."""
 

@@ -74,13 +74,18 @@ class GeminiReader(Reader):
         for position, candidate in enumerate(sequence(value.get("candidates"))):
             said = mapping(candidate)
             self._candidate(self.draft.index(said.get("index"), "a candidate", position), said)
-        feedback = mapping(value.get("promptFeedback"))
-        if feedback.get("blockReason"):
+        feedback = mapping(value.get("promptFeedback")) if "promptFeedback" in value else None
+        if feedback and feedback.get("blockReason"):
             self.draft.stop(0, f"blocked: {_named(feedback['blockReason'], _BLOCKS)}", last=True)
             self.draft.detail("blockReasonMessage", feedback.get("blockReasonMessage"))
             self._ratings(feedback)
-        if "usageMetadata" in value:
-            self._usage(mapping(value["usageMetadata"]))
+        usage = value.get("usageMetadata")
+        if type(usage) is dict:
+            for key in _TOKENS:
+                if key in usage:
+                    self._tokens[key] = usage[key]
+            if self.draft.trace is not None:
+                self.settle()
 
     def close(self) -> None:
         """There is no more: a call that grows is shown as far as it has come."""
@@ -91,7 +96,8 @@ class GeminiReader(Reader):
     def _candidate(self, number: int, candidate: dict[str, Any]) -> None:
         for part in sequence(mapping(candidate.get("content")).get("parts")):
             self._part(number, mapping(part))
-        self._sources(number, candidate)
+        if "groundingMetadata" in candidate or "citationMetadata" in candidate:
+            self._sources(number, candidate)
         reason = candidate.get("finishReason")
         if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
             self._grown(number)
@@ -126,6 +132,10 @@ class GeminiReader(Reader):
             self.draft.cite(number, (_CITED,), citation)
 
     def _part(self, candidate: int, part: dict[str, Any]) -> None:
+        text = part.get("text")
+        if len(part) == 1 and type(text) is str:  # nearly all of a stream
+            self._piece(candidate, "text").add(text)
+            return
         signature = string(part.get("thoughtSignature")) or string(part.get("thought_signature"))
         if "text" in part:
             kind: Kind = "reasoning" if part.get("thought") is True else "text"
@@ -192,11 +202,11 @@ class GeminiReader(Reader):
                 self.draft.notes.add("an argument that comes in parts does not end")
             piece.add(dump(piece.hints if piece.tool == "custom" else arguments.value))
 
-    def _usage(self, usage: dict[str, Any]) -> None:
-        """Its candidates' tokens are those beside the thoughts, its prompt's those beside what tools brought."""
-        for key, value in usage.items():
-            if key in _TOKENS:
-                self._tokens[key] = value
+    def settle(self) -> None:
+        """The numbers of tokens come in every response: those of the last one count.
+
+        The candidates' are those beside the thoughts, the prompt's those beside what tools brought.
+        """
         tokens = self._tokens
         written, thought = count(tokens.get("candidatesTokenCount")), count(tokens.get("thoughtsTokenCount"))
         read, brought = count(tokens.get("promptTokenCount")), count(tokens.get("toolUsePromptTokenCount"))

@@ -7,13 +7,14 @@ from typing import Any
 from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Piece
-from ...values import count, dump, index, mapping, says_something, sequence, string
+from ...values import MAX_INDEX, count, dump, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
 
 # Where the parts of a choice stand: a message has no order of its own.
 _REASONING, _TEXT, _REFUSAL, _CITED, _AUDIO, _CALL, _FUNCTION, _OTHER = range(8)
 _OBJECTS = {"chat.completion", "chat.completion.chunk", "text_completion"}
+_SOURCES = ("citations", "search_results")
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -77,9 +78,10 @@ class ChatReader(Reader):
             self._usage(mapping(usage))
         for position, choice in enumerate(sequence(value.get("choices"))):
             self._choice(mapping(choice), position, whole=whole)
-        for key in ("citations", "search_results"):
-            for one in sequence(value.get(key)):
-                self._cite(0, one, key.removesuffix("s"))
+        for key in _SOURCES:
+            if key in value:
+                for one in sequence(value[key]):
+                    self._cite(0, one, key.removesuffix("s"))
 
     def _usage(self, usage: dict[str, Any]) -> None:
         read, written = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
@@ -110,9 +112,12 @@ class ChatReader(Reader):
         content = said.get("content")
         if len(said) == 1 and type(content) is str:  # nearly all of a stream
             self._text(number, content)
+        elif len(said) == 1 and type(said.get("tool_calls")) is list:
+            for place, call in enumerate(said["tool_calls"]):
+                self._call(number, mapping(call), place, whole=whole)
         elif said:
             self._message(number, said, whole=whole)
-        if not content and "text" in choice and not says_something(said.get("tool_calls")):
+        if "text" in choice and not content and not says_something(said.get("tool_calls")):
             self._text(number, choice["text"])  # the completions before chat; some say the same words twice
         if choice.get("error"):
             self.draft.fail(choice["error"])
@@ -203,14 +208,13 @@ class ChatReader(Reader):
 
         `position`: in its list, which says which call it is in a whole message, and without indexes.
         """
-        identity, custom = string(call.get("id")), mapping(call.get("custom"))
-        function = mapping(call.get("function"))
-        if not says_something(function) and (call.get("type") == "custom" or says_something(custom)):
-            kind, function = "custom", custom
-        else:
-            kind = "function"
+        identity, function, kind = string(call.get("id")), mapping(call.get("function")), "function"
+        if ("custom" in call or call.get("type") == "custom") and not says_something(function):
+            custom = mapping(call.get("custom"))
+            if call.get("type") == "custom" or says_something(custom):
+                kind, function = "custom", custom
         given = call.get("index")
-        number = index(given)
+        number = given if type(given) is int and 0 <= given <= MAX_INDEX else None
         if number is None:
             if given is not None:
                 self.draft.notes.add("a fragment of a tool call without a usable index")
@@ -248,12 +252,16 @@ class ChatReader(Reader):
         return piece
 
     def _function(self, piece: Piece, function: dict[str, Any], arguments: str) -> None:
-        name = self.draft.words(function.get("name"), "the name of a tool")
-        if name and name == piece.name:
-            self.draft.notes.add("the name of a tool call comes again")
-        else:
-            piece.call(name)
+        if function.get("name") is not None:
+            name = self.draft.words(function["name"], "the name of a tool")
+            if name and name == piece.name:
+                self.draft.notes.add("the name of a tool call comes again")
+            else:
+                piece.call(name)
         value = function.get(arguments)
+        if type(value) is str:
+            piece.add(value)
+            return
         if isinstance(value, (dict, list)):
             self.draft.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
             value = dump(value)
