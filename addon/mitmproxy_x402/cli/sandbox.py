@@ -171,8 +171,13 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _gateway(choice: _Choice) -> Iterator[Sandbox]:
-    schemes: tuple[Scheme, ...] = ("exact",) if choice.scheme == "exact" else (choice.scheme, "exact")
-    config = SandboxConfig(networks=choice.networks, port=GATEWAY_PORT, chunk_seconds=PAUSE_SECONDS, schemes=schemes)
+    config = SandboxConfig(
+        networks=choice.networks,
+        port=GATEWAY_PORT,
+        chunk_seconds=PAUSE_SECONDS,
+        schemes=("upto", "exact") if choice.scheme == "upto" else (choice.scheme,),
+        decoys=choice.scheme == "exact",
+    )
     with ExitStack() as stack:
         try:
             gateway = stack.enter_context(Sandbox(config).run_in_thread())
