@@ -107,8 +107,8 @@ SERVE = (sys.executable, "-I", "-m", "mitmproxy_x402", "serve")
 """What `./run.sh serve` does in the end."""
 
 
-def ours(*arguments: str, free: bool = False, door: bool = False, how: Sequence[str] = SERVE) -> Start:
-    """The addon: as `how` starts it, or with `door` by `mitmdump -s`. `free`: before a gateway that charges nothing."""
+def ours(*arguments: str, free: bool = False, how: Sequence[str] = (), script: str = SCRIPT) -> Start:
+    """The addon in mitmdump, which loads `script`; or as `how` starts it. `free`: the gateway charges nothing."""
 
     def start(place: Place, way: Way) -> Running:
         _must_exist(arguments)
@@ -116,15 +116,11 @@ def ours(*arguments: str, free: bool = False, door: bool = False, how: Sequence[
         given = [*place.trust, *place.rpc, *(argument.replace("FOLDER", str(place.folder)) for argument in arguments)]
 
         def serve(port: int) -> list[str]:
-            if door:
-                script = ROOT / "addon" / "x402.py"
-                return [
-                    *(_beside_python("mitmdump"), "-s", str(script), "--mode", f"reverse:{upstream}"),
-                    *("-p", str(port), "--listen-host", "127.0.0.1", *given),
-                ]
+            if how:
+                return [*how, "--upstream", upstream, "-p", str(port), *given]
             return [
-                *how,
-                *("--upstream", upstream, "-p", str(port), *given),
+                *(_beside_python("mitmdump"), "-s", script, "--mode", f"reverse:{upstream}"),
+                *("-p", str(port), "--listen-host", "127.0.0.1", *given),
             ]
 
         return _proxy(place, "ours", serve)
@@ -147,11 +143,7 @@ def _beside_python(name: str) -> str:
 
 def baseline(checkout: Path) -> Candidate:
     """Another checkout of this project, before or after a change, with the packages of this environment."""
-    run = (
-        "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-        "runpy.run_module('mitmproxy_x402', run_name='__main__', alter_sys=True)"
-    )
-    start = ours(how=(sys.executable, "-I", "-c", run, str(checkout.resolve() / "addon"), "serve"))
+    start = ours(script=str(checkout.resolve() / "addon" / "x402.py"))
     return Candidate("baseline", f"the proxy in {checkout.name}, paid", start)
 
 
@@ -160,7 +152,7 @@ OWN: tuple[Candidate, ...] = (
     Candidate("mitmdump", "bare mitmdump, unpaid", mitmdump()),
     Candidate("mitmdump-stream", "bare mitmdump, streaming, unpaid", mitmdump("--set", "stream_large_bodies=1")),
     Candidate("ours", "this proxy, paid", ours()),
-    Candidate("ours-s", "this proxy under mitmdump -s, paid", ours(door=True)),
+    Candidate("ours-run", "this proxy by ./run.sh, paid", ours(how=SERVE)),
     Candidate("ours-free", "this proxy, unpaid", ours(free=True)),
     Candidate("ours-preauthorize", "with x402_preauthorize, paid", ours("--set", "x402_preauthorize=true"), ahead=True),
     Candidate("ours-dump", "with x402_dump, paid", ours("--set", "x402_dump=FOLDER/dump")),

@@ -12,13 +12,13 @@ _SHORT = Work()
 _FAR = Way(far=True)
 _PEERS = ("blockrun-litellm", "x402-httpx", "x402-httpx-coincurve", "x402-fetch")
 _FLOORS = ("direct", "mitmdump", "baseline")
-_OURS = ("ours", "ours-s", "ours-free", "ours-preauthorize", "ours-dump")
+_OURS = ("ours", "ours-run", "ours-free", "ours-preauthorize", "ours-dump")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
 CLOSELY = 3
 """Rounds of what is compared closely, for each of all else."""
-_CLOSE = ("mitmdump", "baseline", "ours", "ours-preauthorize")
+_CLOSE = ("mitmdump", "baseline", "ours", "ours-preauthorize", "ours-dump")
 _CLOSE_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours")
-_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-s", "ours-preauthorize", "ours-dump", *_PEERS)
+_STREAMS = ("direct", "mitmdump-stream", "baseline", "ours", "ours-run", "ours-preauthorize", "ours-dump", *_PEERS)
 
 
 @dataclass(frozen=True)

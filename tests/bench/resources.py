@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .candidates import NEAR, Start, mitmdump, ours
+from .candidates import NEAR, SERVE, Start, mitmdump, ours
 from .load import Job
 from .place import Place
 from .processes import Worker, forget_peak, memory
@@ -29,7 +29,7 @@ class StartUp:
 
 def start_up(place: Place, rounds: int) -> dict[str, list[StartUp]]:
     """Several starts of each, in turn. All have been started before: settings, authority and ledger are there."""
-    candidates: Mapping[str, Start] = {"mitmdump": mitmdump(), "ours": ours(), "ours-s": ours(door=True)}
+    candidates: Mapping[str, Start] = {"mitmdump": mitmdump(), "ours": ours(), "ours-run": ours(how=SERVE)}
     found: dict[str, list[StartUp]] = {name: [] for name in candidates}
     load = Worker()
     place.keeps_homes = True

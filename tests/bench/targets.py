@@ -57,34 +57,40 @@ class _Ratio:
 _TITLES = {
     "ours": "this proxy",
     "ours-preauthorize": "x402_preauthorize",
+    "ours-dump": "x402_dump",
     "mitmdump": "bare mitmdump, unpaid",
     "blockrun-litellm": "blockrun-litellm",
 }
 _FIRST = "Time to the first byte, one at a time"
 _RATES = {cell: f"Requests per second, {cell.partition('-')[2]} at a time" for cell in ("rps-16", "rps-64")}
-_MARK = " (the fastest other proxy known, measured elsewhere)"
-_RATIOS = (
-    _Ratio("ttfb-1", _first, "ours", "blockrun-litellm", "at most", 0.4, _FIRST),
-    _Ratio("ttfb-1", _first, "ours", "mitmdump", "at most", 1.5, _FIRST),
-    _Ratio("ttfb-1", _first, "ours-preauthorize", "mitmdump", "at most", 1.0, _FIRST),
-    _Ratio("ttfb-1", _first, "ours", "mitmdump", "at most", 1.03, _FIRST + _MARK),
-    *(
-        _Ratio(cell, _per_second, candidate, reference, "at least", aim, what)
-        for cell, what in _RATES.items()
-        for candidate, reference, aim in (
-            ("ours", "blockrun-litellm", 3),
-            ("ours", "mitmdump", 0.7),
-            ("ours-preauthorize", "mitmdump", 0.95),
-        )
-    ),
-    _Ratio("rps-16", _per_second, "ours", "mitmdump", "at least", 0.89, _RATES["rps-16"] + _MARK),
-)
+
+
+def _ratios(results: Results) -> tuple[_Ratio, ...]:
+    """With mitmproxy 11 other aims hold: its own exchange takes less, and a hook that waits takes longer."""
+    older = results.versions.get("mitmproxy", "").startswith("11.")
+    first, rate = (1.1, 0.85) if older else (1.05, 0.9)
+    return (
+        _Ratio("ttfb-1", _first, "ours", "blockrun-litellm", "at most", 0.4, _FIRST),
+        _Ratio("ttfb-1", _first, "ours", "mitmdump", "at most", first, _FIRST),
+        _Ratio("ttfb-1", _first, "ours-preauthorize", "mitmdump", "at most", 0.8, _FIRST),
+        _Ratio("ttfb-1", _first, "ours-dump", "ours", "at most", 1.1, _FIRST),
+        *(
+            _Ratio(cell, _per_second, candidate, reference, "at least", aim, what)
+            for cell, what in _RATES.items()
+            for candidate, reference, aim in (
+                ("ours", "blockrun-litellm", 3),
+                ("ours", "mitmdump", rate),
+                ("ours-preauthorize", "mitmdump", 1.1),
+                ("ours-dump", "ours", 0.85),
+            )
+        ),
+    )
 
 
 def targets(results: Results) -> list[Target]:
     """All of them, in the order in which they were set."""
     return [
-        *(ratio.judge(results) for ratio in _RATIOS),
+        *(ratio.judge(results) for ratio in _ratios(results)),
         *_far(results),
         *_signing(results),
         *_reading(results),

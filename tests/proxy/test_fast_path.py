@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mitmproxy import http, optmanager
+from mitmproxy import http
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.log import LogEntry
 from mitmproxy.options import Options
@@ -103,19 +103,6 @@ def master() -> Iterator[Master]:
         yield made
     made._legacy_log_events.uninstall()
     loop.close()
-
-
-def test_options_read_as_ever(master: Master) -> None:
-    """Each of mitmproxy's own: equal to its default, changed to what it is set to, and nobody can change it unasked."""
-    for name, option in master.options._options.items():
-        assert getattr(master.options, name) == optmanager._Option.current(option), name
-    assert master.options.mode == ["regular"]
-    master.options.mode.append("socks5")
-    assert master.options.mode == ["regular"]
-    master.options.update(flow_detail=3, mode=["reverse:http://127.0.0.1:9"])
-    assert (master.options.flow_detail, master.options.mode) == (3, ["reverse:http://127.0.0.1:9"])
-    with pytest.raises(AttributeError):
-        _ = master.options.no_such_option
 
 
 _names = st.sampled_from(["Set-Cookie", "set-cookie", "X-Über", "x", ""]) | st.text(max_size=5)

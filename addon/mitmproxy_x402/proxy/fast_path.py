@@ -49,23 +49,6 @@ _originals: dict[str, Any] = {}
 _ABSENT: Any = object()
 
 
-# Options: `options.x` copies the value deeply, twice where it is the default.
-
-
-def _current(self: Any) -> Any:
-    """`_Option.current`, which does not copy texts and numbers: nobody can change them."""
-    value = self.value
-    if type(value) not in _UNCHANGING:
-        value = _originals["_Option.current"](self)
-    return value
-
-
-_UNCHANGING = (str, bool, int, float, type(None))
-
-
-# The log.
-
-
 def _emit(self: Any, record: Any) -> None:
     """`LegacyLogEvents.emit`, which wakes the event loop up only where an addon has the hook `add_log`."""
     other_thread = asyncio._get_running_loop() is not self.master.event_loop
@@ -89,7 +72,6 @@ PATCHES: tuple[Patch, ...] = (
     _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %"),
     _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %"),
     _row("mitmproxy.http:Headers.get_all", header_index.get_all, "367b3317bc2b", "1.5 %"),
-    _row("mitmproxy.optmanager:_Option.current", _current, "6859c2d9c826", "0.7 %"),
 )
 """All functions that are replaced."""
 
