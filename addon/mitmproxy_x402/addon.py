@@ -32,6 +32,7 @@ from .protocol.amounts import format_usd
 from .proxy import authorities, fast_path
 from .proxy import mitmproxy_defaults as hosting
 from .proxy.exchange import Exchange, exchange_of
+from .proxy.fair_reader import Fairness
 from .proxy.layer import install
 from .proxy.self_check import self_check
 from .recording.recorder import Recorder
@@ -61,7 +62,9 @@ class X402Addon:
         self._quiet = QuietProbes()
         views = Views(lambda: self.payer)
         reconciling = Reconciling(lambda: self.payer, describe_anew)
-        self.addons = [Commands(lambda: self.payer), self._service, self._peers, reconciling, views, self.recorder]
+        fairness = Fairness(lambda: ctx.master.addons.get("proxyserver").connections)
+        own = [self._service, self._peers, fairness, reconciling]
+        self.addons = [Commands(lambda: self.payer), *own, views, self.recorder]
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False

@@ -14,6 +14,7 @@ from typing import Any, cast
 from mitmproxy import http
 from mitmproxy.net.http.http1 import expected_http_body_size
 
+from ..errors import error_body
 from .exchange import EXCHANGE, Exchange, shallow_copy
 from .internals import (
     DropStream,
@@ -37,10 +38,22 @@ MAX_DISCARDED = 8 << 20
 To close at once would take the answer away from a client that reads it only when it has sent everything.
 """
 
+MAX_FIELDS = 1000
+"""Headers of a request; each is looked at."""
+
 Steps = Generator[commands.Command, Any, None]
 AtOnce = Callable[[http.Request], "http.Response | None"]
 
 CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
+
+
+_TOO_MANY = http.Response.make(
+    431,
+    error_body(
+        "x402_refused", "request_head_too_large", f"A request with more than {MAX_FIELDS} headers. Nothing was paid."
+    ),
+    [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
+)
 
 
 class ArrivingStream(HttpStream):
@@ -55,6 +68,8 @@ class ArrivingStream(HttpStream):
         """As mitmproxy does, but answer at once where the answer is known."""
         assert isinstance(event, RequestHeaders)
         answer = None if self.at_once is None else self.at_once(event.request)
+        if len(event.request.headers.fields) > MAX_FIELDS:
+            answer = _TOO_MANY.copy()
         if answer is not None:
             self.flow = http.HTTPFlow(self.context.client, self.context.server)
             self.flow.request, self.flow.response, self.flow.live = event.request, answer, True

@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP/1.1 client connection, which survives interim responses and trailers."""
+"""mitmproxy's HTTP/1.1 connections, which survive interim responses and trailers, and keep within bounds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import logging
 import re
 from typing import Any
 
+import h11
+from mitmproxy import http
+from mitmproxy.net.http import http1
+
+from ..errors import error_body
 from .arrival import Steps
 from .internals import (
+    ChunkedReader,
     HttpEvent,
     HttpStream,
+    ReceiveBuffer,
     ReceiveHttp,
+    RequestEndOfMessage,
     RequestHeaders,
+    RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
+    ResponseProtocolError,
     _http1,
     commands,
     events,
@@ -22,6 +32,12 @@ from .stream import X402Stream
 
 logger = logging.getLogger(__name__)
 
+MAX_HEAD = 256 << 10
+"""Bytes of a head, of a line between chunks, or of trailers."""
+MAX_INTERIM = 100
+"""Interim responses to one request."""
+MAX_AHEAD = 16 << 20
+"""Bytes of the next requests that a client may send before it has the answer to the last."""
 MAX_JOINED = 1 << 16
 """Bytes that are joined to leave in one piece; what is longer is not copied."""
 
@@ -38,12 +54,94 @@ def join(held: commands.SendData, command: commands.Command) -> bool:
     return True
 
 
+class Chunks(ChunkedReader):
+    """h11's reader of chunks, which joins tiny ones where hundreds come at once: each costs as much as a large one."""
+
+    _tiny = 64
+    _many = 512
+    _run = 0
+    """Tiny chunks in a row behind which more was there already."""
+    _kept: Any = None
+    """What the next call is to give, or to raise."""
+
+    def __call__(self, buf: Any) -> Any:
+        """The next piece of the body, or its end, or None: more has to come."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            if isinstance(kept, Exception):
+                raise kept
+            return kept
+        found: Any = super().__call__(buf)
+        if not self._is_tiny(found) or not buf:
+            self._run = 0
+            return found
+        self._run += 1
+        if self._run < self._many:
+            return found
+        joined = bytearray(found.data)
+        while len(joined) < MAX_JOINED:
+            try:
+                found = super().__call__(buf)
+            except h11.ProtocolError as error:
+                self._kept = error
+                break
+            if not self._is_tiny(found):
+                self._kept = found
+                break
+            joined += found.data
+        return h11.Data(data=bytes(joined))
+
+    def _is_tiny(self, found: Any) -> bool:
+        return isinstance(found, h11.Data) and len(found.data) <= self._tiny
+
+
+class Http1Server(_http1.Http1Server):
+    """mitmproxy's HTTP/1.1 server, which survives the trailers of a request and bounds what it keeps of one."""
+
+    def _handle_event(self, event: Any) -> Steps:
+        yield from super()._handle_event(event)
+        if isinstance(event, events.DataReceived) and len(self.buf) > MAX_HEAD and self.state != self.passthrough:
+            yield from self._bound()
+
+    def _bound(self) -> Steps:
+        if self.state == self.done or (self.state == self.wait and len(self.buf) <= MAX_AHEAD):
+            return
+        why = f"a request's head, a line between its chunks, or its trailers, are longer than {MAX_HEAD} bytes"
+        if self.state == self.read_headers:
+            message = f"mitmproxy-x402: {why}. Nothing was paid."
+            body = error_body("x402_refused", "request_head_too_large", message)
+            yield commands.SendData(self.conn, http1.assemble_response(http.Response.make(431, body, _CLOSING)))
+        reads_body = self.state == self.read_body
+        self.state = self.done
+        self.buf = ReceiveBuffer()
+        yield commands.CloseConnection(self.conn)
+        if reads_body:
+            yield ReceiveHttp(RequestProtocolError(self.stream_id, why, RequestProtocolError.code))
+
+    def read_body(self, event: Any) -> Steps:
+        """Read on; trailers are dropped, as proxies may (RFC 9110, section 6.5.1)."""
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = Chunks()
+        try:
+            yield from super().read_body(event)
+        except NotImplementedError:  # raised in the place of what follows
+            logger.info("Dropped the trailers of an HTTP/1.1 request.")
+            yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
+            yield from self.mark_done(request=True)
+
+
+_CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
+
+
 class Http1Client(_http1.Http1Client):
     """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
 
     streams: dict[int, HttpStream]
     """Of the layer above, which go by the id of their leg."""
     _head: commands.SendData | None = None
+    _asked: http.Request | None = None
+    """Whose interim responses are counted."""
+    _interim = 0
 
     def send(self, event: HttpEvent) -> Steps:
         """Send a head together with the body, which follows at once: one TLS record instead of two."""
@@ -64,17 +162,35 @@ class Http1Client(_http1.Http1Client):
     def read_headers(self, event: Any) -> Steps:
         """Drop interim responses (RFC 9110, section 15.2); 101 is a final answer."""
         if isinstance(event, events.DataReceived) and self.request:
+            if self.request is not self._asked:
+                self._asked, self._interim = self.request, 0
             while _INTERIM.match(bytes(self.buf)[:16]):
                 head = self.buf.maybe_extract_lines()
                 if head is None:
+                    break
+                self._interim += 1
+                if self._interim > MAX_INTERIM:
+                    yield from self._give_up(f"it sent more than {MAX_INTERIM} interim responses")
                     return
                 logger.debug("Dropped an interim response: %s", bytes(head[0]).decode("latin-1"))
             if not self.buf:
                 return
         yield from super().read_headers(event)
+        if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
+            yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")
+
+    def _give_up(self, why: str) -> Steps:
+        """End the connection to an upstream that does not keep within bounds."""
+        self.state = self.done
+        self.buf = ReceiveBuffer()
+        yield commands.CloseConnection(self.conn)
+        if self.stream_id is not None:
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, ResponseProtocolError.code))
 
     def read_body(self, event: Any) -> Steps:
         """Read on; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would end in an error."""
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = Chunks()
         try:
             for command in super().read_body(event):
                 yield self._passed_on(command) or command
@@ -83,6 +199,8 @@ class Http1Client(_http1.Http1Client):
             assert self.stream_id is not None
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
             yield from self.mark_done(response=True)
+        if self.state == self.read_body and len(self.buf) > MAX_HEAD:
+            yield from self._give_up(f"a line between its chunks, or its trailers, are longer than {MAX_HEAD} bytes")
 
     def _passed_on(self, command: commands.Command) -> commands.SendData | None:
         """What comes of a piece of a body, found at once instead of in four layers in turn."""

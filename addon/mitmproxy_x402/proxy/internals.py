@@ -10,6 +10,8 @@ from mitmproxy import version
 from ..errors import SettingsError
 
 try:
+    from h11._readers import ChunkedReader
+    from h11._receivebuffer import ReceiveBuffer
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.proxy import commands, events, layer
@@ -38,6 +40,7 @@ except ImportError as moved:
 
 __all__ = [
     "AddonManager",
+    "ChunkedReader",
     "Context",
     "DropStream",
     "HttpEvent",
@@ -46,6 +49,7 @@ __all__ = [
     "HttpRequestHook",
     "HttpResponseHeadersHook",
     "HttpStream",
+    "ReceiveBuffer",
     "ReceiveHttp",
     "RegularMode",
     "RequestData",

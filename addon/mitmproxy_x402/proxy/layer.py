@@ -13,7 +13,8 @@ from mitmproxy.connection import Connection, ConnectionState
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import run_at_once
-from .http1 import MAX_JOINED, Http1Client, join
+from .fair_reader import worked
+from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
     HttpLayer,
@@ -53,7 +54,15 @@ class X402Layer(HttpLayer):
             if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
                 client.state = client.read_headers
 
+    def _repair_client(self) -> None:
+        """Give the HTTP/1.1 server before the client our class, as soon as it is there."""
+        server = self.connections[self.context.client]
+        if type(server) is _http1.Http1Server:
+            server.__class__ = Http1Server
+            server.state = cast(Http1Server, server).read_headers
+
     def _handle_event(self, event: events.Event) -> Steps:
+        began = time.monotonic()
         if isinstance(event, events.Wakeup) and event.command is self._alarm:
             self._alarm = None
             yield from self._cut_overdue()
@@ -61,12 +70,16 @@ class X402Layer(HttpLayer):
             return
         else:
             yield from self._go_on(event)
+            if isinstance(event, events.Start):
+                self._repair_client()
         if self._alarm is None and self.streams:
             now = time.monotonic()
             nearest = min(each.deadline for each in self._own_streams())
             # Waits that begin meanwhile end later than the shortest one from now.
             self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
             yield self._alarm
+        if isinstance(event, events.DataReceived):
+            worked(event.connection, began)
 
     def _go_on(self, event: events.Event) -> Steps:
         """As mitmproxy does, in fewer steps.

@@ -14,6 +14,7 @@ from mitmproxy import version
 from ..errors import SettingsError
 from ..installation import advice
 from .internals import (
+    ChunkedReader,
     Context,
     DropStream,
     HttpLayer,
@@ -74,6 +75,14 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
     (_http1.Http1Server, "send", ("self", "event")),
+    (_http1.Http1Server, "read_headers", ("self", "event")),
+    (_http1.Http1Server, "read_body", ("self", "event")),
+    (_http1.Http1Server, "wait", None),
+    (_http1.Http1Server, "done", None),
+    (HttpStream, "state_wait_for_request_headers", ("self", "event")),
+    (HttpStream, "state_consume_request_body", ("self", "event")),
+    (HttpStream, "flow_done", ("self",)),
+    (ChunkedReader, "__call__", ("self", "buf")),
     (_http1.Http1Client, "send", ("self", "event")),
     (_http1.Http1Client, "read_headers", ("self", "event")),
     (_http1.Http1Client, "read_body", ("self", "event")),
@@ -103,6 +112,8 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
 _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, ("stream_id", "flow", "context", "server_state", "client_state", "_paused", "_paused_event_queue")),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
+    (_http1.Http1Server, ("buf", "state", "body_reader")),
+    (HttpStream, ("request_body_buf",)),
     (_http1.Http1Client, ("buf", "state", "stream_id", "request", "response", "context")),
     (Context, ("client", "server", "options", "layers")),
     (events.DataReceived, ("connection", "data")),

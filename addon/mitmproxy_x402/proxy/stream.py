@@ -159,7 +159,7 @@ class X402Stream(ArrivingStream):
                 event.response.http_version = "HTTP/1.1"
 
     def _learn_framing(self, response: http.Response) -> None:
-        if self._answering and type(self._http_layer().connections[self.context.client]) is _http1.Http1Server:
+        if self._answering and isinstance(self._http_layer().connections[self.context.client], _http1.Http1Server):
             self._chunked = "chunked" in response.headers.get("transfer-encoding", "").lower()
 
     def pass_on(self, event: ResponseData) -> commands.SendData | None:

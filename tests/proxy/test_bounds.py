@@ -1,0 +1,222 @@
+"""What a peer sends without end is cut off, others are not held up, and what is odd but whole gets through."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h11
+import pytest
+from h11._receivebuffer import ReceiveBuffer
+
+from mitmproxy_x402.proxy.http1 import MAX_HEAD, Chunks
+from support import challenges
+from support.patience import eventually
+from support.proxy import Proxy
+from support.rig import Rig
+from support.wire import Message, Peer, Upstream, read_message, request
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, home=tmp_path_factory.mktemp("home")) as proxy:
+        yield Rig(proxy, upstream)
+
+
+def memory(rig: Rig) -> int:
+    text = Path(f"/proc/{rig.proxy.process.pid}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def flood(peer: Peer, piece: bytes, most: int = 64 << 20) -> int:
+    """Send `piece` until the other side closes; how much that was, or `most`."""
+    sent = 0
+    try:
+        while sent < most:
+            peer.send(piece)
+            sent += len(piece)
+    except OSError:
+        return sent
+    return sent
+
+
+LINES = b"a" * 65536
+FLOODS = {
+    "head": (b"HTTP/1.1 200 OK\r\nX: ", LINES, 502),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10000, 502),
+    "chunk size": (CHUNKED, b"0" * 65536, 200),
+    "chunk extension": (CHUNKED + b"5;", LINES, 200),
+    "trailers": (CHUNKED + b"2\r\nok\r\n0\r\n", b"X: y\r\n" * 10000, 200),
+    "interim": (b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 1000, 502),
+    "interim head": (b"HTTP/1.1 103 Early Hints\r\nLink: ", LINES, 502),
+}
+
+
+@pytest.mark.parametrize("paid", [False, True], ids=["free", "paid"])
+@pytest.mark.parametrize(("begin", "piece", "status"), FLOODS.values(), ids=FLOODS)
+def test_an_upstream_that_floods(rig: Rig, begin: bytes, piece: bytes, status: int, paid: bool) -> None:
+    sent: list[int] = []
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        if paid and len(upstream.requests) == 1:
+            peer.send(challenges.answer())
+            upstream.read(peer)
+        peer.send(begin)
+        sent.append(flood(peer, piece))
+
+    rig.script(script)
+    before = memory(rig)
+    with rig.client() as client:
+        body = json.dumps([len(begin), len(piece), paid]).encode()  # no other test's: its payment would go along
+        client.send(request(body=body))
+        head = client.until(b"\r\n\r\n")
+        assert int(head.split()[1]) == status
+        rest = client.rest()
+    assert memory(rig) - before < 24 << 20
+    eventually(lambda: bool(sent), lambda: sent)
+    assert sent[0] < 32 << 20
+    if status == 502:
+        code = json.loads(rest)["error"]["code"]
+        assert code == ("payment_outcome_unknown" if paid else "upstream_failed")
+    else:
+        assert not rest.endswith(b"0\r\n\r\n")  # the client sees that it is not whole
+
+
+CLIENT_FLOODS = {
+    "head": (b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", LINES, 431),
+    "line": (b"POST /", LINES, 431),
+    "headers": (b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"X: y\r\n" * 10000, 431),
+    "chunk size": (b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"0" * 65536, 0),
+    "trailers": (
+        b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X: y\r\n" * 10000,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("begin", "piece", "status"), CLIENT_FLOODS.values(), ids=CLIENT_FLOODS)
+def test_a_client_that_floods(rig: Rig, begin: bytes, piece: bytes, status: int) -> None:
+    rig.script(lambda *_: None)
+    before = memory(rig)
+    with rig.client() as client:
+        client.send(begin)
+        assert flood(client, piece) < 64 << 20
+        if status:
+            try:
+                answer = read_message(client)
+            except OSError:
+                pass  # the reset was faster
+            else:
+                assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, "request_head_too_large")
+    assert memory(rig) - before < 24 << 20
+    assert rig.upstream.requests == []
+
+
+def test_requests_that_are_sent_ahead_without_end(rig: Rig) -> None:
+    waits = threading.Event()
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        waits.wait(20)
+
+    rig.script(script)
+    before = memory(rig)
+    with rig.client() as client:
+        client.send(request())
+        assert flood(client, LINES, 128 << 20) < 128 << 20
+        waits.set()
+    assert memory(rig) - before < 64 << 20
+
+
+def test_the_trailers_of_a_request_are_dropped(rig: Rig) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            upstream.read(peer)
+            peer.send(OK)
+
+    rig.script(script)
+    with rig.client() as client:
+        for _ in range(2):
+            client.send(
+                b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n"
+                b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"
+            )
+            assert read_message(client).body == b"ok"
+    assert [sent.body for sent in rig.upstream.requests] == [b"{}", b"{}"]
+
+
+def test_more_headers_than_anybody_needs(rig: Rig) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            upstream.read(peer)
+            peer.send(OK)
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x", b"{}", *(f"x-{n}: y" for n in range(1100))))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (431, "request_head_too_large")
+        assert client.ask(request("POST", "/v1/x", b"{}", *(f"x-{n}: y" for n in range(900)))).body == b"ok"
+
+
+def chunks_of(data: bytes, cuts: Callable[[], int]) -> tuple[bytes, list[int]]:
+    """What our reader makes of `data`, fed in pieces; and the sizes of the pieces that it gave."""
+    reader, buffer, given, sizes, at = Chunks(), ReceiveBuffer(), bytearray(), [], 0
+    while at < len(data):
+        step = cuts()
+        buffer += data[at : at + step]
+        at += step
+        while True:
+            found = reader(buffer)
+            if not isinstance(found, h11.Data):
+                break
+            given += found.data
+            sizes.append(len(found.data))
+        if isinstance(found, h11.EndOfMessage):
+            assert at >= len(data)
+            return bytes(given), sizes
+    raise AssertionError("no end")
+
+
+def test_tiny_chunks_are_joined_and_nothing_is_lost() -> None:
+    payload = bytes(range(256)) * 200
+    data = b"".join(b"1\r\n%c\r\n" % byte for byte in payload) + b"0\r\n\r\n"
+    for size in (1, 7, 4096, 5000, 65536):
+        given, sizes = chunks_of(data, lambda size=size: size)
+        assert given == payload
+        if size > 10000:
+            assert len(sizes) < len(payload) / 5
+
+
+def test_chunks_as_they_stream_are_left_as_they_are() -> None:
+    events = [b"data: %d\n\n" % n for n in range(20)]
+    data = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
+    assert chunks_of(data, lambda: 100000)[1] == [len(event) for event in events]
+
+
+def test_a_fault_behind_tiny_chunks_is_told_after_them() -> None:
+    reader, buffer = Chunks(), ReceiveBuffer()
+    buffer += b"1\r\na\r\n" * 2000 + b"nonsense\r\n"
+    found = b"".join(bytes(reader(buffer).data) for _ in range(1))
+    with pytest.raises(h11.ProtocolError):  # noqa: PT012
+        for _ in range(2001):
+            found += reader(buffer).data
+    assert found == b"a" * 2000
+
+
+def test_head_of_a_page_that_is_large_but_whole(rig: Rig) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nX: " + b"y" * (MAX_HEAD - 1000) + b"\r\nContent-Length: 2\r\n\r\nok")
+
+    rig.script(script)
+    with rig.client() as client:
+        answer: Message = client.ask(request())
+        assert answer.body == b"ok"
+        assert len(answer.get(b"x") or b"") == MAX_HEAD - 1000
