@@ -7,7 +7,7 @@ import contextlib
 import gc
 import sys
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +95,33 @@ def take_unusable(options: Options, names: Container[str]) -> list[str]:
 def hold_port(proxyserver: Any) -> bool:
     """Stop mitmproxy from opening its port where it was told to before `listen_host` was set. True: `open_port` is due.
 
-    From Python 3.12 on it begins with that before it loads a script, and has not got far: no socket is there yet. False
-    where nothing is being opened, or it cannot be stopped; then `move_to` comes after it.
+    From Python 3.12 on it begins with that before it loads a script. It has not accepted a connection yet; mostly there
+    is no socket yet, and if there is one, it is closed. False where nothing is being opened, or it cannot be stopped;
+    then `move_to` comes after it.
     """
     opening = [task for task in asyncio.all_tasks() if task.get_name() == "setup_servers" and not task.done()]
     instances = getattr(proxyserver.servers, "_instances", {})
     if not opening or not all(type(mode) in (ReverseMode, RegularMode) for mode in instances):
         return False
+    for server in (server for task in asyncio.all_tasks() for server in _half_open(task)):
+        server.close()
     for task in opening:
         task.cancel()
     instances.clear()
     return True
+
+
+def _half_open(task: asyncio.Task[Any]) -> Iterator[asyncio.Server]:
+    """The server that mitmproxy's `task` has made and not got hold of: `create_server` waits a moment at its end."""
+    coroutine: Any = task.get_coro()
+    if not getattr(coroutine, "__qualname__", "").startswith("ServerInstance."):
+        return
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None)
+        server = None if frame is None else frame.f_locals.get("server")
+        if isinstance(server, asyncio.Server):
+            yield server
+        coroutine = getattr(coroutine, "cr_await", None)
 
 
 async def open_port(proxyserver: Any) -> None:
