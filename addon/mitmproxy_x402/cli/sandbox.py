@@ -35,8 +35,8 @@ from ..sandbox.config import Scheme
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 SETTLED_LATE = """\
-           the gateway settled it after the stream's last byte and could not say so in it: the proxy, whose word the
-           report takes, calls it unknown
+           the gateway settled it after the stream's last byte and could not say so in it. So the proxy calls it "sent,
+           not confirmed yet"; it asks the sandbox's chain, and says "confirmed" within a minute or so
 """
 GATEWAY_PORT = 4420
 NETWORKS = {
@@ -218,7 +218,7 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
     if choice.verb == "web" and "web_port" not in read_arguments(choice.passed_on).options:
         command += ["--web-port", str(_port_or_another(WEB_PORT, "mitmweb's page"))]
     command += _scheme_options(choice, upstream)
-    environment = _environment(directory)
+    environment = _environment(directory, upstream, choice.networks)
     process = subprocess.Popen(  # noqa: S603  (our own program)
         [*command, *choice.passed_on],
         env=environment,
@@ -260,14 +260,21 @@ def _relay(output: IO[bytes]) -> None:
             _say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
 
 
-def _environment(directory: Path) -> Mapping[str, str]:
-    """Ours without the user's settings, with a wallet of both families: then no key file of the user is looked for."""
+def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapping[str, str]:
+    """Ours without the user's settings, with the RPCs of the sandbox's chains, which say what became of payments.
+
+    And with a wallet of both families: then no key file of the user is looked for.
+    """
     from solders.keypair import Keypair  # noqa: PLC0415  (the demo alone makes keys)
 
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("X402_") and name != "SOLANA_RPC_URL"
     }
+    rpcs = {name: f"{gateway}/v1/rpc/{name}" for name in networks}
+    solana = [url for name, url in rpcs.items() if name.startswith("solana")]
     ours = {
+        **{"X402_EVM_RPC": ",".join(f"{name}={url}" for name, url in rpcs.items() if url not in solana)},
+        **({"SOLANA_RPC_URL": ",".join(solana)} if solana else {}),
         EVM_VARIABLE: f"0x{secrets.token_hex(32)}",
         SVM_VARIABLE: str(Keypair()),
         "X402_CONFIG": str(directory / "x402.toml"),
