@@ -6,16 +6,23 @@ time to the next (ports, times, the SDKs' versions) is evened out, so that `git 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sys
 import tempfile
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 from mitmproxy_x402.recording.format import CHUNKS, HEAD, Headers, Recording, read_recordings, to_text
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support.further import further, vendor
 from support.proxy import Proxy
 from support.shapes import clients, shape_of
+
+sys.path.append(str(Path(__file__).parent / "llm"))  # where the streams are that are sent
+from more_streams import every_stream
 
 RECORDINGS = Path(__file__).parent / "recordings"
 NOW = 1_767_225_600
@@ -35,6 +42,8 @@ def main() -> None:
             folder = RECORDINGS / shape_of(recording.request_body())
             if not folder.exists():  # some shapes are asked for twice
                 write(recording, folder)
+        for recording in record_further(Path(scratch) / "further"):
+            write(recording, RECORDINGS / json.loads(recording.request_body())["user"])
 
 
 def record(home: Path) -> list[Recording]:
@@ -45,6 +54,19 @@ def record(home: Path) -> list[Recording]:
         Proxy(sandbox.url, "--set", f"x402_dump={home / 'dump'}", home=home) as proxy,
     ):
         ask(proxy.url)
+    return read_recordings(home / "dump")
+
+
+def record_further(home: Path) -> list[Recording]:
+    """The dialects that no sandbox speaks: their vendor answers by heart, and whoever asks is no SDK."""
+    home.mkdir()
+    exchanges = further(every_stream())
+    with vendor(exchanges, PACE) as url, Proxy(url, "--set", f"x402_dump={home / 'dump'}", home=home) as proxy:
+        for exchange in exchanges.values():
+            body = json.dumps(exchange.request).encode()
+            asked = urllib.request.Request(proxy.url + exchange.path, body, {"content-type": "application/json"})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                answer.read()
     return read_recordings(home / "dump")
 
 
@@ -72,7 +94,7 @@ def write(recording: Recording, folder: Path) -> None:
 
 
 def _plain(headers: Headers, shape: str) -> Headers:
-    evened = {"host": "127.0.0.1:4402", "x-request-id": f"req_{shape}"}
+    evened = {"host": "127.0.0.1:4402", "date": "Thu, 01 Jan 2026 00:00:00 GMT", "x-request-id": f"req_{shape}"}
     return tuple((name, evened.get(name.lower(), value)) for name, value in headers if not _OF_SDKS.fullmatch(name))
 
 

@@ -52,7 +52,7 @@ def meant(recording: Recording) -> Meaning:
 
 def test_there_is_one_of_every_shape() -> None:
     """Where one is missing: python tests/record_shapes.py."""
-    assert sorted(folder.name for folder in RECORDINGS.iterdir()) == sorted(NAMES)
+    assert {folder.name for folder in RECORDINGS.iterdir()} >= set(NAMES)
 
 
 @SHAPES

@@ -1,0 +1,116 @@
+"""The recordings in dialects that the sandbox does not speak: read, served again, and taken apart by vendors' SDKs.
+
+Where one is missing: python tests/record_shapes.py.
+"""
+
+from __future__ import annotations
+
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from more_streams import every_stream
+
+from mitmproxy_x402.fixtures.server import FixtureServer
+from mitmproxy_x402.fixtures.showing import reading_of
+from mitmproxy_x402.fixtures.sources import read_sources
+from mitmproxy_x402.llm import Reading, Text, read_answer
+from mitmproxy_x402.recording.format import read_recording
+from support.further import further
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
+    from google import genai
+    from google.genai import types
+
+RECORDINGS = Path(__file__).parents[1] / "recordings"
+EXCHANGES = further(every_stream())
+
+
+def read(name: str) -> Reading:
+    [source] = read_sources(str(RECORDINGS / name))
+    reading = reading_of(source)
+    assert reading is not None
+    return reading
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL at which the recording of the test's `name` is served, to whatever is asked at its path."""
+    name = request.getfixturevalue("name")
+    with FixtureServer([read_recording(RECORDINGS / name)], match="path").run_in_thread() as url:
+        yield url
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_it_is_read_as_it_was_sent(name: str) -> None:
+    exchange = EXCHANGES[name]
+    body = b"".join(exchange.pieces)
+    recording = read_recording(RECORDINGS / name)
+    assert recording.body() == body
+    assert len(recording.chunks()) == len(exchange.pieces)
+    reading = read(name)
+    assert reading == read_answer(exchange.kind, body)
+    assert (reading.complete, reading.irregular, reading.unread) == (True, (), ())
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_it_is_served_as_it_came(name: str, served: str) -> None:
+    exchange = EXCHANGES[name]
+    asked = urllib.request.Request(served + exchange.path, b"{}", {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.headers["content-type"] == exchange.kind
+        assert answer.read() == b"".join(exchange.pieces)
+
+
+@pytest.fixture
+def chatgpt(served: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["assistants-text", "assistants-tool"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_sdk_is_served_an_assistant_s_run(name: str, chatgpt: openai.OpenAI) -> None:
+    stream: Any = chatgpt.beta.threads.runs.create(thread_id="th-1", assistant_id="as-1", stream=True)
+    events = list(stream)
+    text = "".join(event.data.delta.content[0].text.value for event in events if event.event == "thread.message.delta")
+    last = [event.data for event in events if event.event in ("thread.run.completed", "thread.run.requires_action")][-1]
+    reading = read(name)
+    assert (reading.text, reading.model, reading.stop_reason) == (text, last.model, last.status)
+    calls = last.required_action.submit_tool_outputs.tool_calls if last.required_action else []
+    assert [(one.name, one.arguments) for one in reading.tool_calls] == [
+        (one.function.name, one.function.arguments) for one in calls
+    ]
+
+
+@pytest.mark.parametrize("name", ["transcription-text"])
+def test_an_sdk_is_served_a_transcription(name: str, chatgpt: openai.OpenAI) -> None:
+    stream = chatgpt.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", b"RIFF"), stream=True)
+    *_, last = list(stream)
+    done: Any = last
+    assert read(name).items == (Text(done.text),)
+
+
+@pytest.mark.parametrize("name", ["more-responses-code", "more-responses-shell"])
+def test_an_sdk_is_served_a_response(name: str, chatgpt: openai.OpenAI) -> None:
+    *_, last = list(chatgpt.responses.create(model="gpt-5", input="?", stream=True))
+    done: Any = last
+    items: list[Any] = list(read(name).items)
+    assert [item.value for item in items] == [item.to_dict() for item in done.response.output]
+
+
+@pytest.mark.parametrize("name", ["interactions-text", "interactions-tool"])
+@pytest.mark.filterwarnings("ignore")  # the SDK says that this part of it is experimental
+def test_an_sdk_is_served_an_interaction(name: str, served: str) -> None:
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=served, api_version="v1beta"))
+    events: list[Any] = list(client.interactions.create(model="gemini-3-pro", input="?", stream=True))
+    client.close()
+    deltas = [event.delta for event in events if event.event_type == "step.delta"]
+    reading = read(name)
+    assert reading.text == "".join(one.text for one in deltas if one.type == "text")
+    assert reading.stop_reason == events[-1].interaction.status
