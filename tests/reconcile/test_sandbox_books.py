@@ -16,6 +16,7 @@ import pytest
 
 from mitmproxy_x402.protocol.amounts import format_usd
 from support.place import Place, place
+from support.proxy import EVM_KEY, svm_key
 
 STREAMS = 100
 LATE = 30
@@ -54,7 +55,9 @@ def run(shop: Place, network: str, *arguments: str) -> tuple[int, str]:
     rpc = f"{shop.sandbox.url}/v1/rpc/{network}"
     named = {"SOLANA_RPC_URL": rpc} if network.startswith("solana") else {"X402_EVM_RPC": f"{network}={rpc}"}
     ledger = shop.proxy.ledger
+    kind = "SOLANA_WALLET_KEY" if network.startswith("solana") else "BLOCKRUN_WALLET_KEY"
     environ = {
+        kind: svm_key() if network.startswith("solana") else EVM_KEY,
         **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
         **{"HOME": str(shop.home), "X402_LEDGER": getattr(ledger, "url", None) or str(ledger), **named},
     }
@@ -116,6 +119,11 @@ def test_a_hundred_streams(shop: Place, network: str, clock: Chain) -> None:
     assert third["usd"] == third["confirmed_usd"] == format_usd(opening - shop.sandbox.balance(network, payer))
     assert third["not_confirmed_usd"] == "0"
     assert third["payments"] == STREAMS - STREAMS // 10
+    checked = run(shop, network, "check", "--upstream", shop.sandbox.url)[1]
+    line = next((line for line in checked.splitlines() if " books " in line), checked)
+    assert line.startswith("ok"), line
+    assert f"- confirmed {format_usd(opening - shop.sandbox.balance(network, payer))} = " in line
+    assert "which is what the wallet has" in line
     _show("a month later", said + run(shop, network, "report")[1], shop.sandbox.balance(network, payer))
 
 

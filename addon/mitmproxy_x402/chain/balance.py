@@ -54,10 +54,13 @@ async def _svm(network: Network, asset: Asset, owner: str, url: str, seconds: fl
     if isinstance(genesis, str) and genesis and not genesis.startswith(network.caip2.partition(":")[2]):
         raise Unreachable("it serves another cluster")
     parameters: list[object] = [owner, {"mint": asset.address}, {"encoding": "jsonParsed", "commitment": "confirmed"}]
-    return _token_amounts(await json_rpc(url, seconds, "getTokenAccountsByOwner", parameters))
+    return token_amounts(await json_rpc(url, seconds, "getTokenAccountsByOwner", parameters))
 
 
-def _token_amounts(said: object) -> int:
+def token_amounts(said: object) -> int:
+    """The sum of what `getTokenAccountsByOwner` answers. Raises Unreachable."""
+    if isinstance(said, Unreachable):
+        raise said
     try:
         accounts = said["value"]  # type: ignore[index]
         amounts = [account["account"]["data"]["parsed"]["info"]["tokenAmount"]["amount"] for account in accounts]

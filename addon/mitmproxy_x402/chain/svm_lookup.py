@@ -66,6 +66,20 @@ class SvmLookUp:
             verdicts |= await self._not_found(missing, now, complete=complete)
         return verdicts
 
+    async def changes(self, account: str, owner: str, mint: str, since: float) -> tuple[dict[str, int], bool]:
+        """By transaction, what was added to the tokens of `owner` since then; and whether that is surely all."""
+        await self._check_cluster()
+        seen, complete = await self._signatures(account, since)
+        names = [each.signature for each in seen if not 0 < each.time < since]
+        calls: list[Call] = [("getTransaction", [name, _TRANSACTION]) for name in names]
+        changes: dict[str, int] = {}
+        for name, said in zip(names, await self.rpc.batch(calls), strict=True):
+            _signatures_of(said)  # raises for one that was not given
+            meta = said.get("meta") if isinstance(said, dict) else None
+            if isinstance(meta, dict) and meta.get("err") is None:
+                changes[name] = _changes(meta, mint).get(owner, 0)
+        return changes, complete
+
     async def _check_cluster(self) -> None:
         try:
             genesis = await self.rpc.call("getGenesisHash")

@@ -29,6 +29,7 @@ from ..schemes import method_of
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings, unknown_options
 from ..wallet.sources import Wallets
+from . import books
 from . import gateway as check_gateway
 from . import machine as check_machine
 from .gateway import Quote
@@ -269,6 +270,9 @@ async def _balances(
         else:
             enough = f", enough for {units // price} such requests" if price else ""
             yield ok("balance", f"{has}{enough}")
+        line = await books.compare(network, asset, purse.address, urls, settings)
+        if line is not None:
+            yield line
 
 
 def _program() -> str:

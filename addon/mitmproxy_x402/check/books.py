@@ -1,0 +1,109 @@
+"""What `check` finds out about the books: does what left the wallet agree with what the ledger says?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+from ..chain.json_rpc import Unreachable
+from ..chain.movements import Movements, movements
+from ..chain.rpc import Allowance, Rpc
+from ..ledger.interface import LedgerError
+from ..ledger.reading import Entry, is_there, read_entries
+from ..protocol.amounts import format_usd
+from ..protocol.messages import AtomicUnits
+from ..protocol.networks import Asset, Network
+from ..report.sums import OPEN
+from ..settings.settings import Settings
+from .line import Line, ok, todo
+
+MOST_DAYS = 31
+"""That are compared; longer ago an RPC may not remember."""
+MOST_ROWS = 20_000
+MOST_REQUESTS = 150
+"""To one RPC, for all of it."""
+SLACK_SECONDS = 900
+"""By which this clock and the chain's may differ."""
+
+
+async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str], settings: Settings) -> Line | None:
+    """The books against the wallet; None where the ledger has nothing that this wallet paid there."""
+    try:
+        entries = _entries(network, asset, payer, settings)
+    except LedgerError:  # its own line has said so
+        return None
+    if not entries:
+        return None
+    begin = max(entries[0].time / 1000 - SLACK_SECONDS, time.time() - MOST_DAYS * 86_400)
+    reason = "no RPC is known"
+    for url in urls:
+        rpc = Rpc(url, max(settings.rpc_timeout, 10), Allowance(MOST_REQUESTS))
+        try:
+            moved = await movements(network, asset, payer, begin, rpc)
+            return _judged(network, asset, entries, moved, begin)
+        except Unreachable as error:
+            reason = f"{rpc.origin}: {error}"
+    return ok("books", f"{network.name}: could not be compared with the chain ({reason})")
+
+
+def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> list[Entry]:
+    """What `payer` has sent there lately, a little more than is compared."""
+    if not is_there(settings.ledger):
+        return []
+    since = int((time.time() - (MOST_DAYS + 1) * 86_400) * 1000)
+    return [
+        entry
+        for entry in read_entries(settings.ledger, since, last=MOST_ROWS)
+        if (entry.network, entry.wallet.lower()) == (network.caip2, payer.lower())
+        and entry.sends
+        and network.asset(entry.asset) == asset
+    ]
+
+
+def _judged(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movements, begin: float) -> Line:
+    left_in = {each.lower() for each in moved.outgoing}
+    named: dict[str, int] = {}
+    for entry in entries:
+        name = (entry.chain_transaction or entry.transaction).lower()
+        within = entry.time / 1000 > begin + SLACK_SECONDS or entry.time == entries[0].time
+        if name and entry.fate == "settled" and (within or name in left_in):
+            named[name] = named.get(name, 0) + int(entry.chain_amount or entry.charged or entry.amount)
+    outgoing = {name.lower(): amount for name, amount in moved.outgoing.items()}
+    left, booked = sum(outgoing.values()), sum(named.values())
+    still = sum(int(entry.amount) for entry in entries if entry.fate in OPEN)
+
+    def usd(units: int) -> str:
+        return format_usd(asset.micro_usd(AtomicUnits(abs(units))))
+
+    since = f"{datetime.fromtimestamp(begin).astimezone():%Y-%m-%d}"
+    expected = moved.opening + moved.incoming - booked
+    text = (
+        f"{network.name}, since {since}: opening {usd(moved.opening)} + deposits {usd(moved.incoming)} - confirmed "
+        f"{usd(booked)} = {usd(expected)} {asset.symbol}"
+    )
+    if expected == moved.balance and not still:
+        return ok("books", f"{text}, which is what the wallet has")
+    difference = f"{text}; the wallet has {usd(moved.balance)}"
+    open_ones = f"{usd(still)} of the books are not confirmed yet: ./run.sh reconcile" if still else ""
+    unknown = {name: amount for name, amount in outgoing.items() if name not in named}
+    unbooked = left - sum(amount for name, amount in outgoing.items() if name in named)
+    if expected == moved.balance:
+        return ok("books", f"{text}, which is what the wallet has; {open_ones}")
+    missing = {name: amount for name, amount in named.items() if name not in outgoing}
+    parts = []
+    if unknown and not still:
+        first = next(iter(unknown))
+        parts.append(
+            f"{usd(unbooked)} left in {len(unknown)} transfers that this ledger does not know (the first: {first}): "
+            "another program or another ledger pays from this wallet"
+        )
+    elif unknown:
+        parts.append(f"{usd(unbooked)} left in {len(unknown)} transfers that no payment has been matched with yet")
+    if missing:
+        parts.append(
+            f"{usd(sum(missing.values()))} of {len(missing)} payments is not among what left the wallet: not final "
+            "yet, or a gateway named a transaction that does not exist (./run.sh reconcile tells)"
+        )
+    said = "; ".join([*parts, *([open_ones] if open_ones else [])]) or "amounts of single transfers differ"
+    return todo("books", f"{difference}: {said}.")

@@ -1,0 +1,66 @@
+"""The books against the wallet: what agrees, what does not, and what explains it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mitmproxy_x402.chain.movements import Movements
+from mitmproxy_x402.check.books import _judged
+from mitmproxy_x402.check.line import Line
+from mitmproxy_x402.ledger.reading import Entry
+from mitmproxy_x402.protocol.networks import BUILT_IN
+
+BASE = BUILT_IN.get("base")
+assert BASE is not None
+NOW = time.time()
+
+
+def entry(number: int, amount: int, **more: Any) -> Entry:
+    fields: dict[str, Any] = {
+        **{"row": number, "time": int((NOW - 5000 + number) * 1000), "fate": "settled", "micro_usd": amount},
+        **{"model": None, "method": "POST", "host": "h", "path": "/p", "network": "eip155:8453", "asset": "0xa"},
+        **{"pay_to": "0xb", "amount": str(amount), "sends": 1, "reference": "", "transaction": f"0xT{number}"},
+        **{"status": 200, "code": "", "request_id": "", "first_byte_ms": 1, "total_ms": 1, "size": 1},
+        **{"replaces": None, "counts": amount},
+    }
+    return Entry(**{**fields, **more})
+
+
+def judge(moved: Movements, *entries: Entry) -> Line:
+    return _judged(BASE, BASE.assets[0], entries, moved, NOW - 6000)  # type: ignore[union-attr,arg-type]
+
+
+def test_they_agree() -> None:
+    moved = Movements(9_700_000, 1_000_000, {"0xt1": 100_000, "0xt2": 200_000})
+    line = judge(moved, entry(1, 100_000), entry(2, 200_000))
+    assert line.good
+    assert "opening 9 + deposits 1 - confirmed 0.3 = 9.7 USDC, which is what the wallet has" in line.text
+
+
+def test_another_program_pays_from_the_wallet() -> None:
+    line = judge(Movements(9_000_000, 0, {"0xt1": 100_000, "0xother": 5}), entry(1, 100_000))
+    assert not line.good
+    assert "0.000005 left in 1 transfers that this ledger does not know (the first: 0xother)" in line.text
+
+
+def test_what_is_not_confirmed_explains_it() -> None:
+    still = entry(2, 50_000, fate="unknown", transaction="")
+    line = judge(Movements(9_000_000, 0, {"0xt1": 100_000, "0xt2": 50_000}), entry(1, 100_000), still)
+    assert not line.good
+    assert "0.05 of the books are not confirmed yet: ./run.sh reconcile" in line.text
+    waiting = judge(Movements(9_000_000, 0, {"0xt1": 100_000}), entry(1, 100_000), still)
+    assert waiting.good
+
+
+def test_a_receipt_for_nothing() -> None:
+    line = judge(Movements(9_000_000, 0, {"0xt1": 100_000}), entry(1, 100_000), entry(2, 50_000))
+    assert not line.good
+    assert "0.05 of 1 payments is not among what left the wallet" in line.text
+
+
+def test_what_the_chain_says_moved_is_what_is_booked() -> None:
+    line = judge(
+        Movements(9_000_000, 0, {"0xchain": 686}), entry(1, 17_686, chain_transaction="0xchain", chain_amount="686")
+    )
+    assert line.good
