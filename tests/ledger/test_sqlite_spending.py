@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.ledger.interface import FREE, Intent, Ledger, LedgerError, Outcome, OverBudget
+from mitmproxy_x402.ledger.interface import (
+    FREE,
+    PASSING,
+    ChainWord,
+    Intent,
+    Ledger,
+    LedgerError,
+    Outcome,
+    OverBudget,
+    Validity,
+)
 from mitmproxy_x402.ledger.opening import make_ready
 from mitmproxy_x402.ledger.sqlite import spending as sqlite_spending
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, statements
@@ -64,7 +74,8 @@ class History:
         ledger, micro = self.random.choice(self.ledgers), self.random.choice((0, 1, 7, 1000))
         model, path = self.random.choice(MODELS), self.random.choice(PATHS)
         wanted = Intent(
-            "POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro_usd=micro
+            *("POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro),
+            is_model_unclear=self.random.random() < 0.1,
         )
         budgets = [self.budget(self.random.choice((0, 5, 1500, 4000, 10**6))) for _ in range(self.random.randrange(3))]
         row, refusal = None, None
@@ -82,17 +93,25 @@ class History:
         assert refusal is None
 
     def go_on(self, ledger: Ledger, row: int) -> None:
-        step = self.random.randrange(5)
+        step = self.random.randrange(6)
         try:
             if step == 0:
                 ledger.release(row)
             elif step == 1:
                 ledger.record_resent(row)
             elif step == 2:
-                outcomes = (Outcome("settled", "0xt"), Outcome("rejected"), Outcome("unknown"))
-                ledger.finish(row, self.random.choice((*outcomes, Outcome("superseded", counts_for=600))))
+                outcomes = (
+                    *(Outcome("settled", "0xt"), Outcome("rejected", counts_for=300), Outcome("unknown")),
+                    *(Outcome("superseded", counts_for=600), Outcome("rejected")),
+                    Outcome("settled", "0xt", charged=AtomicUnits(0), charged_micro_usd=0),
+                )
+                ledger.finish(row, self.random.choice(outcomes))
+            elif step == 3:
+                verdict: Any = self.random.choice(("moved", "dead"))
+                ledger.record_chain([ChainWord(row, verdict, micro_usd=self.random.choice((None, 0, 3)))])
             else:
-                ledger.record_sent(row, f"nonce {row}", 0)
+                dies_in = self.random.choice((None, 60, 900))
+                ledger.record_sent(row, f"nonce {row}", 0, Validity(dies_in=dies_in))
         except LedgerError:
             pass
 
@@ -102,14 +121,17 @@ class History:
         """When each payment that counts was reserved, and its amount, oldest first."""
         now = self.now
         begin = -1 if budget.seconds is None else now - budget.seconds * 1000
-        rows = query(self.place, "id, counted_at, micro_usd, state, free_at, model, path")
-        return [
-            (at, micro)
-            for row, at, micro, state, free_at, model, path in rows
-            if at > begin and row != but and state not in FREE and not (state == "superseded" and free_at <= now)
-            if not (lapsed and state == "reserved" and at < now - 300_000)
-            if matches(budget.scope, model, path)
-        ]
+        columns = "id, counted_at, micro_usd, state, free_at, model, path, unclear, uncounted, charged_micro_usd"
+        found = []
+        for row, at, micro, state, free_at, model, path, unclear, uncounted, charged in query(self.place, columns):
+            if at <= begin or row == but or state in FREE or (lapsed and state == "reserved" and at < now - 300_000):
+                continue
+            is_due = free_at is not None and free_at <= now
+            if matches(budget.scope, None if unclear else model, path, bool(unclear)) and not (
+                is_due and state in PASSING
+            ):
+                found.append((at, charged if is_due and state == "settled" else micro - uncounted))
+        return found
 
     def refusal(self, budget: Budget, wanted: int) -> tuple[int, Any]:
         counting = self.counting(budget)
@@ -128,9 +150,9 @@ class History:
         assert found == [sum(micro for _, micro in self.counting(budget, lapsed=False))] * len(found), budget
 
 
-def matches(scope: Scope, model: str | None, path: str) -> bool:
-    """As the ledger always did."""
-    if scope.model and (model is None or not fnmatchcase(model, scope.model)):
+def matches(scope: Scope, model: str | None, path: str, unclear: bool) -> bool:
+    """As the ledger always did, but for the case of letters and for models that are unclear."""
+    if scope.model and not unclear and (model is None or not fnmatchcase(model.lower(), scope.model)):
         return False
     pattern = scope.path.removeprefix("/api")
     return not pattern or fnmatchcase(path, pattern) or fnmatchcase(path, f"/api{pattern}")

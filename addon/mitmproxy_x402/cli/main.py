@@ -33,6 +33,7 @@ verbs:
   sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
   report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
   reconcile  ask the chain what became of payments that nobody has confirmed, and write it into the ledger
+  ledger     copy the ledger while proxies pay from it, and take old payments out of it into a file
   check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
   fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
   test       the project's tests (only in a checkout)
@@ -98,6 +99,7 @@ added up; payments whose outcome is unknown are listed apart. Days and months ar
   --json           the same as JSON: amounts in decimal dollars, and in whole millionths
   --csv            every payment, one line each
   --html [FILE]    one page with a chart that needs nothing else, in FILE or x402-report.html; - prints it
+  --backup FILE    no report: copies the ledger into FILE, as `ledger backup` does
   --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
   --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
 
@@ -120,6 +122,24 @@ RPCs of different hosts are known, both must agree before money is freed. Nothin
   --set NAME=VALUE an option, as for serve: x402_evm_rpc, x402_reconcile_rate, x402_ledger, x402_config
 
 The exit code is 0, or 1 where nothing could be asked, or 3 where the chain contradicts what a gateway said.
+"""
+
+LEDGER_HELP = """\
+usage: {prog} ledger backup FILE [--ledger FILE] [--set NAME=VALUE]
+       {prog} ledger archive --before DATE FILE.csv.gz [--ledger FILE] [--set NAME=VALUE]
+
+backup   copies the ledger into FILE, whole and as one file, while proxies pay from it. A copy of the ledger's file made
+         otherwise lacks what is still in its log. A ledger in PostgreSQL is copied with pg_dump.
+archive  writes the payments before DATE into FILE.csv.gz, every column of each, and takes them out of the ledger, while
+         proxies pay from it. They leave it when the file is on the disk and was read back. Payments that a budget may
+         still count stay: those of the last 31 days, and with a budget without a period all that ever counted. Reports
+         no longer hold what has left.
+
+  --before DATE    a day of this machine's time zone, as in 2026-08-01
+  --ledger FILE    another ledger than the one that the settings name; archive also takes a postgresql:// URL
+  --set NAME=VALUE an option, as for serve: x402_ledger, x402_config, x402_budget
+
+FILE must not be there yet. A run that was interrupted can be repeated with another FILE: what is in both is the same.
 """
 
 CHECK_HELP = """\
@@ -270,6 +290,7 @@ def _help_of(verb: str) -> str:
         "sandbox": SANDBOX_HELP,
         "report": REPORT_HELP,
         "reconcile": RECONCILE_HELP,
+        "ledger": LEDGER_HELP,
         "check": CHECK_HELP,
         "wallet": WALLET_HELP,
         "env": ENV_HELP,
@@ -310,6 +331,16 @@ def _reconcile(_: str, arguments: list[str]) -> int:
         return reconcile.run(arguments)
     except UsageError as error:
         return _fail(f"reconcile {error}", USAGE_ERROR)
+
+
+def _ledger(_: str, arguments: list[str]) -> int:
+    from . import ledger  # noqa: PLC0415  (imports what must be installed)
+    from .report import UsageError  # noqa: PLC0415  (as above)
+
+    try:
+        return ledger.run(arguments)
+    except UsageError as error:
+        return _fail(f"ledger {error}", USAGE_ERROR)
 
 
 def _check(_: str, arguments: list[str]) -> int:
@@ -407,6 +438,7 @@ VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "sandbox": _sandbox,
     "report": _report,
     "reconcile": _reconcile,
+    "ledger": _ledger,
     "check": _check,
     "wallet": _wallet,
     "env": _env,

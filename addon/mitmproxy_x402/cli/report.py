@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from ..command_line import read_arguments
 from ..errors import SettingsError
-from ..ledger.reading import Entry, is_there, read_entries
+from ..ledger.archive import back_up
+from ..ledger.reading import Entry, find_missing, is_there, read_entries
 from ..report import html as report_html
 from ..report import sums as report
 from ..report import text as report_text
@@ -37,8 +38,9 @@ class _Parser(ArgumentParser):
 @dataclass(frozen=True)
 class _Choice:
     form: str
-    """`text`, `json`, `csv` or `html`."""
+    """`text`, `json`, `csv`, `html` or `backup`."""
     html: str
+    """The file of `html` or `backup`."""
     since: date | None
     days: int | None
     ledger: str
@@ -53,6 +55,12 @@ def run(arguments: Sequence[str]) -> int:
     place = settings.ledger
     if choice.ledger:
         place = ledger_place(Given("--ledger", choice.ledger, Path.cwd(), Path.home()))
+    if choice.form == "backup":
+        rows = back_up(place, Path(choice.html).expanduser())
+        _say(f"{Path(choice.html).expanduser().resolve()}: {report_text.count(rows)}\n")
+        return 0
+    if missing := find_missing(place) if is_there(place) else "":
+        sys.stderr.write(f"{missing[0].upper()}{missing[1:]}.\n")
     now = datetime.now().astimezone()
     since = choice.since
     if choice.days is not None:
@@ -79,6 +87,7 @@ def _read(arguments: Sequence[str]) -> _Choice:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json")
     form.add_argument("--csv", dest="form", action="store_const", const="csv")
+    form.add_argument("--backup", default="", metavar="FILE")
     form.add_argument("--html", nargs="?", const=HTML_FILE, default="", metavar="FILE")
     period = parser.add_mutually_exclusive_group()
     period.add_argument("--since", default="")
@@ -90,8 +99,8 @@ def _read(arguments: Sequence[str]) -> _Choice:
     unknown = sorted(set(options) - {option.name for option in OPTIONS})
     if unknown:
         raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
-    form_of = "html" if given.html else given.form or "text"
-    return _Choice(form_of, given.html, _date(given.since), _days(given.days), given.ledger, options)
+    form_of = "html" if given.html else "backup" if given.backup else given.form or "text"
+    return _Choice(form_of, given.html or given.backup, _date(given.since), _days(given.days), given.ledger, options)
 
 
 def _date(text: str) -> date | None:

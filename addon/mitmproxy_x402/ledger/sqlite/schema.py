@@ -181,6 +181,7 @@ MIGRATIONS = (
     BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
     tally.MIGRATION,
+    "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # some budget of it has no period
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 

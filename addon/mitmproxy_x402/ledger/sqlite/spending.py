@@ -22,13 +22,13 @@ USED_MS = 24 * 3600 * 1000
 KEPT_MS = 40 * 24 * 3600 * 1000
 """A scope that nobody used for so long is forgotten when another one comes: each costs at every reservation."""
 
-_FIND = "SELECT id, used_at FROM scope WHERE model = ? AND path = ?"
-_USE = "UPDATE scope SET used_at = ? WHERE id = ?"
+_FIND = "SELECT id, used_at, for_ever FROM scope WHERE model = ? AND path = ?"
+_USE = "UPDATE scope SET used_at = ?, for_ever = for_ever OR ? WHERE id = ?"
 _FORGET = (
     "DELETE FROM spending WHERE scope IN (SELECT id FROM scope WHERE used_at < ?)",
     "DELETE FROM scope WHERE used_at < ?",
 )
-_ADD = "INSERT INTO scope (model, path, used_at) VALUES (?, ?, ?)"
+_ADD = "INSERT INTO scope (model, path, used_at, for_ever) VALUES (?, ?, ?, ?)"
 # With the scope's number. CROSS JOIN keeps SQLite from going through the payments first.
 _COUNTED = f"""
     FROM scope CROSS JOIN payment WHERE scope.id = :scope AND payment.state NOT IN {FREE}
@@ -94,15 +94,15 @@ class Spending:
         found = self._db.execute(_FIND, _patterns(budget)).fetchone()
         if found is None:
             return self._sum_up(budget, now)
-        scope, used_at = found
-        if used_at < now - USED_MS:
-            self._db.execute(_USE, (now, scope))
+        scope, used_at, for_ever = found
+        if used_at < now - USED_MS or (budget.seconds is None and not for_ever):
+            self._db.execute(_USE, (now, budget.seconds is None, scope))
         return int(scope)
 
     def _sum_up(self, budget: Budget, now: int) -> int:
         for statement in _FORGET:
             self._db.execute(statement, (now - KEPT_MS,))
-        scope = self._db.execute(_ADD, (*_patterns(budget), now)).lastrowid
+        scope = self._db.execute(_ADD, (*_patterns(budget), now, budget.seconds is None)).lastrowid
         assert scope is not None
         for statement in _SUM_UP:
             self._db.execute(statement, {"scope": scope})

@@ -139,6 +139,10 @@ class SqliteLedger:
                 self._db.execute(statements.NEVER_SENT, (process,))
             self._db.execute(statements.UNHEARD_OF, (process,))
 
+    def now_ms(self) -> int:
+        """The ledger's own time, milliseconds."""
+        return self._now()[0]
+
     # The life of a row.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
