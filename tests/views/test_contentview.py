@@ -125,6 +125,25 @@ def test_nothing_is_said_of_the_end_of_what_still_grows_or_was_cut() -> None:
         assert "not complete" not in look(one).text
 
 
+@pytest.mark.parametrize(
+    "text", ["word " * 100, "x" * 1000, "  " + "word " * 100, " " * 200 + "x", "a" * 119 + " b", "é " * 300, "a" * 121]
+)
+def test_long_lines_are_broken_and_nothing_of_them_is_lost(text: str) -> None:
+    lines = contentview._lines(text)
+    indent = min(len(text) - len(text.lstrip(" ")), contentview.WIDTH // 2)
+    assert all(len(line) <= contentview.WIDTH for line in lines)
+    assert all(line.startswith(" " * indent) for line in lines)
+    assert "".join(line.strip() for line in lines).replace(" ", "") == text.replace(" ", "")
+    assert contentview._lines("a\n\nb") == ["a", " ", "b"]
+
+
+def test_a_large_picture_is_a_line() -> None:
+    data = {"mimeType": "image/png", "data": "A" * 6_000_000}
+    body = json.dumps({"candidates": [{"content": {"parts": [{"inlineData": data}]}, "finishReason": "STOP"}]}).encode()
+    answers = contentview.Answers()
+    eventually(lambda: "[image, image/png, 4,500,000 bytes]" in answers.text(JSON, body))
+
+
 def test_one_json_text_with_very_many_values_is_not_parsed_here() -> None:
     body = b'{"choices": [' + b"0," * contentview.MAX_VALUES + b"0]}"
     assert "`fixtures show` reads it" in look(flow(body, JSON)).text
@@ -132,8 +151,10 @@ def test_one_json_text_with_very_many_values_is_not_parsed_here() -> None:
 
 def test_a_long_answer_is_shown_with_its_beginning_and_its_end() -> None:
     begun = b'data: {"choices": [{"index": 0, "delta": {"content": "begun %s"}, "finish_reason": null}]}\n\n'
-    shown = look(flow(begun % (b"x" * 500_000))).text
-    assert "begun xxx" in shown
+    body = begun % (b"x" * 500_000)
+    answers = contentview.Answers()
+    eventually(lambda: "begun xxx" in answers.text("text/event-stream", body))
+    shown = answers.text("text/event-stream", body)
     assert "characters ...)" in shown
     assert "the answer is not complete" in shown
     assert len(shown) < contentview.MAX_TEXT + 1000

@@ -62,6 +62,10 @@ class Draft:
         self._max_text = max_text
         self._size = 0
 
+    def fits(self, size: int) -> bool:
+        """Whether there is room for `size` characters."""
+        return self._size + size <= self._max_text
+
     def room(self, size: int) -> bool:
         """Whether `size` more characters fit. Notes it where not."""
         if self._size + size > self._max_text:

@@ -10,6 +10,7 @@ from .reading import Other
 from .values import mapping, string
 
 _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
+_CUT = re.compile(r"… \(([0-9,]{1,20}) characters\)\Z")
 _DATA = ("data", "b64_json", "result", "bytes", "file_data")
 _TYPES = ("mimeType", "mime_type", "media_type", "content_type", "output_format", "format")
 _KINDS = ("image", "audio", "video", "document", "file")
@@ -39,7 +40,7 @@ def media_line(kind: str, value: Any) -> str:
     said = mapping(value)
     inner = mapping(said.get("image_url")) or mapping(said.get("source")) or mapping(said.get("inlineData"))
     for one in (inner, said):
-        text = next((string(one[key]) for key in _DATA if len(string(one.get(key))) >= _LEAST), "")
+        text = next((string(one[key]) for key in _DATA if _is_data(string(one.get(key)))), "")
         url = string(one.get("url")) or string(one.get("uri")) or string(one.get("image_url"))
         embedded = _DATA_URL.match(url)
         if text or embedded:
@@ -57,6 +58,10 @@ def media_line(kind: str, value: Any) -> str:
     return ""
 
 
+def _is_data(text: str) -> bool:
+    return len(text) >= _LEAST or _CUT.search(text) is not None
+
+
 def _kind(kind: str, type_: str) -> str:
     """image, audio, video, file: as the part's name or its media type says; otherwise data."""
     word = next((one for one in _KINDS if one in kind.lower()), "") or type_.partition("/")[0]
@@ -68,6 +73,10 @@ def _first(value: dict[str, Any], keys: tuple[str, ...]) -> str:
 
 
 def _bytes(text: str) -> int:
+    """What base64 holds, also of text of which only the beginning was kept."""
+    cut = _CUT.search(text)
+    if cut:
+        return int(cut[1].replace(",", "")) * 3 // 4
     padding = 2 if text.endswith("==") else 1 if text.endswith("=") else 0
     return max(0, len(text) * 3 // 4 - padding)
 

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
+from .printing import shortened
 from .reading import Added, Broken
 from .values import dump, joined
 
@@ -115,7 +116,11 @@ class Piece:
 
     def keep(self, kind: str, value: Any) -> None:
         """Make it another part: `value`, of the vendor's `kind`; it replaces the one before."""
-        if self.kept and self._draft.room(len(dump(value))):
+        if not self.kept:
+            return
+        if not self._draft.fits(len(dump(value))):  # a picture, then: how large it is can still be told
+            value = shortened(value)
+        if self._draft.room(len(dump(value))):
             self.name, self.value = kind, value
             if self._draft.trace is not None:
                 self._told(kind, dump(value)[:200])

@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ MAX_DECODED = 64 << 20
 """Bytes of a body that are decoded for reading."""
 MAX_PART = 4 << 20
 """Bytes of one event that are read here."""
+MAX_WHOLE = 32 << 20
+"""Bytes of one JSON text that are read here, where it has few values: pictures."""
 MAX_SHOWN = 1 << 20
 """Characters of an answer that are put together here; `fixtures show` prints all of it."""
 MAX_TEXT = 400_000
@@ -42,6 +44,8 @@ MAX_PLAIN = 1 << 20
 """Bytes of other JSON that are laid out in lines."""
 MOST_STREAMS = 16
 """Streams that grow of which a reader is kept."""
+WIDTH = 120
+"""Characters of a line."""
 _HASHED = 4 << 20
 _MARK = 1024
 """Bytes by which a stream that has grown is known again."""
@@ -195,7 +199,7 @@ class Answers:
     The work is done in a thread, for which no call waits longer than `budget` seconds, however long the answer is.
     """
 
-    def __init__(self, budget: float = 0.012, at_once: int = 32 << 10, kept: int = 64) -> None:
+    def __init__(self, budget: float = 0.008, at_once: int = 32 << 10, kept: int = 64) -> None:
         self._budget = budget
         self._at_once = at_once
         self._kept = kept
@@ -281,7 +285,8 @@ class _Stream:
 def _whole(kind: str, data: bytes, asked: Asked | None) -> str:
     if _is_dense(kind, data):
         return _DENSE.format(len(data))
-    reading = llm.read_answer(kind, data, max_event=MAX_PART, max_text=MAX_SHOWN)
+    most = MAX_PART if llm.is_stream(kind) else MAX_WHOLE
+    reading = llm.read_answer(kind, data, max_event=most, max_text=MAX_SHOWN)
     return _plain(data) if reading is None else _said(_checked(reading, asked))
 
 
@@ -377,7 +382,26 @@ def _legacy(view: TextView) -> Any:
 
 
 def _lines(text: str) -> list[str]:
-    return [line or " " for line in text.split("\n")]  # mitmweb gives an empty line no height
+    """Lines that fit a screen: neither mitmweb nor mitmproxy breaks those that do not."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if len(line) <= WIDTH:
+            lines.append(line or " ")  # mitmweb gives an empty line no height
+        else:
+            lines += _wrapped(line)
+    return lines
+
+
+def _wrapped(line: str) -> Iterator[str]:
+    """`line` in pieces, broken at blanks where there are some, all of them as far to the right as it was."""
+    indent = min(len(line) - len(line.lstrip(" ")), WIDTH // 2)
+    begin, room = indent, WIDTH - indent
+    while len(line) - begin > room:
+        blank = line.rfind(" ", begin + room // 2, begin + room + 1)
+        end = begin + room if blank < 0 else blank
+        yield line[:indent] + line[begin:end]
+        begin = end + (blank >= 0)
+    yield line[:indent] + line[begin:]
 
 
 def _shown(data: bytes, kind: str | None, message: Any, of: flow.Flow | None) -> Shown:
