@@ -30,7 +30,7 @@ class Patch:
     sources: frozenset[str]
     """What `digest` gives for the versions of mitmproxy that `function` was written for."""
     gain: str
-    """Of the machine instructions of a paid request: what the row saves alone, and in company of all the others."""
+    """What the row saves of a paid request's machine instructions: alone, and beside all the others."""
     beneath: tuple[str, ...] = ()
     """Other functions of the class that `function` does the work of."""
 
@@ -66,12 +66,12 @@ PATCHES: tuple[Patch, ...] = (
         "mitmproxy.addonmanager:AddonManager.trigger_event",
         dispatch.trigger_event,
         "1b01dbe9dc44",
-        "48 %",
+        "48 %, 51 %",
         *("invoke_addon", "_iter_hooks", "handle_lifecycle"),
     ),
-    _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %"),
-    _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %"),
-    _row("mitmproxy.http:Headers.get_all", header_index.get_all, "367b3317bc2b", "1.5 %"),
+    _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %, 12 %"),
+    _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %, 10 %"),
+    _row("mitmproxy.http:Headers.get_all", header_index.get_all, "367b3317bc2b", "1.5 %, 4 %"),
 )
 """All functions that are replaced."""
 

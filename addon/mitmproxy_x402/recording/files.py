@@ -7,8 +7,8 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..protocol.codings import Decoder, Undecodable, needs_decoding
 from .format import CHUNKS, HEAD, Recording, to_text
@@ -218,18 +218,23 @@ class Folder:
 
     def _complete(self, recording: Recording) -> Recording:
         """`recording` with the names, sizes and digests of its files."""
-        request = replace(recording.request, body=self._request, size=self._request_size, sha256=self._request_digest)
+        request = _changed(recording.request, body=self._request, size=self._request_size, sha256=self._request_digest)
         response = recording.response
         if response is not None:
-            response = replace(
-                response,
-                body=self._response if self.size else None,
-                decoded=self._decoded,
-                size=self.size,
-                sha256=self._digest,
-            )
+            body = self._response if self.size else None
+            response = _changed(response, body=body, decoded=self._decoded, size=self.size, sha256=self._digest)
         notes = (*recording.notes, *self._notes)
-        return replace(recording, folder=self.path, request=request, response=response, notes=notes)
+        return _changed(recording, folder=self.path, request=request, response=response, notes=notes)
+
+
+_Thing = TypeVar("_Thing")
+
+
+def _changed(thing: _Thing, **changes: object) -> _Thing:
+    """`dataclasses.replace` in a tenth of the time, for classes that check nothing."""
+    copied = object.__new__(type(thing))
+    vars(copied).update(vars(thing), **changes)
+    return copied
 
 
 def _digest(file: Path) -> str:

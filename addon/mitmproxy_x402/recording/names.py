@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime
 
@@ -67,6 +68,10 @@ def folder_name(when: datetime, number: int, method: str, path: str) -> str:
     return "-".join(part for part in parts if part)
 
 
+@functools.lru_cache(maxsize=256)  # an agent asks the same path over and over
 def slug(text: str) -> str:
     """`text` with nothing left in it but ASCII letters, digits, dots, underscores and single hyphens."""
-    return re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._]+", "-", text)).strip("-.")
+    return _DOTS.sub(".", _OTHER.sub("-", text)).strip("-.")
+
+
+_OTHER, _DOTS = re.compile(r"[^A-Za-z0-9._]+"), re.compile(r"\.\.+")

@@ -163,7 +163,7 @@ class Writer:
         """Hand over a message."""
         self._given += _size(message)
         self._queue.put(message)
-        if self._waiting() >= HURRY:
+        if self._waiting() >= HURRY and not self._hurry.is_set():
             self._hurry.set()
         if not self._threads:
             for work in (self._run, self._run_ends):
