@@ -69,6 +69,7 @@ class X402Addon:
         self._broken = "the x402 addon is not configured yet"
         self._running = False
         self._unusable: list[str] = []
+        self._left_alone: list[str] = []
         self._improved: dict[str, object] = {}
         self._caution = ""
         self._port_is_held = False
@@ -128,10 +129,13 @@ class X402Addon:
         return payer, open_retained(ledger, wallets, settings.networks)
 
     def _arrange_speed(self, *, fast: bool) -> None:
-        if fast:
-            fast_path.apply()
-        else:
-            fast_path.undo(asyncio.get_running_loop().call_soon)
+        left_out = fast_path.apply() if fast else []
+        if not fast:
+            fast_path.undo(ctx.master.event_loop.call_soon)
+        if left_out and left_out != self._left_alone:
+            names = ", ".join(left_out)
+            logger.info("x402: left alone what another addon, or this mitmproxy, does its own way: %s", names)
+        self._left_alone = left_out
 
     def running(self) -> None:
         """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""

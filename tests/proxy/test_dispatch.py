@@ -339,3 +339,17 @@ class TestAtOnce:
 
         master.event_loop.run_until_complete(meanwhile())
         assert log == ["a", "b", "c"]
+
+    def test_a_script_that_is_loaded_again_meanwhile_keeps_it(self, master: Master) -> None:
+        master.addons.add(Slow("a", []))  # type: ignore[no-untyped-call]
+
+        async def meanwhile() -> None:
+            event = HttpRequestHook(tflow.tflow())
+            assert not run_at_once(master.addons, event)
+            fast_path.undo(master.event_loop.call_soon)
+            fast_path.apply()
+            await master.addons.handle_lifecycle(event)
+            await asyncio.sleep(0)
+
+        master.event_loop.run_until_complete(meanwhile())
+        assert AddonManager.trigger_event is dispatch.trigger_event

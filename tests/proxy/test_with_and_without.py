@@ -242,3 +242,22 @@ def test_all_is_the_same(tmp_path: Path, waits: bool) -> None:
     assert answers["/upper/behind"][1] == b"/UPPER/BEHIND GOT HELLO WORLD ADDED YES"
     assert answers["/paid/again"][0] == b"HTTP/1.1 200 OK"
     assert answers["/paid/for/nothing"][0] == b"HTTP/1.1 402 Payment Required"
+
+
+ANOTHER_WAY = """
+from mitmproxy import http
+
+theirs = http.Headers.get_all
+http.Headers.get_all = lambda headers, name: theirs(headers, name)
+"""
+
+
+def test_what_another_script_does_its_own_way_is_left_alone(home: Path) -> None:
+    (home / "before.py").write_text(ANOTHER_WAY)
+    with Upstream(upstream) as here:
+        proxy = Proxy(here.url, home=home)
+        proxy.load_first(home / "before.py")
+        with proxy, proxy.client() as client:
+            proxy.wait_for(r"left alone what another addon, or this mitmproxy, does its own way: Headers\.get_all$")
+            client.send(request("POST", "/paid", b"hello"))
+            assert read_message(client).body == b"/paid got hello added nothing"

@@ -44,6 +44,7 @@ class Patch:
         return self.name.partition(".")[2]
 
 
+_is_wanted = False
 _originals: dict[str, Any] = {}
 """mitmproxy's own functions, by the names of their rows."""
 _ABSENT: Any = object()
@@ -87,6 +88,8 @@ def digest(patch: Patch) -> str:
 
 def apply() -> list[str]:
     """Put every row in place that can be. Returns the names of the others."""
+    global _is_wanted  # noqa: PLW0603  # as what it says of: mitmproxy's classes
+    _is_wanted = True
     left_out = []
     for patch in PATCHES:
         if _is_in_place(patch):
@@ -109,6 +112,8 @@ def _is_in_place(patch: Patch) -> bool:
 
 def undo(soon: Callable[[Callable[[], None]], object]) -> None:
     """Put mitmproxy's own functions back; `soon` has a function called in the next round of the event loop."""
+    global _is_wanted  # noqa: PLW0603  # as above
+    _is_wanted = False
     if dispatch.has_unfinished():
         soon(_undo)
     else:
@@ -116,7 +121,7 @@ def undo(soon: Callable[[Callable[[], None]], object]) -> None:
 
 
 def _undo() -> None:
-    for patch in PATCHES:
+    for patch in () if _is_wanted else PATCHES:  # a script that is loaded again wants them by now
         if not _is_in_place(patch):
             continue
         original = _originals[patch.name]
