@@ -35,9 +35,11 @@ from .proxy.exchange import Exchange, exchange_of
 from .proxy.fair_reader import Fairness
 from .proxy.layer import install
 from .proxy.self_check import self_check
+from .proxy.web_lock import WebLock, is_web, open_by_file
 from .recording.recorder import Recorder
-from .settings.options import OPTIONS
-from .settings.settings import read_settings, unknown_options
+from .settings.narrowing import beyond_narrowing, widened
+from .settings.options import OPTIONS, PREFIX
+from .settings.settings import read_settings, state_home, unknown_options
 from .settings.timeouts import Timeouts
 from .settings.values import is_loopback
 from .views import flow_metadata, summary
@@ -60,6 +62,7 @@ class X402Addon:
         # mitmproxy takes them along with this one
         self._peers = Peers()
         self._quiet = QuietProbes()
+        self._web_lock: WebLock | None = None
         views = Views(lambda: self.payer)
         reconciling = Reconciling(lambda: self.payer, describe_anew)
         fairness = Fairness(lambda: ctx.master.addons.get("proxyserver").connections)
@@ -95,6 +98,8 @@ class X402Addon:
         except SettingsError as error:
             installation.refuse_to_load(str(error))
             raise
+        if is_web(ctx.master):
+            open_by_file(_state_folder())
         self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
         self._improved = hosting.improve(ctx.options, sys.argv[1:])
         if "listen_host" in self._improved:
@@ -159,6 +164,36 @@ class X402Addon:
             self._moving = loop.create_task(hosting.open_port(proxyserver))
         elif "listen_host" in self._improved and hosting.beyond_loopback(listening()):
             self._moving = loop.create_task(hosting.move_to(ctx.options, listening))
+            self._moving.add_done_callback(lambda _: self._lock_web())
+            return
+        self._lock_web()
+
+    def _lock_web(self) -> None:
+        """Keep mitmweb's page from what leads to the key or to more spending."""
+        payer = self.payer
+        if not is_web(ctx.master) or payer is None or payer.settings.web_options or self._web_lock is not None:
+            return
+        if payer.wallets.evm is not None or payer.wallets.svm is not None:
+            self._web_lock = WebLock(ctx.master, self._objection)
+
+    def _objection(self, changes: dict[str, Any]) -> str | None:
+        """Why mitmweb may not make `changes` to our options."""
+        if self.payer is None or not changes:
+            return None
+        wider = beyond_narrowing(name.removeprefix(PREFIX) for name in changes)
+        if not wider:
+            options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS} | changes
+            try:
+                asked = read_settings(options, os.environ, cwd=Path.cwd(), home=Path.home())
+            except X402Error as error:
+                return str(error)
+            wider = widened(self.payer.settings, asked)
+        if not wider:
+            return None
+        return (
+            f"{', '.join(f'x402_{key}' for key in wider)}: mitmweb may only narrow what may be spent. Set it when "
+            "starting the proxy, or start it with x402_web_options=true."
+        )
 
     def _warnings(self, payer: Payer) -> Iterator[str]:
         settings, wallets = payer.settings, payer.wallets
@@ -288,6 +323,8 @@ class X402Addon:
         """
         hosting.end_quietly()
         self._quiet.uninstall()
+        if self._web_lock is not None:
+            self._web_lock.remove()
         self._arrange_speed(fast=False)
         self._desk.close()
         if self.payer is not None:
@@ -295,6 +332,11 @@ class X402Addon:
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
             self.payer.ledger.close()
+
+
+def _state_folder() -> Path:
+    """Where the ledger is by default, and other files that are the owner's alone."""
+    return state_home(os.environ, Path.home()) / "mitmproxy-x402"
 
 
 def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:

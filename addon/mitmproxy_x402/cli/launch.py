@@ -67,6 +67,7 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
         raise SettingsError("--upstream and --mode both say where requests go; keep one")
     _check_ports({**configured, **given.options}, max(len(upstreams), 1), program)
     if tool == "mitmweb":
+        _check_web_login()
         _check_web_port(given.options, program)
     return run_tool(tool, mitmproxy_arguments(door, upstreams, given, configured))
 
@@ -91,6 +92,18 @@ def _check_ports(options: Mapping[str, str], count: int, program: str) -> None:
                 f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
                 f"Another port: {program} -p {port + 1}"
             )
+
+
+def _check_web_login() -> None:
+    """Raises SettingsError under a mitmweb whose page has no login: every user of the machine can open it."""
+    from mitmproxy import version  # noqa: PLC0415  (slow to import)
+
+    if int(version.VERSION.partition(".")[0]) < 12:
+        raise SettingsError(
+            f"mitmweb {version.VERSION} has no login, so every user and program of this machine could read the "
+            "requests and change options beside the key. Use Python 3.12 or later, whose mitmproxy has one, as in "
+            "X402_PYTHON=python3.12; or run without the page."
+        )
 
 
 def _check_web_port(options: Mapping[str, str], program: str) -> None:

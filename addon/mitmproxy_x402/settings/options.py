@@ -307,6 +307,13 @@ OPTIONS: tuple[Option, ...] = (
         "has every sandboxed frame, and cannot be allowed. Default: empty, no web page can spend.",
     ),
     Option(
+        "x402_web_options",
+        "false",
+        "Whether the page and the API of mitmweb may change every option and run every command while a wallet is "
+        "loaded: true or false. The danger: whoever gets at the page runs code beside the key (option scripts) or "
+        "lifts the limits. With false, options of the view may change, and limits may be lowered. Default: false.",
+    ),
+    Option(
         "x402_view_limit",
         "4m",
         "How much of each answer's body is kept in memory, to be looked at in mitmweb and mitmproxy and for the flow "

@@ -136,6 +136,8 @@ class Settings:
     file: Path | None = None
     """The x402.toml that was read."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    web_options: bool = False
+    """Whether mitmweb may change what leads to the key or to more spending."""
     max_body: int = 256 << 20
     """Bytes of a request's body."""
     fast_path: bool = True
@@ -201,6 +203,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         dump_filter=sources.get("dump_filter", filter_expression, ""),
         dump_formats=sources.default("dump_format", several(dump_format, "formats")),
         timeouts=Timeouts(**{name: sources.default(f"{name}_timeout", seconds("0.1", "86400")) for name in _TIMEOUTS}),
+        web_options=sources.default("web_options", flag),
         max_body=sources.default("max_body", size),
         drain=sources.default("drain", seconds("0", "86400")),
         file=file,
@@ -288,11 +291,15 @@ def _key_command(sources: _Sources, key: str) -> tuple[str, ...]:
 def _ledger(sources: _Sources, warnings: list[str]) -> LedgerPlace:
     given = sources.first("ledger")
     if given is None:
-        state_home = _xdg(sources.environ, "XDG_STATE_HOME", sources.home / ".local" / "state")
-        return state_home / "mitmproxy-x402" / "ledger.sqlite3"
+        return state_home(sources.environ, sources.home) / "mitmproxy-x402" / "ledger.sqlite3"
     place = ledger_place(given)
     warnings += ledger_warnings(given, place, sources.environ)
     return place
+
+
+def state_home(environ: Mapping[str, str], home: Path) -> Path:
+    """The folder for what programs keep of a user (XDG base directory specification)."""
+    return _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state")
 
 
 def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:

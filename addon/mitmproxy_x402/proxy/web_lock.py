@@ -1,0 +1,103 @@
+"""mitmweb's page may look at everything, and change nothing that would lead to the key or to more spending.
+
+Its API sets any option and runs any command: `scripts` runs code beside the key, `save_stream_file` writes over files.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import exceptions
+
+HARMLESS = frozenset(
+    {
+        *(
+            "intercept",
+            "intercept_active",
+            "view_filter",
+            "view_order",
+            "view_order_reversed",
+            "web_columns",
+            "web_theme",
+        ),
+        *("showhost", "anticache", "anticomp", "dumper_filter", "flow_detail", "content_view_lines_cutoff"),
+        *("termlog_verbosity", "store_streamed_bodies", "console_focus_follow"),
+    }
+)
+"""mitmproxy's options that change what is seen, and no more."""
+COMMANDS = ("script.run", "options.load", "options.save", "save.file", "export.file", "cut.save", "view.flows.load")
+"""Commands that run code, or read or write files."""
+
+
+def is_web(master: Any) -> bool:
+    """Whether the process is mitmweb."""
+    return type(master).__name__ == "WebMaster"
+
+
+class WebLock:
+    """Guards the options of one `master`. `objection` says why options of ours may not change, or gives None."""
+
+    def __init__(self, master: Any, objection: Callable[[dict[str, Any]], str | None]) -> None:
+        self._options = master.options
+        self._objection = objection
+        self._update = self._options.update_known
+        object.__setattr__(self._options, "update_known", self._update_known)
+        object.__setattr__(self._options, "reset", self._reset)
+        for name in COMMANDS:
+            master.commands.commands.pop(name, None)
+
+    def remove(self) -> None:
+        """Let the options be as they were; commands that were taken stay away."""
+        for name in ("update_known", "reset"):
+            vars(self._options).pop(name, None)
+
+    def _update_known(self, **changes: Any) -> dict[str, Any]:
+        known: dict[str, Any] = {
+            name: value
+            for name, value in changes.items()
+            if name in self._options and getattr(self._options, name) != value
+        }
+        if known:
+            for name in known:
+                if name not in HARMLESS and not name.startswith("x402_"):
+                    raise exceptions.OptionsError(
+                        f"{name} cannot be changed from mitmweb while a wallet is loaded: it may lead to the key. Set "
+                        "it when starting the proxy, or start it with x402_web_options=true."
+                    )
+            why = self._objection({name: value for name, value in known.items() if name.startswith("x402_")})
+            if why is not None:
+                raise exceptions.OptionsError(why)
+        left: dict[str, Any] = self._update(**changes)
+        return left
+
+    def _reset(self) -> None:
+        raise exceptions.OptionsError("Options cannot be reset from mitmweb while a wallet is loaded.")
+
+
+def open_by_file(folder: Path) -> None:
+    """Have mitmweb hand its browser a file that only the owner can read, and not the address with the token.
+
+    Every user of the machine sees a browser's arguments. `folder` is the owner's.
+    """
+    from mitmproxy.tools.web import webaddons  # noqa: PLC0415  # only mitmweb needs it
+
+    opener = webaddons.open_browser
+    if not isinstance(opener, functools.partial):
+        vars(webaddons)["open_browser"] = functools.partial(_open, opener, folder)
+
+
+def _open(opener: Callable[[str], bool], folder: Path, url: str) -> bool:
+    if "token=" not in url:
+        return opener(url)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in folder.glob("mitmweb-*.html"):
+        old.unlink(missing_ok=True)
+    descriptor, name = tempfile.mkstemp(".html", "mitmweb-", folder)  # mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={url}"><a href="{url}">mitmweb</a>\n')
+    return opener(Path(name).as_uri())
