@@ -28,6 +28,7 @@ from .hooks.reconciling import Reconciling
 from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
 from .payment.retained import Retained, open_retained
+from .payment.signing.delegation import warn_of_delegation
 from .protocol.amounts import format_usd
 from .proxy import authorities, fast_path
 from .proxy import mitmproxy_defaults as hosting
@@ -77,6 +78,7 @@ class X402Addon:
         self._caution = ""
         self._port_is_held = False
         self._moving: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._desk = PaymentDesk(lambda: self._service.is_over)
 
     @property
@@ -159,6 +161,7 @@ class X402Addon:
         settle = functools.partial(hosting.settle, lambda: bool(proxyserver.connections))
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
+        self._looking = loop.create_task(warn_of_delegation(self.payer.wallets, self.payer.settings))
         listening = proxyserver.listen_addrs
         if self._port_is_held:
             self._moving = loop.create_task(hosting.open_port(proxyserver))

@@ -13,6 +13,8 @@ from .json_rpc import Call, Declined, Unreachable, json_rpc, json_rpc_batch, ori
 _BALANCE_OF = "70a08231"
 _ALLOWANCE = "dd62ed3e"
 _NONCES = "7ecebe00"
+_AVAILABLE_BALANCE = "3ccb64ae"
+"""Selector of Circle Gateway's availableBalance(token,depositor)."""
 _DELEGATION = "0xef0100"
 """What the code of a key begins with that is delegated to a contract (EIP-7702); the contract's address follows."""
 
@@ -50,6 +52,18 @@ async def standing(network: Network, asset: Asset, owner: str, urls: Sequence[st
         f"What the wallet can pay with on {network.name} is not known: {'; '.join(failures) or 'no RPC is known'}. "
         "Nothing was paid."
     )
+
+
+async def deposited(asset: Asset, contract: str, owner: str, urls: Sequence[str], seconds: float) -> int:
+    """Atomic units that lie in Circle's `contract` for `owner`. Raises EvmRpcError."""
+    data = f"0x{_AVAILABLE_BALANCE}{_word(asset.address)}{_word(owner)}"
+    failures = []
+    for url in urls:
+        try:
+            return _number(await json_rpc(url, seconds, "eth_call", [{"to": contract, "data": data}, "latest"]))
+        except Unreachable as reason:  # noqa: PERF203  (the next is asked)
+            failures.append(f"{origin(url)}: {reason}")
+    raise EvmRpcError("; ".join(failures) or "no RPC is known")
 
 
 async def delegate(owner: str, url: str, seconds: float) -> str:

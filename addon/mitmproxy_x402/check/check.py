@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..chain import balance
+from ..chain import balance, permit2
 from ..chain.json_rpc import Trust, Unreachable
 from ..command_line import PORT, check_upstream, configured_options, gateway_for, read_arguments
 from ..errors import ChallengeError, Refused, RpcError, SettingsError
@@ -21,10 +21,12 @@ from ..limits.limits import Budget
 from ..payment import policy
 from ..payment.payer import find_wallets, payers_of, rules_of
 from ..payment.policy import Offer, Purpose
+from ..payment.signing.delegation import refused_key
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits, PaymentRequired
 from ..protocol.networks import Asset, Network
 from ..reconcile.rpcs import remedy, rpcs
+from ..schemes import gateway as gateway_scheme
 from ..schemes import method_of
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings, unknown_options
@@ -164,6 +166,9 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
         yield await _agent(upstream, trust, quote, settings, wallets)
     async for line in _balances(quote.required, offer, settings, wallets):
         yield line
+    if wallets.evm is not None and offer is not None and offer.network.family == "evm":
+        async for line in _key(wallets.evm.address, offer, settings):
+            yield line
 
 
 def _upstream(given: _Given, wallets: Wallets) -> str:
@@ -277,6 +282,25 @@ async def _balances(
 
 def _program() -> str:
     return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
+
+
+async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[Line]:
+    """Whether sellers take this key's signatures, and what Permit2 may take, where that is how it would be paid."""
+    network, urls = offer.network, rpcs(offer.network, settings)
+    try:
+        refused = await refused_key(address, network, urls, settings.rpc_timeout)
+        if refused:
+            yield todo("key", refused)
+        if settings.schemes != "exact":
+            known = await permit2.standing(network, offer.asset, address, urls, settings.rpc_timeout)
+            allowed = format_usd(_micro_usd(offer.asset, known.allowance))
+            yield ok("Permit2", f"may take {allowed} {offer.asset.symbol} of the wallet on {network.name}")
+        if settings.gateway and network.chain_id in gateway_scheme.USDC:
+            where = gateway_scheme.contract(network)
+            held = await permit2.deposited(offer.asset, where, address, urls, settings.rpc_timeout)
+            yield ok("Circle Gateway", f"holds {format_usd(_micro_usd(offer.asset, held))} for the wallet")
+    except RpcError as error:
+        yield todo("key", f"{network.name}: {error}. To see it, {remedy(network)}.")
 
 
 def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple[Network, Asset]]:

@@ -160,6 +160,7 @@ usage: {prog} wallet [--upstream URL]
        {prog} wallet new [--evm | --solana] [--keystore] [--no-backup]
        {prog} wallet restore [--evm | --solana] [--keystore]
        {prog} wallet fund [--evm | --solana | --network NAME] [--wait] [--html FILE]
+       {prog} wallet allow [DOLLARS] [--network NAME] [--yes]
 
 Shows each wallet that the proxy finds: its address, where its key comes from and who can read that, what it holds, and
 how many requests that buys. Keys are never printed, and a wallet that is there is never moved or changed.

@@ -26,7 +26,7 @@ from ..settings.settings import Settings, read_settings
 from ..wallet.evm import EvmWallet
 from ..wallet.sources import Wallets
 from ..wallet.svm import SvmWallet
-from . import wallet_fund, wallet_new
+from . import wallet_allow, wallet_fund, wallet_new
 from .terminal import say
 
 
@@ -45,6 +45,8 @@ def run(arguments: Sequence[str], program: str) -> int:
         return wallet_new.new(given, home, program)
     if given.verb == "restore":
         return wallet_new.restore(given, home, program)
+    if given.verb == "allow":
+        return wallet_allow.allow(given, settings, program)
     if given.verb == "fund":
         return wallet_fund.fund(given, settings, program)
     return asyncio.run(_show(given, settings, program))
@@ -52,17 +54,21 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 def _read(arguments: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("verb", nargs="?", default="show", choices=["show", "new", "restore", "fund"])
+    parser.add_argument("verb", nargs="?", default="show", choices=["show", "new", "restore", "fund", "allow"])
+    parser.add_argument("amount", nargs="?", default=None)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--evm", dest="family", action="store_const", const="evm")
     which.add_argument("--solana", dest="family", action="store_const", const="svm")
     which.add_argument("--network", default="")
-    for flag in ("--keystore", "--no-backup", "--wait"):
+    for flag in ("--keystore", "--no-backup", "--wait", "--yes"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--html", default="")
     parser.add_argument("--upstream", default="")
     parser.add_argument("--set", action="append")
-    return parser.parse_args(list(arguments))
+    given = parser.parse_args(list(arguments))
+    if given.amount is not None and given.verb != "allow":
+        parser.error(f"{given.amount!r:.40} is not expected after {given.verb}")
+    return given
 
 
 def _settings(pairs: Sequence[str]) -> Settings:

@@ -1,0 +1,109 @@
+"""`wallet allow`: shows, sets and revokes what Permit2 may take of the wallet. Nothing else ever sets it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from ..chain import approval
+from ..chain.permit2 import standing
+from ..errors import EvmRpcError, SettingsError
+from ..protocol.amounts import format_usd
+from ..protocol.networks import Asset, Network
+from ..reconcile.rpcs import remedy, rpcs
+from ..settings.settings import Settings
+from ..wallet.evm import EvmWallet
+from .terminal import say
+
+DANGERS = """\
+An allowance lets the Permit2 contract take up to that much {symbol} from this wallet, for as long as it stands. It does
+so only with a signature of this wallet's key for each transfer: this proxy signs one for each payment, within your
+limits. But whoever gets hold of the key, or has this key sign something else for Permit2, can use the allowance too. So
+set it to what you spend in a few days, not to everything, and revoke it with: {program} wallet allow 0
+"""
+MAX_USD = Decimal(100_000)
+
+
+def allow(given: Namespace, settings: Settings, program: str) -> int:
+    """Show the allowance, or set it to `given.amount` dollars. Raises SettingsError and EvmRpcError."""
+    network = _network(given, settings)
+    purse: EvmWallet | None = given.found.evm
+    if purse is None:
+        raise SettingsError(f"there is no wallet for {network.name} yet: {program} wallet new --evm")
+    urls = rpcs(network, settings)
+    if not urls:
+        raise EvmRpcError(f"no RPC of {network.name} is known: {remedy(network)}.")
+    place = _Place(network, network.assets[0], purse, urls, settings.rpc_timeout)
+    if given.amount is None:
+        return asyncio.run(_show(place))
+    units = _units(given.amount, place.asset)
+    if units:
+        say(DANGERS.format(symbol=place.asset.symbol, program=program))
+    return asyncio.run(_set(place, units, sure=given.yes))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Whose allowance of what it is, and who is asked."""
+
+    network: Network
+    asset: Asset
+    purse: EvmWallet
+    urls: tuple[str, ...]
+    seconds: float
+
+
+def _network(given: Namespace, settings: Settings) -> Network:
+    network = settings.networks.get(
+        given.network or next((n for n in settings.preference if n[:7] == "eip155:"), "base")
+    )
+    if network is None or network.family != "evm":
+        known = ", ".join(row.name for row in settings.networks if row.family == "evm")
+        raise SettingsError(f"--network {given.network!r:.60}: expected one of {known}")
+    return network
+
+
+def _units(text: str, asset: Asset) -> int:
+    try:
+        dollars = Decimal(text)
+    except InvalidOperation:
+        dollars = Decimal(-1)
+    if not dollars.is_finite() or not 0 <= dollars <= MAX_USD:
+        raise SettingsError(f"wallet allow {text!r:.40}: expected dollars, 0 (revoke) to {MAX_USD}, as in 20")
+    return int(dollars.scaleb(asset.decimals))
+
+
+async def _show(place: _Place) -> int:
+    network, asset, purse = place.network, place.asset, place.purse
+    known = await standing(network, asset, purse.address, place.urls, place.seconds)
+    scale = 10**asset.decimals
+    allowed = "without a bound" if known.allowance >= 2**255 else format_usd(known.allowance * 10**6 // scale)
+    say(f"{purse.address} on {network.name} holds {format_usd(known.balance * 10**6 // scale)} {asset.symbol}.")
+    say(f"Permit2 may take of it: {allowed}.")
+    return 0
+
+
+async def _set(place: _Place, units: int, *, sure: bool) -> int:
+    network, asset, purse, url = place.network, place.asset, place.purse, place.urls[0]
+    fee = await approval.fees(network, purse.address, url, place.seconds)
+    what = (
+        f"Let Permit2 take {format_usd(units * 10**6 // 10**asset.decimals)} {asset.symbol}" if units else "Revoke it"
+    )
+    cost = f"at most {fee.total / 10**18:.9f} of the coin that pays for gas on {network.name}"
+    say(f"{what}, for {purse.address}; the transaction costs {cost}.")
+    if not sure and not _agreed():
+        say("Nothing was changed.")
+        return 1
+    transaction = approval.approval(network, asset, units, fee, purse.sign_digest)
+    name = await approval.submit(transaction, url, place.seconds)
+    say(f"Done: transaction {name}")
+    return await _show(place)
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise SettingsError("wallet allow: nobody is there to ask; say --yes if you mean it")
+    return input("Type yes to do it: ").strip().lower() == "yes"

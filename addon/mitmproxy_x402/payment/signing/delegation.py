@@ -1,0 +1,52 @@
+"""Whether the EVM key is one that sellers refuse: an address with code is asked for its signature by contract.
+
+Facilitators and USDC check the signature of an address that has code by ERC-1271 alone, and a plain key that was
+delegated (EIP-7702) to most contracts fails that on every payment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from ...chain.json_rpc import Unreachable, origin
+from ...chain.permit2 import delegate
+from ...errors import EvmRpcError
+from ...protocol.networks import Network
+from ...reconcile.rpcs import named_rpcs
+from ...settings.settings import Settings
+from ...wallet.sources import Wallets
+
+logger = logging.getLogger(__name__)
+
+
+async def warn_of_delegation(wallets: Wallets, settings: Settings) -> None:
+    """Log it where sellers will refuse the EVM wallet's key. Asks the RPCs that the user has named, and no others."""
+    for network in settings.networks:
+        urls = named_rpcs(network, settings)
+        if wallets.evm is None or network.family != "evm" or not urls:
+            continue
+        with contextlib.suppress(EvmRpcError):  # paying exactly needs no RPC; `check` says what is wrong with it
+            sentence = await refused_key(wallets.evm.address, network, urls, settings.rpc_timeout)
+            if sentence:
+                logger.warning("x402: %s", sentence)
+
+
+async def refused_key(address: str, network: Network, urls: Sequence[str], seconds: float) -> str:
+    """A sentence where sellers on `network` will refuse `address`, else empty. Raises EvmRpcError."""
+    failures = []
+    for url in urls:
+        try:
+            contract = await delegate(address, url, seconds)
+        except Unreachable as reason:
+            failures.append(f"{origin(url)}: {reason}")
+            continue
+        if not contract:
+            return ""
+        what = f"is delegated (EIP-7702) to {contract}" if contract != "?" else "holds the code of a contract"
+        return (
+            f"The key of {address} {what} on {network.name}: sellers will refuse its payments there. Use another key, "
+            "or end the delegation in the wallet that made it."
+        )
+    raise EvmRpcError("; ".join(failures) or "no RPC is known")
