@@ -182,6 +182,44 @@ FLOODS: dict[str, list[Any]] = {
     "errors": [{"error": {"message": f"{n}" + "x" * 1000}} for n in range(100)],
     "names": [v.chunk(v.call(0, "", "c", f"n{n}")) for n in range(500)],
     "stops": [v.chunk({}, "x" * 10_000, index=n) for n in range(100)],
+    "citations": [
+        v.chunk({"annotations": [{"type": "url_citation", "url": f"x{n}", "title": "y" * 500}]}) for n in range(5000)
+    ],
+    "details": [{"error": {"message": "no", **{f"k{n}": "x" * 1000}}} for n in range(500)],
+    "partial arguments": [
+        v.part({"functionCall": {"name": "f", "willContinue": True}}),
+        *(
+            v.part(
+                {
+                    "functionCall": {
+                        "willContinue": True,
+                        "partialArgs": [{"jsonPath": f"$.a{n}", "stringValue": "x" * 50}],
+                    }
+                }
+            )
+            for n in range(2000)
+        ),
+    ],
+    "slots": [
+        v.CREATED,
+        v.item(0, {"type": "shell_call"}),
+        *(
+            {"type": "response.shell_call_command.delta", "output_index": 0, "command_index": n, "delta": "x" * 50}
+            for n in range(2000)
+        ),
+    ],
+    "converse": [{"contentBlockDelta": {"contentBlockIndex": n, "delta": {"text": "x"}}} for n in range(5000)],
+    "cohere": [
+        more_streams.v2("tool-call-delta", n, {"tool_calls": {"function": {"arguments": "x"}}}) for n in range(5000)
+    ],
+    "ollama": [more_streams.said(tool_calls=[more_streams.OLLAMA_CALL]) for _ in range(2000)],
+    "interactions": [more_streams.step("delta", n, delta={"type": "text", "text": "x"}) for n in range(5000)],
+    "assistants": [
+        {"object": "thread.message.delta", "id": f"m{n}" + "x" * 300, "delta": more_streams.spoken("x")}
+        for n in range(2000)
+    ],
+    "transcription": [{"type": "transcript.text.delta", "delta": "x"}],
+    "complete": [{"type": "completion", "completion": "x", "stop_reason": None}],
 }
 
 
@@ -217,12 +255,41 @@ def test_memory_is_bounded_whatever_comes(name: str) -> None:
         [v.part({"text": "x"})],
         [v.part({"functionCall": {"name": "x"}})],
         [v.block(0, "text", text="x"), v.stop(0)],
+        [v.part({"functionCall": {"partialArgs": [{"jsonPath": "$.a", "stringValue": "x"}], "willContinue": True}})],
+        [{"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": "x"}}}],
+        [more_streams.v2("content-delta", 0, {"content": {"text": "x"}})],
+        [more_streams.said(content="x")],
+        [more_streams.said(tool_calls=[more_streams.OLLAMA_CALL])],
+        [more_streams.step("delta", 0, delta={"type": "text", "text": "x"})],
+        [{"object": "thread.message.delta", "id": "m", "delta": more_streams.spoken("x")}],
+        [{"type": "transcript.text.delta", "delta": "x"}],
+        [{"type": "response.x.delta", "delta": "x"}],
+        [v.chunk({"annotations": [{"type": "url_citation", "url": "x"}]})],
     ],
-    ids=["chat", "call", "messages", "responses", "done", "gemini", "gemini call", "blocks"],
 )
 def test_the_steps_grow_with_the_length(one: list[Any]) -> None:
     def steps(times: int) -> int:
         body = v.events(*one) * times
+        return lines_executed(lambda: read(body[at : at + 50] for at in range(0, len(body), 50)))
+
+    assert steps(200) < 4.3 * steps(50)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        more_streams.delta(0, text="x"),
+        more_streams.lines(more_streams.said(content="x")),
+        b'data: {"choices":[]}\n',
+        b'{"choices":[]}',
+        b"data: x\n",
+        b"error: x\n\n",
+    ],
+    ids=["frames", "lines", "no blank lines", "no lines", "no JSON", "errors"],
+)
+def test_the_steps_grow_with_the_length_in_every_form(one: bytes) -> None:
+    def steps(times: int) -> int:
+        body = one * times
         return lines_executed(lambda: read(body[at : at + 50] for at in range(0, len(body), 50)))
 
     assert steps(200) < 4.3 * steps(50)

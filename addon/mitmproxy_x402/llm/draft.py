@@ -54,6 +54,7 @@ class Draft:
         """What the event that is being read has added; None: nobody asks."""
         self.max_items = max_items
         self._pieces: dict[tuple[int, Place], Piece] = {}
+        self._choices: set[int] = set()
         self._stops: dict[int, str] = {}
         self._usage: dict[str, int] = {}
         self._cost: str | None = None
@@ -88,6 +89,7 @@ class Draft:
             self.notes.add(f"more than {self.max_items} parts: what is beyond is left out")
             return Piece(self, kind, choice, 0, kept=False)
         piece = self._pieces[choice, place] = Piece(self, kind, choice, len(self._pieces) + 1)
+        self._choices.add(choice)
         return piece
 
     def find(self, choice: int, place: Place) -> Piece | None:
@@ -96,7 +98,7 @@ class Draft:
 
     def said_anything(self, choice: int) -> bool:
         """Whether there is a part of `choice`."""
-        return any(one == choice for one, _ in self._pieces)
+        return choice in self._choices
 
     def cite(self, choice: int, place: Place, citation: Citation) -> None:
         """A source that the answer names; the same one again is no other."""
@@ -160,7 +162,7 @@ class Draft:
     @property
     def all_stopped(self) -> bool:
         """Whether every choice of which there is a part has ended, and at least one."""
-        return bool(self._stops) and all(choice in self._stops for choice, _ in self._pieces)
+        return bool(self._stops) and self._choices <= self._stops.keys()
 
     def detail(self, name: str, value: Any) -> None:
         """What the vendor says beside; what says nothing (null, empty, zero) is left out."""

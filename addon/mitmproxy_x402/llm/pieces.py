@@ -50,8 +50,8 @@ class Piece:
         """Of a call: the arguments that no fragment at all stands for."""
         self.needs_id = True
         """Of a call: whether its dialect gives every call an id."""
-        self.hints: list[Any] = []
-        """Of a call whose arguments come by paths: these parts, as they came."""
+        self.hints: list[str] = []
+        """Of a call whose arguments come by paths: these parts as JSON, as they came."""
         self.slots: dict[Path, StringIO] = {}
         """Of another part: its fragments, by where in its value they belong."""
         self.kept = kept
@@ -125,13 +125,16 @@ class Piece:
             if self._draft.trace is not None:
                 self._told(kind, dump(value)[:200])
 
-    def hint(self, part: Any) -> None:
-        """Of a call: a part of its arguments that is put into its place later."""
+    def hint(self, part: Any) -> bool:
+        """Of a call: a part of its arguments that is put into its place later. False: there is no room for it."""
         text = dump(part)
-        if self.kept and self._draft.room(len(text)):
-            self.hints.append(part)
-            if self._draft.trace is not None:
-                self._told("arguments", text)
+        if not self.kept or not self._draft.room(2 * len(text)):  # once as it came, and once in its place
+            self.cut = True
+            return False
+        self.hints.append(text)
+        if self._draft.trace is not None:
+            self._told("arguments", text)
+        return True
 
     def put(self, path: Path, fragment: str) -> None:
         """Of another part: the next fragment of the text at `path` in its value."""

@@ -189,8 +189,7 @@ class GeminiReader(Reader):
 
     def _grow(self, piece: Piece, arguments: Arguments, call: dict[str, Any]) -> None:
         for part in sequence(call.get("partialArgs")):
-            piece.hint(part)
-            if piece.tool != "custom" and not arguments.add(part):
+            if piece.hint(part) and piece.tool != "custom" and not arguments.add(part):
                 self.draft.notes.add("arguments that come in parts with a path that fits nowhere, shown as they came")
                 piece.tool = "custom"
 
@@ -200,7 +199,8 @@ class GeminiReader(Reader):
         if piece is not None and arguments is not None:
             if not arguments.whole:
                 self.draft.notes.add("an argument that comes in parts does not end")
-            piece.add(dump(piece.hints if piece.tool == "custom" else arguments.value))
+            piece.add(f"[{','.join(piece.hints)}]" if piece.tool == "custom" else dump(arguments.value))
+            piece.hints.clear()
 
     def settle(self) -> None:
         """The numbers of tokens come in every response: those of the last one count.
