@@ -48,7 +48,10 @@ class EvmLookUp:
         verdicts: dict[int, Verdict] = {}
         spent: list[Sent] = []
         for payment in payments:
-            if used[payment.key]:
+            its = used[payment.key]
+            if isinstance(its, Unreachable):
+                verdicts[payment.key] = open_because(str(its))
+            elif its:
                 spent.append(payment)
             elif final.time > payment.valid_until:
                 verdicts[payment.key] = Verdict("dead")
@@ -61,15 +64,10 @@ class EvmLookUp:
             verdicts |= await self._transactions(group, final)
         return verdicts
 
-    async def _used(self, payments: Sequence[Sent], final: Block) -> dict[int, bool]:
-        calls = [_state_call(payment, final) for payment in payments]
-        answers = await self.rpc.batch(calls)
-        return {
-            payment.key: bool(quantity(said) >> (payment.nonce & 255) & 1)
-            if payment.method == "permit2"
-            else bool(quantity(said))
-            for payment, said in zip(payments, answers, strict=True)
-        }
+    async def _used(self, payments: Sequence[Sent], final: Block) -> dict[int, bool | Unreachable]:
+        """Whether the nonce of each is; where the answer makes no sense, why."""
+        answers = await self.rpc.batch([_state_call(payment, final) for payment in payments])
+        return {payment.key: _is_used(payment, said) for payment, said in zip(payments, answers, strict=True)}
 
     async def _transactions(self, payments: Sequence[Sent], final: Block) -> dict[int, Verdict]:
         """Of payments of one method, payer and asset, whose nonces are used."""
@@ -173,6 +171,14 @@ def _state_call(payment: Sent, at: Block) -> Call:
     else:
         contract, data = payment.asset, f"{_AUTHORIZATION_STATE}{owner}{payment.nonce:064x}"
     return "eth_call", [{"to": contract, "data": data}, hex(at.number)]
+
+
+def _is_used(payment: Sent, said: object) -> bool | Unreachable:
+    try:
+        word = quantity(said)
+    except Unreachable as reason:
+        return reason
+    return bool(word >> (payment.nonce & 255) & 1) if payment.method == "permit2" else bool(word)
 
 
 def _is_transfer(each: Log) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..chain.lookup import look_up
@@ -112,9 +112,9 @@ def sent_of(entry: Entry, network: Network) -> Sent | str:
         return "Circle settles it off the chain, and has the only record of it"
     if not entry.wallet:
         return "an older version has not written down who signed it"
-    method: Method = "svm" if network.family == "svm" else "eip3009"
-    if network.family == "evm" and entry.scheme in ("upto", "permit2"):
-        method = "permit2"
+    method = _METHODS.get((network.family, entry.scheme))
+    if method is None:
+        return f"how the scheme {entry.scheme} moves money is not known here"
     end = entry.valid_before
     if end is None:
         end = (entry.valid_until or entry.time // 1000) + OLD_ROWS_SECONDS
@@ -134,6 +134,15 @@ def sent_of(entry: Entry, network: Network) -> Sent | str:
         token_program=asset.token_program,
         seller=entry.host,
     )
+
+
+_METHODS: Mapping[tuple[str, str], Method] = {
+    ("svm", "exact"): "svm",
+    ("evm", "exact"): "eip3009",
+    ("evm", "permit2"): "permit2",
+    ("evm", "upto"): "permit2",
+}
+"""By the network's family and the ledger's scheme: a nonce means something in its own method alone."""
 
 
 def _all_open(entries: Sequence[Entry], why: str) -> list[Found]:
