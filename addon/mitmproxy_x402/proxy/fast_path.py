@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import importlib
 import inspect
+import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,11 +79,14 @@ PATCHES: tuple[Patch, ...] = (
 
 
 def digest(patch: Patch) -> str:
-    """Of the source of what `patch` replaces. Raises ImportError, AttributeError, OSError, TypeError: there is none."""
-    owner, source = patch.owner(), ""
+    """Of the source of what `patch` replaces. Raises ImportError, AttributeError: it is gone.
+
+    Not by `inspect.getsource`, which looks behind `functools.wraps`, and at every module that is loaded.
+    """
+    source = ""
     for name in (patch.attribute, *patch.beneath):
-        function = inspect.getattr_static(owner, name)
-        source += inspect.getsource(function.__code__)  # of a function, it would be that of what it wraps
+        code = inspect.getattr_static(patch.owner(), name).__code__
+        source += "".join(inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
@@ -96,7 +100,7 @@ def apply() -> list[str]:
             continue
         try:
             can_be = digest(patch) in patch.sources
-        except (ImportError, AttributeError, OSError, TypeError):  # mitmproxy has moved it, or has no source here
+        except Exception:  # whatever it is: mitmproxy works without
             can_be = False
         if can_be:
             _originals[patch.name] = vars(patch.owner()).get(patch.attribute, _ABSENT)
