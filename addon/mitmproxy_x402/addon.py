@@ -25,6 +25,7 @@ from .hooks.log_lines import QuietProbes, add_dates
 from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
 from .hooks.reconciling import Reconciling
+from .hooks.web_lock import WebLock, is_web, open_by_file
 from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
 from .payment.retained import Retained, open_retained
@@ -36,7 +37,6 @@ from .proxy.exchange import Exchange, exchange_of
 from .proxy.fair_reader import Fairness
 from .proxy.layer import install
 from .proxy.self_check import self_check
-from .proxy.web_lock import WebLock, is_web, open_by_file
 from .recording.recorder import Recorder
 from .settings.narrowing import beyond_narrowing, widened
 from .settings.options import OPTIONS, PREFIX

@@ -15,6 +15,7 @@ import tomli
 
 from ..errors import SettingsError
 from ..limits.limits import Budget, Limit
+from ..private_files import objection
 from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2
 from ..protocol.networks import NetworkTable
@@ -267,7 +268,19 @@ def _find_file(options: Mapping[str, str], environ: Mapping[str, str], cwd: Path
         return named
     config_home = _xdg(environ, "XDG_CONFIG_HOME", home / ".config")
     places = (cwd / FILE_NAME, config_home / "mitmproxy-x402" / FILE_NAME)
-    return next((place for place in places if place.exists()), None)
+    return next(filter(_is_there, places), None)
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SettingsError(
+            f"{place}: cannot be looked at: {error.strerror}; name the configuration file in x402_config"
+        ) from None
+    return True
 
 
 def _key_command(sources: _Sources, key: str) -> tuple[str, ...]:
@@ -323,6 +336,9 @@ def _read_text(file: Path, what: str) -> str:
 
 def _read_file(file: Path) -> Mapping[str, Any]:
     text = _read_text(file, f"{file}: the configuration file")
+    why = objection(file)
+    if why is not None:
+        raise SettingsError(f"{file}: the configuration file is not used: {why}")
     try:
         document = tomli.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
@@ -380,6 +396,9 @@ def _client_token(sources: _Sources, warnings: list[str]) -> str | None:
         if in_file is not None:
             file = path(in_file)
             text = _read_text(file, f"{in_file.where}: {file}")
+            why = objection(file)
+            if why is not None:
+                raise in_file.wrong(f"{file} is not used: {why}", show=False)
             if file.stat().st_mode & 0o077:
                 warnings.append(f"{file} (client token) can be read by other users; run: chmod 600 {file}")
             first = (text.splitlines() or [""])[0].strip()

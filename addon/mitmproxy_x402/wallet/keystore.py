@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WalletError
+from ..private_files import objection
 from ..protocol.strict_json import Undecodable, decode_json
 from .evm import EvmWallet, evm_wallet
 from .secrets import read_secret, read_text
@@ -27,6 +28,9 @@ def keystore_wallet(sources: WalletSources, path: Path, warnings: list[str]) -> 
         raise WalletError(
             f"The keystore {path} needs a password: set {PASSWORD_VARIABLE} or x402_keystore_password_file."
         )
+    why = objection(path)
+    if why is not None:
+        raise WalletError(f"The keystore {path} is not used: {why}")
     keystore = _keystore(path)
     try:
         secret, why = bytes(Account.decrypt(keystore, password)), ""

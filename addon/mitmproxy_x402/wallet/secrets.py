@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import WalletError
+from ..private_files import objection
 
 MAX_FILE = 64 * 1024
 
@@ -34,11 +35,17 @@ class Found:
 
 
 def read_secret(path: Path, warnings: list[str]) -> str:
-    """The text of the key or password file `path`; adds a warning when others can read it."""
+    """The text of the key or password file `path`; adds a warning when others can read it.
+
+    Raises WalletError: it cannot be read, or others can change it.
+    """
     text = read_text(path)
+    why = objection(path)
+    if why is not None:
+        raise WalletError(f"The key file {path} is not used: {why}")
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        warnings.append(f"{path} can be read or changed by other users of this machine: run chmod 600 {path}")
+        warnings.append(f"{path} can be read by other users of this machine: run chmod 600 {path}")
     return text
 
 

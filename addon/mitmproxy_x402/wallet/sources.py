@@ -108,4 +108,13 @@ def _find(sources: WalletSources, family: Family, warnings: list[str]) -> Found 
         if text := sources.environ.get(variable, "").strip():
             return Found(variable, text)
     path = sources.home / (EVM_FILE if evm else SVM_FILE)
-    return Found(str(path), read_secret(path, warnings)) if path.exists() else None
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise WalletError(
+            f"{path} cannot be looked at: {error.strerror}. Run as the user whose wallet it is, or name another key in "
+            f"{(_EVM_VARIABLES if evm else (SVM_VARIABLE,))[0]}."
+        ) from None
+    return Found(str(path), read_secret(path, warnings))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import Refused
 from ...limits.limits import Budget
+from ...private_files import objection
 from ...protocol.messages import AtomicUnits, Caip2
 from ..interface import (
     UNKNOWN,
@@ -58,6 +59,9 @@ class SqliteLedger:
         """Outcomes that came when nothing could be written: they go with the next ones."""
         self._is_blocked = False
         """Whether the last write has met a file that another process had locked."""
+        why = objection(path)
+        if why is not None:
+            raise LedgerError(f"The ledger {path} is not used: {why}")
         with contextlib.ExitStack() as undo:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
