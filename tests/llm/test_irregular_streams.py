@@ -78,6 +78,7 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, v.chunk({"content": "x"}, index=-1), STOP), ["a choice without a usable index, taken as 0"]),
     (v.chat(ROLE, STOP | {"model": "other"}), ["the model changes from \"gpt-5-mini\" to \"other\""]),
     (v.chat(ROLE, STOP | {"id": "other"}), ["the answer's id changes"]),
+    (v.chat(ROLE, v.chunk({"content": "x"}) | {"id": "second"}, STOP | {"id": "third"}), []),
     (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": -4})), ["a number of tokens that is none: -4"]),
     (v.chat(ROLE, 17, STOP), ["the data of event 2 is no JSON object"]),
     (v.chat(ROLE, STOP) + b"data: {'x'}\n\n", [

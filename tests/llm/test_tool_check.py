@@ -70,6 +70,9 @@ def test_gemini_s_schemas_have_their_types_in_capitals() -> None:
     asked = read_request("/m:generateContent", "application/json", body.encode())
     assert checked(of({"a": None}, "f"), asked).misfits == ()
     assert [one.pointer for one in checked(of({"a": 1}, "f"), asked).misfits] == ["/a"]
+    numbered = {"type_": 6, "properties": {"a": {"type": 1}}, "required": ["a"]}
+    assert misfits({"a": "x"}, numbered) == []
+    assert misfits({"a": 5}, numbered) == [("/a", "is 5 (a number), and must be string")]
 
 
 def test_an_unknown_tool() -> None:

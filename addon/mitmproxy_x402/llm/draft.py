@@ -55,6 +55,7 @@ class Draft:
         self.max_items = max_items
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._choices: set[int] = set()
+        self._other_ids: set[str] = set()
         self._stops: dict[int, str] = {}
         self._usage: dict[str, int] = {}
         self._cost: str | None = None
@@ -137,8 +138,8 @@ class Draft:
                 self.told(Added("model", model))
             self.model = self.model or model[:1000]
         if isinstance(identity, str) and identity and identity != self.id:
-            if self.id is not None:
-                self.notes.add("the answer's id changes")
+            if self.id is not None and len(self._other_ids) < 2:
+                self._other_ids.add(identity[:1000])
             self.id = self.id or identity[:1000]
 
     def stop(self, choice: int, reason: Any, *, last: bool = False) -> None:
@@ -214,6 +215,8 @@ class Draft:
     def reading(self, dialect: Dialect, events: int, complete: bool, remarks: list[str], ended: bool) -> Reading:
         """What there is. `remarks` are put before its own; `ended`: what is unfinished now stays so."""
         late = Notes()
+        if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
+            late.add("the answer's id changes")
         items = tuple(self._items(late, ended))
         reasons = [reason for _, reason in sorted(self._stops.items())]
         usage = dict(self._usage)

@@ -191,6 +191,10 @@ def _shown(value: Any) -> str:
     return kind if isinstance(value, (dict, list)) or value is None else f"{line(dump(value), 40)} ({kind})"
 
 
+_GOOGLES = ("", "string", "number", "integer", "boolean", "array", "object", "null")
+"""Google's types where they come as numbers (`enum-encoding=int`)."""
+
+
 def plain_schema(schema: Any, depth: int = 0) -> Any:
     """`schema` in JSON Schema's words: Google's has its types in capitals, and `nullable`."""
     if isinstance(schema, list):
@@ -198,7 +202,11 @@ def plain_schema(schema: Any, depth: int = 0) -> Any:
     if not isinstance(schema, dict) or depth > 64:
         return schema
     plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
+    if "type_" in plain and "type" not in plain:
+        plain["type"] = plain.pop("type_")
     kind = plain.get("type")
+    if type(kind) is int and 0 < kind < len(_GOOGLES):
+        plain["type"] = kind = _GOOGLES[kind]
     if isinstance(kind, str) and kind.isupper():
         plain["type"] = kind = kind.lower()
     if plain.get("nullable") is True and isinstance(kind, str):

@@ -57,17 +57,21 @@ class GeminiReader(Reader):
 
     @property
     def complete(self) -> bool:
-        """Whether every candidate has ended."""
-        return self.draft.all_stopped
+        """Whether every candidate has ended, or all of the answer came at once."""
+        return self.ended or self.draft.all_stopped
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """A response with some parts more."""
         if name not in ("message", "error"):
             self.draft.notes.add(f"an event called {shown(name)}")
-        self.whole(value)
+        self._response(value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A response."""
+        """A response that is not streamed."""
+        self._response(value)
+        self.ended = bool(self.draft.said_anything(0))
+
+    def _response(self, value: dict[str, Any]) -> None:
         self.draft.name(value.get("modelVersion"), value.get("responseId"))
         if value.get("error"):
             self.draft.fail(value["error"])
