@@ -34,32 +34,42 @@ from x402.mechanisms.evm.types import TransactionReceipt
 from mitmproxy_x402.protocol.evm_address import checksum_address, public_key_address
 from mitmproxy_x402.protocol.networks import Network
 from mitmproxy_x402.protocol.secp256k1 import library
+from mitmproxy_x402.schemes.permit2 import PERMIT2, SETTLERS
 
 _DOLLAR = json.loads(Path(__file__).with_name("dollar.json").read_text())
+JUDGE = json.loads(Path(__file__).with_name("judge.json").read_text())
 _GAS = 1_000_000
 
 
 class EvmChain:
     """One EVM chain with one dollar contract. Blocks are a second apart and begin at the real time."""
 
+    abi: list[dict[str, Any]] = _DOLLAR["abi"]
+
     def __init__(self, network: Network) -> None:
         self.network = network
         self.asset = network.assets[0]
         rich = {"balance": 10**24, "nonce": 0, "code": b"", "storage": {}}
-        contract = {"balance": 0, "nonce": 1, "code": bytes.fromhex(_DOLLAR["runtime"][2:]), "storage": {}}
         backend = PyEVMBackend(
             genesis_parameters=PyEVMBackend.generate_genesis_params({"timestamp": int(time.time()) - 60}),
             genesis_state={
                 bytes.fromhex(
                     "7e5f4552091a69125d5dfcb7b8c2659029395bdf"
                 ): rich,  # the address of eth-tester's first key
-                bytes.fromhex(self.asset.address[2:]): contract,
+                **{bytes.fromhex(address[2:]): contract for address, contract in self.contracts().items()},
             },
         )
         type(backend.chain).chain_id = network.chain_id  # a class made for this backend
         self.tester = EthereumTester(backend)
         self.operator = str(self.tester.get_accounts()[0])
         self.facilitator = EvmFacilitator(self)
+        self.begin()
+
+    def contracts(self) -> dict[str, dict[str, Any]]:
+        """What is there at the start, by address."""
+        return {self.asset.address: contract(_DOLLAR["runtime"])}
+
+    def begin(self) -> None:
         self.transact("initialize", self.asset.domain_name, self.asset.domain_version)
 
     def fund(self, address: str, amount: int) -> None:
@@ -75,10 +85,10 @@ class EvmChain:
         return bytes(self.read("DOMAIN_SEPARATOR"))
 
     def read(self, function: str, *args: Any) -> Any:
-        return self.call(self.asset.address, _DOLLAR["abi"], function, *args)
+        return self.call(self.asset.address, self.abi, function, *args)
 
     def transact(self, function: str, *args: Any) -> str:
-        return self.send(self.asset.address, call_data(_DOLLAR["abi"], function, *args))
+        return self.send(self.asset.address, call_data(self.abi, function, *args))
 
     def call(self, address: str, abi: list[dict[str, Any]], function: str, *args: Any) -> Any:
         """What the view `function` returns, or the revert of one that would be a transaction."""
@@ -92,6 +102,41 @@ class EvmChain:
         """Mines a block with one transaction; returns its hash. Raises eth-tester's TransactionFailed on a revert."""
         transaction = {"from": self.operator, "to": address, "data": "0x" + data.hex(), "gas": _GAS}
         return str(self.tester.send_transaction(transaction))
+
+
+def contract(runtime: str, storage: dict[int, int] | None = None) -> dict[str, Any]:
+    return {"balance": 0, "nonce": 1, "code": bytes.fromhex(runtime[2:]), "storage": storage or {}}
+
+
+def short_text(text: str) -> int:
+    """A Solidity string of less than 32 bytes, as its slot holds it."""
+    data = text.encode()
+    return int.from_bytes(data.ljust(31, b"\0") + bytes([2 * len(data)]), "big")
+
+
+class Permit2Chain(EvmChain):
+    """One EVM chain with a dollar contract that knows permits, Permit2, and the two contracts that settle over it."""
+
+    abi = JUDGE["TestUsdc"]["abi"]
+
+    def contracts(self) -> dict[str, dict[str, Any]]:
+        names = {0: short_text(self.asset.domain_name), 1: short_text(self.asset.domain_version)}
+        return {
+            self.asset.address: contract(JUDGE["TestUsdc"]["runtime"], names),
+            PERMIT2: contract(JUDGE["JudgePermit2"]["runtime"]),
+            SETTLERS["permit2"]: contract(JUDGE["JudgeExactProxy"]["runtime"]),
+            SETTLERS["upto"]: contract(JUDGE["JudgeUptoProxy"]["runtime"]),
+        }
+
+    def begin(self) -> None:
+        pass
+
+    def allowance(self, owner: str) -> int:
+        return int(self.read("allowance", owner, PERMIT2))
+
+    def used_over_permit2(self, owner: str, nonce: int) -> bool:
+        word = self.call(PERMIT2, JUDGE["JudgePermit2"]["abi"], "nonceBitmap", owner, nonce >> 8)
+        return bool(int(word) >> (nonce & 255) & 1)
 
 
 class EvmFacilitator:
@@ -133,12 +178,13 @@ class EvmFacilitator:
         self, address: str, domain: Any, types: Any, primary_type: str, message: dict[str, Any], signature: bytes
     ) -> bool:
         fields = {name: [{"name": f.name, "type": f.type} for f in members] for name, members in types.items()}
-        names = {
+        every = {
             "name": domain.name,
             "version": domain.version,
             "chainId": domain.chain_id,
             "verifyingContract": domain.verifying_contract,
         }
+        names = {key: value for key, value in every.items() if value}
         typed = encode_typed_data(names, fields, message)
         digest = keccak(b"\x19" + typed.version + typed.header + typed.body)
         recoverable = signature[:64] + bytes([signature[64] % 27])
@@ -147,8 +193,15 @@ class EvmFacilitator:
 
 
 def call_data(abi: list[dict[str, Any]], function: str, *args: Any) -> bytes:
-    types = [item["type"] for item in _function(abi, function)["inputs"]]
+    types = [_canonical(item) for item in _function(abi, function)["inputs"]]
     return keccak(f"{function}({','.join(types)})".encode())[:4] + encode(types, args)
+
+
+def _canonical(item: dict[str, Any]) -> str:
+    """The type of an argument, tuples as the list of their members' types."""
+    if not item["type"].startswith("tuple"):
+        return str(item["type"])
+    return f"({','.join(_canonical(part) for part in item['components'])}){item['type'][5:]}"
 
 
 def _function(abi: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from mitmproxy_x402.protocol.headers import payment_required_header, read_paymen
 from mitmproxy_x402.protocol.messages import SettlementResponse
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network
 from mitmproxy_x402.protocol.payment_required import read_payment_required
-from mitmproxy_x402.schemes.exact_evm import _domain_separator, authorize
+from mitmproxy_x402.schemes.exact_evm import authorize, domain_separator
 
 EVM = [network for network in BUILT_IN if network.family == "evm"]
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
@@ -89,7 +89,7 @@ def chain(request: pytest.FixtureRequest) -> EvmChain:
 
 
 def test_the_domain_is_the_contract_s(chain: EvmChain) -> None:
-    assert _domain_separator(chain.network.chain_id, chain.asset) == chain.domain_separator()
+    assert domain_separator(chain.network.chain_id, chain.asset) == chain.domain_separator()
 
 
 def test_version_2_is_accepted_and_settled(chain: EvmChain) -> None:
