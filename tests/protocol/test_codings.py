@@ -50,6 +50,12 @@ def test_decodes(coding: str, pack: Callable[[bytes], bytes]) -> None:
 
 
 @coded
+def test_what_unfolds_far_comes_whole(coding: str, pack: Callable[[bytes], bytes]) -> None:
+    """A handful of bytes, from which several steps follow."""
+    assert decode(coding, pack(b"x" * 5_000_000)) == b"x" * 5_000_000
+
+
+@coded
 def test_cut_anywhere(coding: str, pack: Callable[[bytes], bytes]) -> None:
     packed, chance = pack(TEXT), random.Random(4)
     assert decode(coding, *(packed[n : n + 1] for n in range(len(packed)))) == TEXT

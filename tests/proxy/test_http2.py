@@ -178,6 +178,32 @@ def test_a_reset_after_the_402_does_not_touch_the_paid_request(
         assert len(upstream.seen) == 2
 
 
+def test_a_paid_request_that_is_reset_goes_once_more_and_no_further(
+    home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]
+) -> None:
+    """Also with a repetition of the client's: one payment, sent twice by each."""
+
+    def script(peer: H2Peer, upstream: H2Upstream) -> None:
+        while True:
+            stream, paid = upstream.take(peer)
+            if paid:
+                peer.h2.reset_stream(stream)
+                peer.flush()
+            else:
+                peer.challenge(stream, challenges.evm())
+
+    with (
+        H2Upstream(script, certs.server_context(pem, "h2")) as upstream,
+        start(upstream, home, pem) as proxy,
+    ):
+        client = client_tls(proxy)
+        for sendings in (2, 3):
+            assert client.post("/v1/x", content=b"{}").status_code == 502
+            paid = [headers["payment-signature"] for headers, _ in upstream.seen if "payment-signature" in headers]
+            assert len(paid) == sendings
+            assert len(set(paid)) == 1
+
+
 def test_goaway_while_we_sign(home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]) -> None:
     def script(peer: H2Peer, upstream: H2Upstream) -> None:
         stream, paid = upstream.take(peer)

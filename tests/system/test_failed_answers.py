@@ -207,3 +207,37 @@ def test_what_changes_requests_makes_no_other_of_them(home: Path, name: str) -> 
             assert len(shop.attacker.references("/v1/responses")) == 1
         else:
             assert shop.call(http(500), path, fresh(text="t")) == 1
+
+
+ANSWERS_ITSELF = """
+from mitmproxy import http
+
+def request(flow):
+    if "x-answer" in flow.request.headers:
+        flow.response = http.Response.make(200, b"from a script")
+"""
+
+
+def test_a_payment_is_retained_through_an_answer_of_another_addon(home: Path) -> None:
+    script = home / "answers.py"
+    script.write_text(ANSWERS_ITSELF)
+    with stage(home, "-s", str(script)) as shop:
+        body = fresh()
+        assert shop.call(http(500), "/v1/x", body, tries=1) == 1
+        first = shop.attacker.references("/v1/x")
+        shop.call(http(500), "/v1/x", body, tries=1, **{"x-answer": "1"})
+        assert shop.attacker.references("/v1/x") == set()
+        shop.call(http(500), "/v1/x", body, tries=2)
+        assert shop.attacker.references("/v1/x") == first
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_a_large_body_holds_nobody_up(home: Path, coding: str) -> None:
+    """Its digest takes its time in a thread; the client's repetitions are known all the same."""
+    messages = [{"role": "user", "content": "t" * 2000, "n": number} for number in range(12_000)]
+    bodies = [fresh(messages=messages), fresh(messages=messages)]
+    if coding == "gzip":
+        bodies = [gzip.compress(body, 1) for body in bodies]
+    with stage(home) as shop:
+        for body in bodies:
+            assert shop.call(http(500), "/v1/x", body, tries=3, **{"content-encoding": coding}) == 1

@@ -146,9 +146,12 @@ class _Brotli:
         if not self._is_bounded:
             yield cast(bytes, self._inner.process(data))
             return
-        yield self._inner.process(data, output_buffer_limit=STEP)
-        while not self._inner.can_accept_more_data():
-            yield self._inner.process(b"", output_buffer_limit=STEP)
+        unfolded = self._inner.process(data, output_buffer_limit=STEP)
+        yield unfolded
+        # What it holds back is no input any more: that it can accept more does not say that it has given all.
+        while not self._inner.is_finished() and (unfolded or not self._inner.can_accept_more_data()):
+            unfolded = self._inner.process(b"", output_buffer_limit=STEP)
+            yield unfolded
 
 
 class _Zstandard:
