@@ -105,6 +105,23 @@ def master() -> Iterator[Master]:
     loop.close()
 
 
+def test_options_read_as_ever(master: Master) -> None:
+    """Each of mitmproxy's own: equal to its default, changed to what it is set to, and nobody can change it unasked."""
+    for name, option in master.options._options.items():
+        assert getattr(master.options, name) == _THEIRS["_Option.current"](option), name
+    assert master.options.mode == ["regular"]
+    master.options.mode.append("socks5")
+    assert master.options.mode == ["regular"]
+    master.options.update(flow_detail=3, mode=["reverse:http://127.0.0.1:9"])
+    assert (master.options.flow_detail, master.options.mode) == (3, ["reverse:http://127.0.0.1:9"])
+    master.options.mode.append("socks5")
+    assert master.options.mode == ["reverse:http://127.0.0.1:9"]
+    master.options.update(flow_detail=1, upstream_cert=False, anticache=True)
+    assert (master.options.flow_detail, master.options.upstream_cert, master.options.anticache) == (1, False, True)
+    with pytest.raises(AttributeError):
+        _ = master.options.no_such_option
+
+
 _names = st.sampled_from(["Set-Cookie", "set-cookie", "X-Über", "x", ""]) | st.text(max_size=5)
 _values = st.binary(max_size=8)
 _fields = st.lists(st.tuples(_names.map(lambda name: name.encode("utf-8", "surrogatepass")), _values), max_size=6)

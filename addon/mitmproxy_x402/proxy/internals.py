@@ -14,6 +14,7 @@ try:
     from h11._receivebuffer import ReceiveBuffer
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
+    from mitmproxy.optmanager import unset
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
@@ -72,4 +73,5 @@ __all__ = [
     "hooks",
     "layer",
     "safecall",
+    "unset",
 ]
