@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import weakref
-from collections.abc import Awaitable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterator
 from typing import Any, cast
 
 from mitmproxy import exceptions, http
@@ -40,10 +41,18 @@ class HookIndex:
         self._parents: list[tuple[Any, tuple[Any, ...]]] = []
         self._families: list[list[Any]] = []
 
+    def look_again(self) -> None:
+        """Take note of addons that have come, gone or moved."""
+        if self._chain != self.addons.chain:
+            self._look_around()
+            return
+        for parent, children in self._parents:
+            if tuple(getattr(parent, "addons", ())) != children:
+                self._look_around()
+                return
+
     def asked(self, name: str) -> Asked:
         """Whom to ask when the hook of that name fires."""
-        if not self._is_current():
-            self._look_around()
         asked = self._asked.get(name)
         if asked is None:
             every = [[_stand_in(each, name) for each in family if _may_have(each, name)] for family in self._families]
@@ -52,12 +61,11 @@ class HookIndex:
 
     def listens(self, name: str) -> bool:
         """Whether any addon has that hook by now."""
-        return any(getattr(each, name, None) for family in self.asked(name) for each in family)
-
-    def _is_current(self) -> bool:
-        return self._chain == self.addons.chain and all(
-            tuple(getattr(parent, "addons", ())) == children for parent, children in self._parents
-        )
+        for family in self.asked(name):
+            for each in family:
+                if getattr(each, name, None):
+                    return True
+        return False
 
     def _look_around(self) -> None:
         self._asked.clear()
@@ -103,16 +111,17 @@ def _stand_in(addon: Any, name: str) -> Any:
 
 
 def index_of(addons: AddonManager) -> HookIndex:
-    """The index of `addons`, made on first use."""
+    """The index of `addons` as they are now."""
     index: HookIndex | None = vars(addons).get(_INDEX)
     if index is None:
         index = vars(addons)[_INDEX] = HookIndex(addons)
+    index.look_again()
     return index
 
 
 async def trigger_event(self: AddonManager, event: hooks.Hook) -> None:
     """`AddonManager.trigger_event`: calls the hook on every addon that has it, or on those `run_at_once` has left."""
-    begun = vars(event).pop(_BEGUN, None) or _Begun(self, event)
+    begun = vars(event).pop(_BEGUN, None) or _Begun(index_of(self), event)
     calls, waits = begun.calls, begun.waits
     while waits is not None:
         try:
@@ -137,7 +146,7 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     index, flow = index_of(addons), cast(Any, event).flow
     if index.listens("update"):
         return False
-    begun = _Begun(addons, event)
+    begun = _Begun(index, event)
     if begun.waits is None and not flow.intercepted:
         return True
     vars(event)[_BEGUN] = begun
@@ -155,8 +164,8 @@ def _is_in_place(addons: AddonManager) -> bool:
 class _Begun:
     """The calls of a hook, up to the first that is to be waited for."""
 
-    def __init__(self, addons: AddonManager, event: hooks.Hook) -> None:
-        self.calls = _call(index_of(addons), event)
+    def __init__(self, index: HookIndex, event: hooks.Hook) -> None:
+        self.calls = _call(index, event)
         self.waits = next(self.calls, None)
 
 
@@ -172,40 +181,29 @@ def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
     """Call the hooks; yields what is to be waited for in between."""
     name = event.name
     arguments = (cast(Any, event).flow,) if name in FLOW_HOOKS else event.args()
-    chain = index.addons.chain
-    size = len(chain)
-    for family in index.asked(name):
+    for family in itertools.chain(index.asked(name), _added(index.addons.chain)):
         try:
-            yield from _call_family(family, name, arguments)
-        except exceptions.AddonHalt:  # noqa: PERF203  # costs nothing until it happens
-            return
-    while size < len(chain):  # an addon has added another, which mitmproxy asks in the same round
-        size += 1
-        try:
-            yield from _call_family(_traverse(chain[size - 1]), name, arguments)
-        except exceptions.AddonHalt:
-            return
-
-
-def _call_family(family: Iterable[Any], name: str, arguments: Sequence[Any]) -> _Calls:
-    """An addon and its children; where one fails, the rest is skipped. Raises AddonHalt: nobody else is to be asked."""
-    try:
-        for addon in family:
-            hook = getattr(addon, name, None)
-            if not hook:
-                continue
-            if not callable(hook):
-                if inspect.ismodule(hook):  # imported under the name of a hook
+            for addon in family:
+                hook = getattr(addon, name, None)
+                if not hook:
                     continue
-                raise exceptions.AddonManagerError(f"Addon handler {name} ({addon}) not callable")
-            result = hook(*arguments)
-            if result is not None and inspect.isawaitable(result):
-                yield result
-    except exceptions.AddonHalt:
-        raise
-    except Exception:
-        with safecall():
-            raise
+                if not callable(hook):
+                    if inspect.ismodule(hook):  # imported under the name of a hook
+                        continue
+                    raise exceptions.AddonManagerError(f"Addon handler {name} ({addon}) not callable")
+                result = hook(*arguments)
+                if result is not None and inspect.isawaitable(result):
+                    yield result
+        except exceptions.AddonHalt:  # costs nothing until it happens
+            return
+        except Exception:  # the rest of the family is skipped, as mitmproxy does
+            with safecall():
+                raise
+
+
+def _added(chain: list[Any]) -> Iterator[Iterator[Any]]:
+    """Addons that are added to `chain` from now on, each with its children: mitmproxy asks them in the same round."""
+    return map(_traverse, itertools.islice(chain, len(chain), None))  # goes on to the end that the list has by then
 
 
 def _throw(calls: _Calls, error: Exception) -> Awaitable[Any] | None:
