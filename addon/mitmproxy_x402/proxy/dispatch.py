@@ -132,7 +132,7 @@ async def trigger_event(self: AddonManager, event: hooks.Hook) -> None:
             waits = next(calls, None)
 
 
-_HANDLE_LIFECYCLE = AddonManager.handle_lifecycle
+_HANDLE_LIFECYCLE = getattr(AddonManager, "handle_lifecycle", None)
 
 
 def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:

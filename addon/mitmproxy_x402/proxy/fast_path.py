@@ -34,16 +34,20 @@ class Patch:
     gain: str
     """What the row saves of a paid request's machine instructions: alone, and beside all the others."""
     beneath: tuple[str, ...] = ()
-    """Other functions of the class that `function` does the work of."""
+    """Other functions that `function` does the work of: `module:Class.name`."""
 
     def owner(self) -> Any:
         """The class that has the function. Raises ImportError or AttributeError: mitmproxy has moved it."""
-        return getattr(importlib.import_module(self.module), self.name.partition(".")[0])
+        return _class(self.module, self.name)
 
     @property
     def attribute(self) -> str:
         """The function's name within its class."""
         return self.name.partition(".")[2]
+
+
+def _class(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name.partition(".")[0])
 
 
 _is_wanted = False
@@ -81,9 +85,16 @@ PATCHES: tuple[Patch, ...] = (
     _row(
         "mitmproxy.addonmanager:AddonManager.trigger_event",
         dispatch.trigger_event,
-        "1b01dbe9dc44",
+        "4fe7e86dbe6c",
         "48 %, 51 %",
-        *("invoke_addon", "_iter_hooks", "handle_lifecycle"),
+        *(
+            f"mitmproxy.addonmanager:AddonManager.{name}"
+            for name in ("invoke_addon", "_iter_hooks", "handle_lifecycle")
+        ),
+        *(
+            "mitmproxy.proxy.mode_servers:ProxyConnectionHandler.handle_hook",
+            "mitmproxy.proxy.server:ConnectionHandler.hook_task",
+        ),
     ),
     _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %, 12 %"),
     _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %, 10 %"),
@@ -99,8 +110,8 @@ def digest(patch: Patch) -> str:
     Not by `inspect.getsource`, which looks behind `functools.wraps`, and at every module that is loaded.
     """
     source = ""
-    for name in (patch.attribute, *patch.beneath):
-        code = inspect.getattr_static(patch.owner(), name).__code__
+    for module, _, name in [target.partition(":") for target in (f"{patch.module}:{patch.name}", *patch.beneath)]:
+        code = inspect.getattr_static(_class(module, name), name.partition(".")[2]).__code__
         source += "".join(inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
