@@ -156,4 +156,5 @@ OWN: tuple[Candidate, ...] = (
     Candidate("ours-free", "this proxy, unpaid", ours(free=True)),
     Candidate("ours-preauthorize", "with x402_preauthorize, paid", ours("--set", "x402_preauthorize=true"), ahead=True),
     Candidate("ours-dump", "with x402_dump, paid", ours("--set", "x402_dump=FOLDER/dump")),
+    Candidate("ours-unsynced", "with x402_ledger_sync=false, paid", ours("--set", "x402_ledger_sync=false")),
 )

@@ -12,7 +12,7 @@ _SHORT = Work()
 _FAR = Way(far=True)
 _PEERS = ("blockrun-litellm", "x402-httpx", "x402-httpx-coincurve", "x402-fetch")
 _FLOORS = ("direct", "mitmdump", "baseline")
-_OURS = ("ours", "ours-run", "ours-free", "ours-preauthorize", "ours-dump")
+_OURS = ("ours", "ours-run", "ours-free", "ours-preauthorize", "ours-dump", "ours-unsynced")
 _ALL = (*_FLOORS, *_OURS, *_PEERS)
 CLOSELY = 3
 """Rounds of what is compared closely, for each of all else."""
