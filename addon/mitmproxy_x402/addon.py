@@ -21,7 +21,7 @@ from . import installation
 from .command_line import why_unpayable
 from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
-from .hooks.log_lines import QuietProbes, add_dates
+from .hooks.log_lines import QuietProbes, add_dates, say
 from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
 from .hooks.reconciling import Reconciling
@@ -284,7 +284,7 @@ class X402Addon:
         if denial is not None:
             page = guard.page_of(flow.request)
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
-            _log(logging.WARNING, flow, "refused %s: %s", _asked(flow), answers.printable(told))
+            say(logging.WARNING, flow, "refused: %s", answers.printable(told))
             refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.max_body = settings.max_body
@@ -348,22 +348,12 @@ def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(then)
 
 
-def _log(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:
-    """A line about `flow`, marked with its client's address as mitmproxy's own lines are."""
-    logger.log(level, f"x402: {message}", *arguments, extra={"client": flow.client_conn.peername})
-
-
 def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
     """The answer to a request whose body is too long to be kept for the second sending."""
-    _log(logging.WARNING, flow, "refused %s: its body is longer than %d bytes", _asked(flow), limit)
+    say(logging.WARNING, flow, "refused: its body is longer than %d bytes", limit)
     message = (
         f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "
         "Nothing was paid. Start the proxy with a higher x402_max_body."
     )
     flow_metadata.refused(flow, "request_too_large")
     return answers.refusal(413, "request_too_large", message)
-
-
-def _asked(flow: http.HTTPFlow) -> str:
-    """Method and path, for the log."""
-    return answers.printable(f"{flow.request.method} {flow.request.path.partition('?')[0]}")

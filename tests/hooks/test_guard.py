@@ -162,9 +162,8 @@ def test_web_pages_cannot_spend(rig: Rig, header: str) -> None:
     answer = ask(rig, header)
     assert (answer.status, error_of(answer)) == (403, "origin_not_allowed")
     assert rig.upstream.requests == []
-    rig.proxy.wait_for(
-        r"refused POST /v1/x: origin_not_allowed, page " + (header.partition(": ")[2] if "Or" in header else "unnamed")
-    )
+    page = header.partition(": ")[2] if header.startswith("Origin") else "unnamed"
+    rig.proxy.wait_for(rf"\[127\.0\.0\.1:\d+\] x402: refused: origin_not_allowed, page {page} \(POST /v1/x\)")
 
 
 def test_the_refusal_names_the_origin_to_add(rig: Rig) -> None:

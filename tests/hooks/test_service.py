@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from mitmproxy.test import tflow
 
 from mitmproxy_x402.hooks.service import Service
 from support import challenges
+from support.patience import eventually
 from support.proxy import DOOR, Proxy
-from support.wire import Client, Peer, Upstream, read_message, request
+from support.wire import Client, Peer, Upstream, free_port, read_message, request
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = "a-token-of-the-test"
@@ -120,6 +122,42 @@ def test_a_stop_waits_for_the_running_answer_and_takes_nothing_new(home: Path) -
         assert proxy.wait_for_end() == 0
         proxy.wait_for("payment of 0.013081 USDC.*: sent, not confirmed yet")
         proxy.wait_for("paid 0.013081 USDC in 1 payment: 0 confirmed, 0.013081 not confirmed yet")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_terminal_that_goes_away_takes_no_answer_along(home: Path, own: bool) -> None:
+    import pty  # noqa: PLC0415
+
+    gate = Gate()
+    with Upstream(gate) as upstream:
+        proxy = Proxy(upstream.url, "--listen-port", str(port := free_port()), home=home, own=own)
+        terminal, inside = pty.openpty()
+        process = subprocess.Popen(
+            proxy.command,
+            env=proxy._environ,
+            cwd=home,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+        )
+        os.close(inside)
+        try:
+            seen = b""
+            while b"listening at 127.0.0.1" not in seen:
+                seen += os.read(terminal, 65536)
+            with Client("127.0.0.1", port) as client:
+                client.send(request())
+                client.until(b"first\r\n")
+                os.close(terminal)
+                process.send_signal(signal.SIGHUP)
+                eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/x402/health").json()["status"] == "draining")
+                gate.go_on.set()
+                assert client.rest() == b"4\r\nlast\r\n0\r\n\r\n"
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_a_stop_does_not_wait_for_a_client_that_has_left() -> None:

@@ -87,7 +87,7 @@ def test_a_body_beyond_the_limit(rig: Rig) -> None:
         assert client.ask(request("POST", "/v1/x", bytes(LIMIT))).body == b"ok"
         client.send(head("Transfer-Encoding: chunked") + 2 * chunk + b"0\r\n\r\n")
         assert read_message(client).body == b"ok"
-    rig.proxy.wait_for(r"refused POST /v1/x: its body is longer than 65536 bytes")
+    rig.proxy.wait_for(r"refused: its body is longer than 65536 bytes \(POST /v1/x\)")
 
 
 def test_a_client_that_waits_for_leave_gets_the_refusal_instead(rig: Rig) -> None:

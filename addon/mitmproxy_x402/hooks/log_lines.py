@@ -6,6 +6,12 @@ import logging
 from collections import OrderedDict
 from typing import Any
 
+from mitmproxy import http
+
+from .answers import printable
+
+logger = logging.getLogger(__name__)
+
 CONNECTED, LEFT = "client connect", "client disconnect"
 """What mitmproxy says of each connection of a client."""
 _MOST = 10_000
@@ -16,6 +22,12 @@ def add_dates(formatter: logging.Formatter | None) -> None:
     """Have the lines begin with the date, where mitmproxy writes the time alone: a log lasts longer than a day."""
     if formatter is not None and formatter.default_time_format == "%H:%M:%S":
         formatter.default_time_format = "%Y-%m-%d %H:%M:%S"
+
+
+def say(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:
+    """A line about `flow`: its client's address before it, as in mitmproxy's own lines, and the request behind."""
+    asked = printable(f"{flow.request.method} {flow.request.path.partition('?')[0]}")
+    logger.log(level, f"x402: {message} (%s)", *arguments, asked, extra={"client": flow.client_conn.peername})
 
 
 class QuietProbes(logging.Filter):

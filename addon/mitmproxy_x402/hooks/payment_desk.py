@@ -36,6 +36,7 @@ from ..settings.values import is_loopback
 from ..views import flow_metadata
 from . import answers, guard, service
 from .completeness import Tail, expected
+from .log_lines import say
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,12 @@ class PaymentDesk:
                     await purchase.buy(required, challenge_text)
             elif not exchange.secrets_sent:
                 nothing = challenge.why_none(flow.response)
-                if nothing:
-                    logger.info("x402: passed a 402 on as it came: %s", nothing)
+                exchange.unpaid = nothing or "it is no challenge"
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
         except X402Error as error:
-            logger.warning("x402: not paid: %s", error)
+            say(logging.WARNING, flow, "not paid: %s", error)
             refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
         except Exception as error:  # a flow is never lost to a fault of ours
             refuse(flow, fault(error, purchase))
@@ -210,6 +210,8 @@ class PaymentDesk:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Retain a payment that the answer does not answer, before the client knows; watch the end of any other."""
         exchange, purchase, response = exchange_of(flow), self._purchases.get(flow), flow.response
+        if exchange is not None and response is not None and response.status_code == 402:
+            say(logging.INFO, flow, "passed a 402 on unpaid: %s", _why_unpaid(flow, exchange))
         if exchange is None or response is None or purchase is None or self._is_over():
             return
         purchase.answered(response.status_code, lambda: answers.acknowledges(response))
@@ -291,7 +293,7 @@ def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response 
         if purchase.sent:
             flow_metadata.became(flow, "sent")
     except X402Error as error:
-        logger.warning("x402: not sent: %s", error)
+        say(logging.WARNING, flow, "not sent: %s", error)
         flow_metadata.refused(flow, error_code(error))
         if purchase.sent:
             return answers.outcome_unknown(f"{error} An earlier try was sent.")
@@ -306,6 +308,19 @@ def refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_err
     """Answer in the place of the upstream."""
     flow.response = answer
     flow_metadata.refused(flow, code, asked)
+
+
+def _why_unpaid(flow: http.HTTPFlow, exchange: Exchange) -> str:
+    """Why the client gets the upstream's 402."""
+    if exchange.secrets_sent:
+        return "it rejects the payment that was sent"
+    if exchange.unpaid:
+        return exchange.unpaid
+    if guard.pays_itself(flow.request):
+        return "the client pays by itself"
+    if not exchange.may_pay:
+        return "the answer to such a request is not what is bought (x402_pay_methods)"
+    return "it is longer than a challenge may be"
 
 
 def _rejected(flow: http.HTTPFlow, purchase: PaidRequest, code: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -50,6 +51,8 @@ class Service:
         self.is_over = False
         """Whether mitmproxy ends: nothing is paid and nothing written down any more."""
         self._started = False
+        self._terminals: list[int] = []
+        """Where is printed to that goes away with SIGHUP."""
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -58,9 +61,23 @@ class Service:
         return self._stopping is not None or self.is_over
 
     def running(self) -> None:
-        """Take SIGTERM over from mitmproxy, which would cut every stream at once."""
+        """Take SIGTERM over from mitmproxy, which would cut every stream at once, and SIGHUP, which would do so too."""
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # one that is gone does not say so
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+
+    def hang_up(self) -> None:
+        """On SIGHUP: as on SIGTERM. What was printed to a terminal goes nowhere then: mitmproxy ends at once where it
+        cannot print.
+        """
+        for stream in self._terminals:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)
+        self.stop()
 
     def next_layer(self, _: Any) -> Awaitable[None] | None:
         """Have the first clients wait until all addons are ready: mitmproxy opens its port before, what is asked of one

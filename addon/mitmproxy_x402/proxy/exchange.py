@@ -44,6 +44,8 @@ class Exchange:
     raise. An answer forbids it: the client gets that answer, or the first leg goes without the headers."""
     secrets_sent: bool = False
     """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
+    unpaid: str = ""
+    """Set by the addon: why the 402 that the client gets was not paid."""
     error_answer: bytes | None = None
     """Set by the addon in the error hook: JSON body of the error that the client gets."""
     watch: Callable[[bytes], None] | None = field(default=None, repr=False)

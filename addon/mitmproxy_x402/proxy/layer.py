@@ -22,7 +22,6 @@ from .internals import (
     ResponseProtocolError,
     ReverseMode,
     _http1,
-    _http2,
     commands,
     events,
     layer,
@@ -143,7 +142,7 @@ class X402Layer(HttpLayer):
             if connection is None:
                 continue
             stream.exchange.timed_out = reason = stream.overdue()
-            if isinstance(self.connections[connection].context.layers[-1], _http2.Http2Client):  # others share it
+            if not isinstance(self.connections[connection].context.layers[-1], _http1.Http1Client):  # others share it
                 gone = RequestProtocolError(stream.leg_id, reason, CANCELLED)
                 yield from self.event_to_child(self.connections[connection], gone)
                 yield from self.event_to_child(stream, ResponseProtocolError(stream.leg_id, reason, CANCELLED))
