@@ -14,10 +14,11 @@ from typing import NoReturn
 from ..command_line import read_arguments
 from ..errors import SettingsError
 from ..ledger.archive import back_up
-from ..ledger.reading import Entry, find_missing, is_there, read_entries
+from ..ledger.reading import find_missing, is_there
 from ..report import html as report_html
 from ..report import sums as report
 from ..report import text as report_text
+from ..report.of_ledger import entries_since, of_ledger
 from ..settings.ledger_place import LedgerPlace, ledger_place
 from ..settings.options import OPTIONS
 from ..settings.settings import read_settings
@@ -65,21 +66,26 @@ def run(arguments: Sequence[str]) -> int:
     since = choice.since
     if choice.days is not None:
         since = now.date() - timedelta(days=choice.days - 1)
-    made = report.make(_entries(place, choice), now, ledger=str(place), since=since, networks=settings.networks)
-    if choice.form == "html":
+    if _is_named(choice) or is_there(place):
+        made = of_ledger(place, now, since=since, networks=settings.networks)
+    else:  # nothing was paid yet
+        made = report.make_of((), now, ledger=str(place), since=since, networks=settings.networks)
+    if choice.form == "csv":
+        entries = entries_since(place, since) if made.groups else iter(())
+        for line in report_text.as_csv(made, entries):
+            sys.stdout.write(line)
+    elif choice.form == "html":
         _write(choice.html, report_html.page(made), place)
     elif choice.form == "text":
         _say(report_text.table(made, colour=_has_colour(), blocks=_has_blocks()))
     else:
-        _say(report_text.as_json(made) if choice.form == "json" else report_text.as_csv(made))
+        _say(report_text.as_json(made))
     return 0
 
 
-def _entries(place: LedgerPlace, choice: _Choice) -> list[Entry]:
-    """The ledger's rows. Where nobody named one, none at all is the same as an empty one: nothing was paid yet."""
-    if not choice.ledger and not choice.options.get("x402_ledger") and not is_there(place):
-        return []
-    return read_entries(place)
+def _is_named(choice: _Choice) -> bool:
+    """Whether somebody named the ledger: then it must be there."""
+    return bool(choice.ledger or choice.options.get("x402_ledger"))
 
 
 def _read(arguments: Sequence[str]) -> _Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,51 @@ def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[E
     return _read_file(place, _UNCHECKED, (after, last))
 
 
+def read_unknown(place: LedgerPlace, since: int = 0, last: int = -1) -> list[Entry]:
+    """The payments since `since` that were sent and are not confirmed, newest first, at most `last`."""
+    found = _newest(place, f"({UNPROVEN}) AND state IN ('unknown', 'sent')", since, last)
+    return [entry for entry in found if entry.fate == "unknown"]
+
+
+def read_findings(place: LedgerPlace, since: int = 0, last: int = -1) -> list[Entry]:
+    """The payments since `since` where the chain contradicts the gateway, newest first, at most `last`."""
+    return _newest(place, "finding IS NOT NULL", since, last)
+
+
+def _newest(place: LedgerPlace, where: str, since: int, last: int) -> list[Entry]:
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import read_newest  # noqa: PLC0415 - needs psycopg
+
+        return [_entry(row, row["alive"]) for row in read_newest(place, where, since, last)]
+    statement = f"SELECT * FROM payment WHERE {where} AND time >= ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - ours
+    return _read_file(place, statement, (since, last))
+
+
+def each_entry(place: LedgerPlace, since: int = 0) -> Iterator[Entry]:
+    """The payments since `since` (Unix milliseconds), oldest first, read as they are asked for. Raises LedgerError."""
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import each_row  # noqa: PLC0415 - needs psycopg
+
+        yield from (_entry(row, row["alive"]) for row in each_row(place, since))
+        return
+    check_file(place)
+    boot, alive = Clock().boot_name, dict[str, bool]()
+    try:
+        with closing(open_to_read(place)) as db:
+            db.row_factory = sqlite3.Row
+            if not version_of(db, place):
+                return
+            for row in db.execute("SELECT * FROM payment WHERE time >= ? ORDER BY id", (since,)):
+                process = row["process"]
+                if process not in alive:
+                    alive[process] = is_alive(place, process, boot)
+                yield _entry(dict(row), alive[process])
+    except sqlite3.Error as error:
+        raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
+
+
 def find_missing(place: LedgerPlace) -> str:
     """What is to be said where payments of the ledger are known to be missing; else nothing. Raises LedgerError."""
     if isinstance(place, PostgresUrl):
@@ -162,7 +207,7 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
         with closing(open_to_read(path)) as db:
             db.row_factory = sqlite3.Row
             version = version_of(db, path)
-            if statement in (_UNPROVEN, _UNCHECKED) and version < UNPROVEN_SINCE:
+            if statement != _ROWS and version < UNPROVEN_SINCE:
                 version = 0  # a proxy has to open it first
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:

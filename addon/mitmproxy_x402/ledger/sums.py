@@ -45,6 +45,11 @@ class Group:
     counts: int
     """Of it, what counts against budgets."""
 
+    @property
+    def what(self) -> str:
+        """What was bought: the model, else the path."""
+        return self.model or self.path
+
 
 def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | None = None) -> list[Group]:
     """All payments since the beginning of that day, in the order of days. `zone` None: this machine's.

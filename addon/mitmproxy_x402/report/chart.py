@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from html import escape
 
-from ..ledger.reading import Entry
+from ..ledger.sums import Group
 from ..protocol.amounts import format_usd
 from .sums import SPENT, Report
 from .text import plain
@@ -57,7 +57,7 @@ def slots(report: Report) -> list[Slot]:
     return [Slot(day, f"{day:%b %Y}", f"{day:%B %Y}") for day in found]
 
 
-def svg(report: Report, title: str, names: Sequence[str], key: Callable[[Entry], str]) -> str:
+def svg(report: Report, title: str, names: Sequence[str], key: Callable[[Group], str]) -> str:
     """The bars, stacked by what `key` says of a payment. `names` have colours; who hears the chart hears `title`."""
     columns = slots(report)
     heights = _heights(report, columns, names, key)
@@ -97,19 +97,21 @@ def _tooltip(column: Slot, amounts: Mapping[str, int], shown: Sequence[str]) -> 
 
 
 def _heights(
-    report: Report, columns: Sequence[Slot], names: Sequence[str], key: Callable[[Entry], str]
+    report: Report, columns: Sequence[Slot], names: Sequence[str], key: Callable[[Group], str]
 ) -> list[dict[str, int]]:
     """Millionths of a dollar by slot and name."""
     found: list[dict[str, int]] = [{} for _ in columns]
     firsts = [column.first for column in columns]
     at = 0
-    spent = [(report.moment(entry).date(), entry) for entry in report.entries if entry.fate in SPENT]
-    for day, entry in sorted(spent, key=lambda item: item[0]):
+    for group in report.groups:
+        if group.fate not in SPENT:
+            continue
+        day = date.fromisoformat(group.day)
         while at + 1 < len(firsts) and firsts[at + 1] <= day:
             at += 1
-        name = key(entry)
+        name = key(group)
         name = name if name in names else OTHERS
-        found[at][name] = found[at].get(name, 0) + entry.counts
+        found[at][name] = found[at].get(name, 0) + group.counts
     return found
 
 

@@ -63,7 +63,7 @@ def page(report: Report) -> str:
         body.append(_sums("By path", report.by_path, ()))
         body.append(_sums("By day", dict(reversed(list(report.by_day.items()))), ()))
         body.append("</div></div>")
-    elif not report.entries:
+    elif not report.groups:
         body.append('<section class="empty"><p>Nothing was paid yet. Come back when something was.</p></section>')
     body += [_findings(report), _unknown(report), _latest(report)]
     return PAGE.format(
@@ -106,8 +106,8 @@ def _charts(report: Report) -> str:
     unit = {1: "day", 7: "week"}.get(_distance(report), "month")
     models, networks = report_chart.ranking(report.by_model), report_chart.ranking(report.by_network)
     title = f"Spent per {unit}"
-    by_model = report_chart.svg(report, f"{title}, by model", models, lambda entry: entry.what)
-    by_network = report_chart.svg(report, f"{title}, by network", networks, lambda entry: report.network(entry.network))
+    by_model = report_chart.svg(report, f"{title}, by model", models, lambda group: group.what)
+    by_network = report_chart.svg(report, f"{title}, by network", networks, lambda group: report.network(group.network))
     return f"""<section class="chart">
 <h2>{title}</h2>
 <input type="radio" name="by" id="by-model" checked><label for="by-model">by model</label><!--
@@ -167,7 +167,7 @@ def _usd(micro_usd: int) -> str:
 
 
 def _unknown(report: Report) -> str:
-    unknown = report.of("unknown")
+    unknown = report.unknown
     if not unknown:
         return ""
     lines = [
@@ -177,6 +177,8 @@ def _unknown(report: Report) -> str:
     ]
     head = _head("time", "USD", "for", "network", "reference")
     note = "These count as spent. <code>./run.sh reconcile</code> asks the chain what became of them."
+    if more := report.of("unknown").payments - len(unknown):
+        note += f" {count(more)} more are in <code>--csv</code>."
     return _folded("Sent, not confirmed yet", head, lines, kind="list", note=note)
 
 

@@ -10,8 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone, tzinfo
+from typing import TypeVar
 
 from ..ledger.reading import Entry, Fate
+from ..ledger.sums import Group
 from ..protocol.networks import BUILT_IN, NetworkTable
 
 UNNAMED = "unnamed"
@@ -81,19 +83,25 @@ class Report:
     by_path: Mapping[str, Sum]
     by_client: Mapping[str, Sum]
     """As clients name themselves; those that do not are "unnamed"."""
+    groups: tuple[Group, ...]
+    """The period's payments in sums, in the order of days."""
     entries: tuple[Entry, ...]
-    """Of the period, whatever became of them, oldest first."""
+    """The newest payments of the period, oldest first."""
+    unknown: tuple[Entry, ...]
+    """The newest that were sent and are not confirmed, newest first; `fates` says how many there are."""
+    findings: tuple[Entry, ...]
+    """Where the chain contradicts what the gateway said, newest first."""
     names: Mapping[str, str]
     """Short names of networks, by CAIP-2."""
 
     @property
-    def findings(self) -> tuple[Entry, ...]:
-        """The period's payments where the chain contradicts what the gateway said, newest first."""
-        return tuple(entry for entry in reversed(self.entries) if entry.finding)
+    def fates(self) -> Mapping[Fate, Sum]:
+        """What became of the period's payments: sums for each fate that there is."""
+        return by(self.groups, lambda group: group.fate)
 
-    def of(self, fate: str) -> tuple[Entry, ...]:
-        """The period's payments that came to `fate`, newest first."""
-        return tuple(entry for entry in reversed(self.entries) if entry.fate == fate)
+    def of(self, fate: Fate) -> Sum:
+        """The sum of one fate."""
+        return self.fates.get(fate, Sum())
 
     def network(self, caip2: str) -> str:
         """What people call that network."""
@@ -111,23 +119,41 @@ def moment(entry: Entry, zone: tzinfo | None) -> datetime:
 
 def total(entries: Iterable[Entry]) -> Sum:
     """What all of `entries` count for together; for those that count nothing, what they were of."""
+    return _total(_group(entry, "") for entry in entries)
+
+
+def _total(groups: Iterable[Group]) -> Sum:
     payments = micro_usd = open_payments = open_micro_usd = 0
-    for entry in entries:
-        amount = entry.counts if entry.fate in SPENT else entry.micro_usd
-        payments += 1
+    for group in groups:
+        amount = group.counts if group.fate in SPENT else group.micro_usd
+        payments += group.payments
         micro_usd += amount
-        if entry.fate in OPEN:
-            open_payments += 1
+        if group.fate in OPEN:
+            open_payments += group.payments
             open_micro_usd += amount
     return Sum(payments, micro_usd, open_payments, open_micro_usd)
 
 
-def by(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, Sum]:
-    """Sums of `entries` by what `key` says of each, in the order of their first appearance."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
-    return {name: total(group) for name, group in groups.items()}
+Name = TypeVar("Name", bound=str)
+
+
+def by(groups: Iterable[Group], key: Callable[[Group], Name]) -> dict[Name, Sum]:
+    """Sums of `groups` by what `key` says of each, in the order of their first appearance."""
+    found: dict[Name, list[Group]] = defaultdict(list)
+    for group in groups:
+        found[key(group)].append(group)
+    return {name: _total(some) for name, some in found.items()}
+
+
+def groups_of(entries: Iterable[Entry], zone: tzinfo | None) -> list[Group]:
+    """What `ledger.sums.read_groups` makes of them, each for itself."""
+    every = [_group(entry, moment(entry, zone).date().isoformat()) for entry in entries]
+    return sorted(every, key=lambda group: group.day)
+
+
+def _group(entry: Entry, day: str) -> Group:
+    its = entry.network, entry.model or "", entry.path, entry.client
+    return Group(day, entry.fate, *its, 1, entry.micro_usd, entry.counts)
 
 
 def dearest_first(sums: Mapping[str, Sum]) -> dict[str, Sum]:
@@ -144,31 +170,58 @@ def make(
     networks: NetworkTable = BUILT_IN,
     zone: tzinfo | None = None,
 ) -> Report:
-    """The report of `entries` (the whole ledger's, oldest first) at `now`.
+    """The report of `entries` (the whole ledger's, oldest first) at `now`: see `make_of`."""
+    chosen = [entry for entry in entries if since is None or moment(entry, zone).date() >= since]
+    newest = chosen[::-1]
+    return make_of(
+        groups_of(entries, zone),
+        now,
+        entries=chosen,
+        unknown=[entry for entry in newest if entry.fate == "unknown"],
+        findings=[entry for entry in newest if entry.finding],
+        **{"ledger": ledger, "since": since, "networks": networks, "zone": zone},  # type: ignore[arg-type]
+    )
+
+
+def make_of(
+    groups: Sequence[Group],
+    now: datetime,
+    *,
+    entries: Sequence[Entry] = (),
+    unknown: Sequence[Entry] = (),
+    findings: Sequence[Entry] = (),
+    ledger: str = "",
+    since: date | None = None,
+    networks: NetworkTable = BUILT_IN,
+    zone: tzinfo | None = None,
+) -> Report:
+    """The report of `groups` (of the whole ledger, or of this month and the period) at `now`.
 
     `since` leaves out earlier days, but not of the sums of today and this month. Days are those of `zone`, which is
     this machine's when it is None.
     """
     now = now.astimezone(zone)
-    days = {entry.row: moment(entry, zone).date() for entry in entries}
-    chosen = [entry for entry in entries if since is None or days[entry.row] >= since]
-    spent = [entry for entry in chosen if entry.fate in SPENT]
-    ever = [(days[entry.row], entry) for entry in entries if entry.fate in SPENT]
+    chosen = tuple(group for group in groups if since is None or group.day >= since.isoformat())
+    spent = [group for group in chosen if group.fate in SPENT]
+    ever = [group for group in groups if group.fate in SPENT]
     names: dict[str, str] = {network.caip2: network.name for network in networks}
-    today = now.date()
+    today = now.date().isoformat()
     return Report(
         ledger=ledger,
         made=now,
         zone=zone,
         since=since,
-        today=total(entry for day, entry in ever if day == today),
-        month=total(entry for day, entry in ever if (day.year, day.month) == (today.year, today.month)),
-        total=total(spent),
-        by_day=dict(sorted(by(spent, lambda entry: days[entry.row].isoformat()).items())),
-        by_model=dearest_first(by(spent, lambda entry: entry.what)),
-        by_network=dearest_first(by(spent, lambda entry: names.get(entry.network, entry.network))),
-        by_path=dearest_first(by(spent, lambda entry: entry.path)),
-        by_client=dearest_first(by(spent, lambda entry: entry.client or UNNAMED)),
-        entries=tuple(chosen),
+        today=_total(group for group in ever if group.day == today),
+        month=_total(group for group in ever if group.day[:7] == today[:7]),
+        total=_total(spent),
+        by_day=dict(sorted(by(spent, lambda group: group.day).items())),
+        by_model=dearest_first(by(spent, lambda group: group.what)),
+        by_network=dearest_first(by(spent, lambda group: names.get(group.network, group.network))),
+        by_path=dearest_first(by(spent, lambda group: group.path)),
+        by_client=dearest_first(by(spent, lambda group: group.client or UNNAMED)),
+        groups=chosen,
+        entries=tuple(entries),
+        unknown=tuple(unknown),
+        findings=tuple(findings),
         names=names,
     )

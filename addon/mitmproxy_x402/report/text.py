@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from ..ledger.reading import Entry, Fate
 from ..protocol.amounts import format_usd
-from .sums import UNNAMED, WORDS, Report, Sum, total
+from .sums import UNNAMED, WORDS, Report, Sum
 
 WIDTH = 80
 _LABEL, _COUNT, _AMOUNT = 32, 10, 16
@@ -29,7 +29,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def plain(text: str, width: int = 200) -> str:
     """`text` in one line of printable characters, at most `width` of them."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
@@ -42,7 +43,7 @@ def table(report: Report, *, colour: bool = False, blocks: bool = True) -> str:
     def dim(text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if colour else text
 
-    if not report.entries:
+    if not report.groups:
         when = f"since {report.since}" if report.since else "yet"
         return f"Nothing was paid {when}.\n{dim(f'Ledger: {plain(report.ledger)}')}\n"
     lines = [_head(bold("Spent"), "Spent")]
@@ -108,39 +109,40 @@ def _bar(each: Sum, most: int, blocks: bool) -> str:
 def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]) -> list[str]:
     """What there is to say beside the sums: what is open, what the chain contradicts, what cost nothing."""
     lines: list[str] = []
-    unknown, rejected = report.of("unknown"), total(report.of("rejected"))
-    if unknown:
-        each = total(unknown)
+    each, rejected = report.of("unknown"), report.of("rejected")
+    if each.payments:
         lines.append(f"{bold('Sent, not confirmed yet')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD.")
         lines.append("They count as spent. ./run.sh reconcile asks the chain what became of them:")
-        lines += _listed(report, unknown, lambda entry: entry.reference or "no reference", dim)
+        lines += _listed(report, report.unknown, lambda entry: entry.reference or "no reference", dim, each.payments)
     if rejected.payments:
         lines += [
             f"Rejected by the gateway: {count(rejected.payments)}, {format_usd(rejected.micro_usd)} USD.",
             "They count as spent until nobody can submit their signatures.",
             "",
         ]
-    under_way = total(report.of("under way"))
+    under_way = report.of("under way")
     if under_way.payments:
         lines += [f"Under way: {count(under_way.payments)}, {format_usd(under_way.micro_usd)} USD.", ""]
     if report.findings:
         lines.append(f"{bold('The chain contradicts the gateway')}: {count(len(report.findings))}.")
-        lines += _listed(report, report.findings, lambda entry: f"{entry.finding}  {entry.chain_transaction}", dim)
-    free = [f"{len(report.of(fate))} {WORDS[fate]}" for fate in _FREE if report.of(fate)]
+        found = report.findings
+        lines += _listed(report, found, lambda entry: f"{entry.finding}  {entry.chain_transaction}", dim, len(found))
+    free = [f"{report.of(fate).payments} {WORDS[fate]}" for fate in _FREE if report.of(fate).payments]
     if free:
         lines += [f"Cost nothing: {' and '.join(free)}.", ""]
     return lines
 
 
 def _listed(
-    report: Report, entries: Sequence[Entry], more: Callable[[Entry], str], dim: Callable[[str], str]
+    report: Report, entries: Sequence[Entry], more: Callable[[Entry], str], dim: Callable[[str], str], there_are: int
 ) -> Iterable[str]:
+    """Some of `entries`, which are some of so many."""
     for entry in entries[:MAX_LISTED]:
         place = f"{report.network(entry.network)}  {plain(entry.what, 40)}"
         yield f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}"
         yield dim(f"    {plain(more(entry), WIDTH - 4)}")
-    if len(entries) > MAX_LISTED:
-        yield f"  and {len(entries) - MAX_LISTED} more; --csv lists all"
+    if there_are > MAX_LISTED:
+        yield f"  and {there_are - MAX_LISTED} more; --csv lists all"
     yield ""
 
 
@@ -154,7 +156,8 @@ def count(payments: int) -> str:
 
 def as_json(report: Report) -> str:
     """The sums, and what is open or contradicted. Amounts are decimal text, and integers of millionths."""
-    unknown = report.of("unknown")
+    listed = [dict(_fields(report, entry)) for entry in report.unknown]
+    more = report.of("unknown").payments - len(listed)
     document = {
         "ledger": report.ledger,
         "made": report.made.isoformat(timespec="seconds"),
@@ -167,11 +170,11 @@ def as_json(report: Report) -> str:
         "by_network": _objects("network", report.by_network),
         "by_path": _objects("path", report.by_path),
         "by_client": _objects("client", report.by_client),
-        "unknown": {**_object(total(unknown)), "list": [dict(_fields(report, entry)) for entry in unknown]},
-        "under_way": _object(total(report.of("under way"))),
-        "rejected": _object(total(report.of("rejected"))),
-        "not_taken": _object(total(report.of("expired"))),
-        "never_sent": _object(total(report.of("released"))),
+        "unknown": {**_object(report.of("unknown")), "list": listed, "not_listed": more},
+        "under_way": _object(report.of("under way")),
+        "rejected": _object(report.of("rejected")),
+        "not_taken": _object(report.of("expired")),
+        "never_sent": _object(report.of("released")),
         "findings": [dict(_fields(report, entry)) for entry in report.findings],
     }
     return json.dumps(document, indent=2) + "\n"
@@ -191,12 +194,16 @@ def _objects(title: str, rows: Mapping[str, Sum]) -> list[dict[str, Any]]:
     return [{title: name, **_object(each)} for name, each in rows.items()]
 
 
-def as_csv(report: Report) -> str:
-    """One line for each payment of the period, whatever became of it, oldest first."""
+def as_csv(report: Report, entries: Iterable[Entry]) -> Iterator[str]:
+    """One line for each of `entries`, whatever became of it; first the names of the columns."""
+    yield _row(COLUMNS)
+    for entry in entries:
+        yield _row([_cell(value) for _, value in _fields(report, entry)])
+
+
+def _row(cells: Sequence[str | int | None]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(value) for _, value in _fields(report, entry)] for entry in report.entries)
+    csv.writer(out, lineterminator="\n").writerow(cells)
     return out.getvalue()
 
 

@@ -19,8 +19,9 @@ from ..payment.payer import Payer
 from ..protocol.amounts import format_usd
 from ..report import sums as report
 from ..report import text as report_text
+from ..report.of_ledger import of_ledger
 from ..report.sums import Report
-from .summary import TOO_MANY, paid, too_many
+from .summary import paid
 
 MOST = 1000
 """Payments that x402.payments shows at once."""
@@ -89,10 +90,7 @@ class Commands:
 
 
 def _sums(payer: Payer) -> list[str]:
-    try:
-        month = _this_month(payer)
-    except _TooMany as error:
-        return [f"this month  {error}"]
+    month = _this_month(payer)
     lines = [
         f"today       {format_usd(month.today.micro_usd)} USD, {report_text.count(month.today.payments)}",
         f"this month  {format_usd(month.month.micro_usd)} USD, {report_text.count(month.month.payments)}",
@@ -105,23 +103,16 @@ def _sums(payer: Payer) -> list[str]:
     return lines
 
 
-class _TooMany(X402Error):
-    """There are more payments than the proxy should stop for."""
-
-
 def _entries(payer: Payer, since: int = 0, last: int = -1) -> list[Entry]:
     return read_entries(payer.settings.ledger, since, last=last) if is_there(payer.settings.ledger) else []
 
 
 def _this_month(payer: Payer) -> Report:
     now = datetime.now().astimezone()
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    # A day's slack for a change to or from summer time; `make` leaves out what is too early.
-    entries = _entries(payer, (int(first.timestamp()) - 86_400) * 1000, TOO_MANY + 1)
-    if len(entries) > TOO_MANY:
-        raise _TooMany(too_many())
-    ledger, networks = str(payer.settings.ledger), payer.settings.networks
-    return report.make(entries, now, ledger=ledger, since=first.date(), networks=networks)
+    place, networks = payer.settings.ledger, payer.settings.networks
+    if not is_there(place):
+        return report.make_of((), now, ledger=str(place), networks=networks)
+    return of_ledger(place, now, since=now.date().replace(day=1), networks=networks, listed=20)
 
 
 def _payments(payer: Payer, count: int) -> list[str]:

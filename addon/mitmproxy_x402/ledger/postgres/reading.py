@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -25,6 +25,14 @@ _UNPROVEN = f"""
 _UNCHECKED = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE {UNCHECKED} AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
+FETCHED = 5000
+"""Rows that are read at a time, where all are."""
+_NEWEST = """
+    SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
+    WHERE {where} AND time >= %s ORDER BY id DESC LIMIT NULLIF(%s, -1)"""
+_EACH = """
+    SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
+    WHERE time >= %s AND id > %s ORDER BY id LIMIT %s"""
 _BOUNDS = """
     SELECT least((SELECT min(bucket) * 900000 FROM x402_tally WHERE bucket >= %(begin)s / 900000),
             (SELECT min(time) FROM x402_payment WHERE state IN ('reserved', 'sent') AND time >= %(begin)s)),
@@ -60,6 +68,21 @@ def read_unproven_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str
 def read_unchecked_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
     """See `ledger.reading.read_unchecked`; each with `alive` likewise."""
     return _read(url, _UNCHECKED, (after, last), UNPROVEN_SINCE)
+
+
+def read_newest(url: PostgresUrl, where: str, since: int, last: int) -> list[dict[str, Any]]:
+    """See `ledger.reading._newest`; each with `alive` likewise. `where` is a condition of ours."""
+    return _read(url, _NEWEST.format(where=where), (since, last), UNPROVEN_SINCE)
+
+
+def each_row(url: PostgresUrl, since: int) -> Iterator[dict[str, Any]]:
+    """See `ledger.reading.each_entry`; each with `alive` likewise."""
+    after, some = 0, FETCHED
+    while some == FETCHED:
+        rows = _read(url, _EACH, (since, after, FETCHED))
+        yield from rows
+        some = len(rows)
+        after = rows[-1]["id"] if rows else after
 
 
 def read_sums(url: PostgresUrl, begin: int, days: Callable[[int, int], Mapping[int, str]]) -> list[tuple[Any, ...]]:

@@ -35,6 +35,8 @@ CREATE INDEX x402_payment_ending ON x402_payment (free_at) WHERE free_at IS NOT 
 CREATE INDEX x402_payment_unproven ON x402_payment (id)
     WHERE state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL);
 
+CREATE INDEX x402_payment_finding ON x402_payment (id) WHERE finding IS NOT NULL;
+
 -- What a row counts for. What is freed of it is the rest.
 CREATE FUNCTION x402_counts(its_state text, its_micro bigint, its_uncounted bigint)
 RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
