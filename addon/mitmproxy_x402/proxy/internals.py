@@ -14,6 +14,7 @@ try:
     from h11._receivebuffer import ReceiveBuffer
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
+    from mitmproxy.net.http.validate import validate_headers
     from mitmproxy.optmanager import unset
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
@@ -74,4 +75,5 @@ __all__ = [
     "layer",
     "safecall",
     "unset",
+    "validate_headers",
 ]

@@ -22,6 +22,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import re
 import time
 from collections.abc import Generator
 from typing import Any, cast
@@ -34,6 +35,7 @@ from ..protocol.payment_required import challenge_header
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, ArrivingStream, AtOnce, Steps
 from .body_observers import Tee
+from .delivery import mend, why_undeliverable
 from .exchange import Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
 from .internals import (
     DropStream,
@@ -263,13 +265,29 @@ class X402Stream(ArrivingStream):
         """Hold a 402 back where the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
         if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
-            self._can_resend()
+            self._can_resend() and self._is_deliverable(event.response)
         ):
             self._held_head = event.response
             self._held_body.clear()
             self.server_state = self.state_hold_challenge
             return
         yield from super().state_wait_for_response_headers(event)
+
+    def _is_deliverable(self, challenge: http.Response) -> bool:
+        """Whether an answer with a head such as this one's would get through: else paying for it buys nothing."""
+        checked = self.context.options.validate_inbound_headers and not self.exchange.secrets_sent
+        return not (checked and why_undeliverable(challenge))
+
+    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Refuse what mitmproxy refuses, but for the head of an answer that was paid for, which is mended."""
+        if not request and self.exchange.secrets_sent and self.flow.response is not None:
+            why = why_undeliverable(self.flow.response)
+            if not why:
+                return False
+            if self.context.options.validate_inbound_headers:
+                logger.warning("x402: the head of a paid answer was mended: %s", _QUOTED.sub("...", why))
+                mend(self.flow.response)
+        return (yield from super().check_invalid(request))
 
     def _can_resend(self) -> bool:
         return (
@@ -459,6 +477,8 @@ def _kept_open(request: http.Request) -> http.Request:
     return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
 
 
+_QUOTED = re.compile(r"""b(?:'[^']*'|"[^"]*")""")
+"""An upstream's bytes within a sentence of mitmproxy's."""
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
