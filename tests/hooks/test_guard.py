@@ -190,7 +190,8 @@ def test_nodes_own_fetch_can_spend(rig: Rig) -> None:
         ("[::]:PORT", False),
         ("[::ffff:127.0.0.1]:PORT", False),
         ("127.0.0.1:PORT\r\nHost: rebound.example", False),
-        ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", False),
+        ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", True),
+        ("127.0.0.1:PORT\r\nHost: rebound.example", False),
     ],
 )
 def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
@@ -275,7 +276,12 @@ def test_an_origin_that_the_user_trusts_may_spend() -> None:
         ("127.0.0.256:4402", False),
         ("127.0.0.1:4402\n", False),
         ("127.0.0.1:\x00", False),
-        ("127.0.0.1, 127.0.0.1", False),
+        ("127.0.0.1, 127.0.0.1", True),  # twice, as clients send it that write one beside their library's
+        ("127.0.0.1:4402, localhost", True),
+        ("127.0.0.1, evil.example", False),
+        ("evil.example, 127.0.0.1", False),
+        ("127.0.0.1,", False),
+        (",", False),
         ("192.168.1.2", False),
         ("0.0.0.0:4402", False),
         ("[::]:4402", False),

@@ -145,12 +145,12 @@ _OWN_NAME = re.compile(r"(?i:localhost|\[::1\]|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?
 
 @functools.lru_cache(maxsize=64)
 def _is_own_name(host: str | None, port: int) -> bool:
-    """Whether a Host header is a loopback address or `localhost`, with our `port` or none.
+    """Whether a Host header is a loopback address or `localhost`, with our `port` or none; of several, each of them.
 
     0.0.0.0, [::] and [::ffff:127.0.0.1] lead here too, but browsers take them for foreign and send no Sec-Fetch-Site.
     """
-    found = _OWN_NAME.fullmatch(host or "")
-    return found is not None and (found[1] is None or int(found[1]) == port)
+    names = [_OWN_NAME.fullmatch(name.strip(" ")) for name in (host or "").split(",")]
+    return all(name is not None and (name[1] is None or int(name[1]) == port) for name in names)
 
 
 def presented_tokens(request: http.Request) -> list[str]:
