@@ -191,7 +191,6 @@ def test_nodes_own_fetch_can_spend(rig: Rig) -> None:
         ("[::ffff:127.0.0.1]:PORT", False),
         ("127.0.0.1:PORT\r\nHost: rebound.example", False),
         ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", True),
-        ("127.0.0.1:PORT\r\nHost: rebound.example", False),
     ],
 )
 def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
