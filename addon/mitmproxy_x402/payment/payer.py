@@ -257,7 +257,8 @@ class Payer:
             self.shortfalls.check(order.purpose.host, offer, payer)
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
-            look = await self._ceilings.look(offer, payer)
+            self.outcomes.flush()  # what is settled takes nothing more
+            look = await self._ceilings.look(offer, payer, order.required.extensions)
         nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
         row = reserve() if order.at_once else await _patiently(reserve)

@@ -88,11 +88,13 @@ class Ceilings:
         """A seller has refused `offer` for good: until EXACT_SECONDS have passed its network is paid otherwise."""
         self._rests_until[offer.network.caip2] = self._clock() + EXACT_SECONDS
 
-    async def look(self, offer: Offer, payer: str) -> Look:
-        """What the chain and the ledger say before `offer` is reserved. Raises RpcError."""
+    async def look(self, offer: Offer, payer: str, extensions: Any) -> Look:
+        """What chain and ledger say before `offer` is reserved. Raises RpcError, and what `permit_nonce` does."""
         before = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, 0)
         urls = self._rpcs(offer.network)
-        return Look(await standing(offer.network, offer.asset, payer, urls, self._seconds), before)
+        known = await standing(offer.network, offer.asset, payer, urls, self._seconds)
+        _permit_nonce(offer, known, before, sponsored=sponsors(extensions, offer.asset))
+        return Look(known, before)
 
     def permit_nonce(self, offer: Offer, payer: str, row: int, look: Look, extensions: Any) -> int | None:
         """The token's nonce where a permit has to go with the payment of `offer`, else None.
