@@ -28,7 +28,7 @@ from .hooks.reconciling import Reconciling
 from .hooks.web_lock import WebLock, is_web, open_by_file
 from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
-from .payment.retained import Retained, open_retained
+from .payment.retained.store import Retained, open_retained
 from .payment.signing.delegation import warn_of_delegation
 from .protocol.amounts import format_usd
 from .proxy import authorities, fast_path

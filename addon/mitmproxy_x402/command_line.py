@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
+from .gateways.blockrun import BASE_GATEWAY, SOLANA_GATEWAY
 from .protocol.networks import Family
 from .settings.values import is_loopback
 from .wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
@@ -17,12 +18,6 @@ PORT = 4402
 
 WEB_PORT = 8081
 """Of mitmweb's page, unless the user says otherwise; mitmproxy's own default."""
-
-
-SOLANA_GATEWAY = "https://sol.blockrun.ai"
-
-
-BASE_GATEWAY = "https://blockrun.ai"
 
 
 _PAID_ON: Mapping[str, Family] = {SOLANA_GATEWAY: "svm", BASE_GATEWAY: "evm"}

@@ -16,8 +16,8 @@ from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets, warm_up
 

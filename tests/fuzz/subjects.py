@@ -16,11 +16,12 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import ChallengeError, PaymentHeaderError, Refused, SettingsError
+from mitmproxy_x402.gateways import blockrun
 from mitmproxy_x402.llm import StreamReader, Text, answer_text, checked, read_request, request_text
 from mitmproxy_x402.llm.sse import Event, Parser
 from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.policy import Offer, choose
-from mitmproxy_x402.payment.retained import fingerprint
+from mitmproxy_x402.payment.retained.store import fingerprint
 from mitmproxy_x402.protocol.headers import (
     payment_header,
     payment_required_header,
@@ -77,7 +78,7 @@ def challenged(data: bytes) -> None:
     head = [(b"PAYMENT-REQUIRED", base64.b64encode(first) if first[:1] == b"{" else first)] if first else []
     response = http.Response.make(402, body, head)
     challenge.words(response)
-    code = challenge.rejection_code(response)
+    code = challenge.rejection_code(response, blockrun.GATEWAY)
     assert code is not None
     try:
         required = challenge.read(response)

@@ -28,9 +28,9 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.reading import is_there, read_entries
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import Memory
-from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.store import Memory
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings.ledger_place import PostgresUrl

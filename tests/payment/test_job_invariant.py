@@ -52,7 +52,7 @@ class JobWorld(World):
             and self.random.random() < 0.8
         ):
             path = f"/v1/videos/generations/{len(self.jobs)}"
-            remember(f"http://h:80 {path}", purchase, payment, self.live[process.pid])
+            remember(f"http://127.0.0.1:80 {path}", purchase, payment, self.live[process.pid])
             self.jobs[path] = payment.reference
             running.status = 202
 
@@ -63,7 +63,7 @@ class JobWorld(World):
             super().any_step()
 
     def poll(self, process: Process, path: str) -> None:
-        request = http.Request.make("GET", f"http://h{path}")
+        request = http.Request.make("GET", f"http://127.0.0.1{path}")
         poll = poll_of(request, process.payer, self.live[process.pid])
         assert poll is not None
         running = Running(poll, -1)

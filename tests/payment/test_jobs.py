@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from mitmproxy_x402.errors import Refused, X402Error
+from mitmproxy_x402.gateways import blockrun
 from mitmproxy_x402.hooks.answers import watch_for_job
 from mitmproxy_x402.ledger.interface import Clock, LedgerError, Outcome, Submitted
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
@@ -27,8 +28,8 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.polls import DYING_SECONDS, Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.payment.signing.signer import BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
@@ -40,7 +41,7 @@ from support.proxy import EVM_ADDRESS, EVM_KEY, svm_key
 DEAD = BLOCKHASH_SECONDS + DYING_SECONDS
 SUBMIT = "/v1/videos/generations"
 POLL = f"/api{SUBMIT}/vid%2F1?duration=8&sig=x"
-WHERE = f"https://gateway.test:443 {SUBMIT}/vid/1"
+WHERE = f"https://gateway.blockrun.ai:443 {SUBMIT}/vid/1"
 TERMS = (Caip2("eip155:84532"), "0xa", "0xb", AtomicUnits(7))
 SUBMITTED = Submitted(1, 1, "POST", SUBMIT, "m", *TERMS, "unknown", "0xn", EVM_ADDRESS)
 TRANSACTION = "0x" + "ab" * 32
@@ -48,7 +49,7 @@ OTHER = "0x" + "77" * 20
 
 
 def request(path: str = POLL, method: str = "GET", **headers: str) -> http.Request:
-    made = http.Request.make(method, f"https://gateway.test{path}", headers=dict(headers))
+    made = http.Request.make(method, f"https://gateway.blockrun.ai{path}", headers=dict(headers))
     made.path = path  # as it came
     return made
 
@@ -58,18 +59,18 @@ class TestPromise:
         ("said", "where"),
         [
             ({"poll_url": POLL, "id": "other"}, WHERE),
-            ({"poll_url": f"https://gateway.test{POLL}"}, WHERE),
-            ({"poll_url": f"https://Gateway.test:443{POLL}"}, WHERE),
+            ({"poll_url": f"https://gateway.blockrun.ai{POLL}"}, WHERE),
+            ({"poll_url": f"https://Gateway.BlockRun.ai:443{POLL}"}, WHERE),
             ({"polling_url": POLL}, WHERE),
             ({"poll_url": 7, "polling_url": None, "id": "vid/1"}, WHERE),
             ({"id": "vid/1"}, WHERE),
             ({"poll_url": "generations/vid%2F1"}, WHERE),
-            ({"poll_url": "/status?job=1"}, "https://gateway.test:443 /status"),
-            ({"poll_url": f"http://gateway.test{POLL}"}, None),
+            ({"poll_url": "/status?job=1"}, "https://gateway.blockrun.ai:443 /status"),
+            ({"poll_url": f"http://gateway.blockrun.ai{POLL}"}, None),
             ({"poll_url": f"https://evil.test{POLL}"}, None),
             ({"poll_url": f"//evil.test{POLL}"}, None),
-            ({"poll_url": f"https://gateway.test:8443{POLL}"}, None),
-            ({"poll_url": "https://gateway.test:x/"}, None),
+            ({"poll_url": f"https://gateway.blockrun.ai:8443{POLL}"}, None),
+            ({"poll_url": "https://gateway.blockrun.ai:x/"}, None),
             ({"poll_url": "https://[/"}, None),
             ({"poll_url": "data:text/plain,1"}, None),
             ({"poll_url": "/" + "x" * MAX_ADDRESS}, None),
@@ -141,12 +142,17 @@ class TestAddress:
         ],
     )
     def test_kind_and_id(self, path: str, found: object) -> None:
-        assert jobs.media(path) == found
+        assert blockrun.GATEWAY.polled(path) == found
 
     def test_a_proof_is_what_the_gateway_wants(self, tmp_path: Path) -> None:
         wallet = load_wallets(WalletSources({"SOLANA_WALLET_KEY": svm_key()}, tmp_path)).svm
         assert wallet is not None
-        headers = {name.decode(): value.decode() for name, value in jobs.proof(wallet, "audio", "mus/1", 1_700_000_000)}
+        headers = {
+            name.decode(): value.decode()
+            for name, value in blockrun.GATEWAY.proof(
+                wallet.sign_message, wallet.address, ("audio", "mus/1"), 1_700_000_000
+            )
+        }
         assert headers["x-poll-wallet"] == wallet.address
         assert headers["x-poll-timestamp"] == "1700000000"
         signature, key = Signature.from_string(headers["x-poll-signature"]), Pubkey.from_string(wallet.address)
@@ -183,7 +189,10 @@ class Gateway:
         assert flow.response is not None
         flow.response.stream = True
         purchase = Purchase(
-            self.payer, self.retained, Purpose("POST", "gateway.test", SUBMIT, "m"), RequestIdentity(("", "", ""))
+            self.payer,
+            self.retained,
+            Purpose("POST", "gateway.blockrun.ai", SUBMIT, "m"),
+            RequestIdentity(("", "", "")),
         )
         payment = asyncio.run(purchase.buy(required(challenge)))
         purchase.sending()
@@ -241,10 +250,10 @@ class TestMemory:
     def test_it_is_bounded(self) -> None:
         live = Jobs(lambda: 0)
         for number in range(MAX_JOBS + 10):
-            live.add(Job(f"https://gateway.test:443 /jobs/{number}", "evm", SUBMITTED), "ledger")
+            live.add(Job(f"https://gateway.blockrun.ai:443 /jobs/{number}", "evm", SUBMITTED), "ledger")
         assert len(live._live) == MAX_JOBS
         assert live.polled(request("/jobs/9"), "ledger") is None
-        assert live.polled(request("/jobs/10?x"), "ledger") == "https://gateway.test:443 /jobs/10"
+        assert live.polled(request("/jobs/10?x"), "ledger") == "https://gateway.blockrun.ai:443 /jobs/10"
 
     def test_only_polls_are_looked_up(self, gateway: Gateway) -> None:
         gateway.payer.ledger.close()  # whoever asks it now is found out
@@ -285,7 +294,9 @@ class TestMemory:
             gateway.submit(challenges.evm(), body)
         assert not gateway.jobs._live
         flow = tflow.tflow(req=request(SUBMIT, "POST"), resp=http.Response.make(202))
-        unpaid = Purchase(gateway.payer, gateway.retained, Purpose("POST", "h", "/"), RequestIdentity(("", "", "")))
+        unpaid = Purchase(
+            gateway.payer, gateway.retained, Purpose("POST", "127.0.0.1", "/"), RequestIdentity(("", "", ""))
+        )
         for purchase in (unpaid, gateway.poll()):
             assert flow.response is not None
             flow.response.stream = True

@@ -31,8 +31,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import Settings, read_settings

@@ -33,10 +33,10 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.purchase import NOT_BROADCAST, REPLAY, Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import Retained, RetainedPayments
-from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.store import Retained, RetainedPayments
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
@@ -48,6 +48,7 @@ from support.postgres import Postgres
 from support.proxy import EVM_KEY
 
 STEPS = 30
+NOT_TAKEN = ("PAYMENT_UNDERPAID", "PAYMENT_BLOCKHASH_STALE")
 PRICES = (10, 25, 60)
 CONTENTS = 3
 """Different requests."""
@@ -210,7 +211,7 @@ class World:
     def ask(self, process: Process) -> None:
         content = self.random.randrange(CONTENTS)
         identity = RequestIdentity(PLACE, b'{"n": %d}' % content)
-        purpose = Purpose("POST", "h", "/v1/x", "m")
+        purpose = Purpose("POST", "127.0.0.1", "/v1/x", "m")
         running = Running(Purchase(process.payer, process.retained, purpose, identity, question(content)), content)
         process.running.append(running)
         if process.retained.expects(identity.route) and running.purchase.reuse_retained():
@@ -290,14 +291,14 @@ class World:
     def gateway(self, process: Process, running: Running) -> None:
         note = self.note(running)
         if note.settled or (note.busy and self.random.random() < 0.5):
-            self.reject(process, running, REPLAY)
+            self.reject(process, running, "PAYMENT_REPLAY")
             return
         note.busy = True
         chance = self.random.random()
         misfit = running.purchase.ahead and note.amount != self.prices[running.content]
         if chance < 0.15 or (misfit and chance < 0.95):
-            code = self.random.choice([*NOT_BROADCAST, "PAYMENT_INVALID", ""])
-            note.refused = note.refused or code in (*NOT_BROADCAST, "")
+            code = self.random.choice([*NOT_TAKEN, "PAYMENT_INVALID", ""])
+            note.refused = note.refused or code in (*NOT_TAKEN, "")
             self.reject(process, running, code)
         else:
             if chance < 0.7:

@@ -19,8 +19,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
@@ -58,7 +58,7 @@ class Shop:
         required = read_payment_required(None, json.dumps(challenges.evm("250000")).encode())
         assert required is not None
         identity = RequestIdentity(("POST", "http://h", path), b"{}")
-        purchase = Purchase(self.payer, self.retained, Purpose("POST", "h", path), identity)
+        purchase = Purchase(self.payer, self.retained, Purpose("POST", "127.0.0.1", path), identity)
         asyncio.run(purchase.buy(required))
         purchase.sending()
         return purchase

@@ -22,8 +22,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import REFRESH_SECONDS, Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.payment.signing.signer import BLOCKHASH_END, BLOCKHASH_SECONDS
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
@@ -59,7 +59,7 @@ class Desk:
 
     def purchase(self) -> Purchase:
         identity = RequestIdentity(PLACE, b"{}")
-        return Purchase(self.payer, self.retained, Purpose("POST", "h", "/v1/x", "m"), identity, QUESTION)
+        return Purchase(self.payer, self.retained, Purpose("POST", "127.0.0.1", "/v1/x", "m"), identity, QUESTION)
 
     def buy(self, purchase: Purchase, message: dict[str, Any]) -> None:
         self.loop.run_until_complete(purchase.buy(read(message), lambda: WORDS))

@@ -15,10 +15,10 @@ from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.purchase import REPLAY, Purchase
+from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.purchase_states import DRAWN, TABLE, Event, Stage
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import RetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
@@ -44,7 +44,7 @@ class Shop:
         self.identity = RequestIdentity(("POST", "http://h:1", "/v1/x"), b"{}")
 
     def purchase(self) -> Purchase:
-        return Purchase(self.payer, self.retained, Purpose("POST", "h", "/v1/x"), self.identity)
+        return Purchase(self.payer, self.retained, Purpose("POST", "127.0.0.1", "/v1/x"), self.identity)
 
     def buy(self, purchase: Purchase, amount: str = "13081") -> None:
         required = read_payment_required(None, json.dumps(challenges.evm(amount)).encode())
@@ -233,13 +233,13 @@ def test_the_gateways_word_frees_no_third_payment(shop: Shop, code: str) -> None
 def test_a_spent_payment_is_replaced_within_the_limit(shop: Shop) -> None:
     purchase = shop.retained_one()
     purchase.sending()
-    assert purchase.rejected(REPLAY, 402)
+    assert purchase.rejected("PAYMENT_REPLAY", 402)
     shop.buy(purchase)
     purchase.sending()
-    assert not purchase.rejected(REPLAY, 402)
+    assert not purchase.rejected("PAYMENT_REPLAY", 402)
     again = shop.purchase()
     assert again.reuse_retained()
     again.sending()
     with pytest.raises(Refused, match="x402_repurchase"):
-        again.rejected(REPLAY, 402)
+        again.rejected("PAYMENT_REPLAY", 402)
     assert again.stage is Stage.CLOSED

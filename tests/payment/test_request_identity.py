@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_x402.payment import request_identity
-from mitmproxy_x402.payment.request_identity import MAX_AT_ONCE, MAX_IN_PLACE, RequestIdentity, body_digest
-from mitmproxy_x402.payment.retained import Memory, RetainedPayments
+from mitmproxy_x402.payment.retained import identity as request_identity
+from mitmproxy_x402.payment.retained.identity import MAX_AT_ONCE, MAX_IN_PLACE, RequestIdentity, body_digest
+from mitmproxy_x402.payment.retained.store import Memory, RetainedPayments
 from support.zstd import compress as zstd
 
 ROUTE = ("POST", "https://h:443", "/v1/x")

@@ -17,16 +17,16 @@ from mitmproxy_x402.ledger.opening import open_ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.purchase import REPLAY, Purchase
-from mitmproxy_x402.payment.request_identity import Fingerprint, RequestIdentity, Route
-from mitmproxy_x402.payment.retained import (
+from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.retained.identity import Fingerprint, RequestIdentity, Route
+from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.store import (
     MAX_MEMORIES,
     REMEMBER_SECONDS,
     Memory,
     Retained,
     RetainedPayments,
 )
-from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
@@ -151,7 +151,7 @@ class Shop:
         """At the proxy whose turn it is."""
         turn = next(self._turns)
         identity = RequestIdentity(ROUTE, body)
-        return Purchase(self.payers[turn], self.stores[turn], Purpose("POST", "h", "/v1/x"), identity)
+        return Purchase(self.payers[turn], self.stores[turn], Purpose("POST", "127.0.0.1", "/v1/x"), identity)
 
     def buy(self, purchase: Purchase) -> Payment:
         required = read_payment_required(None, json.dumps(challenges.evm()).encode())
@@ -247,7 +247,7 @@ def test_a_payment_that_was_found_spent_is_not_sent_again(shop: Any) -> None:
     purchase = one.purchase()
     assert purchase.reuse_retained()
     purchase.sending()
-    assert purchase.rejected(REPLAY, 402)
+    assert purchase.rejected("PAYMENT_REPLAY", 402)
     second = one.buy(purchase)
     purchase.sending()
     purchase.break_off(Outcome("unknown"))
@@ -282,7 +282,7 @@ def test_another_ledger_has_other_rows(shop: Any, tmp_path: Path) -> None:
     one = shop()
     one.fail()
     other = Shop(tmp_path, tmp_path / "other.sqlite3")
-    purchase = Purchase(other.payer, one.retained, Purpose("POST", "h", "/"), RequestIdentity(ROUTE, b"{}"))
+    purchase = Purchase(other.payer, one.retained, Purpose("POST", "127.0.0.1", "/"), RequestIdentity(ROUTE, b"{}"))
     assert not purchase.reuse_retained()
     other.close()
 

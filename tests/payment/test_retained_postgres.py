@@ -18,9 +18,9 @@ from mitmproxy_x402.ledger.opening import open_ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.request_identity import RequestIdentity
-from mitmproxy_x402.payment.retained import REMEMBER_SECONDS, Memory, open_retained
-from mitmproxy_x402.payment.retained_postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
+from mitmproxy_x402.payment.retained.store import REMEMBER_SECONDS, Memory, open_retained
 from mitmproxy_x402.protocol.networks import BUILT_IN, NetworkTable
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
@@ -67,7 +67,7 @@ def payment(url: PostgresUrl, wallets: Wallets, tmp_path: Path) -> Payment:
     ledger = PostgresLedger(url)
     payer = Payer(read_settings({}, {}, cwd=tmp_path, home=tmp_path), wallets, ledger)
     try:
-        payer.pay(required, Purpose("POST", "h", "/v1/x")).send(None)
+        payer.pay(required, Purpose("POST", "127.0.0.1", "/v1/x")).send(None)
     except StopIteration as end:
         found: Payment = end.value
         return found

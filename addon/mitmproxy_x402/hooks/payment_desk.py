@@ -19,6 +19,7 @@ from mitmproxy import ctx, http
 
 from ..errors import Refused, X402Error, error_code
 from ..forecast.quote import Place, read_question
+from ..gateways import gateway_of
 from ..ledger.interface import Clock
 from ..limits.request_model import read_model
 from ..limits.whole_request import WholeRequest
@@ -27,8 +28,8 @@ from ..payment.payer import Payer
 from ..payment.policy import Purpose
 from ..payment.purchase import PaidRequest, Purchase
 from ..payment.rejections import explain
-from ..payment.request_identity import RequestIdentity, Route
-from ..payment.retained import Retained, RetainedPayments
+from ..payment.retained.identity import RequestIdentity, Route
+from ..payment.retained.store import Retained, RetainedPayments
 from ..proxy import authorities
 from ..proxy.exchange import Exchange, exchange_of, origin_of, upstream_of
 from ..settings.settings import Settings
@@ -184,7 +185,7 @@ class PaymentDesk:
             identity = _identity(_route(flow, exchange), exchange)
             purchase = self._purchase(flow, payer, identity)
             if exchange.secrets_sent:
-                code = challenge.rejection_code(flow.response)
+                code = challenge.rejection_code(flow.response, gateway_of(upstream_of(flow)[0]))
                 if code is None or not _rejected(flow, purchase, code):
                     return
             required = challenge.read(flow.response)

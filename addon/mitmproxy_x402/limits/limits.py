@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from ..gateways.blockrun import ALIAS
 from ..protocol.amounts import format_usd
 
 Period = Literal["", "hour", "day", "month"]
 SECONDS: Mapping[Period, int] = {"hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
 """Periods roll: `10/day` means 10 within any 24 hours, so that nobody spends twice around midnight."""
-ALIAS = "/api"
-"""The gateway serves every path with and without this prefix (protocol, section 1): patterns mean both."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ..errors import ChallengeError
 from ..forecast.forecast import MISMATCH
+from ..gateways import Gateway
 from ..protocol.codings import Undecodable as Unreadable
 from ..protocol.codings import decode
 from ..protocol.headers import read_settlement
@@ -16,7 +17,6 @@ from ..protocol.messages import PaymentRequired
 from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothing, read_payment_required
 from ..protocol.strict_json import Undecodable, decode_json
 
-_CODE = re.compile(r"(PAYMENT|SETTLEMENT)_[A-Z_]{1,40}")
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
 """By which the reference facilitators say why a payment did not pass (x402 v2, section 9)."""
 
@@ -34,7 +34,7 @@ def why_none(response: Response) -> str:
     return offers_nothing(challenge_header(response.headers.get), _decoded(response))
 
 
-def rejection_code(response: Response) -> str | None:
+def rejection_code(response: Response, gateway: Gateway) -> str | None:
     """The gateway's code where `response`, to a request with a payment, rejects that payment; else None.
 
     A 402 always does, if with an empty code; others only with a code of payments (protocol, section 4), or with a
@@ -49,7 +49,7 @@ def rejection_code(response: Response) -> str | None:
         if isinstance(said, dict)
         else []
     )
-    code = next((text for text in found if isinstance(text, str) and _CODE.fullmatch(text)), "")
+    code = next((text for text in found if isinstance(text, str) and gateway.is_code(text)), "")
     code = code or next(filter(REASON.fullmatch, _reasons(response, said)), "")
     return code if code or response.status_code == 402 else None
 

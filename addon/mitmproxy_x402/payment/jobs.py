@@ -18,19 +18,16 @@ ledger keeps what must outlive this process. Signed headers and proofs are never
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from ..gateways import gateway_of
 from ..ledger.interface import Ledger, State, Submitted
-from ..limits.limits import ALIAS
 from ..protocol.http_message import Request
 from ..protocol.networks import Family
 from ..protocol.strict_json import Undecodable, decode_json
-from ..wallet.svm import SvmWallet
 from .payer import Payment
 
 JOB_SECONDS = 24 * 3600
@@ -42,9 +39,6 @@ MAX_PROMISE = 64 * 1024
 MAX_ADDRESS = 1000
 """Characters of the place where a job is polled."""
 
-Kind = Literal["video", "audio", "image"]
-_KINDS: dict[str, Kind] = {"videos": "video", "audio": "audio", "images": "image"}
-_MEDIA = re.compile(rf"(?:{ALIAS})?/v1/(videos|audio|images)/[^/]+/([^/]+)")
 _POLL_KEYS = ("poll_url", "polling_url")
 
 
@@ -79,7 +73,9 @@ class Jobs:
         if request.method != "GET":
             return None
         where = address(request, request.path)
-        if where is None or ((ledger, where) not in self._live and media(request.path) is None):
+        if where is None or (
+            (ledger, where) not in self._live and gateway_of(request.host).polled(request.path) is None
+        ):
             return None
         return where
 
@@ -111,20 +107,12 @@ def address(request: Request, path: str) -> str | None:
 
     None: too long to be remembered.
     """
-    plain = unquote(path.partition("?")[0])
-    if plain.startswith(f"{ALIAS}/v1"):
-        plain = plain.removeprefix(ALIAS)
+    plain = gateway_of(request.host).plain_path(unquote(path.partition("?")[0]))
     return f"{_origin(request)} {plain}" if len(plain) <= MAX_ADDRESS else None
 
 
 def _origin(request: Request) -> str:
     return f"{request.scheme}://{request.host}:{request.port}"
-
-
-def media(path: str) -> tuple[Kind, str] | None:
-    """Kind and id of the job that `path` polls, where it has the form of the gateway's media jobs; else None."""
-    found = _MEDIA.fullmatch(path.partition("?")[0])
-    return (_KINDS[found[1]], unquote(found[2])) if found else None
 
 
 def promised(request: Request, location: str | None, body: bytes) -> str | None:
@@ -174,12 +162,3 @@ class Promise:
         if self._open and (not data or len(self._body) == self._length):
             self._open = False
             self._done(bytes(self._body))
-
-
-def proof(wallet: SvmWallet, kind: Kind, job_id: str, now: int) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers that prove who polls, at `now` in Unix seconds; the gateway believes them for 300 s."""
-    from solders.signature import Signature  # noqa: PLC0415 - not at the start: who pays on EVM never needs it
-
-    signed = Signature(wallet.sign_message(f"blockrun-poll:v1:{kind}:{job_id}:{now}".encode()))
-    values = {"x-poll-wallet": wallet.address, "x-poll-timestamp": str(now), "x-poll-signature": str(signed)}
-    return tuple((name.encode(), value.encode()) for name, value in values.items())

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 
 from ..errors import Refused
+from ..gateways import Meaning, gateway_of
 from ..ledger.interface import JobPaid, LedgerError, Outcome, State, Submitted
 from ..protocol.http_message import Request
 from ..protocol.messages import PaymentRequired, PaymentRequirements
@@ -26,14 +27,11 @@ from .jobs import Job, Jobs
 from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
-from .purchase import NOT_BROADCAST, REPLAY, Purchase
+from .purchase import Purchase
 
-STALE = "PAYMENT_BLOCKHASH_STALE"
 DYING_SECONDS = 60
 """On Solana: how long after its `valid_until`, which is when it may have died, a payment surely has (a blockhash lives
 60 to 90 s; protocol, section 3)."""
-OWN_PROOF = "x-poll-signature"
-"""A client that sends this header proves by itself that the job is its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +93,10 @@ class Poll:
         self.is_new = self.ahead = False  # what a poll carries belongs to its job
         self._payer = payer
         self._job = job
-        self._media = jobs.media(request.path)
-        self._proves = request.headers.get(OWN_PROOF) is None
+        self._gateway = gateway_of(request.host)
+        self._polled = self._gateway.polled(request.path)
+        self._proves = request.headers.get(self._gateway.proof_header or "-") is None
+        """Whether the proxy proves who polls: not where the client does so itself."""
         self._billed = False
         """Whether a proof was answered by a bill."""
         self._signed_anew = False
@@ -121,9 +121,9 @@ class Poll:
         wallet, job = self._payer.wallets.svm, self._job
         if job is None or job.family == "evm" or wallet is None:
             return ()
-        if self._media is None or not self._proves or wallet.address != job.submitted.payer:
+        if self._polled is None or not self._proves or wallet.address != job.submitted.payer:
             return ()
-        return jobs.proof(wallet, *self._media, int(self._payer.clock()))
+        return self._gateway.proof(wallet.sign_message, wallet.address, self._polled, int(self._payer.clock()))
 
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:  # noqa: ARG002
         """What answers a 402 on this poll.
@@ -197,12 +197,13 @@ class Poll:
         if self.payment is None or job is None:  # a proof: its 402 is the bill
             first, self._billed = not self._billed, True
             return first and status == 402
-        unused = code in NOT_BROADCAST and job.sends == 1
+        meaning = self._gateway.meaning(code)
+        unused, stale = meaning.is_not_taken and job.sends == 1, meaning is Meaning.STALE
         counts_for = self.payment.window if unused else None
         self._record(job, Outcome("rejected" if unused else "unknown", status=status, code=code, counts_for=counts_for))
         # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
-        job.stale = job.stale or code == STALE
-        again = not self._signed_anew and (unused or code == STALE or (job.family == "evm" and code != REPLAY))
+        job.stale = job.stale or stale
+        again = not self._signed_anew and (unused or stale or (job.family == "evm" and meaning is not Meaning.SPENT))
         self._signed_anew, self._billed = True, False
         if again or unused:
             self.payment = job.payment = None

@@ -18,23 +18,17 @@ from typing import Protocol
 from ..errors import Refused, X402Error
 from ..forecast.forecast import MISMATCH, Prediction
 from ..forecast.quote import Question
+from ..gateways import Meaning, gateway_of
 from ..ledger.interface import Ledger, Outcome, State
 from ..protocol.messages import PaymentRequired
 from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .purchase_states import TABLE, Event, Stage
-from .request_identity import RequestIdentity
-from .retained import Memory, Retained
+from .retained.identity import RequestIdentity
+from .retained.store import Memory, Retained
 from .signing.ceilings import OVER_PERMIT2
 
-REPLAY = "PAYMENT_REPLAY"
-"""The gateway's code for a payment that was spent, or is being spent, already."""
-NOT_BROADCAST = frozenset({"PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNDERPAID"})
-"""Codes by which the gateway says that nothing was broadcast, and after which a fresh signature helps (protocol,
-section 4). In answer to a payment that was sent before they say nothing of that earlier time."""
-UNFUNDED = frozenset({"PAYMENT_UNFUNDED", "insufficient_funds", "invalid_exact_evm_insufficient_balance"})
-"""Codes by which the wallet could not pay: another signature would be no better."""
 NOT_VERIFIED = frozenset(
     {
         "permit2_allowance_required",
@@ -136,6 +130,7 @@ class Purchase:
         self.identity = identity
         self._payer = payer
         self._retained = retained
+        self._gateway = gateway_of(purpose.host)
         self._question = question
         """What the forecast is asked, and learns from; None: nothing is foretold for this request."""
         self._prediction: Prediction | None = None
@@ -295,16 +290,18 @@ class Purchase:
         declined = payment.offer.method in OVER_PERMIT2 and code in NOT_VERIFIED
         if declined:
             self._payer.declined(payment.offer)
-        first, unused = self._known.sends == 1, declined or code in NOT_BROADCAST
+        meaning = self._gateway.meaning(code)
+        # In answer to a payment that was sent before, "not taken" says nothing of that earlier time.
+        first, unused = self._known.sends == 1, declined or meaning.is_not_taken
         if first and unused:
             return self._replace(Outcome("rejected", status=status, code=code, counts_for=payment.window))
-        if code in UNFUNDED:
+        if meaning is Meaning.UNFUNDED:
             self._payer.shortfalls.note(self.purpose.host, payment.offer, payment.payer)
-        if first and code in UNFUNDED:
+        if first and meaning is Meaning.UNFUNDED:
             self._step(Event.REJECT, Outcome("rejected", status=status, code=code, counts_for=payment.window))
             return False
         unknown = Outcome("unknown", status=status, code=code)
-        if first or not (unused or code == REPLAY):
+        if first or not (unused or meaning is Meaning.SPENT):
             self._step(Event.REJECT, unknown)
             return False
         self._step(Event.REPLACE, unknown)
@@ -336,7 +333,7 @@ class Purchase:
             return False
         self._payer.forecast.wrong(prediction)
         expected = (prediction.words or MISMATCH, MISMATCH)
-        asked_anew = code in NOT_BROADCAST or (not code and challenge_text() in expected)
+        asked_anew = self._gateway.meaning(code).is_not_taken or (not code and challenge_text() in expected)
         logger.info(
             "x402: foretold %s for %s; the gateway did not take it: %s",
             *(self.payment.offer, self.purpose),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..gateways.blockrun import SOLANA_RPC
+
 PREFIX = "x402_"
 
 
@@ -165,11 +167,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "x402_solana_rpc",
-        "https://sol.blockrun.ai/api/v1/solana/rpc",
+        SOLANA_RPC,
         "URLs of Solana RPCs, separated by commas and tried in turn. Asked for a recent blockhash when a challenge "
         "brings none, and for what became of payments (x402_reconcile). They must be https, or http on loopback. Keep "
-        "URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: "
-        "https://sol.blockrun.ai/api/v1/solana/rpc.",
+        f"URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: {SOLANA_RPC}.",
         variable="SOLANA_RPC_URL",
     ),
     Option(

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 from mitmproxy import ctx
 
 from mitmproxy_x402.payment import jobs
-from mitmproxy_x402.payment import retained as held
+from mitmproxy_x402.payment.retained import store as retained
 
 REMEMBERED = int(os.environ["SOAK_REMEMBERED"])
 """Failed requests, and live jobs, that are remembered at a time."""
@@ -84,7 +84,7 @@ def collect_and_write() -> None:
 
 
 def running() -> None:
-    held.MAX_MEMORIES = jobs.MAX_JOBS = REMEMBERED
+    retained.MAX_MEMORIES = jobs.MAX_JOBS = REMEMBERED
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, write)
     loop.add_signal_handler(signal.SIGUSR2, collect_and_write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from ...limits.limits import ALIAS
+from ...gateways.blockrun import ALIAS
 from . import tally
 
 LEVELS = (10, 16, 22, 28)

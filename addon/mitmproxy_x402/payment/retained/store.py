@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..ledger.interface import Ledger
-from ..protocol.networks import NetworkTable
-from ..settings.ledger_place import PostgresUrl
-from ..wallet.sources import Wallets
-from .payer import Payment
-from .request_identity import RequestIdentity, Route
+from ...ledger.interface import Ledger
+from ...protocol.networks import NetworkTable
+from ...settings.ledger_place import PostgresUrl
+from ...wallet.sources import Wallets
+from ..payer import Payment
+from .identity import RequestIdentity, Route
 
 REMEMBER_SECONDS = 600
 """For how long, after its last bad end, a request counts as the same one."""
@@ -156,8 +156,8 @@ def open_retained(ledger: Ledger, wallets: Wallets, networks: NetworkTable) -> R
     """Where the proxies of `ledger` retain payments together; None: each for itself, in its memory."""
     if not isinstance(ledger.place, PostgresUrl) or (wallets.evm is None and wallets.svm is None):
         return None
-    from ..ledger.postgres.store import PostgresLedger  # noqa: PLC0415
-    from .retained_postgres import SharedRetainedPayments  # noqa: PLC0415 - needs psycopg
+    from ...ledger.postgres.store import PostgresLedger  # noqa: PLC0415
+    from .postgres import SharedRetainedPayments  # noqa: PLC0415 - needs psycopg
 
     assert isinstance(ledger, PostgresLedger)
     return SharedRetainedPayments(ledger, wallets, networks, time.time)

@@ -29,16 +29,16 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..errors import X402Error
-from ..ledger.interface import LedgerError
-from ..ledger.postgres.store import PostgresLedger
-from ..protocol.messages import AtomicUnits, PaymentRequirements
-from ..protocol.networks import NetworkTable
-from ..wallet.sources import Wallets
-from .payer import Payment
-from .policy import Offer
-from .request_identity import RequestIdentity, Route
-from .retained import REMEMBER_SECONDS, Memory, RetainedPayments
+from ...errors import X402Error
+from ...ledger.interface import LedgerError
+from ...ledger.postgres.store import PostgresLedger
+from ...protocol.messages import AtomicUnits, PaymentRequirements
+from ...protocol.networks import NetworkTable
+from ...wallet.sources import Wallets
+from ..payer import Payment
+from ..policy import Offer
+from .identity import RequestIdentity, Route
+from .store import REMEMBER_SECONDS, Memory, RetainedPayments
 
 NONCE_BYTES = 12
 """Of AES-GCM, drawn for each row."""

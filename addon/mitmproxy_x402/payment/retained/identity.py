@@ -17,9 +17,9 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
-from ..protocol.codings import Undecodable as UndecodableCoding
-from ..protocol.codings import decode, needs_decoding
-from ..protocol.strict_json import Undecodable, decode_json
+from ...protocol.codings import Undecodable as UndecodableCoding
+from ...protocol.codings import decode, needs_decoding
+from ...protocol.strict_json import Undecodable, decode_json
 
 MAX_IN_PLACE = 64 << 10
 """Bytes of an uncompressed body whose digest is computed on the event loop."""

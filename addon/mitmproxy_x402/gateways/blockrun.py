@@ -1,0 +1,76 @@
+"""BlockRun's manners: its hosts, its codes, its alias of every path, and the proofs that its polls want.
+
+Facts and where they come from: protocol, sections 1 and 4. The vendor's own source is closed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import unquote
+
+from .gateway import Kind, Meaning, Sign, Standard
+
+SOLANA_GATEWAY = "https://sol.blockrun.ai"
+BASE_GATEWAY = "https://blockrun.ai"
+SOLANA_RPC = f"{SOLANA_GATEWAY}/api/v1/solana/rpc"
+ALIAS = "/api"
+"""The gateway serves every path with and without this prefix."""
+
+_DOMAIN = "blockrun.ai"
+_CODE = re.compile(r"(PAYMENT|SETTLEMENT)_[A-Z_]{1,40}")
+_MEANINGS = {
+    "PAYMENT_UNDERPAID": Meaning.NOT_TAKEN,
+    "PAYMENT_BLOCKHASH_STALE": Meaning.STALE,
+    "PAYMENT_REPLAY": Meaning.SPENT,
+    "PAYMENT_UNFUNDED": Meaning.UNFUNDED,
+}
+_KINDS: dict[str, Kind] = {"videos": "video", "audio": "audio", "images": "image"}
+_MEDIA = re.compile(rf"(?:{ALIAS})?/v1/(videos|audio|images)/[^/]+/([^/]+)")
+_SIGNATURE = "x-poll-signature"
+
+
+def is_own(host: str) -> bool:
+    """Whether `host` is BlockRun's, or this machine, where the sandbox plays it."""
+    name = host.lower().rstrip(".")
+    if name in (_DOMAIN, "localhost") or name.endswith(f".{_DOMAIN}"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class BlockRun(Standard):
+    """The `Gateway` of BlockRun, which also gives the reasons of the reference facilitators."""
+
+    proof_header = _SIGNATURE
+
+    def is_code(self, text: str) -> bool:
+        """`PAYMENT_...` and `SETTLEMENT_...`."""
+        return _CODE.fullmatch(text) is not None
+
+    def meaning(self, code: str) -> Meaning:
+        """Only of STALE and UNDERPAID the vendor says that nothing was broadcast."""
+        return _MEANINGS.get(code) or super().meaning(code)
+
+    def plain_path(self, path: str) -> str:
+        """Without the alias."""
+        return path.removeprefix(ALIAS) if path.startswith(f"{ALIAS}/v1") else path
+
+    def polled(self, path: str) -> tuple[Kind, str] | None:
+        """By the form of the paths of media jobs."""
+        found = _MEDIA.fullmatch(path.partition("?")[0])
+        return (_KINDS[found[1]], unquote(found[2])) if found else None
+
+    def proof(self, sign: Sign, wallet: str, job: tuple[Kind, str], now: int) -> tuple[tuple[bytes, bytes], ...]:
+        """A signature over the job's id and the time, which moves nothing; the gateway believes it for 300 s."""
+        from solders.signature import Signature  # noqa: PLC0415 - not at the start: who pays on EVM never needs it
+
+        kind, job_id = job
+        signed = Signature(sign(f"blockrun-poll:v1:{kind}:{job_id}:{now}".encode()))
+        values = {"x-poll-wallet": wallet, "x-poll-timestamp": str(now), _SIGNATURE: str(signed)}
+        return tuple((name.encode(), value.encode()) for name, value in values.items())
+
+
+GATEWAY = BlockRun()
