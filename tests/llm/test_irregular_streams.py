@@ -262,6 +262,37 @@ def test_a_stop_reason_that_is_no_text_is_none() -> None:
     assert reading.irregular[0] == "a stop reason that is no text: 5"
 
 
+def test_messages_among_chunks_are_not_said_twice() -> None:
+    def said(delta: Any, message: str, finish: str | None = None) -> dict[str, Any]:
+        one = v.chunk(delta or {}, finish)
+        one["choices"][0] |= {"message": {"role": "assistant", "content": message}}
+        return one if delta is not None else {**one, "choices": [{**one["choices"][0], "delta": None}]}
+
+    beside = [said({"content": "al"}, "al"), said({"content": "pha"}, "alpha"), said({}, "alpha", "stop")]
+    alone = [said(None, "al"), said(None, "alpha"), said(None, "alpha", "stop")]
+    new = [said(None, "al"), said(None, "pha"), said(None, "", "stop")]
+    for events in (beside, alone, new):
+        assert (read(v.events(*events)).text, read(v.events(*events)).irregular) == ("alpha", ())
+
+
+def test_what_code_assist_puts_around_an_answer_is_taken_off() -> None:
+    inner = [v.part({"text": "al"}), v.part({"text": "pha"}, finish="STOP")]
+    for body in (v.events(*({"response": one, "traceId": "t"} for one in inner)), json.dumps({"response": v.part(
+        {"text": "alpha"}, finish="STOP")}).encode()):  # fmt: skip
+        reading = read(body)
+        assert (reading.dialect, reading.text, reading.complete) == ("gemini", "alpha", True)
+
+
+def test_named_events_without_an_empty_line_between_them() -> None:
+    body = v.messages(v.start(), HELLO, v.delta(0, "text", text="hi"), HELLOED, *END).replace(b"\n\n", b"\n")
+    reading = read(body)
+    assert (reading.text, reading.complete) == ("hi", True)
+    assert reading.irregular == (
+        "the last event has no empty line after it; it is read all the same",
+        "events without an empty line between them",
+    )
+
+
 def test_calls_under_one_index_stay_two() -> None:
     both = v.chunk(v.call(0, '{"n":1}', "a", "x")), v.chunk(v.call(0, '{"n":2}', "b", "x"))
     calls = read(v.chat(ROLE, *both, CALLS)).tool_calls

@@ -125,6 +125,12 @@ class Piece:
             if self._draft.trace is not None:
                 self._told(kind, dump(value)[:200])
 
+    def settle(self, text: str) -> None:
+        """Of a call: its arguments, put together of parts that have all been told."""
+        trace, self._draft.trace = self._draft.trace, None
+        self.add(text)
+        self._draft.trace = trace
+
     def hint(self, part: Any) -> bool:
         """Of a call: a part of its arguments that is put into its place later. False: there is no room for it."""
         text = dump(part)

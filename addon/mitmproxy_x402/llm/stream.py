@@ -195,6 +195,8 @@ class StreamReader:
                 self._event("message", one, begin, end)
             return
         self._begin_event()
+        if value is not None:
+            _, value = _unwrapped("message", value)
         if value is not None and not self._is_error("message", value):
             reader = self._reader_of("message", value)
             if reader is not None:
@@ -237,7 +239,7 @@ class StreamReader:
             at = begin
             for one in text.split(b"\n"):
                 if one.strip():
-                    self._event(name, one.strip(), at, end)
+                    self._event("message", one.strip(), at, end)
             return
         elif name == "error" and not text.startswith(b"{"):
             self._begin_event()
@@ -261,9 +263,7 @@ class StreamReader:
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:
-        inner = value.get("bytes")
-        if isinstance(inner, str) and (unpacked := _unpacked(inner)) is not None:  # Bedrock's InvokeModel
-            name, value = "message", unpacked
+        name, value = _unwrapped(name, value)
         if self._is_error(name, value):
             return
         if _is_ping(name, value):
@@ -368,6 +368,16 @@ def _decodes(data: bytes) -> bool:
 
 def _first_decodes(text: bytes) -> bool:
     return _decodes(text.partition(b"\n")[0].strip())
+
+
+def _unwrapped(name: str, value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An event without what a service has put around another one's."""
+    packed, response = value.get("bytes"), value.get("response")
+    if isinstance(packed, str) and (unpacked := _unpacked(packed)) is not None:  # Bedrock's InvokeModel
+        return "message", unpacked
+    if isinstance(response, dict) and "candidates" in response and "type" not in value:  # Google's Code Assist
+        return name, response
+    return name, value
 
 
 def _unpacked(packed: str) -> dict[str, Any] | None:

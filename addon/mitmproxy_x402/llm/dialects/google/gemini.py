@@ -203,7 +203,7 @@ class GeminiReader(Reader):
         if piece is not None and arguments is not None:
             if not arguments.whole:
                 self.draft.notes.add("an argument that comes in parts does not end")
-            piece.add(f"[{','.join(piece.hints)}]" if piece.tool == "custom" else dump(arguments.value))
+            piece.settle(f"[{','.join(piece.hints)}]" if piece.tool == "custom" else dump(arguments.value))
             piece.hints.clear()
 
     def settle(self) -> None:

@@ -110,9 +110,12 @@ class ChatReader(Reader):
         ):
             self.draft.notes.add("more of a choice after its finish_reason")
         content = said.get("content")
-        if len(said) == 1 and type(content) is str:  # nearly all of a stream
+        if not whole and said and said is choice.get("message"):
+            said = self._without_repeated(number, said)
+        elif len(said) == 1 and type(content) is str:  # nearly all of a stream
             self._text(number, content)
-        elif len(said) == 1 and type(said.get("tool_calls")) is list:
+            said = {}
+        if len(said) == 1 and type(said.get("tool_calls")) is list:
             for place, call in enumerate(said["tool_calls"]):
                 self._call(number, mapping(call), place, whole=whole)
         elif said:
@@ -135,6 +138,13 @@ class ChatReader(Reader):
             return _fuller(message, delta)
         if _fuller(delta, message) is delta or self.draft.said_anything(number):
             return delta  # a message beside deltas repeats all of them
+        return message
+
+    def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
+        """A message among chunks, without the text of those before it that it repeats."""
+        content, piece = message.get("content"), self._texts.get(number)
+        if piece is not None and isinstance(content, str) and content.startswith(piece.text):
+            return {**message, "content": content[piece.size :]}
         return message
 
     def _finish(self, number: int, choice: dict[str, Any]) -> None:
