@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--thorough", action="store_true", help="all there is, as .ci/run does: takes twice as long or more"
     )
     parser.addoption("--own", action="store_true", help="start proxies as ./run.sh does, and not by mitmdump -s")
+    parser.addoption("--without-postgres", action="store_true", help="leave out tests that start a database server")
     parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 400, or 2000")
 
 
@@ -38,11 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if effort.thorough:
-        return
-    left_out = [item for item in items if item.get_closest_marker("thorough") is not None]
-    items[:] = [item for item in items if item.get_closest_marker("thorough") is None]
+    def is_left_out(item: pytest.Item) -> bool:
+        if config.getoption("--without-postgres") and "postgres" in getattr(item, "fixturenames", ()):
+            return True
+        return not effort.thorough and item.get_closest_marker("thorough") is not None
+
+    left_out = [item for item in items if is_left_out(item)]
     if left_out:
+        items[:] = [item for item in items if not is_left_out(item)]
         config.hook.pytest_deselected(items=left_out)
 
 

@@ -24,13 +24,14 @@ class Tap:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._sock = socket.create_server(("127.0.0.1", 0))
+        # The proxy's own port, at another address: the proxy knows its port in a Host header, and refuses others.
+        self._sock = socket.create_server(("::1", port), family=socket.AF_INET6)
         self.conversations: list[Conversation] = []
         self._threads: list[threading.Thread] = []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._sock.getsockname()[1]}"
+        return f"http://[::1]:{self._port}"
 
     @property
     def asked(self) -> list[Message]:
