@@ -40,6 +40,8 @@ from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, query, state_of
 
 DAY = 24 * 3600
+MUCH = 10**6
+"""Of a budget that forgives all that has expired."""
 
 
 @pytest.fixture(params=KINDS)
@@ -156,8 +158,8 @@ def test_the_words_of_the_module_and_its_table_agree() -> None:
 def test_what_counts(ledger: Ledger, state: State) -> None:
     in_state(ledger, state)
     free = state in ("released", "expired")
-    assert ledger.spent(budget(1)) == (0 if free else 10)
-    assert ledger.spent(budget(1, model="m-*")) == (0 if free else 10)
+    assert ledger.spent(budget(MUCH)) == (0 if free else 10)
+    assert ledger.spent(budget(MUCH, model="m-*")) == (0 if free else 10)
 
 
 def test_every_budget_must_have_room(ledger: Ledger) -> None:
@@ -202,18 +204,18 @@ def test_scopes_count_their_own_requests(ledger: Ledger) -> None:
     ledger.reserve(intent(1, "gpt-5", "/api/v1/chat"), [])
     ledger.reserve(intent(10, "gpt-5-mini", "/v1/chat"), [])
     ledger.reserve(intent(100, None, "/v1/images/x"), [])
-    assert ledger.spent(budget(1, model="gpt-5*")) == 11
-    assert ledger.spent(budget(1, model="gpt-?")) == 1
-    assert ledger.spent(budget(1, path="/v1/chat")) == 11
-    assert ledger.spent(budget(1, path="/api/v1/chat")) == 11
-    assert ledger.spent(budget(1, path="/v1/*")) == 111
-    assert ledger.spent(budget(1, model="gpt*", path="/v1/images/*")) == 0
+    assert ledger.spent(budget(MUCH, model="gpt-5*")) == 11
+    assert ledger.spent(budget(MUCH, model="gpt-?")) == 1
+    assert ledger.spent(budget(MUCH, path="/v1/chat")) == 11
+    assert ledger.spent(budget(MUCH, path="/api/v1/chat")) == 11
+    assert ledger.spent(budget(MUCH, path="/v1/*")) == 111
+    assert ledger.spent(budget(MUCH, model="gpt*", path="/v1/images/*")) == 0
 
 
 def test_scopes_count_whatever_the_spelling(ledger: Ledger) -> None:
     ledger.reserve(intent(1, "GPT-5", "/V1//chat", normal_path="/v1/chat"), [])
     ledger.reserve(intent(10, "gpt-5", "/v1/Chat"), [])
-    assert ledger.spent(budget(1, model="Gpt-5*", path="/v1/CHAT/")) == 11
+    assert ledger.spent(budget(MUCH, model="Gpt-5*", path="/v1/CHAT/")) == 11
 
 
 def test_what_is_unclear_counts_in_every_scope(ledger: Ledger, times: Times) -> None:
@@ -266,7 +268,7 @@ class TestSuperseded:
             ledger.finish(row, Outcome(word, counts_for=counts_for))
         for seconds, counts in ((299, 30), (1, 20), (299, 20), (1, 10), (9 * DAY, 10)):
             times.pass_by(seconds)
-            assert ledger.spent(budget(1, "month")) == counts
+            assert ledger.spent(budget(MUCH, "month")) == counts
 
     def test_a_new_signature_over_the_same_nonce_makes_it_live_longer(self, ledger: Ledger) -> None:
         row = ledger.reserve(intent(), [])
@@ -279,7 +281,7 @@ class TestSuperseded:
         row = in_state(ledger, "superseded")
         ledger.finish(row, Outcome("settled", "0xt"))
         times.pass_by(700)
-        assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "settled")
+        assert (ledger.spent(budget(MUCH)), state_of(path, row)) == (10, "settled")
 
 
 CEILING = Outcome("settled", "0xt", 200, charged=AtomicUnits(3), charged_micro_usd=3)
@@ -303,31 +305,31 @@ class TestCeiling:
         pay(ledger, budget(13))
         assert (ledger.spent(counts), state_of(path, row)) == (13, "settled")
         times.pass_by(DAY)
-        assert ledger.spent(budget(1, "day")) == 0
-        assert ledger.spent(budget(1, "month")) == 13
+        assert ledger.spent(budget(MUCH, "day")) == 0
+        assert ledger.spent(budget(MUCH, "month")) == 13
 
     def test_of_unknown_life_it_counts_for_ever(self, ledger: Ledger, times: Times) -> None:
         row = ledger.reserve(intent(10), [])
         ledger.record_sent(row, "nonce", 0)
         ledger.finish(row, CEILING)
         times.pass_by(20 * DAY)
-        assert ledger.spent(budget(1, "month")) == 10
+        assert ledger.spent(budget(MUCH, "month")) == 10
 
     def test_more_than_the_ceiling_is_believed_of_nobody(self, ledger: Ledger, times: Times) -> None:
         row = ledger.reserve(intent(10), [])
         ledger.record_sent(row, "nonce", 0, Validity(dies_in=1))
         ledger.finish(row, Outcome("settled", "0xt", charged=AtomicUnits(11), charged_micro_usd=11))
         times.pass_by(2)
-        assert ledger.spent(budget(1)) == 10
+        assert ledger.spent(budget(MUCH)) == 10
 
     def test_what_the_chain_says_counts_at_once(self, ledger: Ledger, times: Times) -> None:
         row = ledger.reserve(intent(10), [])
         ledger.record_sent(row, "nonce", 0, Validity(dies_in=300))
         ledger.finish(row, CEILING)
         ledger.record_chain([ChainWord(row, "moved", "0xt", 1_700_000_000, AtomicUnits(4), 4, "other_amount")])
-        assert ledger.spent(budget(1)) == 4
+        assert ledger.spent(budget(MUCH)) == 4
         times.pass_by(600)
-        assert ledger.spent(budget(1)) == 4
+        assert ledger.spent(budget(MUCH)) == 4
 
 
 class TestChain:
@@ -344,14 +346,14 @@ class TestChain:
         assert ledger.record_chain([ChainWord(row, verdict)]) == [expected]
         ((found, said),) = query(path, "state, chain_state", f"WHERE id = {row}")
         assert (found, said) == (expected, verdict if target in CHAIN_TRANSITIONS[state] else None)
-        assert ledger.spent(budget(1)) == (0 if expected in FREE else 10)
+        assert ledger.spent(budget(MUCH)) == (0 if expected in FREE else 10)
 
     def test_what_it_says_stands_beside_the_gateways_word(self, ledger: Ledger, path: LedgerPlace) -> None:
         row = in_state(ledger, "settled")
         ledger.record_chain([ChainWord(row, "moved", "0xc", 1_700_000_123, AtomicUnits(9), 9, "other_transaction")])
         columns = "transaction_id, chain_transaction, chain_time, chain_amount, finding, uncounted"
         assert query(path, columns) == [("0xt", "0xc", 1_700_000_123, "9", "other_transaction", 1)]
-        assert ledger.spent(budget(1)) == 9
+        assert ledger.spent(budget(MUCH)) == 9
 
     def test_what_has_moved_is_never_dead(self, ledger: Ledger) -> None:
         row = in_state(ledger, "unknown")
@@ -361,9 +363,9 @@ class TestChain:
     def test_what_was_dead_and_has_moved_counts_again(self, ledger: Ledger) -> None:
         row = in_state(ledger, "unknown")
         assert ledger.record_chain([ChainWord(row, "dead")]) == ["expired"]
-        assert ledger.spent(budget(1)) == 0
+        assert ledger.spent(budget(MUCH)) == 0
         assert ledger.record_chain([ChainWord(row, "moved", micro_usd=10)]) == ["settled"]
-        assert ledger.spent(budget(1)) == 10
+        assert ledger.spent(budget(MUCH)) == 10
 
     def test_a_gateway_cannot_revive_what_the_chain_calls_dead(self, ledger: Ledger) -> None:
         row = in_state(ledger, "unknown")
@@ -389,25 +391,72 @@ class TestChain:
         assert [entry.row for entry in read_unproven(ledger.place, rows["unknown"], 1)] == [rows["rejected"]]
 
 
+class TestForgiven:
+    """That a payment was not taken is the gateway's word: it may take each while its signature lives, unheard."""
+
+    @pytest.mark.parametrize("its", [budget(30), budget(30, model="m-*"), budget(30, "month", path="/v1/x")], ids=str)
+    def test_a_gateway_that_lies_gets_no_more_than_twice_a_budget(
+        self, ledger: Ledger, times: Times, its: Budget
+    ) -> None:
+        left = 0
+        for _ in range(40):
+            try:
+                row = ledger.reserve(intent(), [its])
+            except OverBudget:
+                times.pass_by(300)
+                continue
+            ledger.record_sent(row, "nonce", 0, Validity(dies_in=300))
+            ledger.finish(row, Outcome("rejected", code="PAYMENT_UNDERPAID"))
+            left += 10
+        assert left == 60
+        assert ledger.spent(its) == 30
+
+    def test_the_chains_word_frees_all_of_it(self, ledger: Ledger, times: Times) -> None:
+        its = budget(30)
+        rows = []
+        for _ in range(6):
+            rows.append(ledger.reserve(intent(), [its]))
+            ledger.record_sent(rows[-1], "nonce", 0, Validity(dies_in=1))
+            ledger.finish(rows[-1], Outcome("rejected"))
+            times.pass_by(1)
+        assert ledger.spent(its) == 30
+        ledger.record_chain([ChainWord(row, "dead") for row in rows])
+        assert ledger.spent(its) == 0
+        times.pass_by(DAY)
+        ledger.reserve(intent(30), [its])
+
+    def test_it_is_over_with_the_period(self, ledger: Ledger, times: Times) -> None:
+        its = budget(10)
+        for _ in range(2):
+            row = ledger.reserve(intent(), [its])
+            ledger.record_sent(row, "nonce", 0, Validity(dies_in=1))
+            ledger.finish(row, Outcome("rejected"))
+            times.pass_by(1)
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(), [its])
+        times.pass_by(DAY)
+        ledger.reserve(intent(), [its])
+
+
 class TestSupersededInFile(InFile):
     """What only the file has."""
 
     def test_setting_the_wall_clock_frees_nothing(self, ledger: SqliteLedger, times: MachineTimes) -> None:
         in_state(ledger, "superseded")
         times.wall += 30 * DAY
-        assert ledger.spent(budget(1)) == 10
+        assert ledger.spent(budget(MUCH)) == 10
         times.wall -= 60 * DAY
         times.pass_by(600)
-        assert ledger.spent(budget(1)) == 0
+        assert ledger.spent(budget(MUCH)) == 0
 
     def test_another_process_opens_the_ledger_and_frees_nothing_early(
         self, ledger: SqliteLedger, path: Path, times: MachineTimes
     ) -> None:
         in_state(ledger, "superseded")
         with closing(SqliteLedger(path, times.clock)) as other:
-            assert other.spent(budget(1)) == 10
+            assert other.spent(budget(MUCH)) == 10
             times.pass_by(600)
-            assert (other.spent(budget(1)), ledger.spent(budget(1))) == (0, 0)
+            assert (other.spent(budget(MUCH)), ledger.spent(budget(MUCH))) == (0, 0)
 
     def test_a_ledger_of_the_first_version_learns_it(self, path: Path, times: MachineTimes) -> None:
         path.parent.mkdir()
@@ -417,7 +466,7 @@ class TestSupersededInFile(InFile):
             db.execute("PRAGMA user_version = 1")
         with closing(SqliteLedger(path, times.clock)) as ledger:
             row = in_state(ledger, "superseded")
-            assert (ledger.spent(budget(1)), state_of(path, row)) == (10, "superseded")
+            assert (ledger.spent(budget(MUCH)), state_of(path, row)) == (10, "superseded")
 
     def test_rejections_of_a_ledger_of_the_version_before_count_while_they_live(
         self, path: Path, times: MachineTimes
@@ -443,10 +492,10 @@ class TestSupersededInFile(InFile):
             assert db.execute("SELECT SUM(micro_usd) FROM spending WHERE level = 10").fetchone() == (0,)
             db.commit()
         with closing(SqliteLedger(path, times.clock)) as ledger:
-            assert [ledger.spent(budget(1)), ledger.spent(budget(1, path="/"))] == [10, 10]
+            assert [ledger.spent(budget(MUCH)), ledger.spent(budget(MUCH, path="/"))] == [10, 10]
             assert [state_of(path, row) for row in (1, 2)] == ["expired", "superseded"]
             times.pass_by(300 + 3601)
-            assert [ledger.spent(budget(1)), ledger.spent(budget(1, path="/"))] == [0, 0]
+            assert [ledger.spent(budget(MUCH)), ledger.spent(budget(MUCH, path="/"))] == [0, 0]
 
     def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
         lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_ending (free_at<?)"
@@ -465,14 +514,14 @@ class TestClock(InFile):
     def test_setting_the_clock_forward_frees_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
         pay(ledger)
         times.wall += 30 * DAY
-        assert ledger.spent(budget(1)) == 10
+        assert ledger.spent(budget(MUCH)) == 10
 
     def test_setting_it_back_frees_nothing_and_stops_nothing(self, ledger: Ledger, times: MachineTimes) -> None:
         pay(ledger)
         times.wall -= 30 * DAY
-        assert ledger.spent(budget(1)) == 10
+        assert ledger.spent(budget(MUCH)) == 10
         times.pass_by(DAY + 1)
-        assert ledger.spent(budget(1)) == 0
+        assert ledger.spent(budget(MUCH)) == 0
 
     def test_after_a_boot_time_goes_on_and_never_back(self, path: Path) -> None:
         times = MachineTimes()
@@ -480,18 +529,18 @@ class TestClock(InFile):
             now = MachineTimes(times.wall + wall * DAY, 5, boot)
             with closing(SqliteLedger(path, now.clock)) as ledger:
                 pay(ledger)
-                assert ledger.spent(budget(1)) == expected
+                assert ledger.spent(budget(MUCH)) == expected
 
     def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: Ledger, times: MachineTimes) -> None:
         ledger.reserve(intent(), [])
         times.uptime -= 500
         ledger.reserve(intent(), [])
-        assert ledger.spent(budget(1)) == 20
+        assert ledger.spent(budget(MUCH)) == 20
 
     def test_the_real_clock(self, path: Path) -> None:
         with closing(SqliteLedger(path)) as ledger:
             ledger.reserve(intent(), [budget(10)])
-            assert ledger.spent(budget(1)) == 10
+            assert ledger.spent(budget(MUCH)) == 10
 
 
 class TestCrash:
@@ -518,11 +567,11 @@ class TestCrash:
         found: list[State] = []
         while found != ["released", "unknown"] and time.monotonic() < deadline:  # a server hears of it a moment later
             with closing(open_with(path)) as ledger:
-                assert ledger.spent(budget(1)) in (10, 11)
+                assert ledger.spent(budget(MUCH)) in (10, 11)
             found = [state_of(path, row) for row in (1, 2)]
         assert found == ["released", "unknown"]
         with closing(open_with(path)) as ledger:
-            assert ledger.spent(budget(1)) == 10
+            assert ledger.spent(budget(MUCH)) == 10
 
     def test_a_living_process_keeps_its_rows(self, ledger: Ledger, path: LedgerPlace, times: Times) -> None:
         row = ledger.reserve(intent(), [])
@@ -576,7 +625,7 @@ class TestJob:
             found = ledger.find_job(self.JOB)
             assert found is not None
             assert (found.row, found.last_row, found.payer) == (row, following, "0xp")
-        assert ledger.spent(budget(1)) == 45
+        assert ledger.spent(budget(MUCH)) == 45
 
     @pytest.mark.parametrize("ending", ["released", "rejected"])
     def test_another_may_follow_what_was_not_taken(self, ledger: Ledger, ending: State) -> None:
@@ -590,7 +639,7 @@ class TestJob:
         assert found is not None
         assert found.last_row == row
         self.follow(ledger, row)
-        assert ledger.spent(budget(1)) == (45 if ending == "released" else 65)
+        assert ledger.spent(budget(MUCH)) == (45 if ending == "released" else 65)
 
     def test_a_budget_binds_what_follows(self, ledger: Ledger) -> None:
         row = self.submitted(ledger)

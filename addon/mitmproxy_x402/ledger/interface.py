@@ -22,6 +22,11 @@ another payment may be made. It never decides that the payment counts no more: w
 Everything counts but `released` and `expired`. So `unknown` counts until the chain has spoken, however long that takes;
 without a chain to ask it counts until it has left the budget's period.
 
+A signature that is dead may have been submitted while it lived: that it was not is the gateway's word. So what has
+`expired` by itself is forgiven only up to the size of each budget; beyond that it counts within the budget's period,
+until the chain has spoken. A gateway that calls payments rejected and takes them all the same gets no more than twice a
+budget, and with a chain to ask, once.
+
 What the chain says is kept beside what the gateway said (`ChainWord`): its transaction, the time of its block, the
 amount that moved, and a finding where the two disagree. A row without `chain_state` was not looked up yet.
 

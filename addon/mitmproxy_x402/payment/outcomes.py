@@ -20,6 +20,9 @@ from .rejections import explain
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1.0
+"""Between two tries to write what the ledger could not take."""
+
 WORDS: Mapping[State, str] = {
     "reserved": "not sent",
     "released": "not sent",
@@ -54,6 +57,7 @@ class Outcomes:
     def __init__(self, ledger: Ledger, budgets: Sequence[Budget], later: Later | None = None) -> None:
         self._ledger = ledger
         self._budgets = budgets
+        self._later, self._waits = later, False
         self.soon: Batch[Ending] = Batch(self._write, later)
 
     def write(self, ending: Ending) -> State:
@@ -75,6 +79,7 @@ class Outcomes:
             left = self._left()
         except LedgerError as error:
             logger.error("x402: what became of a payment could not be written down yet: %s", error)
+            self._try_again()
             states, left = [ending.outcome.state for ending in endings], "unknown"
         for ending, state in zip(endings, states, strict=True):
             logger.info(
@@ -88,6 +93,19 @@ class Outcomes:
                 left,
             )
         return states
+
+    def _try_again(self) -> None:
+        """The ledger keeps what it could not write, and writes it with the next; there may be none for long."""
+        if self._later is not None and not self._waits:
+            self._waits = True
+            self._later(RETRY_SECONDS, self._write_what_is_left)
+
+    def _write_what_is_left(self) -> None:
+        self._waits = False
+        try:
+            self._ledger.finish_all([])
+        except LedgerError:
+            self._try_again()
 
     def _left(self) -> str:
         try:

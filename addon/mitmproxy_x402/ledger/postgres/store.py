@@ -111,7 +111,7 @@ _CHAIN = """
 # a primary whose standby is gone gives a session, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
-_SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::text[], %s::text[])"
+_SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
 _PENDING = f"""
     SELECT COALESCE(SUM(micro_usd), 0)::bigint,
@@ -333,7 +333,8 @@ class PostgresLedger:
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
         """See `Ledger`."""
-        return [int(spent) for (spent,) in self.link.ask(_SPENT, _patterns(budgets))]
+        values = [budget.micro_usd for budget in budgets], *_patterns(budgets)
+        return [int(spent) for (spent,) in self.link.ask(_SPENT, values)]
 
     def close(self) -> None:
         """See `Ledger`."""

@@ -196,6 +196,36 @@ BEGIN
 END
 $$;
 
+-- What has expired without the chain's word, and counts beyond the size of a budget.
+CREATE INDEX x402_payment_forgiven ON x402_payment (counted_at) WHERE state = 'expired' AND chain_state IS NULL;
+CREATE FUNCTION x402_unforgiven(now_ms bigint, most bigint, period_ms bigint, models text, paths text)
+RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT greatest(coalesce(sum(micro_usd), 0) - most, 0)::bigint FROM (
+        SELECT * FROM x402_payment AS its WHERE state = 'expired' AND chain_state IS NULL
+            AND counted_at > coalesce(now_ms - period_ms, 0)
+            AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
+        UNION ALL  -- what is about to
+        SELECT * FROM x402_payment AS its WHERE free_at <= now_ms AND state IN ('rejected', 'superseded')
+            AND counted_at > coalesce(now_ms - period_ms, 0)
+            AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
+    ) AS expired
+$$;
+CREATE FUNCTION x402_spent_of(limits bigint[], periods_ms bigint[], models text[], paths text[])
+RETURNS TABLE (spent bigint) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    now_ms bigint;
+    total bigint;
+BEGIN
+    SELECT counted_at, cumulative INTO now_ms, total FROM x402_payment ORDER BY id DESC LIMIT 1;
+    now_ms := greatest(now_ms, x402_now());
+    FOR number IN 1 .. coalesce(array_length(periods_ms, 1), 0) LOOP
+        spent := x402_spent(now_ms, coalesce(total, 0), periods_ms[number], models[number], paths[number])
+            + x402_unforgiven(now_ms, limits[number], periods_ms[number], models[number], paths[number]);
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
 -- In how many milliseconds as much as is needed will have left a budget's period; null: never.
 CREATE OR REPLACE FUNCTION x402_returns(needed bigint, period_ms bigint, models text, paths text)
 RETURNS bigint LANGUAGE plpgsql STABLE AS $$
@@ -224,7 +254,7 @@ BEGIN
             AND counted_at >= its_minute * 60000 AND counted_at < (its_minute + 1) * 60000
             AND x402_covers(models, paths, x402_limit_model(x402_payment), x402_limit_path(x402_payment))
     ) AS leaving WHERE leaves >= needed ORDER BY counted_at LIMIT 1;
-    RETURN sums - begins;
+    RETURN coalesce(sums - begins, period_ms);  -- where that is not all, the rest is what is not forgiven
 END
 $$;
 
@@ -271,7 +301,8 @@ BEGIN
         END IF;
     END IF;
     FOR number IN 1 .. coalesce(array_length(limits, 1), 0) LOOP
-        spent := x402_spent(now_ms, total, periods_ms[number], models[number], paths[number]);
+        spent := x402_spent(now_ms, total, periods_ms[number], models[number], paths[number])
+            + x402_unforgiven(now_ms, limits[number], periods_ms[number], models[number], paths[number]);
         IF spent + its_micro > limits[number] THEN
             full_number := number;
             RETURN;

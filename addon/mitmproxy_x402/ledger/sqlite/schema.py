@@ -183,6 +183,7 @@ MIGRATIONS = (
     tally.MIGRATION,
     "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # some budget of it has no period
     "CREATE INDEX payment_finding ON payment (id) WHERE finding IS NOT NULL",
+    "CREATE INDEX payment_forgiven ON payment (counted_at) WHERE state = 'expired' AND chain_state IS NULL",
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 

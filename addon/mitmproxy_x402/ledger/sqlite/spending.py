@@ -67,6 +67,9 @@ def _since() -> str:
     return " UNION ALL ".join(parts)
 
 
+FORGIVEN = f"""
+    SELECT COALESCE(SUM(micro_usd), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
+    AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")}"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
 _WITHIN = {
@@ -110,7 +113,10 @@ class Spending:
 
     def spent(self, scope: int, budget: Budget, now: int) -> int:
         """Millionths of a dollar that count against `budget` at `now`."""
-        return int(self._db.execute(SPENT, {"scope": scope, "begin": _begin(budget, now)}).fetchone()[0])
+        values = {"scope": scope, "begin": _begin(budget, now)}
+        spent = int(self._db.execute(SPENT, values).fetchone()[0])
+        # What has expired without the chain's word: see `ledger.interface`.
+        return spent + max(int(self._db.execute(FORGIVEN, values).fetchone()[0]) - budget.micro_usd, 0)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
         """When the payment was reserved with which `needed` of what counts will have left the period of `budget`."""
@@ -121,8 +127,8 @@ class Spending:
                 if micro_usd >= needed:
                     break
                 needed -= micro_usd
-            else:
-                raise AssertionError("less counts than is needed")
+            else:  # the rest is not forgiven: that is over when the whole period is
+                return now
             if not level:
                 return starts
             shorter = (0, *LEVELS)[LEVELS.index(level)]
