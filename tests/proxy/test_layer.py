@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from mitmproxy import http
+from mitmproxy.addonmanager import AddonManager
 from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
@@ -19,10 +20,12 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from mitmproxy_x402.proxy.body_observers import tap
 from mitmproxy_x402.proxy.exchange import exchange_of
+from mitmproxy_x402.proxy.http1 import MAX_JOINED
 from mitmproxy_x402.proxy.layer import install
 from mitmproxy_x402.proxy.stream import X402Stream
 from mitmproxy_x402.settings.timeouts import Timeouts
 from support.console import Proxyserver, taddons
+from support.masters import Master, fast
 from support.versions import IS_12
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -74,10 +77,12 @@ async def _options() -> Options:
 class Driven:
     """An HTTP layer between two connections of which only the bytes are there: `ours`, or mitmproxy's."""
 
-    def __init__(self, case: Case, *, ours: bool = True) -> None:
+    def __init__(self, case: Case, *, ours: bool = True, addons: AddonManager | None = None) -> None:
         self.case = case
         self.written: list[bytes] = []
         """To the client, in the pieces in which it leaves."""
+        self.asked: list[bytes] = []
+        """Of the upstream, likewise."""
         self.observed: list[bytes] = []
         self.flow: http.HTTPFlow | None = None
         self._left: list[events.Event] = []
@@ -90,7 +95,8 @@ class Driven:
         client.proxy_mode = ReverseMode.parse("reverse:http://localhost:80")
         self.layer = HttpLayer(self.context, HTTPMode.transparent)
         if ours:
-            install(cast(Any, SimpleNamespace(context=self.context)), lambda _: None, Timeouts(60, 60, 60, 60))
+            next_layer = cast(Any, SimpleNamespace(context=self.context))
+            install(next_layer, lambda _: None, Timeouts(60, 60, 60, 60), addons)
 
     def run(self) -> Driven:
         for number in range(len(self.case.reads) + 1):
@@ -119,6 +125,8 @@ class Driven:
     def _reply(self, command: commands.Command) -> events.Event | None:
         if isinstance(command, commands.SendData) and command.connection is self.context.client:
             self.written.append(command.data)
+        elif isinstance(command, commands.SendData):
+            self.asked.append(command.data)
         elif isinstance(command, commands.OpenConnection):
             self.server = command.connection
             self.server.state = ConnectionState.OPEN
@@ -188,3 +196,40 @@ def test_a_leg_that_was_left_behind_reaches_nobody() -> None:
     before = len(driven.written)
     driven._happens(events.DataReceived(driven.server, b"7\r\n, world\r\n"))
     assert len(driven.written) == before
+
+
+def _posted(body: bytes) -> list[bytes]:
+    """In which pieces the upstream gets a request with that body, which has come in one read."""
+    asked = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    return Driven(Case([LENGTH, b"hello", b", world"], asked=asked)).run().asked
+
+
+def test_a_request_s_head_leaves_with_its_body() -> None:
+    (piece,) = _posted(b"some body")
+    assert piece.endswith(b"\r\n\r\nsome body")
+
+
+def test_a_long_body_is_not_copied_to_leave_with_its_head() -> None:
+    head, body = _posted(bytes(MAX_JOINED))
+    assert head.endswith(b"\r\n\r\n")
+    assert body == bytes(MAX_JOINED)
+
+
+def test_what_came_in_one_read_leaves_in_one_piece_and_before_the_last_hook() -> None:
+    """Also a head with what follows it, where no hook has to be waited for."""
+    rest, end = b"5\r\nhello\r\n7\r\n, world\r\n", b"0\r\n\r\n"
+    loop = asyncio.new_event_loop()
+    try:
+        with fast():
+            master = Master(Options(), event_loop=loop)
+            master.addons.add(_Streaming())  # type: ignore[no-untyped-call]
+            driven = Driven(Case([CHUNKED + rest + end]), addons=master.addons).run()
+    finally:
+        loop.close()
+    assert driven.written == [CHUNKED + rest, end]
+
+
+class _Streaming:
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        assert flow.response is not None
+        flow.response.stream = True
