@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,9 +11,10 @@ from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
 from .framing.frames import Frames, begins_frame
 from .framing.lines import Lines
+from .framing.wrapping import objects_in, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
-from .values import decode_base64, mapping, string
+from .values import string
 
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
@@ -186,7 +185,7 @@ class StreamReader:
         try:
             value = self._decoded("the answer", data)
         except Undecodable as error:
-            several = list(_objects(data)) if "Extra data" in str(error) else []
+            several = list(objects_in(data)) if "Extra data" in str(error) else []
             if len(several) < 2:
                 self._notes.add(f"the answer is {error}")
                 return
@@ -196,7 +195,7 @@ class StreamReader:
             return
         self._begin_event()
         if value is not None:
-            _, value = _unwrapped("message", value)
+            _, value = unwrapped("message", value)
         if value is not None and not self._is_error("message", value):
             reader = self._reader_of("message", value)
             if reader is not None:
@@ -263,7 +262,7 @@ class StreamReader:
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:
-        name, value = _unwrapped(name, value)
+        name, value = unwrapped(name, value)
         if self._is_error(name, value):
             return
         if _is_ping(name, value):
@@ -368,43 +367,6 @@ def _decodes(data: bytes) -> bool:
 
 def _first_decodes(text: bytes) -> bool:
     return _decodes(text.partition(b"\n")[0].strip())
-
-
-def _unwrapped(name: str, value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An event without what a service has put around another one's."""
-    packed, response = value.get("bytes"), value.get("response")
-    if isinstance(packed, str) and (unpacked := _unpacked(packed)) is not None:  # Bedrock's InvokeModel
-        return "message", unpacked
-    if isinstance(response, dict) and "candidates" in response and "type" not in value:  # Google's Code Assist
-        return name, response
-    return name, value
-
-
-def _unpacked(packed: str) -> dict[str, Any] | None:
-    data = decode_base64(packed)
-    try:
-        return mapping(decode_json(data)[0]) or None if data else None
-    except Undecodable:
-        return None
-
-
-def _objects(data: bytes) -> Iterator[bytes]:
-    """The JSON objects in `data` that follow each other directly; none where there is anything else."""
-    text, at, found = data.decode("utf-8", "replace"), 0, []
-    decoder = json.JSONDecoder()
-    try:
-        while at < len(text):
-            if text[at] in " \t\r\n":
-                at += 1
-                continue
-            if text[at] != "{":
-                return
-            begin = at
-            _, at = decoder.raw_decode(text, at)
-            found.append(text[begin:at].encode())
-    except (ValueError, RecursionError):
-        return
-    yield from found
 
 
 def is_stream(content_type: str) -> bool:

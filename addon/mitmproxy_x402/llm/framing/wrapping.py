@@ -1,0 +1,47 @@
+"""What services put around another one's events, and objects with nothing between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ...protocol.strict_json import Undecodable, decode_json
+from ..values import decode_base64, mapping
+
+
+def unwrapped(name: str, value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An event without what a service has put around another one's."""
+    packed, response = value.get("bytes"), value.get("response")
+    if isinstance(packed, str) and (unpacked := _unpacked(packed)) is not None:  # Bedrock's InvokeModel
+        return "message", unpacked
+    if isinstance(response, dict) and "candidates" in response and "type" not in value:  # Google's Code Assist
+        return name, response
+    return name, value
+
+
+def _unpacked(packed: str) -> dict[str, Any] | None:
+    data = decode_base64(packed)
+    try:
+        return mapping(decode_json(data)[0]) or None if data else None
+    except Undecodable:
+        return None
+
+
+def objects_in(data: bytes) -> Iterator[bytes]:
+    """The JSON objects in `data` that follow each other directly; none where there is anything else."""
+    text, at, found = data.decode("utf-8", "replace"), 0, []
+    decoder = json.JSONDecoder()
+    try:
+        while at < len(text):
+            if text[at] in " \t\r\n":
+                at += 1
+                continue
+            if text[at] != "{":
+                return
+            begin = at
+            _, at = decoder.raw_decode(text, at)
+            found.append(text[begin:at].encode())
+    except (ValueError, RecursionError):
+        return
+    yield from found
