@@ -8,6 +8,7 @@ import gzip
 import json
 import threading
 import zlib
+from pathlib import Path
 from typing import Any
 
 import brotli
@@ -212,6 +213,31 @@ def test_other_json_is_left_to_mitmproxy(path: str) -> None:
     assert look(flow(b'{"a": 1}', JSON, path)).name == "JSON"
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("/api/chat", "application/x-ndjson",
+         b'{"message":{"content":"al"},"done":false}\n{"message":{"content":"pha"},"done":true}\n'),
+        ("/v1/chat", "application/stream+json",
+         b'{"is_finished":false,"event_type":"text-generation","text":"al"}\n'
+         b'{"is_finished":false,"event_type":"text-generation","text":"pha"}\n'),
+        ("/model/m/converse", JSON, b'{"output":{"message":{"content":[{"text":"alpha"}]}},"stopReason":"end_turn"}'),
+        ("/model/m/converse-stream", "application/vnd.amazon.eventstream",
+         (Path(__file__).parents[1] / "llm/cases/streams/bedrock-event-stream/response.bin").read_bytes()),
+    ],
+)  # fmt: skip
+def test_answers_of_other_vendors(path: str, kind: str, body: bytes) -> None:
+    shown = look(flow(body, kind, path))
+    assert shown.name == "LLM stream"
+    assert "text\n  alpha" in shown.text
+
+
+def test_a_call_is_held_against_the_tools_of_its_request() -> None:
+    asked = flow(STREAM.replace(b"Oslo", b"Bergen").replace(b'"forecast"', b'"forecats"'))
+    text = look(asked).text
+    assert 'the request declares no such tool; is it "forecast"?' in text
+
+
 def test_an_error_in_json_is_left_to_mitmproxy() -> None:
     failed = flow(b'{"error": {"message": "no"}}', JSON)
     assert failed.response is not None
@@ -234,6 +260,13 @@ def test_events_that_no_model_wrote() -> None:
         "/api/v1/messages?beta=true",
         "/v1/responses",
         "/v1beta/models/g-2:streamGenerateContent?alt=sse",
+        "/model/eu.a-1%3A0/converse-stream",
+        "/v1/chat",
+        "/v2/chat",
+        "/api/chat",
+        "/v1beta/interactions",
+        "/v1/threads/t-1/runs",
+        "/v1/complete",
     ],
 )
 def test_requests_of_chat_endpoints(path: str) -> None:
