@@ -111,8 +111,13 @@ class EvmBlocks:
                 low, high = (middle, high) if middle.time < moment else (low, middle)
         return low.number
 
-    async def logs(self, address: str, topics: Sequence[object], first: int, last: int) -> list[Log]:
-        """The events in the blocks `first` to `last`, in as many questions as the RPC wants. Raises Unreachable."""
+    async def logs(
+        self, address: str, topics: Sequence[object], first: int, last: int, most: int = 1 << 30
+    ) -> list[Log]:
+        """The events in the blocks `first` to `last`, in as many questions as the RPC wants.
+
+        Raises Unreachable: also where it would want more than `most`.
+        """
         found: list[Log] = []
         while first <= last:
             end = min(last, first + self.rpc.span - 1)
@@ -123,6 +128,8 @@ class EvmBlocks:
                 if end == first:
                     raise
                 self.rpc.span = (end - first + 1) // 2
+                if (last - first + 1) // self.rpc.span > most:
+                    raise Unreachable(f"it looks through {self.rpc.span} blocks at a time only") from None
                 continue
             if not isinstance(said, list):
                 raise Unreachable("its answer holds no logs")

@@ -15,6 +15,8 @@ from .json_rpc import Unreachable
 from .rpc import Rpc
 from .svm_lookup import SvmLookUp
 
+MOST_QUESTIONS = 20
+"""For the logs of one direction: a period that wants more is too long for this RPC."""
 _BALANCE_OF = "0x70a08231"
 
 
@@ -49,9 +51,9 @@ async def _evm(network: Network, asset: Asset, owner: str, since: float, rpc: Rp
     balance = quantity(await rpc.call("eth_call", {"to": asset.address, "data": data}, hex(final.number)))
     own = f"0x{owner.removeprefix('0x').lower().rjust(64, '0')}"
     outgoing: dict[str, int] = {}
-    for each in await blocks.logs(asset.address, [TRANSFER, own], first, final.number):
+    for each in await blocks.logs(asset.address, [TRANSFER, own], first, final.number, MOST_QUESTIONS):
         outgoing[each.transaction] = outgoing.get(each.transaction, 0) + quantity(each.data)
-    incoming = await blocks.logs(asset.address, [TRANSFER, None, own], first, final.number)
+    incoming = await blocks.logs(asset.address, [TRANSFER, None, own], first, final.number, MOST_QUESTIONS)
     return Movements(balance, sum(quantity(each.data) for each in incoming), outgoing)
 
 

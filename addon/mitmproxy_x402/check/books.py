@@ -18,10 +18,10 @@ from ..report.sums import OPEN
 from ..settings.settings import Settings
 from .line import Line, ok, todo
 
-MOST_DAYS = 31
-"""That are compared; longer ago an RPC may not remember."""
+DAYS = (31, 7, 1)
+"""That are compared: fewer where an RPC does not look through so many."""
 MOST_ROWS = 20_000
-MOST_REQUESTS = 150
+MOST_REQUESTS = 100
 """To one RPC, for all of it."""
 SLACK_SECONDS = 900
 """By which this clock and the chain's may differ."""
@@ -35,15 +35,17 @@ async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str
         return None
     if not entries:
         return None
-    begin = max(entries[0].time / 1000 - SLACK_SECONDS, time.time() - MOST_DAYS * 86_400)
     reason = "no RPC is known"
     for url in urls:
-        rpc = Rpc(url, max(settings.rpc_timeout, 10), Allowance(MOST_REQUESTS))
-        try:
-            moved = await movements(network, asset, payer, begin, rpc)
-            return _judged(network, asset, entries, moved, begin)
-        except Unreachable as error:
-            reason = f"{rpc.origin}: {error}"
+        for days in DAYS:
+            begin = max(entries[0].time / 1000 - SLACK_SECONDS, time.time() - days * 86_400)
+            rpc = Rpc(url, max(settings.rpc_timeout, 10), Allowance(MOST_REQUESTS))
+            try:
+                moved = await movements(network, asset, payer, begin, rpc)
+            except Unreachable as error:
+                reason = f"{rpc.origin}: {error}"
+            else:
+                return _judged(network, asset, entries, moved, begin)
     return ok("books", f"{network.name}: could not be compared with the chain ({reason})")
 
 
@@ -51,7 +53,7 @@ def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> 
     """What `payer` has sent there lately, a little more than is compared."""
     if not is_there(settings.ledger):
         return []
-    since = int((time.time() - (MOST_DAYS + 1) * 86_400) * 1000)
+    since = int((time.time() - (DAYS[0] + 1) * 86_400) * 1000)
     return [
         entry
         for entry in read_entries(settings.ledger, since, last=MOST_ROWS)
@@ -66,7 +68,7 @@ def _judged(network: Network, asset: Asset, entries: Sequence[Entry], moved: Mov
     named: dict[str, int] = {}
     for entry in entries:
         name = (entry.chain_transaction or entry.transaction).lower()
-        within = entry.time / 1000 > begin + SLACK_SECONDS or entry.time == entries[0].time
+        within = entry.time / 1000 > begin + SLACK_SECONDS - 1
         if name and entry.fate == "settled" and (within or name in left_in):
             named[name] = named.get(name, 0) + int(entry.chain_amount or entry.charged or entry.amount)
     outgoing = {name.lower(): amount for name, amount in moved.outgoing.items()}

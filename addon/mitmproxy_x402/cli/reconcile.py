@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..command_line import read_arguments
-from ..ledger.interface import Ledger
+from ..ledger.interface import Ledger, LedgerError
 from ..ledger.opening import open_ledger
 from ..ledger.reading import Entry, is_there, read_unchecked, read_unproven
 from ..protocol.amounts import format_usd
@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     if given.ledger:
         place = ledger_place(Given("--ledger", given.ledger, Path.cwd(), Path.home()))
     if not is_there(place):
+        if given.ledger or options.get("x402_ledger"):
+            raise LedgerError(f"There is no ledger at {place}. The proxy makes one when it starts.")
         _say("Nothing was paid yet.\n")
         return 0
     with closing(open_ledger(place)) as ledger:  # which brings an older one up to date, and ends what has ended
