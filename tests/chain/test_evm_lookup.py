@@ -280,6 +280,8 @@ def test_no_more_requests_an_hour_than_are_allowed(chain: Anvil) -> None:
         ("eth_chainId", None, "its answer is no number"),
         ("eth_getBlockByNumber", None, "does not have the block"),
         ("eth_call", "0x", "its answer is no number"),
+        ("eth_getBlockByNumber", {"number": "0x" + "f" * 60, "timestamp": "0x1"}, "of no time that there is"),
+        ("eth_getBlockByNumber", {"number": "0x1", "timestamp": "0x" + "f" * 60}, "of no time that there is"),
         ("eth_call", "0x" + "f" * 65, "its answer is no number"),
     ],
 )
@@ -327,3 +329,33 @@ def test_ten_thousand_in_a_minute(chain: Anvil) -> None:
     assert sum(verdict.kind == "moved" for verdict in verdicts.values()) == 100
     assert sum(verdict.kind == "dead" for verdict in verdicts.values()) == 9_900
     assert rpc.requests < 300
+
+
+def test_more_than_was_signed_for_is_not_believed(chain: Anvil) -> None:
+    payer = Payer(chain)
+    paid, payload = payer.pay()
+    chain.settle(payload)
+    chain.mine(DEPTH)
+
+    def more(call: dict[str, Any]) -> dict[str, Any]:
+        said = node(chain.url)(call)
+        if call["method"] == "eth_getTransactionReceipt":
+            said["result"]["logs"][1]["data"] = "0x" + "f" * 64
+        return said
+
+    with relay(more) as rpc:
+        verdict = ask(chain, [paid], rpc.url)[1]
+    assert verdict.kind == "open"
+    assert "nobody can move more" in verdict.why
+
+
+@pytest.mark.parametrize("number", [[], {}, None, "1", True])
+def test_answers_of_a_batch_without_usable_numbers(chain: Anvil, number: Any) -> None:
+    payer = Payer(chain)
+    payments = [payer.pay()[0] for _ in range(3)]
+
+    def unnumbered(call: dict[str, Any]) -> dict[str, Any]:
+        return {**node(chain.url)(call), "id": number}
+
+    with relay(unnumbered) as rpc:
+        assert {verdict.kind for verdict in ask(chain, payments, rpc.url).values()} == {"open"}

@@ -50,7 +50,6 @@ DEAD = Verdict("dead")
         ({"state": "expired", "transaction": ""}, MOVED, "taken"),
         ({"transaction": "0xbb"}, MOVED, "other_transaction"),
         ({}, replace(MOVED, amount=4999), "other_amount"),
-        ({}, replace(MOVED, amount=5001), "other_amount"),
         ({"sends": 2}, replace(MOVED, amount=4999), ""),
         ({"scheme": "upto"}, replace(MOVED, amount=686), ""),
         ({"scheme": "upto", "charged": "686"}, replace(MOVED, amount=687), "other_amount"),

@@ -15,6 +15,8 @@ FINAL_BLOCKS = {1: 64, 8453: 64, 84532: 64, 137: 100, 80002: 100, 42161: 100, 43
 back more than a few blocks. Polygon took back 157 once, before milestones made it final in seconds. Full nodes keep the
 state of the last 128 blocks, so none is deeper than that."""
 OTHERWISE_FINAL = 64
+MOST = 1 << 40
+"""Above every block's number and time; what is written down has to fit."""
 _CLOSE = 16
 """Blocks by which the block of a moment may be missed."""
 _MOST_STEPS = 48
@@ -144,7 +146,10 @@ def _block(said: object) -> Block:
         raise said
     if not isinstance(said, dict):
         raise Unreachable("it does not have the block yet")
-    return Block(quantity(said.get("number")), quantity(said.get("timestamp")))
+    number, time = quantity(said.get("number")), quantity(said.get("timestamp"))
+    if max(number, time) > MOST:
+        raise Unreachable("its block is of no time that there is")
+    return Block(number, time)
 
 
 def log(said: Any) -> Log:

@@ -124,7 +124,7 @@ async def json_rpc_batch(url: str, seconds: float, calls: Sequence[Call]) -> lis
     if not isinstance(said, list):
         result = _result(said, "a batch")
         raise result if isinstance(result, Unreachable) else Declined("it answers no batches")
-    by_id = {each.get("id"): each for each in said if isinstance(each, dict)}
+    by_id = {each["id"]: each for each in said if isinstance(each, dict) and type(each.get("id")) is int}
     return [_result(by_id.get(number), method) for number, (method, _) in enumerate(calls)]
 
 

@@ -28,6 +28,7 @@ SLACK_SECONDS = 900
 """By which our clock and the chain's may differ."""
 _FINALIZED = {"commitment": "finalized"}
 _TRANSACTION = {"commitment": "finalized", "encoding": "json", "maxSupportedTransactionVersion": 0}
+_SIGNATURE = re.compile("[1-9A-HJ-NP-Za-km-z]{64,88}")
 _MEMO = re.compile(r"\[\d+\] ([^;]*)")
 
 
@@ -172,9 +173,9 @@ class SvmLookUp:
 def _seen(said: Any) -> _Seen:
     try:
         signature, time, memo = said["signature"], said.get("blockTime"), said.get("memo")
-        if isinstance(signature, str):
+        if isinstance(signature, str) and _SIGNATURE.fullmatch(signature):
             memos = frozenset(_MEMO.findall(memo)) if isinstance(memo, str) else frozenset()
-            return _Seen(signature, time if type(time) is int else 0, memos)
+            return _Seen(signature, _moment(time), memos)
     except (KeyError, TypeError, AttributeError):
         pass
     raise Unreachable("its signatures are malformed")
@@ -206,7 +207,12 @@ def _judged(payment: Sent, signature: str, said: Any) -> Verdict:
     pay_to = payment.pay_to
     if changes.get(pay_to, 0) != left:
         pay_to = max(changes, key=lambda owner: changes[owner], default="")
-    return Verdict("moved", signature, time if type(time) is int else 0, left, pay_to)
+    return Verdict("moved", signature, _moment(time), left, pay_to)
+
+
+def _moment(said: object) -> int:
+    """Unix seconds; 0 where that was not said."""
+    return said if type(said) is int and 0 < said < 1 << 40 else 0
 
 
 def _changes(meta: Any, mint: str) -> dict[str, int]:

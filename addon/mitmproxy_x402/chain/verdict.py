@@ -109,6 +109,8 @@ def together(payment: Sent, statements: Sequence[Statement], known: int) -> Verd
     verdict = replace(first, witnesses=tuple(each.origin for each in same))
     if first.kind == "used":
         return replace(verdict, why="its nonce is used, but no RPC has the log of the transaction any more")
+    if first.kind == "moved" and not 0 <= first.amount <= payment.amount:
+        return open_because(f"{same[0].origin} says: {first}; nobody can move more than was signed for")
     frees = first.kind == "dead" or first.amount < payment.amount
     behind = next((each for each in statements if each.verdict.later), None)
     if not frees and behind is None:

@@ -150,7 +150,7 @@ def _wrong(one: Found, names: dict[str, str]) -> Iterable[str]:
     yield f"  {_row(entry, names)}"
     yield f"    {SENTENCES[one.finding]}"
     if verdict.kind == "moved":
-        yield f"    on chain: {verdict.amount} atomic units to {verdict.pay_to} in {verdict.transaction}"
+        yield f"    on chain: {verdict.amount} atomic units to {plain(verdict.pay_to, 64)} in {verdict.transaction}"
     if entry.transaction:
         yield f"    the gateway named: {plain(entry.transaction)}"
 

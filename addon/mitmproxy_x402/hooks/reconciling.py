@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mitmproxy import http
 
@@ -31,6 +31,8 @@ MOST = 500
 """Rows that one look takes, the oldest first; the next one goes on after them."""
 AT_ONCE = 20
 """Rows that are written down in one step of mitmproxy's loop."""
+HOUR = 3600.0
+MOST_PUT_OFF = 10_000
 STOP_SECONDS = 2
 """For which the end waits for the thread."""
 
@@ -53,6 +55,7 @@ class Reconciling:
         self._stopped: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._after = 0
+        self._not_before: dict[int, float] = {}
         self._resolver: tuple[Payer, Resolver] | None = None
 
     def running(self) -> None:
@@ -94,16 +97,26 @@ class Reconciling:
                 await asyncio.wait_for(self._stopped.wait(), PAUSE if not self._after else 1)
 
     async def _look(self, payer: Payer) -> None:
-        """Once, at some of what is open. What goes wrong is tried again later; the log says so once in a while."""
+        """Once, at some of what is open. What goes wrong is tried again later."""
         try:
             entries = self._open(payer)
             async for some in self._resolver_of(payer).resolve(entries):
                 known = [one for one in some if one.word is not None]
+                self._put_off(one for one in some if one.word is None)
                 for first in range(0, len(known), AT_ONCE):
                     assert self._loop is not None
                     self._loop.call_soon_threadsafe(self._write, payer, known[first : first + AT_ONCE])
         except X402Error as error:
             logger.debug("x402: payments could not be looked up: %s", error)
+        except Exception as error:  # a fault of ours must not end it; its text may hold anything
+            logger.error("x402: a fault of the addon while payments were looked up: %s", type(error).__name__)
+
+    def _put_off(self, still_open: Iterable[Found]) -> None:
+        """What the same RPCs will know soon is asked again at the next look, everything else in an hour."""
+        if len(self._not_before) > MOST_PUT_OFF:
+            self._not_before.clear()
+        now = time.monotonic()
+        self._not_before.update({one.entry.row: now + HOUR for one in still_open if not one.verdict.later})
 
     def _open(self, payer: Payer) -> list[Entry]:
         place, networks = payer.settings.ledger, _networks(payer)
@@ -111,8 +124,15 @@ class Reconciling:
             return []
         rows = read_unproven(place, self._after, MOST)
         self._after = rows[-1].row if len(rows) == MOST else 0
-        now = time.time()
-        return [row for row in rows if row.fate != "under way" and row.network in networks and _is_ripe(row, now)]
+        now, uptime = time.time(), time.monotonic()
+        return [
+            row
+            for row in rows
+            if row.fate != "under way"
+            and row.network in networks
+            and _is_ripe(row, now)
+            and self._not_before.get(row.row, 0) <= uptime
+        ]
 
     def _resolver_of(self, payer: Payer) -> Resolver:
         if self._resolver is None or self._resolver[0] is not payer:
