@@ -20,8 +20,9 @@ from mitmproxy_x402.gateways import blockrun
 from mitmproxy_x402.llm import StreamReader, Text, answer_text, checked, read_request, request_text
 from mitmproxy_x402.llm.sse import Event, Parser
 from mitmproxy_x402.payment import challenge
+from mitmproxy_x402.payment.payer import rules_of
 from mitmproxy_x402.payment.policy import Offer, choose
-from mitmproxy_x402.payment.retained.store import fingerprint
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.protocol.headers import (
     payment_header,
     payment_required_header,
@@ -49,6 +50,7 @@ MOST_READ = 4096
 MOST_PARTS = 20
 _FOLDER = Path(tempfile.mkdtemp(prefix="x402-fuzz-"))
 _SETTINGS = read_settings({}, {}, cwd=_FOLDER, home=_FOLDER)
+_RULES = rules_of(_SETTINGS)
 
 
 def header(data: bytes) -> None:
@@ -84,7 +86,7 @@ def challenged(data: bytes) -> None:
         required = challenge.read(response)
         if required is None:
             return
-        offer = choose(required, _SETTINGS, {"evm", "svm"})
+        offer = choose(required, _RULES, {"evm": EVM_PAYER, "svm": SVM_PAYER})
     except (ChallengeError, Refused):
         return
     _is_in_the_table(offer, required)
@@ -104,7 +106,7 @@ def _is_in_the_table(offer: Offer, required: PaymentRequired) -> None:
     entry = offer.requirement
     assert entry in required.accepts
     assert entry.scheme == "exact"
-    assert entry.amount > 0
+    assert entry.amount >= 0
     written = entry.raw["amount" if required.x402_version == 2 else "maxAmountRequired"]
     assert written == f"{entry.amount}"
 
@@ -265,7 +267,7 @@ def toml(data: bytes) -> None:
 def body(data: bytes) -> None:
     """A client's request: its fingerprint is found, and found again."""
     route = ("POST", "http://127.0.0.1:1", "/v1/chat/completions")
-    assert fingerprint(route, data) == fingerprint(route, bytes(data))
+    assert RequestIdentity(route, data).fingerprint == RequestIdentity(route, bytes(data)).fingerprint
     required = None
     try:
         required = read_payment_required(None, data)
