@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -79,7 +81,20 @@ def test_a_stream_s_charge_comes_from_the_chain(home: Path) -> None:
         proxy.wait_for("not confirmed yet")
         (row,) = settled_rows(proxy, [("upto", "unknown")])
         assert row["charged_micro_usd"] is None
-        assert sandbox.payments[0].state == "settled"
+        (payment,) = sandbox.payments
+        assert payment.state == "settled"
+        rpc = f"x402_evm_rpc={NETWORK}={sandbox.url}/v1/rpc/{NETWORK}"
+        verb = (sys.executable, "-m", "mitmproxy_x402", "reconcile", "--ledger", str(proxy.ledger), "--set", rpc)
+        deadline = time.monotonic() + 60
+        while rows(proxy)[0]["chain_state"] is None and time.monotonic() < deadline:  # a block has to be deep enough
+            done = subprocess.run(
+                verb, env={"HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = settled_rows(proxy, [("upto", "settled")])
+        assert (row["chain_state"], row["chain_amount"]) == ("moved", str(payment.charged))
+        assert payment.charged is not None
+        assert row["uncounted"] == payment.amount - payment.charged, "what was not taken is free at once"
 
 
 def test_a_seller_that_refuses_the_permit_is_paid_exactly_once(home: Path) -> None:
