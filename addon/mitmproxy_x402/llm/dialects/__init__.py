@@ -1,4 +1,9 @@
-"""The dialects of the vendors, each with a reader of its own, and how a dialect is told from what is said in it."""
+"""The dialects of the vendors, each with a reader of its own, and how a dialect is told from what is said in it.
+
+A dialect is a subclass of `Reader`: `speaks` knows its events and whole answers from all others', `event` takes one
+event, `whole` an answer in one piece; what they find goes into a `Draft`, at places by which its parts are sorted. New
+ones are listed in READERS, named in `reading.Dialect`, and known by their requests in `request/read.py`.
+"""
 
 from __future__ import annotations
 
