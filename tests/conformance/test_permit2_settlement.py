@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,9 @@ BASE = BUILT_IN.get("base")
 assert BASE is not None
 USDC = BASE.assets[0]
 SPONSORED = {"eip2612GasSponsoring": {"info": {"description": "gas", "version": "1"}, "schema": {}}}
+
+
+TYPESCRIPT = json.loads((Path(__file__).parent / "permit2" / "payments.json").read_text())
 
 
 class Context:
@@ -97,6 +102,25 @@ def buyer(chain: Permit2Chain, balance: int = 10**6) -> EvmWallet:
     wallet = evm_wallet()
     chain.fund(wallet.address, balance)
     return wallet
+
+
+@pytest.mark.parametrize("made", TYPESCRIPT["made"], ids=lambda made: f"{made['requirements']['scheme']}")
+def test_the_reference_client_in_typescript_signs_the_same_bytes(made: dict[str, Any]) -> None:
+    assert BASE is not None
+    wallet, entry = evm_wallet(bytes.fromhex(TYPESCRIPT["key"][2:])), read_entry(made["requirements"], 2)
+    theirs = made["payload"]["permit2Authorization"]
+    ours = permit2.authorize(
+        entry,
+        BASE,
+        USDC,
+        method="upto" if entry.scheme == "upto" else "permit2",
+        payer=wallet.address,
+        now=int(theirs["deadline"]) - 300,
+        nonce=int(theirs["nonce"]).to_bytes(32, "big"),
+        max_validity=600,
+        sign=wallet.sign_digest,
+    )
+    assert ours == made["payload"]
 
 
 def test_the_domain_is_the_contract_s(world: Permit2Chain) -> None:
