@@ -1,0 +1,219 @@
+"""`show` beyond one answer: its events, a page, a list of many, one that still grows; and requests compared."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_x402.fixtures.__main__ import main
+from support.patience import eventually
+
+RECORDINGS = Path(__file__).parents[1] / "recordings"
+
+
+def show(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main(["show", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_each_event_says_when_it_came_and_what_it_added(capsys: pytest.CaptureFixture[str]) -> None:
+    out = show(capsys, RECORDINGS / "chat-tool", "--events")
+    lines = out.partition("events:\n")[2].splitlines()
+    (document,) = map(json.loads, show(capsys, RECORDINGS / "chat-tool", "--events", "--json").splitlines())
+    assert len(lines) >= len(document["events"]) == document["answer"]["events"]
+    chunks = (RECORDINGS / "chat-tool" / "chunks.jsonl").read_text().splitlines()
+    times = {json.loads(line)[0] for line in chunks}
+    assert {event["seconds"] for event in document["events"]} <= times
+    fragments = [
+        added["text"] for event in document["events"] for added in event["added"] if added["what"] == "arguments"
+    ]
+    assert "".join(fragments) == document["answer"]["items"][0]["arguments"]
+    assert fragments[1] in out
+
+
+def test_a_compressed_answer_has_times_too(capsys: pytest.CaptureFixture[str]) -> None:
+    (document,) = map(json.loads, show(capsys, RECORDINGS / "messages-gzip", "--events", "--json").splitlines())
+    seconds = [event["seconds"] for event in document["events"]]
+    assert None not in seconds
+    assert seconds == sorted(seconds)
+    assert len(set(seconds)) > 3
+
+
+def test_speed_and_price(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = shutil.copytree(RECORDINGS / "chat-tool", tmp_path / "one")
+    head = json.loads((folder / "flow.json").read_text())
+    head["payment"] = {
+        "state": "settled",
+        "amount": "0.0141",
+        "network": "",
+        "pay_to": "",
+        "transaction": "",
+        "refused": "",
+    }
+    (folder / "flow.json").write_text(json.dumps(head))
+    (document,) = map(json.loads, show(capsys, folder, "--json").splitlines())
+    measures = document["measures"]
+    assert measures["first_token"] > document["first_byte"]
+    assert measures["tokens_per_second"] > 0
+    assert measures["longest_pause"] > 0
+    assert measures["dollars_per_thousand"] == "0.1"  # 141 tokens
+    assert "0.100000 USD per thousand tokens" in show(capsys, folder)
+
+
+def test_a_body_alone_has_no_times(capsys: pytest.CaptureFixture[str]) -> None:
+    out = show(capsys, RECORDINGS / "chat-tool" / "response.sse", "--events")
+    assert " s " not in out.partition("events:\n")[2]
+    assert "first token" not in out
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, and what is open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_needs_nothing_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    show(capsys, RECORDINGS / "chat-tool-without-arguments", "--html", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert page.fetched == []
+    assert "script" not in page.tags
+    assert {"details", "svg", "rect"} <= set(page.tags)
+    assert "url(" not in text
+    assert "get_weather at /city: is missing" in page.text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_broken_arguments_are_marked_in_the_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ['{"city": ', '"Bern", ', "unit}"]
+    chunks = [call(text, n) for n, text in enumerate(arguments)]
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in [*chunks, finish()]) + "data: [DONE]\n\n"
+    (tmp_path / "broken.sse").write_text(body)
+    page = Page(show(capsys, tmp_path / "broken.sse", "--html", "-"))
+    assert "mark" in page.tags
+    assert "in event 3" in page.text
+
+
+def call(text: str, number: int) -> dict[str, Any]:
+    function = {"arguments": text, **({"name": "weather"} if number == 0 else {})}
+    part = {"index": 0, "function": function, **({"id": "call_1", "type": "function"} if number == 0 else {})}
+    return chunk({"tool_calls": [part]})
+
+
+def finish() -> dict[str, Any]:
+    return chunk({}, "tool_calls")
+
+
+def chunk(delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+def test_nothing_of_strangers_is_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e"
+    body = f"data: {json.dumps(chunk({'content': evil}))}\n\ndata: {json.dumps(chunk({}, 'stop'))}\n\ndata: [DONE]\n\n"
+    (tmp_path / "evil.sse").write_text(body)
+    text = show(capsys, tmp_path / "evil.sse", "--html", "-")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "\u202e" not in text
+
+
+def talk(folder: Path, name: str, messages: list[dict[str, str]], model: str = "sandbox-1") -> None:
+    """A recording whose request has these messages."""
+    copy = shutil.copytree(RECORDINGS / "chat-text", folder / name)
+    request = {"model": model, "messages": messages, "stream": True}
+    (copy / "request.json").write_text(json.dumps(request))
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    first, second = {"role": "user", "content": "One?"}, {"role": "user", "content": "Other?"}
+    answer, more = {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Sure?"}
+    talk(tmp_path, "1", [first])
+    talk(tmp_path, "2", [second])
+    talk(tmp_path, "3", [first, answer, more])
+    talk(tmp_path, "4", [first, answer, more, answer, first])
+    return tmp_path
+
+
+def test_a_folder_is_a_list_with_its_conversations_together(capsys: pytest.CaptureFixture[str], talks: Path) -> None:
+    lines = show(capsys, talks).splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [["1", "1.1"], ["3", "1.2"], ["4", "1.3"], ["2", "2.1"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("tool:get_*", {"get_weather"}),
+        ("model:sandbox-parallel", {"sandbox-parallel"}),
+        ("irregular tool:search", {"sandbox-parallel"}),
+    ],
+)
+def test_a_filter(capsys: pytest.CaptureFixture[str], words: str, names: set[str]) -> None:
+    lines = show(capsys, RECORDINGS, "--filter", words).splitlines()[1:]
+    assert 0 < len(lines) < len(list(RECORDINGS.iterdir()))
+    assert all(any(name in line for name in names) for line in lines)
+
+
+def test_a_filter_that_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(RECORDINGS), "--filter", "colour:red"]) == 1
+    assert "expected some of model:NAME tool:NAME" in capsys.readouterr().err
+
+
+def test_what_was_asked_differently(capsys: pytest.CaptureFixture[str], talks: Path) -> None:
+    assert main(["diff", str(talks / "1"), str(talks / "2"), "--request"]) == 1
+    assert re.search(r"messages\[0\]\.content: .*One\?.* / .*Other\?", capsys.readouterr().out)
+    assert main(["diff", str(talks / "1"), str(talks / "1"), "--request"]) == 0
+
+
+def test_a_recording_that_grows_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(RECORDINGS / "chat-text", tmp_path / "growing")
+    whole, head = (folder / "response.sse").read_bytes(), json.loads((folder / "flow.json").read_text())
+    half = whole.index(b"\n\n", len(whole) // 2) + 2
+
+    def write(state: str, body: bytes) -> None:
+        (folder / "response.sse").write_bytes(body)
+        (folder / "flow.json").write_text(json.dumps({**head, "state": state}))
+
+    write("open", whole[:half])
+    follower = threading.Thread(target=main, args=(["show", str(folder), "--follow"],))
+    follower.start()
+    seen = [""]
+
+    def shown() -> bool:
+        seen[0] += capsys.readouterr().out
+        return seen[0].count("\n") >= whole[:half].count(b"data: {")
+
+    eventually(shown)
+    assert follower.is_alive()
+    write("complete", whole)
+    follower.join(30)
+    assert not follower.is_alive()
+    seen[0] += capsys.readouterr().out
+    assert seen[0].count("chat.completion.chunk") == whole.count(b"data: {")
+
+
+def test_no_colour_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\x1b" not in show(capsys, RECORDINGS / "chat-tool", "--events")
