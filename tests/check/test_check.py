@@ -118,7 +118,7 @@ class TestAllIsOk:
         with Rpc(evm(2_500_000)) as rpc:
             machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
             code, lines, out = machine.check("--upstream", sandbox.url)
-        assert (code, out.splitlines()[-1]) == (0, "All is ok.")
+        assert (code, out.splitlines()[-1]) == (0, "All is ok."), out
         assert list(lines) == [
             *(
                 "versions",

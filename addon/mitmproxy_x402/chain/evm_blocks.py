@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .json_rpc import Call, Declined, Unreachable
+from .json_rpc import Call, Declined, TooFar, Unreachable
 from .rpc import Rpc
 
 FINAL_BLOCKS = {1: 64, 8453: 64, 84532: 64, 137: 100, 80002: 100, 42161: 100, 43114: 10, 43113: 10, 5042: 10}
@@ -131,7 +131,7 @@ class EvmBlocks:
                     raise
                 self.rpc.span = (end - first + 1) // 2
                 if (last - first + 1) // self.rpc.span > most:
-                    raise Unreachable(f"it looks through {self.rpc.span} blocks at a time only") from None
+                    raise TooFar(f"it looks through {self.rpc.span} blocks at a time only") from None
                 continue
             if not isinstance(said, list):
                 raise Unreachable("its answer holds no logs")

@@ -29,6 +29,10 @@ class Declined(Unreachable):
     """
 
 
+class TooFar(Unreachable):
+    """The server would have to look further back than it does; a shorter while may do."""
+
+
 class Busy(Unreachable):
     """The server asks for a pause: HTTP 429, 503, or an error that says so."""
 

@@ -11,7 +11,7 @@ from ..protocol.networks import Asset, Network
 from .balance import token_amounts
 from .evm_blocks import EvmBlocks, quantity
 from .evm_lookup import TRANSFER
-from .json_rpc import Unreachable
+from .json_rpc import TooFar
 from .rpc import Rpc
 from .svm_lookup import SvmLookUp
 
@@ -62,7 +62,7 @@ async def _svm(network: Network, asset: Asset, owner: str, since: float, rpc: Rp
     names = [Pubkey.from_string(text) for text in (owner, asset.address, asset.token_program)]
     changes, complete = await reader.changes(str(get_associated_token_address(*names)), owner, asset.address, since)
     if not complete:
-        raise Unreachable("it does not remember that far back")
+        raise TooFar("it does not remember that far back")
     options = {"encoding": "jsonParsed", "commitment": "finalized"}
     said = await rpc.call("getTokenAccountsByOwner", owner, {"mint": asset.address}, options)
     outgoing = {name: -change for name, change in changes.items() if change < 0}

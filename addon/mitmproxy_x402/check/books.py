@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from ..chain.json_rpc import Unreachable
+from ..chain.json_rpc import TooFar, Unreachable
 from ..chain.movements import Movements, movements
 from ..chain.rpc import Allowance, Rpc
 from ..ledger.interface import LedgerError
@@ -39,11 +39,14 @@ async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str
     for url in urls:
         for days in DAYS:
             begin = max(entries[0].time / 1000 - SLACK_SECONDS, time.time() - days * 86_400)
-            rpc = Rpc(url, max(settings.rpc_timeout, 10), Allowance(MOST_REQUESTS))
+            rpc = Rpc(url, settings.rpc_timeout, Allowance(MOST_REQUESTS))
             try:
                 moved = await movements(network, asset, payer, begin, rpc)
+            except TooFar as error:
+                reason = f"{rpc.origin}: {error}"
             except Unreachable as error:
                 reason = f"{rpc.origin}: {error}"
+                break
             else:
                 return _judged(network, asset, entries, moved, begin)
     return ok("books", f"{network.name}: could not be compared with the chain ({reason})")

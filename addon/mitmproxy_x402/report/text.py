@@ -138,7 +138,7 @@ def _listed(
 ) -> Iterable[str]:
     """Some of `entries`, which are some of so many."""
     for entry in entries[:MAX_LISTED]:
-        place = f"{report.network(entry.network)}  {plain(entry.what, 40)}"
+        place = f"{report.network(entry.network):<14} {plain(entry.what, 36)}"
         yield f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}"
         yield dim(f"    {plain(more(entry), WIDTH - 4)}")
     if there_are > MAX_LISTED:
