@@ -15,7 +15,7 @@ class Line:
 
     def __str__(self) -> str:
         text = "".join(character if character.isprintable() else "?" for character in self.text)
-        return f"{'ok' if self.good else 'TO DO':<7}{self.subject:<11}{text}"
+        return f"{'ok' if self.good else 'TO DO':<7}{self.subject:<12}{text}"
 
 
 def ok(subject: str, text: str) -> Line:
