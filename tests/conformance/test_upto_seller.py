@@ -9,6 +9,8 @@ import base64
 import json
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from x402.mechanisms.evm.upto.server import UptoEvmScheme as UptoServer
 from x402.server import x402ResourceServer
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
-from support.proxy import EVM_ADDRESS, Proxy
+from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import Peer, Upstream, request
 
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
@@ -56,8 +58,20 @@ class Rpc(Upstream):
             peer.send(body)
 
     def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
-        if call["method"] == "eth_chainId":
+        result: Any
+        tester, method, params = self._chain.tester, call["method"], call["params"]
+        if method == "eth_chainId":
             result = hex(self._chain.network.chain_id)
+        elif method == "eth_getTransactionCount":
+            result = hex(tester.get_nonce(params[0]))
+        elif method == "eth_gasPrice":
+            result = hex(2 * 10**9)
+        elif method == "eth_getBalance":
+            result = hex(tester.get_balance(params[0]))
+        elif method == "eth_sendRawTransaction":
+            result = tester.send_raw_transaction(params[0])
+        elif method == "eth_getTransactionReceipt":
+            result = {"status": hex(tester.get_transaction_receipt(params[0])["status"])}
         elif call["method"] == "eth_getCode":
             result = "0x"
         else:
@@ -140,3 +154,33 @@ def test_the_seller_s_charge_is_what_is_paid(tmp_path: Path, sponsored: bool) ->
         assert [row["micro_usd"] for row in found] == [CEILING] * 2
     else:
         assert [row["scheme"] for row in found] == ["exact"] * 2
+
+
+def test_the_verb_sets_shows_and_revokes_the_allowance(tmp_path: Path) -> None:
+    network = BUILT_IN.get("base-sepolia")
+    assert network is not None
+    chain = Permit2Chain(network)
+
+    def allow(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ("--network", "base-sepolia", "--set", f"x402_evm_rpc=base-sepolia={rpc.url}")
+        verb = (sys.executable, "-m", "mitmproxy_x402", "wallet", "allow", *arguments, *where)
+        environ = {"HOME": str(tmp_path), "BLOCKRUN_WALLET_KEY": EVM_KEY}
+        return subprocess.run(verb, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    with Rpc(chain) as rpc:
+        poor = allow("20", "--yes")
+        assert poor.returncode != 0
+        assert "the coin that pays for gas" in poor.stderr
+        chain.tester.send_transaction({"from": chain.operator, "to": EVM_ADDRESS, "value": 10**18, "gas": 21000})
+        unasked = allow("20")
+        assert "nobody is there to ask" in unasked.stderr
+        assert chain.allowance(EVM_ADDRESS) == 0
+        done = allow("20.5", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "An allowance lets the Permit2 contract take" in done.stdout
+        assert "Permit2 may take of it: 20.5." in done.stdout
+        assert chain.allowance(EVM_ADDRESS) == 20_500_000
+        assert "Permit2 may take of it: 20.5." in allow().stdout
+        assert allow("0", "--yes").returncode == 0
+        assert chain.allowance(EVM_ADDRESS) == 0
+        assert allow("-1").returncode != 0

@@ -77,7 +77,7 @@ running: {prog} in another terminal.
 """
 
 SANDBOX_HELP = """\
-usage: {prog} sandbox [--once] [--web] [--network NAME] [MITMPROXY ARGUMENTS]
+usage: {prog} sandbox [--once] [--web] [--network NAME] [--scheme NAME] [MITMPROXY ARGUMENTS]
 
 Starts a gateway that charges play money (port 4420) and the real proxy before it (port 4402) with a throw-away
 wallet, sends one streamed request with a tool call, shows the answer arriving and what was paid, and goes on
@@ -86,6 +86,8 @@ serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not t
   --once           end after that one request; the exit code says whether it was paid and complete
   --web            the proxy in mitmweb, whose page shows that request and all that follow
   --network NAME   base-sepolia (default), solana-devnet, or both
+  --scheme NAME    how the gateway is paid: exact (default), upto (a ceiling, and what was charged of it), permit2 or
+                   gateway (Circle Gateway)
 """
 
 REPORT_HELP = """\
@@ -169,6 +171,8 @@ how many requests that buys. Keys are never printed, and a wallet that is there 
                  where the proxy looks: ~/.blockrun/.session (EVM) or ~/.blockrun/.solana-session (Solana)
   restore        writes the key of a backup (12 to 24 words), or of a private key; from the terminal or standard input
   fund           the address as text and QR code, and what to send there
+  allow          what Permit2 may take of the wallet, for paying by upto; with DOLLARS a transaction sets that after it
+                 was confirmed, or with --yes, and 0 revokes it
 
   --evm, --solana  which wallet; MetaMask and Phantom show the same address for the same words
   --keystore       an encrypted keystore (version 3 JSON) in ~/.blockrun/keystore.json, with a password; EVM only
