@@ -117,8 +117,8 @@ class TestAllIsOk:
         machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
         with Rpc(evm(2_500_000)) as rpc:
             machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
-            code, lines, out = machine.check("--upstream", sandbox.url)
-        assert (code, out.splitlines()[-1]) == (0, "All is ok."), out
+            status, lines, out = machine.check("--upstream", sandbox.url)
+        assert (status, out.splitlines()[-1]) == (0, "All is ok."), out
         assert list(lines) == [
             *(
                 "versions",
@@ -144,7 +144,8 @@ class TestAllIsOk:
         assert lines["balance"].startswith("ok: 2.5 USDC on base-sepolia, enough for ")
         address = EVM_ADDRESS[2:].lower()
         call = {"to": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "data": f"0x70a08231{address:0>64}"}
-        assert rpc.asked == [("eth_chainId", []), ("eth_call", [call, "latest"])]
+        code = ("eth_getCode", [EVM_ADDRESS, "latest"])
+        assert rpc.asked == [("eth_chainId", []), ("eth_call", [call, "latest"]), code]
 
     def test_on_solana_with_the_gateways_own_rpc(self, machine: Machine, sandbox: Sandbox) -> None:
         machine.environ("SOLANA_WALLET_KEY", svm_key())
