@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,6 +287,22 @@ class TestAtOnce:
         assert not run_at_once(master.addons, event)
         _fire(master, event)
         assert log == ["a"]
+
+    def test_what_hooks_bind_to_their_context_ends_with_them(self, master: Master) -> None:
+        seen: list[str] = []
+        asked: contextvars.ContextVar[str] = contextvars.ContextVar("asked", default="nothing")
+
+        class Binding:
+            def request(self, flow: Any) -> None:
+                asked.set("something")
+
+        class Reading:
+            def request(self, flow: Any) -> None:
+                seen.append(asked.get())
+
+        master.addons.add(Binding(), Reading())  # type: ignore[no-untyped-call]
+        assert run_at_once(master.addons, HttpRequestHook(tflow.tflow()))
+        assert (seen, asked.get()) == (["something"], "nothing")
 
     def test_screens_are_brought_up_to_date(self, master: Master) -> None:
         """Who wants to know of each update of a flow gets to know it, in mitmproxy's own way."""

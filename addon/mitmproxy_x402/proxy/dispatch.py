@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import itertools
 import weakref
@@ -146,7 +147,7 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     index, flow = index_of(addons), cast(Any, event).flow
     if index.listens("update"):
         return False
-    begun = _Begun(index, event)
+    begun = contextvars.copy_context().run(_Begun, index, event)  # as in a task: what a hook sets there ends with it
     if begun.waits is None and not flow.intercepted:
         return True
     vars(event)[_BEGUN] = begun
