@@ -293,11 +293,11 @@ class TestAtOnce:
         asked: contextvars.ContextVar[str] = contextvars.ContextVar("asked", default="nothing")
 
         class Binding:
-            def request(self, flow: Any) -> None:
+            def request(self, _flow: Any) -> None:
                 asked.set("something")
 
         class Reading:
-            def request(self, flow: Any) -> None:
+            def request(self, _flow: Any) -> None:
                 seen.append(asked.get())
 
         master.addons.add(Binding(), Reading())  # type: ignore[no-untyped-call]
