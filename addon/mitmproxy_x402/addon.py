@@ -31,12 +31,12 @@ from .payment.payer import Payer, find_wallets
 from .payment.retained.store import Retained, open_retained
 from .payment.signing.delegation import warn_of_delegation
 from .protocol.amounts import format_usd
-from .proxy import authorities, fast_path
-from .proxy import mitmproxy_defaults as hosting
 from .proxy.exchange import Exchange, exchange_of
 from .proxy.fair_reader import Fairness
 from .proxy.layer import install
-from .proxy.self_check import self_check
+from .proxy.startup import authorities, fast_path
+from .proxy.startup import mitmproxy_defaults as hosting
+from .proxy.startup.self_check import self_check
 from .recording.recorder import Recorder
 from .settings.narrowing import beyond_narrowing, widened
 from .settings.options import OPTIONS, PREFIX

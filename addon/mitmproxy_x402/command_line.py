@@ -143,7 +143,7 @@ def port_is_free(host: str, port: int) -> bool:
 
 def configured_options(confdir: str | None) -> dict[str, str]:
     """The options with a text value in mitmproxy's own config file."""
-    from .proxy.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
+    from .proxy.startup.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
 
     options = file_options(confdir or "~/.mitmproxy")
     return {name: value for name, value in options.items() if isinstance(value, str)}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mitmproxy_x402.proxy.fast_path import PATCHES
+from mitmproxy_x402.proxy.startup.fast_path import PATCHES
 
 from .candidates import SCRIPT
 from .load import Job
@@ -72,7 +72,7 @@ def instructions(place: Place, way: Way, requests: int, concurrency: int) -> flo
 
 
 _CHOOSE = """\
-from mitmproxy_x402.proxy import fast_path
+from mitmproxy_x402.proxy.startup import fast_path
 
 fast_path.PATCHES = tuple(
     patch for patch in fast_path.PATCHES if patch.name in {rows}

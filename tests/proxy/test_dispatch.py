@@ -17,9 +17,10 @@ from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
 from mitmproxy.proxy.layers.tls import TlsClienthelloHook
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy import dispatch, fast_path
+from mitmproxy_x402.proxy import dispatch
 from mitmproxy_x402.proxy.dispatch import index_of, run_at_once
 from mitmproxy_x402.proxy.exchange import X402ChallengeHook
+from mitmproxy_x402.proxy.startup import fast_path
 from support.masters import DumpMaster, Master, ScriptLoader, fast
 
 

@@ -20,9 +20,9 @@ from mitmproxy.log import LogEntry
 from mitmproxy.options import Options
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy import fast_path
 from mitmproxy_x402.proxy.exchange import shallow_copy
-from mitmproxy_x402.proxy.fast_path import PATCHES
+from mitmproxy_x402.proxy.startup import fast_path
+from mitmproxy_x402.proxy.startup.fast_path import PATCHES
 from support.masters import DumpMaster, Master, fast
 
 _THEIRS = {patch.name: getattr(patch.owner(), patch.attribute) for patch in PATCHES}

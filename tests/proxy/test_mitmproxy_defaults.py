@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from mitmproxy_x402.proxy import mitmproxy_defaults as hosting
+from mitmproxy_x402.proxy.startup import mitmproxy_defaults as hosting
 
 
 @pytest.mark.parametrize("looks", [1, 3])

@@ -15,7 +15,7 @@ import pytest
 from mitmproxy.proxy.layers import http as mhttp
 
 from mitmproxy_x402.errors import SettingsError
-from mitmproxy_x402.proxy.self_check import _NEEDED, _attributes, self_check
+from mitmproxy_x402.proxy.startup.self_check import _NEEDED, _attributes, self_check
 from support import challenges, effort
 from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer, Upstream, free_port, request

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from mitmproxy_x402.proxy import fast_path
+from mitmproxy_x402.proxy.startup import fast_path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of libraries that mitmproxy calls

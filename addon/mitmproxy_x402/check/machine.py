@@ -21,8 +21,8 @@ from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
 from ..ledger.sqlite.store import SqliteLedger
 from ..protocol import secp256k1
-from ..proxy import authorities
-from ..proxy.self_check import self_check
+from ..proxy.startup import authorities
+from ..proxy.startup.self_check import self_check
 from ..settings.ledger_place import PostgresUrl
 from ..settings.settings import Settings
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets

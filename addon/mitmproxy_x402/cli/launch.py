@@ -108,7 +108,7 @@ def _check_web_login() -> None:
 
 def _check_web_port(options: Mapping[str, str], program: str) -> None:
     """mitmweb itself ends with a traceback."""
-    from ..proxy.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
+    from ..proxy.startup.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
 
     mine = {**file_options(options.get("confdir", "~/.mitmproxy")), **options}
     host, port = str(mine.get("web_host", "127.0.0.1")), str(mine.get("web_port", WEB_PORT))
@@ -127,7 +127,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     logging.getLogger("asyncio").addFilter(_says_something)
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
-    from ..proxy import mitmproxy_defaults as hosting  # noqa: PLC0415  (the same)
+    from ..proxy.startup import mitmproxy_defaults as hosting  # noqa: PLC0415  (the same)
 
     hosting.own_process = True
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}

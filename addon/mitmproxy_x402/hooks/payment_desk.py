@@ -30,8 +30,8 @@ from ..payment.purchase import PaidRequest, Purchase
 from ..payment.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
 from ..payment.retained.store import Retained, RetainedPayments
-from ..proxy import authorities
 from ..proxy.exchange import Exchange, exchange_of, origin_of, upstream_of
+from ..proxy.startup import authorities
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
 from ..views import flow_metadata

@@ -16,7 +16,7 @@ from mitmproxy import ctx, http
 
 from ..errors import error_body
 from ..proxy.exchange import exchange_of
-from ..proxy.self_check import is_starting, unsent
+from ..proxy.startup.self_check import is_starting, unsent
 from ..settings.settings import Settings
 from ..views import flow_metadata as facts
 from ..views.flow_metadata import is_health

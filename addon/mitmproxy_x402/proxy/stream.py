@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import re
 import time
 from collections.abc import Generator
 from typing import Any, cast
@@ -31,18 +30,16 @@ from mitmproxy import http
 from mitmproxy.connection import Connection
 
 from ..errors import error_body
-from ..protocol.payment_required import challenge_header
 from ..settings.timeouts import Timeouts
-from .arrival import CANCELLED, ArrivingStream, AtOnce, Steps
+from .arrival import CANCELLED, AtOnce, Steps
 from .body_observers import Tee
-from .delivery import mend, why_undeliverable
-from .exchange import Exchange, X402ChallengeHook, X402PageEndHook, shallow_copy
+from .exchange import Exchange, shallow_copy
+from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,
     HttpEvent,
     HttpLayer,
     HttpRequestHook,
-    HttpResponseHeadersHook,
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
@@ -58,14 +55,6 @@ from .internals import (
     events,
 )
 
-MAX_CHALLENGE = 1 << 20
-"""Bytes of a 402 that are held back; a longer one passes through as an answer, unless its terms are in a header."""
-
-
-MAX_LEGS = 6
-"""Requests sent upstream for one request of the client, whatever the addon asks for."""
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -78,16 +67,10 @@ _RESPONSE_EVENTS = (
 )
 
 
-_CHALLENGE = (402,)
-
-
-_REJECTIONS = (400, 401, 402, 412)
-
-
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
-class X402Stream(ArrivingStream):
+class X402Stream(HoldingStream):
     """mitmproxy's stream, which can send its request upstream more than once."""
 
     def __init__(self, context: Any, stream_id: int, timeouts: Timeouts, at_once: AtOnce | None = None) -> None:
@@ -261,116 +244,6 @@ class X402Stream(ArrivingStream):
 
     # The way of a request.
 
-    def state_wait_for_response_headers(self, event: events.Event) -> Steps:
-        """Hold a 402 back where the addon may pay it."""
-        assert isinstance(event, ResponseHeaders)
-        if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
-            self._can_resend() and self._is_deliverable(event.response)
-        ):
-            self._held_head = event.response
-            self._held_body.clear()
-            self.server_state = self.state_hold_challenge
-            return
-        yield from super().state_wait_for_response_headers(event)
-
-    def _is_deliverable(self, challenge: http.Response) -> bool:
-        """Whether an answer with a head such as this one's would get through: else paying for it buys nothing."""
-        checked = self.context.options.validate_inbound_headers and not self.exchange.secrets_sent
-        return not (checked and why_undeliverable(challenge))
-
-    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
-        """Refuse what mitmproxy refuses, but for the head of an answer that was paid for, which is mended."""
-        if not request and self.exchange.secrets_sent and self.flow.response is not None:
-            why = why_undeliverable(self.flow.response)
-            if not why:
-                return False
-            if self.context.options.validate_inbound_headers:
-                logger.warning("x402: the head of a paid answer was mended: %s", _QUOTED.sub("...", why))
-                mend(self.flow.response)
-        return (yield from super().check_invalid(request))
-
-    def _can_resend(self) -> bool:
-        return (
-            self.exchange.may_pay
-            and self.exchange.legs < MAX_LEGS
-            and self.client_state == self.state_done
-            and not self.flow.request.stream
-            and self.flow.request.raw_content is not None
-        )
-
-    def state_hold_challenge(self, event: events.Event) -> Steps:
-        """Collect a 402, then ask the addon."""
-        assert self._held_head is not None
-        if isinstance(event, ResponseData):
-            self._held_body += event.data
-            if len(self._held_body) > MAX_CHALLENGE:
-                if challenge_header(self._held_head.headers.get) is None:
-                    yield from self._release_challenge(complete=False)
-                else:  # the terms are there, so the page behind them need not be
-                    yield from self._ask(complete=False)
-        elif isinstance(event, ResponseTrailers):
-            self._held_head.trailers = event.trailers
-        elif isinstance(event, ResponseEndOfMessage):
-            yield from self._ask(complete=True)
-
-    def _ask(self, *, complete: bool) -> Steps:
-        challenge = self._held_head
-        assert challenge is not None
-        challenge.data.content = bytes(self._held_body)
-        self.flow.response = challenge
-        yield X402ChallengeHook(self.flow)
-        if (yield from self.check_killed(True)):
-            return
-        if not self.exchange.resend and (self.flow.response is challenge or self.flow.response is None):
-            yield from self._release_challenge(complete=complete)
-        elif complete:
-            yield from self._act()
-        else:
-            self._held_body.clear()
-            self.server_state = self.state_skip_rest
-
-    def state_skip_rest(self, event: events.Event) -> Steps:
-        """Drop what is left of a challenge that is decided upon: its connection is free when it is over."""
-        if isinstance(event, ResponseEndOfMessage):
-            yield X402PageEndHook(self.flow)
-            if (yield from self.check_killed(True)):
-                return
-            yield from self._act()
-
-    def _act(self) -> Steps:
-        challenge = self._held_head
-        assert challenge is not None
-        if self.exchange.resend:
-            self.exchange.resend = False
-            self.flow.response = None
-            yield from self._send_leg()
-        else:
-            assert self.flow.response is not None
-            self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
-            yield from self._send_own_answer()
-
-    def _send_own_answer(self) -> Steps:
-        yield HttpResponseHeadersHook(self.flow)
-        if (yield from self.check_killed(True)):
-            return
-        yield from self.send_response()
-
-    def _release_challenge(self, *, complete: bool) -> Steps:
-        """Go on where HttpStream would be, had the 402 not been held back."""
-        assert self._held_head is not None
-        head, body = self._held_head, bytes(self._held_body)
-        head.data.content = None
-        self._held_body.clear()
-        self.server_state = self.state_wait_for_response_headers
-        end_stream = complete and not body
-        yield from super().state_wait_for_response_headers(ResponseHeaders(self.stream_id, head, end_stream))
-        if self.server_state == self.state_errored:
-            return
-        if body:
-            yield from self.server_state(ResponseData(self.stream_id, body))
-        if complete:
-            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
-
     def _send_leg(self) -> Steps:
         """Send the request upstream again, on the same connection where that is still open."""
         self._reused = None
@@ -477,8 +350,6 @@ def _kept_open(request: http.Request) -> http.Request:
     return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
 
 
-_QUOTED = re.compile(r"""b(?:'[^']*'|"[^"]*")""")
-"""An upstream's bytes within a sentence of mitmproxy's."""
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 

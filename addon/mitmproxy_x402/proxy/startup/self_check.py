@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import version
 
-from ..errors import SettingsError
-from ..installation import advice
-from .internals import (
+from ...errors import SettingsError
+from ...installation import advice
+from ..internals import (
     ChunkedReader,
     Context,
     DropStream,

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import dispatch, header_index
-from .internals import unset
+from .. import dispatch, header_index
+from ..internals import unset
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
 
-from ..settings.values import is_loopback
-from .internals import RegularMode, ReverseMode
+from ...settings.values import is_loopback
+from ..internals import RegularMode, ReverseMode
 
 own_process = False
 """Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""

@@ -1,0 +1,163 @@
+"""The middle of a stream: a 402 is held back, shown to the addon, and released, answered or followed by a payment."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Generator
+from typing import Any
+
+from mitmproxy import http
+
+from ..protocol.payment_required import challenge_header
+from .arrival import ArrivingStream, Steps
+from .delivery import mend, why_undeliverable
+from .exchange import X402ChallengeHook, X402PageEndHook
+from .internals import (
+    HttpResponseHeadersHook,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseTrailers,
+    commands,
+    events,
+)
+
+MAX_CHALLENGE = 1 << 20
+"""Bytes of a 402 that are held back; a longer one passes through as an answer, unless its terms are in a header."""
+
+
+MAX_LEGS = 6
+"""Requests sent upstream for one request of the client, whatever the addon asks for."""
+
+
+_CHALLENGE = (402,)
+
+
+_REJECTIONS = (400, 401, 402, 412)
+
+
+_QUOTED = re.compile(r"""b(?:'[^']*'|"[^"]*")""")
+"""An upstream's bytes within a sentence of mitmproxy's."""
+
+logger = logging.getLogger(__name__)
+
+
+class HoldingStream(ArrivingStream):
+    """mitmproxy's stream, which holds a 402 back where the addon may pay it."""
+
+    _held_head: http.Response | None
+    _held_body: bytearray
+
+    def _send_leg(self) -> Steps:
+        raise NotImplementedError
+
+    def state_wait_for_response_headers(self, event: events.Event) -> Steps:
+        """Hold a 402 back where the addon may pay it."""
+        assert isinstance(event, ResponseHeaders)
+        if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
+            self._can_resend() and self._is_deliverable(event.response)
+        ):
+            self._held_head = event.response
+            self._held_body.clear()
+            self.server_state = self.state_hold_challenge
+            return
+        yield from super().state_wait_for_response_headers(event)
+
+    def _is_deliverable(self, challenge: http.Response) -> bool:
+        """Whether an answer with a head such as this one's would get through: else paying for it buys nothing."""
+        checked = self.context.options.validate_inbound_headers and not self.exchange.secrets_sent
+        return not (checked and why_undeliverable(challenge))
+
+    def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        """Refuse what mitmproxy refuses, but for the head of an answer that was paid for, which is mended."""
+        if not request and self.exchange.secrets_sent and self.flow.response is not None:
+            why = why_undeliverable(self.flow.response)
+            if not why:
+                return False
+            if self.context.options.validate_inbound_headers:
+                logger.warning("x402: the head of a paid answer was mended: %s", _QUOTED.sub("...", why))
+                mend(self.flow.response)
+        return (yield from super().check_invalid(request))
+
+    def _can_resend(self) -> bool:
+        return (
+            self.exchange.may_pay
+            and self.exchange.legs < MAX_LEGS
+            and self.client_state == self.state_done
+            and not self.flow.request.stream
+            and self.flow.request.raw_content is not None
+        )
+
+    def state_hold_challenge(self, event: events.Event) -> Steps:
+        """Collect a 402, then ask the addon."""
+        assert self._held_head is not None
+        if isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > MAX_CHALLENGE:
+                if challenge_header(self._held_head.headers.get) is None:
+                    yield from self._release_challenge(complete=False)
+                else:  # the terms are there, so the page behind them need not be
+                    yield from self._ask(complete=False)
+        elif isinstance(event, ResponseTrailers):
+            self._held_head.trailers = event.trailers
+        elif isinstance(event, ResponseEndOfMessage):
+            yield from self._ask(complete=True)
+
+    def _ask(self, *, complete: bool) -> Steps:
+        challenge = self._held_head
+        assert challenge is not None
+        challenge.data.content = bytes(self._held_body)
+        self.flow.response = challenge
+        yield X402ChallengeHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        if not self.exchange.resend and (self.flow.response is challenge or self.flow.response is None):
+            yield from self._release_challenge(complete=complete)
+        elif complete:
+            yield from self._act()
+        else:
+            self._held_body.clear()
+            self.server_state = self.state_skip_rest
+
+    def state_skip_rest(self, event: events.Event) -> Steps:
+        """Drop what is left of a challenge that is decided upon: its connection is free when it is over."""
+        if isinstance(event, ResponseEndOfMessage):
+            yield X402PageEndHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
+            yield from self._act()
+
+    def _act(self) -> Steps:
+        challenge = self._held_head
+        assert challenge is not None
+        if self.exchange.resend:
+            self.exchange.resend = False
+            self.flow.response = None
+            yield from self._send_leg()
+        else:
+            assert self.flow.response is not None
+            self.flow.response.timestamp_start = self.flow.response.timestamp_start or challenge.timestamp_start
+            yield from self._send_own_answer()
+
+    def _send_own_answer(self) -> Steps:
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.send_response()
+
+    def _release_challenge(self, *, complete: bool) -> Steps:
+        """Go on where HttpStream would be, had the 402 not been held back."""
+        assert self._held_head is not None
+        head, body = self._held_head, bytes(self._held_body)
+        head.data.content = None
+        self._held_body.clear()
+        self.server_state = self.state_wait_for_response_headers
+        end_stream = complete and not body
+        yield from super().state_wait_for_response_headers(ResponseHeaders(self.stream_id, head, end_stream))
+        if self.server_state == self.state_errored:
+            return
+        if body:
+            yield from self.server_state(ResponseData(self.stream_id, body))
+        if complete:
+            yield from self.server_state(ResponseEndOfMessage(self.stream_id))
