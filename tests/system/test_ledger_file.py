@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
@@ -83,19 +82,18 @@ def _post(proxy: Proxy, fault: str) -> int:
     return httpx.post(f"{proxy.url}/v1/chat/completions", json=BODY, headers=headers, timeout=60).status_code
 
 
-def test_a_limit_holds_for_large_and_packed_requests_and_says_why(home: Path, tmp_path: Path) -> None:
+def test_a_limit_holds_for_large_requests_and_doubled_keys_and_says_why(home: Path, tmp_path: Path) -> None:
     config = tmp_path / "x402.toml"
     config.write_text('[[limit]]\nmodel = "dear-*"\nmax_request = "0.000001"\n')
     with place(home, *in_file(home), "--set", f"x402_config={config}") as shop:
         long = {"messages": [{"role": "user", "content": "x" * 1000}] * 3400, "model": "dear-1"}
-        for body, headers, said in (
-            (json.dumps(long).encode(), {}, "for model dear-* may cost"),
-            (gzip.compress(json.dumps(long).encode()), {"content-encoding": "gzip"}, "for model dear-* may cost"),
-            (b'{"model": "dear-1", "messages": [], "model": "cheap"}', {}, "for model dear-* may cost"),
-            (json.dumps({**long, "model": "x" * 2000}).encode(), {}, "since its model's name is too long"),
+        for body, said in (
+            (json.dumps(long).encode(), "for model dear-* may cost"),
+            (b'{"model": "dear-1", "messages": [], "model": "cheap"}', "for model dear-* may cost"),
+            (json.dumps({**long, "model": "x" * 2000}).encode(), "since its model's name is too long"),
         ):
             with httpx.Client(verify=False, timeout=30) as client:
-                answer = client.post(shop.proxy.url + "/v1/chat/completions", content=body, headers=headers)
+                answer = client.post(shop.proxy.url + "/v1/chat/completions", content=body)
             assert answer.status_code == 400
             error = answer.json()["error"]
             assert (error["code"], said in error["message"]) == ("over_request_limit", True), error["message"]
