@@ -315,3 +315,22 @@ B64 = "iVBORw0KGgo" * 20
 def test_other_parts_read_like_this(kind: str, value: Any, lines: list[str]) -> None:
     text = answer_text(Reading("gemini", items=(Other(kind, value),)))
     assert text.split("\n")[3:-1] == [f"  {one}" for one in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ('{"a": x}', ['  {"a": x}', "        ^ Expecting value  (event 1)"]),
+        ('{"日本": x}', ['  {"日本": x}', "           ^ Expecting value  (event 1)"]),
+        ('{"a": [1,', ['  {"a": [1,', "           ^ Expecting value  (they end here, after event 1)"]),
+        ('{\n "a": x,\n "b": 1}',
+         ["  {", '   "a": x,', "        ^ Expecting value  (event 1)", '   "b": 1}']),
+        ('{"a": "' + "y" * 80 + '", "b": x, "c": "' + "z" * 80 + '"}', [
+            '  {"a": "' + "y" * 80 + '", "b": x, "c": "' + "z" * 80 + '"}', "",
+            "  …" + "y" * 26 + '", "b": x, "c": "' + "z" * 25 + "…",
+            "  " + " " * 35 + "^ Expecting value  (event 1)"]),
+    ],
+)  # fmt: skip
+def test_a_caret_stands_under_the_place_where_arguments_break(arguments: str, lines: list[str]) -> None:
+    text = answer_text(reading(v.chat(v.chunk(v.call(0, arguments, "c", "f")), v.chunk({}, "tool_calls"))))
+    assert text.split("\n\nirregular:")[0].split("\n")[3:] == lines

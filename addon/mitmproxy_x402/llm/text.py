@@ -8,7 +8,9 @@ from .reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Rea
 from .values import dump
 
 MAX_BESIDE = 100
-"""Characters on either side of the place where arguments break, and of a detail that fits its name's line."""
+"""Characters of a detail that fits its name's line."""
+MAX_CONTEXT = 34
+"""Characters on either side of the place where arguments break."""
 
 
 def answer_text(reading: Reading) -> str:
@@ -114,13 +116,15 @@ def _broken(arguments: str, broken: Broken) -> list[str]:
     if position == len(arguments):
         where = f"they end here, after {where}" if where else "they end here"
     mark = f"^ {line(broken.problem)}" + (f"  ({where})" if where else "")
-    before, after = arguments[:begin], arguments[end:]
-    cut_left, cut_right = max(begin, position - MAX_BESIDE), min(end, position + MAX_BESIDE)
+    cut_left, cut_right = max(begin, position - MAX_CONTEXT), min(end, position + MAX_CONTEXT)
     left = ("…" if cut_left > begin else "") + printable(arguments[cut_left:position])
     right = printable(arguments[position:cut_right]) + ("…" if cut_right < end else "")
+    around = [f"  {left}{right}", f"  {' ' * columns(left)}{mark}"]
+    if (cut_left, cut_right) != (begin, end):
+        return [*indented(arguments), "", *around]
+    before, after = arguments[:begin], arguments[end:]
     lines = indented(before[:-1]) if before else []
-    lines += [f"  {left}{right}", f"  {' ' * columns(left)}{mark}"]
-    return lines + (indented(after[1:]) if after else [])
+    return lines + around + (indented(after[1:]) if after else [])
 
 
 def _detail(detail: Detail) -> list[str]:

@@ -44,8 +44,8 @@ MAX_PLAIN = 1 << 20
 """Bytes of other JSON that are laid out in lines."""
 MOST_STREAMS = 16
 """Streams that grow of which a reader is kept."""
-WIDTH = 120
-"""Characters of a line."""
+WIDTH = 76
+"""Characters of a line: what mitmweb's half of a common window has room for."""
 _HASHED = 4 << 20
 _MARK = 1024
 """Bytes by which a stream that has grown is known again."""
