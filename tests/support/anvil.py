@@ -41,6 +41,7 @@ def program() -> Path:
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", f"@foundry-rs/anvil@{VERSION}"]
+        assert shutil.which("npm"), "these tests need anvil: install npm, or name the program in X402_ANVIL"
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=300)
     return found
 
