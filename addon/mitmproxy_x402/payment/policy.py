@@ -117,9 +117,10 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
     was asked for, why not, and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
     `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
-    judged = [_judged(requirement, rules, payers) for requirement in required.accepts]
-    offers = [each for each in judged if isinstance(each, Offer)]
+    chosen = [one for one in required.accepts if one.scheme == "exact" or rules.schemes != "exact"]
+    offers = [each for each in (_judged(one, rules, payers) for one in chosen) if isinstance(each, Offer)]
     if not offers:
+        judged = [_judged(requirement, rules, payers) for requirement in required.accepts]
         raise _nothing_to_pay(required, rules, [each for each in judged if isinstance(each, _Objection)])
     if len(offers) == 1:
         return offers
