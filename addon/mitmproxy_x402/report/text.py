@@ -211,8 +211,10 @@ COLUMNS: Sequence[str] = (
     *("time", "state", "usd", "model", "network", "method", "host", "path", "amount", "asset", "pay_to", "reference"),
     *("transaction", "status", "code", "request_id", "first_byte_ms", "total_ms", "bytes", "sends", "row", "replaces"),
     *("spent_usd", "client", "wallet", "scheme", "chain", "chain_transaction", "chain_time", "chain_amount", "finding"),
+    "charged",
 )
-"""`usd` is what was signed for, `spent_usd` what counts of it; `chain...` is what the chain itself says."""
+"""`usd` is what was signed for, `spent_usd` what counts of it, `charged` what an answer said was taken of a ceiling (in
+atomic units); `chain...` is what the chain itself says."""
 
 
 def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | None]]:
@@ -228,7 +230,7 @@ def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | Non
             None if when is None else when.astimezone(report.zone).isoformat(),
             entry.chain_amount,
         ),
-        entry.finding,
+        *(entry.finding, entry.charged),
     )
     return zip(COLUMNS, values, strict=True)
 

@@ -17,6 +17,7 @@ from ..errors import X402Error
 from ..ledger.reading import Entry, is_there, read_entries
 from ..payment.payer import Payer
 from ..protocol.amounts import format_usd
+from ..protocol.messages import AtomicUnits
 from ..report import sums as report
 from ..report import text as report_text
 from ..report.of_ledger import of_ledger
@@ -124,9 +125,23 @@ def _payments(payer: Payer, count: int) -> list[str]:
         f"{made.moment(entry):%Y-%m-%d %H:%M:%S}  {format_usd(entry.micro_usd):<9} {made.network(entry.network):<14}"
         f" {report.WORDS[entry.fate]:<17.17} {report_text.plain(entry.what, 40):<30} "
         + report_text.plain(entry.chain_transaction or entry.transaction or entry.code)
+        + _ceiling(entry, payer)
         for entry in reversed(entries)
     ]
     return [line.rstrip() for line in lines] + ["", paid(entries)] if lines else ["Nothing was paid yet."]
+
+
+def _ceiling(entry: Entry, payer: Payer) -> str:
+    """What was taken of a ceiling, by the chain's word or the answer's; empty for an exact price."""
+    taken = entry.chain_amount or entry.charged
+    network = payer.settings.networks.get(entry.network)
+    asset = None if network is None else network.asset(entry.asset)
+    if entry.scheme != "upto" or asset is None:
+        return ""
+    if not taken:
+        return "  upto: not known yet what was charged"
+    charged = format_usd(asset.micro_usd(AtomicUnits(int(taken))))
+    return f"  upto: charged {charged} of at most {format_usd(entry.micro_usd)}"
 
 
 def _budgets(payer: Payer) -> list[str]:
