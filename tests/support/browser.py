@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         self._profile = folder / "browser"
         self._id = 0
+        self._sockets = contextlib.ExitStack()
 
     def __enter__(self) -> Browser:
         self._profile.mkdir()
@@ -70,7 +72,7 @@ class Browser:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._socket.close()
+            self._sockets.close()
         finally:
             self._end()
 
@@ -83,7 +85,7 @@ class Browser:
         port = self._port()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=_PATIENCE) as answer:
             page = next(target for target in json.load(answer) if target["type"] == "page")
-        return connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None)
+        return self._sockets.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None))
 
     def _port(self) -> int:
         """Chromium writes it into its profile once it listens."""
