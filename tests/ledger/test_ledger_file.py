@@ -24,10 +24,11 @@ from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite.durability import Disk
 from mitmproxy_x402.ledger.sqlite.liveness import is_alive
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
-from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledgers import MachineTimes, query, state_of
+from support.patience import eventually
 
 
 def intent(micro: int = 10) -> Intent:
@@ -259,6 +260,13 @@ class TestPowerCut:
             asyncio.run(pay())
         with pytest.raises(LedgerError, match="Input/output error"):
             ledger.durable_now()
+
+
+def test_the_log_is_brought_into_the_file_beside_other_work(ledger: SqliteLedger, path: Path) -> None:
+    before = path.stat().st_size
+    for _ in range(CHECKPOINT_PAYMENTS):
+        ledger.reserve(intent(), [])
+    eventually(lambda: path.stat().st_size > before)
 
 
 class TestLocked:

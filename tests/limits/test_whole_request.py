@@ -108,7 +108,16 @@ def test_the_limit_of_a_model_holds(body: bytes, content_types: tuple[str, ...],
     assert for_request([BY_MODEL], asked(body, content_types, codings)) == [BY_MODEL]
 
 
-@pytest.mark.parametrize("target", ["/v1/chat?model=dear-1", "/v1beta/models/dear-1:generate", "/v1/models/%64ear-1/x"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/chat?model=dear-1",
+        "/v1beta/models/dear-1:generate",
+        "/openai/deployments/dear-1/chat/completions",
+        "/model/dear-1/invoke",
+        "/v1/models/%64ear-1/x",
+    ],
+)
 def test_the_model_in_the_url(target: str) -> None:
     assert for_request([BY_MODEL], asked(b"{}", target=target)) == [BY_MODEL]
 

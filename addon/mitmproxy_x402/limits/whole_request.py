@@ -28,7 +28,8 @@ MAX_PART_HEAD = 16 << 10
 MAX_NAME = 1000
 MAX_CODINGS = 3
 _NAME = "model"
-_IN_PATH = re.compile(r"/models/(?=([^/:?]+))([^:?]+)")
+_IN_PATH = re.compile(r"/(?:models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
+"""As Google, Bedrock and Azure have it: one part of the path, and all that follows up to a colon."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
 """What is its own normal form."""
@@ -59,7 +60,7 @@ class WholeRequest:
     def _asked(self) -> Asked:
         path, _, query = self._target.partition("?")
         normal, path_doubt = normal_path(path)
-        in_path = itertools.chain.from_iterable(_IN_PATH.findall(normal))  # one part, and all up to a colon
+        in_path = itertools.chain.from_iterable(_IN_PATH.findall(normal))
         models = [*in_path, *(value for key, value in parse_qsl(query) if _is_model(key))]
         doubt = ""
         try:

@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-CHECKPOINT_SYNCS = 500
-"""After so many syncs the log is brought into the file."""
 _FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
 """On macOS: what `fsync` does elsewhere."""
+
+
+_Wait = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
 class Disk:
@@ -31,9 +33,7 @@ class Disk:
         self._path = path
         self._failure = failure
         self._fd = os.open(f"{path}-wal", os.O_RDONLY)
-        self._waiting: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._waiting: queue.SimpleQueue[_Wait | Literal["checkpoint", "end"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def soon(self) -> asyncio.Future[None]:
@@ -41,12 +41,19 @@ class Disk:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         done.add_done_callback(lambda its: its.cancelled() or its.exception())  # who left need not be told
+        self._put((loop, done))
+        time.sleep(0)  # lets the thread begin before the signature is made
+        return done
+
+    def checkpoint_soon(self) -> None:
+        """Have the log brought into the file."""
+        self._put("checkpoint")
+
+    def _put(self, what: _Wait | Literal["checkpoint", "end"]) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="x402 ledger disk", daemon=True)
             self._thread.start()
-        self._waiting.put((loop, done))
-        time.sleep(0)  # lets the thread begin before the signature is made
-        return done
+        self._waiting.put(what)
 
     def now(self) -> None:
         """Wait for it on the spot. Raises OSError."""
@@ -56,25 +63,23 @@ class Disk:
             fcntl.fcntl(self._fd, _FULL_FSYNC)
 
     def _run(self) -> None:
-        syncs = 0
         while True:
             some = [self._waiting.get()]
             while not self._waiting.empty():
                 some.append(self._waiting.get())
-            failure: Exception | None = None
-            try:
-                self.now()
-            except OSError as error:
-                failure = self._failure(error)
-            for one in some:
-                if one is not None:
-                    _tell(*one, failure)
-            if None in some:
-                return
-            syncs += len(some)
-            if syncs >= CHECKPOINT_SYNCS:
-                syncs = 0
+            waits = [one for one in some if isinstance(one, tuple)]
+            if waits:
+                failure: Exception | None = None
+                try:
+                    self.now()
+                except OSError as error:
+                    failure = self._failure(error)
+                for loop, done in waits:
+                    _tell(loop, done, failure)
+            if "checkpoint" in some:
                 self._checkpoint()
+            if "end" in some:
+                return
 
     def _checkpoint(self) -> None:
         """Anybody may do it at any time, so it may fail as well."""
@@ -84,7 +89,7 @@ class Disk:
     def close(self) -> None:
         """Wait for what is under way."""
         if self._thread is not None:
-            self._waiting.put(None)
+            self._waiting.put("end")
             self._thread.join()
             self._thread = None
         if self._fd >= 0:

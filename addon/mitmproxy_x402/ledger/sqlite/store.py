@@ -45,8 +45,9 @@ COLLISION_MS = 10
 """How long one write waits on the event loop for another process's, which takes a tenth of a millisecond. After one
 that has waited in vain the next ones wait no longer at all, until one succeeds: something holds the file for good."""
 CHECKPOINT_PAGES = 16_000
-"""After so many pages of its log, 64 MB, SQLite brings them into the file on the event loop. Long before that a thread
-does so (see `durability`), as far as payments are synced."""
+"""After so many pages of its log, 64 MB, SQLite brings them into the file on the event loop."""
+CHECKPOINT_PAYMENTS = 500
+"""Long before that, after so many payments, a thread does so (see `durability`)."""
 
 
 class SqliteLedger:
@@ -57,6 +58,7 @@ class SqliteLedger:
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
         """Outcomes that came when nothing could be written: they go with the next ones."""
+        self._payments = 0
         self._is_blocked = False
         """Whether the last write has met a file that another process had locked."""
         why = objection(path)
@@ -170,6 +172,9 @@ class SqliteLedger:
             )
             row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None
+        self._payments += 1
+        if self._payments % CHECKPOINT_PAYMENTS == 0:
+            self._disk.checkpoint_soon()
         return row
 
     def durable_soon(self) -> Awaitable[None] | None:
