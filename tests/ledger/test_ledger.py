@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -655,3 +655,51 @@ class TestJob:
         assert found is not None
         assert (found.row, found.last_row, found.payer) == (second, second, "0xq")
         self.follow(ledger, second)
+
+
+class TestWhatMayStillBeTaken:
+    OURS: ClassVar[dict[str, Any]] = {"wallet": "0xw", "scheme": "upto"}
+
+    def send(self, ledger: Ledger, micro: int, **more: Any) -> int:
+        row = ledger.reserve(intent(micro, **self.OURS | more), ())
+        ledger.record_sent(row, f"0x{row}", 1_700_000_300, Validity(1_700_000_300, dies_in=900))
+        return row
+
+    def pending(self, ledger: Ledger, without: int = 0) -> tuple[int, int]:
+        found = ledger.pending("0xw", Caip2("eip155:8453"), "0xa", without)
+        return found.all, found.permit2
+
+    def test_of_one_wallet_and_token(self, ledger: Ledger) -> None:
+        assert self.pending(ledger) == (0, 0)
+        first = self.send(ledger, 100)
+        self.send(ledger, 20, scheme="permit2")
+        self.send(ledger, 3, scheme="exact")
+        self.send(ledger, 1000, scheme="gateway")
+        self.send(ledger, 2000, wallet="0xother")
+        ledger.reserve(intent(4, **self.OURS), ())
+        assert self.pending(ledger) == (127, 124)
+        assert self.pending(ledger, first) == (27, 24)
+
+    def test_until_it_is_taken_or_dead(self, ledger: Ledger, times: Times) -> None:
+        rows = [self.send(ledger, 100) for _ in range(4)]
+        ledger.finish(rows[0], Outcome("settled", "0x" + "ab" * 32, charged=AtomicUnits(7), charged_micro_usd=7))
+        ledger.finish(rows[1], Outcome("rejected", charged_micro_usd=0))
+        ledger.finish(rows[2], Outcome("unknown"))
+        assert self.pending(ledger) == (300, 300)
+        ledger.record_chain([ChainWord(rows[2], "moved", amount=AtomicUnits(5), micro_usd=5)])
+        assert self.pending(ledger) == (200, 200)
+        times.pass_by(901)
+        assert self.pending(ledger) == (0, 0)
+
+    def test_charges_are_those_of_one_path_and_model_by_the_chain_s_word_first(self, ledger: Ledger) -> None:
+        assert ledger.charges("/v1/x", "m-1") == []
+        rows = [self.send(ledger, 100) for _ in range(3)]
+        for charged, row in enumerate(rows):
+            ledger.finish(row, Outcome("settled", "0x" + "ab" * 32, charged_micro_usd=charged))
+        ledger.record_chain([ChainWord(rows[1], "moved", amount=AtomicUnits(50), micro_usd=50)])
+        self.send(ledger, 100)  # of which nothing is known
+        ledger.finish(self.send(ledger, 100, model=None), Outcome("settled", "0x" + "ab" * 32, charged_micro_usd=9))
+        found = [(charge.ceiling, charge.charged) for charge in ledger.charges("/v1/x", "m-1")]
+        assert found == [(100, 2), (100, 50), (100, 0)]
+        assert [charge.charged for charge in ledger.charges("/v1/x", None)] == [9]
+        assert ledger.charges("/v1/y", "m-1") == []

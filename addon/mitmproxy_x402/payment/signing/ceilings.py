@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...chain.permit2 import Standing, standing
-from ...errors import Refused
+from ...errors import Refused, RpcError
 from ...ledger.interface import Charge, Ledger, Pending
 from ...protocol.amounts import format_usd
 from ...protocol.networks import Network
@@ -22,6 +22,8 @@ from ..policy import Offer, Purpose, Schemes
 
 EXACT_SECONDS = 600
 """For how long `upto` and Permit2 rest on a network where a seller has refused one."""
+RPC_SECONDS = 60
+"""The same where no RPC answers: each request would wait for that."""
 PROBES = 3
 """Ceilings that are paid, with `auto`, before it is known what they come to for that path and model."""
 QUANTILE = 0.75
@@ -92,7 +94,11 @@ class Ceilings:
         """What chain and ledger say before `offer` is reserved. Raises RpcError, and what `permit_nonce` does."""
         before = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, 0)
         urls = self._rpcs(offer.network)
-        known = await standing(offer.network, offer.asset, payer, urls, self._seconds)
+        try:
+            known = await standing(offer.network, offer.asset, payer, urls, self._seconds)
+        except RpcError:
+            self._rests_until[offer.network.caip2] = self._clock() + RPC_SECONDS
+            raise
         _permit_nonce(offer, known, before, sponsored=sponsors(extensions, offer.asset))
         return Look(known, before)
 
