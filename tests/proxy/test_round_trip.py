@@ -143,7 +143,7 @@ def test_passes_what_is_no_challenge_executed_once(rig: Rig, name: str) -> None:
 
     rig.script(script)
     with rig.client() as client:
-        client.send(request())
+        client.send(request(path=f"/v1/passing/{list(PASSING).index(name)}"))
         assert client.exactly(len(raw)) == raw
     assert len(rig.upstream.requests) == 1
 
@@ -175,7 +175,7 @@ def test_passes_402_that_is_too_large(rig: Rig) -> None:
 
     rig.script(script)
     with rig.client() as client:
-        client.send(request())
+        client.send(request(path=f"/v1/passing/{list(PASSING).index(name)}"))
         assert client.exactly(len(raw)) == raw
     assert len(rig.upstream.requests) == 1
 

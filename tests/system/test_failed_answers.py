@@ -13,76 +13,10 @@ from typing import Any
 import brotli
 import pytest
 
-from support.attacker import CLAUDE_TRIES, Stage, http, sse, stage
+from support.attacker import CLAUDE_TRIES, Stage, http, stage
+from support.endings import COMPLETE, INCOMPLETE
 from support.wire import request as raw_request
 from support.zstd import compress as zstd
-
-DELTA = {"type": "response.output_text.delta", "delta": "a" * 40}
-CHUNK = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
-STOP = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
-GEMINI = {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}
-LARGE = {"type": "response.completed", "response": {"status": "completed", "instructions": "i" * 300_000}}
-CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
-FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
-
-INCOMPLETE: dict[str, bytes] = {
-    "response.failed": sse(CREATED, DELTA, FAILED),
-    "response.failed without its event's name": sse(f"data: {json.dumps(CREATED)}\n\ndata: {json.dumps(FAILED)}\n\n"),
-    "responses: an error": sse(CREATED, {"type": "error", "code": "server_error", "message": "no"}),
-    "responses: no end": sse(CREATED, DELTA),
-    "responses: no end, long": sse(CREATED, *[DELTA] * 3000),
-    "responses: an end that is cut off": sse(CREATED, DELTA, 'event: response.completed\ndata: {"type": "resp'),
-    "messages: an error": sse(TEXT, {"type": "error", "error": {"type": "overloaded_error"}}),
-    "messages: no end": sse({"type": "message_start", "message": {}}, TEXT),
-    "chat: no end": sse(CHUNK, CHUNK),
-    "chat: an error, then [DONE]": sse(CHUNK, {"error": {"message": "no", "code": 502}}, "data: [DONE]\n\n"),
-    "chat: finish_reason error": sse(CHUNK, {"choices": [{"delta": {}, "finish_reason": "error"}]}),
-    "gemini: no end": sse(GEMINI, GEMINI),
-    "gemini: an error": sse(GEMINI, {"error": {"code": 503, "status": "UNAVAILABLE"}}),
-    "nothing but heartbeats": sse(": ping\n\n", ": ping\n\n"),
-    "an empty stream": sse(),
-    "an empty 200": http(200),
-    "an empty 204": b"HTTP/1.1 204 No Content\r\n\r\n",
-    "an error in a whole 200": http(200, b'{"error": {"message": "upstream is down", "code": 502}}'),
-    "a failed response in a whole 200": http(200, b'{"object": "response", "status": "failed", "output": []}'),
-    "gzip": sse(coding="gzip", body=gzip.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
-    "deflate": sse(coding="deflate", body=zlib.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
-    "br": sse(coding="br", body=brotli.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
-    "zstd": sse(coding="zstd", body=zstd(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
-    "a bomb": sse(coding="gzip", body=gzip.compress(bytes(40 << 20))),
-    **{
-        f"{status}": http(status, b'{"error": {"message": "no"}}')
-        for status in (300, 303, 400, 401, 403, 404, 405, 413, 415, 418, 422, 424, 426, 451, 499)
-    },
-    "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
-}
-COMPLETE: dict[str, bytes] = {
-    "response.completed": sse(CREATED, DELTA, {"type": "response.completed", "response": {"status": "completed"}}),
-    "response.incomplete": sse(CREATED, {"type": "response.incomplete", "response": {"status": "incomplete"}}),
-    "a large response.completed": sse(CREATED, *[DELTA] * 500, LARGE),
-    "a large response.completed without its event's name": sse(CREATED, f"data: {json.dumps(LARGE)}\n\n"),
-    "a large end in small pieces": sse(
-        *itertools.chain(
-            [
-                f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"[at : at + 1000]
-                for at in range(0, 301_000, 1000)
-            ]
-        )
-    ),
-    "message_stop": sse(TEXT, {"type": "message_delta", "delta": {}}, {"type": "message_stop"}),
-    "[DONE]": sse(CHUNK, "data: [DONE]\n\n"),
-    "finish_reason without [DONE]": sse(CHUNK, STOP, {"choices": [], "usage": {"total_tokens": 3}}),
-    "CRLF": sse("data: [DONE]\r\n\r\n"),
-    "finishReason": sse(GEMINI, {"candidates": [{"finishReason": "STOP"}]}),
-    "a blocked prompt": sse({"promptFeedback": {"blockReason": "SAFETY"}}),
-    "a stream of an unknown kind": sse('data: {"progress": 1}\n\n'),
-    "a whole answer": http(200, b'{"choices": [], "error": null}'),
-    "bytes": http(200, b"\0\1\2", content_type="audio/mpeg"),
-    "gzip": sse(coding="gzip", body=gzip.compress(b"data: [DONE]\n\n")),
-    "br": sse(coding="br", body=brotli.compress(b"data: [DONE]\n\n")),
-    "zstd": sse(coding="zstd", body=zstd(b"data: [DONE]\n\n")),
-}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +65,24 @@ def test_what_a_client_cannot_take_is_no_answer(shop: Stage) -> None:
     assert shop.call(http(200, b"<p>", content_type="text/html"), "/v1/responses", fresh(), **streamed) == 1
     assert shop.call(http(200, b"<p>", content_type="text/html"), "/page", b"", method="GET", tries=2) == 2
     assert shop.call(http(200, b'{"output": ['), "/v1/responses", fresh(), **streamed) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_chain_of_redirects_is_paid_once(shop: Stage, status: int) -> None:
+    """Each hop has an address of its own."""
+    headers: set[str] = set()
+    for hop in range(12):
+        location = http(status, b"", f"Location: /hop/{hop + 1}?n={hop}")
+        shop.attacker.answers[f"/hop/{hop}"] = lambda _, location=location: location
+        shop.attacker.payments.clear()
+    shop.attacker.answers["/hop/12"] = lambda _: http(200, b"{}")
+    first = shop.attacker.answers["/hop/0"](0)
+    assert first is not None
+    assert shop.call(first, "/hop/0", fresh(), tries=1, follow=True) == 1
+    for path in list(shop.attacker.payments):
+        headers |= shop.attacker.references(path)
+    assert len(shop.attacker.payments) == 13
+    assert len(headers) == 1
 
 
 def test_a_client_that_follows_redirects_pays_once(shop: Stage) -> None:

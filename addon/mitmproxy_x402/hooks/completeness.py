@@ -1,8 +1,8 @@
 """Tells whether an answer is complete, so that the client has what was paid for.
 
 An answer can fail inside a 200: with an error event, a stream that ends early, nothing at all. Its end tells. So a
-bounded tail of each paid answer is kept while it passes, and read once, when the answer is over. Nothing is parsed in
-between; what is compressed is decoded as it comes, within bounds.
+bounded tail of each paid answer is kept while it passes, and read once, when the answer is over. In between only an
+event that looks like an error is read; what is compressed is decoded as it comes, within bounds.
 
 Complete is a stream with the end that its dialect has, and no error there. The path of the request says which dialect
 its client reads; where it does not, the events do:
@@ -84,6 +84,11 @@ class Tail:
         self._before = b""
         """The last bytes that were dropped."""
         self._unreadable = False
+        self._failed = False
+        self._alarmed = False
+        """Whether the event that is going on looks like an error."""
+        self._edge = b""
+        """The last bytes that came."""
         self._decoder: Decoder | None = None
         if needs_decoding(coding):
             try:
@@ -110,10 +115,31 @@ class Tail:
             self._chunks.clear()
 
     def _keep(self, data: bytes) -> None:
+        if self._is_stream and not self._failed:
+            self._look_for_failure(data)
         self._chunks.append(data)
         self._size += len(data)
         while self._size - len(self._chunks[0]) >= MAX_TAIL:
             self._drop(self._chunks.popleft())
+
+    def _look_for_failure(self, data: bytes) -> None:
+        """Also in the middle of a stream: a client stops at an error, whatever follows it."""
+        # Searching for plain words first: that costs next to nothing for each piece of a stream.
+        edge = self._edge + data[:6]
+        self._edge = data[-6:] if len(data) >= 6 else edge[-6:]
+        words = b"error" in data or b"failed" in data or b"error" in edge or b"failed" in edge
+        if not words and not self._alarmed:
+            return
+        seen = b"".join(self._chunks) + data
+        self._alarmed = False
+        for found in _ALARM.finditer(seen):
+            begin = max(seen.rfind(b"\n\n", 0, found.start()), seen.rfind(b"\n\r\n", 0, found.start()), 0)
+            end = _END_OF_EVENT.search(seen, found.end())
+            if end is None:
+                self._alarmed = len(seen) - begin <= MAX_TAIL  # the event goes on
+            elif any(_is_failure(*event) for event in _last_events(seen[begin : end.end()])):
+                self._failed = True
+                return
 
     def _drop(self, chunk: bytes) -> None:
         self._size -= len(chunk)
@@ -131,7 +157,7 @@ class Tail:
     @property
     def is_complete(self) -> bool:
         """To be asked at the end of an answer that came whole."""
-        if not self._total or self._unreadable:
+        if not self._total or self._unreadable or self._failed:
             return False
         kept = b"".join(self._chunks)
         if self._is_stream:
@@ -158,6 +184,7 @@ def _says_that_it_failed(body: bytes) -> bool:
 _NAME = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
 _DATA = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 _TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')
+_ALARM = re.compile(rb'event:[ ]?error|"error"\s*:\s*(?!null)|"type"\s*:\s*"error"|response\.failed')
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n|\r\r")
 
 _Dialect = Literal["chat", "responses", "messages", "gemini", ""]
@@ -190,10 +217,10 @@ def _stream_is_complete(text: bytes, path: str) -> bool:
         if data.strip() == b"[DONE]":
             ended.add("chat")
             continue
+        if _is_failure(name, data):
+            return False
         said = _decoded(data) if len(data) <= MAX_TAIL else None
         kind = _kind(name, data, said)
-        if kind in _FAILURES or (isinstance(said, dict) and said.get("error") and "response" not in said):
-            return False
         if kind in _ENDS:
             ended.add(_ENDS[kind])
         elif isinstance(said, dict):
@@ -204,6 +231,14 @@ def _stream_is_complete(text: bytes, path: str) -> bool:
             begun.update(dialect for key, dialect in _CHUNKS if key in said)
         begun.update(dialect for start, dialect in _BEGUN if kind.startswith(start))
     return some and begun <= ended
+
+
+def _is_failure(name: str, data: bytes) -> bool:
+    """Whether an event says that the answer has failed."""
+    said = _decoded(data) if len(data) <= MAX_TAIL else None
+    if isinstance(said, dict) and said.get("error") and "response" not in said:
+        return True
+    return _kind(name, data, said) in _FAILURES
 
 
 def _kind(name: str, data: bytes, said: Any) -> str:

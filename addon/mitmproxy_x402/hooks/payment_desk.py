@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
@@ -215,6 +216,8 @@ class PaymentDesk:
             say(logging.INFO, flow, "passed a 402 on unpaid: %s", _why_unpaid(flow, exchange))
         if exchange is None or response is None or purchase is None or self._is_over():
             return
+        if 300 <= response.status_code < 400 and isinstance(purchase, Purchase):
+            purchase.leads_to(_redirected(flow, exchange, response))
         purchase.answered(response.status_code, lambda: answers.acknowledges(response))
         answers.watch_for_job(flow, purchase, _jobs)
         if response.raw_content is None and 200 <= response.status_code < 300:  # the upstream's, and no failure yet
@@ -257,11 +260,27 @@ class PaymentDesk:
 
 
 def _route(flow: http.HTTPFlow, exchange: Exchange) -> Route:
-    """By what the client has asked for, whatever became of it since. Of the query a hash: it may hold a secret."""
-    path, _, query = exchange.client_path.partition("?")
-    if query:
-        path += "?" + hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest()
-    return exchange.client_method, origin_of(flow), path
+    """By what the client has asked for, whatever became of it since."""
+    return exchange.client_method, origin_of(flow), _without_secrets(exchange.client_path)
+
+
+def _without_secrets(path: str) -> str:
+    """`path` with a hash in the place of its query, which may hold a secret."""
+    path, _, query = path.partition("?")
+    return path + "?" + hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest() if query else path
+
+
+def _redirected(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> RequestIdentity:
+    """What a client asks that follows a redirect (RFC 9110, section 15.4)."""
+    location = response.headers.get("location", "").partition("#")[0]
+    try:
+        target = urlsplit(urljoin(exchange.client_path, location))
+    except ValueError:
+        target = urlsplit("")
+    path = _without_secrets((target.path or "/") + (f"?{target.query}" if target.query else ""))
+    if response.status_code in (307, 308) or exchange.client_method in ("GET", "HEAD"):
+        return _identity((exchange.client_method, origin_of(flow), path), exchange)
+    return RequestIdentity(("GET", origin_of(flow), path))
 
 
 def _client_header(exchange: Exchange, name: bytes) -> str:

@@ -128,6 +128,7 @@ class Purchase:
         self.is_job = False
         """Whether it is a job that is paid for: each poll asks the ledger what became of the payment."""
         self.identity = identity
+        self._also: list[RequestIdentity] = []
         self._payer = payer
         self._retained = retained
         self._gateway = gateway_of(purpose.host)
@@ -348,6 +349,10 @@ class Purchase:
         self._known.purchases -= 1
         return True
 
+    def leads_to(self, identity: RequestIdentity) -> None:
+        """The answer redirects the client: what it will ask then is the same request, as far as money goes."""
+        self._also.append(identity)
+
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
         """Called with the final response's head: what it does not answer is retained before the client knows."""
         self._judge(status, acknowledges)
@@ -381,8 +386,9 @@ class Purchase:
     def _retain(self, *, sendable: bool) -> None:
         """Only where an equal request has something to take over. The ledger lets nothing leave that was rejected."""
         if self._known.purchases and self._known.last_row is not None:
-            memory = replace(self._known, payment=self.payment if sendable else None)
-            self._retained.remember(self.identity, memory)
+            for identity in (self.identity, *self._also):
+                memory = replace(self._known, payment=self.payment if sendable else None)
+                self._retained.remember(identity, memory)
 
     def _record(self, outcome: Outcome) -> None:
         """Have it written down what became of `payment`."""

@@ -1,0 +1,80 @@
+"""Which answers are complete, however they are cut into pieces on their way."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from mitmproxy_x402.hooks.completeness import MAX_TAIL, Tail, expected
+from support.endings import COMPLETE, INCOMPLETE
+from support.wire import Peer, read_message
+
+
+class Bytes(Peer):
+    """A connection on which everything has come already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._buffer = data
+
+
+def is_complete(raw: bytes, size: int | None) -> bool:
+    """By the proxy's own reading of an answer; its body in pieces of `size`, None: as it was sent."""
+    message = read_message(Bytes(raw), to_end=False)
+    if size is None:
+        pieces = message.chunks or [message.body]
+    else:
+        pieces = [message.body[at : at + size] for at in range(0, len(message.body), size)]
+    kind, coding = ((message.get(name) or b"").decode() for name in (b"content-type", b"content-encoding"))
+    tail = Tail(kind, coding)
+    for piece in pieces:
+        tail(piece)
+    return 200 <= message.status < 300 and tail.is_complete
+
+
+@pytest.mark.parametrize("size", [None, 1, 7, 1000, 1 << 20])
+@pytest.mark.parametrize("name", [name for name, raw in INCOMPLETE.items() if len(raw) < 400_000])
+def test_incomplete(name: str, size: int | None) -> None:
+    assert not is_complete(INCOMPLETE[name], size)
+
+
+@pytest.mark.parametrize("size", [None, 7, 1000, 1 << 20])
+@pytest.mark.parametrize("name", COMPLETE)
+def test_complete(name: str, size: int | None) -> None:
+    assert is_complete(COMPLETE[name], size)
+
+
+def test_a_large_answer_takes_little_memory() -> None:
+    tail = Tail("text/event-stream")
+    event = b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"content": "a" * 50}}]}).encode()
+    for _ in range(20_000):
+        tail(event)
+        assert sum(map(len, tail._chunks)) < 2 * MAX_TAIL
+    assert not tail.is_complete
+
+
+def test_any_bytes_are_read() -> None:
+    chance = random.Random(1)
+    parts = (b"data:", b"\n\n", b"event: error", b'{"error": ', b"[DONE]", b"\r\n", b"\xff", b'{"type": "', b"}", b"\0")
+    for _ in range(2000):
+        tail = Tail("text/event-stream", chance.choice(("", "", "gzip")))
+        for _ in range(chance.randrange(40)):
+            tail(b"".join(chance.choices(parts, k=chance.randrange(1, 5))))
+        assert tail.is_complete in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "accept", "stream_only"),
+    [
+        (b'{"stream": true}', "application/json", "*/*", True),
+        (b'{"stream" :\ttrue}', "application/json; charset=utf-8", "", True),
+        (b'{"stream": false}', "application/json", "application/json", False),
+        (b'{"text": "\\"stream\\": true"}', "application/json", "", False),
+        (b'{"stream": true}', "text/plain", "", False),
+        (b"", "", "text/event-stream", True),
+        (b"", "", "text/event-stream, application/json", False),
+    ],
+)
+def test_what_a_client_can_take(body: bytes, content_type: str, accept: str, stream_only: bool) -> None:
+    assert expected("/v1/x", body, content_type, accept).stream_only == stream_only

@@ -1,0 +1,91 @@
+"""Answers with status 200 and others, by whether a client has got with them what it paid for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import brotli
+
+from .attacker import http, sse
+from .zstd import compress as zstd
+
+DELTA = {"type": "response.output_text.delta", "delta": "a" * 40}
+CHUNK = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+BROKEN_CHUNK = "data: " + json.dumps({"choices": [], "x": "y" * 200, "error": {"message": "no"}}) + "\n\n"
+STOP = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+GEMINI = {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}
+LARGE = {"type": "response.completed", "response": {"status": "completed", "instructions": "i" * 300_000}}
+LARGE_EVENT = f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"
+CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
+FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
+
+INCOMPLETE: dict[str, bytes] = {
+    "response.failed": sse(CREATED, DELTA, FAILED),
+    "response.failed without its event's name": sse(f"data: {json.dumps(CREATED)}\n\ndata: {json.dumps(FAILED)}\n\n"),
+    "responses: an error": sse(CREATED, {"type": "error", "code": "server_error", "message": "no"}),
+    "responses: no end": sse(CREATED, DELTA),
+    "responses: no end, long": sse(CREATED, *[DELTA] * 3000),
+    "responses: an end that is cut off": sse(CREATED, DELTA, 'event: response.completed\ndata: {"type": "resp'),
+    "messages: an error": sse(TEXT, {"type": "error", "error": {"type": "overloaded_error"}}),
+    "messages: an error in the middle": sse(
+        TEXT, {"type": "error", "error": {"type": "overloaded_error"}}, *[TEXT] * 500, {"type": "message_stop"}
+    ),
+    "an error in the middle, in small pieces": sse(
+        *[
+            f'data: {{"choices": [], "x": "{"y" * 200}", "error": {{"message": "no"}}}}\n\n'[at : at + 7]
+            for at in range(0, 266, 7)
+        ],
+        *[CHUNK] * 500,
+        "data: [DONE]\n\n",
+    ),
+    "messages: no end": sse({"type": "message_start", "message": {}}, TEXT),
+    "chat: no end": sse(CHUNK, CHUNK),
+    "chat: an error, then [DONE]": sse(CHUNK, {"error": {"message": "no", "code": 502}}, "data: [DONE]\n\n"),
+    "chat: finish_reason error": sse(CHUNK, {"choices": [{"delta": {}, "finish_reason": "error"}]}),
+    "gemini: no end": sse(GEMINI, GEMINI),
+    "gemini: an error": sse(GEMINI, {"error": {"code": 503, "status": "UNAVAILABLE"}}),
+    "nothing but heartbeats": sse(": ping\n\n", ": ping\n\n"),
+    "an empty stream": sse(),
+    "an empty 200": http(200),
+    "an empty 204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an error in a whole 200": http(200, b'{"error": {"message": "upstream is down", "code": 502}}'),
+    "a failed response in a whole 200": http(200, b'{"object": "response", "status": "failed", "output": []}'),
+    "gzip": sse(coding="gzip", body=gzip.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "deflate": sse(coding="deflate", body=zlib.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "br": sse(coding="br", body=brotli.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "zstd": sse(coding="zstd", body=zstd(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
+    "a bomb": sse(coding="gzip", body=gzip.compress(bytes(40 << 20))),
+    **{
+        f"{status}": http(status, b'{"error": {"message": "no"}}')
+        for status in (300, 303, 400, 401, 403, 404, 405, 413, 415, 418, 422, 424, 426, 451, 499)
+    },
+    "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+}
+COMPLETE: dict[str, bytes] = {
+    "response.completed": sse(CREATED, DELTA, {"type": "response.completed", "response": {"status": "completed"}}),
+    "response.incomplete": sse(CREATED, {"type": "response.incomplete", "response": {"status": "incomplete"}}),
+    "a large response.completed": sse(CREATED, *[DELTA] * 500, LARGE),
+    "a large response.completed without its event's name": sse(CREATED, f"data: {json.dumps(LARGE)}\n\n"),
+    "a large end in small pieces": sse(*[LARGE_EVENT[at : at + 1000] for at in range(0, len(LARGE_EVENT), 1000)]),
+    "message_stop": sse(TEXT, {"type": "message_delta", "delta": {}}, {"type": "message_stop"}),
+    "[DONE]": sse(CHUNK, "data: [DONE]\n\n"),
+    "finish_reason without [DONE]": sse(CHUNK, STOP, {"choices": [], "usage": {"total_tokens": 3}}),
+    "words about errors": sse(
+        {**CHUNK, "choices": [{"delta": {"content": 'event: error\n\ndata: {"error": {"message": "no"}}\n\n'}}]},
+        *[{**CHUNK, "error": None}] * 200,
+        {"type": "note", "text": "response.failed", "errors": {}},
+        "data: [DONE]\n\n",
+    ),
+    "CRLF": sse("data: [DONE]\r\n\r\n"),
+    "finishReason": sse(GEMINI, {"candidates": [{"finishReason": "STOP"}]}),
+    "a blocked prompt": sse({"promptFeedback": {"blockReason": "SAFETY"}}),
+    "a stream of an unknown kind": sse('data: {"progress": 1}\n\n'),
+    "a whole answer": http(200, b'{"choices": [], "error": null}'),
+    "bytes": http(200, b"\0\1\2", content_type="audio/mpeg"),
+    "gzip": sse(coding="gzip", body=gzip.compress(b"data: [DONE]\n\n")),
+    "br": sse(coding="br", body=brotli.compress(b"data: [DONE]\n\n")),
+    "zstd": sse(coding="zstd", body=zstd(b"data: [DONE]\n\n")),
+}
