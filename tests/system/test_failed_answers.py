@@ -72,13 +72,13 @@ def test_a_chain_of_redirects_is_paid_once(shop: Stage, status: int) -> None:
     """Each hop has an address of its own."""
     headers: set[str] = set()
     for hop in range(12):
-        location = http(status, b"", f"Location: /hop/{hop + 1}?n={hop}")
-        shop.attacker.answers[f"/hop/{hop}"] = lambda _, location=location: location
+        location = http(status, b"", f"Location: /hop{status}/{hop + 1}?n={hop}")
+        shop.attacker.answers[f"/hop{status}/{hop}"] = lambda _, location=location: location
         shop.attacker.payments.clear()
-    shop.attacker.answers["/hop/12"] = lambda _: http(200, b"{}")
-    first = shop.attacker.answers["/hop/0"](0)
+    shop.attacker.answers[f"/hop{status}/12"] = lambda _: http(200, b"{}")
+    first = shop.attacker.answers[f"/hop{status}/0"](0)
     assert first is not None
-    assert shop.call(first, "/hop/0", fresh(), tries=1, follow=True) == 1
+    assert shop.call(first, f"/hop{status}/0", fresh(), tries=1, follow=True) == 1
     for path in list(shop.attacker.payments):
         headers |= shop.attacker.references(path)
     assert len(shop.attacker.payments) == 13
