@@ -85,7 +85,7 @@ def tour(web: Web, browser: Browser, take: Callable[[str], object]) -> None:
     running = threading.Thread(target=ask, args=(web, "slow-chunks;seconds=0.1"))
     running.start()
     browser.wait_for_text("0.00", f"{LIST}:nth-last-child(2) .col-comment")
-    browser.wait_for_text("USDC base sent · first byte", COMMENTS)
+    browser.wait_for_text(" · first byte", f"{LIST}:nth-last-child(2) .col-comment")
 
     browser.click(f"{LIST}:nth-last-child(2) td", PATH)
     browser.click(".flow-detail nav a", "Response")

@@ -136,6 +136,8 @@ def test_long_lines_are_broken_and_nothing_of_them_is_lost(text: str) -> None:
     assert all(line.startswith(" " * indent) for line in lines)
     assert "".join(line.strip() for line in lines).replace(" ", "") == text.replace(" ", "")
     assert contentview._lines("a\n\nb") == ["a", " ", "b"]
+    transaction = "0x" + "5" * 64
+    assert contentview._lines(f"transaction {transaction}") == ["transaction", transaction]
 
 
 def test_a_large_picture_is_a_line() -> None:

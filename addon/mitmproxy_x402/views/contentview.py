@@ -397,7 +397,7 @@ def _wrapped(line: str) -> Iterator[str]:
     indent = min(len(line) - len(line.lstrip(" ")), WIDTH // 2)
     begin, room = indent, WIDTH - indent
     while len(line) - begin > room:
-        blank = line.rfind(" ", begin + room // 2, begin + room + 1)
+        blank = line.rfind(" ", begin + 1, begin + room + 1)
         end = begin + room if blank < 0 else blank
         yield line[:indent] + line[begin:end]
         begin = end + (blank >= 0)
