@@ -11,10 +11,10 @@ from urllib.parse import unquote
 import pytest
 
 from mitmproxy_x402 import llm
-from mitmproxy_x402.fixtures import comparing
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.plugin import Serve
-from mitmproxy_x402.fixtures.sources import read_sources
+from mitmproxy_x402.fixtures.show import comparing
+from mitmproxy_x402.fixtures.show.sources import read_sources
 from mitmproxy_x402.recording.format import Recording, read_recording
 from mitmproxy_x402.sandbox.answers import Meaning, meaning
 from support.shapes import NAMES

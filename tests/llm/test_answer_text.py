@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import vendor_streams as v
 
-from mitmproxy_x402.llm import (  # fmt: skip
+from mitmproxy_x402.llm import (
     Other,
     Reading,
     Reasoning,

@@ -18,7 +18,7 @@ from mitmproxy import http, io
 from mitmproxy.test import tflow
 
 from mitmproxy_x402.fixtures.__main__ import main
-from mitmproxy_x402.fixtures.showing import plain
+from mitmproxy_x402.fixtures.show.showing import plain
 from mitmproxy_x402.llm import StreamReader, answer_text, read_answer, read_request, read_steps, request_text
 from mitmproxy_x402.views import contentview
 

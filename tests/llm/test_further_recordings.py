@@ -16,8 +16,8 @@ import pytest
 from more_streams import every_stream
 
 from mitmproxy_x402.fixtures.server import FixtureServer
-from mitmproxy_x402.fixtures.showing import reading_of
-from mitmproxy_x402.fixtures.sources import read_sources
+from mitmproxy_x402.fixtures.show.showing import reading_of
+from mitmproxy_x402.fixtures.show.sources import read_sources
 from mitmproxy_x402.llm import Reading, Text, read_answer
 from mitmproxy_x402.recording.format import read_recording
 from support.further import further

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_stream_reader import KEYS, ODD, UNSAFE, VALUES, mutated
 from vendor_server import Vendor
 
-from mitmproxy_x402.llm import (  # fmt: skip
+from mitmproxy_x402.llm import (
     Mark,
     Media,
     Message,

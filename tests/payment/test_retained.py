@@ -20,13 +20,7 @@ from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import Fingerprint, RequestIdentity, Route
 from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
-from mitmproxy_x402.payment.retained.store import (
-    MAX_MEMORIES,
-    REMEMBER_SECONDS,
-    Memory,
-    Retained,
-    RetainedPayments,
-)
+from mitmproxy_x402.payment.retained.store import MAX_MEMORIES, REMEMBER_SECONDS, Memory, Retained, RetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings

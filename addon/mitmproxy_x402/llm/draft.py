@@ -12,20 +12,7 @@ from typing import Any
 from ..protocol.strict_json import Undecodable, shown
 from .pieces import Kind, Piece, Place
 from .printing import error_details, error_line, line
-from .reading import (
-    Added,
-    Citation,
-    Detail,
-    Dialect,
-    Item,
-    Other,
-    Reading,
-    Reasoning,
-    Refusal,
-    Text,
-    ToolCall,
-    Usage,
-)
+from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
 from .values import count, decimal, decode, dump, has_half_character, index, says_something
 

@@ -8,10 +8,7 @@ from typing import TypeVar
 
 from mitmproxy import http
 
-from .internals import (
-    ReverseMode,
-    commands,
-)
+from .internals import ReverseMode, commands
 
 
 @dataclass
