@@ -164,7 +164,8 @@ class TestHelp:
         root = Path(__file__).resolve().parents[2]
         code = (
             "import importlib.metadata, sys, h11, pytest; before = set(sys.modules); sys.path.append(sys.argv[1]);"
-            "from mitmproxy_x402.fixtures import plugin, server; from mitmproxy_x402.fixtures.show import showing, comparing;"
+            "from mitmproxy_x402.fixtures import plugin, server;"
+            "from mitmproxy_x402.fixtures.show import showing, comparing;"
             "tops = {name.partition('.')[0] for name in set(sys.modules) - before};"
             "print(*sorted(tops & set(importlib.metadata.packages_distributions())))"
         )
