@@ -177,10 +177,11 @@ OPTIONS: tuple[Option, ...] = (
         "x402_evm_rpc",
         "",
         "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked for balances "
-        "and for what became of payments (x402_reconcile): paying needs none. Name two of different hosts: once two "
-        "are known, both must agree before money of the budget is freed. They must be https, or http on loopback. Keep "
-        "URLs that hold an API key in X402_EVM_RPC instead: mitmweb shows options. Default: empty; the verbs check, "
-        "wallet and reconcile ask public ones on base and base-sepolia.",
+        "and for what became of payments (x402_reconcile): paying exact prices needs none, paying by x402_schemes auto "
+        "or upto does. Name two of different hosts: once two are known, both must agree before money of the budget is "
+        "freed. They must be https, or http on loopback. Keep URLs that hold an API key in X402_EVM_RPC instead: "
+        "mitmweb shows options. Default: empty; the verbs check, wallet and reconcile, and paying by auto or upto, ask "
+        "public ones on base and base-sepolia.",
         variable="X402_EVM_RPC",
     ),
     Option(
