@@ -119,7 +119,7 @@ def test_every_variable_is_named() -> None:
 
 def test_every_built_in_network_is_named() -> None:
     text = CONFIGURATION.read_text()
-    assert [network.name for network in BUILT_IN if f"`{network.name}`" not in text] == []
+    assert [network.name for network in (*BUILT_IN, *BUILT_IN.waiting) if f"`{network.name}`" not in text] == []
 
 
 def test_the_example_files_are_good(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_example_files_are_good(tmp_path: Path) -> None:
     settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
     assert settings.max_request == 250_000
     assert settings.client_token == "a-client-token"
-    assert settings.networks.get("polygon") is not None
+    assert settings.networks.get("optimism") is not None
     assert [str(budget) for budget in settings.budgets] == ["2/hour", "10/day", "50/month"]
     assert [str(limit.scope) for limit in settings.limits] == ["model openai/*", "path /v1/images/*"]
 
