@@ -224,6 +224,11 @@ def test_a_newer_mitmproxy_runs_with_a_warning_unless_it_has_moved_something(
         self_check()
 
 
+def test_a_newer_python_runs_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 17, 0, "final", 0))
+    assert self_check().startswith("Python 3.17 is newer than those tested (3.10 to 3.14).")
+
+
 def test_a_newer_mitmproxy_pays_and_says_that_it_was_not_tested(home: Path) -> None:
     script = home / "newer.py"
     script.write_text("from mitmproxy import version\nversion.VERSION = '12.9.0'\n")

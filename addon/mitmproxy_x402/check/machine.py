@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
@@ -15,7 +14,7 @@ from mitmproxy import version
 from .. import __version__
 from ..command_line import port_is_free
 from ..errors import SettingsError
-from ..installation import RECOMMENDED, TESTED_PYTHONS, advice, missing
+from ..installation import RECOMMENDED, advice, missing
 from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
@@ -40,9 +39,6 @@ def versions() -> Line:
         caution = self_check()
     except SettingsError as error:
         return todo("versions", str(error))
-    first, last = (".".join(map(str, python)) for python in TESTED_PYTHONS)
-    if sys.version_info[:2] > TESTED_PYTHONS[1]:
-        caution = f"Python is newer than those tested ({first} to {last}). {caution}".rstrip()
     return ok("versions", f"{found}{'. ' if caution else ''}{caution}")
 
 

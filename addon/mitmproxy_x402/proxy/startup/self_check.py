@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import version
 
 from ...errors import SettingsError
-from ...installation import advice
+from ...installation import TESTED_PYTHONS, advice
 from ..internals import (
     ChunkedReader,
     Context,
@@ -126,8 +126,8 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
 def self_check() -> str:
     """Refuse a mitmproxy whose internals are not those that this was written for.
 
-    Returns a warning for one that is newer than those tested, empty text otherwise. Raises SettingsError: older than
-    OLDEST, or an internal has moved.
+    Returns a warning for one that is newer than those tested, or a Python that is, and empty text otherwise. Raises
+    SettingsError: older than OLDEST, or an internal has moved.
     """
     found = version.VERSION
     number = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
@@ -142,11 +142,19 @@ def self_check() -> str:
             f"mitmproxy {found} has changed {moved}, on which the x402 handshake stands: not starting. Tested are "
             f"{TESTED}. {advice([TESTED_REQUIREMENT])}"
         )
-    if number[:2] <= NEWEST_TESTED:
+    newer = []
+    if number[:2] > NEWEST_TESTED:
+        newer.append(f"mitmproxy {found} is newer than those tested ({TESTED})")
+    first, last = (".".join(map(str, python)) for python in TESTED_PYTHONS)
+    if sys.version_info[:2] > TESTED_PYTHONS[1]:
+        newer.append(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} is newer than those tested ({first} to {last})"
+        )
+    if not newer:
         return ""
     return (
-        f"mitmproxy {found} is newer than those tested ({TESTED}). Everything that the handshake leans on is as it was "
-        "there, so it runs; should something go wrong, install one of those."
+        f"{' and '.join(newer)}. Everything that the handshake leans on is as it was there, so it runs; should "
+        "something go wrong, install one of those."
     )
 
 
