@@ -95,7 +95,9 @@ class JobWorld(World):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("home")
-    return read_settings({"x402_budget": "0.000200/hour, 0.000900"}, {}, cwd=home, home=home)
+    return read_settings(
+        {"x402_budget": "0.000200/hour, 0.000900", "x402_ledger_sync": "false"}, {}, cwd=home, home=home
+    )
 
 
 @pytest.fixture(scope="module")
