@@ -18,7 +18,7 @@ try:
     from mitmproxy.optmanager import unset
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
-    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2
+    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2, _http3
     from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
     from mitmproxy.proxy.layers.http._events import (
         RequestData,
@@ -69,6 +69,7 @@ __all__ = [
     "_events",
     "_http1",
     "_http2",
+    "_http3",
     "commands",
     "events",
     "hooks",

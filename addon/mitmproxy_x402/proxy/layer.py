@@ -22,6 +22,8 @@ from .internals import (
     ResponseProtocolError,
     ReverseMode,
     _http1,
+    _http2,
+    _http3,
     commands,
     events,
     layer,
@@ -142,7 +144,7 @@ class X402Layer(HttpLayer):
             if connection is None:
                 continue
             stream.exchange.timed_out = reason = stream.overdue()
-            if not isinstance(self.connections[connection].context.layers[-1], _http1.Http1Client):  # others share it
+            if isinstance(self.connections[connection].context.layers[-1], _SHARED):
                 gone = RequestProtocolError(stream.leg_id, reason, CANCELLED)
                 yield from self.event_to_child(self.connections[connection], gone)
                 yield from self.event_to_child(stream, ResponseProtocolError(stream.leg_id, reason, CANCELLED))
@@ -159,6 +161,8 @@ class X402Layer(HttpLayer):
         return None
 
 
+_SHARED = (_http2.Http2Client, _http3.Http3Client)
+"""Upstream connections that other streams use, too."""
 _QUOTED = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
 """Bytes in a line of the log: mitmproxy quotes what it cannot read, as a head that breaks off within a token."""
 
