@@ -139,7 +139,10 @@ def test_no_step_gives_more_than_is_asked_for(coding: str, pack: Callable[[bytes
         decode_whole(bomb, coding, 1000)
 
 
-@pytest.mark.parametrize(("coding", "empty"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))])
+EMPTY = {"gzip": gzip.compress(b""), "zstd": zstd.compress(b"")}
+
+
+@pytest.mark.parametrize(("coding", "empty"), EMPTY.items(), ids=EMPTY)
 def test_members_without_end(coding: str, empty: bytes) -> None:
     assert decode_whole(empty * MAX_MEMBERS, coding, 10) == b""
     with pytest.raises(Undecodable, match="more than 1000 members"):
