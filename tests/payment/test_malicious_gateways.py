@@ -7,7 +7,7 @@ added up and compared with each budget. The chain is one that knows a signature'
 
 In one half of the worlds somebody looks payments up when they are dead, as `x402_reconcile` does. In the other half
 nobody does, and then what a gateway has said it did not take, and took all the same, counts until the signature is
-dead.
+dead, and is forgiven up to the size of each budget.
 
 `pytest --sequences 50000` runs more of them; a failure names its seed.
 """
@@ -194,12 +194,13 @@ class World:
         states = {} if self.looks else self.states()
         for budget in self.settings.budgets:
             begin = float("-inf") if budget.seconds is None else self.now - budget.seconds
-            may_be_gone = 0
+            may_be_gone = forgiven = 0
             for signature in self.signatures.values():
-                lied_about = states.get(signature.row) == "expired"
-                if signature.since > begin and (self.now < signature.dies or (signature.moved and not lied_about)):
+                if signature.since > begin and (self.now < signature.dies or signature.moved):
                     may_be_gone += signature.amount
-            assert may_be_gone <= budget.micro_usd
+                    forgiven += signature.amount if states.get(signature.row) == "expired" else 0
+            assert may_be_gone - forgiven <= budget.micro_usd
+            assert forgiven <= budget.micro_usd
 
     def states(self) -> dict[int, str]:
         ledger = self.proxies[0][0].ledger

@@ -12,7 +12,6 @@ from support.attacker import http, stage
 from support.proxy import EVM_KEY, svm_key
 
 PRICE = 100_000
-CODES = ("PAYMENT_UNDERPAID", "PAYMENT_BLOCKHASH_STALE", "PAYMENT_UNFUNDED", "PAYMENT_INVALID")
 BLOCKHASH = "EkSnNWid2cvwEVnVx9aBqawnmiCNiDgp3gUdkDPTKN1N"
 KEYS = {"evm": {"BLOCKRUN_WALLET_KEY": EVM_KEY}, "svm": {"SOLANA_WALLET_KEY": svm_key()}}
 
