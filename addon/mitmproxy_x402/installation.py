@@ -107,9 +107,14 @@ def what_is_wrong() -> str | None:
 def cannot_be_imported(error: ImportError) -> str:
     """What to say of an import that failed although everything seems to be there."""
     module = (error.name or "a package").partition(".")[0]
+    said = f"{module} cannot be imported by {_python()} ({error})"
+    if module == __name__.partition(".")[0]:
+        return f"{said}. This copy of mitmproxy-x402 is not whole: get it anew."
     known = {name.partition(".")[0]: requirement for requirement, name in {**REQUIRED, **RECOMMENDED}.items()}
-    wanted = all_missing() or [known.get(module, module)]
-    return f"{module} cannot be imported by {_python()} ({error}). {advice(wanted)}"
+    # Never the name of a module that is not in the tables: on the index that may be anybody's package. What needs it is
+    # in the tables, and brings it along.
+    wanted = all_missing() or [known[module]] if module in known else [*all_missing(), *REQUIRED]
+    return f"{said}. {advice(list(dict.fromkeys(wanted)))}"
 
 
 def all_missing() -> list[str]:

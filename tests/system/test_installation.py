@@ -74,6 +74,18 @@ def test_the_door_ends_a_mitmproxy_that_starts(tool: str, module: str, tmp_path:
     assert f"{sys.executable} -m pip install" in line
 
 
+@pytest.mark.parametrize("module", ["eth_hash.auto", "somebody_elses", "mitmproxy_x402.nowhere"])
+def test_no_name_is_advised_that_is_not_in_the_tables(module: str) -> None:
+    """A module's name may be another one's package on the index."""
+    said = installation.cannot_be_imported(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    _, _, advised = said.rpartition("pip install ")
+    if module.startswith("mitmproxy_x402"):
+        assert "pip install" not in said
+        assert "not whole" in said
+    else:
+        assert advised.replace("'", "").split() == [*REQUIRED]
+
+
 def test_a_door_without_its_house(tmp_path: Path) -> None:
     door = tmp_path / "x402.py"
     door.write_text(DOOR.read_text())
