@@ -16,6 +16,7 @@ from mitmproxy_x402.deferred import DELAY, MOST
 from mitmproxy_x402.ledger.interface import Ledger, Outcome
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment.outcomes import RETRY_SECONDS
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
@@ -39,6 +40,7 @@ class Shop:
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         self.ledger = ledger
         self.calls: list[Callable[[], object]] = []
+        self.retries: list[Callable[[], object]] = []
         self.delays: list[float] = []
         settings = read_settings({"x402_budget": "10/day"}, {}, cwd=folder, home=folder)
         wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, folder))
@@ -46,8 +48,11 @@ class Shop:
         self.retained = RetainedPayments(lambda: 0.0)
 
     def later(self, seconds: float, call: Callable[[], object]) -> None:
-        self.delays.append(seconds)
-        self.calls.append(call)
+        if seconds == RETRY_SECONDS:
+            self.retries.append(call)
+        else:
+            self.delays.append(seconds)
+            self.calls.append(call)
 
     def pass_by(self) -> None:
         while self.calls:
@@ -159,6 +164,19 @@ def test_what_cannot_be_written_is_said_and_stays_counted(shop: Shop, caplog: py
     assert shop.states == ["settled", "rejected"]
 
 
+def test_what_could_not_be_written_is_written_without_a_next_one(shop: Shop) -> None:
+    shop.sent().finish(SETTLED, complete=True)
+    with shop.locked():
+        shop.pass_by()
+        for _ in range(3):
+            (retry,) = shop.retries
+            shop.retries.clear()
+            retry()
+    assert shop.states == ["sent"]
+    shop.retries.pop()()
+    assert (shop.states, shop.retries) == (["settled"], [])
+
+
 def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
     tmp_path: Path, postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,7 +184,7 @@ def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
     with closing(PostgresLedger(url)) as ledger:
         shop = Shop(tmp_path, ledger)
         purchase = shop.sent()
-        postgres.execute("DROP FUNCTION x402_spent_of", url=url)
+        postgres.execute("DROP FUNCTION x402_spent_of(bigint[], bigint[], text[], text[])", url=url)
         caplog.set_level(logging.INFO)
         purchase.finish(SETTLED, complete=True)
         shop.pass_by()
