@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zxingcpp
 
-from mitmproxy_x402.cli.wallet_fund import payment_link, terminal_code
+from mitmproxy_x402.cli.wallet.fund import payment_link, terminal_code
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.wallet import making, writing
 from support import npm

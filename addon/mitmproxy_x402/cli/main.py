@@ -175,7 +175,7 @@ def _run(_: str, arguments: list[str]) -> int:
 
 
 def _wallet(_: str, arguments: list[str]) -> int:
-    from . import wallet  # noqa: PLC0415  (imports what must be installed)
+    from .wallet import verb as wallet  # noqa: PLC0415  (imports what must be installed)
 
     return wallet.run(arguments, program())
 

@@ -8,13 +8,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..errors import WalletError
-from ..protocol.networks import Family
-from ..wallet import making, writing
-from ..wallet.keystore import PASSWORD_VARIABLE
-from ..wallet.making import NewKey
-from . import terminal
-from .terminal import NoAnswerError, ask, ask_hidden, ask_until, say
+from ...errors import WalletError
+from ...protocol.networks import Family
+from ...wallet import making, writing
+from ...wallet.keystore import PASSWORD_VARIABLE
+from ...wallet.making import NewKey
+from .. import terminal
+from ..terminal import NoAnswerError, ask, ask_hidden, ask_until, say
 
 ASKED_WORDS = 2
 """How many words of the backup a person has to repeat."""

@@ -8,15 +8,15 @@ from argparse import Namespace
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from ..chain import approval
-from ..chain.permit2 import standing
-from ..errors import EvmRpcError, SettingsError
-from ..protocol.amounts import format_usd
-from ..protocol.networks import Asset, Network
-from ..reconcile.rpcs import remedy, rpcs
-from ..settings.settings import Settings
-from ..wallet.evm import EvmWallet
-from .terminal import say
+from ...chain import approval
+from ...chain.permit2 import standing
+from ...errors import EvmRpcError, SettingsError
+from ...protocol.amounts import format_usd
+from ...protocol.networks import Asset, Network
+from ...reconcile.rpcs import remedy, rpcs
+from ...settings.settings import Settings
+from ...wallet.evm import EvmWallet
+from ..terminal import say
 
 DANGERS = """\
 An allowance lets the Permit2 contract take up to that much {symbol} from this wallet, for as long as it stands. It does

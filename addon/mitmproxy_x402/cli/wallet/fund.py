@@ -9,14 +9,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..chain.balance import balance
-from ..errors import RpcError, SettingsError
-from ..protocol.amounts import format_usd
-from ..protocol.messages import AtomicUnits
-from ..protocol.networks import Asset, Network
-from ..reconcile.rpcs import remedy, rpcs
-from ..settings.settings import Settings
-from .terminal import Spinner, say
+from ...chain.balance import balance
+from ...errors import RpcError, SettingsError
+from ...protocol.amounts import format_usd
+from ...protocol.messages import AtomicUnits
+from ...protocol.networks import Asset, Network
+from ...reconcile.rpcs import remedy, rpcs
+from ...settings.settings import Settings
+from ..terminal import Spinner, say
 
 EVERY_SECONDS = 4
 """Between two looks at the balance; public RPCs count requests."""

@@ -10,24 +10,26 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ..chain.balance import balance
-from ..chain.json_rpc import Trust, Unreachable
-from ..check import gateway as gateways
-from ..command_line import gateway_for, read_arguments
-from ..errors import Refused, RpcError, SettingsError
-from ..payment import policy
-from ..payment.payer import find_wallets, payers_of, rules_of
-from ..protocol.amounts import format_usd
-from ..protocol.messages import AtomicUnits
-from ..protocol.networks import Family, Network
-from ..reconcile.rpcs import remedy, rpcs
-from ..settings.options import OPTIONS
-from ..settings.settings import Settings, read_settings
-from ..wallet.evm import EvmWallet
-from ..wallet.sources import Wallets
-from ..wallet.svm import SvmWallet
-from . import wallet_allow, wallet_fund, wallet_new
-from .terminal import say
+from ...chain.balance import balance
+from ...chain.json_rpc import Trust, Unreachable
+from ...check import gateway as gateways
+from ...command_line import gateway_for, read_arguments
+from ...errors import Refused, RpcError, SettingsError
+from ...payment import policy
+from ...payment.payer import find_wallets, payers_of, rules_of
+from ...protocol.amounts import format_usd
+from ...protocol.messages import AtomicUnits
+from ...protocol.networks import Family, Network
+from ...reconcile.rpcs import remedy, rpcs
+from ...settings.options import OPTIONS
+from ...settings.settings import Settings, read_settings
+from ...wallet.evm import EvmWallet
+from ...wallet.sources import Wallets
+from ...wallet.svm import SvmWallet
+from ..terminal import say
+from . import allow as wallet_allow
+from . import fund as wallet_fund
+from . import new as wallet_new
 
 
 class _Parser(ArgumentParser):
