@@ -35,8 +35,8 @@ def _into(row: str) -> str:
     return f"""
         INSERT INTO tally SELECT {", ".join(_key(row))}, 1, {row}.micro_usd, {_counts(row)}
         WHERE {row}.state NOT IN {_UNDER_WAY}
-        ON CONFLICT DO UPDATE SET payments = payments + 1, micro_usd = micro_usd + excluded.micro_usd,
-            counts = counts + excluded.counts"""
+        ON CONFLICT ({", ".join(_KEY)}) DO UPDATE SET payments = payments + 1,
+            micro_usd = micro_usd + excluded.micro_usd, counts = counts + excluded.counts"""
 
 
 MIGRATION = f"""
