@@ -33,6 +33,7 @@ class FairReader:
         self._reader, self._writer = reader, writer
         self._connection = connection
         self._size = FIRST
+        self._paused = 0.0
         self._is_behind = False
         """Whether the last piece was as large as could be: more is there already."""
 
@@ -45,10 +46,11 @@ class FairReader:
         work = vars(self._connection).pop(_WORK, 0.0)
         if work > LONG:
             self._size = max(LEAST, int(self._size * LONG / work / 2))
-            if self._is_behind:
-                await asyncio.sleep(0)
         elif self._is_behind:
             self._size = min(MOST, 2 * self._size)
+        if self._is_behind and time.monotonic() - self._paused > LONG:
+            await asyncio.sleep(0)  # what is there already is read without a pause
+            self._paused = time.monotonic()
         size = min(most, self._size)
         data = await self._reader.read(size)
         self._is_behind = len(data) == size
