@@ -161,7 +161,7 @@ class X402Addon:
         settle = functools.partial(hosting.settle, lambda: bool(proxyserver.connections))
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
-        self._looking = loop.create_task(warn_of_delegation(self.payer.wallets, self.payer.settings))
+        self._looking = loop.create_task(_look_at_wallets(self.payer))
         listening = proxyserver.listen_addrs
         if self._port_is_held:
             self._moving = loop.create_task(hosting.open_port(proxyserver))
@@ -340,6 +340,12 @@ class X402Addon:
 def _state_folder() -> Path:
     """Where the ledger is by default, and other files that are the owner's alone."""
     return state_home(os.environ, Path.home()) / "mitmproxy-x402"
+
+
+async def _look_at_wallets(payer: Payer) -> None:
+    """Say early what would stop payments later. Asks only the RPCs that the user has named."""
+    await warn_of_delegation(payer.wallets, payer.settings)
+    await payer.low_balance.look(payer.settings.networks, payer.payers)
 
 
 def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:

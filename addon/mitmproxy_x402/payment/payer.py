@@ -34,6 +34,7 @@ from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
+from .low_balance import LowBalance
 from .outcomes import Outcomes
 from .policy import Offer, Purpose, Rules
 from .shortfalls import Shortfalls
@@ -200,6 +201,7 @@ class Payer:
             ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
         )
         self.shortfalls = Shortfalls(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
+        self.low_balance = LowBalance(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
         self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
 
     @property
@@ -275,6 +277,7 @@ class Payer:
         except BaseException:
             self.release(row)
             raise
+        self.low_balance.signed(offer, payment.payer)
         return payment
 
     def _make_durable(self, at_once: bool) -> Awaitable[None] | None:
