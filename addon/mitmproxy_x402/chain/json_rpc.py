@@ -6,16 +6,37 @@ import json
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from urllib.parse import urlsplit
 
 import certifi
 from tornado.httpclient import HTTPRequest, HTTPResponse
-from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError, SimpleAsyncHTTPClient
+from tornado.simple_httpclient import (
+    HTTPStreamClosedError,
+    HTTPTimeoutError,
+    SimpleAsyncHTTPClient,
+    _HTTPConnection,
+)
 
 from .. import __version__
 
 MAX_ANSWER = 2 << 20
 """Bytes of an answer that are read; a long list of models has some hundred thousand."""
+
+
+class _Connection(_HTTPConnection):
+    def _handle_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """As Tornado does, but a TLS handshake that fails behind a time-out is no fault for the event loop's log."""
+        return super()._handle_exception(typ, value, tb) or isinstance(value, OSError)  # ssl.SSLError is one
+
+
+class HttpClient(SimpleAsyncHTTPClient):
+    """Tornado's client, which keeps quiet about a connection that fails when nobody waits for it any more."""
+
+    def _connection_class(self) -> type:
+        return _Connection
 
 
 class Unreachable(Exception):
@@ -57,7 +78,7 @@ class Trust:
 
 async def ask(url: str, seconds: float, body: object = None, trust: Trust | None = None) -> HTTPResponse:
     """The answer to a GET, or to a POST of `body` as JSON, whatever its status. Raises Unreachable."""
-    client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER, max_buffer_size=MAX_ANSWER)
+    client = HttpClient(force_instance=True, max_body_size=MAX_ANSWER, max_buffer_size=MAX_ANSWER)
     headers = {"Accept": "application/json"}
     try:
         request = HTTPRequest(

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from solders.hash import Hash, ParseHashError
 from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
+from tornado.simple_httpclient import HTTPTimeoutError
 
 from .. import __version__
 from ..errors import RpcError
 from ..protocol.strict_json import Undecodable, decode_json
+from .json_rpc import HttpClient
 
 CACHE_SECONDS = 10
 """How long a blockhash is handed out again. It lives 60 to 90 s, of which the gateway needs most."""
@@ -108,7 +109,7 @@ class SolanaRpc:
         )
 
     async def _ask(self, url: str) -> tuple[str, int | None]:
-        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER, max_buffer_size=MAX_ANSWER)
+        client = HttpClient(force_instance=True, max_body_size=MAX_ANSWER, max_buffer_size=MAX_ANSWER)
         try:
             request = HTTPRequest(
                 url,
