@@ -187,7 +187,14 @@ def test_the_limit_of_a_path_holds(path: str) -> None:
     assert for_request([BY_PATH], asked(b"", target=path + "?a=/b")) == [BY_PATH]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/imagesx/y", "/v1/x/images/y", "/v1/images/../chat", "/"])
+@pytest.mark.parametrize(
+    "path", ["//h/v1/images/x", "//h:80/v1/images/x", "///h/v1/images/x", "/v1/images/x/../../y", "/v1/images/../chat"]
+)
+def test_a_path_that_servers_read_differently_falls_under_the_limit(path: str) -> None:
+    assert for_request([BY_PATH], asked(b"", target=path)) == [BY_PATH]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/imagesx/y", "/v1/x/images/y", "/"])
 def test_another_path_is_let_alone(path: str) -> None:
     assert for_request([BY_PATH], asked(b"", target=path)) == []
 

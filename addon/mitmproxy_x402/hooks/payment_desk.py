@@ -53,7 +53,7 @@ def may_pay(request: http.Request, settings: Settings) -> bool:
     return (
         request.method in settings.pay_methods
         and not guard.pays_itself(request)
-        and request.headers.get("upgrade", "").lower() != "websocket"
+        and "websocket" not in request.headers.get("upgrade", "").lower()  # also in a list, with a version, in quotes
     )
 
 

@@ -61,7 +61,8 @@ class WholeRequest:
         path, _, query = self._target.partition("?")
         normal, path_doubt = normal_path(path)
         in_path = itertools.chain.from_iterable(_IN_PATH.findall(normal))
-        models = [*in_path, *(value for key, value in parse_qsl(query) if _is_model(key))]
+        fields = [*parse_qsl(query), *parse_qsl(query.replace(";", "&"))]
+        models = [*in_path, *(value for key, value in fields if _is_model(key))]
         doubt = ""
         try:
             models += _models(_decoded(self._body, self._codings), self._content_types)
@@ -69,10 +70,21 @@ class WholeRequest:
             doubt = str(why)
         except RecursionError:
             doubt = "its body is nested too deeply"
+        models += [model.removeprefix("models/") for model in models if model.startswith("models/")]  # Google's way
+        if not all(_PLAIN_NAME.fullmatch(model) for model in models):
+            doubt = doubt or "its model has characters that servers read differently"
         kept = [model for model in dict.fromkeys(models) if len(model) <= MAX_NAME]
         if len(kept) < len(set(models)):
             doubt = doubt or "its model's name is too long"
         return Asked(tuple(kept), normal, doubt, path_doubt)
+
+
+_PLAIN_NAME = re.compile(r"[ -~]*")
+_PLAIN_DISPOSITION = re.compile(
+    r'(?i:form-data)(?:\s*;\s*(?i:filename)="[^"]*")*\s*;\s*(?i:name)="[^"\\;]*"'
+    r'(?:\s*;\s*(?i:filename)(?:="[^"]*"|\*=[^;"]*))*'
+)
+"""One name, in quotes and without escapes, wherever the name of the file stands."""
 
 
 def normal_path(path: str) -> tuple[str, str]:
@@ -97,6 +109,8 @@ def normal_path(path: str) -> tuple[str, str]:
         elif name not in ("", "."):
             parts.append(name)
     normal = "/" + "/".join(parts)
+    if text.startswith("//") or re.search(r"(^|/)[.]{2}(/|;|$)", text):
+        doubt = doubt or "its path names a host, or leads upwards, which servers read differently"
     if not normal.isascii() or "%" in normal:
         doubt = doubt or "its path has characters that servers read differently"
     return normal, doubt
@@ -128,7 +142,8 @@ def _models(body: bytes, content_types: Sequence[str]) -> list[str]:
         found += [value for name, value in _fields(body, content_types) if _is_model(name)]
     elif "urlencoded" in said:
         readings += 1
-        fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        form = body.decode("utf-8", "replace")
+        fields = [*parse_qsl(form, keep_blank_values=True), *parse_qsl(form.replace(";", "&"), keep_blank_values=True)]
         found += [value for key, value in fields if _is_model(key)]
     text = _text(body)
     if text is not None and text.lstrip()[:1] == "{":
@@ -208,11 +223,15 @@ def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, st
         if not separator or headers[:2] != b"\r\n" or len(headers) > MAX_PART_HEAD:
             raise _Unclear("its form has a part without a head")
         part = BytesHeaderParser().parsebytes(headers[2:])
+        dispositions = part.get_all("content-disposition") or []
+        if len(dispositions) != 1 or not _PLAIN_DISPOSITION.fullmatch(str(dispositions[0]).strip()):
+            raise _Unclear("its form has a part whose name servers read differently")
         name = part.get_param("name", header="content-disposition")
         name = name[2] if isinstance(name, tuple) else name  # encoded, RFC 2231
         if not isinstance(name, str):
             raise _Unclear("its form has a part without a name")
         if _is_model(name):
-            if part.get("content-transfer-encoding"):
+            charset = part.get_param("charset", "utf-8")
+            if part.get("content-transfer-encoding") or str(charset).lower() not in ("utf-8", "us-ascii"):
                 raise _Unclear("its model is encoded")
             yield name, value[: MAX_NAME + 1].decode("utf-8", "replace").strip()
