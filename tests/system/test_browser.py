@@ -69,7 +69,7 @@ def screen(folder: Path) -> Iterator[tuple[Web, Browser]]:
 
 def choose_view(browser: Browser, name: str) -> None:
     browser.click(".contentview .controls a", "View:")
-    browser.click(".dropdown-menu.show a", name)
+    browser.click(".dropdown-menu.show a, .dropdown-menu.is-open a, .dropdown-menu.is-open button", name)
     browser.wait_for_text(f"View: {name}", ".contentview .controls")
 
 

@@ -227,7 +227,8 @@ class TestVerbs:
         assert "Nothing was paid" in paid("report", ledger=postgres.fresh().url)[1]
         named = paid("report", "--ledger", postgres.fresh(over="loopback").url)
         assert named[0] == 1
-        assert "There is no ledger in postgresql://x402@127.0.0.1" in named[2]
+        assert "There is no ledger" in named[2]
+        assert "postgresql://x402@127.0.0.1" in named[2]
         assert paid("report", "--ledger", f"postgresq://x402:{PASSWORD}@h/d")[0] == 1
 
     def test_check(self, paid: Any, postgres: Postgres) -> None:

@@ -210,7 +210,7 @@ def test_a_row_has_what_an_account_needs(home: Path) -> None:
         ((first, total),) = shop.rows("first_byte_ms, total_ms")
         assert 0 <= first <= total
         line = shop.proxy.wait_for("x402: payment of")
-        for part in ("base-sepolia", "(sandbox-1)", "settled", payment.transaction, "left: ", "of 10/day"):
+        for part in ("base-sepolia", "(sandbox-1): paid", payment.transaction, "left: ", "of 10/day"):
             assert part in line
 
 
