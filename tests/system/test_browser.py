@@ -44,7 +44,7 @@ LIST, COMMENTS, VIEW = ".flow-table tbody tr", ".flow-table .col-comment", ".con
 SEARCH = ".filter-input input"
 PATH = "/v1/chat/completions"
 FILTERS = {
-    "~comment unknown": 1,
+    "~comment confirmed": 1,
     "~comment ^refused": 1,
     "~comment ^free": 1,
     "~comment tool.call": 3,
