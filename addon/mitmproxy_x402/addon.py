@@ -269,6 +269,7 @@ class X402Addon:
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
+            guard.forget_credentials(flow.request)
             refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
         settings, client = self.payer.settings, flow.client_conn
@@ -277,6 +278,7 @@ class X402Addon:
             exchange.own_headers = cors.opening(origin)
             if cors.is_preflight(flow.request):
                 flow.response = cors.answer_preflight(flow.request, origin)
+                guard.forget_credentials(flow.request)
                 return
         port = client.sockname[1] if client.sockname else 0
         caller = guard.Caller(self._peers.of(client), exchange.client_host, port)
@@ -284,6 +286,7 @@ class X402Addon:
         if denial is not None:
             page = guard.page_of(flow.request)
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
+            guard.forget_credentials(flow.request)
             say(logging.WARNING, flow, "refused: %s", answers.printable(told))
             refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return

@@ -15,7 +15,7 @@ from mitmproxy_x402.settings.settings import Settings, read_settings
 from support import challenges
 from support.proxy import Proxy
 from support.rig import Rig
-from support.wire import Message, Peer, Upstream, request
+from support.wire import Client, Message, Peer, Upstream, request
 
 TOKEN = "client-token-of-the-test"
 
@@ -397,3 +397,24 @@ def test_an_image_of_an_allowed_page_spends_nothing(open_rig: Rig) -> None:
         )
     assert (answer.status, error_of(answer)) == (403, "origin_not_allowed")
     assert open_rig.upstream.requests == []
+
+
+def test_what_is_refused_keeps_no_secret(home: Path) -> None:
+    """Nor does a right client token stay in a flow file where a page was refused that had it."""
+    arguments = ("--set", "x402_client_token=clienttoken123", "-w", str(home / "flows"))
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, *arguments, home=home) as proxy:
+        head = (
+            b"GET /v1/models?key=SECRET1&a=b HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://evil.example\r\n"
+            b"Authorization: Bearer clienttoken123\r\nX-Api-Key: SECRET2\r\nCookie: s=SECRET3\r\n"
+            b"PAYMENT-SIGNATURE: SECRET4\r\n\r\n"
+        )
+        with Client("127.0.0.1", proxy.port) as client:
+            answer = client.ask(head)
+            assert answer.status == 403
+        proxy.wait_for("origin_not_allowed")
+        log = proxy.log
+    kept = (home / "flows").read_bytes()
+    assert b"evil.example" in kept
+    for secret in ("clienttoken123", "SECRET"):
+        assert secret.encode() not in kept
+        assert secret not in log

@@ -205,6 +205,16 @@ def strip_credentials(request: http.Request, settings: Settings, is_poll: Callab
         request.data.path = path + (mark + b"&".join(rest) if rest else b"")
 
 
+def forget_credentials(request: http.Request) -> None:
+    """Take every credential and payment off a request that goes nowhere: views, flow files and logs keep it."""
+    headers = request.headers
+    headers.fields = tuple([field for field in headers.fields if not (is_credential(*field) or is_payment(*field))])
+    path, mark, query = request.data.path.partition(b"?")
+    if mark:
+        rest = [part for part in query.split(b"&") if not _is_credential_part(part, bool)]
+        request.data.path = path + (mark + b"&".join(rest) if rest else b"")
+
+
 def _is_credential_part(part: bytes, is_poll: Callable[[], bool]) -> bool:
     name, equals, value = part.partition(b"=")
     name = unquote_to_bytes(name)

@@ -30,8 +30,11 @@ HARMLESS = frozenset(
     }
 )
 """mitmproxy's options that change what is seen, and no more."""
-COMMANDS = ("script.run", "options.load", "options.save", "save.file", "export.file", "cut.save", "view.flows.load")
-"""Commands that run code, or read or write files."""
+COMMANDS = (
+    *("script.run", "options.load", "options.save", "save.file", "save.har", "export.file", "cut.save"),
+    *("view.flows.load", "replay.client.file", "replay.server.file", "browser.start"),
+)
+"""Commands that run code, start programs, or read or write files."""
 
 
 def is_web(master: Any) -> bool:
