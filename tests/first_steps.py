@@ -146,7 +146,7 @@ def page(terminal: Terminal, home: Path) -> str:
     """The session as a page, without what is secret or long."""
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", terminal.shown).replace("\r\n", "\n").replace("\r", "")
     text = text.replace(str(home), "/home/you")
-    text = re.sub(r"(?m)^(?: +\d+ [a-z]+ *){4}$", lambda row: re.sub(r" +(\d+) [a-z]+ *", _left_out, row.group()), text)
+    text = re.sub(r"(?m)^(?: +\d+ [a-z]+ *){4}$", lambda row: re.sub(r" +(\d+) [a-z]+", _left_out, row.group()), text)
     text = re.sub(r"(?m)^(data: .{100}).+$", r"\1 ...", text)
     events = text.split("\n\n")
     kept = [event for n, event in enumerate(events) if not event.startswith("data: ") or n % 6 == 0 or "DONE" in event]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import first_steps
@@ -15,5 +16,6 @@ def test_from_nothing_to_the_first_paid_answer(tmp_path: Path) -> None:
     key = (tmp_path / ".blockrun" / ".session").read_text().strip()
     assert key not in session.shown
     assert key not in page
-    assert "......" in page
+    assert page.count("......") == 24
+    assert not re.search(r"(?m)^ +\d+ [a-z]{3}", page)
     assert "data: [DONE]" in page

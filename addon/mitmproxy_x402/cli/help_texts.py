@@ -38,8 +38,8 @@ https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. I
 several --upstream the first has the port, the next the one above it, and so on; they share wallet, limits and ledger.
 
 The wallet comes from BLOCKRUN_WALLET_KEY, BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session (EVM), and from
-SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from what an option names. Without one free answers pass,
-and every challenge is refused: `{prog} wallet new` makes one.
+SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from what an option names. Without a wallet free
+answers pass, and every challenge is refused: `{prog} wallet new` makes one.
 
 Further arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
 `{prog} {verb} --options` lists every option with its help, those of this addon begin with x402_.
@@ -77,8 +77,9 @@ serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not t
 REPORT_HELP = """\
 usage: {prog} report [--since DATE | --days N] [--json | --csv | --html [FILE]] [--ledger FILE] [--set NAME=VALUE]
 
-Says what was spent, as the ledger has it: today, this month, by day, by model and by network. Only what was settled is
-added up; payments whose outcome is unknown are listed apart. Days and months are those of this machine's time zone.
+Says what was spent, as the ledger has it: today, this month, by day, model, network, path and client. Sums hold what is
+confirmed and what was sent and is not confirmed yet, each also shown apart. Days and months are those of this machine's
+time zone.
 
   --since DATE     from that day on, as in 2026-11-01
   --days N         the last N days; 1 is today alone
