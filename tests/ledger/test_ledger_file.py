@@ -355,3 +355,17 @@ class TestMissingLog:
         end(other_process(path, "sent"))
         SqliteLedger(path).close()
         assert caplog.text == ""
+
+
+def test_a_process_that_ends_without_a_word_has_closed_it(tmp_path: Path) -> None:
+    """As where a port cannot be opened: the next start must not take the file for one whose log is missing."""
+    path = tmp_path / "ledger.sqlite3"
+    code = (
+        "import sys, pathlib; from mitmproxy_x402.ledger.sqlite.store import SqliteLedger;"
+        "kept = SqliteLedger(pathlib.Path(sys.argv[1])); sys.exit(1)"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+        assert not list(tmp_path.glob("*-proxy-*"))
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT COUNT(*) FROM opened").fetchone() == (0,)

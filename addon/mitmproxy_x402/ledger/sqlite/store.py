@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import math
+import os
 import sqlite3
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,8 @@ class SqliteLedger:
             except (OSError, sqlite3.Error) as error:
                 raise self._failure(error) from None
             undo.pop_all()
+        self._at_exit = _closer(weakref.ref(self), os.getpid())
+        atexit.register(self._at_exit)  # a start that fails ends without a word to the addons
 
     @property
     def name(self) -> str:
@@ -378,6 +383,7 @@ class SqliteLedger:
 
     def close(self) -> None:
         """See `Ledger`."""
+        atexit.unregister(self._at_exit)
         with contextlib.suppress(LedgerError):
             if self._unwritten:
                 self.finish_all([])
@@ -386,6 +392,17 @@ class SqliteLedger:
             self._db.execute("DELETE FROM opened WHERE process = ?", (self.process,))
         self._db.close()
         self._lock.close()
+
+
+def _closer(ledger: weakref.ref[SqliteLedger], process: int) -> Callable[[], None]:
+    """Closes `ledger` where it is still there, and this is the process that opened it."""
+
+    def close() -> None:
+        found = ledger()
+        if found is not None and os.getpid() == process:
+            found.close()
+
+    return close
 
 
 def _now_ms(clock: Callable[[], float]) -> int:
