@@ -91,7 +91,7 @@ def test_broken(coding: str, pack: Callable[[bytes], bytes]) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
 def test_not_of_that_coding(coding: str) -> None:
-    with pytest.raises(Undecodable, match="broken after 0 bytes"):
+    with pytest.raises(Undecodable, match=r"broken after \d bytes"):
         decode(coding, b"data: it is plain text, really\n\n" * 10)
 
 
