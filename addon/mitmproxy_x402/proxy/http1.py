@@ -58,7 +58,7 @@ class Chunks(ChunkedReader):
     """h11's reader of chunks, which joins tiny ones where hundreds come at once: each costs as much as a large one."""
 
     _tiny = 64
-    _many = 4096
+    _many = 2100
     _run = 0
     """Tiny chunks in a row behind which more was there already."""
     _kept: Any = None
