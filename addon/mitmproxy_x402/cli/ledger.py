@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
 
-from ..command_line import read_arguments
 from ..ledger.archive import COUNTED_MS, archive, back_up
 from ..ledger.reading import is_there
 from ..protocol.amounts import format_usd
 from ..report.text import count
-from ..settings.ledger_place import ledger_place
-from ..settings.options import OPTIONS
-from ..settings.settings import Settings, read_settings
-from ..settings.values import Given
-from .report import UsageError
+from ..settings.settings import Settings
+from .ledger_options import Parser, UsageError, options_of, settings_and_place
 
 _DAYS = COUNTED_MS // (24 * 3600 * 1000)
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def run(arguments: Sequence[str]) -> int:
     """Do what the first argument says. Raises UsageError, SettingsError and LedgerError."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("what", choices=("archive", "backup"))
     parser.add_argument("file")
     parser.add_argument("--before", default="")
-    parser.add_argument("--ledger", default="")
-    parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(list(arguments))
-    options = dict(read_arguments([part for text in given.settings for part in ("--set", text)]).options)
-    unknown = sorted(set(options) - {option.name for option in OPTIONS})
-    if unknown:
-        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
-    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
-    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
-    place = settings.ledger
-    if given.ledger:
-        place = ledger_place(Given("--ledger", given.ledger, Path.cwd(), Path.home()))
+    options = options_of(given.settings)
+    settings, place = settings_and_place(options, given.ledger)
     file = Path(given.file).expanduser()
     if not is_there(place):
         raise UsageError(f"there is no ledger at {place} yet")

@@ -127,33 +127,31 @@ def _sandbox(_: str, arguments: list[str]) -> int:
     return demo.run(arguments)
 
 
-def _report(_: str, arguments: list[str]) -> int:
-    from . import report as report_cli  # noqa: PLC0415  (imports what must be installed)
+def _report(verb: str, arguments: list[str]) -> int:
+    from . import report  # noqa: PLC0415  (imports what must be installed)
 
-    try:
-        return report_cli.run(arguments)
-    except report_cli.UsageError as error:
-        return _fail(f"report {error}", USAGE_ERROR)
+    return _on_ledger(verb, report.run, arguments)
 
 
-def _reconcile(_: str, arguments: list[str]) -> int:
+def _reconcile(verb: str, arguments: list[str]) -> int:
     from . import reconcile  # noqa: PLC0415  (imports what must be installed)
-    from .report import UsageError  # noqa: PLC0415  (as above)
 
-    try:
-        return reconcile.run(arguments)
-    except UsageError as error:
-        return _fail(f"reconcile {error}", USAGE_ERROR)
+    return _on_ledger(verb, reconcile.run, arguments)
 
 
-def _ledger(_: str, arguments: list[str]) -> int:
+def _ledger(verb: str, arguments: list[str]) -> int:
     from . import ledger  # noqa: PLC0415  (imports what must be installed)
-    from .report import UsageError  # noqa: PLC0415  (as above)
+
+    return _on_ledger(verb, ledger.run, arguments)
+
+
+def _on_ledger(verb: str, run: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
+    from .ledger_options import UsageError  # noqa: PLC0415  (imports what must be installed)
 
     try:
-        return ledger.run(arguments)
+        return run(arguments)
     except UsageError as error:
-        return _fail(f"ledger {error}", USAGE_ERROR)
+        return _fail(f"{verb} {error}", USAGE_ERROR)
 
 
 def _check(_: str, arguments: list[str]) -> int:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import sys
-from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ..command_line import read_arguments
 from ..ledger.interface import Ledger, LedgerError
 from ..ledger.opening import open_ledger
 from ..ledger.reading import Entry, is_there, read_unchecked, read_unproven
@@ -25,11 +21,9 @@ from ..reconcile.findings import SENTENCES
 from ..reconcile.resolver import Found, Resolver
 from ..reconcile.rpcs import rpcs
 from ..report.text import count, plain
-from ..settings.ledger_place import LedgerPlace, ledger_place
-from ..settings.options import OPTIONS
-from ..settings.settings import Settings, read_settings
-from ..settings.values import Given
-from .report import UsageError
+from ..settings.ledger_place import LedgerPlace
+from ..settings.settings import Settings
+from .ledger_options import Parser, options_of, settings_and_place
 
 NOT_ASKED, FOUND_WRONG = 1, 3
 """Exit codes: there was something to look up and no answer at all; the chain contradicts what a gateway said."""
@@ -39,11 +33,6 @@ RPC_SECONDS = 10
 
 
 _DIGITS = re.compile("[0-9]+")
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 @dataclass
@@ -69,20 +58,11 @@ class Outcome:
 
 def run(arguments: Sequence[str]) -> int:
     """Look up, write down, say what was found. Raises UsageError, SettingsError and LedgerError."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--ledger", default="")
-    parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(list(arguments))
-    options = dict(read_arguments([part for text in given.settings for part in ("--set", text)]).options)
-    unknown = sorted(set(options) - {option.name for option in OPTIONS})
-    if unknown:
-        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
-    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
-    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
-    place = settings.ledger
-    if given.ledger:
-        place = ledger_place(Given("--ledger", given.ledger, Path.cwd(), Path.home()))
+    options = options_of(given.settings)
+    settings, place = settings_and_place(options, given.ledger)
     if not is_there(place):
         if given.ledger or options.get("x402_ledger"):
             raise LedgerError(f"There is no ledger at {place}. The proxy makes one when it starts.")

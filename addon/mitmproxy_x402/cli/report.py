@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
 
-from ..command_line import read_arguments
 from ..errors import SettingsError
 from ..ledger.archive import back_up
 from ..ledger.reading import find_missing, is_there
@@ -19,21 +16,10 @@ from ..report import html as report_html
 from ..report import sums as report
 from ..report import text as report_text
 from ..report.of_ledger import entries_since, of_ledger
-from ..settings.ledger_place import LedgerPlace, ledger_place
-from ..settings.options import OPTIONS
-from ..settings.settings import read_settings
-from ..settings.values import Given
+from ..settings.ledger_place import LedgerPlace
+from .ledger_options import Parser, UsageError, options_of, settings_and_place
 
 HTML_FILE = "x402-report.html"
-
-
-class UsageError(SettingsError):
-    """The command line makes no sense."""
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 @dataclass(frozen=True)
@@ -51,11 +37,7 @@ class _Choice:
 def run(arguments: Sequence[str]) -> int:
     """Print or write the report. Raises UsageError, SettingsError and LedgerError."""
     choice = _read(arguments)
-    ours = {option.name: choice.options.get(option.name, "") for option in OPTIONS}
-    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
-    place = settings.ledger
-    if choice.ledger:
-        place = ledger_place(Given("--ledger", choice.ledger, Path.cwd(), Path.home()))
+    settings, place = settings_and_place(choice.options, choice.ledger)
     if choice.form == "backup":
         rows = back_up(place, Path(choice.html).expanduser())
         _say(f"{Path(choice.html).expanduser().resolve()}: {report_text.count(rows)}\n")
@@ -89,7 +71,7 @@ def _is_named(choice: _Choice) -> bool:
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json")
     form.add_argument("--csv", dest="form", action="store_const", const="csv")
@@ -98,13 +80,8 @@ def _read(arguments: Sequence[str]) -> _Choice:
     period = parser.add_mutually_exclusive_group()
     period.add_argument("--since", default="")
     period.add_argument("--days", default="")
-    parser.add_argument("--ledger", default="")
-    parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(list(arguments))
-    options = dict(read_arguments([part for text in given.settings for part in ("--set", text)]).options)
-    unknown = sorted(set(options) - {option.name for option in OPTIONS})
-    if unknown:
-        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
+    options = options_of(given.settings)
     form_of = "html" if given.html else "backup" if given.backup else given.form or "text"
     return _Choice(form_of, given.html or given.backup, _date(given.since), _days(given.days), given.ledger, options)
 

@@ -1,0 +1,49 @@
+"""The command line that the verbs on the ledger share: `--ledger` and `--set`, and which ledger they mean."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ..command_line import read_arguments
+from ..errors import SettingsError
+from ..settings.ledger_place import LedgerPlace, ledger_place
+from ..settings.options import OPTIONS
+from ..settings.settings import Settings, read_settings
+from ..settings.values import Given
+
+
+class UsageError(SettingsError):
+    """The command line makes no sense."""
+
+
+class Parser(ArgumentParser):
+    """Knows `--ledger` and `--set`. Raises UsageError for what it does not know."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("--ledger", default="")
+        self.add_argument("--set", dest="settings", action="append", default=[])
+
+    def error(self, message: str) -> NoReturn:
+        """As UsageError, which the verb's caller prints."""
+        raise UsageError(message)
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Our options by name, from the values of `--set`. Raises UsageError: one is none of ours."""
+    options = dict(read_arguments([part for pair in pairs for part in ("--set", pair)]).options)
+    unknown = sorted(set(options) - {option.name for option in OPTIONS})
+    if unknown:
+        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here")
+    return options
+
+
+def settings_and_place(options: Mapping[str, str], named: str) -> tuple[Settings, LedgerPlace]:
+    """The settings, and the ledger that `named` names, else they do. Raises SettingsError."""
+    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
+    settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
+    return settings, ledger_place(Given("--ledger", named, Path.cwd(), Path.home())) if named else settings.ledger
