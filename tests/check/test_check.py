@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,53 +22,8 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support import certs
+from support.json_rpc import HUSH, Answer, Rpc, evm
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy, svm_key
-
-HUSH = "hush-hush"
-Answer = Callable[[str, list[Any]], Any]
-
-
-class Rpc:
-    """JSON-RPC on loopback: `answer` gives the result of a method, or raises LookupError with the code of an error."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.asked: list[tuple[str, list[Any]]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                call = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                self.asked.append((call["method"], call["params"]))
-                try:
-                    said = {"result": answer(call["method"], call["params"])}
-                except LookupError as error:
-                    said = {"error": {"code": error.args[0], "message": f"of {HUSH}"}}
-                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], **said}).encode()
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(body)))
-                handler.end_headers()
-                handler.wfile.write(body)
-
-            def log_message(handler, *_: object) -> None:  # noqa: N805
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
-        self.url = f"{self.origin}/v2/{HUSH}?key={HUSH}"
-
-    def __enter__(self) -> Rpc:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def evm(units: int, chain: int = 84532) -> Answer:
-    def answer(method: str, parameters: list[Any]) -> Any:
-        return {"eth_chainId": hex(chain), "eth_getCode": "0x"}.get(method, f"0x{units:064x}")
-
-    return answer
 
 
 def free_port() -> int:

@@ -10,16 +10,15 @@ import select
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from eth_account import Account
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support.json_rpc import Rpc
 
 WORDS = "abandon " * 11 + "about"
 """BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""
@@ -269,7 +268,8 @@ def test_what_is_there_is_shown(tmp_path: Path, sandbox: Sandbox) -> None:
 
 def test_money_that_arrives_is_seen(tmp_path: Path) -> None:
     assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
-    with Rpc([5_000_000, 5_000_000, 7_250_000]) as rpc:
+    balances = [5_000_000, 5_000_000, 7_250_000]
+    with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{balances.pop(0):064x}") as rpc:
         more = {"X402_EVM_RPC": f"base={rpc.url}"}
         answer = run(tmp_path, "fund", "--wait", "--html", "code.html", more=more)
     assert answer.returncode == 0, answer.stderr
@@ -283,32 +283,3 @@ def test_there_is_nothing_to_fund_without_a_wallet(tmp_path: Path) -> None:
     answer = run(tmp_path, "fund", "--solana")
     assert answer.returncode == 1
     assert "x402 wallet new --solana" in answer.stderr
-
-
-class Rpc:
-    """An RPC of Base that says one balance after the other."""
-
-    def __init__(self, balances: list[int]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                call = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                said = "0x2105" if call["method"] == "eth_chainId" else f"0x{balances.pop(0):064x}"
-                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": said}).encode()
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(body)))
-                handler.end_headers()
-                handler.wfile.write(body)
-
-            def log_message(handler, *_: object) -> None:  # noqa: N805
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Rpc:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()

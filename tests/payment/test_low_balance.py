@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,45 +15,37 @@ from mitmproxy_x402.payment.policy import Offer
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network, NetworkTable
 from support import challenges
+from support.json_rpc import Rpc, evm
 from support.proxy import EVM_ADDRESS, Proxy
 
 PRICE = 1000
 
 
-class Rpc:
-    """An RPC of Base Sepolia that says `units`."""
+class Chain:
+    """Base Sepolia, on which the wallet has `units`."""
 
     def __init__(self) -> None:
         self.units = 0
-        self.asked = 0
+        self.rpc = Rpc(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                call = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                self.asked += call["method"] == "eth_call"
-                said = {"eth_chainId": hex(84532), "eth_getCode": "0x"}.get(call["method"], f"0x{self.units:064x}")
-                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": said}).encode()
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(body)))
-                handler.end_headers()
-                handler.wfile.write(body)
+    def _answer(self, method: str, parameters: list[Any]) -> Any:
+        return evm(self.units)(method, parameters)
 
-            def log_message(handler, *_: object) -> None:  # noqa: N805
-                pass
+    @property
+    def asked(self) -> int:
+        """How often for a balance."""
+        return sum(method == "eth_call" for method, _ in self.rpc.asked)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    @property
+    def url(self) -> str:
+        return self.rpc.url
 
 
 @pytest.fixture
-def rpc() -> Iterator[Rpc]:
-    made = Rpc()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+def rpc() -> Iterator[Chain]:
+    chain = Chain()
+    with chain.rpc:
+        yield chain
 
 
 def network() -> Network:
@@ -80,7 +70,7 @@ def offer(price: int = PRICE) -> Offer:
     return Offer(requirement, row, row.assets[0])
 
 
-def watch(rpc: Rpc) -> LowBalance:
+def watch(rpc: Chain) -> LowBalance:
     return LowBalance(lambda each: [rpc.url] if each == network() else [], 5, lambda: 0.0)
 
 
@@ -89,7 +79,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize(("units", "said"), [(0, "not enough for one request"), (50_000, "enough for 10 requests")])
-def test_at_the_start(rpc: Rpc, caplog: pytest.LogCaptureFixture, units: int, said: str) -> None:
+def test_at_the_start(rpc: Chain, caplog: pytest.LogCaptureFixture, units: int, said: str) -> None:
     rpc.units = units
     asyncio.run(watch(rpc).look(NetworkTable([network()]), {"evm": EVM_ADDRESS, "svm": None}))
     (line,) = lines(caplog)
@@ -97,7 +87,7 @@ def test_at_the_start(rpc: Rpc, caplog: pytest.LogCaptureFixture, units: int, sa
     assert EVM_ADDRESS in line
 
 
-def test_when_it_happens_and_once(rpc: Rpc, caplog: pytest.LogCaptureFixture) -> None:
+def test_when_it_happens_and_once(rpc: Chain, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     rpc.units = 30 * 5 * PRICE
 
@@ -118,14 +108,14 @@ def test_when_it_happens_and_once(rpc: Rpc, caplog: pytest.LogCaptureFixture) ->
     assert rpc.asked == 2
 
 
-def test_nobody_is_asked_who_was_not_named(rpc: Rpc) -> None:
+def test_nobody_is_asked_who_was_not_named(rpc: Chain) -> None:
     balance = LowBalance(lambda _: [], 5, lambda: 0.0)
     asyncio.run(balance.look(NetworkTable([network()]), {"evm": EVM_ADDRESS, "svm": None}))
     balance.signed(offer(), EVM_ADDRESS)
     assert rpc.asked == 0
 
 
-def test_the_proxy_says_it_at_its_start(rpc: Rpc, home: Path) -> None:
+def test_the_proxy_says_it_at_its_start(rpc: Chain, home: Path) -> None:
     rpc.units = 0
     named = ("--set", f"x402_evm_rpc=base-sepolia={rpc.url}")
     with Proxy("http://127.0.0.1:1", *named, home=home) as proxy:
