@@ -180,7 +180,7 @@ def test_what_could_not_be_written_is_written_without_a_next_one(shop: Shop) -> 
 def test_what_was_written_is_no_error_where_nobody_can_say_what_is_left(
     tmp_path: Path, postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = postgres.empty()
+    url = postgres.fresh()  # it is broken afterwards
     with closing(PostgresLedger(url)) as ledger:
         shop = Shop(tmp_path, ledger)
         purchase = shop.sent()
