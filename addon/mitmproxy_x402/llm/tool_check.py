@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -24,6 +24,8 @@ MAX_ARGUMENTS = 256 * 1024
 """Characters of arguments that are checked."""
 MAX_STEPS = 10_000
 """Keywords that are looked at for one call, each some ten microseconds."""
+MAX_DEPTH = 160
+"""Keywords within keywords of a schema; of $defs that refer to each other, each counts."""
 _MAX_UNIQUE = 1000
 _SKIPPED = frozenset(
     ("pattern", "patternProperties", "format", "unevaluatedProperties", "unevaluatedItems", "contentSchema")
@@ -81,7 +83,17 @@ def _listed(names: Iterable[str]) -> str:
 
 # Arguments against a schema.
 
-_steps: ContextVar[list[int]] = ContextVar("steps")
+
+@dataclass
+class _Work:
+    """What checking one call has taken so far."""
+
+    steps: int = 0
+    depth: int = 0
+    """Keywords within keywords that are being checked now."""
+
+
+_work: ContextVar[_Work] = ContextVar("work")
 
 
 class _TooMuch(Exception):
@@ -90,7 +102,7 @@ class _TooMuch(Exception):
 
 def _problems(value: Any, schema: Any) -> Iterator[tuple[str, str]]:
     """Pointer and problem of each place in `value` that `schema` does not allow."""
-    _steps.set([0])
+    _work.set(_Work())
     schema = plain_schema(schema)
     found: list[tuple[str, str]] = []
     try:
@@ -127,15 +139,21 @@ def _bounded(name: str) -> Any:
 
 def _counted(key: str, check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        steps = _steps.get()
-        steps[0] += 1
-        if steps[0] > MAX_STEPS:
+        work = _work.get()
+        work.steps += 1
+        if work.steps > MAX_STEPS:
             raise _TooMuch
+        if work.depth >= MAX_DEPTH:  # whatever the interpreter's own limit is
+            raise RecursionError("it leads to itself, or is nested too deeply")
         if key == "additionalProperties" and "patternProperties" in mapping(schema):
             return
         if key == "uniqueItems" and len(sequence(instance)) > _MAX_UNIQUE:
             return
-        yield from check(validator, value, instance, schema) or ()
+        work.depth += 1
+        try:
+            yield from check(validator, value, instance, schema) or ()
+        finally:
+            work.depth -= 1
 
     return counted
 
