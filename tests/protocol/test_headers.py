@@ -29,7 +29,7 @@ from mitmproxy_x402.protocol.payment_required import (
     offers_nothing,
     read_payment_required,
 )
-from mitmproxy_x402.protocol.strict_json import _too_deep
+from mitmproxy_x402.protocol.strict_json import is_too_deep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
 ENTRY: dict[str, Any] = {
@@ -279,7 +279,7 @@ class TestHostileJson:
 
     @pytest.mark.parametrize("text", ["[" * 64 + "]" * 64, '["[[[[",' * 64, '{"a\\"[": ' * 64, "[]" * 100_000])
     def test_brackets_in_strings_and_side_by_side_are_not_deep(self, text: str) -> None:
-        assert not _too_deep(text.encode())
+        assert not is_too_deep(text.encode())
 
     @pytest.mark.parametrize("text", ['"' + '\\"[' * 300_000, '"' * 999_999, "[" * 99 + '"\\', '"\\'])
     def test_strings_that_do_not_end_cost_no_more(self, text: str) -> None:

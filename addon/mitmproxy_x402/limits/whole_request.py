@@ -17,6 +17,7 @@ from email.parser import BytesHeaderParser
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from ..protocol.codings import Undecodable, decode, needs_decoding
+from ..protocol.strict_json import is_too_deep
 from .limits import Asked
 
 MAX_BODY = 64 << 20
@@ -68,8 +69,6 @@ class WholeRequest:
             models += _models(_decoded(self._body, self._codings), self._content_types)
         except _Unclear as why:
             doubt = str(why)
-        except RecursionError:
-            doubt = "its body is nested too deeply"
         models += [model.removeprefix("models/") for model in models if model.startswith("models/")]  # Google's way
         if not all(_PLAIN_NAME.fullmatch(model) for model in models):
             doubt = doubt or "its model has characters that servers read differently"
@@ -168,6 +167,8 @@ def _text(body: bytes) -> str | None:
 
 def _in_object(text: str) -> list[str]:
     """The values of all top-level keys `model` of a JSON object. Raises _Unclear."""
+    if is_too_deep(text.encode("utf-8", "replace")):
+        raise _Unclear("its body is nested too deeply")
     found: list[str] = []
     try:
         at = _skip(text, _skip(text, 0) + 1)

@@ -51,7 +51,7 @@ def decode_json(data: bytes) -> tuple[Any, tuple[str, ...]]:
 
     The caller decides whether the faults matter: they do in a challenge, not in an error page. Raises Undecodable.
     """
-    if _too_deep(data):
+    if is_too_deep(data):
         raise Undecodable(f"nested deeper than {MAX_DEPTH} levels")
     try:
         text = str(data.removeprefix(codecs.BOM_UTF8), "utf-8")
@@ -156,8 +156,11 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def _too_deep(data: bytes) -> bool:
-    # Before parsing: a library that raises the interpreter's recursion limit turns deep nesting into a crash.
+def is_too_deep(data: bytes) -> bool:
+    """Whether the JSON in `data` is nested deeper than MAX_DEPTH levels. To be asked before any parser is.
+
+    A library that raises the interpreter's recursion limit turns deep nesting into a crash.
+    """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
