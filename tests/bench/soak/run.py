@@ -46,7 +46,7 @@ LOOK = 10.0
 """Seconds between two looks into the proxy while it works."""
 REMEMBERED = 80
 """Failed requests, and live jobs, that the proxy remembers at a time, see `census`."""
-REMEMBERED_KINDS = ("mitmproxy_x402.payment.retained.Memory", "mitmproxy_x402.payment.jobs.Job")
+REMEMBERED_KINDS = ("mitmproxy_x402.payment.retained.store.Memory", "mitmproxy_x402.payment.jobs.Job")
 TIMEOUTS = {"connect": 3, "first_byte": 3, "idle": 3, "total": 30}
 BELOW_EPHEMERAL = range(18000, 32000)
 """Ports that no connection is given while the proxy starts."""

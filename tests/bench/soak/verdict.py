@@ -85,7 +85,7 @@ def _inside(found: Found) -> Iterator[Check]:
     yield _check("containers that the addon's modules and the addon itself keep", aim, over)
     left = [f"{name} with {size}" for name, size in after["held"].items() if name.endswith(_BY_FLOW) and size]
     yield _check("dictionaries by flow", "empty", left)
-    memories = after["kinds"].get("mitmproxy_x402.payment.retained.Memory", 0)
+    memories = after["kinds"].get("mitmproxy_x402.payment.retained.store.Memory", 0)
     yield Check("payments held for a repetition", f"at most {REMEMBERED}", f"{memories}", memories <= REMEMBERED)
 
 
