@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import socket
 import ssl
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 TIMEOUT = 20
+PORTS = range(12_000, 32_000)  # no system gives these to who binds port 0 or connects
 
 
 class Peer:
@@ -143,10 +146,15 @@ def request(method: str = "POST", path: str = "/v1/chat/completions", body: byte
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
+
+
 def free_port() -> int:
-    """A port that was free a moment ago, for programs that cannot be told to pick one."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A port that was free a moment ago, for programs that cannot pick one; none that was given before."""
+    for port in itertools.islice(_ports, len(PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("every port is taken")
 
 
 Script = Callable[[Peer, "Upstream"], None]
