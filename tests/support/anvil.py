@@ -13,18 +13,22 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eth_abi import encode
 from eth_hash.auto import keccak
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.schemes.permit2 import PERMIT2, SETTLERS
 from support.patience import eventually
 from support.wire import free_port
 
 ROOT = Path(__file__).parents[2]
 VERSION = "1.7.1"
 _DOLLAR = json.loads((ROOT / "tests" / "conformance" / "dollar.json").read_text())
+_JUDGE = json.loads((ROOT / "tests" / "conformance" / "judge.json").read_text())
+MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11"
+"""By which facilitators ask several things at once."""
 _TRANSFER = "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 
 
@@ -99,6 +103,10 @@ class Anvil:
         parts = signature[64], signature[:32], signature[32:64]
         return self.transact(_TRANSFER, asked["from"], asked["to"], *numbers, nonce, *parts)
 
+    def call(self, address: str, data: str) -> str:
+        """What `address` answers to the call `data`; both in hex."""
+        return str(self.rpc("eth_call", {"to": address, "data": data}, "latest"))
+
     def mine(self, blocks: int, seconds: int = 1) -> None:
         self.rpc("anvil_mine", hex(blocks), hex(seconds))
 
@@ -108,11 +116,52 @@ class Anvil:
         return int(self.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
 
 
+class Permit2Anvil(Anvil):
+    """A node whose dollar knows permits, with Permit2 and the two contracts that settle over it at their addresses."""
+
+    def set_up(self) -> None:
+        """Put the contracts there, by their compiled code."""
+        self.operator = self.rpc("eth_accounts")[0]
+        self.rpc("anvil_setCode", self.asset.address, _JUDGE["TestUsdc"]["runtime"])
+        for slot, text in enumerate((self.asset.domain_name, self.asset.domain_version)):
+            held = text.encode().ljust(31, b"\0") + bytes([2 * len(text.encode())])  # a short string of Solidity's
+            self.rpc("anvil_setStorageAt", self.asset.address, f"0x{slot:064x}", "0x" + held.hex())
+        self.rpc("anvil_setCode", PERMIT2, _JUDGE["JudgePermit2"]["runtime"])
+        self.rpc("anvil_setCode", SETTLERS["permit2"], _JUDGE["JudgeExactProxy"]["runtime"])
+        self.rpc("anvil_setCode", SETTLERS["upto"], _JUDGE["JudgeUptoProxy"]["runtime"])
+        self.rpc("anvil_setCode", MULTICALL3, _JUDGE["JudgeMulticall"]["runtime"])
+
+    def allowance(self, owner: str) -> int:
+        """What Permit2 may take of `owner`."""
+        words = owner[2:].lower().rjust(64, "0") + PERMIT2[2:].lower().rjust(64, "0")
+        return int(self.call(self.asset.address, "0xdd62ed3e" + words), 16)
+
+    def approve(self, owner: str, amount: int) -> None:
+        """Let Permit2 take `amount` of `owner`, whose key the node needs not."""
+        self.rpc("anvil_setBalance", owner, hex(10**18))
+        self.rpc("anvil_impersonateAccount", owner)
+        words = PERMIT2[2:].lower().rjust(64, "0") + f"{amount:064x}"
+        transaction = str(
+            self.rpc("eth_sendTransaction", {"from": owner, "to": self.asset.address, "data": "0x095ea7b3" + words})
+        )
+        eventually(lambda: self.rpc("eth_getTransactionReceipt", transaction))
+        self.rpc("anvil_stopImpersonatingAccount", owner)
+
+
+Node = TypeVar("Node", bound=Anvil)
+
+
 @contextmanager
 def anvil(network: str = "base-sepolia", *, timestamp: int | None = None) -> Iterator[Anvil]:
     """A node of its own, which ends with the block; its first block is of `timestamp`, or of now."""
-    port = free_port()
-    node = Anvil(f"http://127.0.0.1:{port}", network)
+    with running(Anvil(f"http://127.0.0.1:{free_port()}", network), timestamp) as node:
+        yield node
+
+
+@contextmanager
+def running(node: Node, timestamp: int | None = None) -> Iterator[Node]:
+    """Starts anvil at the port of `node`'s URL and sets it up; it ends with the block."""
+    port = int(node.url.rpartition(":")[2])
     command = [str(program()), "--host", "127.0.0.1", "--port", str(port), "--silent"]
     command += ["--chain-id", str(node.network.chain_id), "--timestamp", str(timestamp or int(time.time()))]
     command += ["--no-request-size-limit"]
