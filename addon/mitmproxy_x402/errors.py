@@ -71,6 +71,13 @@ class EvmRpcError(RpcError):
     code = "evm_rpc_unavailable"
 
 
+class Undecodable(ValueError):
+    """A stranger's bytes cannot be decoded, or are more than we read: says why, in half a sentence.
+
+    Whoever reads them decides what that means; it never reaches people as it is.
+    """
+
+
 def error_code(error: X402Error) -> str:
     """The stable code that a client sees for `error`."""
     return error.reason if isinstance(error, Refused) else error.code

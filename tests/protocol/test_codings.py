@@ -11,7 +11,8 @@ from collections.abc import Callable
 import brotli
 import pytest
 
-from mitmproxy_x402.protocol.codings import FREE, MAX_MEMBERS, STEP, Decoder, Undecodable, needs_decoding
+from mitmproxy_x402.errors import Undecodable
+from mitmproxy_x402.protocol.codings import FREE, MAX_MEMBERS, STEP, Decoder, needs_decoding
 from mitmproxy_x402.protocol.codings import decode as decode_whole
 from support import zstd
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitmproxy_x402.protocol.strict_json import MAX_DEPTH, Undecodable, decode_json
+from mitmproxy_x402.errors import Undecodable
+from mitmproxy_x402.protocol.strict_json import MAX_DEPTH, decode_json
 
 KEYS = st.sampled_from(["a", "b", "a:", ":", '"', '":', "\\", 'a\\":', "\\\\", "é", "\ud83e"]) | st.text(max_size=3)
 LEAVES = st.none() | st.booleans() | st.integers() | KEYS | st.sampled_from(["x: y", '{"a":1,"a":2}', '":":"'])

@@ -15,8 +15,8 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.simple_httpclient import HTTPTimeoutError
 
 from .. import __version__
-from ..errors import RpcError
-from ..protocol.strict_json import Undecodable, decode_json
+from ..errors import RpcError, Undecodable
+from ..protocol.strict_json import decode_json
 from .json_rpc import HttpClient
 
 CACHE_SECONDS = 10

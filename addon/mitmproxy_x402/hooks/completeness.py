@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..protocol.codings import Decoder, Undecodable, needs_decoding
+from ..errors import Undecodable
+from ..protocol.codings import Decoder, needs_decoding
 
 MAX_TAIL = 16 << 10
 """Bytes of an answer's end that are kept."""

@@ -17,6 +17,8 @@ from urllib.parse import unquote_to_bytes
 from mitmproxy import http
 
 from ..protocol.credentials import is_credential, is_credential_name, is_payment
+from ..protocol.evm_address import EVM_ADDRESS
+from ..protocol.headers import BASE58_DIGIT
 from ..proxy import header_index as heads
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
@@ -224,7 +226,7 @@ def _is_credential_part(part: bytes, is_poll: Callable[[], bool]) -> bool:
     return name.lower() != b"token" or not (_COIN.fullmatch(value) or is_poll())
 
 
-_COIN = re.compile(rb"[A-Za-z0-9._-]{0,15}|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{32,44}")
+_COIN = re.compile(f"[A-Za-z0-9._-]{{0,15}}|{EVM_ADDRESS}|{BASE58_DIGIT}{{32,44}}".encode())
 """A coin's symbol or name, or its address on EVM or Solana."""
 
 

@@ -24,7 +24,7 @@ from typing import Any, TextIO, cast
 
 from ..limits.limits import SECONDS
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import LedgerError
+from .interface import FREE, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, open_to_read, version_of
 from .sqlite.removal import FileRemoval
@@ -97,7 +97,7 @@ class _Counter:
     def count(self, row: Sequence[Any]) -> Sequence[Any]:
         """Gives `row` as it is."""
         self.rows += 1
-        if row[self._state] not in ("released", "expired"):
+        if row[self._state] not in FREE:
             self.micro_usd += row[self._micro] - row[self._uncounted]
         self._hash.update(_line(row))
         return row

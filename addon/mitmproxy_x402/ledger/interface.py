@@ -90,8 +90,8 @@ CHAIN_TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "released": (),
 }
 """By what the chain says: see `ChainWord`."""
-FREE: tuple[State, ...] = ("released", "expired")
-"""States that do not count against a budget."""
+FREE: tuple[Literal["released", "expired"], ...] = ("released", "expired")
+"""States that do not count against a budget. Migrations name them on their own: those never change."""
 REPLACEABLE: tuple[State, ...] = ("rejected", *FREE)
 """States of a job's second payment after which another one may be made, as far as the budgets have room for both."""
 PASSING: tuple[State, ...] = ("rejected", "superseded")

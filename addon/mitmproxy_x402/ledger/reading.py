@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import UNCHECKED, UNPROVEN, Clock, LedgerError
+from .interface import FREE, UNCHECKED, UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
 from .sqlite.liveness import is_alive
@@ -245,7 +245,7 @@ def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
         size=row["bytes"],
         replaces=row["replaces"],
         state=row["state"],
-        counts=0 if fate in ("released", "expired") else row["micro_usd"] - row.get("uncounted", 0),
+        counts=0 if fate in FREE else row["micro_usd"] - row.get("uncounted", 0),
         scheme=row.get("scheme") or "exact",
         wallet=row.get("wallet") or "",
         nonce=row.get("nonce") or "",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import Clock, LedgerError
+from .interface import FREE, Clock, LedgerError
 from .opening import require_driver
 from .reading import Fate, fate_of
 from .sqlite import tally
@@ -99,7 +99,7 @@ def _merged(rows: Iterable[tuple[Any, ...]]) -> list[Group]:
     sums: dict[tuple[Any, ...], list[int]] = {}
     for day, fate, network, model, path, client, payments, micro_usd, counts in rows:
         its = sums.setdefault((day, fate, network, model, path, client), [0, 0, 0])
-        free = fate in ("released", "expired")
+        free = fate in FREE
         for number, more in enumerate((payments, micro_usd, 0 if free else counts)):
             its[number] += int(more)
     return [Group(*key, *its) for key, its in sorted(sums.items())]

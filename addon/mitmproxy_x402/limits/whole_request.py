@@ -16,7 +16,8 @@ from email.message import Message
 from email.parser import BytesHeaderParser
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from ..protocol.codings import Undecodable, decode, needs_decoding
+from ..errors import Undecodable
+from ..protocol.codings import decode, needs_decoding
 from ..protocol.strict_json import is_too_deep
 from .limits import Asked
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..protocol.strict_json import Undecodable, shown
+from ..errors import Undecodable
+from ..protocol.strict_json import shown
 from .pieces import Kind, Piece, Place
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from ..protocol.strict_json import Undecodable
+from ..errors import Undecodable
 from .values import decode, dump, mapping, string
 
 MAX_STRING = 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..protocol.strict_json import Undecodable, decode_json
+from ..errors import Undecodable
+from ..protocol.strict_json import decode_json
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements

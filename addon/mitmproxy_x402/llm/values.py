@@ -8,7 +8,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from ..protocol.strict_json import Undecodable, decode_json
+from ..errors import Undecodable
+from ..protocol.strict_json import decode_json
 
 MAX_INDEX = 100_000
 MAX_COUNT = 1 << 53

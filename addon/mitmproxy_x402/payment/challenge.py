@@ -6,16 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 
-from ..errors import ChallengeError
+from ..errors import ChallengeError, Undecodable
 from ..forecast.forecast import MISMATCH
 from ..gateways import Gateway
-from ..protocol.codings import Undecodable as Unreadable
 from ..protocol.codings import decode
 from ..protocol.headers import read_settlement
 from ..protocol.http_message import Response
 from ..protocol.messages import PaymentRequired
 from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothing, read_payment_required
-from ..protocol.strict_json import Undecodable, decode_json
+from ..protocol.strict_json import decode_json
 
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
 """By which the reference facilitators say why a payment did not pass (x402 v2, section 9)."""
@@ -105,5 +104,5 @@ def decoded(body: bytes, coding: str | None) -> bytes:
     """`body` without its Content-Encoding, `coding`; empty when it cannot be decoded or is too large."""
     try:
         return decode(body, coding or "identity", MAX_BODY + 1)
-    except Unreadable:
+    except Undecodable:
         return b""

@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from ..errors import Undecodable
 from ..gateways import gateway_of
 from ..ledger.interface import Ledger, State, Submitted
 from ..protocol.http_message import Request
 from ..protocol.networks import Family
-from ..protocol.strict_json import Undecodable, decode_json
+from ..protocol.strict_json import decode_json
 from .payer import Payment
 
 JOB_SECONDS = 24 * 3600

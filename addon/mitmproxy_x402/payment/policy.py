@@ -13,6 +13,7 @@ from ..errors import ChallengeError, Refused
 from ..limits.limits import NOTHING_ASKED, Asked, Budget, Limit, for_request
 from ..limits.whole_request import WholeRequest, normal_path
 from ..protocol.amounts import format_usd
+from ..protocol.evm_address import EVM_ADDRESS
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown
@@ -250,8 +251,8 @@ def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> 
     facts = (name, version)
     if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts):
         return ""
-    if (found is None and (network is None or network.family != "evm")) or not _EVM_ADDRESS.fullmatch(
-        requirement.asset
+    if (found is None and (network is None or network.family != "evm")) or not re.fullmatch(
+        EVM_ADDRESS, requirement.asset
     ):
         return ""
     row = f'[[network]]\ncaip2 = "{requirement.network}"\nname = "chain-{found[1]}"\n' if found else ""
@@ -263,7 +264,6 @@ def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> 
 
 
 _EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,19})")
-_EVM_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _DOMAIN_FACT = re.compile(r"[A-Za-z0-9 ._+-]{1,32}")
 """Plain text alone is put into rows to be pasted: a seller wrote it."""
 

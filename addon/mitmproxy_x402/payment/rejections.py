@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..protocol.strict_json import Undecodable, decode_json
+from ..errors import Undecodable
+from ..protocol.strict_json import decode_json
 from .policy import Offer
 
 _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(

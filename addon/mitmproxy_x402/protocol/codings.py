@@ -13,15 +13,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+from ..errors import Undecodable
+
 MAX_DECODED = 1 << 30
 """Bytes that one body may unfold to."""
 MAX_RATIO = 1000
 """How far a body may unfold, beyond the first FREE bytes."""
 FREE = 16 << 20
-
-
-class Undecodable(ValueError):
-    """The body cannot be decoded, or not further: says why, in half a sentence."""
 
 
 MAX_MEMBERS = 1000

@@ -7,7 +7,9 @@ from functools import lru_cache
 
 from eth_hash.auto import keccak
 
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+EVM_ADDRESS = r"0x[0-9a-fA-F]{40}"
+"""The form of an address, as a regular expression; it says nothing of the checksum."""
+_ADDRESS = re.compile(EVM_ADDRESS)
 
 
 @lru_cache(maxsize=1024)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ChallengeError, PaymentHeaderError
+from ..errors import ChallengeError, PaymentHeaderError, Undecodable
 from .messages import AtomicUnits, Json, PaymentPayload, PaymentRequirements, SettlementResponse, X402Version
 from .payment_required import MAX_HEADER, Get, Unreadable, needed, read_entry
-from .strict_json import Undecodable, decode_base64, decode_json, encode_base64, shown
+from .strict_json import decode_base64, decode_json, encode_base64, shown
 
 PAYMENT_SIGNATURE = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE = "PAYMENT-RESPONSE"
@@ -25,7 +25,9 @@ X_PAYMENT_RECEIPT = "X-Payment-Receipt"
 PAYMENT_IDENTIFIER = "payment-identifier"
 """The extension by which a seller wants to have each request of a client named."""
 
-_TRANSACTION_ID = re.compile(r"(0x)?[0-9a-fA-F]{64}|[1-9A-HJ-NP-Za-km-z]{64,88}")
+BASE58_DIGIT = "[1-9A-HJ-NP-Za-km-z]"
+
+_TRANSACTION_ID = re.compile(rf"(0x)?[0-9a-fA-F]{{64}}|{BASE58_DIGIT}{{64,88}}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _CHARGE = re.compile(r"0|[1-9][0-9]{0,77}")
 _ID_KEYS = ("transaction", "txHash", "transactionHash", "signature")

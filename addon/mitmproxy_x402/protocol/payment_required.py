@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..errors import ChallengeError
+from ..errors import ChallengeError, Undecodable
 from .messages import AtomicUnits, Json, PaymentRequired, PaymentRequirements
-from .strict_json import Undecodable, decode_base64, decode_json, shown
+from .strict_json import decode_base64, decode_json, shown
 
 PAYMENT_REQUIRED = "PAYMENT-REQUIRED"
 X_PAYMENT_REQUIRED = "X-PAYMENT-REQUIRED"

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..errors import Undecodable
+
 MAX_DEPTH = 64
 """Levels of nesting that are read, well below what the interpreter's stack can take."""
 
@@ -19,10 +21,6 @@ _STRING = re.compile(rb'"(?:[^"\\]+|\\.?)*"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-
-
-class Undecodable(ValueError):
-    """The bytes are no JSON at all, or more than we are willing to read."""
 
 
 def decode_base64(value: str, *, tolerant: bool = False) -> bytes:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..protocol.codings import Decoder, Undecodable, needs_decoding
+from ..errors import Undecodable
+from ..protocol.codings import Decoder, needs_decoding
 from .format import CHUNKS, HEAD, Recording, to_text
 from .names import extension
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..protocol.strict_json import Undecodable, decode_json
+from ..errors import Undecodable
+from ..protocol.strict_json import decode_json
 from .table import Headers, RecordingError, Table
 
 __all__ = [

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from ..ledger.reading import Entry, Fate
+from ..ledger.interface import FREE
+from ..ledger.reading import Entry
 from ..protocol.amounts import format_usd
 from .sums import UNNAMED, WORDS, Report, Sum
 
@@ -127,7 +128,7 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
         lines.append(f"{bold('The chain contradicts the gateway')}: {count(len(report.findings))}.")
         found = report.findings
         lines += _listed(report, found, lambda entry: f"{entry.finding}  {entry.chain_transaction}", dim, len(found))
-    free = [f"{report.of(fate).payments} {WORDS[fate]}" for fate in _FREE if report.of(fate).payments]
+    free = [f"{report.of(fate).payments} {WORDS[fate]}" for fate in reversed(FREE) if report.of(fate).payments]
     if free:
         lines += [f"Cost nothing: {' and '.join(free)}.", ""]
     return lines
@@ -144,9 +145,6 @@ def _listed(
     if there_are > MAX_LISTED:
         yield f"  and {there_are - MAX_LISTED} more; --csv lists all"
     yield ""
-
-
-_FREE: tuple[Fate, ...] = ("expired", "released")
 
 
 def count(payments: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WalletError
+from ..errors import Undecodable, WalletError
 from ..private_files import objection
-from ..protocol.strict_json import Undecodable, decode_json
+from ..protocol.strict_json import decode_json
 from .evm import EvmWallet, evm_wallet
 from .secrets import read_secret, read_text
 

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from ...settings.ledger_place import PostgresUrl
+from ..interface import FREE
 from .schema import migrate
 from .session import Unanswered, connect, failure, limit
 
@@ -17,7 +18,7 @@ _OLD = """
     DECLARE x402_old CURSOR WITH HOLD FOR
     SELECT * FROM x402_payment WHERE time < {before} AND counted_at < x402_time() - {counted}
         AND id < (SELECT max(id) FROM x402_payment) AND state NOT IN ('reserved', 'sent') AND free_at IS NULL
-        AND (NOT {free_only} OR state IN ('released', 'expired'))
+        AND (NOT {free_only} OR state IN {free})
     ORDER BY id"""
 _REMOVE = """
     DELETE FROM x402_payment AS its USING unnest(%s::bigint[], %s::text[], %s::text[]) AS old (id, state, chain_state)
@@ -41,7 +42,8 @@ class DatabaseRemoval:
 
         With `free_only` those that never counted. What was counted stays in the sums for budgets without a period.
         """
-        statement = _OLD.format(before=int(before_ms), counted=int(counted_ms), free_only=str(bool(free_only)).lower())
+        only = str(bool(free_only)).lower()
+        statement = _OLD.format(before=int(before_ms), counted=int(counted_ms), free_only=only, free=FREE)
         try:
             self._session.execute(statement.encode())
             first = self._session.execute(f"FETCH {FETCHED} FROM x402_old".encode())

@@ -8,15 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..interface import LedgerError
+from ..interface import FREE, LedgerError
 from .store import SqliteLedger
 
 WAIT_SECONDS = 5
-_FREE = "('released', 'expired')"
 # The newest row stays: its time is the ledger's.
-_OLD = """
+_OLD = f"""
     SELECT * FROM payment WHERE time < ? AND counted_at < ? AND id < (SELECT MAX(id) FROM payment)
-        AND state NOT IN ('reserved', 'sent') AND free_at IS NULL AND (NOT ? OR state IN ('released', 'expired'))
+        AND state NOT IN ('reserved', 'sent') AND free_at IS NULL AND (NOT ? OR state IN {FREE})
     ORDER BY id"""
 _REMOVE = "DELETE FROM payment WHERE id = ? AND state = ? AND COALESCE(chain_state, '') = ?"
 _FOR_EVER = "SELECT EXISTS (SELECT 1 FROM scope WHERE for_ever)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...protocol.strict_json import Undecodable, decode_json
+from ...errors import Undecodable
+from ...protocol.strict_json import decode_json
 from ..sse import MAX_EVENT, Notes
 from . import Framed
 

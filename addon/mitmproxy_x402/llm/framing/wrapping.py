@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ...protocol.strict_json import Undecodable, decode_json
+from ...errors import Undecodable
+from ...protocol.strict_json import decode_json
 from ..values import decode_base64, mapping
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ...protocol.strict_json import Undecodable
+from ...errors import Undecodable
 from ..reading import Other, Reasoning, Refusal, Text, ToolCall
 from ..values import decode, dump, mapping, sequence, string
 from .asking import Mark, Media, Part, ToolResult

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from ...errors import Undecodable
 from ...limits.request_model import read_model
-from ...protocol.strict_json import Undecodable, decode_json
+from ...protocol.strict_json import decode_json
 from ..reading import Dialect
 from ..sse import Notes
 from ..values import dump, mapping, sequence, string

@@ -17,9 +17,9 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
-from ...protocol.codings import Undecodable as UndecodableCoding
+from ...errors import Undecodable
 from ...protocol.codings import decode, needs_decoding
-from ...protocol.strict_json import Undecodable, decode_json
+from ...protocol.strict_json import decode_json
 
 MAX_IN_PLACE = 64 << 10
 """Bytes of an uncompressed body whose digest is computed on the event loop."""
@@ -97,7 +97,7 @@ def body_digest(body: bytes, coding: str = "") -> bytes:
     try:
         for each in reversed(coding.split(",")):
             body = decode(body, each, MAX_DECODED)
-    except UndecodableCoding:
+    except Undecodable:
         return hashlib.sha256(b"coded %b\n" % coding.lower().encode("utf-8", "surrogateescape") + body).digest()
     if body.startswith(b"--"):
         return _form_digest(body)
