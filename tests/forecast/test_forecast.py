@@ -307,7 +307,7 @@ def test_equal_requests_are_foretold_after_three_that_were() -> None:
     said = shop.predict(asked(100))
     assert said is not None
     assert said.required == replace(read(challenges.evm("10")), error=None)
-    assert (said.received, said.words) == (NOW, WORDS)
+    assert (said.received, said.challenge_text) == (NOW, WORDS)
     assert shop.predict(asked(101)) is shop.predict(asked(100, model="n")) is shop.predict(asked(100, None)) is None
     assert not shop.forecast.expects(("GET", *PLACE[1:]))
 

@@ -79,7 +79,7 @@ def challenged(data: bytes) -> None:
     first, _, body = data.partition(b"\n")
     head = [(b"PAYMENT-REQUIRED", base64.b64encode(first) if first[:1] == b"{" else first)] if first else []
     response = http.Response.make(402, body, head)
-    challenge.words(response)
+    challenge.challenge_text(response, blockrun.GATEWAY)
     code = challenge.rejection_code(response, blockrun.GATEWAY)
     assert code is not None
     try:

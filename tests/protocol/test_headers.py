@@ -455,11 +455,14 @@ class TestSettlement:
 
     def test_the_receipt_gives_the_id(self) -> None:
         said = ("PAYMENT-RESPONSE", as_header({"success": True, "network": "base"}))
-        assert read_settlement(getter(said, ("x-payment-receipt", EVM_ID))) == SettlementResponse(
+        assert read_settlement(getter(said, ("x-payment-receipt", EVM_ID)), "X-Payment-Receipt") == SettlementResponse(
             True, EVM_ID, "base", ""
         )
-        assert read_settlement(getter(("x-payment-receipt", EVM_ID))) == SettlementResponse(True, EVM_ID, "", "")
-        assert read_settlement(getter(("x-payment-receipt", "pending"))) is None
+        assert read_settlement(getter(("x-payment-receipt", EVM_ID)), "X-Payment-Receipt") == SettlementResponse(
+            True, EVM_ID, "", ""
+        )
+        assert read_settlement(getter(("x-payment-receipt", "pending")), "X-Payment-Receipt") is None
+        assert read_settlement(getter(("x-payment-receipt", EVM_ID))) is None
 
     @pytest.mark.parametrize("transaction", ["pending", "0x", "0x12", None, 1, EVM_ID + "\n", "0" * 70, ["x"]])
     def test_only_an_id_is_an_id(self, transaction: object) -> None:

@@ -220,7 +220,7 @@ def test_stalling_ends_when_the_client_leaves(sandbox: Sandbox, shopper: Any, fa
 def test_receipts_in_every_form(start: Any, written: str) -> None:
     sandbox, shopper = start()
     response = shopper.ask(payment=shopper.payment_for(), fault=f"receipt;as={written}")
-    settlement = read_settlement(response.headers.get)
+    settlement = read_settlement(response.headers.get, "X-Payment-Receipt")
     if written == "none":
         assert settlement is None
     else:

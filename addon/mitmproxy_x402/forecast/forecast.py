@@ -27,8 +27,6 @@ MOST_TRUST = 48
 """What is demanded after mistakes is never more than this."""
 CONFIRM_SECONDS = 600
 """How long after its last challenge a quote is believed."""
-MISMATCH = "mismatch"
-"""The words of a 402 that says no more than that the entry which was paid is not offered now."""
 MAX_QUOTES = 300
 """The quotes that were not used for longest are forgotten."""
 
@@ -42,8 +40,8 @@ class Prediction:
     """With one entry, the one that was paid before. Its blockhash is that of the last challenge."""
     received: float
     """When that challenge came."""
-    words: str
-    """What the last challenge said besides its terms, see `challenge.words`."""
+    challenge_text: str
+    """What the last challenge said besides its terms, as `payment.challenge.challenge_text` gives it."""
     quote: Quote = field(repr=False)
 
 
@@ -85,10 +83,13 @@ class Forecast:
         question: Question,
         required: PaymentRequired,
         entry: PaymentRequirements,
-        words: str | None,
+        challenge_text: str | None,
         now: float,
     ) -> None:
-        """A challenge came, and `entry` of it was chosen. `words`: what it said besides, if nothing had been paid."""
+        """Learn from a challenge of which `entry` was chosen.
+
+        `challenge_text` is what it said besides its terms; None: it answered a payment.
+        """
         key = _key(question)
         taken = take_apart(required, entry)
         if taken is None:
@@ -100,8 +101,8 @@ class Forecast:
             quote = _anew(quote, terms)
             quote.learn(question, numbers)
         quote.terms, quote.confirmed = terms, now
-        if words is not None:
-            quote.words = words
+        if challenge_text is not None:
+            quote.challenge_text = challenge_text
         self._replace(key, quote)
 
     def acknowledged(self, question: Question, spoke: bool) -> None:
@@ -120,7 +121,7 @@ class Forecast:
         if numbers is None:
             return None
         self._quotes.move_to_end(_key(question))
-        return Prediction(question, quote.terms.ask(numbers), quote.confirmed, quote.words, quote)
+        return Prediction(question, quote.terms.ask(numbers), quote.confirmed, quote.challenge_text, quote)
 
     def sent(self) -> None:
         """A payment went ahead."""
@@ -178,5 +179,5 @@ def _anew(before: Quote | None, terms: Terms) -> Quote:
     """A quote that knows nothing; what was learnt of the gateway's manners stays."""
     quote = Quote(terms, TRUST if before is None else before.trust)
     if before is not None:
-        quote.words, quote.acknowledged = before.words, before.acknowledged
+        quote.challenge_text, quote.acknowledged = before.challenge_text, before.acknowledged
     return quote

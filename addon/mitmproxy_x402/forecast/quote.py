@@ -84,7 +84,7 @@ class Quote:
         self.trust = trust
         """Challenges to foretell before anything is sent ahead."""
         self.confirmed = 0.0
-        self.words = ""
+        self.challenge_text = ""
         self.acknowledged = False
         """Whether the last answer to a payment spoke of it."""
         self._points: OrderedDict[tuple[int, int, int | None], tuple[Question, Numbers]] = OrderedDict()

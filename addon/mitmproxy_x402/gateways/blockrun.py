@@ -44,6 +44,7 @@ def is_own(host: str) -> bool:
 class BlockRun(Standard):
     """The `Gateway` of BlockRun, which also gives the reasons of the reference facilitators."""
 
+    receipt_header = "X-Payment-Receipt"
     proof_header = _SIGNATURE
 
     def is_code(self, text: str) -> bool:

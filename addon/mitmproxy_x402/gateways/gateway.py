@@ -30,6 +30,8 @@ class Meaning(enum.Enum):
 class Gateway(Protocol):
     """One vendor's manners."""
 
+    receipt_header: str
+    """The header that holds the id of the payment's transaction, and nothing else; empty: there is none."""
     proof_header: str
     """The header that holds a proof of who polls; empty: there is none."""
 
@@ -56,6 +58,7 @@ _UNFUNDED = re.compile(r"insufficient_funds|[a-z0-9_]*insufficient_balance")
 class Standard:
     """The `Gateway` that does as the x402 specification and its reference servers do."""
 
+    receipt_header = ""
     proof_header = ""
 
     def is_code(self, text: str) -> bool:  # noqa: ARG002

@@ -9,6 +9,7 @@ import time
 from mitmproxy import http
 
 from ..errors import error_body
+from ..gateways import Gateway, gateway_of
 from ..ledger.interface import Outcome
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
@@ -18,7 +19,7 @@ from ..payment.rejections import says_nothing
 from ..protocol.headers import read_settlement
 from ..proxy import header_index as heads
 from ..proxy.body_observers import tap
-from ..proxy.exchange import Exchange
+from ..proxy.exchange import Exchange, upstream_of
 from ..settings.values import is_loopback
 
 JSON = (b"content-type", b"application/json")
@@ -114,7 +115,7 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = N
     if response is None:
         return Outcome("unknown", total=time.time() - begun)
     get = functools.partial(heads.get, response.headers)
-    receipt = read_settlement(get)
+    receipt = read_settlement(get, upstream_gateway(flow).receipt_header)
     offer = None if payment is None else payment.offer
     named = "" if receipt is None or not receipt.success else receipt.transaction
     if receipt is not None and receipt.success and offer is not None and offer.method == "gateway":
@@ -137,10 +138,15 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = N
     )
 
 
-def acknowledges(response: http.Response) -> bool:
+def upstream_gateway(flow: http.HTTPFlow) -> Gateway:
+    """The manners of the gateway that the proxy reverses to."""
+    return gateway_of(upstream_of(flow)[0])
+
+
+def acknowledges(response: http.Response, gateway: Gateway) -> bool:
     """Whether `response` speaks of a payment, and not of a gift."""
     get = functools.partial(heads.get, response.headers)
-    return get("x-free-model") is None and read_settlement(get) is not None
+    return get("x-free-model") is None and read_settlement(get, gateway.receipt_header) is not None
 
 
 def printable(text: str) -> str:

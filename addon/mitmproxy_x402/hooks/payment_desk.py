@@ -20,7 +20,6 @@ from mitmproxy import ctx, http
 
 from ..errors import Refused, X402Error, error_code
 from ..forecast.quote import Place, read_question
-from ..gateways import gateway_of
 from ..ledger.interface import Clock
 from ..limits.request_model import read_model
 from ..limits.whole_request import WholeRequest
@@ -180,13 +179,14 @@ class PaymentDesk:
                 service.turn_away(flow)
             return  # of a payment that was sent, the gateway has the last word
         purchase: PaidRequest | None = None
-        challenge_text = functools.partial(challenge.words, flow.response)
+        gateway = answers.upstream_gateway(flow)
+        challenge_text = functools.partial(challenge.challenge_text, flow.response, gateway)
         try:
             flow_metadata.challenged(flow)
             identity = _identity(_route(flow, exchange), exchange)
             purchase = self._purchase(flow, payer, identity)
             if exchange.secrets_sent:
-                code = challenge.rejection_code(flow.response, gateway_of(upstream_of(flow)[0]))
+                code = challenge.rejection_code(flow.response, gateway)
                 if code is None or not _rejected(flow, purchase, code):
                     return
             required = challenge.read(flow.response)
@@ -218,7 +218,7 @@ class PaymentDesk:
             return
         if 300 <= response.status_code < 400 and isinstance(purchase, Purchase):
             purchase.leads_to(_redirected(flow, exchange, response))
-        purchase.answered(response.status_code, lambda: answers.acknowledges(response))
+        purchase.answered(response.status_code, lambda: answers.acknowledges(response, answers.upstream_gateway(flow)))
         answers.watch_for_job(flow, purchase, _jobs)
         if response.raw_content is None and 200 <= response.status_code < 300:  # the upstream's, and no failure yet
             get = response.headers.get
@@ -352,7 +352,8 @@ def _rejected(flow: http.HTTPFlow, purchase: PaidRequest, code: str) -> bool:
     assert response is not None
     why = "" if payment is None else explain(code, payment.offer, payment.payer)
     flow_metadata.rejected(flow, why)
-    if purchase.rejected(code, response.status_code, functools.partial(challenge.words, response)):
+    challenge_text = functools.partial(challenge.challenge_text, response, answers.upstream_gateway(flow))
+    if purchase.rejected(code, response.status_code, challenge_text):
         return True
     if payment is not None:
         answers.say_why(flow, payment, why)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 
 from ..errors import ChallengeError, Undecodable
-from ..forecast.forecast import MISMATCH
 from ..gateways import Gateway
 from ..protocol.codings import decode
 from ..protocol.headers import read_settlement
@@ -16,6 +15,8 @@ from ..protocol.messages import PaymentRequired
 from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothing, read_payment_required
 from ..protocol.strict_json import decode_json
 
+MISMATCH = "mismatch"
+"""The `challenge_text` of a 402 that says only that the entry which was paid is not offered now."""
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
 """By which the reference facilitators say why a payment did not pass (x402 v2, section 9)."""
 
@@ -49,11 +50,11 @@ def rejection_code(response: Response, gateway: Gateway) -> str | None:
         else []
     )
     code = next((text for text in found if isinstance(text, str) and gateway.is_code(text)), "")
-    code = code or next(filter(REASON.fullmatch, _reasons(response, said)), "")
+    code = code or next(filter(REASON.fullmatch, _reasons(response, said, gateway)), "")
     return code if code or response.status_code == 402 else None
 
 
-def _reasons(response: Response, said: object) -> Iterator[str]:
+def _reasons(response: Response, said: object, gateway: Gateway) -> Iterator[str]:
     """What the reference servers say of a payment that did not pass: in their terms, their receipt, or their body."""
     try:
         required = read(response)
@@ -61,14 +62,14 @@ def _reasons(response: Response, said: object) -> Iterator[str]:
         required = None
     if required is not None and required.error:
         yield required.error
-    settlement = read_settlement(response.headers.get)
+    settlement = read_settlement(response.headers.get, gateway.receipt_header)
     if settlement is not None:
         yield settlement.error_reason
     if isinstance(said, dict):
         yield from (text for key in ("code", "error", "reason") if isinstance(text := said.get(key), str))
 
 
-def words(response: Response) -> str:
+def challenge_text(response: Response, gateway: Gateway) -> str:
     """What a 402 says besides its challenge, numbers left out; empty: it is no plain challenge.
 
     An answer to a payment that says what an unpaid request was told takes it for no payment. MISMATCH: the reference
@@ -81,7 +82,7 @@ def words(response: Response) -> str:
         return ""
     except Undecodable:
         said = None
-    if required is None or read_settlement(response.headers.get) is not None:
+    if required is None or read_settlement(response.headers.get, gateway.receipt_header) is not None:
         return ""
     rest = {key: value for key, value in said.items() if key not in _TERMS} if isinstance(said, dict) else {}
     if rest.get("error") == required.error:  # said twice

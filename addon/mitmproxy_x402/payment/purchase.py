@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..errors import Refused, X402Error
-from ..forecast.forecast import MISMATCH, Prediction
+from ..forecast.forecast import Prediction
 from ..forecast.quote import Question
 from ..gateways import Meaning, gateway_of
 from ..ledger.interface import Ledger, Outcome, State
 from ..protocol.messages import PaymentRequired
+from .challenge import MISMATCH
 from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
@@ -222,7 +223,7 @@ class Purchase:
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
         """A new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`.
 
-        `challenge_text` gives what the challenge says besides, see `challenge.words`.
+        `challenge_text` gives what the challenge says besides its terms (`challenge.challenge_text`).
         """
         if self.ahead:  # it did not leave: the first leg had to go without it
             self._prediction = None
@@ -333,7 +334,7 @@ class Purchase:
         if prediction is None or self.payment is None or self._payer.forecast is None:
             return False
         self._payer.forecast.wrong(prediction)
-        expected = (prediction.words or MISMATCH, MISMATCH)
+        expected = (prediction.challenge_text or MISMATCH, MISMATCH)
         asked_anew = self._gateway.meaning(code).is_not_taken or (not code and challenge_text() in expected)
         logger.info(
             "x402: foretold %s for %s; the gateway did not take it: %s",

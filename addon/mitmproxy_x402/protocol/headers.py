@@ -21,7 +21,6 @@ PAYMENT_SIGNATURE = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE = "PAYMENT-RESPONSE"
 X_PAYMENT = "X-PAYMENT"
 X_PAYMENT_RESPONSE = "X-PAYMENT-RESPONSE"
-X_PAYMENT_RECEIPT = "X-Payment-Receipt"
 PAYMENT_IDENTIFIER = "payment-identifier"
 """The extension by which a seller wants to have each request of a client named."""
 
@@ -69,13 +68,14 @@ def with_identifier(extensions: Any, identifier: str) -> Any:
     return {**extensions, PAYMENT_IDENTIFIER: {**declared, "info": {**info, "id": identifier}}}
 
 
-def read_settlement(get: Get) -> SettlementResponse | None:
+def read_settlement(get: Get, id_header: str = "") -> SettlementResponse | None:
     """What the gateway says became of the payment, or None when it says nothing readable.
 
     `transaction` is empty unless it has the form of an EVM hash or a Solana signature: only such an id proves that
-    money moved. Gateways write it under several names, in base64 or as plain JSON, or alone in X-Payment-Receipt.
+    money moved. Gateways write it under several names, in base64 or as plain JSON;
+    some write it alone into a header of their own, `id_header`.
     """
-    receipt = _transaction_id(get(X_PAYMENT_RECEIPT))
+    receipt = _transaction_id(get(id_header)) if id_header else ""
     value = get(PAYMENT_RESPONSE) or get(X_PAYMENT_RESPONSE)
     said = _object(value) if value else None
     if said is None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from mitmproxy import contentviews, flow, http
 
 from .. import llm
+from ..errors import Undecodable
 from ..protocol import codings
 from . import challenge_view
 
@@ -183,7 +184,7 @@ def decoded(raw: bytes, coding: str) -> bytes:
     if not codings.needs_decoding(coding):
         return raw
     parts: list[bytes] = []
-    with contextlib.suppress(codings.Undecodable):  # what came before the fault is good
+    with contextlib.suppress(Undecodable):  # what came before the fault is good
         left = MAX_DECODED
         for part in codings.Decoder(coding).feed(raw):
             parts.append(part)
