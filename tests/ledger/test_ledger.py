@@ -290,7 +290,7 @@ CEILING = Outcome("settled", "0xt", 200, charged=AtomicUnits(3), charged_micro_u
 class TestCeiling:
     """What is charged of a ceiling, scheme `upto`."""
 
-    @pytest.mark.parametrize("counts", [budget(1), budget(1, ""), budget(1, model="m-*")], ids=str)
+    @pytest.mark.parametrize("counts", [budget(MUCH), budget(MUCH, ""), budget(MUCH, model="m-*")], ids=str)
     def test_it_counts_until_its_signature_is_dead_whatever_the_answer_says(
         self, ledger: Ledger, path: LedgerPlace, times: Times, counts: Budget
     ) -> None:
@@ -307,6 +307,27 @@ class TestCeiling:
         times.pass_by(DAY)
         assert ledger.spent(budget(MUCH, "day")) == 0
         assert ledger.spent(budget(MUCH, "month")) == 13
+
+    @pytest.mark.parametrize("period", ["day", ""])
+    def test_what_a_gateway_says_it_left_is_forgiven_up_to_the_size_of_the_budget(
+        self, ledger: Ledger, times: Times, period: str
+    ) -> None:
+        """It may have taken the whole: see `ledger.interface`."""
+        counts = budget(20, period)
+        rows = []
+        for _ in range(2):
+            for _ in range(2):
+                rows.append(ledger.reserve(intent(10, scheme="upto"), [counts]))
+                ledger.record_sent(rows[-1], "nonce", 0, Validity(dies_in=300))
+                ledger.finish(rows[-1], Outcome("settled", "0xt", charged=AtomicUnits(0), charged_micro_usd=0))
+            times.pass_by(300)
+        assert ledger.spent(counts) == 20, "40 may be gone, and 20 of it are forgiven"
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(1), [counts])
+        assert [entry.row for entry in read_unproven(ledger.place)] == rows, "the chain is asked about them"
+        ledger.record_chain([ChainWord(row, "moved", "0xt", 1, AtomicUnits(1), 1) for row in rows])
+        assert ledger.spent(counts) == 4
+        assert read_unproven(ledger.place) == []
 
     def test_of_unknown_life_it_counts_for_ever(self, ledger: Ledger, times: Times) -> None:
         row = ledger.reserve(intent(10), [])

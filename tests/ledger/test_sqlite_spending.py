@@ -134,16 +134,15 @@ class History:
         return found
 
     def unforgiven(self, budget: Budget) -> int:
-        """What has expired without the chain's word, beyond the size of the budget."""
+        """What was given back without the chain's word, beyond the size of the budget."""
         begin = -1 if budget.seconds is None else self.now - budget.seconds * 1000
-        columns = "counted_at, micro_usd, state, chain_state, model, path, unclear"
-        expired = sum(
+        columns = "counted_at, CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END, model, path, unclear"
+        given_back = sum(
             micro
-            for at, micro, state, chain, model, path, unclear in query(self.place, columns)
-            if at > begin and state == "expired" and chain is None
-            if matches(budget.scope, None if unclear else model, path, bool(unclear))
+            for at, micro, model, path, unclear in query(self.place, columns, "WHERE chain_state IS NULL")
+            if at > begin and matches(budget.scope, None if unclear else model, path, bool(unclear))
         )
-        return max(expired - budget.micro_usd, 0)
+        return max(given_back - budget.micro_usd, 0)
 
     def refusal(self, budget: Budget, wanted: int) -> tuple[int, Any]:
         counting = self.counting(budget)

@@ -22,10 +22,11 @@ another payment may be made. It never decides that the payment counts no more: w
 Everything counts but `released` and `expired`. So `unknown` counts until the chain has spoken, however long that takes;
 without a chain to ask it counts until it has left the budget's period.
 
-A signature that is dead may have been submitted while it lived: that it was not is the gateway's word. So what has
-`expired` by itself is forgiven only up to the size of each budget; beyond that it counts within the budget's period,
-until the chain has spoken. A gateway that calls payments rejected and takes them all the same gets no more than twice a
-budget, and with a chain to ask, once.
+A signature that is dead may have been submitted while it lived: that it was not is the gateway's word, and so is how
+much of a ceiling it took. So what has `expired` by itself, and what was given back of ceilings, is forgiven only up to
+the size of each budget; beyond that it counts within the budget's period, until the chain has spoken. A gateway that
+calls payments rejected or cheap and takes the whole all the same gets no more than twice a budget, and with a chain to
+ask, once.
 
 What the chain says is kept beside what the gateway said (`ChainWord`): its transaction, the time of its block, the
 amount that moved, and a finding where the two disagree. A row without `chain_state` was not looked up yet.
@@ -100,8 +101,10 @@ UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = '
 """Rows that the chain may have the last word on, in the words of both kinds' index. What has expired by itself is dead,
 but nobody has asked whether it was taken before.
 """
-UNCHECKED = "state = 'settled' AND chain_state IS NULL AND sends > 0"
-"""Rows of which only a gateway says that they are settled."""
+UNCHECKED_CHARGE = "state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL"
+"""Ceilings of which only a gateway says how much it took, in the words of both kinds' index."""
+UNCHECKED = "state = 'settled' AND chain_state IS NULL AND charged_micro_usd IS NULL AND sends > 0"
+"""Other rows of which only a gateway says that they are settled."""
 CHARGES = 32
 """Ceilings that `Ledger.charges` looks back on."""
 CHARGES_ROWS = 20_000

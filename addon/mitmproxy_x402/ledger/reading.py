@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import FREE, UNCHECKED, UNPROVEN, Clock, LedgerError
+from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
 from .sqlite.liveness import is_alive
@@ -25,7 +25,10 @@ them); `expired` ones were not taken and never can be, `released` ones never lef
 _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
 UNPROVEN_SINCE = 5
 """The version of the file's tables that has these columns."""
-_UNPROVEN = f"SELECT * FROM payment WHERE ({UNPROVEN}) AND sends > 0 AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_UNPROVEN = f"""
+    SELECT * FROM payment WHERE id IN (SELECT id FROM payment WHERE ({UNPROVEN}) AND id > ?1
+                                       UNION ALL SELECT id FROM payment WHERE {UNCHECKED_CHARGE} AND id > ?1)
+    AND sends > 0 ORDER BY id LIMIT ?2"""  # noqa: S608
 _UNCHECKED = f"SELECT * FROM payment WHERE {UNCHECKED} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
 
 
@@ -111,7 +114,8 @@ def read_entries(place: LedgerPlace, since: int = 0, process: str = "", last: in
 
 
 def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """What the chain may still have the last word on: payments that left, and are not known to be settled nor dead.
+    """What the chain may still have the last word on: payments that left, and are not known to be settled nor dead; and
+    ceilings of which only the gateway says how much was taken.
 
     Those with a row above `after`, in the order of their rows, at most `last`. Among them are `sent` rows of living
     processes (fate `under way`), which are not to be judged yet. Raises what `read_entries` does.
@@ -125,7 +129,7 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
 
 
 def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """Payments that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
+    """Exact prices that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
     if isinstance(place, PostgresUrl):
         require_driver(place)
         from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg

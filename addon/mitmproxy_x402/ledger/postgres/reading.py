@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from ...settings.ledger_place import PostgresUrl
-from ..interface import UNCHECKED, UNPROVEN, LedgerError
+from ..interface import UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, LedgerError
 from .schema import version_of
 from .session import Session, Unanswered, connect, failure, limit
 
@@ -21,7 +21,7 @@ _ROWS = """
 
 _UNPROVEN = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
-    WHERE ({UNPROVEN}) AND sends > 0 AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
+    WHERE (({UNPROVEN}) OR ({UNCHECKED_CHARGE})) AND sends > 0 AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
 _UNCHECKED = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE {UNCHECKED} AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""

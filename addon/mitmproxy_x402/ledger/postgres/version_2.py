@@ -196,19 +196,28 @@ BEGIN
 END
 $$;
 
--- What has expired without the chain's word, and counts beyond the size of a budget.
+CREATE INDEX x402_payment_charge ON x402_payment (id)
+    WHERE state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL;
+
+-- What was given back without the chain's word, whole payments and parts of ceilings, and counts beyond the size of a
+-- budget.
+CREATE INDEX x402_payment_given_back ON x402_payment (counted_at) WHERE uncounted <> 0 AND chain_state IS NULL;
 CREATE INDEX x402_payment_forgiven ON x402_payment (counted_at) WHERE state = 'expired' AND chain_state IS NULL;
 CREATE FUNCTION x402_unforgiven(now_ms bigint, most bigint, period_ms bigint, models text, paths text)
 RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT greatest(coalesce(sum(micro_usd), 0) - most, 0)::bigint FROM (
-        SELECT * FROM x402_payment AS its WHERE state = 'expired' AND chain_state IS NULL
+    SELECT greatest(coalesce(sum(given_back), 0) - most, 0)::bigint FROM (
+        SELECT micro_usd AS given_back FROM x402_payment AS its WHERE state = 'expired' AND chain_state IS NULL
             AND counted_at > coalesce(now_ms - period_ms, 0)
             AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
-        UNION ALL  -- what is about to
-        SELECT * FROM x402_payment AS its WHERE free_at <= now_ms AND state IN ('rejected', 'superseded')
+        UNION ALL
+        SELECT uncounted FROM x402_payment AS its WHERE uncounted <> 0 AND chain_state IS NULL AND state <> 'expired'
             AND counted_at > coalesce(now_ms - period_ms, 0)
             AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
-    ) AS expired
+        UNION ALL  -- what is about to be
+        SELECT x402_ends_with(its) FROM x402_payment AS its WHERE free_at <= now_ms
+            AND counted_at > coalesce(now_ms - period_ms, 0)
+            AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
+    ) AS forgiven
 $$;
 CREATE FUNCTION x402_spent_of(limits bigint[], periods_ms bigint[], models text[], paths text[])
 RETURNS TABLE (spent bigint) LANGUAGE plpgsql STABLE AS $$

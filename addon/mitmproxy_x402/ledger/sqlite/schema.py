@@ -184,6 +184,11 @@ MIGRATIONS = (
     "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # some budget of it has no period
     "CREATE INDEX payment_finding ON payment (id) WHERE finding IS NOT NULL",
     "CREATE INDEX payment_forgiven ON payment (counted_at) WHERE state = 'expired' AND chain_state IS NULL",
+    """
+    CREATE INDEX payment_given_back ON payment (counted_at) WHERE uncounted <> 0 AND chain_state IS NULL;
+    CREATE INDEX payment_charge ON payment (id)
+        WHERE state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL
+    """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
 

@@ -67,9 +67,13 @@ def _since() -> str:
     return " UNION ALL ".join(parts)
 
 
+# What was given back without the chain's word: whole payments, and parts of ceilings. An index each.
 FORGIVEN = f"""
-    SELECT COALESCE(SUM(micro_usd), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
-    AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")}"""
+    SELECT (SELECT COALESCE(SUM(micro_usd), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
+        AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")})
+    + (SELECT COALESCE(SUM(uncounted), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
+        AND payment.uncounted <> 0 AND payment.chain_state IS NULL AND payment.state <> 'expired'
+        AND counted_at >= :begin AND {covered("payment")})"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
 _WITHIN = {
@@ -115,7 +119,7 @@ class Spending:
         """Millionths of a dollar that count against `budget` at `now`."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         spent = int(self._db.execute(SPENT, values).fetchone()[0])
-        # What has expired without the chain's word: see `ledger.interface`.
+        # What was given back without the chain's word: see `ledger.interface`.
         return spent + max(int(self._db.execute(FORGIVEN, values).fetchone()[0]) - budget.micro_usd, 0)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
