@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from solders.hash import Hash
@@ -122,7 +123,8 @@ def test_a_bad_answer_is_skipped(answer: Any, status: int, reason: str) -> None:
             with pytest.raises(RpcError) as caught:
                 await alone.latest_blockhash()
             message = str(caught.value)
-            assert message.startswith(f"No Solana RPC gave a recent blockhash: http://127.0.0.1 ({reason}).")
+            where = f"http://127.0.0.1:{urlsplit(bad.url).port}"
+            assert message.startswith(f"No Solana RPC gave a recent blockhash: {where} ({reason}).")
             assert "x402_solana_rpc or SOLANA_RPC_URL" in message
             assert SECRET not in message
             both = SolanaRpc([bad.url, fine.url], 0.2 if "within" in reason else 5)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,7 +27,7 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
-PLACE = ("POST", "https://h:443", "/v1/chat/completions")
+PLACE = ("POST", "https://sol.blockrun.ai:443", "/v1/chat/completions")
 NOW = 1_800_000_000.0
 WORDS = '["Payment required", {}]'
 ENOUGH = TRUST + 1
@@ -494,10 +496,16 @@ def test_memory_is_bounded() -> None:
     assert shop.price(asked(100, model="0")) == 10  # it was used
     assert shop.predict(asked(100, model="1")) is None
     assert shop.price(asked(100, model=str(MAX_QUOTES))) == 10
-    assert len(shop.forecast._quotes) == MAX_QUOTES
+    kept = [number for number in range(MAX_QUOTES + 5) if shop.predict(asked(100, model=str(number))) is not None]
+    assert len(kept) == MAX_QUOTES
+    sold: list[weakref.ref[Question]] = []
     for size in range(100):
-        shop.sell(asked(size + 1), 10 + size)
-    assert len(shop.forecast._quotes[PLACE, "m"]._points) == MAX_POINTS
+        question = asked(size + 1)
+        shop.sell(question, 10 + size)
+        sold.append(weakref.ref(question))
+    del question
+    gc.collect()
+    assert sum(each() is not None for each in sold) == MAX_POINTS
 
 
 # What is known of a request.

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from solders.hash import Hash, ParseHashError
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -17,7 +16,7 @@ from tornado.simple_httpclient import HTTPTimeoutError
 from .. import __version__
 from ..errors import RpcError, Undecodable
 from ..protocol.strict_json import decode_json
-from .json_rpc import HttpClient
+from .json_rpc import HttpClient, origin
 
 CACHE_SECONDS = 10
 """How long a blockhash is handed out again. It lives 60 to 90 s, of which the gateway needs most."""
@@ -99,7 +98,7 @@ class SolanaRpc:
             try:
                 blockhash, height = await self._ask(url)
             except _Unusable as reason:
-                failures.append(f"{_origin(url)} ({reason})")
+                failures.append(f"{origin(url)} ({reason})")
                 continue
             self._known = (asked, blockhash, height)
             return blockhash
@@ -155,12 +154,3 @@ def _blockhash(body: bytes) -> tuple[str, int | None]:
     error = said.get("error") if isinstance(said, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     raise _Unusable(f"error {code}" if type(code) is int else "answer holds no blockhash")
-
-
-def _origin(url: str) -> str:
-    """Scheme and host of `url`: an API key may be in its user, path or query."""
-    try:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname}"
-    except ValueError:
-        return "an unreadable URL"

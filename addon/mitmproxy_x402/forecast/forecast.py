@@ -1,13 +1,13 @@
-"""Predicts what the gateway will ask for a request, learnt from its challenges, where it was right before.
+"""Predicts the challenge that a request will get, from the challenges that earlier requests got.
 
-For each method, upstream, path and model one quote is kept (`forecast_quote`): the terms of the last challenge, and
-what the last requests were asked for. It is used once it has foretold TRUST challenges exactly. Whatever surprises
-(other terms, another price for an equal request, a rule that was used and wrong) makes it begin anew, and after each
-payment that was sent ahead in vain it has to foretell twice as many.
+There is one `Quote` for each method, upstream, path and model: the terms of the last challenge and the prices of the
+last requests. It is used once it has predicted TRUST challenges in a row exactly. A surprise (other terms, another
+price for an equal request, a wrong prediction) clears it, and each payment that was sent ahead in vain doubles the
+number of exact predictions that it needs.
 
-What is foretold is not the truth: a gateway may have lowered its price, or given the model away. So after
-CONFIRM_SECONDS the next request goes the ordinary way and asks; and nothing is foretold for a gateway that does not
-acknowledge payments in its answers, because there an answer that was free looks like one that was paid for.
+A prediction can be out of date: the gateway may have lowered its price or made the model free. So after CONFIRM_SECONDS
+the next request is sent unpaid, to get a challenge. Nothing is predicted for a gateway whose answers do not acknowledge
+payments: there, a free answer and a paid one look the same.
 
 Pure: no clock, no I/O. Times are Unix seconds that come in as arguments.
 """
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
+from ..gateways import gateway_of
 from ..protocol.messages import PaymentRequired, PaymentRequirements
 from .quote import Place, Question, Quote
 from .terms import Terms, take_apart
@@ -98,7 +100,7 @@ class Forecast:
         terms, numbers = taken
         quote = self._quotes.get(key)
         if quote is None or quote.terms.text != terms.text or not quote.learn(question, numbers):
-            quote = _anew(quote, terms)
+            quote = _anew(quote, terms, question.place)
             quote.learn(question, numbers)
         quote.terms, quote.confirmed = terms, now
         if challenge_text is not None:
@@ -145,7 +147,7 @@ class Forecast:
     def _give_up(self, prediction: Prediction) -> None:
         key = _key(prediction.question)
         if self._quotes.get(key) is prediction.quote:  # several may be under way at once
-            quote = _anew(prediction.quote, prediction.quote.terms)
+            quote = _anew(prediction.quote, prediction.quote.terms, prediction.question.place)
             quote.trust, quote.acknowledged = min(2 * prediction.quote.trust, MOST_TRUST), False
             self._replace(key, quote)
 
@@ -175,9 +177,10 @@ def _key(question: Question) -> _Key:
     return question.place, question.model
 
 
-def _anew(before: Quote | None, terms: Terms) -> Quote:
-    """A quote that knows nothing; what was learnt of the gateway's manners stays."""
-    quote = Quote(terms, TRUST if before is None else before.trust)
+def _anew(before: Quote | None, terms: Terms, place: Place) -> Quote:
+    """A quote without observations; how far to trust it, and whether the gateway acknowledges payments, is kept."""
+    measures = gateway_of(urlsplit(place[1]).hostname or "").measures
+    quote = Quote(terms, TRUST if before is None else before.trust, measures)
     if before is not None:
         quote.challenge_text, quote.acknowledged = before.challenge_text, before.acknowledged
     return quote

@@ -1,16 +1,17 @@
-"""The price list of one endpoint as far as it is known: quotes, and the formulas that explain them. Pure.
+"""What is known of the prices of one model at one endpoint, and the rules that explain them. Pure.
 
-Equal requests cost the same: that is one rule. The others are formulas (`forecast_fit`), each over another measure of
-the body's size, and the output limit. A rule is used after it has foretold the last challenges that it had anything to
-say to, numbers and terms alike, and not while another that is as good says something else.
+One rule is that equal requests cost the same. Each other rule is a formula (`fit`) over one of the gateway's measures
+of the body's size and over the output limit. A rule is used once it has predicted the last challenges exactly, and
+only while no other rule that fits as well predicts something else.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..gateways import Measure
 from ..limits.request_model import UNCLEAR, read_output_limit
 from .fit import Formula, Span, fit
 from .terms import Numbers, Terms
@@ -60,27 +61,12 @@ def read_question(place: Place, model: str | None, body: bytes) -> Question | No
 SAME: Rule = "same"
 
 
-def _over(length: Callable[[Question], int], shift: int | None) -> Callable[[Question], int]:
-    """Four bytes or characters are a token; what is counted may be a few longer or shorter than the body."""
-    return length if shift is None else lambda question: (length(question) + shift) // 4
-
-
-_LENGTHS: Mapping[str, Callable[[Question], int]] = {
-    "bytes": lambda question: question.size,
-    "characters": lambda question: question.characters,
-}
-MEASURES: Mapping[Rule, Callable[[Question], int]] = {
-    f"{name} {shift}": _over(length, shift) for name, length in _LENGTHS.items() for shift in (None, 0, 1, 2, 3)
-}
-"""The measures of a request's size that a price may be made from."""
-RULES: tuple[Rule, ...] = (SAME, *MEASURES)
-
-
 class Quote:
     """The price list of one model at one place, as far as it is known."""
 
-    def __init__(self, terms: Terms, trust: int) -> None:
+    def __init__(self, terms: Terms, trust: int, measures: Mapping[Rule, Measure]) -> None:
         self.terms = terms
+        self._measures = measures
         self.trust = trust
         """Challenges to foretell before anything is sent ahead."""
         self.confirmed = 0.0
@@ -100,7 +86,7 @@ class Quote:
     def learn(self, question: Question, numbers: Numbers) -> bool:
         """Take `numbers` down. False: an equal request was asked for others, or others would have been foretold."""
         expected = {numbers, self.foretell(question), self._say(SAME, question)} - {None}
-        for rule in RULES:
+        for rule in (SAME, *self._measures):
             foretold = self._say(rule, question)
             if foretold is not None:
                 self._streaks[rule] = self._streaks.get(rule, 0) + 1 if foretold == numbers else 0
@@ -124,7 +110,7 @@ class Quote:
         if len(said) != 1:
             return None
         numbers = said.pop()
-        spans = [self._spans(rule, question) for rule in MEASURES]
+        spans = [self._spans(rule, question) for rule in self._measures]
         certain = [(number, number) for number in numbers or ()]
         return numbers if all(each == certain for each in spans if each) else None
 
@@ -137,7 +123,7 @@ class Quote:
 
     def _spans(self, rule: Rule, question: Question) -> list[Span] | None:
         """What each number may be by a formula; None: there is no formula, or it does not reach so far."""
-        x, y = MEASURES[rule](question), question.limit or 0
+        x, y = self._size(rule, question), question.limit or 0
         spans: list[Span] = []
         for formula in self._formulas(rule, question.limit is None) or ():
             span = formula(x, y)
@@ -146,11 +132,14 @@ class Quote:
             spans.append(span)
         return spans
 
+    def _size(self, rule: Rule, question: Question) -> int:
+        return self._measures[rule](question.size, question.characters)
+
     def _formulas(self, rule: Rule, unlimited: bool) -> _Fit:
         """One formula for each number, from the requests that set an output limit, or from those that do not."""
         if (rule, unlimited) not in self._fits:
             points = [point for point in self._points.values() if (point[0].limit is None) == unlimited]
-            series = tuple((MEASURES[rule](question), question.limit or 0, numbers) for question, numbers in points)
+            series = tuple((self._size(rule, question), question.limit or 0, numbers) for question, numbers in points)
             if series not in self._fit_of_series:  # for text in ASCII a byte is a character, and both fit alike
                 self._fit_of_series[series] = _fit(series)
             self._fits[rule, unlimited] = self._fit_of_series[series]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from . import blockrun
-from .gateway import STANDARD, Gateway, Meaning
+from .gateway import STANDARD, Gateway, Meaning, Measure
 
-__all__ = ["Gateway", "Meaning", "gateway_of"]
+__all__ = ["Gateway", "Meaning", "Measure", "gateway_of"]
 
 
 @lru_cache(maxsize=64)

@@ -1,15 +1,16 @@
-"""BlockRun's manners: its hosts, its codes, its alias of every path, and the proofs that its polls want.
+"""What BlockRun does its own way: hosts, error codes, receipts, prices, a second path for everything, signed polls.
 
-Facts and where they come from: protocol, sections 1 and 4. The vendor's own source is closed.
+Measured on the live service, whose source is closed.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from urllib.parse import unquote
 
-from .gateway import Kind, Meaning, Sign, Standard
+from .gateway import LENGTHS, Kind, Meaning, Measure, Sign, Standard
 
 SOLANA_GATEWAY = "https://sol.blockrun.ai"
 BASE_GATEWAY = "https://blockrun.ai"
@@ -41,9 +42,18 @@ def is_own(host: str) -> bool:
         return False
 
 
+def _tokens(length: Measure, shift: int) -> Measure:
+    """Four bytes or characters are a token; what is counted may be a few longer or shorter than the body."""
+    return lambda size, characters: (length(size, characters) + shift) // 4
+
+
 class BlockRun(Standard):
     """The `Gateway` of BlockRun, which also gives the reasons of the reference facilitators."""
 
+    measures: Mapping[str, Measure] = {
+        **LENGTHS,
+        **{f"{name} {shift}": _tokens(length, shift) for name, length in LENGTHS.items() for shift in range(4)},
+    }
     receipt_header = "X-Payment-Receipt"
     proof_header = _SIGNATURE
 

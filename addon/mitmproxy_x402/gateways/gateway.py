@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 Kind = Literal["video", "audio", "image"]
+Measure = Callable[[int, int], int]
+"""A measure of a request's size, from the bytes and the characters of its body."""
 Sign = Callable[[bytes], bytes]
 """Makes the wallet's ed25519 signature of a message."""
 
@@ -30,6 +32,8 @@ class Meaning(enum.Enum):
 class Gateway(Protocol):
     """One vendor's manners."""
 
+    measures: Mapping[str, Measure]
+    """What a price may be made from, by a name of ours."""
     receipt_header: str
     """The header that holds the id of the payment's transaction, and nothing else; empty: there is none."""
     proof_header: str
@@ -55,9 +59,16 @@ _SPENT = re.compile(r"duplicate_settlement|permit2_invalid_nonce|[a-z0-9_]*nonce
 _UNFUNDED = re.compile(r"insufficient_funds|[a-z0-9_]*insufficient_balance")
 
 
+LENGTHS: Mapping[str, Measure] = {
+    "bytes": lambda size, _: size,
+    "characters": lambda _, characters: characters,
+}
+
+
 class Standard:
     """The `Gateway` that does as the x402 specification and its reference servers do."""
 
+    measures: Mapping[str, Measure] = LENGTHS
     receipt_header = ""
     proof_header = ""
 

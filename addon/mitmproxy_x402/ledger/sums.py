@@ -9,12 +9,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone, tzinfo
+from datetime import date, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
 from .interface import FREE, Clock, LedgerError
+from .moments import local_time, midnight
 from .opening import require_driver
 from .reading import Fate, fate_of
 from .sqlite import tally
@@ -56,7 +57,7 @@ def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | No
 
     Raises LedgerError: there is none, no right to read it, or it is no ledger of ours.
     """
-    begin = 0 if since is None else _begin_of(since, zone)
+    begin = 0 if since is None else midnight(since, zone)
     if isinstance(place, PostgresUrl):
         require_driver(place)
         from .postgres.reading import read_sums  # noqa: PLC0415 - needs psycopg
@@ -106,19 +107,14 @@ def _merged(rows: Iterable[tuple[Any, ...]]) -> list[Group]:
 
 
 def _day(ms: int, zone: tzinfo | None) -> str:
-    return datetime.fromtimestamp(ms // 1000, timezone.utc).astimezone(zone).date().isoformat()
-
-
-def _begin_of(day: date, zone: tzinfo | None) -> int:
-    """Unix milliseconds."""
-    return int(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(timezone.utc).timestamp()) * 1000
+    return local_time(ms, zone).date().isoformat()
 
 
 def _days(first: int, last: int, zone: tzinfo | None) -> Mapping[int, str]:
     """When each day begins between two moments, and its name. Unix milliseconds."""
-    day = datetime.fromtimestamp(first // 1000, timezone.utc).astimezone(zone).date()
+    day = local_time(first, zone).date()
     found: dict[int, str] = {}
-    while (begin := _begin_of(day, zone)) <= last:
+    while (begin := midnight(day, zone)) <= last:
         found[begin] = day.isoformat()
         day += timedelta(days=1)
     return found

@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ..errors import Undecodable
 from ..gateways import gateway_of
 from ..ledger.interface import Ledger, State, Submitted
-from ..protocol.http_message import Request
+from ..protocol.http_message import Request, upstream_origin
 from ..protocol.networks import Family
 from ..protocol.strict_json import decode_json
 from .payer import Payment
@@ -109,11 +109,7 @@ def address(request: Request, path: str) -> str | None:
     None: too long to be remembered.
     """
     plain = gateway_of(request.host).plain_path(unquote(path.partition("?")[0]))
-    return f"{_origin(request)} {plain}" if len(plain) <= MAX_ADDRESS else None
-
-
-def _origin(request: Request) -> str:
-    return f"{request.scheme}://{request.host}:{request.port}"
+    return f"{upstream_origin(request)} {plain}" if len(plain) <= MAX_ADDRESS else None
 
 
 def promised(request: Request, location: str | None, body: bytes) -> str | None:
@@ -133,7 +129,7 @@ def promised(request: Request, location: str | None, body: bytes) -> str | None:
     if target is None and isinstance(said.get("id"), str) and said["id"]:
         target = f"{path}/{quote(said['id'], safe='')}"
     try:
-        found = urlsplit(urljoin(f"{_origin(request)}{path}", target or ""))
+        found = urlsplit(urljoin(f"{upstream_origin(request)}{path}", target or ""))
         port = found.port or {"https": 443, "http": 80}.get(found.scheme)
     except ValueError:
         return None

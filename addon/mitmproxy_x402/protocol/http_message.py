@@ -40,6 +40,11 @@ class Request(Protocol):
         """Its header fields."""
 
 
+def upstream_origin(request: Request) -> str:
+    """Scheme, host and port of the upstream, as in `https://sol.blockrun.ai:443`."""
+    return f"{request.scheme}://{request.host}:{request.port}"
+
+
 class Response(Protocol):
     """An answer of the upstream, held back whole."""
 

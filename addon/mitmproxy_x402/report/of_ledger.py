@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 
+from ..ledger.moments import midnight
 from ..ledger.reading import Entry, each_entry, read_entries, read_findings, read_unknown
 from ..ledger.sums import read_groups
 from ..protocol.networks import BUILT_IN, NetworkTable
@@ -52,8 +53,7 @@ def _begin_of(since: date | None) -> int:
     """Unix milliseconds, a day early: `_is_within` knows the time zone."""
     if since is None:
         return 0
-    early = since - timedelta(days=1)
-    return int(datetime(early.year, early.month, early.day, tzinfo=timezone.utc).timestamp()) * 1000
+    return midnight(since - timedelta(days=1), timezone.utc)
 
 
 def _is_within(entry: Entry, since: date | None) -> bool:

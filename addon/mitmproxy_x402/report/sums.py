@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timezone, tzinfo
+from datetime import date, datetime, tzinfo
 from typing import TypeVar
 
+from ..ledger.moments import local_time
 from ..ledger.reading import Entry, Fate
 from ..ledger.sums import Group
 from ..protocol.networks import BUILT_IN, NetworkTable
@@ -114,7 +115,7 @@ class Report:
 
 def moment(entry: Entry, zone: tzinfo | None) -> datetime:
     """When `entry` was paid, to the second; `zone` None: this machine's, with the summer time of that day."""
-    return datetime.fromtimestamp(entry.time // 1000, timezone.utc).astimezone(zone)
+    return local_time(entry.time, zone)
 
 
 def total(entries: Iterable[Entry]) -> Sum:

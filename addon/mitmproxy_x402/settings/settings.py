@@ -27,6 +27,7 @@ from .suggest import nearest, unknown_key
 from .timeouts import Timeouts
 from .values import (
     Given,
+    browser_origin,
     command,
     dump_format,
     filter_expression,
@@ -34,7 +35,6 @@ from .values import (
     is_loopback,
     method,
     one_of,
-    origin,
     path,
     printable,
     rpc_url,
@@ -182,7 +182,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         svm_key_command=_key_command(sources, "solana_key_command"),
         keyring=sources.get("keyring", printable, ""),
         client_token=_client_token(sources, warnings),
-        allow_origins=sources.get("allow_origins", several(origin, "origins"), ()),
+        allow_origins=sources.get("allow_origins", several(browser_origin, "origins"), ()),
         budgets=sources.default("budget", budgets),
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
         dry_run=sources.default("dry_run", flag),

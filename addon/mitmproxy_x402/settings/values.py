@@ -222,7 +222,7 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def origin(given: Given) -> str:
+def browser_origin(given: Given) -> str:
     """A browser origin as the `Origin` header spells it: scheme, host, port unless it is the scheme's own."""
     allowed = "expected an origin such as https://chat.example or http://localhost:3000, nothing after the port"
     text = given.value

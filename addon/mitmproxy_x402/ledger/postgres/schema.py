@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...gateways.blockrun import ALIAS
 from ...settings.ledger_place import PostgresUrl
 from ..interface import LedgerError
 from . import version_1, version_2
 from .session import Session, limit
 
-MIGRATIONS = (version_1.SQL, version_2.SQL)
+MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in (version_1, version_2))
 """Each brings the schema from its index to the next version, which x402_ledger keeps. A new one leaves the functions of
 the older ones as they are: proxies of the version before go on using them until they are restarted."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import secrets
 import socket
@@ -47,6 +46,7 @@ from ..interface import (
     Validity,
     sources,
 )
+from ..moments import milliseconds, milliseconds_at_least
 from .schema import migrate
 from .session import Link, Session
 
@@ -201,7 +201,7 @@ class PostgresLedger:
         """See `Ledger`."""
         values = (
             *(_text(reference), int(valid_until), validity.valid_before, _text(validity.blockhash) or None),
-            *(validity.last_height, _rounded_up(validity.dies_in)),
+            *(validity.last_height, milliseconds_at_least(validity.dies_in)),
             *(row, self._reserved.get(row), list(sources("sent"))),
         )
         self._change(_SENT, values)
@@ -210,7 +210,7 @@ class PostgresLedger:
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
-        values = validity.valid_before, _rounded_up(validity.dies_in), row
+        values = validity.valid_before, milliseconds_at_least(validity.dies_in), row
         ((reference,),) = self._change(_RESENT, values)
         self._keep(row, reference)
 
@@ -239,10 +239,10 @@ class PostgresLedger:
             "status": outcome.status,
             "code": _text(outcome.code),
             "request_id": _text(outcome.request_id),
-            "first_byte_ms": _milliseconds(outcome.first_byte),
-            "total_ms": _milliseconds(outcome.total),
+            "first_byte_ms": milliseconds(outcome.first_byte),
+            "total_ms": milliseconds(outcome.total),
             "bytes": outcome.size,
-            "counts_for": _rounded_up(outcome.counts_for),
+            "counts_for": milliseconds_at_least(outcome.counts_for),
             "charged": None if outcome.charged is None else str(outcome.charged),
             "charged_micro_usd": outcome.charged_micro_usd,
         }
@@ -375,14 +375,6 @@ def _text(text: str) -> str:
     so that patterns match what they matched.
     """
     return text.replace("\0", "?").encode("utf-8", "replace").decode()
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
-
-
-def _rounded_up(seconds: float | None) -> int | None:
-    return None if seconds is None else math.ceil(seconds * 1000)
 
 
 def _word(word: ChainWord) -> dict[str, Any]:

@@ -150,7 +150,7 @@ CREATE TRIGGER x402_count_freed AFTER UPDATE OF state ON x402_payment FOR EACH R
 CREATE FUNCTION x402_covers(model_pattern text, path_pattern text, its_model text, its_path text)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT (model_pattern = '' OR coalesce(its_model LIKE model_pattern, false))
-        AND (path_pattern = '' OR its_path LIKE path_pattern OR its_path LIKE '/api' || path_pattern)
+        AND (path_pattern = '' OR its_path LIKE path_pattern OR its_path LIKE '{ALIAS}' || path_pattern)
 $$;
 
 -- What counts at now_ms against a budget; period_ms null: one for ever, of which total was ever reserved.

@@ -63,7 +63,7 @@ CREATE OR REPLACE FUNCTION x402_covers(model_pattern text, path_pattern text, it
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT (model_pattern = '' OR coalesce(its_model = chr(1) OR lower(its_model) LIKE model_pattern, false))
         AND (path_pattern = '' OR its_path = chr(1) OR lower(its_path) LIKE path_pattern
-            OR lower(its_path) LIKE '/api' || path_pattern)
+            OR lower(its_path) LIKE '{ALIAS}' || path_pattern)
 $$;
 
 -- The order of locks: a payment's row, then the ledger, then its sums. Who has the ledger waits for no row.

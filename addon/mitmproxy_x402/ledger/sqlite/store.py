@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import math
 import os
 import sqlite3
 import weakref
@@ -33,6 +32,7 @@ from ..interface import (
     Submitted,
     Validity,
 )
+from ..moments import milliseconds, milliseconds_at_least
 from . import statements
 from .durability import Disk
 from .file import make_file, without_log
@@ -200,14 +200,15 @@ class SqliteLedger:
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
         its = validity.valid_before, validity.blockhash or None, validity.last_height
-        dies_in = None if validity.dies_in is None else math.ceil(validity.dies_in * 1000)
+        dies_in = milliseconds_at_least(validity.dies_in)
         now = self._anchor + _now_ms(self._clock.uptime)
         self._change(statements.SENT, (reference, int(valid_until), *its, now, dies_in, row))
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """See `Ledger`."""
         now = self._anchor + _now_ms(self._clock.uptime)
-        dead_at = None if validity.dies_in is None else now + math.ceil(validity.dies_in * 1000)
+        dies_in = milliseconds_at_least(validity.dies_in)
+        dead_at = None if dies_in is None else now + dies_in
         self._change(statements.RESENT, (validity.valid_before, dead_at, row))
 
     def release(self, row: int) -> None:
@@ -231,11 +232,12 @@ class SqliteLedger:
             raise
 
     def _finish(self, row: int, outcome: Outcome) -> State:
-        until = None if outcome.counts_for is None else self._now()[0] + math.ceil(outcome.counts_for * 1000)
+        counts_for = milliseconds_at_least(outcome.counts_for)
+        until = None if counts_for is None else self._now()[0] + counts_for
         values = {
             **{"row": row, "until": until, "transaction": outcome.transaction, "status": outcome.status},
             **{"code": outcome.code, "request_id": outcome.request_id, "size": outcome.size},
-            **{"first_byte": _milliseconds(outcome.first_byte), "total": _milliseconds(outcome.total)},
+            **{"first_byte": milliseconds(outcome.first_byte), "total": milliseconds(outcome.total)},
             "charged": None if outcome.charged is None else str(outcome.charged),
             "charged_micro_usd": outcome.charged_micro_usd,
         }
@@ -407,7 +409,3 @@ def _closer(ledger: weakref.ref[SqliteLedger], process: int) -> Callable[[], Non
 
 def _now_ms(clock: Callable[[], float]) -> int:
     return int(clock() * 1000)
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)

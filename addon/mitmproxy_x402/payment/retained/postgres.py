@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ...errors import X402Error
 from ...ledger.interface import LedgerError
+from ...ledger.moments import milliseconds
 from ...ledger.postgres.store import PostgresLedger
 from ...protocol.messages import AtomicUnits, PaymentRequirements
 from ...protocol.networks import NetworkTable
@@ -94,7 +95,7 @@ class SharedRetainedPayments:
         nonce = os.urandom(NONCE_BYTES)
         sealed = nonce + self._seal.encrypt(nonce, _write(memory), fingerprint)
         try:
-            times = (_milliseconds(valid_until - now), _milliseconds(forget_at - now))
+            times = (milliseconds(valid_until - now), milliseconds(forget_at - now))
             self._link.ask(_REMEMBER, (route, fingerprint, sealed, *times))
         except LedgerError as error:
             logger.warning("x402: a payment can be sent again by this proxy only: %s", error)
@@ -187,7 +188,3 @@ def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:
     times: tuple[float, float] = said["valid_until"], said["window"]
     both = said.get("in_both_headers", False)
     return Payment(offer, said["payer"], said["reference"], (name, value), said["row"], *times, in_both_headers=both)
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
