@@ -37,7 +37,9 @@ from .proxy.layer import install
 from .proxy.startup import authorities, fast_path
 from .proxy.startup import mitmproxy_defaults as hosting
 from .proxy.startup.self_check import self_check
+from .proxy.veil import veil, veil_path
 from .recording.recorder import Recorder
+from .recording.redact import Redactor
 from .settings.narrowing import beyond_narrowing, widened
 from .settings.options import OPTIONS, PREFIX
 from .settings.settings import read_settings, state_home, unknown_options
@@ -50,6 +52,9 @@ from .views.views import Views, describe_anew
 from .wallet import sources as wallet
 
 logger = logging.getLogger(__name__)
+
+MAX_TOLD = 100
+"""Sets of parameters that the log names."""
 
 
 class X402Addon:
@@ -69,10 +74,12 @@ class X402Addon:
         fairness = Fairness(lambda: ctx.master.addons.get("proxyserver").connections)
         own = [self._service, self._peers, fairness, reconciling]
         self.addons = [Commands(lambda: self.payer), *own, views, self.recorder]
+        self._redactor = Redactor()
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
         self._unusable: list[str] = []
+        self._told_of: set[tuple[bytes, ...]] = set()
         self._left_alone: list[str] = []
         self._improved: dict[str, object] = {}
         self._caution = ""
@@ -132,6 +139,7 @@ class X402Addon:
             ledger = open_ledger(settings.ledger)
         make_ready(ledger, settings)
         self.recorder.use(settings)
+        self._redactor = Redactor(settings.client_token)
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
         return payer, open_retained(ledger, wallets, settings.networks)
 
@@ -272,6 +280,9 @@ class X402Addon:
             guard.forget_credentials(flow.request)
             refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
+        if flow.error is not None:  # mitmproxy takes it for invalid: it goes nowhere, and the flow stays
+            guard.forget_credentials(flow.request)
+            return
         settings, client = self.payer.settings, flow.client_conn
         origin = guard.allowed_page(flow.request, settings)
         if origin is not None:
@@ -293,10 +304,23 @@ class X402Addon:
         exchange.max_body = settings.max_body
         exchange.refuse_body = functools.partial(_refuse_body, flow, settings.max_body)
         exchange.may_pay = may_pay(flow.request, settings)
-        guard.strip_credentials(flow.request, settings, lambda: self._desk.is_poll(flow.request))
+        gone = guard.strip_credentials(flow.request, settings, lambda: self._desk.is_poll(flow.request))
+        self._tell_of_parameters(flow, gone)
+        veil(flow.request, self._redactor.shown)
+        veil_path(flow.request, self._redactor.path(flow.request.data.path))
+
+    def _tell_of_parameters(self, flow: http.HTTPFlow, names: tuple[bytes, ...]) -> None:
+        """Say once of each parameter that it was taken off: without it the request may mean something else."""
+        if not names or names in self._told_of or len(self._told_of) > MAX_TOLD:
+            return
+        self._told_of.add(names)
+        said = answers.printable(b", ".join(names).decode("utf-8", "replace"))
+        say(logging.INFO, flow, "taken off the query, since it looks like a credential: %s (x402_forward_names)", said)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """The request is whole: it may carry a payment at once."""
+        if flow.request.trailers:
+            guard.strip_trailers(flow.request)
         return self._desk.request(flow)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -308,10 +332,13 @@ class X402Addon:
             flow.response.stream = True
         if exchange.own_headers:
             cors.open_to(flow.response, exchange.own_headers[0][1].decode())
+        veil(flow.response, self._redactor.shown)
         self._desk.responseheaders(flow)
 
     def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Answer a 402 that was held back."""
+        if flow.response is not None:
+            veil(flow.response, self._redactor.shown)
         return self._desk.challenge(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:

@@ -115,6 +115,78 @@ def test_credentials_of_every_vendor_stay_here(rig: Rig) -> None:
             assert sent.start == b"POST /v1/x?a=1 HTTP/1.1"
 
 
+ODD_PARAMETERS = (
+    *("token=s3cr3t-of-mine", "x[key]=abc", "token[]=abc", "sig=abc", "signature=abc", "X-Amz-Signature=abc"),
+    *("openaiApiKey=abc", "a=1;api_key=abc", "pass=abc", "apikeys=abc", "%78-api-key=abc"),
+)
+VALUES = {
+    "OpenAI": "sk-proj-Ab12Cd",
+    "DeepSeek": "sk-" + "0123456789abcdef" * 2,
+    "Anthropic": "sk-ant-api03-Ab_c",
+    "Google": "AIzaSy" + "A1b2C" * 7,
+    "Groq": "gsk_" + "A1b2C3d4" * 6,
+    "Hugging Face": "hf_" + "A1b2C3d4" * 4,
+    "GitHub": "github_pat_11A_" + "A1b2C3d4" * 4,
+    "Telegram": "1234567890:AA" + "A1b2C3d4" * 4,
+    "JSON Web Token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_what_can_only_be_a_key_stays_here_whatever_its_name(rig: Rig, value: str) -> None:
+    headers = (f"X-One: {value}", f'X-Two: {{"k":"{value}"}}', f"X-Three: Bearer {value}", f"X-Four: a={value}")
+    query = value.replace(":", "%3A")
+    assert ask(rig, *headers, path=f"/v1/x?a=1&x={query}&y=Bearer+{query}&z=Bearer%20{query}&b=2").body == b"ok"
+    for sent in rig.upstream.requests:
+        assert (value.encode() in sent.head) is (rig.mode == "forward")
+        if rig.mode != "forward":
+            assert sent.start == b"POST /v1/x?a=1&b=2 HTTP/1.1"
+
+
+def test_parameters_under_odd_names_stay_here(rig: Rig) -> None:
+    if rig.mode == "forward":
+        return
+    assert ask(rig, path="/v1/x?b=2&" + "&".join(ODD_PARAMETERS)).body == b"ok"
+    for sent in rig.upstream.requests:
+        assert sent.start == b"POST /v1/x?b=2&a=1 HTTP/1.1"
+    rig.proxy.wait_for(r"taken off the query, since it looks like a credential: token, x\[key\], token\[\], sig")
+
+
+@pytest.mark.parametrize("where", ["X-Mine: {}", "X-Mine: a={}", "?mine={}", "?mine=a%20{}"])
+def test_the_client_token_goes_nowhere_under_any_name(rig: Rig, where: str) -> None:
+    if not rig.mode:
+        return
+    path = "/v1/x" + (where.format(TOKEN.replace("-", "%2D")) if where.startswith("?") else "")
+    assert ask(rig, *(() if where.startswith("?") else (where.format(TOKEN),)), path=path).body == b"ok"
+    for sent in rig.upstream.requests:
+        assert b"mine" not in sent.head.lower()
+
+
+def test_names_that_the_user_lets_through() -> None:
+    asked = tutils.treq(path=b"/a?sig=1&hash_key=2&key=3", headers=((b"X-Api-Key", b"4"), (b"x-hash-key", b"5")))
+    gone = guard.strip_credentials(asked, settings(forward_names="sig, Hash_Key,X-Hash-Key"))
+    assert (asked.data.path, asked.headers.fields, gone) == (
+        b"/a?sig=1&hash_key=2",
+        ((b"x-hash-key", b"5"),),
+        (b"key",),
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Basic plan", "task-0123456789abcdefghij", "sk-learn-2-tutorial-for-beginners", "0x" + "ab" * 32, "sk-SK"),
+        *("req_011CSHoEeqs5C35K2UUqR7Fy", "OpenAI/Python 1.99.0", "eyJ4NDAyVmVyc2lvbiI6Mn0="),
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-01",
+    ],
+)
+def test_what_is_no_key_goes_upstream(value: str) -> None:
+    path = f"/a?x={value}".replace(" ", "+").encode()
+    asked = tutils.treq(path=path, headers=((b"X-One", value.encode()),))
+    assert guard.strip_credentials(asked, settings()) == ()
+    assert (asked.data.path, asked.headers["x-one"]) == (path, value)
+
+
 def test_what_only_sounds_like_a_credential_goes_upstream(rig: Rig) -> None:
     fields = ("Idempotency-Key", "x-stainless-retry-count", "OpenAI-Organization", "X-Poll-Signature", "session_id")
     path = "/v1/surf/price?token=USDC&page_token=abc&sort_key=d&max_tokens=5&token=0x" + "ab" * 20

@@ -165,6 +165,15 @@ def test_more_headers_than_anybody_needs(rig: Rig) -> None:
         assert client.ask(request("POST", "/v1/x", b"{}", *(f"x-{n}: y" for n in range(900)))).body == b"ok"
 
 
+@pytest.mark.parametrize("query", ["&" * 200_000, "a=b&" * 1100, "a=b;" * 1100])
+def test_more_parameters_than_anybody_needs(rig: Rig, query: str) -> None:
+    rig.script(lambda peer, upstream: (upstream.read(peer), peer.send(OK)) and None)
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x?" + query))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (431, "request_head_too_large")
+        assert client.ask(request("POST", "/v1/x?" + "a=b&" * 900)).body == b"ok"
+
+
 def chunks_of(data: bytes, cuts: Callable[[], int]) -> tuple[bytes, list[int]]:
     """What our reader makes of `data`, fed in pieces; and the sizes of the pieces that it gave."""
     reader, buffer, given, sizes, at = Chunks(), ReceiveBuffer(), bytearray(), [], 0

@@ -51,6 +51,11 @@ def test_headers_that_are_not(name: str) -> None:
     assert redacted(name, "sk-123") == "sk-123"
 
 
+@pytest.mark.parametrize("value", ["Bearer x", "a=sk-ant-api03-x", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"])
+def test_values_that_are_secret(value: str) -> None:
+    assert redacted("x-trace", value) == "[redacted]"
+
+
 def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
     assert redacted("x-custom", f"a {TOKEN} b {TOKEN}") == "a [redacted] b [redacted]"
     assert Redactor(TOKEN).text(f"the token {TOKEN} failed") == "the token [redacted] failed"
@@ -70,6 +75,8 @@ def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
          b"&X-Amz-Credential=[redacted]&idToken=[redacted]"),
         (b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6",
          b"/x?sortKey=1&page_token=2&nextPageToken=3&continuation-token=4&group-key=5&start_key=6"),
+        (b"/x?x[key]=1&a=2;api_key=3&b=AIzaSyA1234567890abcdefghijklmnopqrstuv&y=Bearer+z%21",
+         b"/x?x[key]=[redacted]&a=2;api_key=[redacted]&b=[redacted]&y=[redacted]"),
         (b"/x?sort_api_key=1&page_auth_token=2", b"/x?sort_api_key=[redacted]&page_auth_token=[redacted]"),
         (b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&", b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&"),
         (b"/x?key=a?b=c&key=d", b"/x?key=[redacted]&key=[redacted]"),

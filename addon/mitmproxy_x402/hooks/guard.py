@@ -16,9 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import is_credential, is_credential_name, is_payment
-from ..protocol.evm_address import EVM_ADDRESS
-from ..protocol.headers import BASE58_DIGIT
+from ..protocol.credentials import is_credential, is_credential_parameter, is_payment, without_parameters
 from ..proxy import header_index as heads
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
@@ -173,61 +171,73 @@ def _query_keys(path: str) -> list[str]:
 # What stays here.
 
 
-def strip_credentials(request: http.Request, settings: Settings, is_poll: Callable[[], bool] = lambda: False) -> None:
+def strip_credentials(
+    request: http.Request, settings: Settings, is_poll: Callable[[], bool] = lambda: False
+) -> tuple[bytes, ...]:
     """Take the client's own credentials off; with `forward_auth` only those that are our client token.
 
     Payments of the client's own stay, and everything else stays as it came, byte for byte, the rest of the query
-    included. `is_poll` says whether the request asks after a job, whose URL the upstream has made.
+    included. `is_poll` says whether the request asks after a job, whose URL the upstream has made. Gives the names of
+    the query's parameters that are gone: without them the request may mean something else.
     """
     own = _raw(settings.client_token or "")
-    if settings.forward_auth:
-        if not own:
-            return
+    if settings.forward_auth and not own:
+        return ()
+    by_rule, let_through = not settings.forward_auth, settings.forward_names
 
-        def stays(name: bytes, value: bytes) -> bool:  # noqa: ARG001
-            return own not in value
-    else:
-
-        def stays(name: bytes, value: bytes) -> bool:
-            return not is_credential(name, value) or is_payment(name, value)
+    def goes(name: bytes, value: bytes) -> bool:
+        if own and own in value:
+            return True
+        return (
+            by_rule and is_credential(name, value) and not is_payment(name, value) and name.lower() not in let_through
+        )
 
     headers = request.headers
-    kept = tuple([field for field in headers.fields if stays(*field)])
+    kept = tuple([field for field in headers.fields if not goes(*field)])
     if len(kept) != len(headers.fields):
         headers.fields = kept
+    gone: list[bytes] = []
+
+    def is_gone(piece: bytes) -> bool:
+        name = unquote_to_bytes(piece.partition(b"=")[0])
+        is_own = bool(own) and (own in piece or own in unquote_to_bytes(piece))
+        if not is_own and (not by_rule or name.lower() in let_through or not is_credential_parameter(piece)):
+            return False
+        # What the upstream has put into a URL of its own is the upstream's.
+        if not is_own and name.lower() in _OF_UPSTREAM and is_poll():
+            return False
+        gone.append(name)
+        return True
+
+    _filter_query(request, is_gone)
+    return tuple(gone)
+
+
+_OF_UPSTREAM = (b"token", b"sig", b"signature")
+
+
+def _filter_query(request: http.Request, is_gone: Callable[[bytes], bool]) -> None:
     path, mark, query = request.data.path.partition(b"?")
-    if not mark:
-        return
-    parts = query.split(b"&")
-    if settings.forward_auth:
-        rest = [part for part in parts if not part.startswith(b"key=") or own not in part]
-    else:
-        rest = [part for part in parts if not _is_credential_part(part, is_poll)]
-    if len(rest) != len(parts):
-        request.data.path = path + (mark + b"&".join(rest) if rest else b"")
+    if mark:
+        rest = without_parameters(query, is_gone)
+        if rest != query:
+            request.data.path = path + (mark + rest if rest else b"")
+
+
+def strip_trailers(request: http.Request) -> None:
+    """Take credentials and payments out of trailers, where none may be (RFC 9110, section 6.5.1)."""
+    trailers = request.trailers
+    if trailers is not None:
+        trailers.fields = tuple(
+            [field for field in trailers.fields if not (is_credential(*field) or is_payment(*field))]
+        )
 
 
 def forget_credentials(request: http.Request) -> None:
     """Take every credential and payment off a request that goes nowhere: views, flow files and logs keep it."""
     headers = request.headers
     headers.fields = tuple([field for field in headers.fields if not (is_credential(*field) or is_payment(*field))])
-    path, mark, query = request.data.path.partition(b"?")
-    if mark:
-        rest = [part for part in query.split(b"&") if not _is_credential_part(part, bool)]
-        request.data.path = path + (mark + b"&".join(rest) if rest else b"")
-
-
-def _is_credential_part(part: bytes, is_poll: Callable[[], bool]) -> bool:
-    name, equals, value = part.partition(b"=")
-    name = unquote_to_bytes(name)
-    if not equals or not is_credential_name(name):
-        return False
-    # `token` also names what is asked about, and what the upstream put into a URL of its own.
-    return name.lower() != b"token" or not (_COIN.fullmatch(value) or is_poll())
-
-
-_COIN = re.compile(f"[A-Za-z0-9._-]{{0,15}}|{EVM_ADDRESS}|{BASE58_DIGIT}{{32,44}}".encode())
-"""A coin's symbol or name, or its address on EVM or Solana."""
+    _filter_query(request, is_credential_parameter)
 
 
 def pays_itself(request: http.Request) -> bool:

@@ -1,33 +1,49 @@
-"""Which names carry credentials or payments: one rule for the guard and for the recorder.
+"""Which names and values are credentials or payments: one rule for the guard and for the recorder.
 
 A header or parameter whose name says that it is a key, a token, a secret, a password or a cookie is a credential,
-whatever vendor thought of the name. Names that are known to say something else (`sort_key`, `page_token`) are none. A
-signature (`X-Amz-Signature`) belongs to one request: it is not recorded, but the upstream may have asked for it.
+whatever vendor thought of the name; so is a value that can be nothing else, whatever its name: `Bearer ...`, a signed
+token (JWT), a key with the prefix that its vendor gives to keys. Names that are known to say something else
+(`sort_key`, `page_token`) are none. A signature in a header belongs to one request; a signature in a URL (`sig`,
+`X-Amz-Signature`) lets everybody in who has the URL.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import functools
 import re
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+from .evm_address import EVM_ADDRESS
+from .headers import BASE58_DIGIT
 
 PAYMENT_HEADERS = ("payment-signature", "x-payment")
 """A client that sends one of these pays by itself."""
 _PAYMENT_SCHEMES = ("payment", "l402", "lsat")
 """Schemes of `Authorization` that pay (draft-ryan-httpauth-payment, L402), in lower case."""
 
+# Names.
+
+_LONGEST_NAME = 128
+"""Bytes of a name that are looked at: its last ones, which say what it is."""
+
 _CREDENTIAL = re.compile(
     r"""(?:.*[-_.])?
     (?: (?:api|app|access|auth|account|session|id|secret|private|subscription|client|bearer|user|refresh|security|master
           |virtual)? [-_]? (?:key|token|secret)
-      | jwt | assertion | dpop | vk
-      | passwords? | passwd | pwd | passphrase | credentials?
+      | jwt | assertion | dpop | vk | bearer
+      | passwords? | passwd | pwd | pass | passcode | passphrase | cred(?:ential)?s?
       | auth | authorization | authentication | x?auth
       | cookie2? | sessionid | jsessionid | phpsessid
-    )""",
+    )
+    | .*(?:api|access|auth|secret|private|bearer|refresh|license|ai|anthropic|gemini|groq)[-_]?(?:key|token|secret)s?
+    | .*(?:password|passwd|passphrase)""",
     re.VERBOSE,
 )
 _OTHER = re.compile(
-    r"""(?:x[-_]|sec[-_]|http[-_])?
+    r"""(?:.*[-_.])?
     (?: (?:sort|order|group|partition|row|cache|idempotency|dedup|deduplication|surrogate|websocket|primary|foreign
           |public|routing|shard|object|prompt[-_]cache)[-_]?key
       | (?:(?:next[-_]?)?page|next|prev|previous|pagination|continuation|cursor|skip|start)[-_]?(?:key|token)
@@ -36,36 +52,105 @@ _OTHER = re.compile(
 )
 _SIGNATURE = re.compile(r"(?:.*[-_.])?(?:sig|signature)")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_TELLING_VALUE = re.compile(rb"(?i:bearer|basic|digest|negotiate)[ ]+[^ ]|sk-[A-Za-z0-9_-]{12}")
+_ODD = re.compile(r"[^0-9a-z!#$%&'*+^`|~]+")
+
+
+def is_credential_name(name: bytes) -> bool:
+    """Whether a header or parameter of this name, in any case, says who the client is. `sessionToken` does."""
+    return _kind(name[-_LONGEST_NAME:]) is _IS_CREDENTIAL
+
+
+def is_signature_name(name: bytes) -> bool:
+    """Whether what has this name is a signature, as in a signed URL."""
+    return _kind(name[-_LONGEST_NAME:]) is _IS_SIGNATURE
+
+
+def is_secret_name(name: bytes) -> bool:
+    """Whether what has this name must not be written down: credentials, signatures, payments, cookies that are set."""
+    return _kind(name[-_LONGEST_NAME:]) is not _IS_OTHER
+
+
+_IS_OTHER, _IS_CREDENTIAL, _IS_SIGNATURE, _IS_SECRET = range(4)
 
 
 @functools.lru_cache(maxsize=1024)
-def is_credential_name(name: bytes) -> bool:
-    """Whether a header or parameter of this name, in any case, says who the client is. `sessionToken` does."""
+def _kind(name: bytes) -> int:
     spelt = _spelt(name)
-    return any(map(_CREDENTIAL.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt))
+    if any(map(_CREDENTIAL.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)):
+        return _IS_CREDENTIAL
+    if spelt[0] in (*PAYMENT_HEADERS, "set-cookie", "set-cookie2"):
+        return _IS_SECRET
+    return _IS_SIGNATURE if any(map(_SIGNATURE.fullmatch, spelt)) else _IS_OTHER
+
+
+def _spelt(name: bytes) -> tuple[str, str]:
+    """`name` in lower case, as it is and with its humps marked. Brackets (`x[key]`, `token[]`) part words, too."""
+    text = name.decode("latin-1")
+    return _parted(text), _parted(_HUMP.sub("_", text))
+
+
+def _parted(text: str) -> str:
+    """Any run of what is no letter is one separator, and none stands at an end: `X-Api-Key ` is `x-api-key`."""
+    return _ODD.sub("-", text.lower()).strip("-")
+
+
+# Values.
+
+_SHORTEST_KEY = 12
+"""Bytes of the shortest key that can be told from a word."""
+
+_SCHEME = re.compile(
+    rb"""\W{0,4}(?i: bearer[ ]+[^ ]
+      | (?:digest|hawk|aws4-hmac-sha256)[ ]+ \w+=
+      | (?:negotiate|ntlm)[ ]+ [a-z0-9+/]{16}
+      | basic[ ]+ (?P<basic>[a-z0-9+/_-]{4,1000}) \W{0,4} $
+    )""",
+    re.VERBOSE,
+)
+"""What `Authorization` begins with (RFC 9110, section 11.6.2), quoted or not."""
+
+_WORD = re.compile(rb"[A-Za-z0-9_.-]{8,}")
+
+_VENDORS = re.compile(
+    rb"""(?:
+      [cg]?sk-(?:[A-Za-z0-9]{1,20}[_-]){0,4}(?=[A-Za-z]*[0-9])[A-Za-z0-9]{16,}  # OpenAI, DeepSeek, Cerebras and others
+    | sk-(?=[a-z0-9_-]*[A-Z])(?=[A-Z0-9_-]*[a-z])(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}
+    | sk-(?:ant|proj|or|lf|svcacct|admin|helicone)-[A-Za-z0-9_-]{6,}
+    | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{10,} | (?:sk|gsk)_[A-Za-z0-9]{32,}      # Stripe, ElevenLabs, Groq
+    | AIza[A-Za-z0-9_-]{30,} | AQ\.[A-Za-z0-9_-]{30,} | ya29\.[A-Za-z0-9_-]{20,} | GOCSPX-[A-Za-z0-9_-]{20,}  # Google
+    | (?:hf|r8|fw|fpk)_[A-Za-z0-9]{20,} | xai-[A-Za-z0-9]{40,} | pplx-[A-Za-z0-9]{32,} | nvapi-[A-Za-z0-9_-]{32,}
+    | tgp_v1_[A-Za-z0-9_-]{20,} | tvly-[A-Za-z0-9-]{20,} | jina_[A-Za-z0-9_-]{32,} | fc-[0-9a-f]{32}
+    | lsv2_(?:pt|sk)_[0-9a-f_]{32,} | pcsk_[A-Za-z0-9_]{32,} | bedrock-api-key-[A-Za-z0-9_-]{20,} | ABSK[A-Za-z0-9]{40,}
+    | gh[opsur]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{22,} | glpat-[A-Za-z0-9_-]{20,} | npm_[A-Za-z0-9]{36}
+    | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[0-9]-[A-Za-z0-9-]{20,} | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}
+    | hv[bsr]\.[A-Za-z0-9_-]{20,} | do[opr]_v1_[0-9a-f]{32,} | dapi[0-9a-f]{32} | lin_api_[A-Za-z0-9]{32,}
+    | (?:secret|ntn)_[A-Za-z0-9]{40,} | sb[pv]_[0-9a-f]{32,} | sb_secret_[A-Za-z0-9_-]{20,} | vc[kp]_[A-Za-z0-9]{32,}
+    | [0-9]{8,10}:AA[A-Za-z0-9_-]{30,}                                            # Telegram
+    | eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*                     # JSON Web Token (RFC 7519)
+    )""",
+    re.VERBOSE,
+)
+
+
+def is_credential_value(value: bytes) -> bool:
+    """Whether a header's or parameter's value, with percent signs decoded, looks like a credential and nothing else."""
+    scheme = _SCHEME.match(value)
+    if scheme is not None and (scheme["basic"] is None or _is_user_and_password(scheme["basic"])):
+        return True
+    return len(value) >= _SHORTEST_KEY and any(_VENDORS.match(value, word.start()) for word in _WORD.finditer(value))
+
+
+def _is_user_and_password(text: bytes) -> bool:
+    """Whether it is what `Basic` is followed by (RFC 7617), and no word (`Basic plan`)."""
+    try:
+        return b":" in base64.b64decode(text + b"==", validate=False)
+    except binascii.Error:
+        return False
 
 
 def is_credential(name: bytes, value: bytes) -> bool:
     """Whether a header is a credential, by its name or because its value looks like nothing else."""
-    return is_credential_name(name) or _TELLING_VALUE.match(value) is not None
-
-
-@functools.lru_cache(maxsize=1024)
-def is_secret_name(name: bytes) -> bool:
-    """Whether what has this name must not be written down: credentials, signatures, payments, cookies that are set."""
-    spelt = _spelt(name)
-    return (
-        is_credential_name(name)
-        or any(map(_SIGNATURE.fullmatch, spelt))
-        or spelt[0] in (*PAYMENT_HEADERS, "set-cookie", "set-cookie2")
-    )
-
-
-def _spelt(name: bytes) -> tuple[str, str]:
-    """`name` in lower case, as it is and with its humps marked."""
-    text = name.decode("latin-1")
-    return text.lower(), _HUMP.sub("_", text).lower()
+    return is_credential_name(name) or is_credential_value(value)
 
 
 def is_payment(name: bytes, value: bytes) -> bool:
@@ -74,3 +159,50 @@ def is_payment(name: bytes, value: bytes) -> bool:
     if key == "authorization":
         return value.partition(b" ")[0].lower().decode("latin-1") in _PAYMENT_SCHEMES
     return key in PAYMENT_HEADERS
+
+
+# Queries.
+
+
+def without_parameters(query: bytes, is_gone: Callable[[bytes], bool]) -> bytes:
+    """`query` without the parameters of which `is_gone`, in which all else stands as it was.
+
+    Parameters stand between ampersands; between semicolons, too, which some servers take for the same.
+    """
+    kept = []
+    for part in query.split(b"&"):
+        pieces = part.split(b";") if b";" in part else [part]
+        rest = [piece for piece in pieces if not is_gone(piece)]
+        if rest:
+            kept.append(part if len(rest) == len(pieces) else b";".join(rest))
+    return b"&".join(kept)
+
+
+def is_credential_parameter(piece: bytes) -> bool:
+    """Whether `name=value` of a query is a credential, by its name or by its value. `token=SOL` names a coin."""
+    name, _, value = piece.partition(b"=")
+    if not value:
+        return False
+    name = unquote_to_bytes(name)
+    if is_credential_name(name):
+        return name.lower() != b"token" or not _is_coin(value)
+    if is_signature_name(name):
+        return True
+    return len(value) >= len(b"Bearer x") and is_credential_value(unquote_to_bytes(value.replace(b"+", b" ")))
+
+
+_COIN = re.compile(f"[A-Za-z]{{1,12}}|[A-Z0-9]{{1,10}}|[a-z]{{1,20}}(?:-[a-z]{{1,20}}){{1,3}}|{EVM_ADDRESS}".encode())
+"""A coin's name or symbol, or its address on EVM."""
+_SOLANA = re.compile(f"{BASE58_DIGIT}{{32,44}}".encode())
+_BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def _is_coin(value: bytes) -> bool:
+    if _COIN.fullmatch(value):
+        return True
+    if not _SOLANA.fullmatch(value):
+        return False
+    number = 0
+    for digit in value:
+        number = number * 58 + _BASE58.index(digit)
+    return len(value) - len(value.lstrip(b"1")) + (number.bit_length() + 7) // 8 == 32

@@ -39,7 +39,7 @@ To close at once would take the answer away from a client that reads it only whe
 """
 
 MAX_FIELDS = 1000
-"""Headers of a request; each is looked at."""
+"""Headers of a request, and parameters of its query; each is looked at."""
 
 Steps = Generator[commands.Command, Any, None]
 AtOnce = Callable[[http.Request], "http.Response | None"]
@@ -50,7 +50,9 @@ CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 
 _TOO_MANY = http.Response.make(
     431,
     error_body(
-        "x402_refused", "request_head_too_large", f"A request with more than {MAX_FIELDS} headers. Nothing was paid."
+        "x402_refused",
+        "request_head_too_large",
+        f"A request with more than {MAX_FIELDS} headers, or as many parameters in its query. Nothing was paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
@@ -68,7 +70,8 @@ class ArrivingStream(HttpStream):
         """As mitmproxy does, but answer at once where the answer is known."""
         assert isinstance(event, RequestHeaders)
         answer = None if self.at_once is None else self.at_once(event.request)
-        if len(event.request.headers.fields) > MAX_FIELDS:
+        path = event.request.data.path
+        if len(event.request.headers.fields) > MAX_FIELDS or path.count(b"&") + path.count(b";") > MAX_FIELDS:
             answer = _TOO_MANY.copy()
         if answer is not None:
             self.flow = http.HTTPFlow(self.context.client, self.context.server)

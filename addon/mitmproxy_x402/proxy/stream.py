@@ -54,6 +54,7 @@ from .internals import (
     commands,
     events,
 )
+from .veil import unveiled
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class X402Stream(HoldingStream):
             yield command
 
     def _begin_answer(self, event: ResponseHeaders) -> None:
+        event.response = unveiled(event.response)
         self._answering = event.response.status_code >= 200
         self._frame(event)
         self._learn_framing(event.response)
@@ -187,6 +189,7 @@ class X402Stream(HoldingStream):
                 self._add_to_first_leg(event)
             if self.exchange.may_pay:
                 event.request = _kept_open(event.request)
+            event.request = unveiled(event.request)
         elif isinstance(event, RequestEndOfMessage):
             self._wait("first_byte")
 

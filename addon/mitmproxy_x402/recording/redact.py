@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import is_credential, is_secret_name
+from ..protocol.credentials import is_credential_parameter, is_credential_value, is_payment, is_secret_name
 from .format import REDACTED
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -45,24 +45,37 @@ class Redactor:
             path = path.replace(self._token or b"", _REDACTED)
             path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
             path = b"/" + _REDACTED if self._has_token(path) else path  # it holds slashes, some of them encoded
-        return path + mark + b"&".join(self._parameter(part) for part in query.split(b"&"))
+        return path + mark + b"&".join(self._part(part) for part in query.split(b"&"))
 
     def text(self, text: str) -> str:
         """A sentence without the client token."""
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
+    def shown(self, name: bytes, value: bytes) -> bytes:
+        """A header's value as people may see it. Of an `Authorization` that pays, the scheme stays."""
+        low = name.lower()
+        if is_payment(name, value) and low == b"authorization":
+            return value.partition(b" ")[0] + b" " + _REDACTED
+        return self._value(low, value)
+
     def _value(self, name: bytes, value: bytes) -> bytes:
-        if is_secret_name(name) or is_credential(name, value):
+        if is_secret_name(name) or is_credential_value(value):
             return _REDACTED
         if name in _WITH_URL and b"?" in value:
             value = self.path(value)
         return value if self._token is None else value.replace(self._token, _REDACTED)
 
-    def _parameter(self, part: bytes) -> bytes:
-        name, equals, value = part.partition(b"=")
-        if value and is_secret_name(unquote_to_bytes(name)):
+    def _part(self, part: bytes) -> bytes:
+        """What stands between two ampersands; some servers take semicolons for the same."""
+        if self._has_token(part):
+            return self._parameter(part)
+        return b";".join(map(self._parameter, part.split(b";"))) if b";" in part else self._parameter(part)
+
+    def _parameter(self, piece: bytes) -> bytes:
+        name, equals, value = piece.partition(b"=")
+        if value and (is_secret_name(unquote_to_bytes(name)) or is_credential_parameter(piece)):
             return name + equals + _REDACTED
-        return _REDACTED if self._has_token(part) else part
+        return _REDACTED if self._has_token(piece) else piece
 
     def _has_token(self, text: bytes) -> bool:
         return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))

@@ -67,6 +67,7 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "dry_run": _only_on,
     "preauthorize": _only_off,
     "forward_auth": _only_off,
+    "forward_names": lambda before, after: after <= before,
     "allow_pay_to": _fewer,
     "allow_networks": _fewer,
     "allow_assets": _fewer,

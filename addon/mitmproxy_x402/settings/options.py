@@ -153,10 +153,17 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_forward_auth",
         "false",
-        "Whether the client's own credentials go upstream (Authorization, x-api-key, api-key, cookies, ?key= and every "
-        "other header or parameter whose name says key, token, secret, password or auth): true or false. The payment "
-        "is what the gateway wants; with true, the gateway also sees whatever real API key the client was set up with. "
-        "Default: false.",
+        "Whether the client's own credentials go upstream: true or false. They are: Authorization, x-api-key, cookies "
+        "and every other header or query parameter whose name says key, token, secret, password or auth; sig and "
+        "signature in a query; and whatever its name, a value that can be nothing else, as Bearer ..., sk-ant-..., "
+        "AIza..., or a JWT. Paths and bodies stay as they are. The payment is what the gateway wants; with true, the "
+        "gateway also sees whatever real API key the client was set up with. Default: false.",
+    ),
+    Option(
+        "x402_forward_names",
+        "",
+        "Names of headers and query parameters, separated by commas, that go upstream although they look like a "
+        "credential, as in sig, hash_key. For a gateway that means something else by such a name. Default: empty.",
     ),
     Option(
         "x402_max_validity",

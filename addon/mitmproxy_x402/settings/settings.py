@@ -30,6 +30,7 @@ from .values import (
     browser_origin,
     command,
     dump_format,
+    field_name,
     filter_expression,
     flag,
     is_loopback,
@@ -93,6 +94,8 @@ class Settings:
     keystore: Path | None
     keystore_password_file: Path | None
     client_token: str | None = field(repr=False)
+    forward_names: frozenset[bytes] = frozenset()
+    """Headers and query parameters, in lower case, that are no credentials whatever they look like."""
     allow_origins: tuple[str, ...] = ()
     """Lower case, without a default port: compare with `Origin` as text."""
     budgets: tuple[Budget, ...] = ()
@@ -169,6 +172,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         preference=preference,
         max_request=sources.default("max_request", usd),
         forward_auth=sources.default("forward_auth", flag),
+        forward_names=frozenset(sources.default("forward_names", several(field_name, "names"))),
         schemes=sources.default("schemes", _schemes),
         gateway=sources.default("gateway", flag),
         max_validity=sources.default("max_validity", whole(30, 86_400, "seconds")),

@@ -280,6 +280,13 @@ def dump_format(given: Given) -> str:
     return str(given.value)
 
 
+def field_name(given: Given) -> bytes:
+    """A header's or query parameter's name, in lower case."""
+    if not isinstance(given.value, str) or not re.fullmatch(r"[!-~]{1,100}", given.value):
+        raise given.wrong("expected names of headers or query parameters, as in sig, hash_key")
+    return given.value.lower().encode()
+
+
 def filter_expression(given: Given) -> str:
     """A filter expression that mitmproxy can parse."""
     from mitmproxy import flowfilter  # noqa: PLC0415  # slow, and seldom needed

@@ -1,0 +1,88 @@
+"""No secret of a client or of the upstream stays in what mitmproxy itself saves and prints, and all of them arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.patience import eventually
+from support.proxy import Proxy
+from support.rig import Rig
+from support.wire import Message, Peer, Upstream, read_message, request
+
+SECRETS = (b"S3CRET-payment", b"S3CRET-other", b"S3CRET-cookie", b"S3CRET-later", b"S3CRET-key", b"S3CRET-url")
+
+
+def answer(peer: Peer, upstream: Upstream) -> None:
+    while True:
+        upstream.read(peer)
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nset-cookie: a=S3CRET-cookie\r\nLocation: /x?sig=S3CRET-url\r\n"
+            b"Set-Cookie: b=S3CRET-later\r\nContent-Length: 2\r\n\r\nok"
+        )
+
+
+@pytest.fixture(params=["strip", "forward"])
+def rig(request: pytest.FixtureRequest, home: Path) -> Iterator[Rig]:
+    arguments = ("-w", str(home / "flows"), "--set", f"hardump={home / 'har'}", "--set", "flow_detail=4")
+    forward = ("--set", "x402_forward_auth=true") if request.param == "forward" else ()
+    with Upstream(answer) as upstream, Proxy(upstream.url, *arguments, *forward, home=home) as proxy:
+        yield Rig(proxy, upstream, request.param)
+
+
+def saved(rig: Rig) -> bytes:
+    rig.proxy.process.terminate()
+    rig.proxy.wait_for_end()
+    home = rig.proxy.home
+    return (home / "flows").read_bytes() + (home / "har").read_bytes() + rig.proxy.log.encode()
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_payments_cookies_and_forwarded_keys(rig: Rig, method: str) -> None:
+    headers = ("PAYMENT-SIGNATURE: S3CRET-payment", "authorization: L402 S3CRET-other", "X-Api-Key: S3CRET-key")
+    with rig.client() as client:
+        client.send(request(method, "/v1/marked?a=1&api_key=S3CRET-key&b=2", b"{}", *headers))
+        got = Message(client.until(b"\r\n\r\n")) if method == "HEAD" else read_message(client)
+    names = [name for name, _ in got.fields]
+    assert names == [b"set-cookie", b"Location", b"Set-Cookie", b"Content-Length"]
+    assert [value for _, value in got.fields][:3] == [b"a=S3CRET-cookie", b"/x?sig=S3CRET-url", b"b=S3CRET-later"]
+    (sent,) = rig.upstream.requests
+    assert sent.get(b"payment-signature") == b"S3CRET-payment"
+    assert sent.get(b"authorization") == b"L402 S3CRET-other"
+    assert sent.get(b"x-api-key") == (b"S3CRET-key" if rig.mode == "forward" else None)
+    key = b"&api_key=S3CRET-key" if rig.mode == "forward" else b""
+    assert sent.start == method.encode() + b" /v1/marked?a=1" + key + b"&b=2 HTTP/1.1"
+    kept = saved(rig)
+    assert kept.count(b"/v1/marked") >= 3
+    assert [secret for secret in SECRETS if secret in kept] == []
+
+
+def test_a_request_that_mitmproxy_rejects(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(
+            b"POST /v1/marked?key=S3CRET-url HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Api-Key : S3CRET-key\r\n"
+            b"Cookie: S3CRET-cookie\r\nPAYMENT-SIGNATURE: S3CRET-payment\r\nContent-Length: 0\r\n\r\n"
+        )
+        assert read_message(client).status == 400
+    assert rig.upstream.requests == []
+    kept = saved(rig)
+    assert kept.count(b"/v1/marked") >= 2
+    assert [secret for secret in SECRETS if secret in kept] == []
+
+
+def test_an_answer_that_still_runs_when_the_proxy_stops(rig: Rig) -> None:
+    def endless(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nSet-Cookie: S3CRET-cookie\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        peer.rest()
+
+    rig.script(endless)
+    with rig.client() as client:
+        client.send(request("POST", "/v1/marked?key=S3CRET-url", b"{}", "X-PAYMENT: S3CRET-payment"))
+        assert b"S3CRET-cookie" in client.until(b"ok\r\n")
+        rig.proxy.process.terminate()
+        eventually(lambda: "stopping" in rig.proxy.log, lambda: rig.proxy.log)
+        kept = saved(rig)
+    assert [secret for secret in SECRETS if secret in kept] == []
