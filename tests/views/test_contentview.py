@@ -17,9 +17,11 @@ from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
 from mitmproxy_x402.cli.sandbox import REQUEST
+from mitmproxy_x402.llm import values
+from mitmproxy_x402.protocol.strict_json import decode_json
 from mitmproxy_x402.sandbox.answers import meaning
 from mitmproxy_x402.sandbox.vendors import chat, messages
-from mitmproxy_x402.views import contentview
+from mitmproxy_x402.views import contentview, reading
 from support import challenges, zstd
 from support.console import io
 from support.contentviews import Shown, names, priority, show
@@ -50,6 +52,10 @@ def look(at: http.HTTPFlow, view: str = "auto") -> Shown:
     return asyncio.run(run())
 
 
+def lines_of(text: str) -> list[str]:
+    return reading.wrapped(text).split("\n")
+
+
 def test_the_answers_fragments_are_put_together() -> None:
     shown = look(flow())
     assert shown.name == "LLM stream"
@@ -77,10 +83,10 @@ def test_the_first_part_of_a_stream(size: int) -> None:
 
 def test_a_stream_that_grows_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[int] = []
-    answers = contentview.Answers()
-    feed = contentview.llm.StreamReader.feed
+    answers = reading.Answers()
+    feed = reading.llm.StreamReader.feed
     monkeypatch.setattr(
-        contentview.llm.StreamReader, "feed", lambda self, data: (fed.append(len(data)), feed(self, data))[1]
+        reading.llm.StreamReader, "feed", lambda self, data: (fed.append(len(data)), feed(self, data))[1]
     )
     for end in range(2000, len(STREAM), 500):
         answers.text("text/event-stream", STREAM[:end], growing=True)
@@ -96,9 +102,9 @@ def test_a_stream_that_grows_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_look_takes_long(monkeypatch: pytest.MonkeyPatch, growing: bool) -> None:
     """What is not read in time is read in a thread, and there at another look."""
     go_on = threading.Event()
-    feed = contentview.llm.StreamReader.feed
-    monkeypatch.setattr(contentview.llm.StreamReader, "feed", lambda self, data: (go_on.wait(60), feed(self, data))[1])
-    answers = contentview.Answers()
+    feed = reading.llm.StreamReader.feed
+    monkeypatch.setattr(reading.llm.StreamReader, "feed", lambda self, data: (go_on.wait(60), feed(self, data))[1])
+    answers = reading.Answers()
     long = STREAM * (1 + 300_000 // len(STREAM))
     first = answers.text("text/event-stream", long, growing=growing)
     assert first == f"(the {len(long):,} bytes of it are being read: open this view again in a moment)"
@@ -130,46 +136,142 @@ def test_nothing_is_said_of_the_end_of_what_still_grows_or_was_cut() -> None:
     "text", ["word " * 100, "x" * 1000, "  " + "word " * 100, " " * 200 + "x", "a" * 119 + " b", "é " * 300, "a" * 121]
 )
 def test_long_lines_are_broken_and_nothing_of_them_is_lost(text: str) -> None:
-    lines = contentview._lines(text)
-    indent = min(len(text) - len(text.lstrip(" ")), contentview.WIDTH // 2)
-    assert all(len(line) <= contentview.WIDTH for line in lines)
+    lines = lines_of(text)
+    indent = min(len(text) - len(text.lstrip(" ")), reading.WIDTH // 2)
+    assert all(len(line) <= reading.WIDTH for line in lines)
     assert all(line.startswith(" " * indent) for line in lines)
     assert "".join(line.strip() for line in lines).replace(" ", "") == text.replace(" ", "")
-    assert contentview._lines("a\n\nb") == ["a", " ", "b"]
+    assert lines_of("a\n\nb") == ["a", " ", "b"]
     transaction = "0x" + "5" * 64
-    assert contentview._lines(f"transaction {transaction}") == ["transaction", transaction]
+    assert lines_of(f"transaction {transaction}") == ["transaction", transaction]
 
 
 def test_a_large_picture_is_a_line() -> None:
     data = {"mimeType": "image/png", "data": "A" * 6_000_000}
     body = json.dumps({"candidates": [{"content": {"parts": [{"inlineData": data}]}, "finishReason": "STOP"}]}).encode()
-    answers = contentview.Answers()
+    answers = reading.Answers()
     eventually(lambda: "[image, image/png, 4,500,000 bytes]" in answers.text(JSON, body))
 
 
 def test_one_json_text_with_very_many_values_is_not_parsed_here() -> None:
-    body = b'{"choices": [' + b"0," * contentview.MAX_VALUES + b"0]}"
-    assert "`fixtures show` reads it" in look(flow(body, JSON)).text
+    body = b'{"choices": [' + b"0," * reading.MAX_VALUES + b"0]}"
+    eventually(lambda: "`fixtures show` reads it" in look(flow(body, JSON)).text)
+
+
+# A view never holds the proxy up: the work that the event loop does, and that between two of its turns, is counted.
+
+CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "word %d"}, "finish_reason": null}]}\n\n'
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
+    """Whether each piece of an answer was read by the event loop's thread, and its size."""
+    found: list[tuple[bool, int]] = []
+    mine, feed = threading.current_thread(), reading.llm.StreamReader.feed
+
+    def counted(self: Any, data: bytes) -> None:
+        found.append((threading.current_thread() is mine, len(data)))
+        feed(self, data)
+
+    monkeypatch.setattr(reading.llm.StreamReader, "feed", counted)
+    return found
+
+
+def read_whole(answers: reading.Answers, *of: Any, **how: Any) -> str:
+    eventually(lambda: "being read" not in answers.text(*of, **how))
+    return answers.text(*of, **how)
+
+
+@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_long_stream_is_read_elsewhere_in_small_pieces(
+    steps: list[tuple[bool, int]], growing: bool, coding: str
+) -> None:
+    body = b"".join(CHUNK % number for number in range(10_000))
+    sent = gzip.compress(body) if coding else body
+    assert "word 9999" in read_whole(reading.Answers(), EVENTS, sent, coding=coding, growing=growing)
+    assert sum(size for _, size in steps) == len(body)
+    assert not any(here for here, _ in steps)
+    assert max(size for _, size in steps) <= reading.SLICE
+
+
+def test_what_the_event_loop_reads_itself_is_short(steps: list[tuple[bool, int]]) -> None:
+    answers = reading.Answers()
+    for size in range(1, 60):
+        read_whole(answers, EVENTS, CHUNK % size * size)
+    assert any(here for here, _ in steps)
+    assert max(size for here, size in steps if here) <= 8 << 10
+
+
+@pytest.mark.parametrize("bound", ["MAX_READ", "MAX_EVENTS"])
+def test_how_much_is_read_is_bounded_and_said(
+    steps: list[tuple[bool, int]], monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(reading, bound, {"MAX_READ": 1 << 20, "MAX_EVENTS": 10_000}[bound])
+    body = b"".join(CHUNK % number for number in range(30_000))
+    text = read_whole(reading.Answers(), EVENTS, body)
+    what = {"MAX_READ": "1 MB of this answer is", "MAX_EVENTS": "10,000 events of this answer are"}[bound]
+    assert f"only the first {what} read here" in " ".join(text.split())
+    assert "word 9000" in text.replace("\n  ", " ")
+    assert "not complete" not in text
+    assert sum(size for _, size in steps) <= (1 << 20) + reading.SLICE
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (EVENTS, b"data: " + b'{"choices": [{"index": 0, "delta": {"content": "a"}}], "x": [%s0]}\n\n'),
+        (JSON, b'{"choices": [{"index": 0, "message": {"content": "a"}}], "x": [%s0]}'),
+        ("application/x-ndjson", b'{"message": {"content": "a"}, "done": false, "x": [%s0]}\n{"done": true}\n'),
+        (JSON, b'[{"candidates": [{"content": {"parts": [{"text": "a"}]}}], "x": [%s0]}]'),
+        (EVENTS, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\nevent: x\ndata: [%s0]'),
+    ],
+)
+def test_no_json_with_very_many_values_is_parsed(monkeypatch: pytest.MonkeyPatch, kind: str, body: bytes) -> None:
+    """Python lets no other thread run while its parser does."""
+    parsed: list[int] = []
+    monkeypatch.setattr(values, "decode_json", lambda data: (parsed.append(len(data)), decode_json(data))[1])
+    for unit in (b"0,", b'{"a":1},', b"[[[]]],", b'"\\"",'):
+        dense = body % (unit * reading.MAX_VALUES)
+        assert read_whole(reading.Answers(), kind, dense)
+    assert not parsed or max(parsed) < 1000
+
+
+def test_a_call_is_not_held_against_tools_in_a_request_of_very_many_values() -> None:
+    asked = flow()
+    asked.request.text = json.dumps({**REQUEST, "x": [0] * reading.MAX_VALUES})
+    read_whole(reading.answers, EVENTS, STREAM, reading.asked_by(asked.request))
+    assert "hold the calls against its tools here" in " ".join(look(asked).text.split())
+
+
+def test_of_a_very_long_argument_the_beginning_is_shown() -> None:
+    arguments = json.dumps({"x": "begun" + "a" * 1_000_000})
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    body = json.dumps({"choices": [{"index": 0, "message": {"tool_calls": [call]}, "finish_reason": "stop"}]}).encode()
+    text = read_whole(reading.Answers(), JSON, body)
+    assert "tool call 1: f" in text
+    assert '"begunaaa' in text
+    assert "what is beyond is left out" in text
 
 
 def test_a_long_answer_is_shown_with_its_beginning_and_its_end() -> None:
     begun = b'data: {"choices": [{"index": 0, "delta": {"content": "begun %s"}, "finish_reason": null}]}\n\n'
     body = begun % (b"x" * 500_000)
-    answers = contentview.Answers()
-    eventually(lambda: "begun xxx" in answers.text("text/event-stream", body))
+    answers = reading.Answers()
+    eventually(lambda: "begun" in answers.text("text/event-stream", body))
     shown = answers.text("text/event-stream", body)
-    assert "characters ...)" in shown
+    assert "`fixtures show` prints them ...)" in " ".join(shown.split())
     assert "the answer is not complete" in shown
-    assert len(shown) < contentview.MAX_TEXT + 1000
+    assert len(shown) < reading.MAX_TEXT * 1.1
 
 
 def test_what_was_read_in_a_thread_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = contentview.Answers(kept=2)
-    reading, text, data = contentview.read(EVENTS, "gzip", gzip.compress(STREAM))
-    assert reading is not None
-    assert (len(reading.tool_calls), data) == (1, STREAM)
+    answers = reading.Answers(kept=2)
+    said, text, data = reading.read(EVENTS, "gzip", gzip.compress(STREAM))
+    assert said is not None
+    assert (len(said.tool_calls), data) == (1, STREAM)
     answers.remember(data, text)
-    monkeypatch.delattr(contentview.llm.StreamReader, "feed")
+    monkeypatch.delattr(reading.llm.StreamReader, "feed")
     assert ARGUMENTS in answers.text("text/event-stream", STREAM)
 
 

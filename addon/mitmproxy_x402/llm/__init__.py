@@ -32,9 +32,10 @@ from .reading import (
 from .request.asking import Mark, Media, Message, RequestReading, Tool, ToolResult
 from .request.read import read_request
 from .request_text import request_text
-from .stream import StreamReader, is_stream, read_answer, read_steps
+from .stream import StreamReader, is_stream, read_answer, read_steps, reading_of
 from .text import answer_text
 from .tool_check import checked
+from .values import has_more_values
 
 __all__ = [
     "Added",
@@ -62,9 +63,11 @@ __all__ = [
     "answer_text",
     "checked",
     "differences",
+    "has_more_values",
     "is_stream",
     "read_answer",
     "read_request",
     "read_steps",
+    "reading_of",
     "request_text",
 ]

@@ -64,6 +64,11 @@ class Draft:
         self._size += size
         return True
 
+    def fitting(self, text: str) -> str:
+        """As much of the beginning of `text` as fits. Notes it where that is not all."""
+        left = self._max_text - self._size
+        return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
+
     def told(self, added: Added) -> None:
         """Remember that the event that is being read `added` something."""
         if self.trace is not None and len(self.trace) < self.max_items:

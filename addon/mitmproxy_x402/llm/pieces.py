@@ -68,9 +68,12 @@ class Piece:
         draft = self._draft
         if not fragment or not self.kept:
             return
-        if not draft.room(len(fragment)):
+        whole = len(fragment)
+        fragment = draft.fitting(fragment)
+        if len(fragment) < whole:
             self.cut = True
-            return
+            if not fragment:
+                return
         if draft.trace is not None:
             self._told("arguments" if self.kind == "call" else self.name or self.kind, fragment)
         if self.kind == "call" and len(self._begins) < MAX_ORIGINS:

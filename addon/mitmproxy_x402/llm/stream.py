@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import Undecodable
-from ..protocol.strict_json import decode_json
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
@@ -15,7 +14,7 @@ from .framing.lines import Lines
 from .framing.wrapping import objects_in, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
-from .values import string
+from .values import decode_bounded, string
 
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
@@ -49,9 +48,12 @@ class StreamReader:
         max_text: int = MAX_TEXT,
         max_items: int = MAX_ITEMS,
         *,
+        max_values: int | None = None,
         traced: bool = False,
     ) -> None:
+        """`max_values`: values in the JSON of one event that is read; None: any number."""
         self._max_event = max_event
+        self._max_values = max_values
         self._notes = Notes()
         self._draft = Draft(max_text, max_items, traced=traced)
         self._reader: Reader | None = None
@@ -62,6 +64,11 @@ class StreamReader:
         self._parser: Parser | None = None
         self._framing: Elements | Lines | Frames | None = None
         self._steps: list[Step] = []
+
+    @property
+    def events(self) -> int:
+        """How many events have been read."""
+        return self._events
 
     @property
     def form(self) -> Form:
@@ -145,7 +152,7 @@ class StreamReader:
         elif first == b"[":
             self._framing = Elements(self._max_event)
         elif first == b"{":
-            self._framing = Lines(self._max_event)
+            self._framing = Lines(self._max_event, self._max_values)
         else:
             self._parser = Parser(self._max_event, errors=True)
         return True
@@ -163,10 +170,10 @@ class StreamReader:
         if (rest := parser.rest()) is not None:
             name, text, begin, end = rest
             last = text.rpartition(b"\n")[2].strip()
-            if last == _DONE or _decodes(last) or _decodes(text):
+            if last == _DONE or self._decodes(last) or self._decodes(text):
                 self._notes.add("the last event has no empty line after it; it is read all the same")
                 self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
-            elif b"\n" in text and _decodes(text.partition(b"\n")[0].strip()):
+            elif b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
                 self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
             else:
                 self._notes.add("the stream ends in the middle of an event, which is discarded")
@@ -196,7 +203,7 @@ class StreamReader:
             return
         self._begin_event()
         if value is not None:
-            _, value = unwrapped("message", value)
+            _, value = unwrapped("message", value, self._max_values)
         if value is not None and not self._is_error("message", value):
             reader = self._reader_of("message", value)
             if reader is not None:
@@ -206,7 +213,7 @@ class StreamReader:
     def _event(self, name: str, data: bytes, begin: int, end: int) -> None:
         """An event has come: the quick way for what is as it should be."""
         try:
-            value, faults = decode_json(data)
+            value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
             self._odd_event(name, data, begin, end, error)
             return
@@ -234,7 +241,7 @@ class StreamReader:
                 self._reader.done()
             elif self._draft.error is None:
                 self._notes.add("a [DONE] before anything was said")
-        elif b"\n" in text and _first_decodes(text):
+        elif b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
             self._notes.add("events without an empty line between them")
             at = begin
             for one in text.split(b"\n"):
@@ -251,7 +258,7 @@ class StreamReader:
             except UnicodeDecodeError:
                 self._notes.add("invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}")
                 try:
-                    value, _ = decode_json(data.decode("utf-8", "replace").encode())
+                    value, _ = decode_bounded(data.decode("utf-8", "replace").encode(), self._max_values)
                 except Undecodable as failed:
                     error = failed
                 else:
@@ -263,7 +270,7 @@ class StreamReader:
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:
-        name, value = unwrapped(name, value)
+        name, value = unwrapped(name, value, self._max_values)
         if self._is_error(name, value):
             return
         if _is_ping(name, value):
@@ -316,13 +323,19 @@ class StreamReader:
         return reader
 
     def _decoded(self, what: str, data: bytes) -> dict[str, Any] | None:
-        value, faults = decode_json(data)
+        value, faults = decode_bounded(data, self._max_values)
         for fault in faults:
             self._notes.add(f"in {what} {fault}")
         if isinstance(value, dict):
             return value
         self._notes.add(f"{what} is no JSON object")
         return None
+
+    def _decodes(self, data: bytes) -> bool:
+        try:
+            return isinstance(decode_bounded(data, self._max_values)[0], dict)
+        except Undecodable:
+            return False
 
     # What each event added.
 
@@ -359,17 +372,6 @@ def _type_of(value: dict[str, Any]) -> str:
     return next((string(value[key]) for key in ("type", "event_type", "object") if string(value.get(key))), "")
 
 
-def _decodes(data: bytes) -> bool:
-    try:
-        return isinstance(decode_json(data)[0], dict)
-    except Undecodable:
-        return False
-
-
-def _first_decodes(text: bytes) -> bool:
-    return _decodes(text.partition(b"\n")[0].strip())
-
-
 def is_stream(content_type: str) -> bool:
     """Whether `content_type` is that of an answer that comes in parts."""
     media = _media(content_type)
@@ -385,13 +387,13 @@ def read_answer(
     noted. Bounds as of `StreamReader`. Never raises.
     """
     reader = _read(content_type, body, StreamReader(max_event, max_text))
-    return None if reader is None else _reading(content_type, reader)
+    return None if reader is None else reading_of(reader, content_type)
 
 
 def read_steps(content_type: str, body: bytes) -> tuple[Reading, list[Step]] | None:
     """The same with what each event added; None: as `read_answer`."""
     reader = _read(content_type, body, StreamReader(traced=True))
-    reading = None if reader is None else _reading(content_type, reader)
+    reading = None if reader is None else reading_of(reader, content_type)
     return None if reader is None or reading is None else (reading, reader.steps())
 
 
@@ -408,7 +410,8 @@ def _read(content_type: str, body: bytes, reader: StreamReader) -> StreamReader 
     return reader
 
 
-def _reading(content_type: str, reader: StreamReader) -> Reading | None:
+def reading_of(reader: StreamReader, content_type: str) -> Reading | None:
+    """What `reader`, which was fed the whole body, has read. None: as `read_answer`."""
     reading = reader.reading()
     if reading.dialect == "unknown" and reading.error is None:
         return None

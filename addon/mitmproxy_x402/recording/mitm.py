@@ -17,7 +17,8 @@ from mitmproxy import http
 from mitmproxy.io import tnetstring
 
 from ..llm.reading import Reading
-from ..views import comment, contentview
+from ..views import comment
+from ..views.reading import read
 from .files import write_at
 from .format import Recording
 from .redact import Redactor
@@ -121,7 +122,7 @@ def _reading(flow: http.HTTPFlow, body: Path | None) -> Reading | None:
         return None
     headers = flow.response.headers
     kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
-    return contentview.read(kind, coding, body.read_bytes())[0]
+    return read(kind, coding, body.read_bytes())[0]
 
 
 def _around(state: State, body: BinaryIO) -> Iterator[bytes]:

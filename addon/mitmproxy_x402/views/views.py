@@ -23,6 +23,7 @@ from ..payment.payer import Payer
 from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from . import comment, contentview
+from .reading import answers, read
 
 CUT = "x402.cut"
 """The key in a flow's metadata under which stands how much of its body was kept, where that is not all."""
@@ -174,12 +175,10 @@ class Views:
         assert flow.response is not None
         headers, raw = flow.response.headers, flow.response.raw_content or b""
         kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
-        in_thread = asyncio.get_running_loop().run_in_executor(
-            self._reader, contentview.read, kind, coding, raw, flow.request
-        )
+        in_thread = asyncio.get_running_loop().run_in_executor(self._reader, read, kind, coding, raw, flow.request)
         reading, text, data = await in_thread
         if reading is not None:
-            contentview.answers.remember(data, text)
+            answers.remember(data, text)
             describe(reading=reading)
             _update(flow)
 

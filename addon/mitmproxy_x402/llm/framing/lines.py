@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...errors import Undecodable
-from ...protocol.strict_json import decode_json
 from ..sse import MAX_EVENT, Notes
+from ..values import decode_bounded
 from . import Framed
 
 _SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
@@ -15,12 +15,13 @@ _SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
 class Lines:
     """Bytes in, lines out, as soon as it is clear that the body is no single object."""
 
-    def __init__(self, max_line: int = MAX_EVENT) -> None:
+    def __init__(self, max_line: int = MAX_EVENT, max_values: int | None = None) -> None:
         self.several = False
         """Whether there is an object on each line; before that is known, it is taken for a single one."""
         self._single = False
         self._notes = Notes()
         self._max_line = max_line
+        self._max_values = max_values
         self._kept = bytearray()
         self._dropping = False
         self._fed = 0
@@ -49,7 +50,7 @@ class Lines:
             elif self._first is not None:
                 first, self._first, self.several = self._first, None, True
                 yield from (first, line)
-            elif _is_object(line.data):
+            elif self._is_object(line.data):
                 self._first = line
             else:
                 self._single = True
@@ -83,11 +84,10 @@ class Lines:
         dropped, self._dropping = self._dropping, False
         return Framed("", data, end - len(data), end) if data and not dropped else None
 
-
-def _is_object(data: bytes) -> bool:
-    if not data.startswith(b"{") or not data.endswith(b"}"):
-        return False
-    try:
-        return isinstance(decode_json(data)[0], dict)
-    except Undecodable:
-        return False
+    def _is_object(self, data: bytes) -> bool:
+        if not data.startswith(b"{") or not data.endswith(b"}"):
+            return False
+        try:
+            return isinstance(decode_bounded(data, self._max_values)[0], dict)
+        except Undecodable:
+            return False

@@ -7,24 +7,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import Undecodable
-from ...protocol.strict_json import decode_json
-from ..values import decode_base64, mapping
+from ..values import decode_base64, decode_bounded, mapping
 
 
-def unwrapped(name: str, value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An event without what a service has put around another one's."""
+def unwrapped(name: str, value: dict[str, Any], most: int | None = None) -> tuple[str, dict[str, Any]]:
+    """An event without what a service has put around another one's, which has at most `most` values."""
     packed, response = value.get("bytes"), value.get("response")
-    if isinstance(packed, str) and (unpacked := _unpacked(packed)) is not None:  # Bedrock's InvokeModel
+    if isinstance(packed, str) and (unpacked := _unpacked(packed, most)) is not None:  # Bedrock's InvokeModel
         return "message", unpacked
     if isinstance(response, dict) and "candidates" in response and "type" not in value:  # Google's Code Assist
         return name, response
     return name, value
 
 
-def _unpacked(packed: str) -> dict[str, Any] | None:
+def _unpacked(packed: str, most: int | None) -> dict[str, Any] | None:
     data = decode_base64(packed)
     try:
-        return mapping(decode_json(data)[0]) or None if data else None
+        return mapping(decode_bounded(data, most)[0]) or None if data else None
     except Undecodable:
         return None
 
