@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from mitmproxy_x402.chain.movements import Movements
-from mitmproxy_x402.check.books import _judged
+from mitmproxy_x402.check import books
 from mitmproxy_x402.check.line import Line
 from mitmproxy_x402.ledger.reading import Entry
 from mitmproxy_x402.protocol.networks import BUILT_IN
@@ -28,7 +28,7 @@ def entry(number: int, amount: int, **more: Any) -> Entry:
 
 
 def judge(moved: Movements, *entries: Entry) -> Line:
-    return _judged(BASE, BASE.assets[0], entries, moved, NOW - 6000)  # type: ignore[union-attr,arg-type]
+    return books.judge(BASE, BASE.assets[0], entries, moved, NOW - 6000)  # type: ignore[union-attr,arg-type]
 
 
 def test_they_agree() -> None:

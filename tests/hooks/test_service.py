@@ -134,7 +134,7 @@ def test_a_terminal_that_goes_away_takes_no_answer_along(home: Path, own: bool) 
         terminal, inside = pty.openpty()
         process = subprocess.Popen(
             proxy.command,
-            env=proxy._environ,
+            env=proxy.environ,
             cwd=home,
             stdin=inside,
             stdout=inside,
@@ -167,9 +167,9 @@ def test_a_stop_does_not_wait_for_a_client_that_has_left() -> None:
     for flow in flows:
         flow.client_conn.timestamp_end = None
         service._live.add(flow)
-    assert service._running() == 2
+    assert service.under_way() == 2
     flows[0].client_conn.timestamp_end = 1.0
-    assert service._running() == 1
+    assert service.under_way() == 1
 
 
 def test_a_stop_does_not_wait_for_ever(home: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_payment_that_was_sent_before_the_script_was_loaded_again(home: Path) 
     with Upstream(late) as upstream:
         proxy = Proxy(upstream.url, home=home, own=False)
         proxy.command[proxy.command.index(str(DOOR))] = str(door)
-        proxy._environ["PYTHONPATH"] = str(DOOR.parent)
+        proxy.environ["PYTHONPATH"] = str(DOOR.parent)
         with proxy, proxy.client() as rejected, proxy.client() as cut:
             late.be_asked(rejected=rejected, cut=cut)
             os.utime(door, (2**31, 2**31))

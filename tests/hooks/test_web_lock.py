@@ -113,7 +113,7 @@ def test_the_token_of_the_page_stands_in_no_argument(home: Path) -> None:
     browser.chmod(0o755)
     with Upstream(lambda *_: None) as upstream:
         proxy = Proxy(upstream.url, "--web-port", str(free_port()), home=home, tool="mitmweb")
-        proxy._environ |= {"PATH": str(browser.parent), "DISPLAY": ":1"}
+        proxy.environ |= {"PATH": str(browser.parent), "DISPLAY": ":1"}
         with proxy:
             eventually((home / "arguments").exists)
             address = (home / "arguments").read_text().strip()

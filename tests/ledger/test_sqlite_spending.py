@@ -55,7 +55,7 @@ class History:
     @property
     def now(self) -> int:
         ledger = self.ledgers[0]
-        return ledger._now()[0] if isinstance(ledger, SqliteLedger) else round(self.times.wall * 1000)
+        return ledger.now_ms() if isinstance(ledger, SqliteLedger) else round(self.times.wall * 1000)
 
     def budget(self, micro_usd: int = 1) -> Budget:
         scope = Scope(self.random.choice(MODEL_PATTERNS), self.random.choice(PATH_PATTERNS))
@@ -219,10 +219,25 @@ def ledger(place: Path, times: MachineTimes) -> Iterator[SqliteLedger]:
         yield one
 
 
+def asked(ledger: SqliteLedger, statement: str, values: dict[str, Any] | None = None) -> list[Any]:
+    """What the ledger's file says, over a connection of its own."""
+    with closing(sqlite3.connect(ledger.path)) as file:
+        return file.execute(statement, values or {}).fetchall()
+
+
+def scopes(ledger: SqliteLedger) -> dict[tuple[str, str], int]:
+    """The scopes that the ledger keeps sums of."""
+    return {(model, path): number for number, model, path in asked(ledger, "SELECT id, model, path FROM scope")}
+
+
+def is_summed_up(ledger: SqliteLedger, budget: Budget) -> bool:
+    return budget.scope.patterns in scopes(ledger)
+
+
 def test_nothing_goes_through_all_payments(ledger: SqliteLedger) -> None:
     values = {"scope": 1, "begin": 5, "end": 9}
-    for statement in (sqlite_spending.SPENT, sqlite_spending.PARTS, *sqlite_spending._WITHIN.values()):
-        plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    for statement in (sqlite_spending.SPENT, sqlite_spending.PARTS, *sqlite_spending.WITHIN.values()):
+        plan = [row[-1] for row in asked(ledger, f"EXPLAIN QUERY PLAN {statement}", values)]
         looked_up = [line for line in plan if " payment" in line or " spending" in line]
         indexes = ("payment_counted_at (counted_at>? AND counted_at<?)", "(scope=? AND level=? AND span>? AND span<?)")
         assert looked_up, plan
@@ -236,8 +251,8 @@ def test_many_payments_are_few_parts(ledger: SqliteLedger, times: MachineTimes) 
         pay(ledger)
     budget = Budget(1, "month")
     assert ledger.spent(budget) == 3000
-    values = {"scope": ledger._spending.find(budget), "begin": ledger._now()[0] - 2_591_000_000}
-    parts = ledger._db.execute(sqlite_spending.PARTS, values).fetchall()
+    values = {"scope": scopes(ledger)[budget.scope.patterns], "begin": ledger.now_ms() - 2_591_000_000}
+    parts = asked(ledger, sqlite_spending.PARTS, values)
     assert len(parts) < 100
     assert sum(part[2] for part in parts) == 3000
 
@@ -248,19 +263,19 @@ def test_room_returns_to_the_millisecond_whatever_lies_between(ledger: SqliteLed
         times.pass_by(seconds)
         pay(ledger, None, "/v1/y")
         pay(ledger)
-        reserved.append(ledger._now()[0])
+        reserved.append(ledger.now_ms())
     for needed in range(1, 11):
         budget = Budget(11 - needed, "month", Scope("m"))
         with pytest.raises(OverBudget) as caught:
             pay(ledger, "m", "/v1/x", budget)
-        assert caught.value.returns_in == (reserved[needed - 1] - ledger._now()[0]) / 1000 + 30 * 86_400
+        assert caught.value.returns_in == (reserved[needed - 1] - ledger.now_ms()) / 1000 + 30 * 86_400
 
 
 def test_a_refusal_keeps_what_was_summed_up_for_it(ledger: SqliteLedger) -> None:
     budget = Budget(0, "day", Scope("m"))
     with pytest.raises(OverBudget):
         pay(ledger, "m", "/v1/x", budget)
-    assert ledger._spending.find(budget) is not None
+    assert is_summed_up(ledger, budget)
 
 
 def test_new_scopes_are_summed_up_at_the_start(ledger: SqliteLedger, tmp_path: Path) -> None:
@@ -269,7 +284,7 @@ def test_new_scopes_are_summed_up_at_the_start(ledger: SqliteLedger, tmp_path: P
     make_ready(ledger, settings)
     budgets = [*settings.budgets, *settings.limits[0].budgets]
     assert len(budgets) == 2
-    assert all(ledger._spending.find(budget) is not None for budget in budgets)
+    assert all(is_summed_up(ledger, budget) for budget in budgets)
 
 
 def test_a_scope_that_nobody_uses_is_forgotten_when_another_one_comes(
@@ -281,12 +296,11 @@ def test_a_scope_that_nobody_uses_is_forgotten_when_another_one_comes(
     for _ in range(2):
         times.pass_by(KEPT_MS / 1000 - 5)
         pay(ledger, "m", "/v1/x", used)
-    assert ledger._spending.find(old) is not None
+    assert is_summed_up(ledger, old)
     pay(ledger, "m", "/v1/x", new)
-    assert [ledger._spending.find(budget) is None for budget in (old, used, new)] == [True, False, False]
-    assert {scope for (scope,) in ledger._db.execute("SELECT scope FROM spending")} == {
-        ledger._spending.find(budget) for budget in (used, new)
-    }
+    assert [is_summed_up(ledger, budget) for budget in (old, used, new)] == [False, True, True]
+    summed_up = {scope for (scope,) in asked(ledger, "SELECT scope FROM spending")}
+    assert summed_up == {scopes(ledger)[budget.scope.patterns] for budget in (used, new)}
     pay(ledger, "all", "/v1/x", old)
     assert [ledger.spent(budget) for budget in (old, used, new)] == [1, 5, 6]
 

@@ -99,8 +99,7 @@ def test_when_it_happens_and_once(rpc: Chain, caplog: pytest.LogCaptureFixture) 
             rpc.units -= PRICE
             balance.signed(offer(), EVM_ADDRESS)
             await asyncio.sleep(0)
-            if balance._looking is not None:
-                await balance._looking
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
     asyncio.run(pay())
     (line,) = lines(caplog)

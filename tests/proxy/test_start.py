@@ -15,7 +15,7 @@ import pytest
 from mitmproxy.proxy.layers import http as mhttp
 
 from mitmproxy_x402.errors import SettingsError
-from mitmproxy_x402.proxy.startup.self_check import _NEEDED, _attributes, self_check
+from mitmproxy_x402.proxy.startup.self_check import NEEDED, attributes_of, self_check
 from support import challenges, effort
 from support.proxy import DOOR, EVM_ADDRESS, EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer, Upstream, free_port, request
@@ -181,9 +181,9 @@ def test_a_mistake_in_the_file_stops_the_start(home: Path) -> None:
         assert "max_reqest" in line
 
 
-@pytest.mark.parametrize("name", [f"{owner.__name__}.{name}" for owner, name, _ in _NEEDED])
+@pytest.mark.parametrize("name", [f"{owner.__name__}.{name}" for owner, name, _ in NEEDED])
 def test_an_internal_that_moved_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute = next((o, n) for o, n, _ in _NEEDED if f"{o.__name__}.{n}" == name)
+    owner, attribute = next((o, n) for o, n, _ in NEEDED if f"{o.__name__}.{n}" == name)
     self_check()
     monkeypatch.delattr(next(c for c in owner.__mro__ if attribute in vars(c)), attribute)
     with pytest.raises(SettingsError, match=attribute):
@@ -201,8 +201,8 @@ def test_of_a_class_only_its_own_attributes_are_known() -> None:
         def third(self) -> None:
             self.fourth = 1
 
-    assert {"first", "second", "third", "fourth"} <= _attributes(Derived)
-    assert "fourth" not in _attributes(Base)
+    assert {"first", "second", "third", "fourth"} <= attributes_of(Derived)
+    assert "fourth" not in attributes_of(Base)
 
 
 @pytest.mark.parametrize("version", ["11.0.1", "10.4.2", "8.1.1"])
@@ -254,7 +254,7 @@ def test_a_moved_internal_stops_the_start(home: Path) -> None:
     proxy_that_works.load_first(breaker)
     done = subprocess.run(
         proxy_that_works.command,
-        env=proxy_that_works._environ,
+        env=proxy_that_works.environ,
         cwd=home,
         capture_output=True,
         text=True,

@@ -264,7 +264,7 @@ class TestSums:
             assert (
                 sum(each.micro_usd for each in sums.values()) == made.total.micro_usd == sum(usd for _, usd, _ in rows)
             )
-        drawn = report_chart._heights(made, report_chart.slots(made), ["a", "b"], lambda e: e.what)
+        drawn = report_chart.column_heights(made, report_chart.slots(made), ["a", "b"], lambda e: e.what)
         assert sum(sum(column.values()) for column in drawn) == made.total.micro_usd
 
 

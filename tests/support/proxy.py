@@ -85,21 +85,21 @@ class Proxy:
             *("--set", "termlog_verbosity=debug"),
             *arguments,
         ]
-        self._environ = environ
+        self.environ = environ
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._seen: list[str] = []
         self.host, self.port = "127.0.0.1", 0
 
     def load_first(self, script: Path) -> None:
         """An addon before ours; where the process is the package's, `script` runs before that is imported, too."""
-        self._environ[_FIRST] = str(script)
+        self.environ[_FIRST] = str(script)
         door = self.command.index(str(DOOR)) - 1
         self.command[door:door] = ["-s", str(script)]
 
     def __enter__(self) -> Proxy:
         self.process = subprocess.Popen(
             self.command,
-            env=self._environ,
+            env=self.environ,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -48,7 +48,7 @@ async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str
                 reason = f"{rpc.origin}: {error}"
                 break
             else:
-                return _judged(network, asset, entries, moved, begin)
+                return judge(network, asset, entries, moved, begin)
     return ok("books", f"{network.name}: could not be compared with the chain ({reason})")
 
 
@@ -66,7 +66,8 @@ def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> 
     ]
 
 
-def _judged(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movements, begin: float) -> Line:
+def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movements, begin: float) -> Line:
+    """What the ledger's `entries` say beside what `moved` on the chain since `begin` (Unix seconds)."""
     left_in = {each.lower() for each in moved.outgoing}
     named: dict[str, int] = {}
     for entry in entries:

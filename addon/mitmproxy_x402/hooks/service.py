@@ -112,7 +112,7 @@ class Service:
         if self._stopping is not None or settings is None or not self._busy():
             ctx.master.shutdown()
             return
-        running = self._running()
+        running = self.under_way()
         logger.info(
             "x402: stopping when %s over, after %g s at most (x402_drain); SIGTERM again stops at once",
             "the running answer is" if running == 1 else f"{running} running answers are",
@@ -120,7 +120,7 @@ class Service:
         )
         self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
 
-    def _running(self) -> int:
+    def under_way(self) -> int:
         """How many answers are still to be given.
 
         None to a flow that was killed, and none to a client that has left: of neither is always told that it has ended.
@@ -128,7 +128,7 @@ class Service:
         return sum(flow.error is None and flow.client_conn.timestamp_end is None for flow in self._live)
 
     def _busy(self) -> bool:
-        return self._running() > 0 or unsent(ctx.master.addons.get("proxyserver")) > 0
+        return self.under_way() > 0 or unsent(ctx.master.addons.get("proxyserver")) > 0
 
     def done(self) -> None:
         """The end, whether it was told here or not."""
@@ -139,8 +139,8 @@ class Service:
         end = loop.time() + seconds
         while self._busy() and loop.time() < end:  # noqa: ASYNC110  # nobody tells when the last byte has left
             await asyncio.sleep(TICK)
-        if self._running():
-            logger.warning("x402: stopped with %d answers still running (x402_drain)", self._running())
+        if self.under_way():
+            logger.warning("x402: stopped with %d answers still running (x402_drain)", self.under_way())
         ctx.master.shutdown()
 
 

@@ -15,7 +15,6 @@ try:
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.net.http.validate import validate_headers
-    from mitmproxy.optmanager import unset
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2, _http3
@@ -75,6 +74,5 @@ __all__ = [
     "hooks",
     "layer",
     "safecall",
-    "unset",
     "validate_headers",
 ]

@@ -60,7 +60,7 @@ def slots(report: Report) -> list[Slot]:
 def svg(report: Report, title: str, names: Sequence[str], key: Callable[[Group], str]) -> str:
     """The bars, stacked by what `key` says of a payment. `names` have colours; who hears the chart hears `title`."""
     columns = slots(report)
-    heights = _heights(report, columns, names, key)
+    heights = column_heights(report, columns, names, key)
     most = max([sum(column.values()) for column in heights] + [1])
     step = _step(most)
     top = -(-most // step) * step
@@ -96,7 +96,7 @@ def _tooltip(column: Slot, amounts: Mapping[str, int], shown: Sequence[str]) -> 
     return f"<title>{'&#10;'.join(escape(line) for line in lines)}</title>"
 
 
-def _heights(
+def column_heights(
     report: Report, columns: Sequence[Slot], names: Sequence[str], key: Callable[[Group], str]
 ) -> list[dict[str, int]]:
     """Millionths of a dollar by slot and name."""

@@ -76,7 +76,7 @@ FORGIVEN = f"""
         AND counted_at >= :begin AND {covered("payment")})"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
-_WITHIN = {
+WITHIN = {
     0: f"{_PAYMENTS} ORDER BY starts",
     **{
         level: _SPANS.format(level=level, begin=f":begin >> {level}", end=f":end >> {level}") + " ORDER BY starts"
@@ -137,7 +137,7 @@ class Spending:
                 return starts
             shorter = (0, *LEVELS)[LEVELS.index(level)]
             values = {"scope": scope, "begin": starts, "end": starts + (1 << level)}
-            parts = self._db.execute(_WITHIN[shorter], values)
+            parts = self._db.execute(WITHIN[shorter], values)
 
 
 def _begin(budget: Budget, now: int) -> int:

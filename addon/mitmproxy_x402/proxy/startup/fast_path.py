@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import dispatch, header_index
-from ..internals import unset
 
 
 @dataclass(frozen=True)
@@ -56,19 +55,6 @@ _originals: dict[str, Any] = {}
 _ABSENT: Any = object()
 
 
-def _current(self: Any) -> Any:
-    """`_Option.current`, which does not copy texts and numbers: nobody can change them."""
-    for value in (self.value, self._default):
-        if type(value) in _UNCHANGING:
-            return value
-        if value is not unset:
-            break
-    return _originals["_Option.current"](self)
-
-
-_UNCHANGING = (str, bool, int, float, type(None))
-
-
 def _emit(self: Any, record: Any) -> None:
     """`LegacyLogEvents.emit`, which wakes the event loop up only where an addon has the hook `add_log`."""
     other_thread = asyncio._get_running_loop() is not self.master.event_loop
@@ -98,7 +84,6 @@ PATCHES: tuple[Patch, ...] = (
     ),
     _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %, 12 %"),
     _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %, 10 %"),
-    _row("mitmproxy.optmanager:_Option.current", _current, "6859c2d9c826", "0.7 %, 1.5 %"),
     _row("mitmproxy.http:Headers.get_all", header_index.get_all, "367b3317bc2b", "1.5 %, 4 %"),
 )
 """All functions that are replaced."""

@@ -59,7 +59,7 @@ def unsent(proxyserver: Any) -> int:
     return sum(each.writer.transport.get_write_buffer_size() for each in transports if each.writer is not None)
 
 
-_NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
+NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpStream, "handle_event", ("self", "event")),
     (HttpStream, "check_invalid", ("self", "request")),
     (HttpStream, "check_body_size", ("self", "request")),
@@ -160,7 +160,7 @@ def self_check() -> str:
 
 def _moved() -> Iterator[str]:
     """What is not as it was."""
-    for owner, name, parameters in _NEEDED:
+    for owner, name, parameters in NEEDED:
         target = getattr(owner, name, None)
         if (
             target is None
@@ -169,11 +169,11 @@ def _moved() -> Iterator[str]:
         ):
             yield f"{owner.__name__}.{name}"
     for each, names in _ATTRIBUTES:
-        known = _attributes(each)
+        known = attributes_of(each)
         yield from (f"{each.__name__}.{name}" for name in names if name not in known)
 
 
-def _attributes(owner: type) -> set[str]:
+def attributes_of(owner: type) -> set[str]:
     """Names of what the instances of `owner` have, as far as its code shows."""
     found: set[str] = set()
     for each in owner.__mro__:
