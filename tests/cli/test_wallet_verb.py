@@ -266,14 +266,94 @@ def test_what_is_there_is_shown(tmp_path: Path, sandbox: Sandbox) -> None:
     assert "readable by others" in run(tmp_path, more=beside(sandbox)).stdout
 
 
+def test_what_it_buys_there_is_said(tmp_path: Path, sandbox: Sandbox) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    answer = run(tmp_path, more=beside(sandbox))
+    assert (
+        "small chat request (sandbox-1) costs 0.001 USDC on base-sepolia; there is enough for 1,000,000"
+        in answer.stdout
+    )
+    assert re.search(
+        r"coding agent's size \(38 kB.*costs 0\.05\d+ USDC on base-sepolia; there is enough for", answer.stdout
+    )
+    assert "Permit2" not in answer.stdout
+    assert "Circle" not in answer.stdout
+    answer = run(tmp_path, "--set", "x402_schemes=auto", "--set", "x402_gateway=true", more=beside(sandbox))
+    assert "base-sepolia: Permit2 may take 0 USDC of that" in answer.stdout
+    assert "base-sepolia: 1000 USDC deposited with Circle Gateway" in answer.stdout
+
+
+def test_what_is_missing_is_said(tmp_path: Path, sandbox: Sandbox) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    with Rpc(lambda method, _: hex(84532) if method == "eth_chainId" else f"0x{7:064x}") as rpc:
+        answer = run(tmp_path, more={**beside(sandbox), "X402_EVM_RPC": f"base-sepolia={rpc.url}"})
+    assert "there is not enough for one" in answer.stdout
+    assert f"Missing: USDC on base-sepolia, at {EVM}." in answer.stdout
+    answer = run(tmp_path, "--upstream", "http://127.0.0.1:1", more=beside(sandbox))
+    assert answer.returncode == 0
+    assert "What a request costs at http://127.0.0.1:1 is not known: connection refused." in answer.stdout
+    other = tmp_path / "other"
+    other.mkdir()
+    answer = run(other)
+    assert answer.returncode == 1
+    assert "x402 wallet new" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["new", "--wait"], "--wait"),
+        (["--network", "base"], "--network"),
+        (["fund", "--yes"], "--yes"),
+        (["new", "5"], "'5'"),
+    ],
+)
+def test_what_a_verb_does_not_take_is_refused(tmp_path: Path, arguments: list[str], name: str) -> None:
+    answer = run(tmp_path, *arguments)
+    assert answer.returncode == 1
+    assert f"{name} is not expected" in answer.stderr
+
+
+def test_the_network_to_fund_is_the_gateways(tmp_path: Path, sandbox: Sandbox) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    more = {**beside(sandbox), "X402_NETWORKS": ""}
+    answer = run(tmp_path, "fund", more=more)
+    assert answer.returncode == 0, answer.stderr
+    for part in (
+        "takes USDC on base-sepolia",
+        f"@84532/transfer?address={EVM}",
+        "It holds 1000 USDC now",
+        "test network",
+    ):
+        assert part in answer.stdout
+    answer = run(tmp_path, "fund", "--network", "base", more=more)
+    assert f"@8453/transfer?address={EVM}" in answer.stdout
+    answer = run(tmp_path, "fund", "--upstream", "http://127.0.0.1:1", more=more)
+    assert "takes payment is not known (connection refused)" in answer.stdout
+    assert f"@8453/transfer?address={EVM}" in answer.stdout
+
+
+def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
+    assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
+    with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{5_000_000:064x}") as rpc:
+        options = ("--set", f"x402_evm_rpc=base={rpc.url}", "--network", "base", "--html", "code.html")
+        person = Person(tmp_path, "fund", "--wait", *options)
+        person.read_until(r"It holds 5 USDC now\.\s+Waiting until more has arrived")
+        person.read_until("waiting for USDC on base")
+        person.types("\x03")
+        assert person.ends() == 130
+        assert "Traceback" not in person.seen
+
+
 def test_money_that_arrives_is_seen(tmp_path: Path) -> None:
     assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
     balances = [5_000_000, 5_000_000, 7_250_000]
     with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{balances.pop(0):064x}") as rpc:
         more = {"X402_EVM_RPC": f"base={rpc.url}"}
-        answer = run(tmp_path, "fund", "--wait", "--html", "code.html", more=more)
+        answer = run(tmp_path, "fund", "--network", "base", "--wait", "--html", "code.html", more=more)
     assert answer.returncode == 0, answer.stderr
-    assert "Arrived: 2.25 USDC" in answer.stdout
+    assert "It holds 5 USDC now." in answer.stdout
+    assert "Arrived: 2.25 USDC. The wallet now holds 7.25 USDC." in answer.stdout
     page = (tmp_path / "code.html").read_text()
     assert EVM in page
     assert "<svg" in page

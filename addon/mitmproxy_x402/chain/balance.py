@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import RpcError
+from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Asset, Network
 from .json_rpc import Unreachable, json_rpc, origin
 
@@ -36,6 +37,13 @@ async def _evm(network: Network, asset: Asset, owner: str, url: str, seconds: fl
         raise Unreachable(f"it serves the chain {chain}, not {network.chain_id}")
     data = _BALANCE_OF + owner.removeprefix("0x").lower().rjust(64, "0")
     return _quantity(await json_rpc(url, seconds, "eth_call", [{"to": asset.address, "data": data}, "latest"]))
+
+
+def held_micro_usd(asset: Asset, units: int) -> int:
+    """`units` in millionths of a dollar, rounded down: a balance is not made better than it is."""
+    if asset.decimals <= 6:
+        return asset.micro_usd(AtomicUnits(units))
+    return units // int(10 ** (asset.decimals - 6))
 
 
 def _quantity(said: object) -> int:

@@ -23,7 +23,7 @@ from ..payment.payer import find_wallets, payers_of, rules_of
 from ..payment.policy import Offer, Purpose
 from ..payment.signing.delegation import refused_key
 from ..protocol.amounts import format_usd
-from ..protocol.messages import AtomicUnits, PaymentRequired
+from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network
 from ..reconcile.rpcs import remedy, rpcs
 from ..schemes import gateway as gateway_scheme
@@ -267,7 +267,7 @@ async def _balances(
         except RpcError as error:
             yield todo("balance", f"{network.name}: {error}. To see it, {remedy(network)}.")
             continue
-        has = f"{format_usd(_micro_usd(asset, units))} {asset.symbol} on {network.name}"
+        has = f"{format_usd(balance.held_micro_usd(asset, units))} {asset.symbol} on {network.name}"
         price = offer.requirement.amount if offer is not None and chosen else 0
         if units < price:
             to_do = f"send {asset.symbol} to {purse.address} ({_program()} wallet fund)"
@@ -293,12 +293,12 @@ async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[
             yield todo("key", refused)
         if settings.schemes != "exact":
             known = await permit2.standing(network, offer.asset, address, urls, settings.rpc_timeout)
-            allowed = format_usd(_micro_usd(offer.asset, known.allowance))
+            allowed = format_usd(balance.held_micro_usd(offer.asset, known.allowance))
             yield ok("Permit2", f"may take {allowed} {offer.asset.symbol} of the wallet on {network.name}")
         if settings.gateway and network.chain_id in gateway_scheme.USDC:
             where = gateway_scheme.contract(network)
             held = await permit2.deposited(offer.asset, where, address, urls, settings.rpc_timeout)
-            yield ok("Circle Gateway", f"holds {format_usd(_micro_usd(offer.asset, held))} for the wallet")
+            yield ok("Circle Gateway", f"holds {format_usd(balance.held_micro_usd(offer.asset, held))} for the wallet")
     except RpcError as error:
         if settings.schemes != "exact" or settings.gateway:  # else paying needs no RPC
             yield todo("key", f"{network.name}: {error}. To see it, {remedy(network)}.")
@@ -317,10 +317,3 @@ def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple
         if network and asset and method_of(requirement, network.family) == "exact":
             found[network.caip2, asset.address] = (network, asset)
     return list(found.values())
-
-
-def _micro_usd(asset: Asset, units: int) -> int:
-    """`units` in millionths of a dollar, rounded down: a balance is not made better than it is."""
-    if asset.decimals <= 6:
-        return asset.micro_usd(AtomicUnits(units))
-    return units // int(10 ** (asset.decimals - 6))

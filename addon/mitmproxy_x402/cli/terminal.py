@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import itertools
 import sys
@@ -14,6 +15,10 @@ T = TypeVar("T")
 
 TRIES = 3
 """How often a question is asked before the answer is given up."""
+
+
+TURN_SECONDS = 0.2
+"""From one step of a spinner to the next."""
 
 
 class NoAnswerError(SettingsError):
@@ -66,21 +71,24 @@ def wipe() -> None:
 
 
 class Spinner:
-    """A line that turns while something is waited for; silent where nobody looks."""
+    """A line that turns on stderr while the block runs; silent where nobody looks."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._signs = itertools.cycle("|/-\\")
-        self._shown = sys.stderr.isatty()
+        self._turning: asyncio.Task[None] | None = None
 
-    def turn(self) -> None:
-        """Show the next step."""
-        if self._shown:
-            sys.stderr.write(f"\r{next(self._signs)} {self._text}")
-            sys.stderr.flush()
+    async def __aenter__(self) -> None:
+        if sys.stderr.isatty():
+            self._turning = asyncio.create_task(self._turn())
 
-    def end(self) -> None:
-        """Take the line away."""
-        if self._shown:
+    async def __aexit__(self, *_: object) -> None:
+        if self._turning is not None:
+            self._turning.cancel()
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+    async def _turn(self) -> None:
+        for sign in itertools.cycle("|/-\\"):
+            sys.stderr.write(f"\r{sign} {self._text}")
+            sys.stderr.flush()
+            await asyncio.sleep(TURN_SECONDS)

@@ -7,16 +7,19 @@ import html
 import io
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...chain.balance import balance
 from ...errors import RpcError, SettingsError
-from ...protocol.amounts import format_usd
-from ...protocol.messages import AtomicUnits
-from ...protocol.networks import Asset, Network
+from ...protocol.networks import Asset, Family, Network
 from ...reconcile.rpcs import remedy, rpcs
 from ...settings.settings import Settings
+from ...wallet.sources import Wallets
 from ..terminal import Spinner, say
+from .asking import Gateway
+from .show import money
 
 EVERY_SECONDS = 4
 """Between two looks at the balance; public RPCs count requests."""
@@ -26,47 +29,108 @@ Send {symbol} on {network}, and nothing else, to
 
     {address}
 
+{source}
+{gas} is not needed: whoever settles a payment pays the fee.
+"""
+FROM_OTHERS = """\
 From an exchange: withdraw {symbol}, and choose {network} as the network of the withdrawal; what is sent on another
 network does not arrive here. From a wallet app: scan the code. A few dollars are enough; keep no more there than you
-can lose. {gas} is not needed: whoever settles a payment pays the fee.
+can afford to lose.\
 """
+FROM_A_FAUCET = """\
+{network} is a test network, whose {symbol} is worth nothing. A faucet gives some: https://faucet.circle.com\
+"""
+TEST_NETWORKS = ("sepolia", "devnet", "testnet")
+"""Parts of their names."""
 GAS = {"evm": "ETH", "svm": "SOL"}
 
 
-def fund(given: Namespace, settings: Settings, program: str) -> int:
+@dataclass(frozen=True)
+class _Place:
+    """Where money goes, and who says what is there."""
+
+    network: Network
+    asset: Asset
+    address: str
+    urls: Sequence[str]
+    seconds: float
+
+    async def balance(self) -> int:
+        """Atomic units. Raises RpcError."""
+        return await balance(self.network, self.asset, self.address, self.urls, self.seconds)
+
+
+def fund(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> int:
     """Show where money goes, and with --wait until it is there. Raises SettingsError and RpcError."""
-    network = _network(given, settings)
+    page = Path(given.html).expanduser() if given.html else None
+    if page is not None and page.is_dir():
+        raise SettingsError(f"--html {given.html!r:.80} is a folder: name a file in it, as in {page / 'fund.html'}")
+    return asyncio.run(_fund(given, settings, program, gateway, page))
+
+
+async def _fund(given: Namespace, settings: Settings, program: str, gateway: Gateway, page: Path | None) -> int:
+    network, asset = await _what(given, settings, program, gateway)
     purse = given.found.for_family(network.family)
     if purse is None:
-        which = "--evm" if network.family == "evm" else "--solana"
-        raise SettingsError(f"there is no wallet for {network.name} yet: {program} wallet new {which}")
-    asset = network.assets[0]
+        raise SettingsError(_no_wallet(network, program))
+    place = _Place(network, asset, purse.address, rpcs(network, settings), settings.rpc_timeout)
     link = payment_link(network, asset, purse.address)
-    say(
-        WHAT_TO_SEND.format(
-            symbol=asset.symbol, network=network.name.capitalize(), address=purse.address, gas=GAS[network.family]
-        )
-    )
-    if given.html:
-        page = Path(given.html)
-        page.write_text(_page(network, asset, purse.address, link), encoding="utf8")
-        say(f"The code is in {page}.")
-    else:
+    say(_what_to_send(place))
+    if page is None:
         sys.stdout.write(terminal_code(link))
         say(link)
+    else:
+        _write(page, _page(network, asset, purse.address, link))
+        say(f"The code is in {page}.")
+    held = await _held(place)
     if given.wait:
-        return asyncio.run(_wait(network, asset, purse.address, settings))
+        return await _wait(place, held)
+    say(f"To wait until it arrives: {program} wallet fund --wait")
     return 0
 
 
-def _network(given: Namespace, settings: Settings) -> Network:
+def _what_to_send(place: _Place) -> str:
+    name = place.network.name if "-" in place.network.name else place.network.name.capitalize()
+    is_test = any(part in place.network.name for part in TEST_NETWORKS)
+    source = (FROM_A_FAUCET if is_test else FROM_OTHERS).format(symbol=place.asset.symbol, network=name)
+    return WHAT_TO_SEND.format(
+        symbol=place.asset.symbol, network=name, address=place.address, source=source, gas=GAS[place.network.family]
+    )
+
+
+def _no_wallet(network: Network, program: str) -> str:
+    which = "--evm" if network.family == "evm" else "--solana"
+    return f"there is no wallet for {network.name} yet: {program} wallet new {which}"
+
+
+async def _what(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> tuple[Network, Asset]:
+    """The network and token to send: those named, else what the gateway would be paid in. Raises SettingsError."""
     if given.network:
         network = settings.networks.get(given.network)
-        if network is None:
+        if network is None or not network.assets:
             known = ", ".join(row.name for row in settings.networks)
             raise SettingsError(f"--network {given.network!r:.60} is not known; known are {known}")
-        return network
-    family = given.family or ("evm" if given.found.svm is None and given.found.evm is not None else "svm")
+        return network, network.assets[0]
+    found: Wallets = given.found
+    mine = replace(found, evm=found.evm if given.family != "svm" else None)
+    mine = replace(mine, svm=found.svm if given.family != "evm" else None)
+    usual = _usual(settings, given.family or ("evm" if found.svm is None and found.evm is not None else "svm"))
+    if mine.evm is None and mine.svm is None:
+        raise SettingsError(_no_wallet(usual, program))
+    asked = await gateway.prices(settings, mine)
+    if asked.small is not None:
+        say(f"{gateway.upstream} takes {asked.small.asset.symbol} on {asked.small.network.name}.\n")
+        return asked.small.network, asked.small.asset
+    if asked.required is not None:
+        raise SettingsError(
+            f"{gateway.upstream}: {asked.reason} To fund a wallet all the same, name its network: --network"
+        )
+    say(f"On which network {gateway.upstream} takes payment is not known ({asked.reason.rstrip('.')}).")
+    say(f"So this is the usual one, {usual.name}; for another: --network NAME\n")
+    return usual, usual.assets[0]
+
+
+def _usual(settings: Settings, family: Family) -> Network:
     named = [settings.networks.get(name) for name in (*settings.preference, "base", "solana")]
     return next(row for row in named if row is not None and row.family == family)
 
@@ -102,28 +166,38 @@ def _page(network: Network, asset: Asset, address: str, link: str) -> str:
     )
 
 
-async def _wait(network: Network, asset: Asset, address: str, settings: Settings) -> int:
-    """Until there is more than at the start. A look that fails is tried again; Ctrl-C ends it."""
-    urls = rpcs(network, settings)
-    if not urls:
-        raise RpcError(f"no RPC of {network.name} is known to look at the balance with: {remedy(network)}.")
-    first: int | None = None
-    spinner = Spinner(f"waiting for {asset.symbol} on {network.name} (Ctrl-C ends the waiting, not the transfer)")
+def _write(page: Path, text: str) -> None:
     try:
+        page.write_text(text, encoding="utf8")
+    except OSError as error:
+        raise SettingsError(f"{page} cannot be written: {error.strerror}.") from None
+
+
+async def _held(place: _Place) -> int | None:
+    """What the wallet holds now, which is said; None: no RPC tells."""
+    try:
+        units = await place.balance()
+    except RpcError as error:
+        say(f"What it holds now is not known: {error}. To see it, {remedy(place.network)}.")
+        return None
+    say(f"It holds {money(place.asset, units)} now.")
+    return units
+
+
+async def _wait(place: _Place, held: int | None) -> int:
+    """Until there is more than `held`. A look that fails is tried again; Ctrl-C ends it. Raises RpcError."""
+    if held is None:
+        raise RpcError("it cannot wait for money that it cannot see")
+    what = f"{place.asset.symbol} on {place.network.name}"
+    say("Waiting until more has arrived. Ctrl-C ends the waiting, not the transfer.")
+    async with Spinner(f"waiting for {what}"):
         while True:
+            await asyncio.sleep(EVERY_SECONDS)
             try:
-                now = await balance(network, asset, address, urls, settings.rpc_timeout)
-            except RpcError as error:
-                if first is None:
-                    raise RpcError(f"{error}. To see the balance, {remedy(network)}.") from None
-            else:
-                first = now if first is None else first
-                if now > first:
-                    break
-            for _ in range(EVERY_SECONDS * 4):
-                spinner.turn()
-                await asyncio.sleep(0.25)
-    finally:
-        spinner.end()
-    say(f"Arrived: {format_usd(asset.micro_usd(AtomicUnits(now - first)))} {asset.symbol}.")
+                now = await place.balance()
+            except RpcError:
+                continue
+            if now > held:
+                break
+    say(f"Arrived: {money(place.asset, now - held)}. The wallet now holds {money(place.asset, now)}.")
     return 0

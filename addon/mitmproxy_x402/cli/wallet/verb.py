@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ...chain.balance import balance
-from ...chain.json_rpc import Trust, Unreachable
-from ...check import gateway as gateways
-from ...command_line import gateway_for, read_arguments
-from ...errors import Refused, RpcError, SettingsError
-from ...payment import policy
-from ...payment.payer import find_wallets, payers_of, rules_of
-from ...protocol.amounts import format_usd
-from ...protocol.messages import AtomicUnits
-from ...protocol.networks import Family, Network
-from ...reconcile.rpcs import remedy, rpcs
+from ...command_line import configured_options, read_arguments
+from ...errors import SettingsError
+from ...payment.payer import find_wallets
 from ...settings.options import OPTIONS
 from ...settings.settings import Settings, read_settings
-from ...wallet.evm import EvmWallet
-from ...wallet.sources import Wallets
-from ...wallet.svm import SvmWallet
-from ..terminal import say
 from . import allow as wallet_allow
 from . import fund as wallet_fund
 from . import new as wallet_new
+from .asking import gateway_of
+from .show import show
+
+ACCEPTED = {
+    "show": ("upstream",),
+    "new": ("family", "keystore", "no_backup"),
+    "restore": ("family", "keystore"),
+    "fund": ("family", "network", "wait", "html", "upstream"),
+    "allow": ("amount", "network", "yes"),
+}
+"""What each verb takes, beside `--set`."""
 
 
 class _Parser(ArgumentParser):
@@ -41,7 +39,8 @@ def run(arguments: Sequence[str], program: str) -> int:
     """Run the verb; returns the exit code. Raises X402Error: what was wrong; nothing was changed."""
     given = _read(arguments)
     home = Path.home()
-    settings = _settings(given.set or [])
+    options = _options(given.set or [])
+    settings = _settings(options)
     given.found = find_wallets(settings, os.environ, home)
     if given.verb == "new":
         return wallet_new.new(given, home, program)
@@ -49,14 +48,15 @@ def run(arguments: Sequence[str], program: str) -> int:
         return wallet_new.restore(given, home, program)
     if given.verb == "allow":
         return wallet_allow.allow(given, settings, program)
+    gateway = gateway_of(given.upstream, options, given.found)
     if given.verb == "fund":
-        return wallet_fund.fund(given, settings, program)
-    return asyncio.run(_show(given, settings, program))
+        return wallet_fund.fund(given, settings, program, gateway)
+    return asyncio.run(show(given.found, settings, program, gateway))
 
 
 def _read(arguments: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("verb", nargs="?", default="show", choices=["show", "new", "restore", "fund", "allow"])
+    parser.add_argument("verb", nargs="?", default="show", choices=list(ACCEPTED))
     parser.add_argument("amount", nargs="?", default=None)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--evm", dest="family", action="store_const", const="evm")
@@ -68,86 +68,23 @@ def _read(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--upstream", default="")
     parser.add_argument("--set", action="append")
     given = parser.parse_args(list(arguments))
-    if given.amount is not None and given.verb != "allow":
-        parser.error(f"{given.amount!r:.40} is not expected after {given.verb}")
+    foreign = [
+        name for name, value in vars(given).items() if value and name not in ("verb", "set", *ACCEPTED[given.verb])
+    ]
+    if foreign:
+        names = {"amount": f"{given.amount!r:.40}", "family": "--evm or --solana"}
+        name = names.get(foreign[0], f"--{foreign[0].replace('_', '-')}")
+        after = "wallet" if given.verb == "show" else f"wallet {given.verb}"
+        parser.error(f"{name} is not expected after {after}")
     return given
 
 
-def _settings(pairs: Sequence[str]) -> Settings:
+def _options(pairs: Sequence[str]) -> Mapping[str, str]:
+    """mitmproxy's options and ours by name: those of its own file, and over them the values of `--set`."""
     named = read_arguments([part for pair in pairs for part in ("--set", pair)]).options
-    ours = {option.name: named.get(option.name, "") for option in OPTIONS}
+    return {**configured_options(named.get("confdir")), **named}
+
+
+def _settings(options: Mapping[str, str]) -> Settings:
+    ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     return read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
-
-
-async def _show(given: Namespace, settings: Settings, program: str) -> int:
-    wallets: Wallets = given.found
-    families: tuple[Family, ...] = ("svm", "evm")
-    held: dict[str, int] = {}
-    for family in families:
-        purse = wallets.for_family(family)
-        if purse is None:
-            option = "--evm" if family == "evm" else "--solana"
-            say(f"{wallet_new.NAMES[family]}: no key found. To make one: {program} wallet new {option}")
-            continue
-        say(f"{wallet_new.NAMES[family]}: {purse.address}")
-        say(f"  key from {purse.source}{_readers(purse.source)}")
-        async for line in _holdings(purse, family, settings, held):
-            say(f"  {line}")
-    for warning in wallets.warnings:
-        say(warning)
-    if wallets.evm is None and wallets.svm is None:
-        return 1
-    upstream = given.upstream or os.environ.get("X402_UPSTREAM") or gateway_for(wallets)
-    say(await _price(upstream, settings, wallets, held))
-    say(f"To add money: {program} wallet fund")
-    return 0
-
-
-def _readers(source: str) -> str:
-    path = Path(source)
-    if not path.is_absolute():
-        return " (the environment)"
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return ""
-    return " (readable by others!)" if mode & (stat.S_IRWXG | stat.S_IRWXO) else " (readable by you alone)"
-
-
-async def _holdings(
-    purse: EvmWallet | SvmWallet, family: Family, settings: Settings, held: dict[str, int]
-) -> AsyncIterator[str]:
-    """A line for each network that is paid on by default; `held` gets the atomic units by network."""
-    for network in _shown(family, settings):
-        asset = network.assets[0]
-        try:
-            units = await balance(network, asset, purse.address, rpcs(network, settings), settings.rpc_timeout)
-        except RpcError as error:
-            yield f"{network.name}: balance not known: {error}. To see it, {remedy(network)}."
-        else:
-            held[network.caip2] = units
-            yield f"{network.name}: {format_usd(asset.micro_usd(AtomicUnits(units)))} {asset.symbol}"
-
-
-def _shown(family: Family, settings: Settings) -> list[Network]:
-    names = settings.preference or ("base", "solana")
-    rows = [row for row in map(settings.networks.get, names) if row is not None]
-    return [row for row in rows if row.family == family and row.assets]
-
-
-async def _price(upstream: str, settings: Settings, wallets: Wallets, held: Mapping[str, int]) -> str:
-    """What a small request costs there and how many of them `held` buys, in a sentence."""
-    try:
-        reached = await gateways.reach(upstream, Trust())
-        quote = await gateways.quote(upstream, Trust(), reached.models)
-    except Unreachable as reason:
-        return f"What a request costs at {upstream} is not known: {reason}."
-    if quote.required is None:
-        return f"What a request costs at {upstream} is not known: {quote.reason}."
-    try:
-        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
-    except Refused as error:
-        return f"{upstream}: {error}"
-    units = held.get(offer.network.caip2)
-    buys = "" if units is None else f"; what is there buys {units // max(offer.requirement.amount, 1)} of them"
-    return f"A small chat request ({quote.model}) costs {offer} at {upstream}{buys}."
