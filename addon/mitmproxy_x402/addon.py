@@ -18,7 +18,7 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from . import installation
-from .command_line import why_unpayable
+from .command_line import PORT, why_unpayable
 from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
 from .hooks.log_lines import QuietProbes, add_dates, say
@@ -242,7 +242,7 @@ class X402Addon:
         if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
             lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         if upstreams:
-            lines.append(f"upstream {', '.join(mode.removeprefix('reverse:') for mode in upstreams)}")
+            lines += [_where_clients_go(mode.removeprefix("reverse:")) for mode in upstreams]
         else:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
         return lines
@@ -360,11 +360,29 @@ class X402Addon:
             self._web_lock.remove()
         self._arrange_speed(fast=False)
         self._desk.close()
-        if self.payer is not None:
+        if self.payer is None:
+            return
+        if self._running and not self._broken:
             ahead = None if self.payer.forecast is None else self.payer.forecast.tally
             for line in summary.closing_lines(self.payer.settings, self.payer.ledger, self._began, ahead):
                 logger.info("x402: %s", line)
-            self.payer.ledger.close()
+        self.payer.ledger.close()
+
+
+def _where_clients_go(upstream: str) -> str:
+    """One line on an upstream of mitmproxy's reverse mode, and on how clients reach it."""
+    url, _, port = upstream.rpartition("@")
+    if not (url and port.isdigit()):
+        url, port = upstream, str(ctx.options.listen_port or 8080)
+    host = ctx.options.listen_host
+    here = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    base = f"http://{here}:{port}"
+    line = f"upstream {url}; the base URL for clients is {base} (OpenAI's: {base}/v1)"
+    if not hosting.own_process:
+        return line
+    program = os.environ.get("X402_PROGRAM", "mitmproxy-x402")
+    at = "" if port == str(PORT) else f" -p {port}"
+    return f"{line}; {program} env claude{at} prints the lines for a shell"
 
 
 def _state_folder() -> Path:

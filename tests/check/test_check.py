@@ -349,3 +349,27 @@ def _server(content: bytes) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
     thread.join()
+
+
+class TestWhatIsNotKnown:
+    def test_a_model_that_the_gateway_does_not_list(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+        machine.environ("X402_EVM_RPC", f"base-sepolia={sandbox.url}/v1/rpc/base-sepolia")
+        code, lines, _ = machine.check("--upstream", sandbox.url, "--model", "sandbox-2")
+        assert code == 1
+        assert lines["model"].startswith("TO DO: ")
+        assert "'sandbox-2' is none of them (did you mean sandbox-1?)" in lines["model"]
+        code, lines, _ = machine.check("--upstream", sandbox.url, "--model", "sandbox-1")
+        assert code == 0
+        assert lines["model"].startswith("ok: sandbox-1 is one of the ")
+
+    def test_a_gateway_that_is_down(self, machine: Machine, sandbox: Sandbox) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+        machine.environ("X402_EVM_RPC", f"base-sepolia={sandbox.url}/v1/rpc/base-sepolia")
+        options = ("--upstream", "http://127.0.0.1:1", "--set", "x402_networks=base-sepolia")
+        code, lines, said = machine.check(*options)
+        assert code == 1
+        assert lines["gateway"].startswith("TO DO: ")
+        assert lines["balance"] == "ok: 1000 USDC on base-sepolia"
+        assert "-      clock       not compared" in said
+        assert "-      quote       no price was asked" in said

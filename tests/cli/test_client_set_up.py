@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import tomli
 
 from support.wire import free_port
 
@@ -68,6 +69,29 @@ def test_a_shell_takes_the_lines(tmp_path: Path, client: str, expected: dict[str
     assert seen == {"ANTHROPIC_API_KEY": kept, **expected}
 
 
+def test_codex_in_a_shell_gets_its_provider(tmp_path: Path) -> None:
+    codex = tmp_path / "codex"
+    codex.write_text(
+        f"#!{sys.executable}\nimport json, os, sys; print(json.dumps([os.environ['PROXY_KEY'], *sys.argv[1:]]))\n"
+    )
+    codex.chmod(0o755)
+    lines = run(tmp_path, "env", "codex", "-p", "5000", "--model", "some/model")
+    assert "#" not in lines.stdout  # zsh takes no comments where a person types
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = f"{lines.stdout}\ncodex exec 'two words'"
+    done = subprocess.run(["sh", "-c", script], env={"PATH": path}, capture_output=True, text=True, check=True)
+    key, *arguments = json.loads(done.stdout)
+    assert key == "any"
+    assert arguments[-2:] == ["exec", "two words"]
+    given = tomli.loads("\n".join(arguments[1:-2:2]))
+    assert given["model"] == "some/model"
+    provider = given["model_providers"]["x402"]
+    assert provider["base_url"] == "http://127.0.0.1:5000/v1"
+    file = tomli.loads(run(tmp_path, "env", "codex", "-p", "5000", "--model", "some/model", "--toml").stdout)
+    assert file == given
+    assert tomli.loads(run(tmp_path, "env", "codex", "--toml").stdout)["model"] == "MODEL"
+
+
 def test_another_port_and_the_client_token(tmp_path: Path) -> None:
     lines = run(tmp_path, "env", "openai", "-p", "5000", X402_CLIENT_TOKEN="long-secret").stdout
     assert "http://127.0.0.1:5000/v1" in lines
@@ -75,11 +99,22 @@ def test_another_port_and_the_client_token(tmp_path: Path) -> None:
     assert 'OPENAI_API_KEY="$X402_CLIENT_TOKEN"' in lines
 
 
-@pytest.mark.parametrize("arguments", [(), ("nobody",), ("claude", "codex")])
-def test_a_client_that_is_not_known(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name one of codex, claude, openai"),
+        (("nobody",), "'nobody' is none of codex, claude, openai"),
+        (("claude", "codex"), "one client at a time"),
+        (("claude", "--model"), "expected the name of a model"),
+        (("codex", "--model", "a'; rm -rf ~"), "expected the name of a model"),
+        (("claude", "--toml"), "--toml prints a file of Codex's"),
+    ],
+)
+def test_what_env_does_not_know(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     answer = run(tmp_path, "env", *arguments)
     assert answer.returncode == 1
-    assert "name one client of codex, claude, openai" in answer.stderr
+    assert said in answer.stderr
+    assert not answer.stdout
 
 
 SHOW = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]])); sys.exit(7)"

@@ -30,21 +30,30 @@ from ..schemes import gateway as gateway_scheme
 from ..schemes import method_of
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings, read_settings, unknown_options
+from ..settings.suggest import nearest
 from ..wallet.sources import Wallets
 from . import books
 from . import gateway as check_gateway
 from . import machine as check_machine
 from .gateway import Quote
-from .line import Line, ok, todo
+from .line import Line, ok, todo, unseen
 
 
 @dataclass(frozen=True)
 class _Given:
     """The command line and mitmproxy's own file."""
 
-    upstream: str | None
+    upstreams: tuple[str, ...]
     model: str
     options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Gateway:
+    """An upstream that answers, and whose certificates are trusted for that."""
+
+    upstream: str
+    trust: Trust
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -77,7 +86,7 @@ def _read(arguments: Sequence[str]) -> _Given:
             rest.append(argument)
     given = read_arguments(rest)
     options = {**configured_options(given.options.get("confdir")), **given.options}
-    return _Given(given.upstreams[0] if given.upstreams else None, model, options)
+    return _Given(given.upstreams, model, options)
 
 
 async def lines(given: _Given) -> AsyncIterator[Line]:
@@ -100,9 +109,11 @@ async def lines(given: _Given) -> AsyncIterator[Line]:
         for line in check_machine.wallets(wallets, settings):
             yield line
     yield check_machine.ledger(settings)
-    yield _port(given.options)
-    async for line in _beyond(given, settings, wallets):
-        yield line
+    for number in range(max(len(given.upstreams), 1)):
+        yield _port(given.options, number)
+    for upstream in given.upstreams or (None,):
+        async for line in _beyond(given, upstream, settings, wallets):
+            yield line
 
 
 def _settings(options: Mapping[str, str]) -> Settings:
@@ -121,18 +132,19 @@ def _said(settings: Settings) -> str:
     return f"{limits}{more}{where}{'; dry run: nothing will be paid' if settings.dry_run else ''}"
 
 
-def _port(options: Mapping[str, str]) -> Line:
+def _port(options: Mapping[str, str], above: int) -> Line:
+    """The port that is `above` the first one: each of several upstreams has its own."""
     number, host = options.get("listen_port", str(PORT)), options.get("listen_host") or "127.0.0.1"
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
         return todo("port", f"-p {number!r:.40}: expected a port from 1 to 65535.")
-    return check_machine.port(host, int(number))
+    return check_machine.port(host, int(number) + above)
 
 
-async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncIterator[Line]:
-    """What only the network can tell."""
+async def _beyond(given: _Given, named: str | None, settings: Settings, wallets: Wallets) -> AsyncIterator[Line]:
+    """What only the network can tell, at the upstream that is `named`, else at the one that `serve` would take."""
     options = given.options
     try:
-        upstream = _upstream(given, wallets)
+        upstream = _upstream(named, options, wallets)
     except SettingsError as error:
         yield todo("gateway", str(error))
         return
@@ -146,22 +158,39 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
         reached = await check_gateway.reach(upstream, trust)
     except Unreachable as reason:
         yield todo("gateway", f"{upstream}: {reason}. Without it nothing works: see your connection, or --upstream.")
+        yield unseen("clock", "not compared: only the gateway's answers tell its time")
+        yield unseen("quote", "no price was asked, so whether your limits let one pass was not looked at")
+        async for line in _balances(None, None, settings, wallets):
+            yield line
         return
     tls = "TLS verified" if upstream.startswith("https:") else "on this machine, without TLS"
     yield ok("gateway", f"{upstream} answers ({tls})")
     yield _clock(reached.skew)
+    if given.model:
+        yield _listed(given.model, reached.models, upstream)
+    models = (given.model,) if given.model else reached.models
+    async for line in _paying(_Gateway(upstream, trust), models, settings, wallets):
+        yield line
+
+
+async def _paying(
+    gateway: _Gateway, models: tuple[str, ...], settings: Settings, wallets: Wallets
+) -> AsyncIterator[Line]:
+    """What a request costs at the gateway, whether it would be paid, and whether the wallet has it."""
+    upstream, trust = gateway.upstream, gateway.trust
     try:
-        models = (given.model,) if given.model else reached.models
         quote = await check_gateway.quote(upstream, trust, models)
     except Unreachable as reason:
         yield todo("quote", f"{upstream}{check_gateway.PATH}: {reason}. Try again, or another --model NAME.")
+        async for line in _balances(None, None, settings, wallets):
+            yield line
         return
     offer: Offer | None = None
-    for line in _judge(quote, upstream, settings, wallets):
-        if isinstance(line, Offer):
-            offer = line
+    for found in _judge(quote, upstream, settings, wallets):
+        if isinstance(found, Offer):
+            offer = found
         else:
-            yield line
+            yield found
     if offer is not None:
         yield await _agent(upstream, trust, quote, settings, wallets)
     async for line in _balances(quote.required, offer, settings, wallets):
@@ -171,14 +200,14 @@ async def _beyond(given: _Given, settings: Settings, wallets: Wallets) -> AsyncI
             yield line
 
 
-def _upstream(given: _Given, wallets: Wallets) -> str:
+def _upstream(named: str | None, options: Mapping[str, str], wallets: Wallets) -> str:
     """Where the proxy would send requests, as `serve` decides it."""
-    mode = given.options.get("mode", "")
+    mode = options.get("mode", "")
     if mode:
         if not mode.startswith("reverse:"):
             raise SettingsError(f"--mode {mode!r:.60}: payments are made with --mode reverse:URL only.")
         return check_upstream(mode.removeprefix("reverse:"))
-    named = given.upstream or os.environ.get("X402_UPSTREAM")
+    named = named or os.environ.get("X402_UPSTREAM")
     return check_upstream(named) if named else gateway_for(wallets)
 
 
@@ -190,6 +219,21 @@ def _clock(skew: int | None) -> Line:
     way = "ahead of" if skew > 0 else "behind"
     return todo(
         "clock", f"is {abs(skew)} s {way} the gateway's, and payments are valid for minutes only: set this clock."
+    )
+
+
+def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
+    """Whether the gateway says that it has `model`: some name a price for any name."""
+    if not models:
+        return unseen("model", f"{upstream} lists no models that can be read, so whether it has {model!r} is not known")
+    if model in models:
+        return ok("model", f"{model} is one of the {len(models)} that {upstream} lists")
+    near = nearest(model, models)
+    hint = f"did you mean {near}?" if near else f"it has {', '.join(models[:3])}{', ...' if len(models) > 3 else ''}"
+    return todo(
+        "model",
+        f"{upstream} lists {len(models)} models, and {model!r} is none of them ({hint}). What it asks "
+        "for that name is below, and says nothing about an answer.",
     )
 
 

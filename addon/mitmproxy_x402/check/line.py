@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """Something that was looked at: in order, or what to do about it."""
+    """Something that was looked at: in order, or what to do about it; or why it was not looked at."""
 
     good: bool
     subject: str
     text: str
+    seen: bool = True
+    """Whether it was looked at. What was not is neither in order nor something to do."""
 
     def __str__(self) -> str:
         text = "".join(character if character.isprintable() else "?" for character in self.text)
-        return f"{'ok' if self.good else 'TO DO':<7}{self.subject:<12}{text}"
+        state = "TO DO" if not self.good else "ok" if self.seen else "-"
+        return f"{state:<7}{self.subject:<12}{text}"
 
 
 def ok(subject: str, text: str) -> Line:
@@ -26,3 +29,8 @@ def ok(subject: str, text: str) -> Line:
 def todo(subject: str, text: str) -> Line:
     """Not in order; the text says what to do."""
     return Line(False, subject, text)
+
+
+def unseen(subject: str, text: str) -> Line:
+    """Not looked at; the text says why."""
+    return Line(True, subject, text, seen=False)

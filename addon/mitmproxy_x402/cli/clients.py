@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..command_line import PORT, configured_options, read_arguments
@@ -15,10 +17,10 @@ from ..errors import SettingsError
 
 TOKEN_VARIABLE = "X402_CLIENT_TOKEN"
 HEALTH_SECONDS = 3
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 CODEX = """\
-# ~/.codex/config.toml
-model_provider = "x402"
+{model}model_provider = "x402"
 
 [model_providers.x402]
 name = "x402"
@@ -26,7 +28,7 @@ base_url = "{url}/v1"
 wire_api = "responses"
 env_key = "PROXY_KEY"
 """
-"""Codex takes its provider from a file, or from `-c` options of the same meaning."""
+"""What Codex reads in ~/.codex/config.toml. `-c` options mean the same."""
 
 
 def variables(url: str, key: str) -> Mapping[str, Mapping[str, str]]:
@@ -43,19 +45,85 @@ def variables(url: str, key: str) -> Mapping[str, Mapping[str, str]]:
 
 def print_env(arguments: Sequence[str], program: str) -> int:
     """Print the lines for one client. Raises SettingsError: for a client that is not known."""
-    given = read_arguments(arguments)
-    names = [argument for argument in given.passed_on if not argument.startswith("-") and not argument.isdigit()]
-    url = _url(given.options)
-    known = variables(url, f"${TOKEN_VARIABLE}" if os.environ.get(TOKEN_VARIABLE) else "any")
-    if len(names) != 1 or names[0] not in known:
-        raise SettingsError(f"env: name one client of {', '.join(known)}, as in {program} env claude")
-    lines = [f"export {name}={_quoted(value)}" for name, value in known[names[0]].items()]
-    if names[0] == "claude":
-        lines.insert(0, "unset ANTHROPIC_API_KEY")
-    if names[0] == "codex":
-        lines.append("".join(f"# {line}\n" for line in CODEX.format(url=url).splitlines()).rstrip())
-    sys.stdout.write("\n".join(lines) + "\n")
+    given = _read(arguments)
+    known = variables(given.url, f"${TOKEN_VARIABLE}" if os.environ.get(TOKEN_VARIABLE) else "any")
+    if given.client not in known:
+        what = f"{given.client!r:.40} is none" if given.client else "name one"
+        raise SettingsError(f"env: {what} of {', '.join(known)}, as in {program} env claude")
+    if given.toml:
+        if given.client != "codex":
+            raise SettingsError(f"env: --toml prints a file of Codex's; {given.client} reads variables only")
+        model = f'model = "{given.model}"' if given.model else f'model = "MODEL"  # one of: curl {given.url}/v1/models'
+        sys.stdout.write(CODEX.format(url=given.url, model=f"{model}\n"))
+        return 0
+    sys.stdout.write("\n".join(_lines(given, known[given.client])) + "\n")
+    sys.stdout.flush()
+    # Not on stdout: zsh takes no comments where a person types, and `eval` there takes none either.
+    sys.stderr.write("".join(f"{hint}\n" for hint in _hints(given, program)))
     return 0
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The command line of `env`."""
+
+    client: str
+    model: str
+    toml: bool
+    url: str
+    """Where the proxy listens."""
+    at: str
+    """The `-p` that says so; empty: the usual port."""
+
+
+def _read(arguments: Sequence[str]) -> _Given:
+    """Raises SettingsError."""
+    clients, model, rest, toml = [], "", [], False
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--model":
+            model = next(waiting, "")
+        elif argument.startswith("--model="):
+            model = argument.partition("=")[2]
+        elif argument == "--toml":
+            toml = True
+        elif argument in ("-p", "--listen-port"):
+            rest += [argument, next(waiting, "")]
+        elif argument.startswith("-"):
+            rest.append(argument)
+        else:
+            clients.append(argument)
+            continue
+        if argument.startswith("--model") and not _MODEL.fullmatch(model):
+            raise SettingsError(f"env: --model {model!r:.60}: expected the name of a model")
+    if len(clients) > 1:
+        raise SettingsError(f"env: one client at a time, not {' and '.join(clients):.60}")
+    options = read_arguments(rest).options
+    at = f" -p {options['listen_port']}" if "listen_port" in options else ""
+    return _Given(clients[0] if clients else "", model, toml, _url(options), at)
+
+
+def _lines(given: _Given, values: Mapping[str, str]) -> list[str]:
+    """For a shell: variables, and as a function what the client does not read from them."""
+    lines = [f"export {name}={_quoted(value)}" for name, value in values.items()]
+    if given.client == "claude":
+        lines.insert(0, "unset ANTHROPIC_API_KEY")
+        lines += [f"export ANTHROPIC_MODEL={shlex.quote(given.model)}"] if given.model else []
+    if given.client == "codex":
+        options = codex_options(given.url) + (["-c", f'model="{given.model}"'] if given.model else [])
+        lines.append(f'codex() {{ command codex {shlex.join(options)} "$@"; }}')
+    return lines
+
+
+def _hints(given: _Given, program: str) -> list[str]:
+    """What a person should know besides."""
+    hints = []
+    if given.client == "codex":
+        hints.append(f"The same as lines for ~/.codex/config.toml: {program} env codex --toml{given.at}")
+    if given.client in ("claude", "codex") and not given.model:
+        flag = "--model" if given.client == "claude" else "-m"
+        hints.append(f"Then: {given.client} {flag} MODEL, one of those that this lists: curl {given.url}/v1/models")
+    return hints
 
 
 def run_client(arguments: Sequence[str], program: str) -> int:

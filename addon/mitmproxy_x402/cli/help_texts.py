@@ -47,17 +47,30 @@ A --mode of your own replaces the gateway and its checks.
 """
 
 ENV_HELP = """\
-usage: {prog} env codex|claude|openai|anthropic|google [-p PORT]
+usage: {prog} env codex|claude|openai|anthropic|google [--model NAME] [--toml] [-p PORT]
 
-Prints the lines for a shell that point the client at the proxy on this machine: eval "$({prog} env claude)". Where
+Prints the lines for a shell that point a client at the proxy on this machine:
+
+  eval "$({prog} env claude)"
+
+openai and anthropic are for their SDKs, and for programs that are built on them; google is for Gemini's. Where
 X402_CLIENT_TOKEN is set, the client presents it as its API key.
+
+  --model NAME  the model that the client uses: codex and claude
+  --toml        of codex: the lines for ~/.codex/config.toml instead
+  -p PORT       where the proxy listens, if not on 4402
 """
 
 RUN_HELP = """\
 usage: {prog} run [-p PORT] -- PROGRAM [ARGUMENTS]
 
-Starts PROGRAM with the variables of `{prog} env` set for every client, and Codex with its provider. The proxy must be
-running: {prog} in another terminal.
+Starts a client that is pointed at the proxy on this machine: PROGRAM gets the variables that `{prog} env` prints
+for every client, and codex also its provider. Your shell and the client's own files stay as they are. The proxy must be
+running: start it with {prog} in another terminal.
+
+  -p PORT   where the proxy listens, if not on 4402
+
+Examples: {prog} run -- claude --model MODEL; {prog} run -- codex -m MODEL; {prog} run -- python my_agent.py
 """
 
 SANDBOX_HELP = """\
@@ -133,13 +146,15 @@ CHECK_HELP = """\
 usage: {prog} check [--upstream URL] [--model NAME] [MITMPROXY ARGUMENTS]
 
 Checks, with the arguments that you would give to serve, that payments will work: versions, settings, wallet and the
-rights of its files, ledger, port, gateway (reached with TLS verified), clock, the price of one small request and
-whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or says what to do.
+permissions of its files, ledger, port, gateway (over verified TLS), clock, the price of a small request and of one of a
+coding agent's size, whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or TO DO with
+what to do; - stands before what could not be checked.
 
 Nothing is paid and nothing is signed. The gateway gets a few requests without a payment, the RPCs of the networks that
 it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
 
   --model NAME     the model to ask the price of; otherwise one that the gateway lists
+  --upstream URL   the gateway; may be given several times, as for serve
 """
 
 WALLET_HELP = """\

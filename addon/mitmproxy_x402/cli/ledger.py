@@ -20,10 +20,14 @@ _DAYS = COUNTED_MS // (24 * 3600 * 1000)
 def run(arguments: Sequence[str]) -> int:
     """Do what the first argument says. Raises UsageError, SettingsError and LedgerError."""
     parser = Parser()
-    parser.add_argument("what", choices=("archive", "backup"))
-    parser.add_argument("file")
+    parser.add_argument("what")
+    parser.add_argument("file", nargs="?", default="")
     parser.add_argument("--before", default="")
     given = parser.parse_args(list(arguments))
+    if given.what not in ("archive", "backup"):
+        raise UsageError(f"{given.what!r:.40} is neither backup nor archive")
+    if not given.file:
+        raise UsageError(f"{given.what}: the name of a file must follow")
     options = options_of(given.settings)
     settings, place = settings_and_place(options, given.ledger)
     file = Path(given.file).expanduser()

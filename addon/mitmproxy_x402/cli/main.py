@@ -142,6 +142,9 @@ def _reconcile(verb: str, arguments: list[str]) -> int:
 def _ledger(verb: str, arguments: list[str]) -> int:
     from . import ledger  # noqa: PLC0415  (imports what must be installed)
 
+    if not arguments:
+        _print(_help_of(verb))
+        return USAGE_ERROR
     return _on_ledger(verb, ledger.run, arguments)
 
 
@@ -151,7 +154,7 @@ def _on_ledger(verb: str, run: Callable[[Sequence[str]], int], arguments: list[s
     try:
         return run(arguments)
     except UsageError as error:
-        return _fail(f"{verb} {error}", USAGE_ERROR)
+        return _fail(f"{verb}: {error}. See {program()} {verb} --help.", USAGE_ERROR)
 
 
 def _check(_: str, arguments: list[str]) -> int:

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 def _read(arguments: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("verb", nargs="?", default="show", choices=list(ACCEPTED))
+    parser.add_argument("verb", nargs="?", default="show")
     parser.add_argument("amount", nargs="?", default=None)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--evm", dest="family", action="store_const", const="evm")
@@ -68,6 +68,8 @@ def _read(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--upstream", default="")
     parser.add_argument("--set", action="append")
     given = parser.parse_args(list(arguments))
+    if given.verb not in ACCEPTED:
+        parser.error(f"{given.verb!r:.40} is none of {', '.join(ACCEPTED)}")
     foreign = [
         name for name, value in vars(given).items() if value and name not in ("verb", "set", *ACCEPTED[given.verb])
     ]
