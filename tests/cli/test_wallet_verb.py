@@ -333,6 +333,17 @@ def test_the_network_to_fund_is_the_gateways(tmp_path: Path, sandbox: Sandbox) -
     assert f"@8453/transfer?address={EVM}" in answer.stdout
 
 
+def test_an_allowance_is_set_and_revoked_at_the_sandbox(tmp_path: Path, sandbox: Sandbox) -> None:
+    """With its own key, so that other tests see no allowance."""
+    assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
+    for dollars in ("20", "0.5", "0"):
+        answer = run(tmp_path, "allow", dollars, "--network", "base-sepolia", "--yes", more=beside(sandbox))
+        assert answer.returncode == 0, answer.stderr
+        assert "Done: transaction 0x" in answer.stdout
+        assert f"Permit2 may take of that: {dollars}." in answer.stdout
+        assert f"{dollars}." in run(tmp_path, "allow", "--network", "base-sepolia", more=beside(sandbox)).stdout
+
+
 def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
     assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
     with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{5_000_000:064x}") as rpc:

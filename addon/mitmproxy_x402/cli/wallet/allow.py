@@ -38,7 +38,10 @@ def allow(given: Namespace, settings: Settings, program: str) -> int:
         raise EvmRpcError(f"no RPC of {network.name} is known: {remedy(network)}.")
     place = _Place(network, network.assets[0], purse, urls, settings.rpc_timeout)
     if given.amount is None:
-        return asyncio.run(_show(place))
+        try:
+            return asyncio.run(_show(place))
+        except EvmRpcError as error:
+            raise EvmRpcError(f"{error} To ask another RPC, {remedy(network)}.") from None
     units = _units(given.amount, place.asset)
     if units:
         say(DANGERS.format(symbol=place.asset.symbol, program=program))
@@ -81,8 +84,9 @@ async def _show(place: _Place) -> int:
     known = await standing(network, asset, purse.address, place.urls, place.seconds)
     scale = 10**asset.decimals
     allowed = "without a bound" if known.allowance >= 2**255 else format_usd(known.allowance * 10**6 // scale)
-    say(f"{purse.address} on {network.name} holds {format_usd(known.balance * 10**6 // scale)} {asset.symbol}.")
-    say(f"Permit2 may take of it: {allowed}.")
+    held = format_usd(known.balance * 10**6 // scale)
+    say(f"{purse.address} holds {held} {asset.symbol} on {network.name}.")
+    say(f"Permit2 may take of that: {allowed}.")
     return 0
 
 
@@ -90,7 +94,9 @@ async def _set(place: _Place, units: int, *, sure: bool) -> int:
     network, asset, purse, url = place.network, place.asset, place.purse, place.urls[0]
     fee = await approval.fees(network, purse.address, url, place.seconds)
     what = (
-        f"Let Permit2 take {format_usd(units * 10**6 // 10**asset.decimals)} {asset.symbol}" if units else "Revoke it"
+        f"Let Permit2 take up to {format_usd(units * 10**6 // 10**asset.decimals)} {asset.symbol}"
+        if units
+        else "Let Permit2 take nothing any more"
     )
     cost = f"at most {fee.total / 10**18:.9f} of the coin that pays for gas on {network.name}"
     say(f"{what}, for {purse.address}; the transaction costs {cost}.")

@@ -14,6 +14,7 @@ from eth_hash.auto import keccak
 
 from ...protocol.networks import Asset, Network
 from .evm_payloads import ADDRESS, BYTES32, SIGNATURE, checksum_address, number, signer, text, uint
+from .evm_transactions import EvmTransactions
 from .interface import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 from .permit2 import Permit2, Permitted
 
@@ -77,6 +78,7 @@ class EvmLedger:
         facilitator = checksum_address("0x" + keccak(b"sandbox facilitator " + network.name.encode())[12:].hex())
         self.permit2 = Permit2(self, network.chain_id, self.asset.address, self._separator, facilitator)
         self.permit2.opening = allowance
+        self.transactions = EvmTransactions()
         self._circle: Any = None
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from .evm_ledger import EvmLedger, Settlement, domain_separator
+from .evm_transactions import COIN_BALANCE, GAS_PRICE
 from .permit2 import PERMIT2
 
 _AUTHORIZATION_USED = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
@@ -36,13 +37,27 @@ def evm_result(method: str, params: list[Any], chain: EvmLedger) -> Any:
     if method == "eth_getLogs":
         return _logs(params[0], chain)
     if method == "eth_getTransactionReceipt":
-        made = next((each for each in chain.settlements if each.transaction == params[0]), None)
-        return None if made is None else _receipt(made, chain)
+        return _receipt_of(params[0], chain)
     if method == "eth_getTransactionByHash":
         made = next((each for each in chain.settlements if each.transaction == params[0]), None)
         return None if made is None else _transaction(made)
     if method == "eth_getCode":
         return "0x"
+    return _wallets_own(method, params, chain)
+
+
+def _wallets_own(method: str, params: list[Any], chain: EvmLedger) -> Any:
+    """What a wallet asks that sends a transaction itself. Raises as `evm_result`."""
+    if method == "eth_getTransactionCount":
+        return hex(chain.transactions.count(params[0]))
+    if method in ("eth_gasPrice", "eth_maxPriorityFeePerGas"):
+        return hex(GAS_PRICE)
+    if method == "eth_estimateGas":
+        return hex(60_000)
+    if method == "eth_getBalance":
+        return hex(COIN_BALANCE)
+    if method == "eth_sendRawTransaction":
+        return chain.transactions.send(bytes.fromhex(params[0].removeprefix("0x")), chain)
     raise KeyError(method)
 
 
@@ -143,11 +158,19 @@ def _events(made: Settlement, chain: EvmLedger) -> list[dict[str, Any]]:
     return [used, {**place, **moved}]
 
 
+def _receipt_of(name: str, chain: EvmLedger) -> dict[str, Any] | None:
+    made = next((each for each in chain.settlements if each.transaction == name), None)
+    if made is not None:
+        return _receipt(made, chain)
+    block = chain.transactions.block(name)
+    if block is None:
+        return None
+    return _place_of(name, block) | {"status": "0x1", "logs": []}
+
+
+def _place_of(name: str, block: int) -> dict[str, Any]:
+    return {"transactionHash": name, "blockNumber": hex(block), "blockHash": _hash(block)}
+
+
 def _receipt(made: Settlement, chain: EvmLedger) -> dict[str, Any]:
-    return {
-        "status": "0x1",
-        "transactionHash": made.transaction,
-        "blockNumber": hex(made.block),
-        "blockHash": _hash(made.block),
-        "logs": _events(made, chain),
-    }
+    return _place_of(made.transaction, made.block) | {"status": "0x1", "logs": _events(made, chain)}
