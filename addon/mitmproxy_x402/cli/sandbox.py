@@ -36,8 +36,11 @@ from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 SETTLED_LATE = """\
            the gateway settled it after the stream's last byte and could not say so in it. So the proxy calls it "sent,
-           not confirmed yet"; it asks the sandbox's chain, and says "confirmed" within a minute or so
+           not confirmed yet"{then}
 """
+CONFIRMED_LATER = """; it asks the sandbox's chain, and writes it down as confirmed within two minutes"""
+ENDS_NOW = """ to the end; without --once it would ask the sandbox's chain, and write it down as confirmed"""
+CIRCLES_OWN = """: Circle keeps these payments, and no chain has them one by one"""
 GATEWAY_PORT = 4420
 NETWORKS = {
     "base-sepolia": ("base-sepolia",),
@@ -127,7 +130,7 @@ def run(arguments: Sequence[str]) -> int:
             _await_port(port, proxy)
             _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
             _say(f"{_bold('proxy')}    {url}, pays for whoever asks it\n")
-            paid = _show(port, gateway)
+            paid = _show(port, gateway, choice)
             if choice.once:
                 return 0 if paid else 1
             _say(PASTE.format(url=url))
@@ -268,7 +271,9 @@ def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapp
     from solders.keypair import Keypair  # noqa: PLC0415  (the demo alone makes keys)
 
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("X402_") and name != "SOLANA_RPC_URL"
+        name: value
+        for name, value in os.environ.items()
+        if (not name.startswith("X402_") and name != "SOLANA_RPC_URL") or name == "X402_PROGRAM"
     }
     rpcs = {name: f"{gateway}/v1/rpc/{name}" for name in networks}
     solana = [url for name, url in rpcs.items() if name.startswith("solana")]
@@ -297,7 +302,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
     raise DemoError(f"the proxy did not open port {port} within {START_SECONDS} seconds")
 
 
-def _show(port: int, gateway: Sandbox) -> bool:
+def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
     """One streamed request with a tool call, as it arrives; whether it was complete and paid."""
     _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
@@ -315,7 +320,7 @@ def _show(port: int, gateway: Sandbox) -> bool:
     finally:
         connection.close()
     _say(f"\n{_bold('tool call')}  {call or 'incomplete: the stream ended early'}")
-    return _say_what_was_paid(gateway) and call is not None
+    return _say_what_was_paid(gateway, choice) and call is not None
 
 
 def _message(body: bytes) -> str:
@@ -362,7 +367,7 @@ def _functions(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield call.get("function", {})
 
 
-def _say_what_was_paid(gateway: Sandbox) -> bool:
+def _say_what_was_paid(gateway: Sandbox, choice: _Choice) -> bool:
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline and any(payment.state == "held" for payment in gateway.payments):
         time.sleep(0.02)
@@ -373,14 +378,21 @@ def _say_what_was_paid(gateway: Sandbox) -> bool:
         amount = f"{payment.amount} units" if asset is None else f"{format_usd(asset.micro_usd(payment.amount))} USDC"
         place = payment.network if row is None else row.name
         if payment.scheme == "upto" and payment.charged is not None and asset is not None:
-            _say(f"{_bold('ceiling')}    {amount}, which the wallet signed and the proxy reserved")
+            _say(f"{_bold('paid')}       at most {amount}, the ceiling that the wallet signed and the proxy reserved")
             amount = f"{format_usd(asset.micro_usd(payment.charged))} USDC"
-            _say(f"{_bold('charge')}     {amount} on {place} of {payment.payer}, by the answer's length")
+            _say(f"{_bold('charged')}    {amount} on {place} of {payment.payer}, by the answer's length")
         else:
             _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
         _say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
-        _say(SETTLED_LATE if row is not None and row.family == "evm" and payment.state == "settled" else "")
+        late = row is not None and row.family == "evm" and payment.state == "settled"
+        _say(SETTLED_LATE.format(then=_what_follows(choice)) if late else "")
     return len(payments) == 1 and payments[0].state == "settled" and bool(payments[0].transaction)
+
+
+def _what_follows(choice: _Choice) -> str:
+    if choice.scheme == "gateway":
+        return CIRCLES_OWN
+    return ENDS_NOW if choice.once else CONFIRMED_LATER
 
 
 def _say(text: str) -> None:

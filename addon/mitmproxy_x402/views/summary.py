@@ -9,7 +9,7 @@ from ..forecast.forecast import Tally
 from ..ledger.interface import Ledger, LedgerError
 from ..ledger.reading import Entry, read_entries
 from ..protocol.amounts import format_usd
-from ..report.sums import SPENT, total
+from ..report.sums import OPEN, SPENT, total
 from ..report.text import count
 from ..settings.settings import Settings
 
@@ -45,16 +45,19 @@ def too_many() -> str:
 def paid(entries: Iterable[Entry]) -> str:
     """One line of everything that became of `entries`: `paid 0.03 USDC in 3 payments: 0.02 confirmed, ...`."""
     everything = list(entries)
-    spent = total(entry for entry in everything if entry.fate in SPENT)
+    counted = [entry for entry in everything if entry.fate in SPENT]
+    spent = total(counted)
     if not spent.payments:
         parts = ["paid nothing"]
     elif not spent.open_payments:
         parts = [f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}"]
     else:
+        # A ceiling counts in whole until the chain says what was charged of it.
+        most = "at most " if any(entry.scheme == "upto" and entry.fate in OPEN for entry in counted) else ""
         confirmed, still = format_usd(spent.confirmed.micro_usd), format_usd(spent.open_micro_usd)
         parts = [
-            f"paid {format_usd(spent.micro_usd)} USDC in {count(spent.payments)}: {confirmed} confirmed, "
-            f"{still} not confirmed yet"
+            f"paid {most}{format_usd(spent.micro_usd)} USDC in {count(spent.payments)}: {confirmed} confirmed, "
+            f"{most}{still} not confirmed yet"
         ]
     for fate, said in (("rejected", "rejected"), ("under way", "under way")):
         its = total(entry for entry in everything if entry.fate == fate)
