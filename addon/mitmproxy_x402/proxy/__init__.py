@@ -1,7 +1,8 @@
 """mitmproxy's inside: the 402 round trip within its HTTP stream. Knows no money.
 
 The only package that imports `mitmproxy.proxy` or changes a class of mitmproxy's. Uses `errors`, `settings` and
-`deferred`. `internals` imports what it stands on, `self_check` refuses a mitmproxy in which one of them has moved.
+`deferred`. `internals` imports everything of mitmproxy's inside; `startup.self_check` refuses a mitmproxy in which one
+of those names has moved.
 Words: an Exchange is what stream and addon tell each other about one client request; a leg is one request sent
 upstream for it.
 """

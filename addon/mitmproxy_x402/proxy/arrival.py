@@ -1,8 +1,7 @@
-"""The first half of a stream: a request arrives, is answered before its body where it can be, and kept within bounds.
+"""Receives a request: bounds its head and body, and sends early answers before the body has arrived.
 
-mitmproxy reads a request to its end before it sends an answer that a hook has set. Here such an answer goes out as soon
-as `requestheaders` has set it, and what still comes of the body is thrown away as it comes: a stranger's request takes
-no memory.
+mitmproxy reads the whole request before it sends an answer that a hook has set. Here such an answer goes out as soon as
+`requestheaders` has set it, and the rest of the body is discarded as it arrives, so a refused request takes no memory.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from .internals import (
 )
 
 MAX_DISCARDED = 8 << 20
-"""Bytes of a body that are read and thrown away after the answer; a client that sends more than that is cut off.
+"""Bytes of a body that are read and discarded after the answer; a client that sends more is cut off.
 
-To close at once would take the answer away from a client that reads it only when it has sent everything.
+Closing at once would lose the answer for a client that reads only after it has sent everything.
 """
 
 MAX_FIELDS = 1000
-"""Headers of a request, and parameters of its query; each is looked at."""
+"""Most headers of a request, and most parameters of its query: each one is examined."""
 
 Steps = Generator[commands.Command, Any, None]
 AtOnce = Callable[[http.Request], "http.Response | None"]
@@ -59,15 +58,15 @@ _TOO_MANY = http.Response.make(
 
 
 class ArrivingStream(HttpStream):
-    """mitmproxy's stream, up to the point where the request is whole."""
+    """mitmproxy's HTTP stream, up to the end of the request."""
 
     exchange: Exchange
     at_once: AtOnce | None
-    """Answers requests that are no business of any hook, as health checks; None for all others."""
+    """Answers requests that no hook needs to see, such as health checks; gives None for all others."""
     _discarded = 0
 
     def state_wait_for_request_headers(self, event: events.Event) -> Steps:
-        """As mitmproxy does, but answer at once where the answer is known."""
+        """Handle the request's head as mitmproxy does, but send an answer that is known already at once."""
         assert isinstance(event, RequestHeaders)
         answer = None if self.at_once is None else self.at_once(event.request)
         path = event.request.data.path
@@ -105,7 +104,7 @@ class ArrivingStream(HttpStream):
         return None if self.exchange.refuse_body is None else self.exchange.refuse_body()
 
     def state_consume_request_body(self, event: events.Event) -> Steps:
-        """Keep the body, which may have to be sent twice, up to a limit."""
+        """Buffer the body, which may have to be sent twice, up to `Exchange.max_body` bytes."""
         if isinstance(event, RequestData) and len(self.request_body_buf) + len(event.data) > self.exchange.max_body:
             answer = self._too_large()
             if answer is not None:
@@ -116,7 +115,7 @@ class ArrivingStream(HttpStream):
         yield from super().state_consume_request_body(event)
 
     def _answer_unseen(self) -> Steps:
-        """Answer without any hook."""
+        """Send the flow's response without calling any hook."""
         self.client_state = self.state_discard_body
         self.server_state = self.state_done
         response = self.flow.response
@@ -127,9 +126,9 @@ class ArrivingStream(HttpStream):
             yield SendHttp(_events.ResponseData(self.stream_id, body), self.context.client)
 
     def _answer_early(self) -> Steps:
-        """Answer with what is in the flow, and go on to throw the body away."""
+        """Send the flow's response now, then discard the rest of the body."""
         assert self.flow.response is not None
-        awaits_leave = "expect" in self.flow.request.headers  # whether the body comes then, nobody can tell
+        awaits_leave = "expect" in self.flow.request.headers  # the body may or may not follow
         self.client_state = self.state_discard_body
         self.flow.request.data.content = b""
         self.flow.request.timestamp_end = self.flow.response.timestamp_start = time.time()
@@ -144,7 +143,7 @@ class ArrivingStream(HttpStream):
             yield from self._stop_reading()
 
     def state_discard_body(self, event: events.Event) -> Steps:
-        """The answer has been given: nobody needs what still comes."""
+        """Discard the body of a request that has been answered."""
         if isinstance(event, RequestData):
             self._discarded += len(event.data)
             if self._discarded > MAX_DISCARDED:
@@ -163,7 +162,7 @@ class ArrivingStream(HttpStream):
         yield DropStream(self.stream_id)
 
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
-        """Register the exchange: this runs when the flow has just come to be and its host is still the client's."""
+        """Attach the exchange to the new flow, while its host is still the one that the client wrote."""
         if request:
             exchange, client = self.exchange, self.flow.request
             exchange.client_host = _written_host(client)
@@ -199,6 +198,6 @@ class _WithoutStreaming:
 
 
 def _written_host(request: http.Request) -> str | None:
-    """Whom the client says that it asks: Host, and the authority of an absolute-form target that says otherwise."""
+    """The Host header, preceded by the authority of an absolute-form target where the two differ."""
     host, authority = request.host_header, request.authority
     return f"{authority}, {host}" if authority and authority != host else host

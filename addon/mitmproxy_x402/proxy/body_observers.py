@@ -13,11 +13,11 @@ Receiver = Callable[[bytes], None]
 
 
 def tap(flow: http.HTTPFlow, receive: Receiver) -> None:
-    """From an addon's `responseheaders`: `receive` gets each chunk of the upstream's answer, and b"" at its end.
+    """Have `receive` called with each chunk of the upstream's answer, and with b"" at its end.
 
-    It is called on the event loop, between the chunk's arrival and its leaving, so it must not read, write or parse.
-    One that raises is let go with a line in the log; the stream goes on. An answer that is not streamed, because an
-    addon made it, has no chunks: it is whole in `flow.response` by the time of `response`.
+    To be called from an addon's `responseheaders`. `receive` runs on the event loop before the chunk is passed on, so
+    it must not do I/O or parse. If it raises, that is logged and it is not called again; the stream goes on. An answer
+    made by an addon is not streamed and has no chunks: it is complete in `flow.response` when `response` is called.
     """
     assert flow.response is not None
     if not flow.response.stream:
@@ -28,7 +28,7 @@ def tap(flow: http.HTTPFlow, receive: Receiver) -> None:
 
 
 class Tee:
-    """What mitmproxy calls with each chunk; never raises, since that would leave the client waiting for ever."""
+    """The stream function that mitmproxy calls with each chunk. Never raises: the client would wait for ever."""
 
     def __init__(self, before: object) -> None:
         self.receivers: list[Receiver] = []
@@ -36,11 +36,11 @@ class Tee:
 
     @property
     def only_observes(self) -> bool:
-        """Whether every chunk leaves as it came."""
+        """Whether every chunk is passed on unchanged."""
         return self._before is True
 
     def __call__(self, data: bytes) -> bytes:
-        """Show `data` to every receiver; gives what goes to the client."""
+        """Give `data` to every receiver; returns the bytes for the client."""
         for receive in self.receivers:
             self._show(receive, data)
         if callable(self._before):
@@ -51,6 +51,6 @@ class Tee:
     def _show(self, receive: Receiver, data: bytes) -> None:
         try:
             receive(data)
-        except Exception as error:  # whatever it is, the stream goes on
+        except Exception as error:  # no fault of an observer may stop the stream
             self.receivers = [each for each in self.receivers if each is not receive]
             logger.error("x402: stopped looking at an answer (%s); the answer goes on.", type(error).__name__)

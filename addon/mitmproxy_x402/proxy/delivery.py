@@ -1,7 +1,8 @@
-"""Heads of answers that mitmproxy would not give to the client: refused before paying, mended afterwards.
+"""Detects response heads that mitmproxy would reject, and repairs those of answers that were paid for.
 
-mitmproxy answers 502 where an upstream's head is ambiguous (RFC 9112, section 6.3), so that nothing is smuggled past.
-Of an answer that was paid for, what is ambiguous is taken out instead: the client gets what it has bought.
+mitmproxy answers 502 when an upstream's head is ambiguous (RFC 9112, section 6.3), as a guard against request
+smuggling. An answer that was paid for has its ambiguous headers removed instead, so that the client gets what it
+bought.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def why_undeliverable(response: http.Response) -> str:
 
 
 def mend(response: http.Response) -> None:
-    """Take out of the head what makes it undeliverable, as far as the body has been read without it.
+    """Remove the headers that make `response` undeliverable. The body has been framed without them already.
 
-    The body was framed by Transfer-Encoding where there is one, else by Content-Length. Names with white space before
-    the colon lose it; such a name of a framing header was not read, and names of other odd bytes
-    mean nothing to anybody, so those headers are left out.
+    The body was framed by Transfer-Encoding where there is one, else by Content-Length. White space between a name and
+    its colon is removed. Framing headers written with such white space were not used for framing, and names with
+    invalid bytes have no meaning, so both are left out.
     """
     chunked = "transfer-encoding" in response.headers
     bodiless = response.status_code == 204

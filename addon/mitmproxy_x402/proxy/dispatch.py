@@ -1,4 +1,4 @@
-"""Calls a hook only on the addons that have it, where mitmproxy asks every one of some forty for each hook."""
+"""Calls each hook only on the addons that have it; mitmproxy tries all of its forty addons for every hook."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FLOW_HOOKS = frozenset(("requestheaders", "request", X402ChallengeHook.name, "re
 _INDEX = "x402_hook_index"
 """Attribute of an addon manager that keeps its `HookIndex`."""
 _BEGUN = "x402_begun"
-"""Attribute of a hook event that `run_at_once` has begun, and `trigger_event` is to end."""
+"""Attribute of a hook event that `run_at_once` has started and `trigger_event` is to finish."""
 _OWN_PACKAGES = ("mitmproxy.addons.", __name__.partition(".")[0] + ".")
-"""Addons of these are looked through once: their hooks are methods, and stay what they are."""
+"""Packages whose addons are inspected once: their hooks are methods and do not change."""
 
 Asked = list[list[Any]]
-"""The addons to ask: those of each entry of the chain, itself and its children, together."""
+"""The addons to call, grouped by entry of the chain: the entry itself and its children."""
 _Calls = Generator["Awaitable[Any]", None, None]
 
 
 class HookIndex:
-    """The addons that have each hook, in mitmproxy's order; looked up anew when an addon has come, gone or moved.
+    """The addons that have each hook, in mitmproxy's order; rebuilt when an addon is added, removed or moved.
 
-    Other people's addons are asked for every hook, as mitmproxy does: theirs may come and go as they like.
+    Addons of other packages are tried for every hook, as mitmproxy does: they may gain and lose hooks at any time.
     """
 
     def __init__(self, addons: AddonManager) -> None:
@@ -43,7 +43,7 @@ class HookIndex:
         self._families: list[list[Any]] = []
 
     def look_again(self) -> None:
-        """Take note of addons that have come, gone or moved."""
+        """Rebuild the index if addons have been added, removed or moved."""
         if self._chain != self.addons.chain:
             self._look_around()
             return
@@ -53,7 +53,7 @@ class HookIndex:
                 return
 
     def asked(self, name: str) -> Asked:
-        """Whom to ask when the hook of that name fires."""
+        """The addons to call when the hook of that name fires."""
         asked = self._asked.get(name)
         if asked is None:
             every = [[_stand_in(each, name) for each in family if _may_have(each, name)] for family in self._families]
@@ -61,7 +61,7 @@ class HookIndex:
         return asked
 
     def listens(self, name: str) -> bool:
-        """Whether any addon has that hook by now."""
+        """Whether any addon has the hook of that name."""
         for family in self.asked(name):
             for each in family:
                 if getattr(each, name, None):
@@ -95,7 +95,7 @@ def _may_have(addon: Any, name: str) -> bool:
 
 
 class _Onboarding:
-    """mitmproxy's page with its certificate, asked only where it has something to serve: asking takes a task."""
+    """mitmproxy's page with its certificate, called only when it has something to serve: a call costs a task."""
 
     def __init__(self, addon: Any) -> None:
         self._addon = addon
@@ -121,7 +121,7 @@ def index_of(addons: AddonManager) -> HookIndex:
 
 
 async def trigger_event(self: AddonManager, event: hooks.Hook) -> None:
-    """`AddonManager.trigger_event`: calls the hook on every addon that has it, or on those `run_at_once` has left."""
+    """Replaces `AddonManager.trigger_event`: calls the hook on every addon that has it, or finishes `run_at_once`."""
     begun = vars(event).pop(_BEGUN, None) or _Begun(index_of(self), event)
     calls, waits = begun.calls, begun.waits
     while waits is not None:
@@ -137,17 +137,19 @@ _HANDLE_LIFECYCLE = getattr(AddonManager, "handle_lifecycle", None)
 
 
 def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
-    """Call the hook on every addon that has it, without a task of its own. False: `addons` has to see to the rest.
+    """Call the hook on every addon that has it, without a task. Returns whether that was all there is to do.
 
-    So it is where an addon wants to wait, where the flow was intercepted, where somebody follows the updates of flows,
-    and where mitmproxy's way of calling hooks is not, or not any more, the one of this module.
+    False when an addon awaits something, the flow was intercepted, an addon has the `update` hook, or mitmproxy's way
+    of calling hooks is not the one of this module: then `addons` has to trigger the event as usual.
     """
     if event.name not in FLOW_HOOKS or not _is_in_place(addons):
         return False
     index, flow = index_of(addons), cast(Any, event).flow
     if index.listens("update"):
         return False
-    begun = contextvars.copy_context().run(_Begun, index, event)  # as in a task: what a hook sets there ends with it
+    begun = contextvars.copy_context().run(
+        _Begun, index, event
+    )  # as in a task: context variables that a hook sets end with it
     if begun.waits is None and not flow.intercepted:
         return True
     vars(event)[_BEGUN] = begun
@@ -163,7 +165,7 @@ def _is_in_place(addons: AddonManager) -> bool:
 
 
 class _Begun:
-    """The calls of a hook, up to the first that is to be waited for."""
+    """The calls of one hook event, up to the first that returns an awaitable."""
 
     def __init__(self, index: HookIndex, event: hooks.Hook) -> None:
         self.calls = _call(index, event)
@@ -174,12 +176,12 @@ _unfinished: weakref.WeakSet[_Begun] = weakref.WeakSet()
 
 
 def has_unfinished() -> bool:
-    """Whether a hook was begun that only `trigger_event` can end; it has its turn in this round of the event loop."""
+    """Whether a hook was started that `trigger_event` has yet to finish, in this iteration of the event loop."""
     return bool(_unfinished)
 
 
 def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
-    """Call the hooks; yields what is to be waited for in between."""
+    """Call the hooks; yields each awaitable in between."""
     name = event.name
     arguments = (cast(Any, event).flow,) if name in FLOW_HOOKS else event.args()
     for family in itertools.chain(index.asked(name), _added(index.addons.chain)):
@@ -203,7 +205,7 @@ def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
 
 
 def _added(chain: list[Any]) -> Iterator[Iterator[Any]]:
-    """Addons that are added to `chain` from now on, each with its children: mitmproxy asks them in the same round."""
+    """Addons added to `chain` from now on, each with its children: mitmproxy calls them for the same event."""
     return map(_traverse, itertools.islice(chain, len(chain), None))  # goes on to the end that the list has by then
 
 

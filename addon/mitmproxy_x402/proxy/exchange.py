@@ -16,13 +16,13 @@ class Exchange:
     """What the stream and the addon tell each other about one request of the client."""
 
     client_host: str | None = None
-    """The Host (or :authority) that the client wrote, before reverse mode rewrote it; all, where there are several."""
+    """The Host (or :authority) as the client wrote it, before reverse mode rewrote it; repeated ones joined."""
     own_headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Set by the addon: headers that errors which the stream answers itself have, too."""
+    """Set by the addon: headers to add to the errors that the stream itself answers with."""
     max_body: int = 1 << 62
-    """Set by the addon: bytes of the request's body that are kept."""
+    """Set by the addon: most bytes of the request's body that are buffered."""
     refuse_body: Callable[[], http.Response] | None = field(default=None, repr=False)
-    """Set by the addon: gives the answer to a longer one."""
+    """Set by the addon: makes the answer to a request whose body is longer than that."""
     client_path: str = ""
     """The path and query that the client wrote, before any hook could change them."""
     client_method: str = ""
@@ -31,41 +31,42 @@ class Exchange:
     client_body: bytes = field(default=b"", repr=False)
     """The body as the client sent it; set before the request hook."""
     may_pay: bool = False
-    """Set by the addon: a 402 in answer to this request is to be held back and shown to it."""
+    """Set by the addon: whether a 402 to this request is held back and shown to the addon."""
     resend: bool = False
-    """Set by the addon in the challenge hook: send the request again. The stream takes it back."""
+    """Set by the addon in the challenge hook: send the request again. The stream resets it."""
     secret_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
-    """Set by the addon: headers that go upstream with the next leg and are never stored in the flow."""
+    """Set by the addon: headers that are sent upstream with the next leg and never stored in the flow."""
     about_to_send: Callable[[], http.Response | None] | None = field(default=None, repr=False)
     """Set by the addon: called just before a leg with secret headers is handed to the upstream connection. Must not
-    raise. An answer forbids it: the client gets that answer, or the first leg goes without the headers."""
+    raise. If it returns an answer, the headers are not sent: the client gets that answer, or, on the first leg, the
+    request goes without them."""
     secrets_sent: bool = False
-    """Set by the stream: the last leg had secret headers, and was handed to the upstream connection."""
+    """Set by the stream: whether the last leg had secret headers and was handed to the upstream connection."""
     unpaid: str = ""
     """Set by the addon: why the 402 that the client gets was not paid."""
     error_answer: bytes | None = None
     """Set by the addon in the error hook: JSON body of the error that the client gets."""
     watch: Callable[[bytes], None] | None = field(default=None, repr=False)
-    """Set by the addon when the head of an answer is there: gets each chunk of its body, as the gateway sent it. Must
-    not raise."""
+    """Set by the addon in `responseheaders`: called with each chunk of the body as the gateway sent it. Must not
+    raise."""
     legs: int = 1
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
-    """Bytes of the body of the last leg's answer, as they came."""
+    """Bytes of the last leg's response body so far, before any decoding."""
     timed_out: str = ""
-    """Set by the stream: what the upstream took too long for, and the option that says how long it may."""
+    """Set by the stream: what timed out, and the option that sets that time; empty if nothing did."""
 
     def forget(self) -> None:
-        """The answer is over: let go of secrets, and of what holds the flow, which holds this."""
+        """Drop secrets, and the references that form a cycle with the flow. Called when the answer is over."""
         self.secret_headers, self.about_to_send, self.watch = (), None, None
         self.client_body, self.client_fields = b"", ()
 
 
 @dataclass
 class X402ChallengeHook(commands.StartHook):
-    """A 402 has been held back: in `flow.response`, with its body. See `stream` for the answers.
+    """Fired when a 402 is held back, in `flow.response` with its body; `stream` lists what the addon may do with it.
 
-    The body is whole, unless it is a long page behind terms that stand in a header.
+    The body is complete, unless the terms are in a header and a long page follows.
     """
 
     name = "x402_challenge"
@@ -74,30 +75,30 @@ class X402ChallengeHook(commands.StartHook):
 
 @dataclass
 class X402PageEndHook(commands.StartHook):
-    """The rest of a challenge's long page has been read and dropped. To wait for this hook frees its connection."""
+    """Fired when the rest of a challenge's long page has been read and dropped: its connection is free again."""
 
     name = "x402_page_end"
     flow: http.HTTPFlow
 
 
 EXCHANGE = "x402_exchange"
-"""The attribute of a flow that keeps it; a copy of the flow has none."""
+"""The attribute of a flow that holds its exchange; copies of a flow have none."""
 
 
 def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
-    """The exchange of a flow that runs in an `X402Stream`; None for replayed and loaded flows, which never pay."""
+    """The exchange of a live flow; None for replayed and loaded flows, which never pay."""
     return flow.__dict__.get(EXCHANGE)
 
 
 def upstream_of(flow: http.HTTPFlow) -> tuple[str, int]:
-    """Host and port that the proxy reverses to, whatever has been done to the flow's request since."""
+    """Host and port of the upstream, even if an addon has changed the flow's request."""
     mode = flow.client_conn.proxy_mode
     assert isinstance(mode, ReverseMode)
     return mode.address
 
 
 def origin_of(flow: http.HTTPFlow) -> str:
-    """Scheme, host and port that the proxy reverses to, whatever has been done to the flow's request since."""
+    """Scheme, host and port of the upstream, even if an addon has changed the flow's request."""
     mode = flow.client_conn.proxy_mode
     assert isinstance(mode, ReverseMode)
     return f"{mode.scheme}://{mode.address[0]}:{mode.address[1]}"
@@ -107,7 +108,7 @@ _Thing = TypeVar("_Thing")
 
 
 def shallow_copy(thing: _Thing) -> _Thing:
-    """`copy.copy` of a plain object, which takes detours for the sake of others."""
+    """A faster `copy.copy`, for plain objects with a `__dict__`."""
     copied = object.__new__(type(thing))
     vars(copied).update(vars(thing))
     return copied

@@ -1,7 +1,7 @@
-"""Reads from a peer no more at once than is worked through in a few milliseconds, so that no peer holds others up.
+"""Limits how much is read from a peer at once to what takes a few milliseconds to process.
 
-mitmproxy reads up to 64 KiB and works through it in one go. Of what is cheap to send and dear to read (frames of a few
-bytes, interim responses) that takes the event loop away from everybody for seconds.
+mitmproxy reads up to 64 KiB and processes it in one go. Data that is cheap to send and expensive to process (frames of
+a few bytes, interim responses) would block the event loop, and so every other client, for seconds.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ FIRST = 16 << 10
 LEAST = 512
 """Bytes that are read at once."""
 LONG = 0.004
-"""Seconds of work on one piece after which the next is smaller."""
+"""Seconds of processing after which the next read is smaller."""
 
 _WORK = "x402_work"
-"""The attribute of a connection that says for how long its last piece was worked on."""
+"""The attribute of a connection that holds the seconds its last read took to process."""
 
 
 class FairReader:
-    """In the place of a connection's reader."""
+    """Replaces a connection's reader."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Connection) -> None:
         self._reader, self._writer = reader, writer
@@ -35,12 +35,12 @@ class FairReader:
         self._size = FIRST
         self._paused = 0.0
         self._is_behind = False
-        """Whether the last piece was as large as could be: more is there already."""
+        """Whether the last read was full, so that more data is waiting."""
 
     async def read(self, most: int) -> bytes:
-        """As the reader's own. Raises OSError: the connection has been closed by us."""
+        """Read up to `most` bytes. Raises OSError if we have closed the connection."""
         if self._connection.state is ConnectionState.CLOSED:
-            # mitmproxy forgets to close the socket where the task that reads is cancelled while it waits for its turn.
+            # mitmproxy leaves the socket open when the reading task is cancelled while it waits for its turn.
             self._writer.close()
             raise ConnectionAbortedError("closed by us")
         work = vars(self._connection).pop(_WORK, 0.0)
@@ -49,7 +49,7 @@ class FairReader:
         elif self._is_behind:
             self._size = min(MOST, 2 * self._size)
         if self._is_behind and time.monotonic() - self._paused > LONG:
-            await asyncio.sleep(0)  # what is there already is read without a pause
+            await asyncio.sleep(0)  # data that has arrived is read without yielding to others
             self._paused = time.monotonic()
         size = min(most, self._size)
         data = await self._reader.read(size)
@@ -58,14 +58,17 @@ class FairReader:
 
 
 def worked(connection: Connection, since: float) -> None:
-    """What has come through `connection` was worked on from `since`, on the monotonic clock, until now."""
+    """Note how long the last read of `connection` took to process: from `since` (monotonic clock) until now."""
     took = time.monotonic() - since
     if took > LONG:
         vars(connection)[_WORK] = took
 
 
 class Fairness:
-    """An addon that gives each connection of a reverse proxy its reader. `handlers` gives mitmproxy's, by client id."""
+    """An addon that installs a `FairReader` on each reverse-proxied connection.
+
+    `handlers` returns mitmproxy's connection handlers by client id.
+    """
 
     name = "x402fairness"
 
@@ -73,11 +76,11 @@ class Fairness:
         self._handlers = handlers
 
     def client_connected(self, client: Client) -> None:
-        """A client is there."""
+        """Install the reader on a client's connection."""
         self._wrap(client, client)
 
     def server_connected(self, data: Any) -> None:
-        """An upstream is there."""
+        """Install the reader on an upstream connection."""
         self._wrap(data.client, data.server)
 
     def _wrap(self, client: Client, connection: Connection) -> None:

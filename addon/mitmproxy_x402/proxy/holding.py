@@ -1,4 +1,4 @@
-"""The middle of a stream: a 402 is held back, shown to the addon, and released, answered or followed by a payment."""
+"""Holds a 402 back, shows it to the addon, then releases it, answers in its place, or sends the request again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .internals import (
 )
 
 MAX_CHALLENGE = 1 << 20
-"""Bytes of a 402 that are held back; a longer one passes through as an answer, unless its terms are in a header."""
+"""Most bytes of a 402 that are held back; a longer one is passed on, unless its terms are in a header."""
 
 
 MAX_LEGS = 6
-"""Requests sent upstream for one request of the client, whatever the addon asks for."""
+"""Most requests that are sent upstream for one request of the client."""
 
 
 _CHALLENGE = (402,)
@@ -38,13 +38,13 @@ _REJECTIONS = (400, 401, 402, 412)
 
 
 _QUOTED = re.compile(r"""b(?:'[^']*'|"[^"]*")""")
-"""An upstream's bytes within a sentence of mitmproxy's."""
+"""Matches an upstream's bytes that mitmproxy quotes in an error message."""
 
 logger = logging.getLogger(__name__)
 
 
 class HoldingStream(ArrivingStream):
-    """mitmproxy's stream, which holds a 402 back where the addon may pay it."""
+    """mitmproxy's HTTP stream, which holds a 402 back if the addon may pay it."""
 
     _held_head: http.Response | None
     _held_body: bytearray
@@ -53,7 +53,7 @@ class HoldingStream(ArrivingStream):
         raise NotImplementedError
 
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
-        """Hold a 402 back where the addon may pay it."""
+        """Hold a 402 back if the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
         if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
             self._can_resend() and self._is_deliverable(event.response)
@@ -65,12 +65,12 @@ class HoldingStream(ArrivingStream):
         yield from super().state_wait_for_response_headers(event)
 
     def _is_deliverable(self, challenge: http.Response) -> bool:
-        """Whether an answer with a head such as this one's would get through: else paying for it buys nothing."""
+        """Whether a paid answer with the same head could be delivered; if not, paying buys nothing."""
         checked = self.context.options.validate_inbound_headers and not self.exchange.secrets_sent
         return not (checked and why_undeliverable(challenge))
 
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
-        """Refuse what mitmproxy refuses, but for the head of an answer that was paid for, which is mended."""
+        """Reject what mitmproxy rejects, except the head of a paid answer, which is repaired."""
         if not request and self.exchange.secrets_sent and self.flow.response is not None:
             why = why_undeliverable(self.flow.response)
             if not why:
@@ -90,14 +90,14 @@ class HoldingStream(ArrivingStream):
         )
 
     def state_hold_challenge(self, event: events.Event) -> Steps:
-        """Collect a 402, then ask the addon."""
+        """Collect the 402's body, then ask the addon."""
         assert self._held_head is not None
         if isinstance(event, ResponseData):
             self._held_body += event.data
             if len(self._held_body) > MAX_CHALLENGE:
                 if challenge_header(self._held_head.headers.get) is None:
                     yield from self._release_challenge(complete=False)
-                else:  # the terms are there, so the page behind them need not be
+                else:  # the terms are in the header, so the rest of the page is not needed
                     yield from self._ask(complete=False)
         elif isinstance(event, ResponseTrailers):
             self._held_head.trailers = event.trailers
@@ -121,7 +121,7 @@ class HoldingStream(ArrivingStream):
             self.server_state = self.state_skip_rest
 
     def state_skip_rest(self, event: events.Event) -> Steps:
-        """Drop what is left of a challenge that is decided upon: its connection is free when it is over."""
+        """Drop the rest of a challenge whose answer is decided; its connection is free after that."""
         if isinstance(event, ResponseEndOfMessage):
             yield X402PageEndHook(self.flow)
             if (yield from self.check_killed(True)):
@@ -147,7 +147,7 @@ class HoldingStream(ArrivingStream):
         yield from self.send_response()
 
     def _release_challenge(self, *, complete: bool) -> Steps:
-        """Go on where HttpStream would be, had the 402 not been held back."""
+        """Pass the 402 on, as HttpStream would have done without us."""
         assert self._held_head is not None
         head, body = self._held_head, bytes(self._held_body)
         head.data.content = None

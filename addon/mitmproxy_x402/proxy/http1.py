@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP/1.1 connections, which survive interim responses and trailers, and keep within bounds."""
+"""HTTP/1.1 connections that accept interim responses and trailers, and bound what they buffer."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from .stream import X402Stream
 logger = logging.getLogger(__name__)
 
 MAX_HEAD = 256 << 10
-"""Bytes of a head, of a line between chunks, or of trailers."""
+"""Most bytes of a head, of a line between chunks, or of trailers."""
 MAX_INTERIM = 100
-"""Interim responses to one request."""
+"""Most interim responses to one request."""
 MAX_AHEAD = 16 << 20
-"""Bytes of the next requests that a client may send before it has the answer to the last."""
+"""Most bytes of further requests that a client may send before it has the answer to the current one."""
 MAX_JOINED = 1 << 16
-"""Bytes that are joined to leave in one piece; what is longer is not copied."""
+"""Most bytes that are joined into one write; longer data is not copied."""
 
 
 def join(held: commands.SendData, command: commands.Command) -> bool:
-    """Whether `command` could be made part of `held`: bytes for the same connection, and not too many."""
+    """Append the data of `command` to `held` if both are short and for the same connection. Returns whether it did."""
     if (
         not isinstance(command, commands.SendData)
         or command.connection is not held.connection
@@ -55,17 +55,17 @@ def join(held: commands.SendData, command: commands.Command) -> bool:
 
 
 class Chunks(ChunkedReader):
-    """h11's reader of chunks, which joins tiny ones where hundreds come at once: each costs as much as a large one."""
+    """h11's chunk reader, which joins tiny chunks when thousands arrive at once: each costs as much as a large one."""
 
     _tiny = 64
     _many = 2100
     _run = 0
-    """Tiny chunks in a row behind which more was there already."""
+    """Tiny chunks in a row after which more data was waiting."""
     _kept: Any = None
-    """What the next call is to give, or to raise."""
+    """What the next call returns, or raises."""
 
     def __call__(self, buf: Any) -> Any:
-        """The next piece of the body, or its end, or None: more has to come."""
+        """The next piece of the body, or its end; None: more data is needed."""
         if self._kept is not None:
             kept, self._kept = self._kept, None
             if isinstance(kept, Exception):
@@ -96,7 +96,7 @@ class Chunks(ChunkedReader):
 
 
 class Http1Server(_http1.Http1Server):
-    """mitmproxy's HTTP/1.1 server, which survives the trailers of a request and bounds what it keeps of one."""
+    """mitmproxy's HTTP/1.1 server, which accepts trailers of a request and bounds what it buffers of one."""
 
     def _handle_event(self, event: Any) -> Steps:
         yield from super()._handle_event(event)
@@ -119,12 +119,12 @@ class Http1Server(_http1.Http1Server):
             yield ReceiveHttp(RequestProtocolError(self.stream_id, why, RequestProtocolError.code))
 
     def read_body(self, event: Any) -> Steps:
-        """Read on; trailers are dropped, as proxies may (RFC 9110, section 6.5.1)."""
+        """Read the body; trailers are dropped, as proxies may (RFC 9110, section 6.5.1)."""
         if type(self.body_reader) is ChunkedReader:
             self.body_reader = Chunks()
         try:
             yield from super().read_body(event)
-        except NotImplementedError:  # raised in the place of what follows
+        except NotImplementedError:  # raised instead of the event that ends the body
             logger.info("Dropped the trailers of an HTTP/1.1 request.")
             yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
             yield from self.mark_done(request=True)
@@ -134,17 +134,17 @@ _CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
 class Http1Client(_http1.Http1Client):
-    """mitmproxy's HTTP/1.1 client, which survives interim responses and trailers."""
+    """mitmproxy's HTTP/1.1 client, which accepts interim responses and trailers, and bounds what it buffers."""
 
     streams: dict[int, HttpStream]
-    """Of the layer above, which go by the id of their leg."""
+    """The streams of the layer above, by the id of their current leg."""
     _head: commands.SendData | None = None
     _asked: http.Request | None = None
-    """Whose interim responses are counted."""
+    """The request whose interim responses are being counted."""
     _interim = 0
 
     def send(self, event: HttpEvent) -> Steps:
-        """Send a head together with the body, which follows at once: one TLS record instead of two."""
+        """Send a head together with the body that follows it: one TLS record instead of two."""
         holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
         for command in super().send(event):
             head, self._head = self._head, None
@@ -180,7 +180,7 @@ class Http1Client(_http1.Http1Client):
             yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")
 
     def _give_up(self, why: str) -> Steps:
-        """End the connection to an upstream that does not keep within bounds."""
+        """Close the connection to an upstream that exceeds a bound."""
         self.state = self.done
         self.buf = ReceiveBuffer()
         yield commands.CloseConnection(self.conn)
@@ -188,13 +188,13 @@ class Http1Client(_http1.Http1Client):
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, ResponseProtocolError.code))
 
     def read_body(self, event: Any) -> Steps:
-        """Read on; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would end in an error."""
+        """Read the body; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would raise an error."""
         if type(self.body_reader) is ChunkedReader:
             self.body_reader = Chunks()
         try:
             for command in super().read_body(event):
                 yield self._passed_on(command) or command
-        except NotImplementedError:  # raised in the place of what follows
+        except NotImplementedError:  # raised instead of the event that ends the body
             logger.info("Dropped the trailers of an HTTP/1.1 response.")
             assert self.stream_id is not None
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
@@ -203,7 +203,10 @@ class Http1Client(_http1.Http1Client):
             yield from self._give_up(f"a line between its chunks, or its trailers, are longer than {MAX_HEAD} bytes")
 
     def _passed_on(self, command: commands.Command) -> commands.SendData | None:
-        """What comes of a piece of a body, found at once instead of in four layers in turn."""
+        """The bytes for the client that a piece of a body becomes, made here instead of in four layers in turn.
+
+        None: it has to go through the layers.
+        """
         if not isinstance(command, ReceiveHttp) or not isinstance(command.event, ResponseData):
             return None
         stream = self.streams.get(command.event.stream_id)

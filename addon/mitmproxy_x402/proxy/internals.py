@@ -1,6 +1,6 @@
-"""The internals of mitmproxy that this package stands on: the one place that imports them.
+"""Imports the internals of mitmproxy that this package uses; no other module does.
 
-Raises SettingsError on import, with what to install, where this mitmproxy has moved one of them.
+The import raises SettingsError, which says what to install, when this mitmproxy has moved one of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP layer with our streams: time-outs, joined writes, and how it gets into a connection."""
+"""mitmproxy's HTTP layer with our streams: time-outs, joined writes, hooks called at once; and its installation."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from .stream import X402Stream
 
 
 class X402Layer(HttpLayer):
-    """mitmproxy's HTTP layer with our streams, and one alarm for all of those that wait for their upstream."""
+    """mitmproxy's HTTP layer with our streams, and one timer for all streams that wait for their upstream."""
 
     timeouts: Timeouts
     at_once: AtOnce | None = None
     addons: AddonManager | None
-    """Whose hooks are called at once, where they can be."""
+    """The addons whose hooks are called without a task where possible; None: mitmproxy calls them all."""
     _alarm: commands.RequestWakeup | None
 
     def make_stream(self, stream_id: int) -> Steps:
-        """As mitmproxy does, with a stream of ours."""
+        """Make an `X402Stream`, where mitmproxy makes an HttpStream."""
         self._forget_closed()
         self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts, self.at_once)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def repair(self, connection: Connection) -> None:
-        """Give the HTTP/1.1 client of an upstream `connection` our class."""
+        """Make the HTTP/1.1 client of an upstream `connection` an `Http1Client` of ours."""
         client = self.connections[connection].context.layers[-1]
         if type(client) is _http1.Http1Client:
             client.__class__ = Http1Client
@@ -56,7 +56,7 @@ class X402Layer(HttpLayer):
                 client.state = client.read_headers
 
     def _repair_client(self) -> None:
-        """Give the HTTP/1.1 server before the client our class, as soon as it is there."""
+        """Make the HTTP/1.1 server that faces the client an `Http1Server` of ours."""
         server = self.connections[self.context.client]
         if type(server) is _http1.Http1Server:
             server.__class__ = Http1Server
@@ -76,21 +76,20 @@ class X402Layer(HttpLayer):
         if self._alarm is None and self.streams:
             now = time.monotonic()
             nearest = min(each.deadline for each in self._own_streams())
-            # Waits that begin meanwhile end later than the shortest one from now.
+            # A wait that begins later cannot end before the shortest time-out from now.
             self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
             yield self._alarm
         if isinstance(event, events.DataReceived):
             worked(event.connection, began)
 
     def _go_on(self, event: events.Event) -> Steps:
-        """As mitmproxy does, in fewer steps.
+        """Handle an event as mitmproxy does, with fewer writes and fewer tasks.
 
-        What goes to one connection in a row leaves in one piece, as a head with the body behind it: one system call
-        instead of two, and the other side wakes up once. Nothing waits for what comes later; and as much as has come in
-        is passed on at once, since hardly anything can follow.
+        Consecutive writes to one connection are joined, such as a head and its body: one system call instead of two.
+        Nothing is held back for later events, and data is written as soon as there is as much of it as came in.
 
-        Behind a hook for which nothing has to be waited it goes on by itself, in mitmproxy's own order: the hook is
-        called at once, and what it was called for goes on when everything else is done that the event has brought.
+        Hooks that await nothing are called here. What follows a hook is handled after everything else that the event
+        caused, which is mitmproxy's own order.
         """
         todo = deque((event,))
         held: commands.SendData | None = None
@@ -118,9 +117,9 @@ class X402Layer(HttpLayer):
             yield held
 
     def _forget_closed(self) -> None:
-        """Let go of upstream connections that are no more; mitmproxy keeps them for as long as the client's lasts.
+        """Forget upstream connections that are closed; mitmproxy keeps them until the client's connection ends.
 
-        One that could not be made would also answer for the next, and keep the client from the upstream for as long.
+        mitmproxy would also reuse the failure of a connection that could not be made for all later requests.
         """
         needed = {self.context.client, self.context.server, *self.waiting_for_establishment}
         needed |= {each.context.server for each in self.streams.values()}
@@ -135,7 +134,7 @@ class X402Layer(HttpLayer):
         return [each for each in self.streams.values() if isinstance(each, X402Stream)]
 
     def _cut_overdue(self) -> Steps:
-        """Close the upstream connection of each stream that has waited too long; it takes that as a lost upstream."""
+        """Close the upstream connection of each stream that has timed out; the stream sees a lost upstream."""
         now = time.monotonic()
         for stream in self._own_streams():
             if stream.deadline > now or stream.exchange.timed_out:
@@ -162,9 +161,9 @@ class X402Layer(HttpLayer):
 
 
 _SHARED = (_http2.Http2Client, _http3.Http3Client)
-"""Upstream connections that other streams use, too."""
+"""Clients whose connection several streams share."""
 _QUOTED = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
-"""Bytes in a line of the log: mitmproxy quotes what it cannot read, as a head that breaks off within a token."""
+"""Matches bytes that mitmproxy quotes in a log line, such as a head that it cannot parse; they may hold a secret."""
 
 
 def install(
@@ -176,7 +175,7 @@ def install(
 ) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
-    Client replay never passes here, so a replayed flow never pays.
+    Client replay does not come through here, so a replayed flow never pays.
     """
     decide(next_layer)
     if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):

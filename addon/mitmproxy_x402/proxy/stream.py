@@ -4,7 +4,7 @@ mitmproxy's hooks cannot pay and stream: a response that a hook sets goes out wh
 an `X402Stream`. It holds a 402 back, fires the `x402_challenge` hook, and does what the addon then asks for:
 
     resend     the same request goes upstream again, with `Exchange.secret_headers` added; the answer streams through
-    an answer  the addon put another response into `flow.response`: the client gets that one
+    an answer  the addon has put another response into `flow.response`: the client gets that one
     neither    the 402 was the answer: the client gets it as it came
 
 The addon may also give the first leg secret headers, in the request hook; and from a leg that carried some, 400, 401
@@ -13,8 +13,8 @@ and 412 are held back like 402, since gateways reject payments with these, too.
 Every request sent upstream is a leg. A leg has a stream id of its own, because HTTP/2 never opens one id twice; what
 still arrives for a leg that was left behind is dropped. `Exchange.legs` counts them, MAX_LEGS bounds them.
 
-Besides, the stream repairs what would lose an answer: trailers that an HTTP/1.1 client cannot be given, answers whose
-end nobody could tell from their being cut off, error pages in HTML.
+The stream also repairs what would lose an answer: trailers for an HTTP/1.1 client, answers whose end looks the same as
+being cut off, error pages in HTML.
 """
 
 from __future__ import annotations
@@ -72,20 +72,22 @@ _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
 class X402Stream(HoldingStream):
-    """mitmproxy's stream, which can send its request upstream more than once."""
+    """mitmproxy's HTTP stream, which can send its request upstream more than once."""
 
     def __init__(self, context: Any, stream_id: int, timeouts: Timeouts, at_once: AtOnce | None = None) -> None:
         super().__init__(context, stream_id)
         self.at_once = at_once
         self.exchange = Exchange()
         self.timeouts = timeouts
-        self.waits_for = ""  # a field of Timeouts while the upstream is to do something, else empty
+        self.waits_for = ""  # the field of Timeouts that limits what the stream waits for; empty: it waits for nothing
         self._since = 0.0
         self._began = 0.0
         self.leg_id = stream_id
         self._answering = False  # a final response's headers are on their way to the client
-        self._chunked: bool | None = None  # whether an HTTP/1.1 client gets it in chunks; None: there is none
-        self._reused: Connection | None = None  # this leg travels on a connection that has served an earlier leg
+        self._chunked: bool | None = (
+            None  # whether an HTTP/1.1 client gets the answer in chunks; None: no answer yet, or HTTP/2
+        )
+        self._reused: Connection | None = None  # the connection of this leg, if it has served an earlier leg
         self._sent_again = False
         self._held_head: http.Response | None = None
         self._held_body = bytearray()
@@ -94,17 +96,17 @@ class X402Stream(HoldingStream):
     # blocking commands do not pass through the latter.
 
     def handle_event(self, event: events.Event) -> Steps:  # noqa: PLR0912  # one branch for each kind of command
-        """Map the leg's stream id in and out, and put JSON in the place of mitmproxy's error pages."""
+        """Translate between the leg's stream id and the client's, and replace mitmproxy's error pages by JSON."""
         if isinstance(event, _RESPONSE_EVENTS):
             if event.stream_id != self.leg_id:
                 return
             event.stream_id = self.stream_id
             if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
-                # The end of an answer that goes on until the connection is closed, and we have closed it.
+                # We have closed the connection, which must not count as the end of an answer without a length.
                 event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, CANCELLED)
             self._take_note(event)
             if isinstance(event, ResponseData) and self._answering and not self._paused:
-                # A piece of a body: straight on to what HttpStream does with it, which waits for nothing.
+                # A piece of a body: HttpStream handles it in this state without waiting for anything.
                 yield from self.server_state(event)
                 return
         for command in super().handle_event(event):
@@ -132,9 +134,9 @@ class X402Stream(HoldingStream):
         self._learn_framing(event.response)
 
     def _frame(self, event: ResponseHeaders) -> None:
-        """Have an answer without a length sent in chunks, so that its end is told from its being cut off.
+        """Send an answer without a length in chunks, so that the client can tell its end from being cut off.
 
-        The flow keeps the head as it came.
+        The flow keeps the original head.
         """
         request, response = self.flow.request, event.response
         if event.end_stream or request.http_version != "HTTP/1.1" or response.status_code < 200:
@@ -150,9 +152,9 @@ class X402Stream(HoldingStream):
             self._chunked = "chunked" in response.headers.get("transfer-encoding", "").lower()
 
     def pass_on(self, event: ResponseData) -> commands.SendData | None:
-        """What gives a piece of an answer to the client, where that is all there is to do; None: the long way is due.
+        """The write that passes a piece of an answer on to the client; None: it has to go through the layers.
 
-        Comes to the same as HttpStream and Http1Server do together.
+        Has the same effect as HttpStream and Http1Server together.
         """
         response = self.flow.response
         stream = None if response is None else response.stream
@@ -170,7 +172,7 @@ class X402Stream(HoldingStream):
         return commands.SendData(self.context.client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _take_note(self, event: events.Event) -> None:
-        """An event of this leg's answer has come."""
+        """Update times and counts with an event of this leg's answer."""
         self._since = time.monotonic()
         if isinstance(event, ResponseData):
             self.exchange.received += len(event.data)
@@ -182,7 +184,7 @@ class X402Stream(HoldingStream):
             self.waits_for = ""
 
     def _mark_leg(self, event: HttpEvent) -> None:
-        """An event of the request is about to leave."""
+        """Give an event of the request the leg's id, and the head what it carries upstream."""
         event.stream_id = self.leg_id
         if isinstance(event, RequestHeaders):
             if self.exchange.legs == 1:
@@ -198,14 +200,14 @@ class X402Stream(HoldingStream):
 
     @property
     def deadline(self) -> float:
-        """When what the stream waits for has taken too long; without an end where it waits for nothing."""
+        """When the current wait times out (monotonic clock); infinite if the stream waits for nothing."""
         if not self.waits_for:
             return math.inf
         waited: float = getattr(self.timeouts, self.waits_for)
         return min(self._since + waited, self._began + self.timeouts.total)
 
     def overdue(self) -> str:
-        """What took too long, in words."""
+        """A description of what timed out, which names the option."""
         if self._since + getattr(self.timeouts, self.waits_for) > self._began + self.timeouts.total:
             return f"its whole answer takes longer than {self.timeouts.total:g} s (option x402_total_timeout)"
         return _OVERDUE[self.waits_for].format(getattr(self.timeouts, self.waits_for))
@@ -231,7 +233,7 @@ class X402Stream(HoldingStream):
         if self.flow.request.is_http2:
             yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
         else:
-            yield command  # closes the connection, also where the request has not been read to its end
+            yield command  # closes the connection, even if the request has not been read completely
 
     def _add_to_first_leg(self, event: RequestHeaders) -> None:
         if self.exchange.secret_headers and self._forbidden() is None:
@@ -245,15 +247,15 @@ class X402Stream(HoldingStream):
         self.exchange.secrets_sent = True
         return _with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
 
-    # The way of a request.
+    # Sending legs.
 
     def _send_leg(self) -> Steps:
-        """Send the request upstream again, on the same connection where that is still open."""
+        """Send the request upstream again, on the same connection if it is still open."""
         self._reused = None
         streams = self._http_layer().streams
         if self.leg_id != self.stream_id:
-            streams.pop(self.leg_id, None)  # the client's own id stays: what comes from the client has that one
-        self.leg_id = next(_leg_ids)  # first of all: from here on the old leg's events are dropped
+            streams.pop(self.leg_id, None)  # the client's own id stays: events from the client carry it
+        self.leg_id = next(_leg_ids)  # before anything else: from here on events of the old leg are dropped
         kept = [event for event in self._paused_event_queue if not isinstance(event, _RESPONSE_EVENTS)]
         self._paused_event_queue.clear()
         self._paused_event_queue.extend(kept)
@@ -287,7 +289,7 @@ class X402Stream(HoldingStream):
             yield SendHttp(event, self.context.server)
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
-        """Connect, and mend the HTTP/1.1 connection that mitmproxy made."""
+        """Connect to the upstream, and give an HTTP/1.1 connection our class."""
         self._began = self._began or time.monotonic()
         self._wait("connect")
         connected = yield from super().make_server_connection()
@@ -298,10 +300,10 @@ class X402Stream(HoldingStream):
         return True
 
     def handle_protocol_error(self, event: Any) -> Steps:
-        """Send a leg again that met a connection which the upstream was just closing.
+        """Resend a leg that was sent while the upstream was closing the connection.
 
-        Only a leg with secret headers, only once for a request, only where nothing of an answer came: the very same
-        payment can settle once at most, so this cannot pay twice.
+        Only a leg with secret headers, only once for a request, and only if nothing of an answer has arrived. The same
+        payment can settle only once, so this cannot pay twice.
         """
         self.waits_for = ""
         if self.exchange.timed_out:
@@ -313,7 +315,7 @@ class X402Stream(HoldingStream):
             and self.server_state == self.state_wait_for_response_headers
             and self.client_state == self.state_done
             and self.exchange.secrets_sent
-            and self.exchange.secret_headers  # not forgotten, as at the end
+            and self.exchange.secret_headers  # dropped when the answer is over
             and self.exchange.legs < MAX_LEGS
         ):
             self._sent_again = True
@@ -323,10 +325,10 @@ class X402Stream(HoldingStream):
         yield from super().handle_protocol_error(event)
 
     def send_response(self, already_streamed: bool = False) -> Steps:
-        """Finish the response; trailers that an HTTP/1.1 client cannot be given are left out, not fatal."""
+        """Finish the response; trailers for an HTTP/1.1 client are left out, where mitmproxy would fail."""
         assert self.flow.response is not None
         if self.flow.request.method == "HEAD" and not already_streamed:
-            self.flow.response.data.content = b""  # the head says how long it would be (RFC 9110, section 9.3.2)
+            self.flow.response.data.content = b""  # the head keeps the length of the body (RFC 9110, section 9.3.2)
         if self.flow.response.trailers and not self.flow.request.is_http2:
             logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
             self.flow.response.trailers = None
@@ -345,8 +347,9 @@ def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> ht
 
 
 def _kept_open(request: http.Request) -> http.Request:
-    """`request` without the client's wish that its own connection be closed, which is not for the upstream (RFC 9110,
-    section 7.6.1): the upstream would close after its 402, and the payment had to wait for another connection.
+    """`request` without the client's `Connection: close`, which is not for the upstream (RFC 9110, section 7.6.1).
+
+    With it the upstream would close after its 402, and the payment would need a new connection.
     """
     if request.http_version != "HTTP/1.1" or request.headers.get("connection", "").strip().lower() != "close":
         return request
@@ -357,12 +360,15 @@ _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"clos
 
 
 def _is_idle_talk(command: commands.Command) -> bool:
-    """Whether it is mitmproxy's line for each answer that it is streamed: they all are."""
+    """Whether it is the log line that mitmproxy writes for each streamed answer: here all answers are streamed."""
     return isinstance(command, commands.Log) and command.message.startswith("Streaming response")
 
 
 def _error_status(code: Any) -> int | None:
-    """The HTTP status for a protocol error: an enum from mitmproxy 12 on, an int before (444 and 499: no answer)."""
+    """The HTTP status for a protocol error, which is an enum since mitmproxy 12 and was an int before.
+
+    None: no answer can be sent (444 and 499).
+    """
     if isinstance(code, int):
         return code if code not in (444, 499) else None
     status = code.http_status_code()

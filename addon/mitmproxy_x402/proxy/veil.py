@@ -1,7 +1,7 @@
-"""Secrets that pass through a flow without standing in it: views, flow files and other addons see `[redacted]`.
+"""Hides secrets in a flow: views, flow files and other addons see `[redacted]`, the upstream gets the real value.
 
-A header's value or a path is replaced by bytes that read otherwise and carry the real ones along, in memory alone. The
-stream puts those back into what goes onto the wire, where no other addon has replaced them meanwhile.
+The value of a header, or a path, is replaced by an object that reads as `[redacted]` and holds the real bytes in memory
+only. The stream restores them in what goes onto the wire, unless an addon has replaced the object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Message = TypeVar("Message", http.Request, http.Response)
 
 
 class Veiled(bytes):
-    """What a secret is shown as."""
+    """Bytes that are shown in place of a secret, and hold it."""
 
     real: bytes
     """The secret."""
@@ -30,7 +30,7 @@ def _veiled(shown: bytes, real: bytes) -> Veiled:
 
 
 def veil(message: http.Message, shown: Callable[[bytes, bytes], bytes]) -> None:
-    """Veil each header of `message` that `shown(name, value)` gives another value."""
+    """Veil each header of `message` for which `shown(name, value)` returns another value."""
     fields = message.headers.fields
     values = [shown(*field) for field in fields]
     if any(seen != value for seen, (_, value) in zip(values, fields, strict=True)):
@@ -43,14 +43,14 @@ def veil(message: http.Message, shown: Callable[[bytes, bytes], bytes]) -> None:
 
 
 def veil_path(request: http.Request, shown: bytes) -> None:
-    """Show the path and query of `request` as `shown`."""
+    """Veil the path and query of `request`, which then reads as `shown`."""
     path = request.data.path
     if shown != path and not isinstance(path, Veiled):
         request.data.path = _veiled(shown, path)
 
 
 def unveiled(message: Message) -> Message:
-    """`message` as it is, or where something is veiled a copy with what is real."""
+    """`message` itself, or, if something in it is veiled, a copy with the real values."""
     fields = message.headers.fields
     path = message.data.path if isinstance(message, http.Request) else b""
     if not isinstance(path, Veiled) and not any(isinstance(value, Veiled) for _, value in fields):

@@ -1,1 +1,1 @@
-"""What is arranged once, when the addon is loaded: mitmproxy's defaults, what it must have, what is made faster."""
+"""Runs once, when the addon is loaded: mitmproxy's defaults, the self-check, trusted authorities, the fast path."""

@@ -1,7 +1,7 @@
-"""Checks that the certificate authorities that mitmproxy trusts are fit to pay by.
+"""Checks that mitmproxy does not trust a certificate authority whose key is known to have leaked.
 
-The private key of a public authority (eMudhra) has leaked; certifi before OLDEST still has its roots, and who has that
-key can pose as any gateway, to set prices and take payments.
+The private key of a public authority (eMudhra) has leaked. certifi before OLDEST still lists it, and anyone with that
+key can impersonate a gateway, set prices and take payments.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ REQUIREMENT = "certifi>=2026.10.18"
 
 
 def found() -> str:
-    """certifi and its version, in words."""
+    """Name and version of the installed certifi, for messages."""
     return f"certifi {certifi.__version__}"
 
 
 def outdated(*, named: bool) -> str:
-    """Why nothing may be paid over the network; empty where it may.
+    """Why nothing may be paid over a network; empty if payments are safe.
 
-    `named` says that the user names authorities to mitmproxy, which then trusts those alone.
+    `named` says that the user has configured authorities, in which case mitmproxy trusts only those.
     """
     if named:
         return ""
@@ -38,5 +38,5 @@ def outdated(*, named: bool) -> str:
 
 
 def remedy() -> str:
-    """The command that brings the authorities up to date here."""
+    """The command that updates the authorities on this installation."""
     return advice([REQUIREMENT])

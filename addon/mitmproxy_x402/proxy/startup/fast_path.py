@@ -1,8 +1,8 @@
 """Replaces functions of mitmproxy's by faster ones with the same effects, for as long as the addon is loaded.
 
-PATCHES is all of it. A row is put in place where mitmproxy's function reads as it did when the row was written, and
-nobody else has replaced it; otherwise it stays out, and everything works without it. `undo` puts mitmproxy's own back,
-but where somebody has put theirs over ours since: what theirs calls has the same effects still.
+PATCHES lists them all. A patch is applied only if the source of mitmproxy's function is the one that the patch was
+written for and nobody else has replaced it; everything works without it. `undo` restores mitmproxy's functions, except
+where another script has since replaced ours: its replacement may still call ours, which has the same effects.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Patch:
 
     module: str
     name: str
-    """Of the function, with its class: `Headers.get`."""
+    """The function's name with its class: `Headers.get_all`."""
     function: Any
-    """What has the same effects in less time."""
+    """The faster function."""
     sources: frozenset[str]
-    """What `digest` gives for the versions of mitmproxy that `function` was written for."""
+    """`digest` of mitmproxy's function in the versions that `function` was written for."""
     gain: str
-    """What the row saves of a paid request's machine instructions: alone, and beside all the others."""
+    """Share of a paid request's machine instructions that it saves: as the only patch, and besides the others."""
     beneath: tuple[str, ...] = ()
-    """Other functions that `function` does the work of: `module:Class.name`."""
+    """Other functions whose work `function` does: `module:Class.name`."""
 
     def owner(self) -> Any:
-        """The class that has the function. Raises ImportError or AttributeError: mitmproxy has moved it."""
+        """The class of the function. Raises ImportError or AttributeError: mitmproxy has moved it."""
         return _class(self.module, self.name)
 
     @property
@@ -51,12 +51,12 @@ def _class(module: str, name: str) -> Any:
 
 _is_wanted = False
 _originals: dict[str, Any] = {}
-"""mitmproxy's own functions, by the names of their rows."""
+"""mitmproxy's own functions, by `Patch.name`."""
 _ABSENT: Any = object()
 
 
 def _emit(self: Any, record: Any) -> None:
-    """`LegacyLogEvents.emit`, which wakes the event loop up only where an addon has the hook `add_log`."""
+    """Replaces `LegacyLogEvents.emit`: schedules the event only if an addon has the hook `add_log`."""
     other_thread = asyncio._get_running_loop() is not self.master.event_loop
     if other_thread or dispatch.index_of(self.master.addons).listens("add_log"):
         _originals["LegacyLogEvents.emit"](self, record)
@@ -90,9 +90,9 @@ PATCHES: tuple[Patch, ...] = (
 
 
 def digest(patch: Patch) -> str:
-    """Of the source of what `patch` replaces. Raises ImportError, AttributeError: it is gone.
+    """A hash of the source that `patch` replaces. Raises ImportError or AttributeError: it is gone.
 
-    Not by `inspect.getsource`, which looks behind `functools.wraps`, and at every module that is loaded.
+    `inspect.getsource` would follow `functools.wraps` and search every loaded module.
     """
     source = ""
     for module, _, name in [target.partition(":") for target in (f"{patch.module}:{patch.name}", *patch.beneath)]:
@@ -102,7 +102,7 @@ def digest(patch: Patch) -> str:
 
 
 def apply() -> list[str]:
-    """Put every row in place that can be. Returns the names of the others."""
+    """Apply every patch that fits this mitmproxy. Returns the names of the others."""
     global _is_wanted  # noqa: PLW0603  # as what it says of: mitmproxy's classes
     _is_wanted = True
     left_out = []
@@ -126,7 +126,7 @@ def _is_in_place(patch: Patch) -> bool:
 
 
 def undo(soon: Callable[[Callable[[], None]], object]) -> None:
-    """Put mitmproxy's own functions back; `soon` has a function called in the next round of the event loop."""
+    """Restore mitmproxy's functions; `soon` schedules a call in the next iteration of the event loop."""
     global _is_wanted  # noqa: PLW0603  # as above
     _is_wanted = False
     if dispatch.has_unfinished():

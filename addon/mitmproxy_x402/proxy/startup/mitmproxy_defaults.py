@@ -1,4 +1,4 @@
-"""Replaces mitmproxy's defaults that are wrong for a paying proxy, where the user has not chosen them."""
+"""Replaces those defaults of mitmproxy that are wrong for a paying proxy, unless the user has set them."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from ...settings.values import is_loopback
 from ..internals import RegularMode, ReverseMode
 
 own_process = False
-"""Whether the package itself started this process, and not `mitmdump -s`: then it may arrange mitmproxy's inside."""
+"""Whether our command line started this process, not `mitmdump -s`: then process-wide settings may be changed."""
 
 
 SETTLE_SECONDS = 1.0
-"""Between two looks for a moment in which nobody is served."""
+"""Seconds between two checks whether no request is under way."""
 
 
 def settle(busy: Callable[[], bool]) -> None:
-    """Take what was loaded at the start out of the garbage collector's rounds, where the process is ours.
+    """Freeze the objects loaded at start-up (`gc.freeze`), if the process is ours.
 
-    Else each full round looks at all of mitmproxy again, while the event loop waits. Done when `busy` says no: what is
-    taken out stays for ever, and so would a request that is under way.
+    Otherwise each full collection scans all of mitmproxy again while the event loop waits. Waits until `busy` returns
+    False: frozen objects are never collected, and a request under way would be frozen, too.
     """
     if not own_process:
         return
     if busy():
         asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle, busy)
         return
-    gc.collect(1)  # what those before have left; a round through everything would keep the next one waiting
+    gc.collect(1)  # garbage of earlier requests; a full collection would delay the next request
     gc.freeze()
 
 
 def end_quietly() -> None:
-    """Keep Python from listing what the end cuts off, where the process is ours."""
+    """Suppress Python's warnings about tasks that are cut off at exit, if the process is ours."""
     if own_process:
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 BETTER: Mapping[str, object] = {
-    "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and whoever reaches the port can spend
-    "connection_strategy": "lazy",  # eager answers an unreachable upstream with a bare end of file
+    "listen_host": "127.0.0.1",  # mitmproxy listens on every interface, and anyone who reaches the port can spend
+    "connection_strategy": "lazy",  # `eager` shows an unreachable upstream as a closed connection, without an answer
     "keep_alt_svc_header": True,  # otherwise a header of the answer is changed
-    "web_columns": ["icon", "path", "method", "status", "size", "time", "comment"],  # what was paid, in mitmweb
+    "web_columns": ["icon", "path", "method", "status", "size", "time", "comment"],  # `comment` shows what was paid
 }
 
 
 OWN: Mapping[str, object] = {
-    "onboarding": False,  # a page with mitmproxy's certificate, which nobody needs who reverses to a gateway
+    "onboarding": False,  # the page with mitmproxy's certificate, which a reverse proxy does not need
 }
-"""Besides, where the process is ours."""
+"""Further defaults, if the process is ours."""
 
 
 def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
-    """Set each option of BETTER that neither the command line (`arguments`) nor mitmproxy's config file sets.
+    """Set each option of BETTER, and of OWN if the process is ours, that the user has not set.
 
-    Of OWN, too, where the process is ours. Returns what was set.
+    The user sets options by the command line (`arguments`) or mitmproxy's config file. Returns what was set.
     """
     chosen = _chosen(options, arguments)
     better = {
@@ -76,13 +76,13 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
 
 
 def take_unusable(options: Options, names: Container[str]) -> list[str]:
-    """Take out of mitmproxy's deferred options what it could not convert: it would drop the whole script over it.
+    """Remove those deferred options that mitmproxy cannot convert: it would drop the whole script for one of them.
 
-    Returns a sentence for each. `names` are our options, all of them text.
+    Returns a sentence for each. `names` are our options, all of type text.
     """
     complaints = []
     for name, value in list(options.deferred.items()):
-        given = getattr(value, "val", value)  # from the command line: a list of texts; from a file: whatever it is
+        given = getattr(value, "val", value)  # from the command line: a list of texts; from a file: any type
         one = given[0] if isinstance(given, list) and len(given) == 1 else given
         if name in names and not isinstance(one, str):
             how = f"was given {len(given)} times" if isinstance(given, list) and given else "was given no value"
@@ -93,11 +93,11 @@ def take_unusable(options: Options, names: Container[str]) -> list[str]:
 
 
 def hold_port(proxyserver: Any) -> bool:
-    """Stop mitmproxy from opening its port where it was told to before `listen_host` was set. True: `open_port` is due.
+    """Stop mitmproxy from opening its port before `listen_host` is set. Returns whether `open_port` has to be called.
 
-    From Python 3.12 on it begins with that before it loads a script. It has not accepted a connection yet; mostly there
-    is no socket yet, and if there is one, it is closed. False where nothing is being opened, or it cannot be stopped;
-    then `move_to` comes after it.
+    On Python 3.12 and later mitmproxy begins to open the port before it loads a script. It has not accepted a
+    connection by then; usually there is no socket yet, and one that exists is closed. False: nothing is being opened,
+    or it cannot be stopped; then call `move_to` later.
     """
     opening = [task for task in asyncio.all_tasks() if task.get_name() == "setup_servers" and not task.done()]
     instances = getattr(proxyserver.servers, "_instances", {})
@@ -112,7 +112,7 @@ def hold_port(proxyserver: Any) -> bool:
 
 
 def _half_open(task: asyncio.Task[Any]) -> Iterator[asyncio.Server]:
-    """The server that mitmproxy's `task` has made and not got hold of: `create_server` waits a moment at its end."""
+    """The server that mitmproxy's `task` has created but not received yet: `create_server` yields once at its end."""
     coroutine: Any = task.get_coro()
     if not getattr(coroutine, "__qualname__", "").startswith("ServerInstance."):
         return
@@ -125,15 +125,15 @@ def _half_open(task: asyncio.Task[Any]) -> Iterator[asyncio.Server]:
 
 
 async def open_port(proxyserver: Any) -> None:
-    """Open the port that `hold_port` has held back. Ends the process where that fails, as mitmproxy does."""
+    """Open the port that `hold_port` has held back. If that fails, the process ends, as mitmproxy's does."""
     if not await proxyserver.setup_servers():
-        asyncio.get_running_loop().call_soon(sys.exit, 1)  # a task would complain of it
+        asyncio.get_running_loop().call_soon(sys.exit, 1)  # in a task the exit would be reported as an error
 
 
 async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]]]) -> None:
-    """Close the port and open it again where `listen_host` says now.
+    """Close the port and open it again at the current `listen_host`.
 
-    For a script that is loaded into a mitmproxy which runs already. `addresses` tells where it listens.
+    For a script that is loaded into a running mitmproxy. `addresses` returns where it listens.
     """
     options.update(server=False)
     while addresses():  # noqa: ASYNC110  # mitmproxy tells nobody
@@ -142,7 +142,7 @@ async def move_to(options: Options, addresses: Callable[[], list[tuple[str, int]
 
 
 def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
-    """Names of options that the user set, be it to mitmproxy's own default."""
+    """Names of the options that the user has set, even to mitmproxy's own default."""
     chosen = {
         argument.removeprefix("--set").lstrip("=").partition("=")[0].removeprefix("--").replace("-", "_")
         for argument in arguments
@@ -151,7 +151,7 @@ def _chosen(options: Options, arguments: Sequence[str]) -> set[str]:
 
 
 def file_options(confdir: str) -> dict[str, object]:
-    """What mitmproxy's own configuration files in `confdir` set; one that it cannot read it complains of itself."""
+    """The options that mitmproxy's configuration files in `confdir` set; mitmproxy reports an unreadable one."""
     found: dict[str, object] = {}
     for name in ("config.yaml", "config.yml"):
         with contextlib.suppress(OSError, UnicodeDecodeError, exceptions.OptionsError):

@@ -1,4 +1,4 @@
-"""Checks at the start that every internal of mitmproxy that this package leans on is as it was."""
+"""Checks at start-up that mitmproxy still has every internal that this package uses, with the same parameters."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ OLDEST = (11, 0, 2)
 NEWEST_TESTED = (12, 3)
 TESTED = "11.0.2, 12.2 and 12.3"
 TESTED_REQUIREMENT = "mitmproxy>=12.2,<12.4" if sys.version_info >= (3, 12) else "mitmproxy==11.0.2"
-"""What to install where another one does not do."""
+"""The requirement to install when the installed mitmproxy does not work."""
 
 
 def is_starting(master: Master) -> bool:
-    """Whether mitmproxy is not ready yet, though its port may be open: it still looks for errors, and would end."""
+    """Whether mitmproxy has not finished starting, though its port may be open: an error would still end it."""
     listener = getattr(master.addons.get("errorcheck"), "logger", None)
     return listener in logging.getLogger().handlers
 
 
 def unsent(proxyserver: Any) -> int:
-    """Bytes that mitmproxy has yet to send, to whomever; `proxyserver` is its addon of that name."""
+    """Bytes that mitmproxy has buffered for any peer; `proxyserver` is its addon of that name."""
     transports = [each for handler in proxyserver.connections.values() for each in handler.transports.values()]
     return sum(each.writer.transport.get_write_buffer_size() for each in transports if each.writer is not None)
 
@@ -107,7 +107,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (commands.Log, "__init__", ("self", "message", "level")),
     (events.HookCompleted, "__init__", ("self", "command", "reply")),
 )
-"""Every internal that this package leans on, with its parameters. Each has a test of what it does, too."""
+"""Every function that this package uses, with its parameters; None: not compared. Tests check what each does."""
 
 _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, ("stream_id", "flow", "context", "server_state", "client_state", "_paused", "_paused_event_queue")),
@@ -120,14 +120,14 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (events.Wakeup, ("command",)),
     (events.ConnectionClosed, ("connection",)),
 )
-"""What the instances of a class have that this package reads or sets."""
+"""Instance attributes that this package reads or sets, by class."""
 
 
 def self_check() -> str:
-    """Refuse a mitmproxy whose internals are not those that this was written for.
+    """Refuse a mitmproxy whose internals differ from what this package needs.
 
-    Returns a warning for one that is newer than those tested, or a Python that is, and empty text otherwise. Raises
-    SettingsError: older than OLDEST, or an internal has moved.
+    Returns a warning if mitmproxy or Python is newer than those tested, else empty text. Raises SettingsError:
+    mitmproxy is older than OLDEST, or an internal has moved.
     """
     found = version.VERSION
     number = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
@@ -159,7 +159,7 @@ def self_check() -> str:
 
 
 def _moved() -> Iterator[str]:
-    """What is not as it was."""
+    """Names of the internals that have moved or changed."""
     for owner, name, parameters in NEEDED:
         target = getattr(owner, name, None)
         if (
@@ -174,7 +174,7 @@ def _moved() -> Iterator[str]:
 
 
 def attributes_of(owner: type) -> set[str]:
-    """Names of what the instances of `owner` have, as far as its code shows."""
+    """Names of the attributes of instances of `owner`, as far as its code shows."""
     found: set[str] = set()
     for each in owner.__mro__:
         found.update(vars(each), vars(each).get("__annotations__", ()), getattr(each, "__dataclass_fields__", ()))
