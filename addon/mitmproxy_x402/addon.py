@@ -54,7 +54,7 @@ from .wallet import sources as wallet
 logger = logging.getLogger(__name__)
 
 MAX_TOLD = 100
-"""Sets of parameters that the log names."""
+"""Most sets of removed query parameters that are logged."""
 
 
 class X402Addon:
@@ -63,9 +63,9 @@ class X402Addon:
     name = "x402"
 
     def __init__(self) -> None:
-        self.recorder = Recorder()  # the last, since the others write down what it records
+        self.recorder = Recorder()  # last, because the other addons add what it records
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
-        # mitmproxy takes them along with this one
+        # mitmproxy loads them with this addon
         self._peers = Peers()
         self._quiet = QuietProbes()
         self._web_lock: WebLock | None = None
@@ -90,13 +90,13 @@ class X402Addon:
 
     @property
     def payer(self) -> Payer | None:
-        """Who pays; None until the options were read."""
+        """The current payer; None until the options have been read."""
         return self._desk.payer
 
     # Starting.
 
     def load(self, loader: Loader) -> None:
-        """Declare the options, and repair mitmproxy's defaults before the port opens."""
+        """Declare the options, and replace mitmproxy's defaults before the port opens."""
         for option in OPTIONS:
             loader.add_option(option.name, str, option.default, option.help)
         self._quiet.install()
@@ -115,7 +115,7 @@ class X402Addon:
             self._port_is_held = hosting.hold_port(ctx.master.addons.get("proxyserver"))
 
     def configure(self, updated: Iterable[str]) -> None:
-        """Build everything that the options decide, then swap it in whole, or refuse and keep what was."""
+        """Build everything from the options, then replace the old state; on an error, keep the old state."""
         if not any(option.name in updated for option in OPTIONS):
             return
         try:
@@ -153,7 +153,7 @@ class X402Addon:
         self._left_alone = left_out
 
     def running(self) -> None:
-        """Complain of mistyped options, or say who pays what, and warm up what the first payment needs."""
+        """Report mistyped options, or log who pays for what; prepare what the first payment needs."""
         self._running = True
         mistaken = " ".join(filter(None, [*self._unusable, unknown_options(ctx.options.deferred)]))
         if mistaken:
@@ -180,7 +180,7 @@ class X402Addon:
         self._lock_web()
 
     def _lock_web(self) -> None:
-        """Keep mitmweb's page from what leads to the key or to more spending."""
+        """Keep mitmweb's page from exposing the key or raising limits."""
         payer = self.payer
         if not is_web(ctx.master) or payer is None or payer.settings.web_options or self._web_lock is not None:
             return
@@ -247,23 +247,23 @@ class X402Addon:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
         return lines
 
-    # A request's way through.
+    # The hooks of a request, in order.
 
     def next_layer(self, next_layer: Any) -> None:
-        """Let mitmproxy decide the layers, then put our stream into them."""
+        """Let mitmproxy choose the layers, then install our stream in them."""
         timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
         addons = ctx.master.addons
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request) -> http.Response | None:
-        """A health check's answer: asked every few seconds, so it leaves no flow and no line in the log."""
+        """The answer to a health check, which leaves no flow and no log line, because it comes every few seconds."""
         if not is_health(request):
             return None
         broken = self.payer is None or self._broken
         return service.health("not ready" if broken else "draining" if self._service.draining else "ok")
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Ask the guard, take the client's credentials off, and keep the body replayable."""
+        """Ask the guard, remove the client's credentials, and keep the body so that it can be sent twice."""
         exchange = exchange_of(flow)
         if exchange is None:
             return
@@ -271,7 +271,7 @@ class X402Addon:
         self._quiet.speak(flow.client_conn.peername)
         try:
             self._examine(flow, exchange)
-        except Exception as error:  # mitmproxy would let the request go on, unguarded and with its credentials
+        except Exception as error:  # otherwise mitmproxy would forward the request, unguarded and with its credentials
             refuse(flow, fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
@@ -280,7 +280,7 @@ class X402Addon:
             guard.forget_credentials(flow.request)
             refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
-        if flow.error is not None:  # mitmproxy takes it for invalid: it goes nowhere, and the flow stays
+        if flow.error is not None:  # mitmproxy rejects it as invalid: it is not forwarded, but the flow is kept
             guard.forget_credentials(flow.request)
             return
         settings, client = self.payer.settings, flow.client_conn
@@ -310,7 +310,7 @@ class X402Addon:
         veil_path(flow.request, self._redactor.path(flow.request.data.path))
 
     def _tell_of_parameters(self, flow: http.HTTPFlow, names: tuple[bytes, ...]) -> None:
-        """Say once of each parameter that it was taken off: without it the request may mean something else."""
+        """Log each removed query parameter once: without it the request may mean something else."""
         if not names or names in self._told_of or len(self._told_of) > MAX_TOLD:
             return
         self._told_of.add(names)
@@ -318,7 +318,7 @@ class X402Addon:
         say(logging.INFO, flow, "taken off the query, since it looks like a credential: %s (x402_forward_names)", said)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """The request is whole: it may carry a payment at once."""
+        """Let a complete request carry a payment at once, if there is one for it."""
         if flow.request.trailers:
             guard.strip_trailers(flow.request)
         return self._desk.request(flow)
@@ -328,7 +328,7 @@ class X402Addon:
         exchange = exchange_of(flow)
         if exchange is None or flow.response is None:
             return
-        if flow.response.raw_content is None:  # otherwise an addon made it
+        if flow.response.raw_content is None:  # otherwise an addon made the answer
             flow.response.stream = True
         if exchange.own_headers:
             cors.open_to(flow.response, exchange.own_headers[0][1].decode())
@@ -336,23 +336,23 @@ class X402Addon:
         self._desk.responseheaders(flow)
 
     def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Answer a 402 that was held back."""
+        """Handle a 402 that is held back."""
         if flow.response is not None:
             veil(flow.response, self._redactor.shown)
         return self._desk.challenge(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """The answer is over."""
+        """Record the outcome of a complete answer."""
         self._desk.response(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """There will be no more of an answer."""
+        """Record the outcome of an answer that broke off."""
         self._desk.error(flow)
 
     def done(self) -> None:
-        """The end: payments that are still under way are unknown, reservations are given back.
+        """End all payments: sent ones become `unknown`, unsent ones are released.
 
-        What clients are still told meanwhile is not written down any more.
+        What clients are told after that is not recorded.
         """
         hosting.end_quietly()
         self._quiet.uninstall()
@@ -386,24 +386,24 @@ def _where_clients_go(upstream: str) -> str:
 
 
 def _state_folder() -> Path:
-    """Where the ledger is by default, and other files that are the owner's alone."""
+    """The folder of the default ledger and of other files that are private to the user."""
     return state_home(os.environ, Path.home()) / "mitmproxy-x402"
 
 
 async def _look_at_wallets(payer: Payer) -> None:
-    """Say early what would stop payments later. Asks only the RPCs that the user has named."""
+    """Warn early of what would stop payments later. Asks only RPCs that the user has configured."""
     await warn_of_delegation(payer.wallets, payer.settings)
     await payer.low_balance.look(payer.settings.networks, payer.payers)
 
 
 def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
     wallet.warm_up()
-    with contextlib.suppress(RuntimeError):  # the proxy has ended meanwhile
+    with contextlib.suppress(RuntimeError):  # the proxy has ended in the meantime
         loop.call_soon_threadsafe(then)
 
 
 def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
-    """The answer to a request whose body is too long to be kept for the second sending."""
+    """The answer to a request whose body is too long to be kept for sending it twice."""
     say(logging.WARNING, flow, "refused: its body is longer than %d bytes", limit)
     message = (
         f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "

@@ -1,4 +1,4 @@
-"""Reads what the user's command line for mitmproxy decides: upstream, port, options."""
+"""Reads the upstream, the ports and the options from the user's command line for mitmproxy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PORT = 4402
 
 
 WEB_PORT = 8081
-"""Of mitmweb's page, unless the user says otherwise; mitmproxy's own default."""
+"""The default port of mitmweb's page, which is mitmproxy's own."""
 
 
 _PAID_ON: Mapping[str, Family] = {SOLANA_GATEWAY: "svm", BASE_GATEWAY: "evm"}
@@ -25,12 +25,12 @@ _PAID_ON: Mapping[str, Family] = {SOLANA_GATEWAY: "svm", BASE_GATEWAY: "evm"}
 
 @dataclass(frozen=True)
 class Arguments:
-    """The user's command line for mitmproxy, and what of it decides on our defaults."""
+    """The user's command line, and the parts of it that our defaults depend on."""
 
     upstreams: tuple[str, ...]
-    """From `--upstream`, which may be given several times."""
+    """The values of `--upstream`, which may be repeated."""
     passed_on: tuple[str, ...]
-    """Everything else, for mitmproxy."""
+    """All other arguments, which are passed on to mitmproxy."""
     options: Mapping[str, str]
     """Every mitmproxy option that the command line sets to a value, by its name."""
 
@@ -48,9 +48,9 @@ _SHORT = {"-m": "mode", "-p": "listen_port"}
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments:
-    """Take `--upstream` out of `arguments`, and see which of mitmproxy's options the rest sets.
+    """Extract `--upstream` from `arguments`, and note which of mitmproxy's options the rest sets.
 
-    Raises SettingsError: for an `--upstream` without a value.
+    Raises SettingsError: an `--upstream` has no value.
     """
     upstreams: list[str] = []
     passed_on: list[str] = []
@@ -71,7 +71,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
 def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, equals, value = argument.partition("=")
-        # argparse takes any unambiguous beginning of a long option.
+        # argparse accepts any unambiguous prefix of a long option.
         long = next((name for name in (*_LONG, "--set") if len(flag) > 3 and name.startswith(flag)), None)
         if long == "--set":
             name, _, value = (value if equals else following).partition("=")
@@ -88,7 +88,7 @@ def gateway_for(wallets: Wallets) -> str:
 
 
 def why_unpayable(upstream: str, wallets: Wallets) -> str:
-    """A warning where `upstream` is known to take payment on networks for which there is no wallet, else empty."""
+    """A warning if `upstream` is known to take payment only on networks for which there is no wallet; else empty."""
     paid_on: Family | None = _PAID_ON.get(upstream.rstrip("/").lower())
     if paid_on is None or wallets.for_family(paid_on) is not None or (wallets.evm is None and wallets.svm is None):
         return ""
@@ -102,7 +102,7 @@ def why_unpayable(upstream: str, wallets: Wallets) -> str:
 
 
 def check_upstream(given: str) -> str:
-    """`given` as mitmproxy's reverse mode wants it. Raises SettingsError: for one that cannot be paid safely."""
+    """`given` in the form that mitmproxy's reverse mode takes. Raises SettingsError: it cannot be paid safely."""
     try:
         parts = urlsplit(given)
         host, _ = parts.hostname, parts.port
@@ -130,7 +130,7 @@ def check_upstream(given: str) -> str:
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen on that port now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Batches deferred work."""
+"""Runs work a few milliseconds later, several pieces together: that keeps it off the path of the current request."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 DELAY = 0.02
-"""Seconds that a piece waits for others, where nothing else is said."""
+"""Seconds that the first piece waits for others, by default."""
 MOST = 8
-"""Pieces that are done at a time: so many settlements keep the event loop for about half a millisecond."""
+"""Most pieces per call: so many settlements block the event loop for about half a millisecond."""
 
 Later = Callable[[float, Callable[[], object]], object]
-"""Has something done after so many seconds, as an event loop's `call_later`."""
+"""Schedules a call after so many seconds, like an event loop's `call_later`."""
 _Piece = TypeVar("_Piece")
 
 
 class Batch(Generic[_Piece]):
-    """Has `do` called with the pieces in their order, up to MOST of them, `delay` seconds after the first.
+    """Calls `do` with the pieces added within `delay` seconds of the first, in order, at most MOST at a time.
 
-    Without `later` each is done at once.
+    Without `later`, each piece is done at once.
     """
 
     def __init__(self, do: Callable[[Sequence[_Piece]], object], later: Later | None, delay: float = DELAY) -> None:
@@ -29,7 +29,7 @@ class Batch(Generic[_Piece]):
         self._is_due = False
 
     def add(self, piece: _Piece) -> None:
-        """Have it done, soon."""
+        """Schedule `piece`."""
         self._waiting.append(piece)
         if self._later is None:
             self.flush()
@@ -37,12 +37,12 @@ class Batch(Generic[_Piece]):
             self._call(self._later, self._delay)
 
     def flush(self) -> None:
-        """Do now all that waits."""
+        """Do all scheduled pieces now."""
         while self._waiting:
             self._do_some()
 
     def close(self) -> None:
-        """The end of the event loop is near: do all that waits, and from here on each at once."""
+        """Do all scheduled pieces now, and every later one at once: the event loop is about to end."""
         self._later = None
         self.flush()
 

@@ -1,6 +1,6 @@
-"""Finds which dependencies are missing, and the command that adds them to this very installation.
+"""Finds missing dependencies, and the command that installs them in the running Python's environment.
 
-Imports nothing but the standard library, and runs on Pythons that the rest does not run on: it is what tells.
+Imports only the standard library, and runs on Pythons that the rest of the package does not support, to say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 OLDEST_PYTHON = (3, 10)
 TESTED_PYTHONS = ((3, 10), (3, 14))
-"""The first and the last that the tests run on."""
+"""The oldest and the newest Python that the tests run on."""
 
 REQUIRED = {
     "mitmproxy>=11.0.2": "mitmproxy",
@@ -25,7 +25,7 @@ REQUIRED = {
     "solders>=0.27": "solders",
     "tomli>=2": "tomli",
 }
-"""What nothing works without: requirement and module."""
+"""Required dependencies: requirement and the module that it provides."""
 RECOMMENDED = {
     "certifi>=2026.10.18": "certifi",
     "backports.zstd>=1": "backports.zstd",
@@ -34,23 +34,23 @@ RECOMMENDED = {
     "jsonschema>=4.23": "jsonschema",
     "segno>=1.6": "segno",
 }
-"""What is done worse or not at all without it; also part of the command that adds what is missing."""
+"""Recommended dependencies, without which something works less well; installed by the same command."""
 _IN_THE_STANDARD_LIBRARY = {"backports.zstd>=1": (3, 14)}
 _NO_WHEEL = {"wallycore>=1.5": (3, 15)}
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """How packages get into one kind of installation."""
+    """How to install packages in one kind of environment."""
 
     kind: str
-    """What it is, as in `installed by pipx`."""
+    """A description of the environment, such as `installed by pipx`."""
     command: str
-    """The command, or what to do where no command can."""
+    """The command, or what to do if no command can do it."""
 
 
 def missing(requirements: dict[str, str] = REQUIRED) -> list[str]:
-    """Those of `requirements` that are not installed, or too old."""
+    """The `requirements` that are not installed, or are too old."""
     python = sys.version_info[:2]
     return [
         requirement
@@ -62,7 +62,7 @@ def missing(requirements: dict[str, str] = REQUIRED) -> list[str]:
 
 
 def installed_version(package: str) -> tuple[int, ...] | None:
-    """The numbers of the installed version of `package`, None without it."""
+    """The version of `package` as numbers; None: it is not installed."""
     try:
         return tuple(int(number) for number in re.findall(r"\d+", metadata.version(package)))
     except metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ def _is_there(requirement: str, module: str) -> bool:
 def _is_importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # of the package that it is in
+    except (ImportError, ValueError):  # the module's parent package is missing
         return False
 
 
@@ -90,7 +90,7 @@ def _package(requirement: str) -> str:
 
 
 def what_is_wrong() -> str | None:
-    """Why nothing can run here, with the one command that mends it; None where all is there."""
+    """Why the addon cannot run, with the command that repairs it; None: nothing is missing."""
     if sys.version_info < OLDEST_PYTHON:
         return f"{_python()} is too old: 3.{OLDEST_PYTHON[1]} or later is needed."
     lacking = missing()
@@ -105,31 +105,31 @@ def what_is_wrong() -> str | None:
 
 
 def cannot_be_imported(error: ImportError) -> str:
-    """What to say of an import that failed although everything seems to be there."""
+    """The message for an import that failed although nothing seems to be missing."""
     module = (error.name or "a package").partition(".")[0]
     said = f"{module} cannot be imported by {_python()} ({error})"
     if module == __name__.partition(".")[0]:
         return f"{said}. This copy of mitmproxy-x402 is not whole: get it anew."
     known = {name.partition(".")[0]: requirement for requirement, name in {**REQUIRED, **RECOMMENDED}.items()}
-    # Never the name of a module that is not in the tables: on the index that may be anybody's package. What needs it is
+    # Never names a module that is not in the tables: on the index that may be anyone's package. What needs it is
     # in the tables, and brings it along.
     wanted = all_missing() or [known[module]] if module in known else [*all_missing(), *REQUIRED]
     return f"{said}. {advice(list(dict.fromkeys(wanted)))}"
 
 
 def all_missing() -> list[str]:
-    """Everything declared that is missing, in the order of the tables."""
+    """All dependencies that are missing, in the order of the tables."""
     return [*missing(), *missing(RECOMMENDED)]
 
 
 def advice(requirements: list[str]) -> str:
-    """How `requirements` get into this installation, in one sentence."""
+    """One sentence that says how to install `requirements` here."""
     remedy = remedy_for(requirements)
     return f"It is {remedy.kind}: {remedy.command}"
 
 
 def remedy_for(requirements: list[str], prefix: Path = Path(sys.prefix)) -> Remedy:
-    """How `requirements` get into the installation in `prefix`, which is the running one."""
+    """How to install `requirements` in the running environment, which is in `prefix`."""
     packages = " ".join(shlex.quote(requirement) for requirement in requirements)
     elsewhere = (
         f"install mitmproxy with them in a place of its own: uv tool install mitmproxy {_with(requirements)} "
@@ -161,9 +161,9 @@ def remedy_for(requirements: list[str], prefix: Path = Path(sys.prefix)) -> Reme
 
 
 def _of_uv(prefix: Path) -> tuple[str, list[str]]:
-    """The name of the tool in uv's `prefix`, and what else was installed with it."""
+    """The name of the uv tool in `prefix`, and the packages that were added to it."""
     receipt = (prefix / "uv-receipt.toml").read_text(encoding="utf8", errors="replace")
-    # Not parsed: what parses TOML may be among what is missing.
+    # Searched as text: the TOML parser may be what is missing.
     names = re.findall(r'{ *name *= *"([A-Za-z0-9._-]+)"', receipt.partition("entrypoints")[0])
     tool = names[0] if names else prefix.name
     return tool, [name for name in names[1:] if name != tool]
@@ -182,9 +182,9 @@ def _listed(names: list[str]) -> str:
 
 
 def refuse_to_load(why: str) -> None:
-    """Say why the addon is not loaded, and end a mitmproxy that starts: it would relay unpaid and unguarded.
+    """Log why the addon is not loaded, and end a mitmproxy that is starting: it would relay unpaid and unguarded.
 
-    A mitmproxy that runs already goes on as it was.
+    A mitmproxy that is running already is left alone.
     """
     from mitmproxy import ctx  # noqa: PLC0415  # runs this
 

@@ -1,8 +1,8 @@
-"""Whether a file is its owner's alone: nobody else may change it, nor put another one into its place.
+"""Checks that no other user can change or replace a file.
 
-The rule is that of OpenSSH for keys and authorized_keys (`StrictModes`): the file and every folder on the way to it
-belong to the user or to root, and no other user can write there. A folder such as /tmp, where everybody may make files
-and none may remove another's (the sticky bit), is fine on the way. A group that has no other member is the user alone.
+The rule is that of OpenSSH for keys and authorized_keys (`StrictModes`): the file and every folder above it belong to
+the user or to root, and no other user can write there. Folders with the sticky bit, such as /tmp, are accepted above
+it, and so is write permission for a group whose only member is the user.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def objection(path: Path) -> str | None:
-    """Why `path` cannot be trusted, and what to do about it, in a sentence; None where it can. It need not exist."""
+    """A sentence that says why `path` cannot be trusted and what to do; None: it can. It need not exist."""
     if sys.platform == "win32":
         return None
     for place in _on_the_way(path):
         try:
             status = os.lstat(place)
         except OSError:
-            continue  # to be made by us, or whoever opens it says what is wrong
+            continue  # will be created by us; otherwise opening it reports the error
         why = _why_unsafe(Path(place), status)
         if why is not None:
             return why
@@ -33,7 +33,7 @@ def objection(path: Path) -> str | None:
 
 
 def _on_the_way(path: Path) -> Iterator[str]:
-    """`path` and the folders above it, as written and as links lead."""
+    """`path` and the folders above it, as written and with links resolved."""
     seen = set()
     for start in (os.path.abspath(path), os.path.realpath(path)):  # noqa: PTH100  # Path.absolute keeps `..`
         for place in (start, *map(str, Path(start).parents)):
@@ -47,7 +47,7 @@ def _why_unsafe(place: Path, status: os.stat_result) -> str | None:
         return None
     me = os.geteuid()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-        return None  # a pipe, as of a shell's <(...)
+        return None  # a pipe, such as a shell's <(...)
     if status.st_uid not in (0, me):
         return (
             f"{place} belongs to another user ({_user(status.st_uid)}), who can change what is there. Run as that "
@@ -73,7 +73,7 @@ def _user(uid: int) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _is_own_group(gid: int, uid: int) -> bool:
-    """Whether the group has no member but the user, as where each user has a group of their own."""
+    """Whether the user is the only member of the group, as with user private groups."""
     import grp  # noqa: PLC0415  # not on Windows
     import pwd  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What the hooks of the addon use and nobody else: who may use the port, answers of our own, start and stop.
+"""Implements the addon's hooks: who may use the port, payments of a flow, our own answers, start and stop.
 
-Uses everything below it; `addon` wires it to mitmproxy.
+Uses everything below it; `addon` connects it to mitmproxy.
 """

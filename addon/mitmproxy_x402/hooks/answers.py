@@ -24,19 +24,19 @@ from ..settings.values import is_loopback
 
 JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
-"""Both SDKs read it: a refusal will be a refusal again."""
+"""Tells both SDKs not to retry: the same request would be refused again."""
 REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
 
 def refusal(status: int, code: str, message: str) -> http.Response:
-    """An answer of our own: nothing was paid, and asking again changes nothing (design, what the client gets)."""
+    """Make the answer to a request that is not paid. Clients are told not to retry."""
     return http.Response.make(status, error_body("x402_refused", code, message), [JSON, NO_RETRY])
 
 
 def say_why(flow: http.HTTPFlow, payment: Payment, why: str) -> None:
-    """Put words into a rejection of `payment` whose body has none: official sellers send `{}`, and SDKs show no more.
+    """Write the reason into the body of a rejection of `payment` that has none: official sellers send `{}`.
 
-    Status and headers stay the gateway's.
+    SDKs show nothing but the body. Status and headers stay the gateway's.
     """
     response = flow.response
     assert response is not None
@@ -53,7 +53,7 @@ _FRAMING = frozenset({b"content-type", b"content-length", b"transfer-encoding", 
 
 
 def outcome_unknown(message: str) -> http.Response:
-    """An answer of our own after a payment was sent. Clients are free to try again: that sends the same payment."""
+    """Make the answer to a request whose payment was sent and not answered. A retry sends the same payment."""
     return http.Response.make(502, _unknown(message), [JSON])
 
 
@@ -62,9 +62,9 @@ def _unknown(message: str) -> bytes:
 
 
 def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest | None) -> bytes:
-    """Body of the error that the client gets when the upstream failed.
+    """The body of the error that the client gets when the upstream failed.
 
-    Clients are free to try again: the same request sends the same payment.
+    A retry of the same request sends the same payment.
     """
     assert flow.error is not None
     where = f"{flow.request.host}:{flow.request.port}"
@@ -86,7 +86,7 @@ def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidReques
 
 
 def paid_before(purchase: PaidRequest | None) -> str:
-    """What a refusal ends with: payments of this request that may have been settled, or may be yet."""
+    """The end of a refusal's message: payments for this request that were, or still may be, settled."""
     sentences = ""
     if purchase is not None and purchase.rejected_before:
         earlier = ", ".join(map(_named, purchase.rejected_before))
@@ -105,10 +105,10 @@ def _named(payment: Payment) -> str:
 
 
 def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = None) -> Outcome:
-    """What the answer says of the payment: only a transaction id proves that it was settled (protocol, section 4).
+    """The payment's outcome as the answer reports it: only a transaction id counts as settled.
 
-    Of a ceiling it also says what was charged. That nothing was charged proves nothing: no transaction has used the
-    signature up.
+    For a ceiling (`upto`) the answer also says how much was charged. A charge of zero without a transaction is no
+    proof: the signature has not been used up.
     """
     response = flow.response
     begun = flow.request.timestamp_start
@@ -139,18 +139,18 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = N
 
 
 def upstream_gateway(flow: http.HTTPFlow) -> Gateway:
-    """The manners of the gateway that the proxy reverses to."""
+    """The `Gateway` of the flow's upstream host."""
     return gateway_of(upstream_of(flow)[0])
 
 
 def acknowledges(response: http.Response, gateway: Gateway) -> bool:
-    """Whether `response` speaks of a payment, and not of a gift."""
+    """Whether `response` acknowledges a payment, rather than a free answer."""
     get = functools.partial(heads.get, response.headers)
     return get("x-free-model") is None and read_settlement(get, gateway.receipt_header) is not None
 
 
 def printable(text: str) -> str:
-    """`text` for logs and tables: a client wrote it."""
+    """`text`, which a client wrote, for logs and tables: at most 400 characters, unprintable ones as `?`."""
     shown = text[:400]
     return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)
 
@@ -160,7 +160,7 @@ MAX_NAME = 80
 
 
 def client_name(user_agent: str, peer: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
-    """Who asks, for the books: the program's name without its version, and the address of another machine."""
+    """The client's name for the ledger: its program without the version, and its address if on another machine."""
     first = _VERSION.sub("", user_agent[:400].split(" ", 1)[0])[:MAX_NAME]
     where = f"{first} @ {peer[0]}" if peer is not None and not is_loopback(peer[0]) else first
     return printable(where.strip())
@@ -170,7 +170,10 @@ ACCEPTED = 202
 
 
 def watch_for_job(flow: http.HTTPFlow, purchase: PaidRequest, known: jobs.Jobs) -> None:
-    """From `responseheaders`: where a paid request is answered 202, learn of the job before the client does."""
+    """Record the job of a paid request that is answered 202, before the client can poll it.
+
+    Called from `responseheaders`.
+    """
     response, payment = flow.response, purchase.payment
     assert response is not None
     if response.status_code != ACCEPTED or not isinstance(purchase, Purchase) or payment is None or not purchase.sent:

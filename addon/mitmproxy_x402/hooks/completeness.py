@@ -1,11 +1,11 @@
-"""Tells whether an answer is complete, so that the client has what was paid for.
+"""Decides whether a paid answer is complete, so that the client has what was paid for.
 
-An answer can fail inside a 200: with an error event, a stream that ends early, nothing at all. Its end tells. So a
-bounded tail of each paid answer is kept while it passes, and read once, when the answer is over. In between only an
-event that looks like an error is read; what is compressed is decoded as it comes, within bounds.
+An answer can fail inside a 200: by an error event, by a stream that ends early, by no data at all. Its end shows it. So
+a bounded tail of each paid answer is kept as it passes and read once, when the answer is over. Before that, only events
+that look like errors are read. Compressed data is decoded as it arrives, within bounds.
 
-Complete is a stream with the end that its dialect has, and no error there. The path of the request says which dialect
-its client reads; where it does not, the events do:
+A stream is complete if it has the end of its dialect and no error there. The dialect follows from the request's path,
+or else from the events:
 
     .../chat/completions, .../completions   `data: [DONE]`, or a finish_reason
     .../responses                           response.completed, response.incomplete
@@ -13,8 +13,8 @@ its client reads; where it does not, the events do:
     ...:streamGenerateContent               finishReason, or a prompt that was blocked
     any other                               an event, and a clean end
 
-Any other answer is complete when it is whole and not empty. It is not where it is JSON that is broken or says that it
-failed, where the client takes nothing but a stream, or where it sent JSON and got a page of HTML.
+Any other answer is complete if it arrived in full and is not empty. It is incomplete if it is broken JSON or JSON that
+reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
 
 MAX_TAIL = 16 << 10
-"""Bytes of an answer's end that are kept."""
+"""Bytes of the answer's end that are kept."""
 MAX_START = 512
-"""Bytes of the beginning of an event that reaches further back than that: enough to know which one it is."""
+"""Bytes kept of the beginning of an event that starts before the tail: enough to recognise its type."""
 MAX_EVENTS = 32
-"""Events at the end that are looked at."""
+"""How many events at the end are examined."""
 MAX_UNFOLDED, MAX_RATIO = 4 << 20, 100
-"""Bytes, and bytes for each byte, that a compressed answer may unfold to; beyond both it is not read, nor complete."""
+"""Most decoded bytes, and decoded bytes per byte, of a compressed answer; beyond both it counts as incomplete."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the client of a request can take for an answer."""
+    """What kind of answer the client of a request can use."""
 
     path: str = ""
     stream_only: bool = False
     json: bool = False
-    """It has sent JSON, so it expects no page for people."""
+    """The client sent JSON, so it does not expect HTML."""
 
 
 _STREAM_WANTED = re.compile(rb'(?<!\\)"stream"\s*:\s*true')
 MAX_SEARCHED = 1 << 20
-"""Bytes of a request's body that are searched for whether it wants a stream."""
+"""Bytes of a request's body that are searched for `stream: true`."""
 
 
 def expected(path: str, body: bytes, content_type: str, accept: str) -> Expected:
-    """By the client's own request: its path, (encoded) body, Content-Type and Accept header."""
+    """Derive what the client expects from its request: path, body (as sent), Content-Type and Accept."""
     is_json = _media_type(content_type) == "application/json"
     accepted = {_media_type(each) for each in accept.split(",")}
     stream_only = accepted == {STREAM} or (is_json and _STREAM_WANTED.search(body, 0, MAX_SEARCHED) is not None)
@@ -70,7 +70,7 @@ STREAM = "text/event-stream"
 
 
 class Tail:
-    """The end of one answer. Called with each chunk of its body, as it came from the gateway."""
+    """Keeps the end of one answer. Called with each chunk of its body as the gateway sent it."""
 
     def __init__(self, content_type: str = "", coding: str = "", wanted: Expected | None = None) -> None:
         self._type = _media_type(content_type)
@@ -81,15 +81,15 @@ class Tail:
         self._total = 0
         self._dropped = 0
         self._start = b""
-        """Of the event that was going on where the kept bytes begin."""
+        """The beginning of the event in which the kept bytes start."""
         self._before = b""
-        """The last bytes that were dropped."""
+        """The last bytes before the kept ones."""
         self._unreadable = False
         self._failed = False
         self._alarmed = False
-        """Whether the event that is going on looks like an error."""
+        """Whether the current event looks like an error."""
         self._edge = b""
-        """The last bytes that came."""
+        """The last bytes received."""
         self._decoder: Decoder | None = None
         if needs_decoding(coding):
             try:
@@ -98,7 +98,7 @@ class Tail:
                 self._unreadable = True
 
     def __call__(self, data: bytes) -> None:
-        """One more chunk."""
+        """Take one more chunk."""
         self._total += len(data)
         if self._decoder is not None:
             self._decode(self._decoder, data)
@@ -124,8 +124,8 @@ class Tail:
             self._drop(self._chunks.popleft())
 
     def _look_for_failure(self, data: bytes) -> None:
-        """Also in the middle of a stream: a client stops at an error, whatever follows it."""
-        # Searching for plain words first: that costs next to nothing for each piece of a stream.
+        """Read events that look like errors in the middle of the stream: a client stops at an error."""
+        # A search for plain words first: it costs almost nothing per chunk.
         edge = self._edge + data[:6]
         self._edge = data[-6:] if len(data) >= 6 else edge[-6:]
         words = b"error" in data or b"failed" in data or b"error" in edge or b"failed" in edge
@@ -137,7 +137,7 @@ class Tail:
             begin = max(seen.rfind(b"\n\n", 0, found.start()), seen.rfind(b"\n\r\n", 0, found.start()), 0)
             end = _END_OF_EVENT.search(seen, found.end())
             if end is None:
-                self._alarmed = len(seen) - begin <= MAX_TAIL  # the event goes on
+                self._alarmed = len(seen) - begin <= MAX_TAIL  # the event continues in the next chunk
             elif any(_is_failure(*event) for event in _last_events(seen[begin : end.end()])):
                 self._failed = True
                 return
@@ -157,7 +157,7 @@ class Tail:
 
     @property
     def is_complete(self) -> bool:
-        """To be asked at the end of an answer that came whole."""
+        """Whether the answer is complete. To be read after its last byte has arrived."""
         if not self._total or self._unreadable or self._failed:
             return False
         kept = b"".join(self._chunks)
@@ -171,7 +171,7 @@ class Tail:
 
 
 def _says_that_it_failed(body: bytes) -> bool:
-    """Whether a whole body is JSON of an error, or of a response that failed."""
+    """Whether a whole body is the JSON of an error or of a failed response."""
     if b'"error"' not in body and b'"failed"' not in body:
         return False
     said = _decoded(body)
@@ -209,7 +209,7 @@ _BEGUN: tuple[tuple[str, _Dialect], ...] = (
 
 
 def _stream_is_complete(text: bytes, path: str) -> bool:
-    """By the last events: an error is one whatever follows, an end is one whatever precedes."""
+    """Whether the last events contain the end of the dialect, and no error."""
     begun: set[_Dialect] = {dialect for end, dialect in _BY_PATH if path.endswith(end)}
     ended: set[_Dialect] = set()
     some = False
@@ -235,7 +235,7 @@ def _stream_is_complete(text: bytes, path: str) -> bool:
 
 
 def _is_failure(name: str, data: bytes) -> bool:
-    """Whether an event says that the answer has failed."""
+    """Whether an event reports that the answer failed."""
     said = _decoded(data) if len(data) <= MAX_TAIL else None
     if isinstance(said, dict) and said.get("error") and "response" not in said:
         return True
@@ -243,7 +243,7 @@ def _is_failure(name: str, data: bytes) -> bool:
 
 
 def _kind(name: str, data: bytes, said: Any) -> str:
-    """What an event calls itself, if it is too long to be decoded, too."""
+    """The type that an event gives itself, found even if the event is too long to decode."""
     if name:
         return name
     if isinstance(said, dict):
@@ -256,7 +256,7 @@ _CHUNKS: tuple[tuple[str, _Dialect], ...] = (("choices", "chat"), ("candidates",
 
 
 def _finish_reasons(said: dict[str, Any]) -> Iterator[tuple[_Dialect, str]]:
-    """Of the choices of a chunk (chat, completions) or its candidates (Gemini), by dialect."""
+    """The finish reasons of a chunk's choices (chat, completions) or candidates (Gemini)."""
     for key, dialect in _CHUNKS:
         for part in filter(lambda each: isinstance(each, dict), _list(said.get(key))):
             for reason in (part.get("finish_reason"), part.get("finishReason")):
@@ -272,7 +272,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _last_events(text: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and data of the last events that have data, the last one first. What is not ended counts only as [DONE]."""
+    """Name and data of the last events with data, newest first. An unterminated event counts only if it is [DONE]."""
     parts = _END_OF_EVENT.split(text)
     rest = parts.pop()
     if b"".join(_DATA.findall(rest)).strip() == b"[DONE]":

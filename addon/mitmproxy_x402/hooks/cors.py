@@ -1,4 +1,4 @@
-"""CORS for pages that may spend (x402_allow_origins): answers their preflights, and lets them read what they get.
+"""CORS for pages that may spend (x402_allow_origins): answers preflights and lets the pages read the answers.
 
 WHATWG Fetch, section 3.3 (HTTP CORS protocol).
 """
@@ -11,19 +11,19 @@ EXPOSED = (
     "PAYMENT-RESPONSE, X-PAYMENT-RESPONSE, PAYMENT-REQUIRED, X-Payment-Receipt, X-Request-Id, Request-Id, Retry-After, "
     "X-Should-Retry"
 )
-"""Headers that a page's script may read beside the few that browsers always show."""
+"""Headers that a page's script may read in addition to those that browsers always show."""
 _MAX_AGE = "600"
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
 def is_preflight(request: http.Request) -> bool:
-    """Whether a browser asks on behalf of a page, and not the page itself."""
+    """Whether `request` is a CORS preflight."""
     return request.method == "OPTIONS" and "access-control-request-method" in request.headers
 
 
 def answer_preflight(request: http.Request, origin: str) -> http.Response:
-    """Let `origin` send what it asks to send."""
+    """Allow `origin` the method and headers that its preflight asks for."""
     asked = request.headers
     fields = [*opening(origin), (b"access-control-allow-methods", _raw(asked["access-control-request-method"]))]
     wanted = asked.get("access-control-request-headers")
@@ -33,12 +33,12 @@ def answer_preflight(request: http.Request, origin: str) -> http.Response:
         fields.append((b"access-control-allow-private-network", b"true"))
     fields.append((b"access-control-max-age", _MAX_AGE.encode()))
     response = http.Response.make(204, b"", fields)
-    del response.headers["content-length"]  # which a 204 must not have (RFC 9110, section 8.6)
+    del response.headers["content-length"]  # a 204 must not have one (RFC 9110, section 8.6)
     return response
 
 
 def opening(origin: str) -> Fields:
-    """The headers of an answer that `origin` may read."""
+    """The CORS headers that let `origin` read an answer."""
     return (
         (b"access-control-allow-origin", _raw(origin)),
         (b"access-control-expose-headers", EXPOSED.encode()),
@@ -47,7 +47,7 @@ def opening(origin: str) -> Fields:
 
 
 def open_to(response: http.Response, origin: str) -> None:
-    """Have a page of `origin` read `response`; what the upstream itself says of it to that page is left alone."""
+    """Let `origin` read `response`. CORS headers of the upstream that allow it already are left alone."""
     headers = response.headers
     allowed = headers.get("access-control-allow-origin")
     ours = dict(opening(origin))

@@ -1,8 +1,8 @@
 """Decides who may use the port, by address, Host, Origin, Sec-Fetch and client token; strips the client's credentials.
 
-A funded key sits behind an open port. Three strangers can reach it: another machine, a web page in a browser of this
-machine (which may also rebind a name of its own to 127.0.0.1), and a program of another user. The first two are refused
-by default; the client token is against all three.
+Three kinds of strangers can reach the port: another machine, a web page in a browser on this machine (which may also
+rebind a name of its own to 127.0.0.1), and a program of another user. The first two are refused by default; the client
+token stops all three.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Caller:
     """Where a request comes from."""
 
     peer: str
-    """IP address; empty where there is none."""
+    """The client's IP address; empty if there is none."""
     host: str | None
-    """The Host header (or :authority) that the client wrote; several are joined by commas."""
+    """The Host header (or :authority) as the client wrote it; several are joined by commas."""
     port: int
-    """The port of ours that it came to."""
+    """The port of ours that the request came to."""
 
 
 @dataclass(frozen=True)
 class Denial:
-    """Why a client may not spend: the status, the stable code and the sentence that it gets."""
+    """Why a client may not spend: the status, stable code and message that it gets."""
 
     status: int
     code: str
@@ -44,7 +44,7 @@ class Denial:
 
 
 def examine(request: http.Request, caller: Caller, settings: Settings) -> Denial | None:
-    """None where the client may spend."""
+    """Why the client may not spend; None: it may."""
     return (
         _examine_page(request, settings)
         or _examine_token(request, caller.peer, settings)
@@ -56,9 +56,9 @@ def examine(request: http.Request, caller: Caller, settings: Settings) -> Denial
 
 
 def page_of(request: http.Request) -> str | None:
-    """The origin of the page that asks; empty: a page that does not say which; None: no page.
+    """The origin of the web page that sent the request; empty: a page that does not name it; None: no page.
 
-    Browsers send Sec-Fetch-Site with all that they ask of this machine, and Origin with what scripts ask.
+    Browsers send Sec-Fetch-Site with every request to this machine, and Origin with requests of scripts.
     """
     headers = request.headers
     origins = heads.get_all(headers, "origin")
@@ -68,7 +68,7 @@ def page_of(request: http.Request) -> str | None:
 
 
 def allowed_page(request: http.Request, settings: Settings) -> str | None:
-    """The origin of the page that asks, where it is one of those that may spend."""
+    """The origin of the web page that sent the request, if it is in x402_allow_origins; else None."""
     page = page_of(request) if settings.allow_origins else None
     return page if page in settings.allow_origins else None
 
@@ -81,7 +81,7 @@ def _examine_page(request: http.Request, settings: Settings) -> Denial | None:
 
 
 def _way_in(page: str) -> str:
-    """What lets a page from `page` spend."""
+    """The sentence that says how to let pages of the origin `page` spend, if that is possible."""
     if re.fullmatch(r"[a-z][a-z0-9+.-]{0,20}://[!-~]{1,100}", page) and not page.startswith("file:"):
         return f"To allow this one, start the proxy with --set x402_allow_origins={page}"
     if page == "null" or page.startswith("file:"):
@@ -123,12 +123,12 @@ def _examine_token(request: http.Request, peer: str, settings: Settings) -> Deni
 
 
 def _raw(text: str) -> bytes:
-    """The bytes that a header or the environment held, whether or not they are UTF-8."""
+    """The original bytes of a header or an environment variable, which need not be UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def _examine_host(caller: Caller, settings: Settings) -> Denial | None:
-    # A token cannot be known to a page that rebinds its name, so with one any name is good.
+    # A page that rebinds its name cannot know the token, so with a token any Host is accepted.
     if settings.client_token is not None or _is_own_name(caller.host, caller.port):
         return None
     return Denial(
@@ -145,16 +145,16 @@ _OWN_NAME = re.compile(r"(?i:localhost|\[::1\]|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?
 
 @functools.lru_cache(maxsize=64)
 def _is_own_name(host: str | None, port: int) -> bool:
-    """Whether a Host header is a loopback address or `localhost`, with our `port` or none; of several, each of them.
+    """Whether every Host given is a loopback address or `localhost`, with our `port` or none.
 
-    0.0.0.0, [::] and [::ffff:127.0.0.1] lead here too, but browsers take them for foreign and send no Sec-Fetch-Site.
+    0.0.0.0, [::] and [::ffff:127.0.0.1] reach this machine, too, but browsers send no Sec-Fetch-Site to them.
     """
     names = [_OWN_NAME.fullmatch(name.strip(" ")) for name in (host or "").split(",")]
     return all(name is not None and (name[1] is None or int(name[1]) == port) for name in names)
 
 
 def presented_tokens(request: http.Request) -> list[str]:
-    """What the client presents as its API key, wherever SDKs put one."""
+    """The API keys that the client sent, from every header in which SDKs put one."""
     bearer = [value[7:].strip() for value in request.headers.get_all("authorization") if value[:7].lower() == "bearer "]
     keys = [value for name in _TOKEN_HEADERS for value in request.headers.get_all(name)]
     return [token for token in (*bearer, *keys, *_query_keys(request.path)) if token]
@@ -168,7 +168,7 @@ def _query_keys(path: str) -> list[str]:
     return [part[4:] for part in query.split("&") if part.startswith("key=")]
 
 
-# What stays here.
+# Credentials, which stay here.
 
 
 def strip_credentials(
@@ -241,5 +241,5 @@ def forget_credentials(request: http.Request) -> None:
 
 
 def pays_itself(request: http.Request) -> bool:
-    """Whether the client brought a payment of its own: then nothing is paid on top."""
+    """Whether the client sent a payment of its own: then nothing more is paid."""
     return any(is_payment(name, value) for name, value in request.headers.fields)

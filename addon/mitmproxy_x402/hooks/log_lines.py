@@ -1,4 +1,4 @@
-"""Formats the log: dates, and no lines for health checks."""
+"""Adds dates to mitmproxy's log lines, names a line's flow, and drops the lines of health checks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .answers import printable
 logger = logging.getLogger(__name__)
 
 CONNECTED, LEFT = "client connect", "client disconnect"
-"""What mitmproxy says of each connection of a client."""
+"""How mitmproxy's log lines about a client's connection begin."""
 _MOST = 10_000
-"""Connections whose first line is held back at once."""
+"""Most connections whose first line is held back."""
 
 
 def add_dates(formatter: logging.Formatter | None) -> None:
-    """Have the lines begin with the date, where mitmproxy writes the time alone: a log lasts longer than a day."""
+    """Begin each line with the date, where mitmproxy writes only the time: logs cover more than a day."""
     if formatter is not None and formatter.default_time_format == "%H:%M:%S":
         formatter.default_time_format = "%Y-%m-%d %H:%M:%S"
 
 
 def say(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:
-    """A line about `flow`: its client's address before it, as in mitmproxy's own lines, and the request behind."""
+    """Log a line about `flow`: the client's address, as in mitmproxy's lines, the message, and the request."""
     asked = printable(f"{flow.request.method} {flow.request.path.partition('?')[0]}")
     logger.log(level, f"x402: {message} (%s)", *arguments, asked, extra={"client": flow.client_conn.peername})
 
 
 class QuietProbes(logging.Filter):
-    """Holds a connection's first line back until there is another one about it; without one, its last is not said."""
+    """Holds a connection's first line back until there is another about it; if there is none, both ends are dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,17 +39,17 @@ class QuietProbes(logging.Filter):
         self._logger = logging.getLogger("mitmproxy.proxy.server")
 
     def install(self) -> None:
-        """Begin to look at mitmproxy's lines."""
+        """Start filtering mitmproxy's log lines."""
         self._logger.addFilter(self)
 
     def uninstall(self) -> None:
-        """End that, and say what is held back."""
+        """Stop filtering, and write the lines held back."""
         self._logger.removeFilter(self)
         for client in list(self._held):
             self.speak(client)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is to be written now."""
+        """Whether the line is written now (a `logging.Filter`)."""
         client = getattr(record, "client", None)
         if client is None or record.levelno != logging.INFO:
             return True
@@ -64,7 +64,7 @@ class QuietProbes(logging.Filter):
         return True
 
     def speak(self, client: Any) -> None:
-        """Something is asked through the connection of `client`: write its first line."""
+        """Write the first line of `client`'s connection, because a request came through it."""
         record = self._held.pop(client, None)
         if record is not None and self._logger.isEnabledFor(record.levelno):
             self._logger.callHandlers(record)

@@ -1,7 +1,7 @@
-"""Handles the money of one flow in mitmproxy's hooks: when it is paid, what the client hears, what is written down.
+"""Connects mitmproxy's hooks with `payment`: when a flow is paid, what the client hears, what is recorded.
 
-Between mitmproxy's flows and `payment`: it asks `Purchase` (or `Poll`) at each step of a flow, and does with the flow
-what follows from it. It owns no rule about money.
+At each step of a flow it asks the flow's `Purchase` (or `Poll`) and applies the result to the flow. It has no rule
+about money of its own.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ from .log_lines import say
 
 logger = logging.getLogger(__name__)
 
-_retained = RetainedPayments(time.time, Clock().uptime)  # of the module: it outlives a script that is loaded again
-_jobs = jobs.Jobs(time.time)  # so does this
+_retained = RetainedPayments(time.time, Clock().uptime)  # module level: survives a script that is reloaded
+_jobs = jobs.Jobs(time.time)  # also survives a reload
 
 
 def may_pay(request: http.Request, settings: Settings) -> bool:
-    """Whether a 402 in answer to `request` may be paid: not where the client brings a payment of its own, nor where the
-    answer cannot be what was bought (`x402_pay_methods`, websocket handshakes).
+    """Whether a 402 to `request` may be paid.
+
+    Not if the client sent a payment of its own, nor if the answer is not what is bought (`x402_pay_methods`, websocket
+    handshakes).
     """
     return (
         request.method in settings.pay_methods
@@ -57,7 +59,10 @@ def may_pay(request: http.Request, settings: Settings) -> bool:
 
 
 class PaymentDesk:
-    """One for each addon. `is_over` says whether mitmproxy ends: then nothing is paid or written down any more."""
+    """Handles the payments of all flows of one addon.
+
+    `is_over` says whether mitmproxy is ending: then nothing is paid or recorded any more.
+    """
 
     def __init__(self, is_over: Callable[[], bool]) -> None:
         self.payer: Payer | None = None
@@ -66,7 +71,7 @@ class PaymentDesk:
         self._purchases: WeakKeyDictionary[http.HTTPFlow, PaidRequest] = WeakKeyDictionary()
 
     def use(self, payer: Payer, retained: Retained | None) -> None:
-        """Pay with `payer` from now on; without `retained`, this process remembers by itself."""
+        """Pay with `payer` from now on. Without `retained`, payments are retained in this process only."""
         if self.payer is not None:
             self.payer.outcomes.flush()
         self.payer, self.retained = payer, retained or _retained
@@ -74,10 +79,10 @@ class PaymentDesk:
     # Before a payment.
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """The request is whole: send a payment with it, where an equal one was paid for and not answered that very one,
-        else one that the gateway can be foretold to ask for. With a poll of a job, what the job's polls carry.
+        """Prepare a complete request: add a payment to its first leg if there is one to send at once.
 
-        What there is to wait for is given back; mostly there is nothing.
+        That is the retained payment of an equal request, else one for a predicted challenge; and for the poll of a job,
+        the job's payment or proof. Returns an awaitable if there is something to wait for; usually None.
         """
         exchange, payer = exchange_of(flow), self.payer
         if exchange is None or not exchange.may_pay or flow.response is not None or payer is None:
@@ -116,15 +121,15 @@ class PaymentDesk:
                 self._carry(flow, exchange, purchase)
         except X402Error as error:
             refuse(flow, _refusal(error, purchase), error_code(error))
-        except Exception as error:  # without its payment the request would be bought anew
+        except Exception as error:  # without its payment the request would be paid again
             refuse(flow, fault(error, purchase))
 
     def _pays_ahead(self, flow: http.HTTPFlow, purchase: PaidRequest, identity: RequestIdentity) -> bool:
-        """Whether the first leg is to carry a payment unasked: one that waits for this request, or one foretold."""
+        """Whether the first leg carries a payment: a retained one, or one for a predicted challenge."""
         return _is_clear(flow) and (self._takes_over(purchase, identity) or purchase.predict())
 
     def is_poll(self, request: http.Request) -> bool:
-        """Whether it asks after a job."""
+        """Whether `flow` polls a job."""
         return self.payer is not None and _jobs.polled(request, self.payer.ledger.name) is not None
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, identity: RequestIdentity) -> PaidRequest:
@@ -146,14 +151,14 @@ class PaymentDesk:
         return purchase
 
     def _takes_over(self, purchase: PaidRequest, identity: RequestIdentity) -> bool:
-        """Whether an equal request at another proxy has left a payment behind, which then goes with the next leg."""
+        """Take over the payment that an equal request at another proxy has retained. Returns whether there was one."""
         assert self.payer is not None
         if self.payer.settings.dry_run or not purchase.is_new:
             return False
         return self.retained.may_be_retained_elsewhere(identity.route) and purchase.reuse_retained()
 
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> None:
-        """Have the next leg carry the purchase's payment, or a poll's proof."""
+        """Make the next leg carry the purchase's payment, or a poll's proof."""
         exchange.secret_headers = purchase.headers()
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
         if purchase.payment is not None:
@@ -162,7 +167,7 @@ class PaymentDesk:
     # A challenge.
 
     def challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Answer a 402. What there is to wait for is given back; mostly there is nothing."""
+        """Handle a 402 that is held back. Returns an awaitable if there is something to wait for; usually None."""
         answering = self._answer(flow)
         if sys.version_info < (3, 12):
             return answering
@@ -170,14 +175,14 @@ class PaymentDesk:
         return None if task.done() else task
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
-        """With a payment, with a refusal, or not at all when the 402 is no challenge or the last word. Never raises."""
+        """Pay or refuse a 402; leave it alone if it is no challenge or the gateway's final answer. Never raises."""
         exchange, payer = exchange_of(flow), self.payer
         if exchange is None or flow.response is None or payer is None:
             return
         if self._is_over():
             if not exchange.secrets_sent:
                 service.turn_away(flow)
-            return  # of a payment that was sent, the gateway has the last word
+            return  # once a payment was sent, the client gets the gateway's answer
         purchase: PaidRequest | None = None
         gateway = answers.upstream_gateway(flow)
         challenge_text = functools.partial(challenge.challenge_text, flow.response, gateway)
@@ -200,17 +205,17 @@ class PaymentDesk:
                 exchange.unpaid = nothing or "it is no challenge"
                 return
             self._carry(flow, exchange, purchase)
-            exchange.resend = True  # without a payment where the rejection brought no fresh challenge: to get one
+            exchange.resend = True  # if the rejection had no new challenge, without a payment: to get one
         except X402Error as error:
             say(logging.WARNING, flow, "not paid: %s", error)
             refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
-        except Exception as error:  # a flow is never lost to a fault of ours
+        except Exception as error:  # a fault of ours must not lose the flow
             refuse(flow, fault(error, purchase))
 
     # After a payment.
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Retain a payment that the answer does not answer, before the client knows; watch the end of any other."""
+        """Retain the payment of a failed answer before the client sees it; watch the end of any other answer."""
         exchange, purchase, response = exchange_of(flow), self._purchases.get(flow), flow.response
         if exchange is not None and response is not None and response.status_code == 402:
             say(logging.INFO, flow, "passed a 402 on unpaid: %s", _why_unpaid(flow, exchange))
@@ -220,7 +225,9 @@ class PaymentDesk:
             purchase.leads_to(_redirected(flow, exchange, response))
         purchase.answered(response.status_code, lambda: answers.acknowledges(response, answers.upstream_gateway(flow)))
         answers.watch_for_job(flow, purchase, _jobs)
-        if response.raw_content is None and 200 <= response.status_code < 300:  # the upstream's, and no failure yet
+        if (
+            response.raw_content is None and 200 <= response.status_code < 300
+        ):  # a streamed answer that has not failed yet
             get = response.headers.get
             get_ours = functools.partial(_client_header, exchange)
             wanted = expected(
@@ -229,7 +236,7 @@ class PaymentDesk:
             exchange.watch = Tail(get("content-type", ""), get("content-encoding", ""), wanted)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """Write down what became of a payment."""
+        """Record the outcome of the payment."""
         purchase = self._purchases.pop(flow, None)
         exchange = exchange_of(flow)
         if purchase is not None and exchange is not None and not self._is_over():
@@ -238,7 +245,7 @@ class PaymentDesk:
             _note(flow, exchange, purchase)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """Write down what became of a payment, and give the client JSON that says whether money may have moved."""
+        """Record the outcome of the payment, and tell the client in JSON whether money may have moved."""
         exchange = exchange_of(flow)
         purchase = self._purchases.pop(flow, None)
         if exchange is None or flow.error is None:
@@ -249,7 +256,7 @@ class PaymentDesk:
             _note(flow, exchange, purchase)
 
     def close(self) -> None:
-        """The end: payments that are still under way are unknown, reservations are given back."""
+        """End all payments: sent ones become `unknown`, unsent ones are released."""
         for flow, purchase in list(self._purchases.items()):
             exchange = exchange_of(flow)
             if exchange is not None:
@@ -260,18 +267,18 @@ class PaymentDesk:
 
 
 def _route(flow: http.HTTPFlow, exchange: Exchange) -> Route:
-    """By what the client has asked for, whatever became of it since."""
+    """Method, origin and path of the request as the client sent it, before any addon changed it."""
     return exchange.client_method, origin_of(flow), _without_secrets(exchange.client_path)
 
 
 def _without_secrets(path: str) -> str:
-    """`path` with a hash in the place of its query, which may hold a secret."""
+    """`path` with its query, which may hold a secret, replaced by a hash."""
     path, _, query = path.partition("?")
     return path + "?" + hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest() if query else path
 
 
 def _redirected(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> RequestIdentity:
-    """What a client asks that follows a redirect (RFC 9110, section 15.4)."""
+    """The identity of the request that a client sends when it follows the redirect (RFC 9110, section 15.4)."""
     location = response.headers.get("location", "").partition("#")[0]
     try:
         target = urlsplit(urljoin(exchange.client_path, location))
@@ -297,7 +304,7 @@ def _place(route: Route) -> Place:
 
 
 def _is_clear(flow: http.HTTPFlow) -> bool:
-    """Whether the way to the upstream may be paid on; where not, the refusal waits for the challenge."""
+    """Whether payments may be sent on this connection; if not, the refusal is given when a challenge comes."""
     try:
         _check_way(flow)
     except Refused:
@@ -306,7 +313,7 @@ def _is_clear(flow: http.HTTPFlow) -> bool:
 
 
 def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response | None:
-    """Just before a payment leaves: the upstream is still the right one, and the ledger knows."""
+    """Check the upstream again and update the ledger, just before a payment is sent."""
     try:
         _check_way(flow)
         purchase.sending()
@@ -325,13 +332,13 @@ def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response 
 
 
 def refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:
-    """Answer in the place of the upstream."""
+    """Give the client `response` instead of the upstream's answer."""
     flow.response = answer
     flow_metadata.refused(flow, code, asked)
 
 
 def _why_unpaid(flow: http.HTTPFlow, exchange: Exchange) -> str:
-    """Why the client gets the upstream's 402."""
+    """The reason, for the log, why the client gets the upstream's 402."""
     if exchange.secrets_sent:
         return "it rejects the payment that was sent"
     if exchange.unpaid:
@@ -344,9 +351,9 @@ def _why_unpaid(flow: http.HTTPFlow, exchange: Exchange) -> str:
 
 
 def _rejected(flow: http.HTTPFlow, purchase: PaidRequest, code: str) -> bool:
-    """The payment was answered by a rejection with `code`. True: another one may be made; else the client hears why.
+    """Handle the rejection of a payment with `code`. Returns whether another payment may be made.
 
-    Raises what `PaidRequest.rejected` does.
+    If not, the reason is written into the client's answer. Raises what `PaidRequest.rejected` does.
     """
     response, payment = flow.response, purchase.payment
     assert response is not None
@@ -374,7 +381,7 @@ def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> Non
 
 
 def fault(error: Exception, purchase: PaidRequest | None = None) -> http.Response:
-    """The answer for a fault of ours. The error's text may hold anything, so only its type is told."""
+    """The answer after a fault of ours. Names only the type of `error`: its text may hold a secret."""
     name = type(error).__name__
     logger.error("x402: a fault of the addon: %s", name)
     paid = (
@@ -385,12 +392,12 @@ def fault(error: Exception, purchase: PaidRequest | None = None) -> http.Respons
 
 
 def names_authorities() -> bool:
-    """Whether the user has named the authorities to believe for the upstream."""
+    """Whether the user has configured certificate authorities for the upstream."""
     return bool(ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir)
 
 
 def _check_way(flow: http.HTTPFlow) -> None:
-    """Pay only the host that the proxy reverses to, over verified TLS; map_remote and others may have changed it since.
+    """Check that the request goes to the upstream host over verified TLS; `map_remote` may have redirected it.
 
     Raises Refused: `insecure_upstream`, `outdated_authorities`, `upstream_changed` or `insecure_log`.
     """

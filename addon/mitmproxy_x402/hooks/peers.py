@@ -1,7 +1,7 @@
-"""Finds the real client of a connection that comes from this very process, through another of its modes.
+"""Finds the real client of a connection that comes from this process, through another of its modes.
 
-With `--mode reverse:https://... --mode regular@0.0.0.0:8080` a client of another machine can ask the second for
-http://127.0.0.1:4402/. Seen from the first, that is a program of this machine.
+With `--mode reverse:https://... --mode regular@0.0.0.0:8080` a client on another machine can ask the regular proxy for
+http://127.0.0.1:4402/. To the reverse proxy that looks like a program on this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _End = tuple[str, int]
 
 
 class Peers:
-    """An addon of its own, that X402Addon brings along: knows the connections that this process opens."""
+    """An addon, loaded by X402Addon, that records the connections that this process opens."""
 
     name = "x402peers"
 
@@ -23,21 +23,21 @@ class Peers:
         self._opened: dict[tuple[_End, _End], connection.Client] = {}
 
     def server_connected(self, data: Any) -> None:
-        """A connection has been opened. It is known before anything is sent through it."""
+        """Record an opened connection, before anything is sent through it."""
         ends = _ends(data.server.sockname, data.server.peername)
         if ends is not None:
             self._opened[ends] = data.client
 
     def server_disconnected(self, data: Any) -> None:
-        """A connection is closed."""
+        """Forget a closed connection."""
         ends = _ends(data.server.sockname, data.server.peername)
         if ends is not None:
             self._opened.pop(ends, None)
 
     def of(self, client: connection.Client) -> str:
-        """The address of whoever asks through `client`, however many of this process' modes lie between.
+        """The IP address of the real client behind `client`, through any number of this process's modes.
 
-        Empty where it cannot be told: a stranger's.
+        Empty if it cannot be determined; such a client is treated as a stranger.
         """
         for _ in range(len(self._opened) + 1):
             ends = _ends(client.peername, client.sockname)
@@ -45,7 +45,7 @@ class Peers:
             if through is None:
                 return client.peername[0] if client.peername else ""
             client = through
-        return ""  # a circle
+        return ""  # a cycle
 
 
 def _ends(near: Any, far: Any) -> tuple[_End, _End] | None:
@@ -53,7 +53,7 @@ def _ends(near: Any, far: Any) -> tuple[_End, _End] | None:
 
 
 def _end(address: Any) -> _End:
-    """Address and port, the former in one spelling; what IPv6 adds to them is left out."""
+    """Address and port of a socket address; the address in its canonical spelling, without IPv6 extras."""
     host = str(address[0]).partition("%")[0]
     try:
         parsed = ipaddress.ip_address(host)

@@ -1,7 +1,7 @@
-"""Looks payments up on the chain while the proxy runs, beside everything else: no payment waits for it.
+"""Looks payments up on the chain in the background while the proxy runs.
 
-It runs in a thread of its own, with a loop of its own, and reads the ledger there. Only what it has found comes back to
-mitmproxy's loop, a few rows at a time, to be written down and shown.
+It reads the ledger and asks RPCs in a thread with its own event loop. Only the results are passed to mitmproxy's event
+loop, a few rows at a time, to be recorded and shown.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from ..reconcile.rpcs import named_rpcs
 from ..views import flow_metadata
 
 PAUSE = 60.0
-"""Seconds between two looks at the ledger. With nothing open a look is one read of an index."""
+"""Seconds between two checks of the ledger. If nothing is open, a check reads one index."""
 MOST = 500
-"""Rows that one look takes, the oldest first; the next one goes on after them."""
+"""Most rows per check, oldest first; the next check continues after them."""
 AT_ONCE = 20
-"""Rows that are written down in one step of mitmproxy's loop."""
+"""Most rows that are recorded in one iteration of mitmproxy's event loop."""
 HOUR = 3600.0
 MOST_PUT_OFF = 10_000
 STOP_SECONDS = 2
-"""For which the end waits for the thread."""
+"""Seconds that the shutdown waits for the thread."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reconciling:
-    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None.
+    """An addon, loaded by X402Addon, that runs the look-ups. `payer` returns the current payer, or None.
 
-    `show` brings a flow whose payment is known now to the screens.
+    `show` updates a flow on screen when its payment has been found.
     """
 
     name = "x402reconcile"
@@ -59,7 +59,7 @@ class Reconciling:
         self._resolver: tuple[Payer, Resolver] | None = None
 
     def running(self) -> None:
-        """Begin, where there is an RPC of the user's to ask."""
+        """Start the thread, if the user has configured an RPC."""
         payer = self._payer()
         if self._thread is not None or payer is None or payer.settings.reconcile == "off" or not _networks(payer):
             return
@@ -68,15 +68,15 @@ class Reconciling:
         self._thread.start()
 
     def done(self) -> None:
-        """The end: what is being asked is not waited for."""
+        """Stop the thread without waiting for requests under way."""
         if self._own is not None and self._stopped is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended already
+            with contextlib.suppress(RuntimeError):  # the thread's loop has ended
                 self._own.call_soon_threadsafe(self._stopped.set)
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
-        with contextlib.suppress(RuntimeError):  # mitmproxy's loop is gone
+        with contextlib.suppress(RuntimeError):  # mitmproxy's loop has ended
             asyncio.run(self._look_for_ever())
 
     async def _look_for_ever(self) -> None:
@@ -97,7 +97,7 @@ class Reconciling:
                 await asyncio.wait_for(self._stopped.wait(), PAUSE if not self._after else 1)
 
     async def _look(self, payer: Payer) -> None:
-        """Once, at some of what is open. What goes wrong is tried again later."""
+        """Look up some of the open payments once. Failures are tried again later."""
         try:
             entries = self._open(payer)
             async for some in self._resolver_of(payer).resolve(entries):
@@ -108,11 +108,11 @@ class Reconciling:
                     self._loop.call_soon_threadsafe(self._write, payer, known[first : first + AT_ONCE])
         except X402Error as error:
             logger.debug("x402: payments could not be looked up: %s", error)
-        except Exception as error:  # a fault of ours must not end it; its text may hold anything
+        except Exception as error:  # a fault of ours must not end the thread; its text may hold a secret
             logger.error("x402: a fault of the addon while payments were looked up: %s", type(error).__name__)
 
     def _put_off(self, still_open: Iterable[Found]) -> None:
-        """What the same RPCs will know soon is asked again at the next look, everything else in an hour."""
+        """Schedule unanswered rows: at the next check if the RPCs will know soon, else in an hour."""
         if len(self._not_before) > MOST_PUT_OFF:
             self._not_before.clear()
         now = time.monotonic()
@@ -147,7 +147,7 @@ class Reconciling:
         return self._resolver[1]
 
     def _write(self, payer: Payer, found: Sequence[Found]) -> None:
-        """In mitmproxy's loop."""
+        """Record and show results; runs in mitmproxy's event loop."""
         try:
             payer.ledger.record_chain([word for one in found if (word := one.word) is not None])
         except LedgerError as error:
@@ -162,7 +162,7 @@ class Reconciling:
 
 
 RIPE_SECONDS = 15
-"""Nothing is final sooner, so younger payments are not asked about."""
+"""Seconds before a payment can be final; younger ones are not looked up."""
 
 
 def _is_ripe(entry: Entry, now: float) -> bool:
@@ -170,7 +170,7 @@ def _is_ripe(entry: Entry, now: float) -> bool:
 
 
 def _networks(payer: Payer) -> set[str]:
-    """Those that the user has named an RPC for."""
+    """The networks for which the user has configured an RPC."""
     settings = payer.settings
     return {network.caip2 for network in settings.networks if named_rpcs(network, settings)}
 

@@ -23,17 +23,17 @@ from ..views.flow_metadata import is_health
 from .answers import JSON
 
 TICK = 0.05
-"""Seconds between two looks at what is still to be sent."""
+"""Seconds between two checks for data still to be sent."""
 SOON = 0.01
-"""Seconds between two looks at whether all is ready."""
+"""Seconds between two checks whether all addons are ready."""
 PATIENCE = 10.0
-"""Seconds from the first client on after which nobody waits for that any more: a script may never be."""
+"""Seconds that clients wait, from the first one on, for all addons to be ready: a script may never be."""
 
 logger = logging.getLogger(__name__)
 
 
 def health(state: str) -> http.Response:
-    """The answer to it: 200 while `state` is `ok`, else 503. Says nothing that a stranger may not know."""
+    """The answer to a health check: 200 if `state` is `ok`, else 503. Contains nothing confidential."""
     return http.Response.make(200 if state == "ok" else 503, b'{"status": "%s"}' % state.encode(), [JSON, _NO_STORE])
 
 
@@ -41,7 +41,7 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 
 class Service:
-    """An addon of its own, that X402Addon brings along: stops when told, when the running answers are over."""
+    """An addon, loaded by X402Addon, that on SIGTERM ends mitmproxy once the running answers are complete."""
 
     name = "x402service"
 
@@ -49,30 +49,32 @@ class Service:
         self._settings = settings
         self._live: WeakSet[http.HTTPFlow] = WeakSet()
         self.is_over = False
-        """Whether mitmproxy ends: nothing is paid and nothing written down any more."""
+        """Whether mitmproxy is ending: nothing is paid or recorded any more."""
         self._started = False
         self._terminals: list[int] = []
-        """Where is printed to that goes away with SIGHUP."""
+        """The output streams that are terminals, which go away with SIGHUP."""
         self._stopping: asyncio.Task[None] | None = None
 
     @property
     def draining(self) -> bool:
-        """Whether no more requests are taken."""
+        """Whether new requests are refused."""
         return self._stopping is not None or self.is_over
 
     def running(self) -> None:
-        """Take SIGTERM over from mitmproxy, which would cut every stream at once, and SIGHUP, which would do so too."""
-        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # one that is gone does not say so
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        """Handle SIGTERM and SIGHUP, on which mitmproxy would cut every stream at once."""
+        self._terminals = [
+            stream for stream in (1, 2) if os.isatty(stream)
+        ]  # determined now: a terminal that has gone away is not recognised
+        with contextlib.suppress(
+            NotImplementedError, RuntimeError, ValueError
+        ):  # on Windows, and outside the main thread
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored by nohup
                 loop.add_signal_handler(signal.SIGHUP, self.hang_up)
 
     def hang_up(self) -> None:
-        """On SIGHUP: as on SIGTERM. What was printed to a terminal goes nowhere then: mitmproxy ends at once where it
-        cannot print.
-        """
+        """Stop on SIGHUP as on SIGTERM. Output to terminals is discarded: mitmproxy ends at once if it cannot print."""
         for stream in self._terminals:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream)
@@ -80,8 +82,10 @@ class Service:
         self.stop()
 
     def next_layer(self, _: Any) -> Awaitable[None] | None:
-        """Have the first clients wait until all addons are ready: mitmproxy opens its port before, what is asked of one
-        that is not ready ends in an error, and an error during the start is the end of it.
+        """Make the first clients wait until all addons are ready.
+
+        mitmproxy opens its port before that. A request to an addon that is not ready would be an error, and an error
+        during the start ends mitmproxy.
         """
         return None if self._started else self._wait_for_start()
 
@@ -92,7 +96,7 @@ class Service:
         self._started = True
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Count what is under way, and turn away what comes too late."""
+        """Count the running answers, and refuse requests during the shutdown."""
         if exchange_of(flow) is None:
             return
         if self.draining and not is_health(flow.request):
@@ -101,13 +105,13 @@ class Service:
             self._live.add(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """The upstream has said all."""
+        """Stop counting an answer that is over."""
         self._live.discard(flow)
 
     error = response
 
     def stop(self) -> None:
-        """On SIGTERM: at once where nothing is under way, or where it comes a second time."""
+        """Stop on SIGTERM: at once if nothing is under way or at the second signal, else when all answers are over."""
         settings = self._settings()
         if self._stopping is not None or settings is None or not self._busy():
             ctx.master.shutdown()
@@ -121,9 +125,9 @@ class Service:
         self._stopping = asyncio.get_running_loop().create_task(self._drain(settings.drain))
 
     def under_way(self) -> int:
-        """How many answers are still to be given.
+        """How many answers are still running.
 
-        None to a flow that was killed, and none to a client that has left: of neither is always told that it has ended.
+        Killed flows and clients that have left are not counted: mitmproxy does not always report their end.
         """
         return sum(flow.error is None and flow.client_conn.timestamp_end is None for flow in self._live)
 
@@ -131,7 +135,7 @@ class Service:
         return self.under_way() > 0 or unsent(ctx.master.addons.get("proxyserver")) > 0
 
     def done(self) -> None:
-        """The end, whether it was told here or not."""
+        """Note that mitmproxy is ending, for whatever reason."""
         self.is_over = True
 
     async def _drain(self, seconds: float) -> None:
@@ -145,7 +149,7 @@ class Service:
 
 
 def turn_away(flow: http.HTTPFlow) -> None:
-    """Refuse what comes too late. Clients are free to try again: behind a load balancer another proxy takes it."""
+    """Refuse a request during the shutdown. Clients may retry: behind a load balancer another proxy takes it."""
     message = "This x402 proxy is shutting down and takes no more requests. Nothing was paid. Ask again later."
     body = error_body("x402_refused", "shutting_down", message)
     flow.response = http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])

@@ -1,6 +1,7 @@
-"""mitmweb's page may look at everything, and change nothing that would lead to the key or to more spending.
+"""Keeps mitmweb's page from changing anything that could expose the key or allow more spending.
 
-Its API sets any option and runs any command: `scripts` runs code beside the key, `save_stream_file` writes over files.
+The page's API sets any option and runs any command: `scripts` runs code in our process, `save_stream_file` overwrites
+files.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HARMLESS = frozenset(
         *("termlog_verbosity", "store_streamed_bodies", "console_focus_follow"),
     }
 )
-"""mitmproxy's options that change what is seen, and no more."""
+"""mitmproxy's options that only change what is displayed."""
 COMMANDS = (
     *("script.run", "options.load", "options.save", "save.file", "save.har", "export.file", "cut.save"),
     *("view.flows.load", "replay.client.file", "replay.server.file", "browser.start"),
@@ -43,7 +44,7 @@ def is_web(master: Any) -> bool:
 
 
 class WebLock:
-    """Guards the options of one `master`. `objection` says why options of ours may not change, or gives None."""
+    """Guards the options of one `master`. `objection` returns why options of ours may not change, or None."""
 
     def __init__(self, master: Any, objection: Callable[[dict[str, Any]], str | None]) -> None:
         self._options = master.options
@@ -55,7 +56,7 @@ class WebLock:
             master.commands.commands.pop(name, None)
 
     def remove(self) -> None:
-        """Let the options be as they were; commands that were taken stay away."""
+        """Stop guarding the options; removed commands stay removed."""
         for name in ("update_known", "reset"):
             vars(self._options).pop(name, None)
 
@@ -83,9 +84,9 @@ class WebLock:
 
 
 def open_by_file(folder: Path) -> None:
-    """Have mitmweb hand its browser a file that only the owner can read, and not the address with the token.
+    """Make mitmweb open its browser with a private file instead of the address that contains the token.
 
-    Every user of the machine sees a browser's arguments. `folder` is the owner's.
+    All users of the machine can see a browser's arguments. `folder` belongs to the user alone.
     """
     from mitmproxy.tools.web import webaddons  # noqa: PLC0415  # only mitmweb needs it
 
