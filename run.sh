@@ -11,7 +11,7 @@ say() { printf '%s: %s\n' "$X402_PROGRAM" "$*" >&2; }
 
 TESTED="3.10 to 3.14"
 
-# Only running it tells: a version manager's shim can be there and print an error, a distribution's Python can lack venv.
+# It has to be run: a version manager's shim can exist and print an error, and a distribution's Python can lack venv.
 PROBE='
 import sys
 found = "%d.%d" % sys.version_info[:2]
@@ -24,7 +24,7 @@ for module in ("ctypes", "ensurepip", "sqlite3", "ssl", "venv", "zlib"):
     except ImportError:
         lacking.append(module)
 if lacking:
-    sys.exit("is %s, and lacks %s" % (found, ", ".join(lacking)))
+    sys.exit("is Python %s without %s" % (found, ", ".join(lacking)))
 print("works " + found)
 '
 
@@ -60,7 +60,7 @@ find_python() {
       printf '%s\n' "$X402_PYTHON"
       return 0
     fi
-    say "X402_PYTHON=$X402_PYTHON is no working Python 3.10 or later with venv, ensurepip, ssl and sqlite3"
+    say "X402_PYTHON=$X402_PYTHON does not work: a Python 3.10 or later with venv, ensurepip, ssl and sqlite3 is needed"
     say_why_not "$X402_PYTHON"
     return 1
   fi
@@ -75,32 +75,32 @@ find_python() {
   done <<LIST
 $(python_candidates)
 LIST
-  say "no working Python 3.10 or later found (with venv, ensurepip, ssl and sqlite3)"
+  say "no working Python 3.10 or later was found (with venv, ensurepip, ssl and sqlite3):"
   while IFS= read -r candidate; do
     [ -z "$candidate" ] || say_why_not "$candidate"
   done <<LIST
 $(python_candidates)
 LIST
   say "install one (Debian, Ubuntu: apt install python3 python3-venv; Fedora: dnf install python3; macOS: brew install python;"
-  say "anywhere: uv python install), or set X402_PYTHON"
+  say "anywhere: uv python install), or set X402_PYTHON to the path of one"
   return 1
 }
 
-# say_why_not PYTHON: what is wrong with it, in its own words.
+# say_why_not PYTHON: prints what is wrong with it.
 say_why_not() {
   local answer
   answer=$("$1" -I -c "$PROBE" 2>&1 >/dev/null </dev/null | tail -n 1)
   say "  $1 ${answer:-does not run}"
 }
 
-# is_ready VENV LOCK: whether VENV holds exactly what LOCK says, made by the Python asked for.
+# is_ready VENV LOCK: whether VENV was installed from exactly this LOCK, with the Python asked for.
 is_ready() {
   [ -x "$1/bin/python" ] && cmp -s "$2" "$1/x402-installed.lock" &&
     { [ -z "${X402_PYTHON:-}" ] || [ "$X402_PYTHON" = "$(cat "$1/x402-python" 2>/dev/null)" ]; }
 }
 
-# link_package VENV: the package becomes importable, behind all that is installed. A relative path outlives a move; and
-# behind, because addon/x402.py would otherwise hide the reference package x402 from the tests.
+# link_package VENV: makes the package importable. The path is relative, so that the checkout can be moved, and comes last on
+# sys.path, because addon/x402.py would otherwise hide the reference package x402 from the tests.
 link_package() {
   "$1/bin/python" -I - "$here/addon" <<'PYTHON'
 import os, sys, sysconfig
@@ -110,18 +110,18 @@ with open(os.path.join(site, "mitmproxy_x402.pth"), "w", encoding="utf8") as pth
 PYTHON
 }
 
-# make_venv VENV LOCK: VENV from nothing. The copy of LOCK comes last: without it, the next start begins anew.
+# make_venv VENV LOCK: makes VENV from nothing. The copy of LOCK is written last; without it the next start begins again.
 make_venv() {
   local venv=$1 lock=$2 python log=$1/x402-install.log
   if [ -e "$venv" ] && [ ! -e "$venv/x402-python" ]; then
-    say "$venv is there and not of my making; remove it, or name another directory in X402_VENV"
+    say "$venv exists and was not created by run.sh; remove it, or set X402_VENV to another directory"
     return 1
   fi
   python=$(find_python) || return 1
   say "installing into $venv with $python; this happens once and takes about a minute"
   case $(python_version "$python") in
     3.1[0-4]) ;;
-    *) say "this Python is newer than those tested ($TESTED); should it fail, name one of those in X402_PYTHON" ;;
+    *) say "this Python is newer than those tested ($TESTED); if it fails, set X402_PYTHON to one of those" ;;
   esac
   rm -rf "$venv" && mkdir -p "$venv" && printf '%s\n' "${X402_PYTHON:-$python}" >"$venv/x402-python" || return 1
   if ! {
@@ -131,25 +131,25 @@ make_venv() {
       link_package "$venv" && holds_what_runs "$venv" "$lock"
   } >"$log" 2>&1 </dev/null; then
     tail -n 15 "$log" >&2
-    say "the installation failed; all of its output is in $log"
+    say "the installation failed; its whole output is in $log"
     return 1
   fi
   cp "$lock" "$venv/x402-installed.lock.new" && mv "$venv/x402-installed.lock.new" "$venv/x402-installed.lock"
 }
 
-# holds_what_runs VENV LOCK: whether what LOCK is for can be imported. pip is content with a lock that has no line for this
-# Python.
+# holds_what_runs VENV LOCK: whether the packages that LOCK is for can be imported. pip also succeeds with a lock that has no
+# line for this Python.
 holds_what_runs() {
   grep -q '^mitmproxy==' "$2" || return 0
   "$1/bin/python" -I -c '
 from mitmproxy_x402.installation import missing
 found = missing()
 if found:
-    raise SystemExit("the lock has installed no " + ", ".join(found))
+    raise SystemExit("the lock file has no line for this Python for: " + ", ".join(found))
 '
 }
 
-# ensure_venv VENV LOCK: one installation at a time; who comes second waits for the first.
+# ensure_venv VENV LOCK: one installation at a time; a second run waits for the first.
 ensure_venv() {
   local venv=$1 lock=$2 busy=$1.busy told=
   is_ready "$venv" "$lock" && return 0
@@ -162,7 +162,7 @@ ensure_venv() {
       rm -rf "$busy"
       continue
     fi
-    [ -n "$told" ] || say "another installation into $venv is under way, waiting for it (if there is none, remove $busy)"
+    [ -n "$told" ] || say "another installation into $venv is running; waiting for it (if there is none, remove $busy)"
     told=1
     sleep 1
   done
@@ -176,7 +176,7 @@ ensure_venv() {
   return $code
 }
 
-# lock [UV ARGUMENT...]: writes both lock files anew; for whoever maintains them, see docs/development.md.
+# lock [UV ARGUMENT...]: writes both lock files; for maintainers, see docs/development.md.
 lock() {
   cd "$here" || return 1
   set -- --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet "$@"
@@ -197,18 +197,18 @@ has_postgres() {
   command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
 
-# ensure_debian WHAT PACKAGE: what some tests need beside Python. Installed where the machine is ours alone, as in CI;
-# elsewhere the tests that need it fail, and say what to install.
+# ensure_debian WHAT PACKAGE: what some tests need besides Python. Installed where run.sh is root, as in CI; elsewhere the
+# tests that need it fail, and say what to install.
 ensure_debian() {
   "has_$1" && return 0
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     say "installing $2 for the tests"
     apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null </dev/null
   fi
-  "has_$1" || say "some tests need $2: install it (Debian: apt-get install $2), else they fail"
+  "has_$1" || say "some tests need $2 and fail without it (Debian: apt-get install $2)"
 }
 
-# without_install ARGUMENT...: whether the standard library is enough for it.
+# without_install ARGUMENT...: whether the standard library is enough for this command.
 without_install() {
   local argument
   case ${1:-} in path | help | --version) return 0 ;; esac

@@ -127,7 +127,7 @@ class TestFinding:
     def test_none_at_all_says_what_to_do(self, home: Path, tools: Path) -> None:
         answer = bash("python_candidates() { :; }\nfind_python", home=home, path=str(tools))
         assert answer.returncode == 1
-        assert "no working Python 3.10 or later found" in answer.stderr
+        assert "no working Python 3.10 or later was found" in answer.stderr
         assert "X402_PYTHON" in answer.stderr
 
     def test_why_those_that_are_there_will_not_do(self, home: Path, tmp_path: Path, tools: Path) -> None:
@@ -138,7 +138,7 @@ class TestFinding:
         answer = bash(script, home=home, path=str(tools))
         assert answer.returncode == 1
         assert f"{old} is cpython 3.9\n" in answer.stderr
-        assert f"{poor} is {VERSION}, and lacks ssl\n" in answer.stderr
+        assert f"{poor} is Python {VERSION} without ssl\n" in answer.stderr
         assert f"{gone} pyenv: python3: command not found\n" in answer.stderr
 
     def test_a_python_that_was_never_tested_comes_last(self, home: Path, tools: Path) -> None:
@@ -219,7 +219,7 @@ class TestInstalling:
         answer = self.install(tmp_path / "venv", lock, home, PIP_NO_INDEX="1")
         assert answer.returncode == 1
         assert "DO NOT MATCH THE HASHES" in answer.stderr
-        assert "the installation failed; all of its output is in" in answer.stderr
+        assert "the installation failed; its whole output is in" in answer.stderr
         assert bash(f'is_ready "{tmp_path}/venv" "{lock}"', home=home).returncode != 0
 
     def test_a_directory_of_somebody_else_stays(self, tmp_path: Path, lock: Path, home: Path) -> None:
@@ -228,7 +228,7 @@ class TestInstalling:
         (venv / "precious").touch()
         answer = self.install(venv, lock, home)
         assert answer.returncode == 1
-        assert "not of my making" in answer.stderr
+        assert "was not created by run.sh" in answer.stderr
         assert (venv / "precious").exists()
 
     def test_the_mark_of_a_killed_installation_is_no_obstacle(self, tmp_path: Path, lock: Path, home: Path) -> None:
@@ -249,7 +249,7 @@ class TestInstalling:
         script = f'sleep() {{ rm -r "{busy}"; }}\nmake_venv() {{ echo made; }}\nensure_venv "{tmp_path}/venv" "{lock}"'
         answer = bash(script, home=home)
         assert (answer.returncode, answer.stdout) == (0, "made\n")
-        assert "is under way, waiting for it" in answer.stderr
+        assert "is running; waiting for it" in answer.stderr
 
 
 class TestHandingOver:

@@ -8,24 +8,24 @@ usage: {prog} [VERB] [ARGUMENTS]
 Pays x402 challenges, so that any HTTP client can use a gateway that charges per request.
 
 verbs:
-  serve      the proxy on http://127.0.0.1:4402 (also without a verb)
-  web        the same in mitmweb, with its window in the browser
-  tui        the same in mitmproxy, with its window in the terminal
-  env        the lines that point a client at the proxy: codex, claude, openai, anthropic, google
-  run        start a client with these set: run -- claude
-  wallet     the wallets that the proxy finds and what they hold; makes, restores and funds one
-  sandbox    a gateway that takes play money, the proxy before it, and one paid request to look at; needs no wallet
-  report     what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
-  reconcile  ask the chain what became of payments that nobody has confirmed, and write it into the ledger
-  ledger     copy the ledger while proxies pay from it, and take old payments out of it into a file
-  check      is everything in order? wallet, balance, gateway, price, clock, ledger: each line ok, or what to do
-  fixtures   recorded flows: serve them to tests, show them as a person reads them, compare them
-  test       the project's tests (only in a checkout)
-  bench      how fast it is, beside mitmproxy alone and other paying clients (only in a checkout)
-  path       print the script for `mitmdump -s`
+  serve      run the proxy on http://127.0.0.1:4402 (also without a verb)
+  web        the same in mitmweb, which shows every request in the browser
+  tui        the same in mitmproxy, which shows every request in the terminal
+  env        print the lines that point a client at the proxy: codex, claude, openai, anthropic, google
+  run        start a client that is pointed at the proxy: run -- claude
+  wallet     show the wallets that the proxy finds and what they hold; make, restore or fund one
+  check      check wallet, balance, gateway, price, clock and ledger: each line is ok, or says what to do
+  sandbox    a gateway that takes play money, the proxy in front of it, and one paid request to watch; needs no wallet
+  report     show what was spent: today, this month, by day, model and network; also as JSON, CSV or a page with a chart
+  reconcile  ask the chain about payments that are not confirmed yet, and write the answer into the ledger
+  ledger     back up the ledger while proxies use it, or move old payments out of it into a file
+  fixtures   recorded flows: serve them to tests, show them in readable form, compare them
+  test       run the project's tests (only in a checkout)
+  bench      measure the speed, next to mitmproxy alone and to other paying clients (only in a checkout)
+  path       print the path of the script for `mitmdump -s`
 
-Further arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
-`{prog} VERB --help` says more about one. `{prog} --version` prints the version.
+Other arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
+`{prog} VERB --help` explains one verb. `{prog} --version` prints the version.
 """
 
 SERVE_HELP = """\
@@ -33,17 +33,18 @@ usage: {prog} {verb} [--upstream URL] [MITMPROXY ARGUMENTS]
 
 {first}
 
-The gateway is --upstream, else the variable X402_UPSTREAM, else the one that the wallet found can pay:
-https://sol.blockrun.ai, or https://blockrun.ai when there is only an EVM key. It must be https, or on loopback. Of
-several --upstream the first has the port, the next the one above it, and so on; they share wallet, limits and ledger.
+The gateway is the one named by --upstream, else by the variable X402_UPSTREAM, else one that your wallet can pay:
+https://sol.blockrun.ai, or https://blockrun.ai if there is only an EVM key. It must be https, or on this machine.
+--upstream may be given several times: the first gateway is reached on the port, the second on the next higher port,
+and so on; they share wallet, limits and ledger.
 
 The wallet comes from BLOCKRUN_WALLET_KEY, BASE_CHAIN_WALLET_KEY or ~/.blockrun/.session (EVM), and from
-SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from what an option names. Without a wallet free
-answers pass, and every challenge is refused: `{prog} wallet new` makes one.
+SOLANA_WALLET_KEY or ~/.blockrun/.solana-session (Solana), or from where an option says. Without a wallet, free
+models work and everything that costs money is refused; `{prog} wallet new` makes one.
 
-Further arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
-`{prog} {verb} --options` lists every option with its help, those of this addon begin with x402_.
-A --mode of your own replaces the gateway and its checks.
+Other arguments go to mitmproxy: --set x402_max_request=0.25, -p 4403, --listen-host, -w FILE, -s SCRIPT, ...
+`{prog} {verb} --options` lists every option with its help; those of this addon begin with x402_.
+A --mode of your own replaces the gateway above, and is not checked.
 """
 
 ENV_HELP = """\
@@ -76,82 +77,82 @@ Examples: {prog} run -- claude --model MODEL; {prog} run -- codex -m MODEL; {pro
 SANDBOX_HELP = """\
 usage: {prog} sandbox [--once] [--web] [--network NAME] [--scheme NAME] [MITMPROXY ARGUMENTS]
 
-Starts a gateway that charges play money (port 4420) and the real proxy before it (port 4402) with a throw-away
-wallet, sends one streamed request with a tool call, shows the answer arriving and what was paid, and goes on
-serving until Ctrl-C. Your own wallets, settings and mitmproxy's files are not touched; no network is used.
+Starts a gateway that charges play money (port 4420) and in front of it the real proxy (port 4402) with a throw-away
+wallet. It sends one streamed request with a tool call, shows the answer as it arrives and what was paid, and then
+serves until Ctrl-C. Your own wallets, settings and mitmproxy's files are not touched; no network is used.
 
-  --once           end after that one request; the exit code says whether it was paid and complete
-  --web            the proxy in mitmweb, whose page shows that request and all that follow
+  --once           stop after that request; the exit code is 0 if it was paid and complete
+  --web            run the proxy in mitmweb, whose page shows that request and all that follow
   --network NAME   base-sepolia (default), solana-devnet, or both
-  --scheme NAME    how the gateway is paid: exact (default), upto (a ceiling, and what was charged of it), permit2 or
-                   gateway (Circle Gateway)
+  --scheme NAME    how the gateway is paid: exact (default, a fixed price), upto (a ceiling, of which a part is
+                   charged), permit2 (a fixed price over Permit2) or gateway (Circle Gateway)
 """
 
 REPORT_HELP = """\
 usage: {prog} report [--since DATE | --days N] [--json | --csv | --html [FILE]] [--ledger FILE] [--set NAME=VALUE]
 
-Says what was spent, as the ledger has it: today, this month, by day, model, network, path and client. Sums hold what is
-confirmed and what was sent and is not confirmed yet, each also shown apart. Days and months are those of this machine's
-time zone.
+Shows what was spent, according to the ledger: today, this month, by day, model, network, path and client. Sums include
+payments that were sent and are not confirmed yet; these are also shown separately. Days and months are in this
+machine's time zone.
 
-  --since DATE     from that day on, as in 2026-11-01
-  --days N         the last N days; 1 is today alone
-  --json           the same as JSON: amounts in decimal dollars, and in whole millionths
-  --csv            every payment, one line each
-  --html [FILE]    one page with a chart that needs nothing else, in FILE or x402-report.html; - prints it
-  --backup FILE    no report: copies the ledger into FILE, as `ledger backup` does
-  --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
+  --since DATE     only from that day on, as in 2026-11-01
+  --days N         only the last N days; 1 is today
+  --json           print JSON: amounts in decimal dollars, and in whole millionths of a dollar
+  --csv            print every payment, one line each
+  --html [FILE]    write one self-contained page with a chart to FILE or x402-report.html; - prints it
+  --backup FILE    no report: copy the ledger to FILE, as `ledger backup` does
+  --ledger FILE    use this ledger instead of the one in the settings; also a postgresql:// URL
   --set NAME=VALUE an option, as for serve: x402_ledger, x402_config
 
-The ledger is only read, also while proxies pay from it.
+The ledger is only read. Proxies may use it at the same time.
 """
 
 RECONCILE_HELP = """\
 usage: {prog} reconcile [--json] [--ledger FILE] [--set NAME=VALUE]
 
-Asks the chain what became of every payment of the ledger that left and that the chain has not confirmed: those that are
-sent and not confirmed, those that a gateway says it rejected, and those that it says are settled. What the chain says
-is written into the ledger: confirmed, with the transaction and the amount that moved; or not taken, once nobody can
-submit that signature any more, which gives its amount back to the budget. It ends with what is still open, and why.
+Asks the chain about every payment in the ledger that was sent and that the chain has not confirmed yet, whatever the
+gateway said of it. The answer is written into the ledger: confirmed, with the transaction and the amount that moved;
+or not taken, once nobody can submit that signature any more, and then its amount is free again in the budget. At the
+end it lists what is still open, and why.
 
-Asked are the RPCs of x402_evm_rpc and x402_solana_rpc, else public ones. They learn the wallet's addresses. Where two
-RPCs of different hosts are known, both must agree before money is freed. Nothing is signed and nothing is paid.
+It asks the RPCs of x402_evm_rpc and x402_solana_rpc, or public ones if none are set. They learn the wallet's addresses.
+Where RPCs of two different hosts are known, both must agree before money is freed. Nothing is signed or paid.
 
-  --json           the same as JSON, with every payment that was looked up
-  --ledger FILE    another ledger than the one that the settings name; also a postgresql:// URL
+  --json           print JSON, with every payment that was looked up
+  --ledger FILE    use this ledger instead of the one in the settings; also a postgresql:// URL
   --set NAME=VALUE an option, as for serve: x402_evm_rpc, x402_reconcile_rate, x402_ledger, x402_config
 
-The exit code is 0, or 1 where nothing could be asked, or 3 where the chain contradicts what a gateway said.
+The exit code is 0; 1 if nothing could be asked; 3 if the chain contradicts what a gateway said.
 """
 
 LEDGER_HELP = """\
 usage: {prog} ledger backup FILE [--ledger FILE] [--set NAME=VALUE]
        {prog} ledger archive --before DATE FILE.csv.gz [--ledger FILE] [--set NAME=VALUE]
 
-backup   copies the ledger into FILE, whole and as one file, while proxies pay from it. A copy of the ledger's file made
-         otherwise lacks what is still in its log. A ledger in PostgreSQL is copied with pg_dump.
-archive  writes the payments before DATE into FILE.csv.gz, every column of each, and takes them out of the ledger, while
-         proxies pay from it. They leave it when the file is on the disk and was read back. Payments that a budget may
-         still count stay: those of the last 31 days, and with a budget without a period all that ever counted. Reports
-         no longer hold what has left.
+backup   copies the ledger to FILE while proxies use it. (A plain copy of the ledger's file would lack what is still in
+         its write-ahead log. Copy a ledger in PostgreSQL with pg_dump.)
+archive  moves the payments before DATE out of the ledger into FILE.csv.gz, with every column, while proxies use it.
+         They are removed only after the file is on the disk and was read back. Payments that may still count against
+         a budget stay: those of the last 31 days, and all of them if a budget has no period. Reports no longer
+         include what was moved.
 
-  --before DATE    a day of this machine's time zone, as in 2026-08-01
-  --ledger FILE    another ledger than the one that the settings name; archive also takes a postgresql:// URL
+  --before DATE    a day in this machine's time zone, as in 2026-08-01
+  --ledger FILE    use this ledger instead of the one in the settings; archive also takes a postgresql:// URL
   --set NAME=VALUE an option, as for serve: x402_ledger, x402_config, x402_budget
 
-FILE must not be there yet. A run that was interrupted can be repeated with another FILE: what is in both is the same.
+FILE must not exist yet. If a run was interrupted, run it again with another FILE; rows that are in both are the same.
 """
 
 CHECK_HELP = """\
 usage: {prog} check [--upstream URL] [--model NAME] [MITMPROXY ARGUMENTS]
 
-Checks, with the arguments that you would give to serve, that payments will work: versions, settings, wallet and the
+Takes the arguments that you would give to serve, and checks that payments will work: versions, settings, wallet and the
 permissions of its files, ledger, port, gateway (over verified TLS), clock, the price of a small request and of one of a
 coding agent's size, whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or TO DO with
 what to do; - stands before what could not be checked.
 
-Nothing is paid and nothing is signed. The gateway gets a few requests without a payment, the RPCs of the networks that
-it takes payment on get the wallet's public address. The exit code is 0 if every line is ok, 1 otherwise.
+Nothing is paid or signed. The gateway gets a few requests without a payment; the RPCs of the networks that it takes
+payment on get the wallet's public address. The exit code is 1 if there is something to do, else 0.
 
   --model NAME     the model to ask the price of; otherwise one that the gateway lists
   --upstream URL   the gateway; may be given several times, as for serve
@@ -161,61 +162,63 @@ WALLET_HELP = """\
 usage: {prog} wallet [--upstream URL]
        {prog} wallet new [--evm | --solana] [--keystore] [--no-backup]
        {prog} wallet restore [--evm | --solana] [--keystore]
-       {prog} wallet fund [--evm | --solana | --network NAME] [--wait] [--html FILE]
+       {prog} wallet fund [--evm | --solana | --network NAME] [--wait] [--html FILE] [--upstream URL]
        {prog} wallet allow [DOLLARS] [--network NAME] [--yes]
 
-Shows each wallet that the proxy finds: its address, where its key comes from and who can read that, what it holds, and
-how many requests that buys. Keys are never printed, and a wallet that is there is never moved or changed.
+Shows each wallet that the proxy finds: its address, where its key comes from, who can read that, and what it holds;
+then what requests cost at the gateway, how many of them the money is enough for, and what is missing. Keys are never
+printed, and an existing wallet is never moved or changed.
 
-  new            makes a key, shows 24 words to write down and asks for two of them, then writes the key, for you alone,
-                 where the proxy looks: ~/.blockrun/.session (EVM) or ~/.blockrun/.solana-session (Solana)
-  restore        writes the key of a backup (12 to 24 words), or of a private key; from the terminal or standard input
-  fund           the address as text and QR code, and what to send there
-  allow          what Permit2 may take of the wallet, for paying by upto; with DOLLARS a transaction sets that after it
-                 was confirmed, or with --yes, and 0 revokes it
+  new            make a key: shows 24 words to write down, asks for two of them, and writes the key where the proxy
+                 looks, readable by you alone: ~/.blockrun/.session (EVM) or ~/.blockrun/.solana-session (Solana)
+  restore        write the key of a backup (12 to 24 words) or a private key; typed, or from standard input
+  fund           show the address to send money to, as text and QR code, what to send, and what is there now
+  allow          show what Permit2 may take from the wallet, which paying by upto needs; with DOLLARS, set that by a
+                 transaction, after a question; 0 revokes it
 
-  --evm, --solana  which wallet; MetaMask and Phantom show the same address for the same words
-  --keystore       an encrypted keystore (version 3 JSON) in ~/.blockrun/keystore.json, with a password; EVM only
-  --no-backup      show no words: for scripts that back the file up themselves
-  --network NAME   the network to fund, as in base or solana
-  --wait           wait until the money has arrived
-  --html FILE      write a page with the code instead of printing it
-  --upstream URL   the gateway whose price is asked
+  --evm, --solana  which wallet. MetaMask and Phantom show the same address for the same words.
+  --keystore       an encrypted keystore (version 3 JSON) with a password, in ~/.blockrun/keystore.json; EVM only
+  --no-backup      show no words: for scripts that back up the file themselves
+  --network NAME   the network, as in base or solana; fund takes the one that the gateway asks for if none is named
+  --wait           wait until more money has arrived
+  --html FILE      write a page with the QR code instead of printing it
+  --yes            do not ask
+  --upstream URL   the gateway whose prices are asked
   --set NAME=VALUE an option, as for serve
 
-Nothing is sent anywhere but the address, to the RPCs of the networks, and one request without payment, to the gateway.
+Only the address is sent anywhere (to the networks' RPCs), and a few requests without a payment (to the gateway).
 """
 
 TEST_HELP = """\
 usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
 
-Runs the project's tests, in two processes; on two cores this takes less than five minutes. Further arguments go to
-pytest: -k NAME, -x, -n 4, a file, ...
+Runs the project's tests in two processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4, a
+file, ...
 
-  --thorough         all there is, as .ci/run does: every fault at every point, more seeds, sequences and examples
-  --own              the proxies of the tests are started as ./run.sh does, and not by mitmdump -s
-  --ledger postgres  the proxies of the tests keep their ledger in a PostgreSQL server of the tests' own
+  --thorough         run everything, as .ci/run does: every fault at every point, more seeds, sequences and examples
+  --own              start the tested proxies as ./run.sh does, instead of with mitmdump -s
+  --ledger postgres  keep the ledgers of the tested proxies in a PostgreSQL server that the tests start
 """
 
 BENCH_HELP = """\
 usage: {prog} bench [--quick] [--cells NAMES] [--candidates NAMES] [--rounds N] [--requests N] [--baseline DIR]
        {pad} [--write [DIR]] [--render] [--profile NAME] [--soak [SECONDS]] [--seed N]
 
-Measures the proxy beside bare mitmproxy, and beside other clients and proxies that pay, and prints tables. All of it
-takes about a quarter of an hour. The others are installed by name from their registries into .bench/; otherwise nothing
-leaves this machine, no wallet of yours is touched, and nothing is spent.
+Measures the proxy next to bare mitmproxy and to other clients and proxies that pay, and prints tables. All of it takes
+about a quarter of an hour. The others are installed from their registries into .bench/; nothing else leaves this
+machine, none of your wallets is touched, and nothing is spent.
 
   --quick             smaller blocks and fewer rounds, about two minutes
-  --cells NAMES       only these kinds of load and figures, separated by commas: ttfb, rps, stream, signing, ...
-  --candidates NAMES  only these in the kinds of load: mitmdump, ours, blockrun-litellm, ...; a wrong name lists all
+  --cells NAMES       only these measurements, separated by commas: ttfb, rps, stream, signing, ...
+  --candidates NAMES  only these programs: mitmdump, ours, blockrun-litellm, ...; a wrong name lists all
   --rounds N          how often each block is measured
-  --requests N        requests in each block, whatever its usual size
-  --baseline DIR      another checkout of this project, measured beside this one
-  --write [DIR]       write README.md, overview.svg and results.json into DIR or docs/benchmark
-  --render            measure nothing, write that page anew from its results.json
-  --profile NAME      measure nothing, say where the time of this candidate goes
-  --soak [SECONDS]    load with faults and clients that leave, for ten minutes: does anything leak, do the books agree?
-  --seed N            what a soak draws its requests and faults from
+  --requests N        requests in each block
+  --baseline DIR      measure another checkout of this project as well
+  --write [DIR]       write README.md, overview.svg and results.json to DIR or docs/benchmark
+  --render            measure nothing; write that page again from its results.json
+  --profile NAME      measure nothing; show where this program spends its time
+  --soak [SECONDS]    ten minutes of load with faults and clients that disconnect: does anything leak, do sums agree?
+  --seed N            the seed of a soak's requests and faults
 """
 
 PATH_HELP = """\

@@ -34,9 +34,9 @@ INTERRUPTED = 130
 USAGE_ERROR = 2
 
 FIRST_LINES = {
-    "serve": "Starts the proxy that pays, on http://127.0.0.1:4402 unless -p or --listen-host say otherwise.",
-    "web": "As serve, in mitmweb: every request to look at, in the browser.",
-    "tui": "As serve, in mitmproxy: every request to look at, in the terminal.",
+    "serve": "Runs the proxy that pays, on http://127.0.0.1:4402 unless -p or --listen-host say otherwise.",
+    "web": "Like serve, in mitmweb, which shows every request in the browser.",
+    "tui": "Like serve, in mitmproxy, which shows every request in the terminal.",
 }
 TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
 """mitmproxy's three programs by our verbs."""

@@ -178,10 +178,13 @@ def _networks(payer: Payer) -> set[str]:
 def _log(one: Found) -> None:
     entry, verdict = one.entry, one.verdict
     amount, named = format_usd(entry.micro_usd), entry.nonce or entry.reference
-    what = f"payment of {amount} USD for {entry.method} {entry.path} ({named})"
+    most = "at most " if entry.scheme == "upto" else ""
+    what = f"payment of {most}{amount} USD for {entry.method} {entry.path} ({named})"
     if one.finding:
         logger.warning("x402: %s: %s (%s)", what, SENTENCES[one.finding], verdict.transaction or "no transaction")
     elif verdict.kind == "moved":
-        logger.info("x402: %s: confirmed %s", what, verdict.transaction)
+        moved = format_usd(entry.micro_usd * verdict.amount // max(int(entry.amount), 1))
+        charged = f", {moved} USD charged" if most else ""
+        logger.info("x402: %s: confirmed %s%s", what, verdict.transaction, charged)
     else:
         logger.info("x402: %s: not taken, and never can be; it counts no more", what)

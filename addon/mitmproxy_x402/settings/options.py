@@ -41,22 +41,22 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_networks",
         "",
-        "The networks to pay on, most wanted first, separated by commas: short names (base, solana) or CAIP-2 "
-        "names. Networks that are not listed come after these; within one rank the cheapest offer is taken. Only "
-        "networks that a wallet is there for are paid on. base, base-sepolia, arc, solana and solana-devnet are paid "
+        "The networks to pay on, the preferred one first, separated by commas: short names (base, solana) or CAIP-2 "
+        "names. Networks that are not listed come after these; among equals the cheapest offer is taken. Only "
+        "networks that there is a wallet for are paid on. base, base-sepolia, arc, solana and solana-devnet are paid "
         "on in any case, other known ones (such as polygon or arbitrum) only when they are named here or in "
         "x402_allow_networks. Default: empty, the cheapest offer of all.",
     ),
     Option(
         "x402_schemes",
         "exact",
-        "How a gateway may be paid that offers several ways: exact (the price is what is signed), auto or upto. With "
+        "How to pay a gateway that offers several ways: exact (the price is what is signed), auto or upto. With "
         "upto the wallet signs a ceiling, seven times the usual price or more, and the gateway takes a part of it when "
         "the answer is done: less than the exact price for short answers and cached prompts, more for long ones. auto "
-        "decides for each request by what such ceilings came to for that path and model, and tries three where nothing "
-        "is known. The dangers: the gateway and its facilitator may take the whole ceiling; limits and budgets must "
-        "have room for it, and the wallet must hold it. Both need an EVM RPC (x402_evm_rpc), and either a gateway that "
-        "sponsors the allowance or one that you set (wallet allow). Default: exact.",
+        "decides for each request by what was charged of earlier ceilings for that path and model, and tries three "
+        "where nothing is known. The dangers: the gateway and its facilitator may take the whole ceiling; limits and "
+        "budgets must have room for it, and the wallet must hold it. Both need an EVM RPC (x402_evm_rpc), and either a "
+        "gateway that sponsors the allowance or one that you set (wallet allow). Default: exact.",
     ),
     Option(
         "x402_gateway",
@@ -77,15 +77,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_dry_run",
         "false",
-        "With true nothing is ever signed: the client gets an error that says what would have been paid, to whom "
+        "If true, nothing is ever signed: the client gets an error that says what would have been paid, to whom "
         "and on which chain. Works without a wallet. Default: false.",
     ),
     Option(
         "x402_repurchase",
         "1",
-        "How often one request may be paid again, 0 to 10, after its first payment was spent, has expired, or was not "
-        "taken by the gateway's own word, without a complete answer. Clients repeat failed requests by themselves; "
-        "their repetitions send the same payment for as long as it is valid, and this bounds what comes after. "
+        "How often one request may be paid again, 0 to 10, if it got no complete answer and its first payment was "
+        "spent, has expired, or was rejected by the gateway. Clients repeat failed requests by themselves; the proxy "
+        "sends the same payment with them for as long as it is valid. This option limits what happens after that. "
         "Default: 1, two payments at most.",
     ),
     Option(
@@ -99,23 +99,23 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_preauthorize",
         "false",
-        "With true the payment goes with the first request where its price can be foretold, which saves the round trip "
-        "for the challenge. Foretold is only what three challenges of the same method, path and model have proved "
-        "exactly. When the gateway asks for something else, it is paid anew as usual, and the first signature counts "
-        "against the budget until nobody can submit it any more. The danger: a model that has become free, or cheaper, "
-        "may be paid for once more before that is noticed. Default: false.",
+        "If true, the payment goes with the first request where its price can be predicted, which saves the round trip "
+        "for the challenge. A price is predicted only after three challenges of the same method, path and model have "
+        "confirmed it exactly. If the gateway then asks for something else, it is paid again as usual, and the first "
+        "signature counts against the budget until nobody can submit it any more. The danger: a model that has become "
+        "free, or cheaper, may be paid for once more before that is noticed. Default: false.",
     ),
     Option(
         "x402_allow_pay_to",
         "",
         "The only addresses that may be paid, separated by commas. Gateways use several and change them, so a "
-        "payment may be refused that was fine yesterday. Default: empty, whoever the gateway names.",
+        "payment may be refused that was fine yesterday. Default: empty, any address that the gateway names.",
     ),
     Option(
         "x402_allow_networks",
         "",
         "The only networks that may be paid on, separated by commas: short names (base, solana) or CAIP-2 names. "
-        "x402_networks sets their order. Default: empty, every network that a wallet is there for.",
+        "x402_networks sets their order. Default: empty, every network that there is a wallet for.",
     ),
     Option(
         "x402_allow_assets",
@@ -132,13 +132,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_ledger",
         "",
-        "Where every payment is written down before it is sent: a file, or for proxies on several machines a "
+        "Where every payment is recorded before it is sent: a file, or for proxies on several machines a "
         "PostgreSQL database, as in postgresql://x402@db.example/x402?sslmode=verify-full. The file is a SQLite "
         "database that only you can read; keep it on a local disk. Proxies with the same ledger share one budget; in "
-        "PostgreSQL, and with the same wallet, also the payments that wait to be sent again. Keep a URL that holds a "
-        "password in X402_LEDGER: mitmweb shows options, and the command line is visible to every user of the machine. "
-        "Default: empty, $XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is ~/.local/state if not "
-        "set.",
+        "PostgreSQL, and with the same wallet, they also share the payments that are kept to be sent again. Keep a URL "
+        "that holds a password in X402_LEDGER: mitmweb shows options, and the command line is visible to every user of "
+        "the machine. Default: empty, $XDG_STATE_HOME/mitmproxy-x402/ledger.sqlite3, where XDG_STATE_HOME is "
+        "~/.local/state if not set.",
         variable="X402_LEDGER",
     ),
     Option(
@@ -168,27 +168,28 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_max_validity",
         "600",
-        "For how many seconds at most a signed EVM authorization stays valid, 30 to 86400, whatever the gateway "
+        "The longest time that a signed EVM authorization stays valid, in seconds, 30 to 86400, whatever the gateway "
         "asks for. Anyone who gets hold of a payment header can submit it that long, and it can move the money "
         "once. Default: 600.",
     ),
     Option(
         "x402_solana_rpc",
         SOLANA_RPC,
-        "URLs of Solana RPCs, separated by commas and tried in turn. Asked for a recent blockhash when a challenge "
-        "brings none, and for what became of payments (x402_reconcile). They must be https, or http on loopback. Keep "
-        f"URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: {SOLANA_RPC}.",
+        "URLs of Solana RPCs, separated by commas and tried in turn. They are asked for a recent blockhash when a "
+        "challenge has none, and for what became of payments (x402_reconcile). They must be https, or http on "
+        "loopback. Keep URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: "
+        f"{SOLANA_RPC}.",
         variable="SOLANA_RPC_URL",
     ),
     Option(
         "x402_evm_rpc",
         "",
-        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. Asked for balances "
-        "and for what became of payments (x402_reconcile): paying exact prices needs none, paying by x402_schemes auto "
-        "or upto does. Name two of different hosts: once two are known, both must agree before money of the budget is "
-        "freed. They must be https, or http on loopback. Keep URLs that hold an API key in X402_EVM_RPC instead: "
-        "mitmweb shows options. Default: empty; the verbs check, wallet and reconcile, and paying by auto or upto, ask "
-        "public ones on base and base-sepolia.",
+        "URLs of EVM RPCs as NETWORK=URL, separated by commas, as in base=https://mainnet.base.org. They are asked for "
+        "balances and for what became of payments (x402_reconcile). Paying exact prices needs none; paying by "
+        "x402_schemes auto or upto does. Name two on different hosts: then both must agree before an amount is given "
+        "back to the budget. They must be https, or http on loopback. Keep URLs that hold an API key in X402_EVM_RPC "
+        "instead: mitmweb shows options. Default: empty; the verbs check, wallet and reconcile, and paying by auto or "
+        "upto, ask public ones on base and base-sepolia.",
         variable="X402_EVM_RPC",
     ),
     Option(
@@ -196,13 +197,13 @@ OPTIONS: tuple[Option, ...] = (
         "background",
         "When the proxy asks the chain what became of payments that nobody has confirmed: background (a while after "
         "they were sent, until it is known), now (once, when it starts) or off (never; the verb reconcile does it when "
-        "told). Asked are only RPCs that x402_evm_rpc and x402_solana_rpc name, which then learn the wallet's "
-        "addresses; without any, nothing is asked. No payment waits for it. Default: background.",
+        "told). Only the RPCs in x402_evm_rpc and x402_solana_rpc are asked, which then learn the wallet's "
+        "addresses; if there are none, nothing is asked. No payment waits for it. Default: background.",
     ),
     Option(
         "x402_reconcile_rate",
         "300",
-        "How many requests an hour each RPC may get at most to look payments up, 1 to 100000. One request asks about "
+        "The most requests an hour to each RPC for looking up payments, 1 to 100000. One request asks about "
         "up to a hundred payments. Default: 300.",
     ),
     Option(
@@ -237,7 +238,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_max_body",
         "256m",
-        "How long a request's body may be: a number of bytes, or with k, m or g (4m is 4 times 1024 times 1024), at "
+        "The longest body of a request: a number of bytes, or with k, m or g (4m is 4 times 1024 times 1024), at "
         "most 1g. It is kept in memory until the answer begins, because it may have to be sent twice. Longer ones get "
         "a 413. Default: 256m.",
     ),
@@ -245,7 +246,7 @@ OPTIONS: tuple[Option, ...] = (
         "x402_drain",
         "60",
         "How many seconds a stop (SIGTERM) waits for running answers, 0 to 86400; new requests get a 503 meanwhile. "
-        "Supervisors kill what takes longer than they allow: docker after 10 seconds, unless told otherwise. Default: "
+        "Supervisors kill a process that takes longer than they allow: docker after 10 seconds by default. Default: "
         "60.",
     ),
     Option(
@@ -289,14 +290,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_keyring",
         "",
-        "Service of the system's keyring to look for keys in, as in mitmproxy-x402: the passwords of its users evm and "
-        "solana. Needs the extra keyring (pip install 'mitmproxy-x402[keyring]'). Default: empty, it is not asked.",
+        "Name of the service in the system's keyring that holds the keys, as in mitmproxy-x402: they are the passwords "
+        "of its users evm and solana. Needs the extra keyring (pip install 'mitmproxy-x402[keyring]'). Default: "
+        "empty, the keyring is not used.",
     ),
     Option(
         "x402_client_token",
         "",
         "Token that clients must present as their API key (Bearer, x-api-key, api-key or x-goog-api-key) before "
-        "anything is paid for them; required when the proxy listens beyond 127.0.0.1. Better set X402_CLIENT_TOKEN or "
+        "anything is paid for them; required for clients on other machines. It is better to set X402_CLIENT_TOKEN or "
         "x402_client_token_file: mitmweb shows options, and the command line is visible to every user of the "
         "machine. Default: empty, no token.",
         variable="X402_CLIENT_TOKEN",
@@ -310,7 +312,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_allow_origins",
         "",
-        "Browser origins that may spend, separated by commas, as in http://localhost:3000. Every page and every "
+        "Browser origins that may spend money, separated by commas, as in http://localhost:3000. Every page and every "
         "script that such an origin loads can spend your money. Scripts may ask with fetch(), whose answers they can "
         "read; images, frames, forms and links spend nothing. A page that was opened as a file has the origin null, as "
         "has every sandboxed frame, and cannot be allowed. Default: empty, no web page can spend.",
@@ -320,7 +322,7 @@ OPTIONS: tuple[Option, ...] = (
         "false",
         "Whether the page and the API of mitmweb may change every option and run every command while a wallet is "
         "loaded: true or false. The danger: whoever gets at the page runs code beside the key (option scripts) or "
-        "lifts the limits. With false, options of the view may change, and limits may be lowered. Default: false.",
+        "raises the limits. If false, the page can change options of its view, and lower limits. Default: false.",
     ),
     Option(
         "x402_view_limit",
@@ -332,15 +334,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_dump",
         "",
-        "Folder to record into: for each request a folder with the request, the answer byte for byte as it streams, "
-        "and the time and size of each chunk. Made if it is missing, for you alone. Credentials, cookies and payment "
-        "headers are not recorded; bodies are, as they are. Default: empty, nothing is recorded.",
+        "Folder to record into. Each request gets a folder with the request, the answer byte for byte as it streams, "
+        "and the time and size of each chunk. It is created if it is missing, readable by you alone. Credentials, "
+        "cookies and payment headers are not recorded; bodies are, as they are. Default: empty, nothing is recorded.",
     ),
     Option(
         "x402_dump_filter",
         "",
         "Which requests to record, as a filter expression of mitmproxy: '~u /v1/messages', '~c 200 & ~t event-stream', "
-        "'~meta \"x402.state: unknown\"'. What can only be told at the end of an answer (~b, ~bs, ~comment, ~marked, "
+        "'~meta \"x402.state: unknown\"'. What is only known at the end of an answer (~b, ~bs, ~comment, ~marked, "
         "~marker, ~meta, ~e) is recorded at first and removed if it does not match. Default: empty, every request.",
     ),
     Option(
@@ -353,10 +355,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "x402_fast_path",
         "true",
-        "While the addon is loaded, replace the functions of mitmproxy's that take most of a request's time by faster "
-        "ones with the same effects. They are put back when the script is unloaded, and a function that another addon "
-        "has replaced is left alone. false leaves mitmproxy as it is; a paid request then takes about twice as long "
-        "inside the proxy. Default: true.",
+        "While the addon is loaded, replace the functions of mitmproxy that take most of a request's time with faster "
+        "ones that have the same effects. They are put back when the script is unloaded, and a function that another "
+        "addon has replaced is left alone. false leaves mitmproxy as it is; a paid request then takes about twice as "
+        "long inside the proxy. Default: true.",
     ),
     Option(
         "x402_config",
