@@ -62,12 +62,10 @@ class Service:
 
     def running(self) -> None:
         """Handle SIGTERM and SIGHUP, on which mitmproxy would cut every stream at once."""
-        self._terminals = [
-            stream for stream in (1, 2) if os.isatty(stream)
-        ]  # determined now: a terminal that has gone away is not recognised
-        with contextlib.suppress(
-            NotImplementedError, RuntimeError, ValueError
-        ):  # on Windows, and outside the main thread
+        # Determined now: a terminal that has gone away is not recognised as one.
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        # Not possible on Windows, and outside the main thread.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored by nohup

@@ -1,7 +1,7 @@
-"""From a challenge to a payment, and what becomes of it. The only package that has signatures made.
+"""Turns a challenge into a payment and tracks its outcome. Only this package has payments signed.
 
 Uses everything below `proxy`; imports nothing of mitmproxy. One payment is made in this order: `challenge` reads the
 402, `policy` chooses an offer and admits it, the ledger reserves it, a scheme builds the payload, the wallet signs,
-`purchase` sends and follows it, `outcomes` writes down what became of it, `retained` keeps what an equal request may
-send again.
+`purchase` follows it until the answer is over, `outcomes` records the outcome, `retained` keeps payments that an equal
+request may send again.
 """

@@ -1,4 +1,4 @@
-"""Reads a 402: its PaymentRequired, or the code of a rejection. Header first, then the body, decoded within bounds."""
+"""Reads a 402: its PaymentRequired, or the code of a rejection; the header first, then the body."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ..protocol.strict_json import decode_json
 MISMATCH = "mismatch"
 """The `challenge_text` of a 402 that says only that the entry which was paid is not offered now."""
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
-"""By which the reference facilitators say why a payment did not pass (x402 v2, section 9)."""
+"""Reasons for which the reference facilitators reject a payment (x402 v2, section 9)."""
 
 
 def read(response: Response) -> PaymentRequired | None:
-    """The challenge in `response`, or None when this 402 is none.
+    """The challenge in `response`; None: the 402 has none.
 
-    Raises ChallengeError: it is one, and cannot be used.
+    Raises ChallengeError: it has one that cannot be used.
     """
     return read_payment_required(challenge_header(response.headers.get), _decoded(response))
 
 
 def why_none(response: Response) -> str:
-    """What a 402 is for which `read` gave None, where it speaks x402; else empty."""
+    """Why `read` found no challenge in a 402 that speaks x402; empty: it does not speak x402."""
     return offers_nothing(challenge_header(response.headers.get), _decoded(response))
 
 
 def rejection_code(response: Response, gateway: Gateway) -> str | None:
-    """The gateway's code where `response`, to a request with a payment, rejects that payment; else None.
+    """The gateway's code, if `response` rejects the payment that was sent; else None.
 
-    A 402 always does, if with an empty code; others only with a code of payments (protocol, section 4), or with a
-    reason of the reference facilitators, whose servers say 412 where Permit2 may not take enough.
+    A 402 always rejects it, possibly with an empty code. Other statuses do so only with a payment code of the gateway,
+    or with a reason of the reference facilitators, whose servers answer 412 if the Permit2 allowance is too small.
     """
     try:
         said, _ = decode_json(_decoded(response))
@@ -55,7 +55,7 @@ def rejection_code(response: Response, gateway: Gateway) -> str | None:
 
 
 def _reasons(response: Response, said: object, gateway: Gateway) -> Iterator[str]:
-    """What the reference servers say of a payment that did not pass: in their terms, their receipt, or their body."""
+    """The reasons for a rejection that reference servers give: in their terms, their receipt, or their body."""
     try:
         required = read(response)
     except ChallengeError:
@@ -70,10 +70,11 @@ def _reasons(response: Response, said: object, gateway: Gateway) -> Iterator[str
 
 
 def challenge_text(response: Response, gateway: Gateway) -> str:
-    """What a 402 says besides its challenge, numbers left out; empty: it is no plain challenge.
+    """What a 402 says besides its challenge, with numbers masked; empty: it is no plain challenge.
 
-    An answer to a payment that says what an unpaid request was told takes it for no payment. MISMATCH: the reference
-    servers' word for a payment whose entry they would not offer now, before they look any closer.
+    If the answer to a payment has the same text as the answer to an unpaid request, the gateway has not recognised the
+    payment. MISMATCH stands for the reference servers' message that the entry paid for is not on offer; they check that
+    before the payment itself.
     """
     try:
         required = read(response) if response.status_code == 402 else None
@@ -85,7 +86,7 @@ def challenge_text(response: Response, gateway: Gateway) -> str:
     if required is None or read_settlement(response.headers.get, gateway.receipt_header) is not None:
         return ""
     rest = {key: value for key, value in said.items() if key not in _TERMS} if isinstance(said, dict) else {}
-    if rest.get("error") == required.error:  # said twice
+    if rest.get("error") == required.error:  # the same error as in the terms
         rest.pop("error", None)
     if required.error == _NO_MATCH and not rest:
         return MISMATCH

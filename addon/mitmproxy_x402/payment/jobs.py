@@ -1,18 +1,18 @@
-"""Jobs: requests for video, music or images that are answered 202 and polled for. Remembers which payment is whose.
+"""Keeps track of jobs: requests for video, music or images that are answered 202 and polled until they are done.
 
-The payment of such a request belongs to its job, and what polls may cost follows from it (protocol, section 4):
+The request's payment belongs to its job, and limits what the polls of that job may cost:
 
     EVM      money moves after success: each poll carries the job's payment, the very same header. A 402 on a poll gets
              another signature over the same nonce, for the same payee, network and asset, and for no more. The token
-             takes each nonce once, so all signatures of a job together move the money of one; also after a restart,
-             since the ledger knows the nonce.
-    Solana   polls carry a proof that the wallet asks which paid: a signature over the job's id and the time, which
-             moves nothing. A 402 in answer to it is the bill of a job that its request did not pay for. Until the
-             request's payment has died, the bill is answered with that very payment; after that with a new one, once,
-             within the same terms, which counts in every limit and budget.
+             accepts each nonce once, so all signatures of a job together can move only one payment; also after a
+             restart, since the ledger has the nonce.
+    Solana   polls carry a proof that they come from the wallet that paid: a signature over the job's id and the time,
+             which moves nothing. A 402 in answer to it is the bill of a job whose request was not charged. Until the
+             request's payment has expired, that same payment answers the bill; after that a new one does, once, within
+             the same terms, and it counts in every limit and budget.
 
-Here is what a 202 says, which request is a poll, and the memory of live jobs; `polls` has the money of a poll. The
-ledger keeps what must outlive this process. Signed headers and proofs are never written anywhere.
+This module reads a 202, recognises polls, and remembers live jobs; `polls` makes the payments of a poll. The ledger
+keeps what must survive a restart. Signed headers and proofs are kept in memory only.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from ..protocol.strict_json import decode_json
 from .payer import Payment
 
 JOB_SECONDS = 24 * 3600
-"""For how long after its request's payment anything is signed for a job; results are kept about as long."""
+"""Seconds after the request's payment during which anything is signed for a job; results are kept about as long."""
 MAX_JOBS = 2000
-"""Live jobs that are remembered; of older ones the ledger knows enough."""
+"""Most live jobs in memory; older ones are read from the ledger."""
 MAX_PROMISE = 64 * 1024
-"""Bytes of a 202's body that are read; a longer one names no job."""
+"""Most bytes of a 202's body that are read; a longer one is taken to name no job."""
 MAX_ADDRESS = 1000
-"""Characters of the place where a job is polled."""
+"""Most characters of a job's polling address."""
 
 _POLL_KEYS = ("poll_url", "polling_url")
 
 
 @dataclass
 class Job:
-    """One live job. What it may still cost is bounded by `submitted`."""
+    """One live job. `submitted` bounds what it may still cost."""
 
     address: str
     family: Family
     submitted: Submitted
     payment: Payment | None = None
-    """What polls carry (EVM), or what answers a bill (Solana); None: this process does not have it."""
+    """The payment that polls carry (EVM) or that answers a bill (Solana); None: this process does not have it."""
     sends: int = 0
     """How often `payment` was sent."""
     state: State = "unknown"
-    """What the ledger last said of the payment."""
+    """The payment's last known state in the ledger."""
     stale: bool = False
-    """Solana: the gateway says that the payment has died."""
+    """Solana: whether the gateway reports that the payment's blockhash has expired."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while something is signed."""
 
@@ -70,7 +70,10 @@ class Jobs:
         self._live: OrderedDict[tuple[str, str], tuple[float, Job]] = OrderedDict()
 
     def polled(self, request: Request, ledger: str) -> str | None:
-        """Where `request` polls, if it may be a poll: cheap, asked for every request. `ledger` is that one's name."""
+        """The address that `request` polls, if it may be a poll; cheap, since every request is checked.
+
+        `ledger` is the name of the current ledger.
+        """
         if request.method != "GET":
             return None
         where = address(request, request.path)
@@ -93,7 +96,7 @@ class Jobs:
         return job
 
     def add(self, job: Job, ledger: str) -> None:
-        """A job has just come to be."""
+        """Remember a new job."""
         self._keep(ledger, job, JOB_SECONDS)
 
     def _keep(self, ledger: str, job: Job, seconds: float) -> None:
@@ -104,19 +107,19 @@ class Jobs:
 
 
 def address(request: Request, path: str) -> str | None:
-    """Where a job is polled: the upstream's origin and `path`, without its query, whichever alias it is written with.
+    """The address of a poll: the upstream's origin and `path`, without its query and the gateway's alias.
 
-    None: too long to be remembered.
+    None: it is too long to be remembered.
     """
     plain = gateway_of(request.host).plain_path(unquote(path.partition("?")[0]))
     return f"{upstream_origin(request)} {plain}" if len(plain) <= MAX_ADDRESS else None
 
 
 def promised(request: Request, location: str | None, body: bytes) -> str | None:
-    """The address at which the job is polled that a 202 with `body` (decoded) answers `request` with, or None.
+    """The polling address of the job that a 202 with `body` (decoded) names, or None.
 
-    Named by `poll_url`, else by the Location header, else it is the request's path with the job's `id` behind it. None
-    as well where it lies beyond the upstream that the request went to.
+    It is `poll_url`, else the Location header, else the request's path followed by the job's `id`. None if it is on
+    another origin than the upstream.
     """
     try:
         said, _ = decode_json(body)
@@ -139,10 +142,10 @@ def promised(request: Request, location: str | None, body: bytes) -> str | None:
 
 
 class Promise:
-    """Reads the body of a 202 as it passes, for `taps.tap`: `done` gets the whole of it, once, if it is short.
+    """Collects the body of a 202, for `body_observers.tap`, and calls `done` once with all of it, if it is short.
 
-    It does more than a receiver should, for the client may poll as soon as it has the last byte: by then the job must
-    be known, in the ledger too. That is one small object of JSON and one write for each job.
+    This does more than an observer should, because the client may poll as soon as it has the last byte: the job must be
+    in the ledger by then. It costs one small JSON object and one write per job.
     """
 
     def __init__(self, length: str | None, done: Callable[[bytes], None]) -> None:
@@ -152,7 +155,7 @@ class Promise:
         self._open = True
 
     def __call__(self, data: bytes) -> None:
-        """One more chunk, or the end."""
+        """Take one more chunk, or the end."""
         self._body += data if self._open else b""
         if self._open and len(self._body) > MAX_PROMISE:
             self._open = False

@@ -1,6 +1,6 @@
-"""Warns once where a wallet will soon be empty, at the start and when a payment makes it so.
+"""Warns when a wallet's balance is low, at the start and after payments.
 
-Asks the RPCs that the user has named, and no others; between two looks it subtracts what is signed.
+Asks only RPCs that the user has configured. Between two look-ups it subtracts what is signed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..protocol.networks import Asset, Network, NetworkTable
 from .policy import Offer, Payers
 
 LOW_REQUESTS = 20
-"""Fewer requests than this that a wallet still pays for: it is low."""
+"""A balance that pays for fewer requests than this is low."""
 TYPICAL_MICRO_USD = 5_000
-"""Half a cent: what a request is taken to cost before one was paid."""
+"""The assumed price of a request before one was paid: half a cent."""
 AGAIN_SECONDS = 600
-"""Between two looks at a balance that is low."""
+"""Seconds between two look-ups of a low balance."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ _Key = tuple[str, str]
 
 
 class LowBalance:
-    """Of one payer. `rpcs` gives the URLs that the user has named for a network; `seconds` is for each answer."""
+    """Watches the balances of one payer.
+
+    `rpcs` returns the URLs that the user has configured for a network; `seconds` is the time-out of each.
+    """
 
     def __init__(self, rpcs: Callable[[Network], Sequence[str]], seconds: float, clock: Callable[[], float]) -> None:
         self._rpcs = rpcs
@@ -43,15 +46,17 @@ class LowBalance:
         self._looking: asyncio.Task[None] | None = None
 
     async def look(self, networks: NetworkTable, payers: Payers) -> None:
-        """At the start: the balance on every EVM network that an RPC is named for. Never raises."""
+        """Look up the balance on every EVM network with a configured RPC. Called at the start. Never raises."""
         for network in networks:
             payer = payers.get(network.family)
-            if network.family == "evm" and payer is not None and network.assets:  # Solana's RPCs are for blockhashes
+            if (
+                network.family == "evm" and payer is not None and network.assets
+            ):  # Solana's RPCs are configured for blockhashes
                 asset = network.assets[0]
                 await self._ask(network, asset, payer, _units(asset, TYPICAL_MICRO_USD))
 
     def signed(self, offer: Offer, payer: str) -> None:
-        """A payment of `offer` was signed: so much less is there."""
+        """Subtract a payment of `offer` that was signed."""
         key, price = (offer.network.caip2, offer.asset.address), offer.requirement.amount
         left = self._left.get(key)
         if left is None:
@@ -60,9 +65,9 @@ class LowBalance:
         if left >= LOW_REQUESTS * price:
             self._warned.discard(key)
         elif key not in self._warned or self._clock() - self._looked.get(key, 0) >= AGAIN_SECONDS:
-            with contextlib.suppress(RuntimeError):  # no event loop: nobody would read it
+            with contextlib.suppress(RuntimeError):  # no event loop, so no proxy that could log it
                 loop = asyncio.get_running_loop()
-                if self._looking is None or self._looking.done():  # the chain knows better than our sum
+                if self._looking is None or self._looking.done():  # our sum may be wrong
                     self._looking = loop.create_task(self._ask(offer.network, offer.asset, payer, price))
 
     async def _ask(self, network: Network, asset: Asset, payer: str, price: int) -> None:
@@ -73,7 +78,7 @@ class LowBalance:
         self._looked[key] = self._clock()
         try:
             found = await balance(network, asset, payer, urls, self._seconds)
-        except RpcError:  # paying needs no balance; `check` says what is wrong with the RPC
+        except RpcError:  # payments do not need the balance; `check` reports a bad RPC
             return
         self._left[key] = found
         if found >= LOW_REQUESTS * price:
@@ -86,7 +91,7 @@ class LowBalance:
 
 
 def _units(asset: Asset, micro_usd: int) -> int:
-    """Atomic units for millionths of a dollar."""
+    """Atomic units of `asset` for millionths of a dollar."""
     return max(
         1,
         int(micro_usd * 10 ** (asset.decimals - 6)) if asset.decimals >= 6 else micro_usd // 10 ** (6 - asset.decimals),

@@ -1,8 +1,7 @@
-"""Writes the outcome of payments into the ledger and the log.
+"""Writes the outcomes of payments to the ledger and the log.
 
-A settlement need not be written down at once: the row of a payment that was sent counts as much as that of one that was
-settled. So settlements wait a moment for others, and go into the ledger together, mostly while requests are under way.
-A proxy that is killed in that moment leaves rows that stay counted, without their transactions.
+Settlements are written a few milliseconds later, several together: until then the row counts against budgets as `sent`,
+which is the same amount. If the proxy is killed in between, the rows stay counted and lack their transactions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .rejections import explain
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-"""Between two tries to write what the ledger could not take."""
+"""Seconds between two attempts to write what the ledger could not take."""
 
 WORDS: Mapping[State, str] = {
     "reserved": "not sent",
@@ -33,12 +32,12 @@ WORDS: Mapping[State, str] = {
     "superseded": "not taken, asked anew:",
     "expired": "not taken",
 }
-"""What people read of a state, before a transaction, a code or a reference."""
+"""How the log names each state, before a transaction, a code or a reference."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A payment that was sent, and what became of it."""
+    """A payment that was sent, and its outcome."""
 
     row: int
     """Of the ledger."""
@@ -52,7 +51,7 @@ class Ending:
 
 
 class Outcomes:
-    """Writes to one ledger, and says what is left of `budgets`. Without `later` everything is written at once."""
+    """Writes to one ledger, and logs what is left of `budgets`. Without `later` everything is written at once."""
 
     def __init__(self, ledger: Ledger, budgets: Sequence[Budget], later: Later | None = None) -> None:
         self._ledger = ledger
@@ -61,16 +60,16 @@ class Outcomes:
         self.soon: Batch[Ending] = Batch(self._write, later)
 
     def write(self, ending: Ending) -> State:
-        """Write it down, and give its row's state. What cannot be written yet stays counted; the log says so."""
+        """Write the outcome and return the row's new state. A failed write is retried; the row stays counted."""
         return self._write([ending])[0]
 
     def write_soon(self, ending: Ending) -> State:
-        """The same for the settlement of a payment that was sent once: its row's state is known before."""
+        """Write the settlement of a payment that was sent once, a little later: its row's new state is certain."""
         self.soon.add(ending)
         return ending.outcome.state
 
     def flush(self) -> None:
-        """Write down all that waits."""
+        """Write all outcomes that are waiting."""
         self.soon.flush()
 
     def _write(self, endings: Sequence[Ending]) -> list[State]:
@@ -95,7 +94,7 @@ class Outcomes:
         return states
 
     def _try_again(self) -> None:
-        """The ledger keeps what it could not write, and writes it with the next; there may be none for long."""
+        """Retry: the ledger keeps what it could not write until its next write, which may be long in coming."""
         if self._later is not None and not self._waits:
             self._waits = True
             self._later(RETRY_SECONDS, self._write_what_is_left)
@@ -116,7 +115,7 @@ class Outcomes:
 
 
 def charge(offer: Offer, micro_usd: int | None) -> str:
-    """What was taken of a ceiling, for the log; empty where the answer did not say."""
+    """The amount charged under a ceiling, for the log; empty if the answer does not say."""
     if not offer.is_ceiling or micro_usd is None:
         return ""
     otherwise = "" if offer.exact is None else f" (exact: {format_usd(offer.exact)})"

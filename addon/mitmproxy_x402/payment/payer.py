@@ -1,7 +1,6 @@
-"""Turns a challenge into a payment: choose, ask the policy, reserve, then have it signed.
+"""Turns a challenge into a signed payment: choose an offer, admit it, reserve it in the ledger, sign it.
 
-The order is the rule (design, money rules): nothing is signed that the policy has not admitted, and that the ledger has
-not found room for.
+The order is the rule: nothing is signed that the policy has not admitted and the ledger has not reserved.
 """
 
 from __future__ import annotations
@@ -45,22 +44,22 @@ logger = logging.getLogger(__name__)
 
 NONCE_BYTES = 32
 BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
-"""Seconds between two tries to reserve where another program has locked the ledger: a quarter of a second in all."""
+"""Seconds between attempts to reserve while another program locks the ledger: a quarter of a second in all."""
 REFRESH_SECONDS = 20
-"""From this age on another blockhash is looked up, while payments are sent ahead."""
+"""Age in seconds at which another blockhash is looked up, while payments are sent ahead."""
 
 
 IDENTIFIER = "pay_"
-"""Before the hex digits of a payment identifier, which sellers want to have 16 to 128 characters."""
+"""Prefix of a payment identifier, which must have 16 to 128 characters."""
 MAX_IDENTIFIERS = 2000
 _NEXT_MAY_DO = frozenset(
     {"over_request_limit", "over_budget", "balance_too_low", "permit2_allowance_missing", "wallet_unfunded"}
 )
-"""Refusals of one offer that another one need not meet."""
+"""Codes of refusals after which the next offer is tried."""
 
 
 def rules_of(settings: Settings) -> Rules:
-    """What of `settings` the policy needs."""
+    """The part of `settings` that the policy needs."""
     return Rules(
         networks=settings.networks,
         max_request=settings.max_request,
@@ -78,7 +77,7 @@ def rules_of(settings: Settings) -> Rules:
 
 
 def payers_of(wallets: Wallets, settings: Settings) -> policy.Payers:
-    """The address that pays on each family of chains. In a dry run without a wallet any would do."""
+    """The paying address for each family of chains; None in a dry run without a wallet."""
     both: tuple[Family, Family] = ("evm", "svm")
     found = {family: wallet.address for family in both if (wallet := wallets.for_family(family)) is not None}
     return found or ({"evm": None, "svm": None} if settings.dry_run else {})
@@ -102,7 +101,7 @@ def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> 
 
 
 async def _patiently(reserve: Callable[[], int]) -> int:
-    """What `reserve` gives, tried again for a while where another program has locked the ledger."""
+    """The result of `reserve`, retried for a moment while another program locks the ledger."""
     for pause in BUSY_PAUSES:
         try:
             return reserve()
@@ -112,7 +111,7 @@ async def _patiently(reserve: Callable[[], int]) -> int:
 
 
 def _at_once(payment: Coroutine[Any, Any, Payment]) -> Payment:
-    """What comes of `payment`, in which there is nothing to wait for."""
+    """Run the coroutine `payment`, which must not wait for anything, and return its result."""
     try:
         payment.send(None)
     except StopIteration as done:
@@ -124,7 +123,7 @@ def _at_once(payment: Coroutine[Any, Any, Payment]) -> Payment:
 
 @dataclass(frozen=True)
 class Payment:
-    """A signed payment, ready to be sent. The header can move money: it stays out of every repr and log."""
+    """A signed payment, ready to be sent. Its header can move money, so no repr or log shows it."""
 
     offer: Offer
     payer: str
@@ -133,19 +132,19 @@ class Payment:
     """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
     header: tuple[str, str] = field(repr=False)
     row: int
-    """Of the ledger, where it is reserved."""
+    """The ledger's row of its reservation."""
     valid_until: float
-    """Unix seconds; sent later it can no longer be settled."""
+    """Unix seconds after which it can no longer be settled."""
     window: float
-    """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
+    """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity = field(default=UNKNOWN, compare=False)
-    """The same in the chain's own terms, for the ledger. Known to the process that signed it."""
+    """The same in the chain's terms, for the ledger. Only the process that signed it has this."""
     in_both_headers: bool = False
-    """Whether it goes in X-PAYMENT as well: servers that give version 2 terms in a body alone read either."""
+    """Whether to send it in X-PAYMENT, too: servers with version 2 terms in the body alone may read either."""
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """All that a request carries of it."""
+        """The headers that a request carries for it."""
         name, value = self.header
         return ((name, value), (X_PAYMENT, value)) if self.in_both_headers else (self.header,)
 
@@ -157,7 +156,7 @@ class Payment:
 
 @dataclass(frozen=True)
 class _Order:
-    """What `Payer.pay` was asked for."""
+    """The arguments of one `Payer.pay`."""
 
     required: PaymentRequired
     purpose: Purpose
@@ -193,9 +192,9 @@ class Payer:
         self._entropy = entropy
         self.rules = rules_of(settings)
         self._identifiers: OrderedDict[int, str] = OrderedDict()
-        """By row of the ledger."""
+        """The payment identifiers, by row of the ledger."""
         self.forecast = Forecast() if settings.preauthorize else None
-        """What challenges taught, with `x402_preauthorize`."""
+        """What challenges have taught, with `x402_preauthorize`; else None."""
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
         self._ceilings = Ceilings(
             ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
@@ -206,7 +205,7 @@ class Payer:
 
     @property
     def payers(self) -> policy.Payers:
-        """The address that pays on each family of chains. In a dry run without a wallet any would do."""
+        """The paying address for each family of chains; None in a dry run without a wallet."""
         return payers_of(self.wallets, self.settings)
 
     async def pay(
@@ -222,14 +221,14 @@ class Payer:
     ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
-        `replaces` is the ledger's row of a payment for the same request, or of that which started `job`; `blockhash` is
-        what a transaction is built on in the place of the challenge's; `instead_of` is a payment for the same request
-        that the gateway says it did not take: over Permit2 its nonce is used again, so that one of both at most can be
-        settled. With `at_once` there is nothing to wait for, on EVM and with a `blockhash`, and nothing is paid over
-        Permit2. After any error nothing is reserved. Raises
-        Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError and RpcError (no blockhash): nothing was
-        signed. Raises ChallengeError (the chosen entry breaks a rule of its scheme, or is too large to be echoed): no
-        signature leaves this room.
+        `replaces` is the ledger's row of an earlier payment for the same request, or of the one that started `job`.
+        `blockhash` is used instead of the challenge's. `instead_of` is a payment for the same request that the gateway
+        says it did not take: over Permit2 its nonce is used again, so that only one of the two can be settled. With
+        `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2.
+
+        After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError
+        and RpcError (no blockhash): nothing was signed. Raises ChallengeError: the chosen entry breaks a rule of its
+        scheme, or is too large to be echoed; a signature made by then is discarded.
         """
         await self._read_whole(purpose, at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
@@ -259,7 +258,7 @@ class Payer:
             self.shortfalls.check(order.purpose.host, offer, payer)
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
-            self.outcomes.flush()  # what is settled takes nothing more
+            self.outcomes.flush()  # a settled payment can take nothing more
             look = await self._ceilings.look(offer, payer, order.required.extensions)
         nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
@@ -281,7 +280,7 @@ class Payer:
         return payment
 
     def _make_durable(self, at_once: bool) -> Awaitable[None] | None:
-        """Have the reservation put on the disk. Gives what the payment has to wait for before it leaves."""
+        """Make the reservation durable. Returns what the payment has to wait for before it is sent."""
         if not self.settings.ledger_sync:
             return None
         if not at_once:
@@ -297,12 +296,12 @@ class Payer:
         return bytes.fromhex(before.reference[2:]) if same else self._entropy(NONCE_BYTES)
 
     def declined(self, offer: Offer) -> None:
-        """A seller has refused a payment of `offer` before it looked at the chain for it: see `Ceilings.refused`."""
+        """Note that a seller refuses payments like `offer` on principle, so that its network is paid another way."""
         if offer.method in OVER_PERMIT2:
             self._ceilings.refused(offer)
 
     def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
-        """What names the client's request to the seller (extension `payment-identifier`), in all its payments alike."""
+        """The request's id for the seller (extension `payment-identifier`), the same in all its payments."""
         known = self._identifiers.get(replaces) if replaces is not None else None
         identifier = known or IDENTIFIER + hashlib.sha256(b"payment-identifier" + nonce).hexdigest()[:32]
         self._identifiers[row] = identifier
@@ -311,9 +310,9 @@ class Payer:
         return identifier
 
     async def _read_whole(self, purpose: Purpose, at_once: bool = False) -> None:
-        """Read the request whole where limits go by what is in it, in a thread where that takes long.
+        """Read the request's body if limits depend on it, in a thread if that takes long.
 
-        Raises Refused where it takes too long to be read at once.
+        Raises Refused: it takes too long, and the caller cannot wait.
         """
         if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
             if at_once:
@@ -321,18 +320,18 @@ class Payer:
             await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
 
     def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
-        """How the ledger's budgets by model or path count it: see `Intent`."""
+        """The fields of an `Intent` by which budgets for models and paths count it."""
         if not self.rules.limits:
             return normal_path(purpose.path)[0], False, False
         asked = purpose.asked()
         return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
 
     async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
-        """Another signature for the EVM payment `first` that was sent before: for `required`, over its own `nonce`.
+        """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
 
-        The token, or Permit2, takes a nonce of one wallet once, so of all its signatures one can be settled, and the
-        ledger's row of `first` stays what counts for them. The caller sees to it that wallet, network, asset and payee
-        are those of the first, and the amount is not above it. Raises what `pay` does.
+        The token, or Permit2, accepts each nonce of a wallet once, so only one of all these signatures can be settled,
+        and the ledger's row of `first` counts for them all. The caller ensures that wallet, network, asset and payee
+        are the same, and the amount is not higher. Raises what `pay` does.
         """
         offers = [offer for offer in policy.ranked(required, self.rules, self.payers) if offer.method == first.scheme]
         if not offers or first.scheme in OVER_PERMIT2:
@@ -363,9 +362,9 @@ class Payer:
         return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
 
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
-        """The payment for a challenge that is foreseen: as `pay`, and raises what it does.
+        """The payment for a predicted challenge, made like that of `pay`, with the same errors.
 
-        Waits for nothing: None where there is no blockhash at hand that is young enough.
+        Waits for nothing. None: no recent blockhash is at hand.
         """
         required = prediction.required
         network = self.settings.networks.get(required.accepts[0].network)
@@ -376,7 +375,7 @@ class Payer:
         return None if renewed is None else _at_once(self.pay(renewed, purpose, blockhash=blockhash, at_once=True))
 
     def _blockhash_at_hand(self, prediction: Prediction) -> Blockhash | None:
-        """The youngest of the last challenge's and the RPC's. Has the RPC asked for another before it is too old."""
+        """The newest blockhash known, from a challenge or the RPC. Starts a look-up before it is too old."""
         now = self.clock()
         extra = prediction.required.accepts[0].extra
         known = [self._rpc.at_hand()]
@@ -420,7 +419,7 @@ class Payer:
             raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt=doubt) from None
 
     def release(self, row: int) -> None:
-        """Give a reservation back. Never raises: one that cannot be released lapses by itself."""
+        """Release a reservation. Never raises: one that cannot be released lapses by itself."""
         try:
             self.ledger.release(row)
         except LedgerError as error:

@@ -22,30 +22,30 @@ from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
 MAX_LISTED = 6
-"""Entries of a challenge of which a refusal says why they cannot be paid."""
+"""Most entries for which a refusal says why they cannot be paid."""
 
 Schemes = Literal["exact", "auto", "upto"]
 Payers = Mapping[Family, "str | None"]
-"""The address that would pay on each family of chains; None: there is no wallet, and nothing will be signed."""
+"""The paying address for each family of chains; None: no wallet, so nothing will be signed (dry run)."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user decided, as far as it decides what may be paid. Amounts are millionths of a dollar."""
+    """The user's settings that decide what may be paid. Amounts are millionths of a dollar."""
 
     networks: NetworkTable
     max_request: int
     max_validity: int
-    """Seconds that an EVM authorization may be valid for."""
+    """Most seconds that an EVM authorization may be valid."""
     preference: tuple[Caip2, ...] = ()
-    """Networks in the order in which to pay; empty: the cheapest offer."""
+    """Networks in order of preference; empty: the cheapest offer."""
     schemes: Schemes = "exact"
     gateway: bool = False
     """Whether Circle Gateway may be paid, with signatures that live for seven days."""
     budgets: tuple[Budget, ...] = ()
     limits: tuple[Limit, ...] = ()
     allow_pay_to: tuple[str, ...] = ()
-    """Of the allow lists an empty one allows everything. EVM addresses are in lower case."""
+    """Payees. Each allow list, when empty, allows everything. EVM addresses are in lower case."""
     allow_networks: tuple[Caip2, ...] = ()
     allow_assets: tuple[str, ...] = ()
     """Symbols in upper case, or addresses (EVM: lower case)."""
@@ -54,18 +54,18 @@ class Rules:
 
 @dataclass(frozen=True)
 class Offer:
-    """One entry of a challenge that the table knows: what would be paid, to whom, on which chain."""
+    """One entry of a challenge on a known network: what would be paid, to whom, on which chain."""
 
     requirement: PaymentRequirements
     network: Network
     asset: Asset
     method: Method = "exact"
     exact: int | None = None
-    """Beside a ceiling: the exact price that the seller asks on that network, in millionths of a dollar."""
+    """For a ceiling: the seller's exact price on the same network, in millionths of a dollar."""
 
     @property
     def micro_usd(self) -> int:
-        """What it can cost at most, in millionths of a dollar."""
+        """The most that it can cost, in millionths of a dollar."""
         return self.asset.micro_usd(self.requirement.amount)
 
     @property
@@ -80,22 +80,22 @@ class Offer:
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a payment is for: the client's request, as far as limits and the ledger care."""
+    """The request that a payment is for, as limits and the ledger see it."""
 
     method: str
     host: str
-    """Of the upstream."""
+    """The upstream's host."""
     path: str
-    """Without its query."""
+    """The path without its query."""
     model: str | None = None
-    """None: the request names none that could be read."""
+    """The model; None: none could be read from the request."""
     client: str = ""
-    """Who asks, as the client names itself."""
+    """The client's name, as `hooks.answers.client_name` gives it."""
     whole: WholeRequest | None = field(default=None, compare=False, repr=False)
-    """The request itself, which is read whole where there are limits by model or path."""
+    """The request's body, read if there are limits for models or paths."""
 
     def asked(self) -> Asked:
-        """What it may be for, as far as limits go by it: see `WholeRequest.read`. Without one, what is known does."""
+        """The models and path that limits compare, with any doubt; without a body, the fields above."""
         if self.whole is not None:
             return self.whole.read()
         path, doubt = normal_path(self.path)
@@ -106,16 +106,16 @@ class Purpose:
 
 
 def choose(required: PaymentRequired, rules: Rules, payers: Payers) -> Offer:
-    """The offer to pay, which is the first of `ranked`. Raises what that does."""
+    """The offer to pay: the first of `ranked`, whose errors it raises."""
     return ranked(required, rules, payers)[0]
 
 
 def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offer]:
-    """All that could be paid, the best first: by the user's order of networks, then the cheapest. Never empty.
+    """All offers that could be paid, best first: by the user's order of networks, then by price. Never empty.
 
-    An entry that cannot be signed, that no wallet is there for or that an allow list forbids is no offer. The position
-    in the challenge decides nothing; among equals the table's order does. Raises Refused when there is none, with what
-    was asked for, why not, and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
+    An entry is no offer if it cannot be signed, has no wallet, or is forbidden by an allow list. Its position in the
+    challenge is ignored; ties follow the order of the network table. Raises Refused if there is none, with what was
+    asked for, why it cannot be paid, and what to set: `no_wallet`, `network_not_allowed`, `asset_not_allowed`,
     `pay_to_not_allowed`, `scheme_not_supported` or `challenge_invalid`.
     """
     chosen = [one for one in required.accepts if one.scheme == "exact" or rules.schemes != "exact"]
@@ -130,7 +130,9 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
 
     def rank(offer: Offer) -> tuple[int, bool, int, bool, int, str]:
         name = offer.network.caip2
-        text = json.dumps(offer.requirement.raw, sort_keys=True)  # tells equals apart, whatever their order
+        text = json.dumps(
+            offer.requirement.raw, sort_keys=True
+        )  # breaks ties independently of the order in the challenge
         return (
             order.get(name, len(order)),
             offer.is_ceiling,
@@ -144,15 +146,15 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
 
 
 class _Objection(NamedTuple):
-    """Why an entry is no offer."""
+    """Why an entry cannot be paid."""
 
     rank: int
-    """How near it is to being paid: the nearest gives the refusal its code and its advice."""
+    """How close the entry is to being payable; the closest gives the refusal its code and advice."""
     code: str
     what: str
     """The entry, as in "0.001 USDC on base"."""
     why: str
-    """Completes a sentence about it."""
+    """The reason, which completes a sentence about the entry."""
     advice: str = ""
     offer: Offer | None = None
 
@@ -205,7 +207,7 @@ def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> O
 
 
 def _check_signable(offer: Offer, payer: str | None, rules: Rules) -> None:
-    """Raises ChallengeError where `offer` breaks a rule of its scheme, so that nothing of it can be signed."""
+    """Raise ChallengeError if `offer` breaks a rule of its scheme, so that it cannot be signed."""
     if offer.method == "permit2" or offer.method == "upto":  # noqa: PLR1714  (for the types)
         permit2.check(
             offer.requirement,
@@ -245,7 +247,7 @@ def _paste(what: str, row: str) -> str:
 
 
 def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> str:
-    """The rows of x402.toml that would make an EVM asset known; empty where the challenge says too little."""
+    """The rows of x402.toml that would add the EVM asset; empty if the challenge does not say enough."""
     found = _EVM_NETWORK.fullmatch(requirement.network) if network is None else None
     name, version = requirement.extra.get("name"), requirement.extra.get("version")
     facts = (name, version)
@@ -265,11 +267,11 @@ def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> 
 
 _EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,19})")
 _DOMAIN_FACT = re.compile(r"[A-Za-z0-9 ._+-]{1,32}")
-"""Plain text alone is put into rows to be pasted: a seller wrote it."""
+"""Allowed text for rows to be pasted into x402.toml, since a seller wrote it."""
 
 
 def _forbidden(offer: Offer, rules: Rules) -> _Objection | None:
-    """What an allow list has against `offer`."""
+    """Why an allow list forbids `offer`; None: it does not."""
     network, asset = offer.network, offer.asset
     fold = str.lower if network.family == "evm" else str
     pay_to = offer.requirement.pay_to
@@ -295,7 +297,7 @@ def _not_allowed(code: str, offer: Offer, where: str) -> Refused:
 
 
 def admit(offer: Offer, purpose: Purpose, rules: Rules) -> tuple[Budget, ...]:
-    """Let `offer` pass for `purpose`, and say which budgets it needs room in.
+    """Admit `offer` for `purpose`, and return the budgets that must have room for it.
 
     Raises Refused: `upstream_not_allowed` or `over_request_limit`.
     """
@@ -331,8 +333,10 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
 def over_budget(
     offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float, *, doubt: str = ""
 ) -> Refused:
-    """The refusal for a budget without room. `returns_in`: seconds until it has, from `now` (Unix seconds), or None.
-    `doubt`: why it is not certain that the budget is meant.
+    """The refusal for a `budget` of which `spent` is used.
+
+    `returns_in` is the number of seconds from `now` (Unix seconds) until there is room, or None; `doubt` says why it is
+    not certain that the budget applies.
     """
     if returns_in is None:
         when = "Room for it never returns by itself"
@@ -357,7 +361,7 @@ def _duration(seconds: float) -> str:
 
 
 def dry_run(offer: Offer, purpose: Purpose) -> Refused:
-    """The refusal that is the result of a dry run."""
+    """The refusal with which a dry run ends."""
     return Refused(
         "dry_run",
         f"Dry run: {offer} would have been paid to {shown(offer.requirement.pay_to)} for {purpose!s:.200}. Nothing was "
@@ -367,7 +371,7 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
 
 
 def _nothing_to_pay(required: PaymentRequired, rules: Rules, objections: list[_Objection]) -> Refused:
-    """The refusal, by the entry that is nearest to being paid; what stands against the others follows."""
+    """The refusal if no entry can be paid: led by the closest entry, followed by the reasons for the others."""
     if not objections:
         said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
         return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
@@ -398,7 +402,7 @@ def _nothing_to_pay(required: PaymentRequired, rules: Rules, objections: list[_O
 
 
 def _each(required: PaymentRequired, objections: list[_Objection]) -> str:
-    """Why each entry cannot be paid."""
+    """A list of the entries with the reason why each cannot be paid."""
     parts = [f"{each.what}: {each.why}" for each in objections[:MAX_LISTED]]
     parts += [f"{reason:.120}" for reason in required.unreadable[:3]]
     more = len(objections) - MAX_LISTED

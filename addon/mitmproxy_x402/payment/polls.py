@@ -1,12 +1,12 @@
-"""The payments of one poll of a job: what it carries, and what may be signed when the gateway asks for payment.
+"""Handles the money of one poll of a job: what the poll carries, and what is signed when it is answered 402.
 
-A `Poll` answers the hooks as a `Purchase` does (`purchase.PaidRequest`), by the rules of `jobs`:
+`Poll` implements `purchase.PaidRequest`, as `Purchase` does, by the rules of `jobs`:
 
     reuse      what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
     buy        a 402 came: another signature over the payment's own nonce (EVM), or what answers the bill (Solana)
     rejected   a proof was answered by a bill; or a payment was rejected: may something else be signed, once?
 
-The poll of a job that is in no ledger of ours pays nothing: it might be one of a hundred.
+A poll of a job that is not in our ledger pays nothing: a client could send any number of those.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .policy import Purpose
 from .purchase import Purchase
 
 DYING_SECONDS = 60
-"""On Solana: how long after its `valid_until`, which is when it may have died, a payment surely has (a blockhash lives
-60 to 90 s; protocol, section 3)."""
+"""Seconds after `valid_until` when a payment on Solana is certainly dead: a blockhash lives for 60 to 90 seconds, and
+`valid_until` assumes the shortest."""
 
 logger = logging.getLogger(__name__)
 
 
 def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> None:
-    """The paid request of `purchase` has become a job, which is polled at `where`."""
+    """Remember the job, polled at `where`, that the request of `purchase` has started and `payment` has paid."""
     purchase.is_job = True
     offer, purpose = payment.offer, purchase.purpose
     submitted = Submitted(
@@ -64,7 +64,7 @@ def remember(where: str, purchase: Purchase, payment: Payment, known: Jobs) -> N
 
 
 def poll_of(request: Request, payer: Payer, known: Jobs) -> Poll | None:
-    """The poll that `request` is, or None. Where the ledger cannot be read, the job is taken for an unknown one."""
+    """The `Poll` for `request`; None: it is no poll. If the ledger cannot be read, the job counts as unknown."""
     where = known.polled(request, payer.ledger.name)
     if where is None:
         return None
@@ -77,12 +77,12 @@ def poll_of(request: Request, payer: Payer, known: Jobs) -> Poll | None:
 
 
 class Poll:
-    """The `PaidRequest` of one poll; of a job (None: unknown), by a client's request."""
+    """The `PaidRequest` of one poll of `job`; None: the job is unknown."""
 
     def __init__(self, payer: Payer, job: Job | None, request: Request) -> None:
         its = (job.submitted.method, job.submitted.path, job.submitted.model) if job else None
         method, path, model = its or (request.method, request.path.partition("?")[0], None)
-        # As if for the request that the job came from: so limits for its model and path bind.
+        # The job's original request, so that limits for its model and path apply.
         self.purpose = Purpose(method, request.host, path, model)
         self.payment: Payment | None = None
         self.state: State | None = None
@@ -90,32 +90,32 @@ class Poll:
         self.spent: list[Payment] = []
         self.rejected_before: list[Payment] = []
         self.sent = False
-        self.is_new = self.ahead = False  # what a poll carries belongs to its job
+        self.is_new = self.ahead = False  # its payment belongs to the job
         self._payer = payer
         self._job = job
         self._gateway = gateway_of(request.host)
         self._polled = self._gateway.polled(request.path)
         self._proves = request.headers.get(self._gateway.proof_header or "-") is None
-        """Whether the proxy proves who polls: not where the client does so itself."""
+        """Whether to add a proof; not if the client has sent one."""
         self._billed = False
-        """Whether a proof was answered by a bill."""
+        """Whether a proof was answered 402."""
         self._signed_anew = False
         self._closed = False
         """Whether nothing more is signed for this poll."""
 
     def reuse_retained(self) -> bool:
-        """Whether there is something for the first leg to carry."""
+        """Use the job's payment for the first leg. Returns whether the leg carries it, or a proof."""
         job = self._job
         if job is not None and job.family == "evm" and job.payment is not None:
             self.payment = job.payment if job.payment.valid_until > self._payer.clock() else None
         return bool(self.headers())
 
     def predict(self) -> bool:
-        """Never: what a poll may cost is known."""
+        """Nothing: polls are not predicted. Returns False."""
         return False
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The payment; else, on Solana, a fresh proof."""
+        """The payment's headers; without one, on Solana, a new proof."""
         if self.payment is not None:
             return tuple((name.encode(), value.encode()) for name, value in self.payment.headers)
         wallet, job = self._payer.wallets.svm, self._job
@@ -126,7 +126,7 @@ class Poll:
         return self._gateway.proof(wallet.sign_message, wallet.address, self._polled, int(self._payer.clock()))
 
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:  # noqa: ARG002
-        """What answers a 402 on this poll.
+        """The payment that answers a 402 on this poll.
 
         Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`,
         `job_payment_pending`, `no_wallet`.
@@ -146,7 +146,7 @@ class Poll:
         return job.payment
 
     async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
-        """The payment that this process still has of the job; once that is dead, a new one, the only one."""
+        """The job's payment, if this process has it; once it is dead, a single new one."""
         submitted, alive = self._payer.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
@@ -169,7 +169,7 @@ class Poll:
         return payment
 
     def _check_wallet(self, job: Job) -> None:
-        """Another wallet could pay anew what the job's own has paid: a nonce is a wallet's own."""
+        """Raise Refused if the wallet is not the one that paid for the job: nonces protect only within one wallet."""
         wallet = self._payer.wallets.for_family(job.family)
         if wallet is None or wallet.address != job.submitted.payer:
             raise Refused(
@@ -179,7 +179,7 @@ class Poll:
             )
 
     def sending(self) -> None:
-        """Write down that a payment leaves now; a proof moves no money. Raises LedgerError: then it must not leave."""
+        """Record that the payment is being sent; a proof needs no record. Raises LedgerError: it must not be sent."""
         job = self._job
         if self.payment is None or job is None:
             return
@@ -192,16 +192,16 @@ class Poll:
         self.sent = True
 
     def rejected(self, code: str, status: int, challenge_text: Callable[[], str] = str) -> bool:  # noqa: ARG002
-        """True: what `buy` signs may help; at most once a poll for each of a bill and a rejected payment."""
+        """Returns whether `buy` may try again: once per poll after a bill, and once after a rejected payment."""
         job = self._job
-        if self.payment is None or job is None:  # a proof: its 402 is the bill
+        if self.payment is None or job is None:  # a 402 to a proof is the bill
             first, self._billed = not self._billed, True
             return first and status == 402
         meaning = self._gateway.meaning(code)
         unused, stale = meaning.is_not_taken and job.sends == 1, meaning is Meaning.STALE
         counts_for = self.payment.window if unused else None
         self._record(job, Outcome("rejected" if unused else "unknown", status=status, code=code, counts_for=counts_for))
-        # The same gateway says that the job is not paid, and that this payment cannot pay for it any more.
+        # The gateway says that the job is not paid, and that this payment can no longer pay for it.
         job.stale = job.stale or stale
         again = not self._signed_anew and (unused or stale or (job.family == "evm" and meaning is not Meaning.SPENT))
         self._signed_anew, self._billed = True, False
@@ -211,10 +211,10 @@ class Poll:
         return again
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
-        """The job itself remembers what to send again."""
+        """Nothing: the job remembers what to send again."""
 
     def finish(self, outcome: Outcome, *, complete: bool = True) -> None:  # noqa: ARG002
-        """The client has got the whole of an answer: most say that the job goes on, and nothing of the payment."""
+        """Record the outcome of an answer; most say only that the job is still running."""
         job = self._job
         if job is None or self._closed:
             return
@@ -225,7 +225,7 @@ class Poll:
             self._settle(job, outcome)
 
     def break_off(self, outcome: Outcome) -> None:
-        """The client gets no more of an answer."""
+        """Record that the answer broke off."""
         self.finish(outcome)
 
     def _put_back(self, job: Job) -> None:
@@ -238,7 +238,7 @@ class Poll:
             self._record(job, outcome)
             job.state = self.state or job.state
             return
-        try:  # the answer to a proof names the transaction of the payment before it
+        try:  # the answer to a proof names the transaction of the job's payment
             row = job.payment.row if job.payment is not None and job.sends else job.submitted.last_row
             job.state = self.state = self._payer.ledger.finish(row, outcome)
             self.transaction = outcome.transaction
@@ -246,7 +246,7 @@ class Poll:
             logger.error("x402: the settlement of a job could not be written down: %s", error)
 
     def _record(self, job: Job, outcome: Outcome) -> None:
-        """Have it written down what became of `payment`."""
+        """Record the outcome of `payment`."""
         assert self.payment is not None
         payment = self.payment
         ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, job.sends, outcome, payment.payer)
@@ -273,9 +273,9 @@ def _already_paid() -> Refused:
 
 
 def _within(required: PaymentRequired, submitted: Submitted, table: NetworkTable) -> PaymentRequired:
-    """`required` without the entries that ask for anything else than the job's own terms, or for more.
+    """`required` with only those entries that keep the job's own terms and do not ask for more.
 
-    Raises Refused: `job_not_payable`, where none is left.
+    Raises Refused: `job_not_payable`, if there is none.
     """
     entries = tuple(entry for entry in required.accepts if _is_within(entry, submitted, table))
     if not entries:

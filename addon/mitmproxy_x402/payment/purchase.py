@@ -1,11 +1,11 @@
-"""All payments made for one client request: from the first reservation to the last word on what became of them.
+"""All payments made for one client request, from the first reservation to the outcome.
 
-One request, one payment. There is a second signature only on the gateway's word that the first was spent, is dead, or
-was not broadcast, and `x402_repurchase` bounds how many there are for one request, its repetitions included. What was
-signed before stays counted all the same. A payment that was sent ahead of its challenge may be replaced once besides,
-where the gateway asks as if it had seen none.
+One request, one payment. A second one is signed only if the gateway says that the first was spent, is dead, or was not
+broadcast; `x402_repurchase` bounds their number for one request and its retries. Earlier signatures stay counted. In
+addition, a payment that was sent ahead of its challenge may be replaced once, if the gateway asks as if it had seen
+none.
 
-`purchase_states` has the states, and what each event does to them.
+The states of a purchase and its events are in `purchase_states`.
 """
 
 from __future__ import annotations
@@ -45,29 +45,27 @@ NOT_VERIFIED = frozenset(
         "insufficient_funds",
     }
 )
-"""Reasons by which a facilitator says that a payment over Permit2 is none, before it has looked at its nonce: another
-way to pay may do."""
+"""Reasons for rejecting a payment over Permit2 before the nonce is checked: another scheme may work."""
 MAX_WAIT = 20
-"""Seconds from a payment that was made ahead until it leaves; usually there is nothing in between."""
+"""Most seconds between making a payment ahead of its challenge and sending it; usually none."""
 
 logger = logging.getLogger(__name__)
 
 
 class PaidRequest(Protocol):
-    """What the hooks ask of the money of one request: a `Purchase`, or the `Poll` of a job that was paid for."""
+    """The payments of one request, as the hooks see them: a `Purchase`, or the `Poll` of a job."""
 
     purpose: Purpose
     payment: Payment | None
-    """The payment that goes with the next leg, or went with the last one."""
+    """The payment of the next leg, or of the last one."""
     state: State | None
-    """What the ledger last said of a payment of this request that was sent; None: none has ended yet."""
+    """The ledger's state of this request's last payment that has ended; None: none has."""
     transaction: str
-    """Of its settlement."""
+    """The transaction of its settlement; empty: not known."""
     spent: list[Payment]
-    """Payments of this request that may have been settled and will not be sent again."""
+    """Payments for this request that may have been settled and will not be sent again."""
     rejected_before: list[Payment]
-    """Payments that the gateway did not take, by its own word, and that were replaced; they count until nobody can
-    submit them any more."""
+    """Payments that the gateway says it did not take, and that were replaced. They count until they have expired."""
 
     @property
     def sent(self) -> bool:
@@ -75,38 +73,38 @@ class PaidRequest(Protocol):
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing is known yet of an equal request, nor was anything paid for this one."""
+        """Whether nothing was paid yet for this request or an equal one."""
 
     @property
     def ahead(self) -> bool:
-        """Whether `payment` was made before its challenge, and nothing has been heard of it yet."""
+        """Whether `payment` was made ahead of its challenge and has had no answer yet."""
 
     def reuse_retained(self) -> bool:
-        """Take over what is there for this request. True: the first leg has something to carry."""
+        """Take over a retained payment for this request. Returns whether the first leg carries something."""
 
     def predict(self) -> bool:
-        """Foretell the challenge and pay it. False: it cannot be foretold, or not be paid."""
+        """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited."""
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What the next leg is to carry, and nobody may see."""
+        """The secret headers of the next leg."""
 
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
-        """The payment for a challenge. Raises Refused and what `Payer.pay` does: nothing was signed."""
+        """Make the payment for a challenge. Raises Refused and what `Payer.pay` does: nothing was signed."""
 
     def sending(self) -> None:
-        """Write down that the headers leave now. Raises LedgerError: then they must not."""
+        """Record that the headers are being sent. Raises LedgerError: they must not be sent."""
 
     def rejected(self, code: str, status: int, challenge_text: Callable[[], str] = str) -> bool:
-        """The leg was answered by a rejection with the gateway's `code`. True: another payment may be made."""
+        """Handle a rejection with the gateway's `code`. Returns whether another payment may be made."""
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
-        """Called with the final response's head. `acknowledges`: whether it speaks of the payment."""
+        """Called with the final response headers. `acknowledges` returns whether they acknowledge the payment."""
 
     def finish(self, outcome: Outcome, *, complete: bool) -> None:
-        """The answer is over; `complete`: the client has got what was paid for."""
+        """Record the outcome of an answer; `complete`: the client has what was paid for."""
 
     def break_off(self, outcome: Outcome) -> None:
-        """The client gets no more of an answer."""
+        """Record that the answer broke off."""
 
 
 class Purchase:
@@ -127,32 +125,32 @@ class Purchase:
         self.spent: list[Payment] = []
         self.rejected_before: list[Payment] = []
         self.is_job = False
-        """Whether it is a job that is paid for: each poll asks the ledger what became of the payment."""
+        """Whether the request started a job, whose polls look the payment up in the ledger."""
         self.identity = identity
         self._also: list[RequestIdentity] = []
         self._payer = payer
         self._retained = retained
         self._gateway = gateway_of(purpose.host)
         self._question = question
-        """What the forecast is asked, and learns from; None: nothing is foretold for this request."""
+        """The request as the forecast sees it; None: it is not predicted."""
         self._prediction: Prediction | None = None
         self._made = 0.0
         self._replaced: Payment | None = None
-        """What the gateway said it did not take, before another one was made."""
+        """The payment that the gateway says it did not take, before another one was made."""
         self._stage = Stage.NEW
         self._sends = 0
         """How often this request has sent `payment`."""
         self._known = Memory(None, sends=0, purchases=0, last_row=None, ledger=payer.ledger.name)
-        """What an equal request would have to know; its payment is `payment`."""
+        """What to retain for an equal request; its payment is `payment`."""
 
     @property
     def stage(self) -> Stage:
-        """Where it stands in `purchase_states.TABLE`."""
+        """The current state, of `purchase_states.TABLE`."""
         return self._stage
 
     @property
     def ledger(self) -> Ledger:
-        """That its rows are in."""
+        """The ledger that holds its rows."""
         return self._payer.ledger
 
     @property
@@ -162,12 +160,12 @@ class Purchase:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing is known yet of an equal request, nor was anything paid for this one."""
+        """Whether nothing was paid yet for this request or an equal one."""
         return self._known.last_row is None
 
     @property
     def ahead(self) -> bool:
-        """Whether `payment` was made before its challenge, and nothing has been heard of it yet."""
+        """Whether `payment` was made ahead of its challenge and has had no answer yet."""
         return self._prediction is not None
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -177,7 +175,7 @@ class Purchase:
         return tuple((name.encode(), value.encode()) for name, value in self.payment.headers)
 
     def _step(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Do what the table says. Raises RuntimeError for an event that cannot come."""
+        """Apply an event as the table says. Raises RuntimeError: it cannot occur in this state."""
         step = TABLE[self._stage].get(event)
         if step is None:
             raise RuntimeError(f"{event.name} in the state {self._stage.name}")
@@ -191,18 +189,18 @@ class Purchase:
             self._retain(sendable=outcome is None or outcome.state != "rejected")
 
     def reuse_retained(self) -> bool:
-        """Take over what an equal request left behind when it ended badly."""
+        """Take over what an equal request retained when it failed."""
         memory = self._retained.take(self.identity)
-        if memory is None or memory.ledger != self._payer.ledger.name:  # the user has named another one since
+        if memory is None or memory.ledger != self._payer.ledger.name:  # the user has changed the ledger since
             return False
         self._known, self.payment = memory, memory.payment
         self._step(Event.INHERIT if self.payment is None else Event.TAKE_UP)
         return self.payment is not None
 
     def predict(self) -> bool:
-        """Foretell the challenge and pay it. False: it cannot be foretold, or not be paid; the challenge will say why.
+        """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited.
 
-        Not for a request like one that was paid for before: there the gateway has the first word.
+        Nothing is predicted for a request equal to one that was paid for before: the gateway is asked first.
         """
         forecast = self._payer.forecast
         if forecast is None or self._question is None or not self.is_new:
@@ -221,11 +219,11 @@ class Purchase:
         return True
 
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
-        """A new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`.
+        """Make a new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`.
 
         `challenge_text` gives what the challenge says besides its terms (`challenge.challenge_text`).
         """
-        if self.ahead:  # it did not leave: the first leg had to go without it
+        if self.ahead:  # it was not sent: the first leg had to go without it
             self._prediction = None
             self._step(Event.WITHDRAW)
         try:
@@ -247,7 +245,7 @@ class Purchase:
         return self._known.purchases <= self._payer.settings.repurchase
 
     def _check_purchases(self) -> None:
-        """Raises Refused where this request was paid for often enough."""
+        """Raise Refused if this request has reached `x402_repurchase`."""
         if self._may_buy:
             return
         purchases, allowed = self._known.purchases, self._payer.settings.repurchase
@@ -260,11 +258,13 @@ class Purchase:
         )
 
     def sending(self) -> None:
-        """Write down that the header leaves now. Raises LedgerError: then it must not."""
+        """Record that the header is being sent. Raises LedgerError: it must not be sent."""
         assert self.payment is not None
         known = self._known
         if self.ahead and not 0 <= self._payer.clock() - self._made < MAX_WAIT:
-            self._payer.release(self.payment.row)  # held back, as by an interception: it lapses, and is made anew
+            self._payer.release(
+                self.payment.row
+            )  # held up, for example by an interception: it lapses, and another is made
         if known.sends:
             self._payer.ledger.record_resent(self.payment.row)
         else:
@@ -279,13 +279,13 @@ class Purchase:
         self._step(Event.SEND)
 
     def rejected(self, code: str, status: int, challenge_text: Callable[[], str] = str) -> bool:
-        """The payment was answered by a rejection with the gateway's `code`. True: another one may be made.
+        """Handle a rejection with the gateway's `code`. Returns whether another payment may be made.
 
-        `challenge_text` as for `buy`. Raises Refused, `over_repurchase_limit`: it was spent before, or is dead, and was
-        paid often enough.
+        `challenge_text` as for `buy`. Raises Refused, `over_repurchase_limit`: the payment was spent or is dead, and
+        the limit is reached.
         """
         payment = self.payment
-        if payment is None:  # it was sent by another addon, in whose place this one was loaded
+        if payment is None:  # it was sent by the addon that this one has replaced
             return False
         if self._mispredicted(code, status, challenge_text):
             return True
@@ -293,7 +293,7 @@ class Purchase:
         if declined:
             self._payer.declined(payment.offer)
         meaning = self._gateway.meaning(code)
-        # In answer to a payment that was sent before, "not taken" says nothing of that earlier time.
+        # For a payment that was sent before, "not taken" does not cover the earlier time.
         first, unused = self._known.sends == 1, declined or meaning.is_not_taken
         if first and unused:
             return self._replace(Outcome("rejected", status=status, code=code, counts_for=payment.window))
@@ -317,7 +317,7 @@ class Purchase:
         return True
 
     def _replace(self, outcome: Outcome) -> bool:
-        """The gateway says that it did not take the payment: whether another one may be made, once for this request."""
+        """Replace a payment that the gateway says it did not take. Returns whether it may be: once per request."""
         payment = self.payment
         assert payment is not None
         if self.rejected_before or not self._may_buy:
@@ -329,7 +329,7 @@ class Purchase:
         return True
 
     def _mispredicted(self, code: str, status: int, challenge_text: Callable[[], str]) -> bool:
-        """Whether what was rejected is a payment that was sent ahead, and that may be replaced."""
+        """Whether the rejected payment was sent ahead of its challenge and may be replaced."""
         prediction, self._prediction = self._prediction, None
         if prediction is None or self.payment is None or self._payer.forecast is None:
             return False
@@ -351,17 +351,17 @@ class Purchase:
         return True
 
     def leads_to(self, identity: RequestIdentity) -> None:
-        """The answer redirects the client: what it will ask then is the same request, as far as money goes."""
+        """Treat the request that follows this redirect as the same one, so that it is not paid again."""
         self._also.append(identity)
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
-        """Called with the final response's head: what it does not answer is retained before the client knows."""
+        """Called with the final response headers: a failed answer retains the payment before the client sees it."""
         self._judge(status, acknowledges)
         if not 200 <= status < 300:
             self._step(Event.FAIL)
 
     def _judge(self, status: int, acknowledges: Callable[[], bool]) -> None:
-        """Tell the forecast what became of what it foretold, or how this gateway acknowledges an ordinary payment."""
+        """Tell the forecast whether its prediction was right, or whether the gateway acknowledges ordinary payments."""
         forecast, question = self._payer.forecast, self._question
         prediction, self._prediction = self._prediction, None
         if forecast is None or question is None or not self.sent or self._stage is Stage.CLOSED:
@@ -376,23 +376,23 @@ class Purchase:
             forecast.unproven(prediction)
 
     def finish(self, outcome: Outcome, *, complete: bool) -> None:
-        """The answer is over. What was not sent goes back to where it came from."""
+        """Record the outcome. A payment that was not sent is released, or retained again."""
         self._judge(0, bool)
         self._step(Event.COMPLETE if complete else Event.BREAK, outcome)
 
     def break_off(self, outcome: Outcome) -> None:
-        """The client gets no more of an answer: what was sent is retained."""
+        """Record that the answer broke off; a sent payment is retained."""
         self.finish(outcome, complete=False)
 
     def _retain(self, *, sendable: bool) -> None:
-        """Only where an equal request has something to take over. The ledger lets nothing leave that was rejected."""
+        """Retain what an equal request needs, if there is anything. The ledger refuses to send a rejected payment."""
         if self._known.purchases and self._known.last_row is not None:
             for identity in (self.identity, *self._also):
                 memory = replace(self._known, payment=self.payment if sendable else None)
                 self._retained.remember(identity, memory)
 
     def _record(self, outcome: Outcome) -> None:
-        """Have it written down what became of `payment`."""
+        """Record the outcome of `payment`."""
         assert self.payment is not None
         payment, outcomes, sends = self.payment, self._payer.outcomes, self._known.sends
         ending = Ending(payment.row, payment.offer, payment.reference, self.purpose, sends, outcome, payment.payer)

@@ -1,15 +1,14 @@
-"""The states of a purchase, and what each event does to it: the table that `purchase` follows.
+"""The states of a purchase and the table of transitions that `purchase` follows.
 
-state      what is known, and what may happen to money next
-NEW        nothing was paid for this request, as far as is known
-OWED       it was paid for, and that payment cannot be sent again: the next challenge may be paid, within
+NEW        nothing is known to have been paid for this request
+OWED       it was paid for, and that payment cannot be sent again; the next challenge may be paid, within
            `x402_repurchase`
-SIGNED     a payment is reserved and signed, and has never left
-RETAINED   the payment of an equal request was taken over, and has not left with this one
-SENT       the payment has left with this request; nothing, or a part of a complete answer, has come of it
-RETURNED   the answer that has begun is incomplete: the payment is retained for the next equal request already
+SIGNED     a payment is reserved and signed, and has not been sent
+RETAINED   the payment of an equal request was taken over, and has not been sent with this one
+SENT       the payment was sent with this request; there is no answer, or part of an answer that may become complete
+RETURNED   an answer has begun that will not be complete: the payment is retained for the next equal request
 CLOSED     nothing more is signed or sent for this request; what an equal one may need is retained
-OVER       the client has got what it gets
+OVER       the answer is over
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DRAWN = """
-Events down, states across, the next state in each cell; + has the outcome written into the ledger, r retains what an
-equal request may take up, x gives the reservation back. Where nothing stands the event cannot come, and raises.
+Events down, states across, the next state in each cell. + records the outcome in the ledger, r retains what an equal
+request may need, x releases the reservation. An event raises RuntimeError in a state where its cell is empty.
 
                NEW       OWED      SIGNED     RETAINED   SENT        RETURNED   CLOSED
     TAKE_UP    RETAINED
@@ -52,20 +51,20 @@ class Stage(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What can happen to a purchase."""
+    """The events of a purchase."""
 
     TAKE_UP = "an equal request has left a payment that can be sent again"
-    INHERIT = "an equal request was paid for, and has left none that can"
+    INHERIT = "an equal request was paid for, and its payment cannot be sent again"
     SIGN = "a payment was signed"
     WITHDRAW = "the payment that was signed ahead did not go with the first leg"
-    SEND = "the payment leaves"
+    SEND = "the payment is sent"
     REPLACE = "it was rejected, and another one may be made"
     SUPERSEDE = "it was sent ahead, and the gateway asks as if it had seen none"
     REJECT = "it was rejected, and nothing else may be made"
-    REFUSE = "another payment was refused, by the policy or by whom it takes"
+    REFUSE = "another payment was refused"
     FAIL = "an answer has begun that leaves the client without what was paid for"
-    COMPLETE = "the client has got a complete answer"
-    BREAK = "there will be no more of the answer, and it is not complete"
+    COMPLETE = "the answer is complete"
+    BREAK = "the answer broke off"
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class Step:
 
     to: Stage
     records: bool = False
-    """The outcome of the payment is written into the ledger."""
+    """Whether the payment's outcome is recorded in the ledger."""
     retains: bool = False
-    """What an equal request may need is retained."""
+    """Whether what an equal request may need is retained."""
     releases: bool = False
-    """The reservation of a payment that has not left is given back."""
+    """Whether the reservation of an unsent payment is released."""
 
 
 def _step(text: str) -> Step:
@@ -87,7 +86,7 @@ def _step(text: str) -> Step:
 
 
 def _table(text: str) -> Mapping[Stage, Mapping[Event, Step]]:
-    """Read from the drawing, so that it is true."""
+    """Read the table from the drawing, so that the two cannot differ."""
     _, _, drawn = text.rpartition("\n\n")
     head, *lines = drawn.rstrip().splitlines()
     columns = [(head.index(name), Stage[name]) for name in head.split()]
@@ -101,4 +100,4 @@ def _table(text: str) -> Mapping[Stage, Mapping[Event, Step]]:
 
 
 TABLE = _table(DRAWN)
-"""What each event does in each state; an event that is not there cannot come."""
+"""The effect of each event in each state; an event that is missing cannot occur."""

@@ -1,4 +1,4 @@
-"""Why a payment was rejected, for people: the codes of gateways and of the reference facilitators in plain words."""
+"""Explains in plain words why a payment was rejected: the codes of gateways and of the reference facilitators."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
 
 
 def explain(code: str, offer: Offer, payer: str) -> str:
-    """What `code` means for a payment of `offer` by `payer`; the code alone where that is not known."""
+    """What `code` means for a payment of `offer` by `payer`; an unknown code is returned as it is."""
     for pattern, sentence in _REASONS:
         if pattern.fullmatch(code):
             words = sentence.format(payer=payer or "", symbol=offer.asset.symbol, network=offer.network.name)
@@ -51,7 +51,7 @@ def explain(code: str, offer: Offer, payer: str) -> str:
 
 
 def says_nothing(body: bytes) -> bool:
-    """Whether the body of a rejection has no word for a person: it is empty, or JSON without any text but terms."""
+    """Whether a rejection's body has no message: it is empty, or JSON that holds nothing but terms."""
     if not body.strip():
         return True
     try:

@@ -1,10 +1,9 @@
-"""Remembers wallets that could not pay: for a short time the next requests are refused without a signature.
+"""Refuses further payments for a short time after a gateway has said that the wallet cannot pay.
 
-A wallet without money would otherwise leave a signature with every request, each of which counts against the budget
-until it is dead. After a gateway has said that the wallet cannot pay an amount, as much or more is not signed for it
-again for REST_SECONDS, on that host, network and asset. Where the user has named an RPC for the network, the balance is
-looked up meanwhile, and a change ends the rest. That is asked for a change, not for a balance that would do: a gateway
-that says so of a full wallet is not sent one signature after the other.
+Otherwise an empty wallet would leave a signature with every request, and each counts against the budget until it has
+expired. For REST_SECONDS nothing of the same amount or more is signed for that host, network and asset. If the user has
+configured an RPC for the network, the balance is looked up in the meantime, and any change ends the pause. A sufficient
+balance alone does not: a gateway that makes a false claim must not get one signature after another.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ..protocol.networks import Network
 from .policy import Offer
 
 REST_SECONDS = 60
-"""For how long nothing is signed after a gateway has said that the wallet cannot pay."""
+"""Seconds of the pause after a gateway has said that the wallet cannot pay."""
 LOOK_SECONDS = 5
-"""Between two looks at the balance."""
+"""Seconds between two look-ups of the balance."""
 MAX_KNOWN = 100
-"""Shortfalls that are remembered."""
+"""Most shortfalls in memory."""
 
 _Key = tuple[str, str, str, str]
 """Host, network, asset, payer's address."""
@@ -34,19 +33,22 @@ _Key = tuple[str, str, str, str]
 
 @dataclass
 class _Shortfall:
-    """What a gateway has said of a wallet, and what the chain says since."""
+    """One gateway's claim that a wallet cannot pay, and the balance since."""
 
     amount: int
-    """Atomic units that were too much."""
+    """Atomic units that the wallet could not pay."""
     since: float
     balance: int | None = None
-    """When it was first looked up."""
+    """Atomic units at the first look-up; None: not looked up yet."""
     looked_at: float = 0.0
     looking: asyncio.Task[None] | None = None
 
 
 class Shortfalls:
-    """Of one payer. `rpcs` gives the URLs that the user has named for a network; `seconds` is for each answer."""
+    """The shortfalls of one payer.
+
+    `rpcs` returns the URLs that the user has configured for a network; `seconds` is the time-out of each.
+    """
 
     def __init__(self, rpcs: Callable[[Network], Sequence[str]], seconds: float, clock: Callable[[], float]) -> None:
         self._rpcs = rpcs
@@ -55,7 +57,7 @@ class Shortfalls:
         self._known: dict[_Key, _Shortfall] = {}
 
     def note(self, host: str, offer: Offer, payer: str) -> None:
-        """The gateway at `host` says that `payer` cannot pay `offer`."""
+        """Note that the gateway at `host` says that `payer` cannot pay `offer`."""
         key = _key(host, offer, payer)
         known = self._known.pop(key, None)
         amount = offer.requirement.amount
@@ -66,7 +68,7 @@ class Shortfalls:
         self._look(key, offer, payer)
 
     def check(self, host: str, offer: Offer, payer: str) -> None:
-        """Raises Refused, `wallet_unfunded`, where `payer` was found too poor for `offer` a moment ago."""
+        """Raise Refused, `wallet_unfunded`, if payments of `payer` like `offer` are paused."""
         key = _key(host, offer, payer)
         known = self._known.get(key)
         if known is None or offer.requirement.amount < known.amount:
@@ -93,12 +95,12 @@ class Shortfalls:
         return not 0 <= self._clock() - known.since < REST_SECONDS
 
     def _look(self, key: _Key, offer: Offer, payer: str) -> None:
-        """Have the balance looked up, where there is somebody to ask."""
+        """Start a look-up of the balance, if an RPC is configured."""
         known, now = self._known[key], self._clock()
         urls = self._rpcs(offer.network)
         if not urls or known.looking is not None or now - known.looked_at < LOOK_SECONDS:
             return
-        with contextlib.suppress(RuntimeError):  # no event loop: the time ends it
+        with contextlib.suppress(RuntimeError):  # no event loop: only time ends the pause
             loop = asyncio.get_running_loop()
             known.looked_at = now
             known.looking = loop.create_task(self._compare(key, offer, payer, urls))

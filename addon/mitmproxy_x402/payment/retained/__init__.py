@@ -1,5 +1,5 @@
-"""Retained payments: those whose attempt ended badly, ready to be sent again with the next equal request.
+"""Keeps payments whose request failed, to be sent again with the next equal request.
 
-`identity` says what makes two requests the same one, `store` keeps payments in this process, `postgres` where every
-proxy of a ledger finds them.
+`identity` says which requests are equal, `store` keeps payments in this process, `postgres` shares them between all
+proxies of a ledger.
 """

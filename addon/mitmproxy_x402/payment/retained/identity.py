@@ -1,11 +1,11 @@
-"""The identity of a request: method, origin, path, and what its body says.
+"""Computes the identity of a request, by which retries are recognised: method, origin, path, and the body's meaning.
 
-It is taken from the bytes that the client has sent, before anything in mitmproxy can change them. A Content-Encoding
-comes off first, JSON is compared whatever the order of its keys, a form whatever its boundary is, and anything else, as
-well as what cannot be decoded within bounds, byte for byte.
+It is taken from the bytes that the client sent, before an addon can change them. Any Content-Encoding is decoded; JSON
+is compared regardless of the order of its keys, a multipart form regardless of its boundary. Everything else, and what
+cannot be decoded within bounds, is compared byte for byte.
 
-A digest of a few kilobytes is computed in place. What takes longer is computed in a thread, and JSON of many megabytes
-in steps of its own, since the interpreter's JSON module would keep every other thread waiting meanwhile.
+Digests of a few kilobytes are computed at once, larger ones in a thread. JSON of many megabytes is read in small steps,
+because Python's JSON module would block all other threads.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ...protocol.codings import decode, needs_decoding
 from ...protocol.strict_json import decode_json
 
 MAX_IN_PLACE = 64 << 10
-"""Bytes of an uncompressed body whose digest is computed on the event loop."""
+"""Most bytes of an uncompressed body whose digest is computed on the event loop."""
 MAX_AT_ONCE = 256 << 10
-"""Bytes of JSON that are decoded as a whole."""
+"""Most bytes of JSON that are decoded by Python's JSON module."""
 MAX_DECODED = 128 << 20
-"""Bytes that a compressed body may unfold to; one that is larger is compared as it came."""
+"""Most decoded bytes of a compressed body; a larger one is compared in its compressed form."""
 MAX_TOKENS = 500_000
-"""Values, brackets and separators of a large JSON body; one that has more is compared byte for byte."""
+"""Most tokens of a large JSON body; one with more is compared byte for byte."""
 MAX_BOUNDARY = 80
 """Bytes of a multipart body's first line: two hyphens, at most 70 of a boundary, the end of the line, and some."""
 
 Route = tuple[str, str, str]
-"""Method, upstream (scheme, host and port), path with its query: cheap to compare before anything is computed."""
+"""Method, upstream (scheme, host and port) and path with its query, which are compared before any digest."""
 Fingerprint = tuple[Route, bytes]
 
 
 class RequestIdentity:
-    """Who a request is, for `retained`: its route at once, the digest of its body when it is asked for."""
+    """The identity of one request: its route, and a digest of its body that is computed on demand."""
 
     def __init__(self, route: Route, body: bytes = b"", coding: str = "") -> None:
         self.route = route
@@ -48,33 +48,33 @@ class RequestIdentity:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `digest` is there, or takes no time worth mentioning."""
+        """Whether `digest` is known or takes almost no time."""
         if self._digest is not None or (len(self._body) <= MAX_IN_PLACE and not needs_decoding(self._coding)):
             return True
         return self._computing is not None and self._computing.done()
 
     def start(self) -> Future[bytes]:
-        """Have the digest computed in a thread, once."""
+        """Start computing the digest in a thread, if that has not been done."""
         if self._computing is None:
             self._computing = _threads().submit(body_digest, self._body, self._coding)
             self._body = b""
         return self._computing
 
     def prepare(self) -> None:
-        """Let go of the body: for `digest` now, where that takes no time, or in a while."""
+        """Free the body by computing `digest`, now if that takes almost no time, else in a thread."""
         if self.is_ready:
             _ = self.digest
         else:
             self.start()
 
     async def ready(self) -> None:
-        """Wait until `digest` is there, while other requests go on."""
+        """Wait for `digest` without blocking the event loop."""
         if not self.is_ready:
             await asyncio.wrap_future(self.start())
 
     @property
     def digest(self) -> bytes:
-        """Equal for bodies that say the same. Waits for it where it is not ready."""
+        """The body's digest, equal for bodies with the same meaning. Blocks until it is computed."""
         if self._digest is None:
             computing = self._computing
             self._digest = body_digest(self._body, self._coding) if computing is None else computing.result()
@@ -83,7 +83,7 @@ class RequestIdentity:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Equal for equal requests. Waits as `digest` does."""
+        """A hash of route and digest, equal for equal requests. Blocks like `digest`."""
         return self.route, self.digest
 
 
@@ -93,7 +93,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def body_digest(body: bytes, coding: str = "") -> bytes:
-    """Equal for bodies that say the same; `coding` is the Content-Encoding header that `body` came with."""
+    """A digest that is equal for bodies with the same meaning; `coding` is the Content-Encoding of `body`."""
     try:
         for each in reversed(coding.split(",")):
             body = decode(body, each, MAX_DECODED)
@@ -115,7 +115,7 @@ def body_digest(body: bytes, coding: str = "") -> bytes:
 
 
 def _form_digest(body: bytes) -> bytes:
-    """Of a multipart body without its boundary (RFC 2046, section 5.1.1), which clients draw anew when they repeat."""
+    """The digest of a multipart body without its boundary (RFC 2046, section 5.1.1), which changes in each retry."""
     line, end, _ = body[:MAX_BOUNDARY].partition(b"\r\n")
     parts = body.split(line) if end else [body]
     digest = hashlib.sha256(b"%d:" % len(parts) if end else b"")
@@ -130,9 +130,9 @@ _OPENING = {b"]": b"[", b"}": b"{"}
 
 
 def _large_json_digest(body: bytes) -> bytes | None:
-    """Of JSON whatever the order of its keys; texts are compared as they are written. None: it is no plain JSON.
+    """The digest of JSON regardless of the order of its keys, with strings as written. None: it is no strict JSON.
 
-    Each token takes a few steps of the interpreter, between which other threads go on.
+    Other threads can run between its tokens.
     """
     at, tokens = 0, 0
     open_ones: list[_Container] = []
@@ -166,7 +166,7 @@ def _large_json_digest(body: bytes) -> bytes | None:
 
 
 class _Container:
-    """A list or an object that is being read."""
+    """A JSON list or object that is being read."""
 
     def __init__(self, kind: bytes) -> None:
         self.kind = kind
@@ -176,13 +176,13 @@ class _Container:
         self._texts = bytearray()
 
     def add(self, value: bytes, *, is_text: bool = False) -> None:
-        """One more value, or key."""
+        """Add a value, or a key."""
         self.alternates &= len(self.separators) == len(self.values)
         self.values.append(value)
         self._texts.append(is_text)
 
     def digest(self) -> bytes | None:
-        """None where it is malformed, or a key is there twice."""
+        """The container's digest; None: it is malformed, or has a key twice."""
         values, pairs = self.values, len(self.values) // 2
         if not self.alternates:
             return None
@@ -201,7 +201,7 @@ class _Container:
 
 
 def _end_of_text(body: bytes, start: int) -> int | None:
-    """Where the text ends, behind its closing quotation mark, whose first character is at `start`."""
+    """The position after the closing quotation mark of the string whose first character is at `start`."""
     at = start
     while (at := body.find(b'"', at)) >= 0:
         back = at - 1

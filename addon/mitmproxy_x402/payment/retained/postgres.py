@@ -1,16 +1,15 @@
-"""Retained payments in PostgreSQL, where every proxy of the ledger finds them, encrypted with the wallet's key.
+"""Keeps retained payments in PostgreSQL, encrypted, where all proxies of the ledger with the same wallets find them.
 
-What `retained` keeps in memory is here a row in the ledger's database. A signed payment can move money for as long as
-it is valid, so it is not written there as it is: rows are sealed (AES-256-GCM) with a key that comes from the wallets'
-own keys, and found by hashes that are keyed with another one. So proxies with the same wallets share what they keep
-without any further secret, others see each other's rows as noise, and whoever reads the database learns neither a
-header nor which request it belongs to. A row that is moved to another request does not open.
+Each retained payment is a row in the ledger's database. A signed payment can move money while it is valid, so rows are
+encrypted (AES-256-GCM) with a key derived from the wallets' keys, and found by hashes that are keyed with another one.
+Proxies with the same wallets need no further secret; anyone else who reads the database learns neither a header nor
+which request it belongs to. A row that is moved to another request cannot be decrypted.
 
-A row is given to one proxy alone, and is gone with that: taking is deleting. What is past its time is deleted by
-whoever writes the next one, or begins the next session.
+Taking a row deletes it, so only one proxy gets it. Expired rows are deleted when the next row is written or the next
+session begins.
 
-Asking costs a round trip, so a request is not looked up before a challenge has come: a repetition that lands on another
-proxy goes out unpaid first, like any request, and takes the retained payment in the place of a new one.
+A look-up costs a round trip, so it is made only after a challenge: a retry that reaches another proxy goes out unpaid
+first, like any request, and then carries the retained payment instead of a new one.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from .identity import RequestIdentity, Route
 from .store import REMEMBER_SECONDS, Memory, RetainedPayments
 
 NONCE_BYTES = 12
-"""Of AES-GCM, drawn for each row."""
+"""Length of the AES-GCM nonce, which is random for each row."""
 _EXPECTS = "SELECT 1 FROM x402_held WHERE route = %s AND forget_at > x402_now() LIMIT 1"
 _REMEMBER = """
     WITH past AS (DELETE FROM x402_held WHERE forget_at <= x402_now())
@@ -58,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedRetainedPayments:
-    """As `RetainedPayments`, for all proxies of `ledger` that have the same `wallets`. `clock` gives Unix seconds."""
+    """The `Retained` shared by all proxies of `ledger` with the same `wallets`. `clock` returns Unix seconds."""
 
     def __init__(
         self, ledger: PostgresLedger, wallets: Wallets, networks: NetworkTable, clock: Callable[[], float]
@@ -67,23 +66,23 @@ class SharedRetainedPayments:
         self._networks = networks
         self._clock = clock
         self._alone = RetainedPayments(clock)
-        """What could not be written down."""
+        """Payments that could not be written to the database."""
         self._seal = AESGCM(_key(wallets, b"held payments: seal"))
         self._index = _key(wallets, b"held payments: index")
 
     def expects(self, route: Route) -> bool:
-        """See `Retained`."""
+        """Whether this process keeps a memory for the route; the database is not asked."""
         return self._alone.expects(route)
 
     def may_be_retained_elsewhere(self, route: Route) -> bool:
-        """See `Retained`."""
+        """Whether the database may have a memory for the route."""
         return bool(self._link.ask(_EXPECTS, (self._hash(route),)))
 
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
-        """See `Retained`. Where the database cannot be reached, this proxy remembers by itself."""
+        """Keep `memory` for the next equal request; in this process if the database cannot be reached."""
         if not identity.is_ready:
             self._alone.remember(identity, memory)
-            with contextlib.suppress(RuntimeError):  # no event loop: it stays with this proxy
+            with contextlib.suppress(RuntimeError):  # no event loop: it is kept in this process
                 loop = asyncio.get_running_loop()
                 publish = functools.partial(loop.call_soon_threadsafe, self._publish, identity)
                 identity.start().add_done_callback(lambda _: publish())
@@ -102,13 +101,13 @@ class SharedRetainedPayments:
             self._alone.remember(identity, memory)
 
     def _publish(self, identity: RequestIdentity) -> None:
-        """Give other proxies what this one has kept until its digest was there."""
+        """Write a memory to the database that was kept here until its digest was known."""
         memory = self._alone.withdraw(identity)
         if memory is not None:
             self.remember(identity, memory)
 
     def take(self, identity: RequestIdentity) -> Memory | None:
-        """See `Retained`. Raises LedgerError."""
+        """The memory of an equal request, which no other proxy gets. Raises LedgerError."""
         memory = self._alone.take(identity) if self._alone.expects(identity.route) else None
         if memory is not None:
             return memory
@@ -130,7 +129,7 @@ class SharedRetainedPayments:
         return memory
 
     async def settle(self, identity: RequestIdentity) -> None:
-        """See `Retained`."""
+        """Wait until `take` need not wait for digests."""
         await self._alone.settle(identity)
 
     def _hash(self, route: Route, body: bytes = b"") -> bytes:
@@ -138,7 +137,7 @@ class SharedRetainedPayments:
 
 
 def _key(wallets: Wallets, purpose: bytes) -> bytes:
-    """32 bytes that all proxies with the same wallets share, and nobody else has."""
+    """A 32-byte key for `purpose` that only proxies with the same wallets can derive."""
     both = [wallet.derive_key(purpose) for wallet in (wallets.evm, wallets.svm) if wallet is not None]
     if not both:
         raise ValueError("no wallet, so nothing is ever retained")
@@ -170,7 +169,7 @@ def _said(payment: Payment) -> dict[str, Any]:
 
 
 def _read(text: bytes, ledger: str, networks: NetworkTable) -> Memory:
-    """What `_write` has written; without its payment, where this proxy's table does not have the asset."""
+    """Read what `_write` has written; without the payment if this proxy does not know the asset."""
     said = json.loads(text)
     payment = None if said["payment"] is None else _payment(said["payment"], networks)
     return Memory(payment, said["sends"], said["purchases"], said["last_row"], ledger)

@@ -1,12 +1,11 @@
-"""Retained payments: those whose attempt ended badly, ready to be sent again with the next equal request.
+"""Keeps retained payments in this process, under the identity of the request that they were made for.
 
-Clients repeat by themselves what failed. When a paid attempt did not end in a complete answer, its payment is retained
-here under its request's identity, and an equal request that comes next takes it over, alone, and sends the very same
-payment, which can be settled once at most. What ended with a complete answer lends nothing, and neither does what is
-still being answered: two equal requests side by side are two purchases.
+Clients retry what failed. If a paid request did not end in a complete answer, its payment is retained, and the next
+equal request takes it over and sends the same payment, which can be settled only once. Requests that ended with a
+complete answer, or are still running, retain nothing: two equal requests side by side are two purchases.
 
-A memory outlives its payment: it also says how often that request has been paid for, so that a gateway which takes the
-money and fails is not paid again and again.
+A memory lasts longer than its payment. It also counts how often the request was paid for, so that a gateway which takes
+the money and fails is not paid again and again.
 """
 
 from __future__ import annotations
@@ -25,79 +24,78 @@ from ..payer import Payment
 from .identity import RequestIdentity, Route
 
 REMEMBER_SECONDS = 600
-"""For how long, after its last bad end, a request counts as the same one."""
+"""Seconds after its last failure during which an equal request counts as a retry."""
 MAX_MEMORIES = 2000
-"""More than this many failed requests at a time: the oldest are forgotten."""
+"""Most failed requests in memory; the oldest are forgotten."""
 
 
 @dataclass
 class Memory:
-    """What is known of a request that was paid for and not answered."""
+    """What is known of a request that was paid for and not answered completely."""
 
     payment: Payment | None
-    """To be sent again while it is valid; None when it was found to be spent or dead."""
+    """The payment to send again; None: it is spent or has expired."""
     sends: int
-    """How often that payment was sent."""
+    """How often the payment was sent."""
     purchases: int
-    """Payments that were made for this request and may have been settled."""
+    """Number of payments for this request that may have been settled."""
     last_row: int | None
     """The ledger's row of the last of them."""
     ledger: str
     """Name of that ledger."""
     forget_at: float = 0
-    """Seconds of uptime; 0: to be set anew, since the request has just ended badly."""
+    """Seconds of uptime at which it is forgotten; 0: set when it is stored."""
 
 
 class Retained(Protocol):
-    """Where payments are retained. Whatever asks somebody else raises LedgerError when that fails."""
+    """A store of retained payments. Methods that use a database raise LedgerError if it fails."""
 
     def expects(self, route: Route) -> bool:
-        """Whether a request of this route may be a repetition: only then its fingerprint is worth computing.
+        """Whether a request of this route may be a retry, so that its fingerprint has to be computed.
 
-        Asked of every request, before it goes out: answered at once, from what this process knows.
+        Called for every request before it is sent; answers at once, from this process's memory.
         """
 
     def may_be_retained_elsewhere(self, route: Route) -> bool:
-        """The same once more, when a challenge has come and a payment would be made; others may have remembered it."""
+        """Whether another proxy may have retained a payment for this route. Called when a challenge has come."""
 
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
-        """Keep `memory` for the next equal request. Never raises, and never waits for the identity's digest."""
+        """Keep `memory` for the next equal request. Never raises, and does not wait for the identity's digest."""
 
     def take(self, identity: RequestIdentity) -> Memory | None:
-        """The memory of an equal request, which nobody else gets then. Its payment is None where it has expired.
+        """Remove and return the memory of an equal request. Its payment is None if it has expired.
 
-        Waits for digests that are not ready; await `settle` first.
+        Blocks on digests that are not ready, so await `settle` first.
         """
 
     async def settle(self, identity: RequestIdentity) -> None:
-        """Wait until `take` need not wait for digests, while other requests go on."""
+        """Wait, without blocking the event loop, until `take` need not wait for digests."""
 
 
 class RetainedPayments:
-    """Remembers bad ends in this process. `clock` gives Unix seconds, by which signatures expire.
+    """The `Retained` of this process. Signatures expire by `clock` (Unix seconds), memories by `uptime`.
 
-    `uptime` gives seconds from any time on, by which requests are forgotten: a wall clock that is set would make us
-    forget what was paid for, or keep what was signed for an hour that is not this one.
+    `uptime` returns seconds from any starting point; setting the wall clock must not make us forget a payment.
     """
 
     def __init__(self, clock: Callable[[], float], uptime: Callable[[], float] | None = None) -> None:
         self._clock = clock
         self._uptime = uptime or clock
         self._kept: dict[int, tuple[RequestIdentity, Memory]] = {}
-        """By number, the oldest first."""
+        """Memories by number, oldest first."""
         self._by_route: dict[Route, list[int]] = {}
         self._numbers = itertools.count()
 
     def expects(self, route: Route) -> bool:
-        """See `Retained`."""
+        """Whether there is a memory for the route."""
         return route in self._by_route
 
     def may_be_retained_elsewhere(self, _: Route) -> bool:
-        """See `Retained`. Nobody else remembers here; what has come since the request belongs to another one."""
+        """False: no other proxy shares this memory."""
         return False
 
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
-        """See `Retained`."""
+        """Keep `memory` for the next equal request."""
         self._forget()
         if not memory.forget_at:
             left = memory.payment.valid_until - self._clock() if memory.payment else 0
@@ -110,7 +108,7 @@ class RetainedPayments:
             self._remove(next(iter(self._kept)))
 
     def take(self, identity: RequestIdentity) -> Memory | None:
-        """See `Retained`."""
+        """Remove and return the memory of an equal request."""
         now = self._clock()
         self._forget()
         same_route = self._by_route.get(identity.route, [])
@@ -133,7 +131,7 @@ class RetainedPayments:
             del self._by_route[identity.route]
 
     def withdraw(self, identity: RequestIdentity) -> Memory | None:
-        """The memory that was kept under this very `identity`, where it is still there."""
+        """Remove and return the memory kept under this `identity` object, if there is one."""
         for number in self._by_route.get(identity.route, []):
             kept, memory = self._kept[number]
             if kept is identity:
@@ -142,7 +140,7 @@ class RetainedPayments:
         return None
 
     async def settle(self, identity: RequestIdentity) -> None:
-        """See `Retained`."""
+        """Wait until `take` need not wait for digests."""
         for each in [identity, *(self._kept[number][0] for number in self._by_route.get(identity.route, []))]:
             await each.ready()
 
@@ -153,7 +151,7 @@ class RetainedPayments:
 
 
 def open_retained(ledger: Ledger, wallets: Wallets, networks: NetworkTable) -> Retained | None:
-    """Where the proxies of `ledger` retain payments together; None: each for itself, in its memory."""
+    """The store shared by all proxies of `ledger`; None: each proxy retains payments in its own memory."""
     if not isinstance(ledger.place, PostgresUrl) or (wallets.evm is None and wallets.svm is None):
         return None
     from ...ledger.postgres.store import PostgresLedger  # noqa: PLC0415

@@ -1,1 +1,1 @@
-"""The only rooms that make signatures, and what has to hold before one over Permit2 is made."""
+"""Makes signatures, and decides before that whether a payment over Permit2 is possible. Nothing else signs payments."""

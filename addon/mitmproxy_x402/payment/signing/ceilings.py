@@ -1,9 +1,9 @@
-"""Decides on payments over Permit2: whether one can be made now, and whether a ceiling (`upto`) is the better buy.
+"""Decides whether a payment over Permit2 can be made now, and whether a ceiling (`upto`) is likely to be cheaper.
 
-Nobody else keeps a wallet's promises apart: facilitators look at each ceiling alone. So what may still be taken by
-earlier payments, as the ledger knows it, and this one must fit the balance together, and those over Permit2 its
-allowance. Where the allowance does not do and the seller sponsors one, a permit for exactly this ceiling goes with the
-payment; while it is under way there is no other one over Permit2, since a permit sets the allowance and does not add.
+Facilitators check each ceiling on its own. So here the amounts that earlier payments may still take, by the ledger,
+plus this one must fit the balance, and those over Permit2 the allowance. If the allowance is too small and the seller
+sponsors one, the payment carries a permit for exactly this ceiling; no other payment over Permit2 is made until it has
+ended, because a permit replaces the allowance.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from ...schemes.permit2 import sponsors
 from ..policy import Offer, Purpose, Schemes
 
 EXACT_SECONDS = 600
-"""For how long `upto` and Permit2 rest on a network where a seller has refused one."""
+"""Seconds without `upto` and Permit2 on a network after a seller has refused one."""
 RPC_SECONDS = 60
-"""The same where no RPC answers: each request would wait for that."""
+"""The same if no RPC answers: otherwise each request would wait for the time-out."""
 PROBES = 3
-"""Ceilings that are paid, with `auto`, before it is known what they come to for that path and model."""
+"""Ceilings that are tried, with `auto`, to learn what is charged for a path and model."""
 QUANTILE = 0.75
-"""Of the shares that were charged: a ceiling has to be the better buy for three requests of four."""
+"""Share of requests for which a ceiling has to be cheaper than the exact price."""
 DECAY = 0.92
-"""How much less each earlier charge says than the one after it."""
+"""Weight of each charge relative to the next newer one."""
 
 OVER_PERMIT2 = ("permit2", "upto")
 
 
 class Ceilings:
-    """Of one wallet. `rpcs` gives the URLs to ask about a network; `seconds` is for each answer."""
+    """The Permit2 payments of one wallet.
+
+    `rpcs` returns the URLs to ask about a network; `seconds` is the time-out of each.
+    """
 
     def __init__(
         self,
@@ -53,10 +56,10 @@ class Ceilings:
         self._rests_until: dict[str, float] = {}
 
     def order(self, offers: list[Offer], purpose: Purpose) -> list[Offer]:
-        """`offers`, ranked for exact prices, with ceilings where they belong for `purpose`.
+        """Order `offers`, which are ranked by price, so that ceilings have their place for `purpose`.
 
-        After the exact price of the same network, unless the ceiling is the better buy; without those where Permit2
-        rests after a refusal, as far as anything else is left.
+        A ceiling comes after the exact price of its network, unless it is likely to be cheaper. Networks on which
+        Permit2 is paused are left out if there is another offer.
         """
         others = [offer for offer in offers if offer.method not in OVER_PERMIT2]
         now = self._clock()
@@ -87,11 +90,11 @@ class Ceilings:
         return expected is None or expected < exact.micro_usd
 
     def refused(self, offer: Offer) -> None:
-        """A seller has refused `offer` for good: until EXACT_SECONDS have passed its network is paid otherwise."""
+        """Note that a seller refuses payments like `offer`: its network is paid another way for EXACT_SECONDS."""
         self._rests_until[offer.network.caip2] = self._clock() + EXACT_SECONDS
 
     async def look(self, offer: Offer, payer: str, extensions: Any) -> Look:
-        """What chain and ledger say before `offer` is reserved. Raises RpcError, and what `permit_nonce` does."""
+        """Ask chain and ledger before `offer` is reserved. Raises RpcError, and what `permit_nonce` does."""
         before = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, 0)
         urls = self._rpcs(offer.network)
         try:
@@ -103,7 +106,7 @@ class Ceilings:
         return Look(known, before)
 
     def permit_nonce(self, offer: Offer, payer: str, row: int, look: Look, extensions: Any) -> int | None:
-        """The token's nonce where a permit has to go with the payment of `offer`, else None.
+        """The token's nonce for the permit that the payment of `offer` has to carry; None: it needs none.
 
         `row` is its reservation in the ledger. Raises Refused: `balance_too_low` or `permit2_allowance_missing`.
         """
@@ -113,16 +116,16 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Look:
-    """What was known of a wallet and a token a moment ago."""
+    """A recent look at the balance and the allowance of a wallet."""
 
     standing: Standing
     before: Pending
-    """What earlier payments could still take, just before the chain was asked."""
+    """The amounts that earlier payments could still take, just before the chain was asked."""
 
     def with_(self, after: Pending) -> Pending:
-        """What can still be taken of what `standing` says; `after` is what can still be taken now.
+        """The amounts that can still be taken from what `standing` shows; `after` is the ledger's figure now.
 
-        What was taken in between may or may not be in `standing` already, so it counts.
+        Amounts taken in between may or may not be in `standing` already, so they are included.
         """
         before = self.before
         if before == after:
@@ -131,7 +134,7 @@ class Look:
 
 
 def _permit_nonce(offer: Offer, known: Standing, pending: Pending, *, sponsored: bool) -> int | None:
-    """See `Ceilings.permit_nonce`. Amounts of the ledger are millionths of a dollar, rounded up."""
+    """Implements `Ceilings.permit_nonce`. The ledger's amounts are millionths of a dollar, rounded up."""
     scale = 10**offer.asset.decimals
     most = offer.requirement.amount
     before, over_permit2 = (_units(micro_usd, scale) for micro_usd in (pending.all, pending.permit2))
@@ -163,9 +166,9 @@ def _units(micro_usd: int, scale: int) -> int:
 
 
 def expected_charge(ceiling: int, charges: Sequence[Charge]) -> int | None:
-    """What three requests of four cost at most under `ceiling`, after `charges` (the newest first).
+    """The amount that three of four requests stay below under `ceiling`, judging by `charges` (newest first).
 
-    None: not enough is known, so it is tried. All in millionths of a dollar.
+    None: too few are known, so the ceiling is tried. All in millionths of a dollar.
     """
     known = [charge for charge in charges if charge.ceiling > 0]
     if len(known) < PROBES:

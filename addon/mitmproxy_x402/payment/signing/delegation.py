@@ -1,7 +1,7 @@
-"""Whether the EVM key is one that sellers refuse: an address with code is asked for its signature by contract.
+"""Warns if sellers will refuse the EVM key because its address was delegated to a contract (EIP-7702).
 
-Facilitators and USDC check the signature of an address that has code by ERC-1271 alone, and a plain key that was
-delegated (EIP-7702) to most contracts fails that on every payment.
+Facilitators and USDC check the signature of an address with code only by ERC-1271, and a key that was delegated to most
+contracts fails that check on every payment.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ logger = logging.getLogger(__name__)
 
 
 async def warn_of_delegation(wallets: Wallets, settings: Settings) -> None:
-    """Log it where sellers will refuse the EVM wallet's key. Asks the RPCs that the user has named, and no others."""
+    """Log a warning if sellers will refuse the EVM wallet's key. Asks only RPCs that the user has configured."""
     for network in settings.networks:
         urls = named_rpcs(network, settings)
         if wallets.evm is None or network.family != "evm" or not urls:
             continue
-        with contextlib.suppress(EvmRpcError):  # paying exactly needs no RPC; `check` says what is wrong with it
+        with contextlib.suppress(EvmRpcError):  # exact payments need no RPC; `check` reports a bad one
             sentence = await refused_key(wallets.evm.address, network, urls, settings.rpc_timeout)
             if sentence:
                 logger.warning("x402: %s", sentence)
 
 
 async def refused_key(address: str, network: Network, urls: Sequence[str], seconds: float) -> str:
-    """A sentence where sellers on `network` will refuse `address`, else empty. Raises EvmRpcError."""
+    """A sentence if sellers on `network` will refuse `address`; else empty. Raises EvmRpcError."""
     failures = []
     for url in urls:
         try:

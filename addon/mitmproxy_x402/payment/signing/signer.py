@@ -1,4 +1,4 @@
-"""Signs payments, when the policy has admitted and the ledger has reserved. Nothing else makes a signature."""
+"""Signs payments that the policy has admitted and the ledger has reserved."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ...wallet.sources import Wallets
 from ..policy import Offer
 
 FACILITATOR_MARGIN = 6
-"""Seconds that an EVM authorization must still be valid for when a facilitator sees it (protocol, section 3)."""
+"""Seconds that an EVM authorization must still be valid when a facilitator checks it."""
 BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
-"""For how long a blockhash surely lives that has just been signed (protocol, section 3)."""
+"""Seconds for which a blockhash is certainly valid after it was signed: at least 60, less the age of a cached one."""
 BLOCKHASH_END = 300
-"""Seconds after which a transaction that was signed is dead for sure: 150 blocks, at five times their usual length."""
+"""Seconds after which a signed transaction has certainly expired: 150 blocks at five times their usual length."""
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A signed payload. It can move money: it stays out of every repr and log."""
+    """A signed payload. It can move money, so no repr or log shows it."""
 
     payload: Json = field(repr=False)
     payer: str
@@ -31,13 +31,13 @@ class Signed:
     reference: str
     """What identifies the payment on its chain: the EIP-3009 or Permit2 nonce, or the payer's Solana signature."""
     valid_until: float
-    """Unix seconds; sent later it can no longer be settled."""
+    """Unix seconds after which it can no longer be settled."""
     window: float
-    """Seconds from its signature on after which nobody can have it settled, also where our clock is fast."""
+    """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity
-    """The same in the chain's own terms."""
+    """The same in the chain's terms."""
     permit: dict[str, str] | None = field(default=None, repr=False)
-    """A permit that goes with it, for the extension `eip2612GasSponsoring`."""
+    """A permit to send with it, for the extension `eip2612GasSponsoring`."""
 
 
 class Signer:
@@ -52,10 +52,10 @@ class Signer:
     async def sign(
         self, offer: Offer, nonce: bytes, blockhash: Blockhash | None = None, permit_nonce: int | None = None
     ) -> Signed:
-        """The payload that pays `offer`. `nonce`: 32 random bytes; `blockhash`: in the place of the challenge's;
-        `permit_nonce`: of the token, where a permit goes with it.
+        """Sign the payload that pays `offer`.
 
-        Raises ChallengeError, and RpcError where a blockhash is to be had nowhere.
+        `nonce` is 32 random bytes, `blockhash` replaces the challenge's, `permit_nonce` is the token's nonce if a
+        permit is needed. Raises ChallengeError, and RpcError: no RPC gave a blockhash.
         """
         if offer.network.family == "svm":
             return await self._svm(offer, nonce, blockhash)
@@ -141,14 +141,14 @@ class Signer:
             sign=sign,
         )
         born = self._clock() if given is None else given.born
-        known = self._rpc.at_hand()  # a gateway may say any height of its own blockhash
+        known = self._rpc.at_hand()  # a gateway may claim any height for its blockhash
         height = known.height if known is not None and known.value == blockhash else None
         validity = Validity(blockhash=blockhash, last_height=height, dies_in=BLOCKHASH_END)
         return Signed(payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END, validity)
 
 
 def chain_nonce(offer: Offer, nonce: bytes) -> str:
-    """By which the chain can be asked for the payment: see `Intent.nonce`."""
+    """The nonce by which the payment can be found on the chain (`Intent.nonce`)."""
     if offer.network.family == "evm":
         return f"0x{nonce.hex()}"
     memo = offer.requirement.extra.get("memo")
