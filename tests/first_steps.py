@@ -44,10 +44,14 @@ TOOL_CALL = {
 TEXT = """\
 # First steps
 
-A terminal session, typed by a program into a real shell (`python tests/first_steps.py` writes this page anew): from an
-empty home to a paid, streamed tool call. The gateway here is the sandbox on the same machine, which takes play money;
-with a real one leave `X402_UPSTREAM` out, and send a few dollars with `./run.sh wallet fund`. What was typed has
-{typed} characters. The words of the backup are left out, as are most of the stream's events.
+This is a recorded terminal session, from an empty home to a paid, streamed tool call. (A program typed it into a real shell:
+`python tests/first_steps.py` writes this page.) The gateway is the sandbox on the same machine, which takes play money and
+gives every wallet 1000 USDC of it. To follow it, run `.venv/bin/python -m mitmproxy_x402.sandbox` in another terminal, and set
+`X402_UPSTREAM=http://127.0.0.1:4420` and `X402_EVM_RPC=base-sepolia=http://127.0.0.1:4420/v1/rpc/base-sepolia`. With a real
+gateway set neither, and send a few dollars to the address that `./run.sh wallet fund` shows.
+
+{typed} characters were typed. The words of the backup are left out, and so are most events of the stream. `tool-call.json` is
+an ordinary request to `/v1/chat/completions` that names one tool and asks for a stream.
 
 ```console
 {session}
@@ -126,6 +130,8 @@ def _play(terminal: Terminal, port: int) -> None:
         place = terminal.expect(r"Word number (\d+) \(not shown\): ").group(1)
         terminal.type(f"{words[place]}\n")
     terminal.expect(r"New wallet 0x[0-9a-fA-F]{40}.*\n" + re.escape(PROMPT))
+    terminal.type("./run.sh wallet\n")
+    terminal.expect(r"To add money: .*\n" + re.escape(PROMPT))
     terminal.type(f"./run.sh check{at}\n")
     terminal.expect(r"All is ok\.\s+" + re.escape(PROMPT))
     terminal.type(f"./run.sh{at} >proxy.log 2>&1 &\n")
@@ -144,10 +150,12 @@ def _left_out(word: re.Match[str]) -> str:
 
 def page(terminal: Terminal, home: Path) -> str:
     """The session as a page, without what is secret or long."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", terminal.shown).replace("\r\n", "\n").replace("\r", "")
+    shown = re.sub(r"[^\n]*\r\x1b\[K", "", terminal.shown)  # spinners
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown).replace("\r\n", "\n").replace("\r", "")
     text = text.replace(str(home), "/home/you")
     text = re.sub(r"(?m)^(?: +\d+ [a-z]+ *){4}$", lambda row: re.sub(r" +(\d+) [a-z]+", _left_out, row.group()), text)
     text = re.sub(r"(?m)^(data: .{100}).+$", r"\1 ...", text)
+    text = re.sub(r"(?m) +$", "", text)
     events = text.split("\n\n")
     kept = [event for n, event in enumerate(events) if not event.startswith("data: ") or n % 6 == 0 or "DONE" in event]
     return TEXT.format(typed=terminal.typed, session="\n\n".join(kept).strip().removesuffix("$").strip())

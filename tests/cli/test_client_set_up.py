@@ -149,7 +149,7 @@ def test_codex_gets_its_provider(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("claude",), "put the client behind --"),
+        (("claude",), "put -- and the client at the end"),
         (("--",), "a program must follow"),
         (("--", "no-such-program"), "there is no program 'no-such-program'"),
         (("-p", "0", "--", "sh"), "expected a port"),

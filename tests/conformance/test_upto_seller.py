@@ -173,7 +173,7 @@ def test_the_verb_sets_shows_and_revokes_the_allowance(tmp_path: Path) -> None:
         assert "the coin that pays for gas" in poor.stderr
         chain.tester.send_transaction({"from": chain.operator, "to": EVM_ADDRESS, "value": 10**18, "gas": 21000})
         unasked = allow("20")
-        assert "nobody is there to ask" in unasked.stderr
+        assert "add --yes" in unasked.stderr
         assert chain.allowance(EVM_ADDRESS) == 0
         done = allow("20.5", "--yes")
         assert done.returncode == 0, done.stderr

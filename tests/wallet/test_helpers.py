@@ -57,10 +57,10 @@ def test_it_does_not_get_the_other_keys(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("/nowhere/pass", "show", "hunter2"), "/nowhere/pass is not there"),
+        (("/nowhere/pass", "show", "hunter2"), "/nowhere/pass was not found"),
         (printing("import sys; print('hunter2'); sys.exit(3)"), "failed with exit code 3"),
         (printing("pass"), "printed 0 bytes"),
-        (printing("print('hunter2' * 100000)"), "was to print a key, and printed"),
+        (printing("print('hunter2' * 100000)"), "should print a key, and printed"),
         (printing("print('hunter2')"), "holds no EVM private key"),
     ],
 )

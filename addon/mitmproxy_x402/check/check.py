@@ -149,7 +149,7 @@ async def _beyond(given: _Given, named: str | None, settings: Settings, wallets:
         yield todo("gateway", str(error))
         return
     if options.get("ssl_insecure", "").lower() == "true":
-        yield todo("gateway", "ssl_insecure is on, so nothing would be paid: leave it off.")
+        yield todo("gateway", "ssl_insecure is set, so nothing would be paid: remove it.")
     trust = Trust(
         options.get("ssl_verify_upstream_trusted_ca") or None,
         options.get("ssl_verify_upstream_trusted_confdir") or None,
@@ -157,9 +157,12 @@ async def _beyond(given: _Given, named: str | None, settings: Settings, wallets:
     try:
         reached = await check_gateway.reach(upstream, trust)
     except Unreachable as reason:
-        yield todo("gateway", f"{upstream}: {reason}. Without it nothing works: see your connection, or --upstream.")
-        yield unseen("clock", "not compared: only the gateway's answers tell its time")
-        yield unseen("quote", "no price was asked, so whether your limits let one pass was not looked at")
+        yield todo(
+            "gateway",
+            f"{upstream}: {reason}. Without it nothing works: check your connection, or name another with --upstream.",
+        )
+        yield unseen("clock", "not checked: it is compared with the time in the gateway's answers")
+        yield unseen("quote", "not checked, and neither were your limits: they are compared with the gateway's price")
         async for line in _balances(None, None, settings, wallets):
             yield line
         return
@@ -213,9 +216,9 @@ def _upstream(named: str | None, options: Mapping[str, str], wallets: Wallets) -
 
 def _clock(skew: int | None) -> Line:
     if skew is None:
-        return ok("clock", "the gateway does not say its time, so this was not compared")
+        return ok("clock", "the gateway does not send its time, so the clock could not be compared")
     if abs(skew) <= check_gateway.MAX_SKEW:
-        return ok("clock", f"differs from the gateway's by {abs(skew)} s")
+        return ok("clock", f"differs from the gateway's by {abs(skew)} s, which is fine")
     way = "ahead of" if skew > 0 else "behind"
     return todo(
         "clock", f"is {abs(skew)} s {way} the gateway's, and payments are valid for minutes only: set this clock."
@@ -225,7 +228,9 @@ def _clock(skew: int | None) -> Line:
 def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
     """Whether the gateway says that it has `model`: some name a price for any name."""
     if not models:
-        return unseen("model", f"{upstream} lists no models that can be read, so whether it has {model!r} is not known")
+        return unseen(
+            "model", f"{upstream} lists no models that can be read, so it is not known whether it has {model!r}"
+        )
     if model in models:
         return ok("model", f"{model} is one of the {len(models)} that {upstream} lists")
     near = nearest(model, models)
@@ -233,7 +238,7 @@ def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
     return todo(
         "model",
         f"{upstream} lists {len(models)} models, and {model!r} is none of them ({hint}). What it asks "
-        "for that name is below, and says nothing about an answer.",
+        "for that name is below, which does not mean that it would answer.",
     )
 
 
@@ -241,7 +246,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
     """What would be paid and whether it would; the offer too, for the balance."""
     what = f"POST {check_gateway.PATH} ({quote.model})" if quote.model else check_gateway.PATH
     if quote.required is None:
-        yield todo("quote", f"{what}: {quote.reason}. Name a model that costs something: --model NAME.")
+        yield todo("quote", f"{what}: {quote.reason}. To ask for a model that costs something: --model NAME.")
         return
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
@@ -256,7 +261,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
     if full:
         yield todo("quote", f"{asked}; {full}")
     else:
-        yield ok("quote", f"{asked}; {'not paid, dry run' if settings.dry_run else 'your limits let it pass'}")
+        yield ok("quote", f"{asked}; {'not paid, dry run' if settings.dry_run else 'your limits allow it'}")
 
 
 async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, wallets: Wallets) -> Line:

@@ -61,7 +61,7 @@ def signing() -> Line:
 
 
 def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
-    """Who pays, and what others could read."""
+    """The addresses that pay, and whether others can read a key file."""
     for family, purse in (("evm", found.evm), ("svm", found.svm)):
         if purse is not None:
             names = ", ".join(network.name for network in settings.networks if network.family == family)
@@ -69,7 +69,7 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
     if found.evm is None and found.svm is None:
         program = os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
         others = f"or set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file"
-        yield todo("wallet", f"none found: make one with {program} wallet new, {others}.")
+        yield todo("wallet", f"none was found: make one with {program} wallet new, {others}.")
         return
     warnings = (*found.warnings, *settings.warnings)
     for warning in warnings:
@@ -79,15 +79,17 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
 
 
 def ledger(settings: Settings) -> Line:
-    """Whether payments can be written down: without that none is made."""
+    """Whether payments can be recorded: without that none is made."""
     path = settings.ledger
     if isinstance(path, PostgresUrl):
         return _database(path)
     if not path.exists():
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-            return todo("ledger", f"{path} cannot be made: {parent} is not writable. Another file: x402_ledger.")
-        return ok("ledger", f"{path} will be made when the proxy starts")
+            return todo(
+                "ledger", f"{path} cannot be created: {parent} is not writable. To use another file, set x402_ledger."
+            )
+        return ok("ledger", f"{path} will be created when the proxy starts")
     try:
         entries = read_entries(path)
         SqliteLedger(path).close()
@@ -108,12 +110,14 @@ def _database(url: PostgresUrl) -> Line:
 
 def port(host: str, number: int) -> Line:
     """Whether the proxy can listen there, or one of ours does already."""
-    where = f"{number} of {host}"
+    where = f"{number} on {host}"
     if port_is_free(host, number):
         return ok("port", f"{where} is free")
     if _is_ours(host, number):
-        return ok("port", f"{where} has a proxy of ours running")
-    return todo("port", f"{where} is taken by another program, or not yours to take. Another port: -p {number + 1}")
+        return ok("port", f"{where} is in use by a proxy of this kind")
+    return todo(
+        "port", f"{where} is in use by another program, or may not be used. To use another port: -p {number + 1}"
+    )
 
 
 def _is_ours(host: str, number: int) -> bool:

@@ -132,7 +132,7 @@ def run_client(arguments: Sequence[str], program: str) -> int:
     Raises SettingsError: there is no program, or no proxy answers.
     """
     if "--" not in arguments:
-        raise SettingsError(f"run: put the client behind --, as in {program} run -- claude")
+        raise SettingsError(f"run: put -- and the client at the end, as in {program} run -- claude")
     at = list(arguments).index("--")
     ours, command = arguments[:at], list(arguments[at + 1 :])
     url = _url(read_arguments(ours).options)
@@ -175,7 +175,7 @@ def _see_that_it_runs(url: str, program: str) -> None:
     finally:
         connection.close()
     if status != 200:
-        raise SettingsError(f"run: what answers at {url} is no proxy that is ready (status {status}); see its log.")
+        raise SettingsError(f"run: what answers at {url} is not a proxy that is ready (status {status}); see its log.")
 
 
 def _quoted(value: str) -> str:

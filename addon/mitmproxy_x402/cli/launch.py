@@ -1,4 +1,4 @@
-"""Starts mitmdump, mitmweb or mitmproxy with the addon, before the gateway that the wallet at hand can pay."""
+"""Starts mitmdump, mitmweb or mitmproxy with the addon, in front of a gateway that the wallet can pay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..settings.settings import read_settings
 from ..wallet.sources import Wallets
 
 QUESTIONS = ("--commands", "--version")
-"""Arguments after which mitmproxy prints something and ends: they need neither wallet nor port."""
+"""Arguments that make mitmproxy print something and end: they need neither wallet nor port."""
 
 
 def mitmproxy_arguments(
@@ -64,7 +64,7 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
         wallets = find_wallets({**configured, **given.options})
         upstreams = upstreams or [gateway_for(wallets)]
     elif given.upstreams:
-        raise SettingsError("--upstream and --mode both say where requests go; keep one")
+        raise SettingsError("--upstream and --mode both say where requests go: leave one of them out")
     _check_ports({**configured, **given.options}, max(len(upstreams), 1), program)
     if tool == "mitmweb":
         _check_web_login()
@@ -89,8 +89,8 @@ def _check_ports(options: Mapping[str, str], count: int, program: str) -> None:
     for port in range(int(first), int(first) + count):
         if 0 < port < 65536 and not port_is_free(host, port):
             raise SettingsError(
-                f"port {port} of {host} is taken or not ours to take; perhaps a proxy is running already. "
-                f"Another port: {program} -p {port + 1}"
+                f"port {port} on {host} is in use, or may not be used; perhaps a proxy is running already. "
+                f"To use another port: {program} -p {port + 1}"
             )
 
 
@@ -114,8 +114,8 @@ def _check_web_port(options: Mapping[str, str], program: str) -> None:
     host, port = str(mine.get("web_host", "127.0.0.1")), str(mine.get("web_port", WEB_PORT))
     if port.isascii() and port.isdigit() and 0 < int(port) < 65536 and not port_is_free(host, int(port)):
         raise SettingsError(
-            f"port {port} of {host}, for mitmweb's page, is taken or not ours to take; perhaps another mitmweb is "
-            f"running. Another port: {program} web --web-port {int(port) + 1}"
+            f"port {port} on {host}, for mitmweb's page, is in use, or may not be used; perhaps another mitmweb is "
+            f"running. To use another port: {program} web --web-port {int(port) + 1}"
         )
 
 

@@ -35,20 +35,20 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"there is no ledger at {place} yet")
     if given.what == "backup":
         if given.before:
-            raise UsageError("backup takes no --before: it copies all")
+            raise UsageError("backup takes no --before: it copies everything")
         rows = back_up(place, file)
-        _say(f"{file.resolve()}: {count(rows)}, all that the ledger holds.\n")
+        _say(f"{file.resolve()}: {count(rows)}, the whole ledger.\n")
         return 0
     done = archive(place, _date(given.before), file, for_ever=_has_no_period(settings))
     if not done.rows:
-        _say(f"Nothing to take out: payments stay for {_DAYS} days, as long as a budget may count them.\n")
+        _say(f"Nothing to move: payments stay for {_DAYS} days, for as long as they may count against a budget.\n")
         return 0
     _say(
-        f"{file.resolve()}: {count(done.rows)}, {format_usd(done.micro_usd)} USD. {done.removed} taken out of {place}; "
-        "its file does not shrink, but new payments take the place.\n"
+        f"{file.resolve()}: {count(done.rows)}, {format_usd(done.micro_usd)} USD. {done.removed} removed from {place}; "
+        "the ledger's file does not shrink, but new payments use the space.\n"
     )
     if done.removed < done.rows:
-        _say(f"{done.rows - done.removed} have changed meanwhile, and are in both.\n")
+        _say(f"{done.rows - done.removed} changed meanwhile, and are in both.\n")
     return 0
 
 

@@ -83,7 +83,7 @@ REQUEST: Mapping[str, Any] = {
 }
 
 PASTE = """\
-Yours now, until Ctrl-C. OpenAI's SDK:
+It runs until Ctrl-C. To try it with OpenAI's SDK:
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="any")
@@ -129,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
             url = f"http://127.0.0.1:{port}"
             _await_port(port, proxy)
             _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
-            _say(f"{_bold('proxy')}    {url}, pays for whoever asks it\n")
+            _say(f"{_bold('proxy')}    {url}, pays for every client on this machine\n")
             paid = _show(port, gateway, choice)
             if choice.once:
                 return 0 if paid else 1
@@ -164,7 +164,7 @@ def _read(arguments: Sequence[str]) -> _Choice:
     if chosen is None:
         raise SettingsError(f"--scheme {scheme!r:.40}: expected one of {', '.join(SCHEMES)}")
     if chosen != "exact" and network == "solana-devnet":
-        raise SettingsError(f"--scheme {scheme}: Solana is paid by exact alone; take --network base-sepolia")
+        raise SettingsError(f"--scheme {scheme}: Solana is paid by exact only; use --network base-sepolia")
     return _Choice(once, verb, NETWORKS[network], chosen, tuple(passed_on))
 
 
@@ -186,7 +186,7 @@ def _gateway(choice: _Choice) -> Iterator[Sandbox]:
             gateway = stack.enter_context(Sandbox(config).run_in_thread())
         except OSError:
             gateway = stack.enter_context(Sandbox(replace(config, port=0)).run_in_thread())
-            _say(f"port {GATEWAY_PORT} is taken, the gateway uses another: {gateway.url}")
+            _say(f"port {GATEWAY_PORT} is in use; the gateway uses another: {gateway.url}")
         yield gateway
 
 
@@ -196,7 +196,7 @@ def _proxy_port(passed_on: Sequence[str]) -> int:
         if not (named.isascii() and named.isdigit() and 0 < int(named) < 65536):
             raise SettingsError(f"-p {named!r:.40}: expected a port from 1 to 65535")
         if not port_is_free("127.0.0.1", int(named)):
-            raise SettingsError(f"-p {named}: this port is taken; without -p a free one is found")
+            raise SettingsError(f"-p {named}: this port is in use; without -p a free one is chosen")
         return int(named)
     return _port_or_another(PORT, "the proxy")
 
@@ -207,7 +207,7 @@ def _port_or_another(port: int, who: str) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         another = int(probe.getsockname()[1])
-    _say(f"port {port} is taken, {who} uses another: {another}")
+    _say(f"port {port} is in use; {who} uses another: {another}")
     return another
 
 

@@ -34,15 +34,15 @@ def from_command(command: Sequence[str], option: str) -> Found:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=SECONDS, check=False, env=_environment()
         )
     except FileNotFoundError:
-        raise WalletError(f"{where} is not there: give the whole path of the program.") from None
+        raise WalletError(f"{where} was not found: give the whole path of the program.") from None
     except OSError as error:
         raise WalletError(f"{where} cannot be run: {error.strerror}.") from None
     except subprocess.TimeoutExpired:
-        raise WalletError(f"{where} gave no key within {SECONDS} s.") from None
+        raise WalletError(f"{where} printed no key within {SECONDS} s.") from None
     if done.returncode:
         raise WalletError(f"{where} failed with exit code {done.returncode}. Run it by hand to see why.")
     if not done.stdout.strip() or len(done.stdout) > MAX_FILE:
-        raise WalletError(f"{where} was to print a key, and printed {len(done.stdout)} bytes.")
+        raise WalletError(f"{where} should print a key, and printed {len(done.stdout)} bytes.")
     return Found(where, done.stdout.decode("utf-8-sig", errors="replace"))
 
 

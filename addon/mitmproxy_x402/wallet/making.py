@@ -90,9 +90,9 @@ def _check(words: Sequence[str]) -> None:
     unknown = [place for place, word in enumerate(words, 1) if word not in known]
     if unknown:
         which = ", ".join(map(str, unknown[:5]))
-        raise WalletError(f"Word number {which} of the backup is none of the 2048 words of BIP-39 (English).")
+        raise WalletError(f"Word number {which} of the backup is not one of the 2048 words of BIP-39 (English).")
     if not mnemonic.is_mnemonic_valid(" ".join(words)):
-        raise WalletError("These words are no backup: the checksum is wrong. One is another word, or two are swapped.")
+        raise WalletError("These words are not a backup: the checksum is wrong. One word is wrong, or two are swapped.")
 
 
 def _mnemonic() -> Mnemonic:

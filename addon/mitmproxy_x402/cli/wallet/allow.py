@@ -111,5 +111,5 @@ async def _set(place: _Place, units: int, *, sure: bool) -> int:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise SettingsError("wallet allow: nobody is there to ask; say --yes if you mean it")
+        raise SettingsError("wallet allow asks before it sends a transaction, and this is no terminal: add --yes")
     return input("Type yes to do it: ").strip().lower() == "yes"

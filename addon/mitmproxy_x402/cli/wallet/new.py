@@ -44,7 +44,7 @@ def new(given: Namespace, home: Path, program: str) -> int:
     _write(key, password, path, given.keystore)
     _tell(key, path, given, program, made="New")
     if given.no_backup:
-        say(f"There is no backup: whoever loses {path} loses the money. Copy it to a safe place now.")
+        say(f"There is no backup: if {path} is lost, the money is lost. Copy it to a safe place now.")
     return 0
 
 
@@ -54,13 +54,13 @@ def restore(given: Namespace, home: Path, program: str) -> int:
     path = _target(given, family, home)
     asked = f"Backup words, or the private key, of the {NAMES[family]} wallet (not shown): "
     if sys.stdin.isatty():
-        key = ask_until(lambda: _typed(family, asked), "That was no backup and no key. Nothing was changed.")
+        key = ask_until(lambda: _typed(family, asked), "that is neither a backup nor a key. Nothing was changed.")
     else:
         key = making.from_text(family, sys.stdin.readline(making.MAX_TEXT + 1))
     if terminal.is_interactive():
         say(f"This is the wallet {key.address}.")
-        if ask("Write it down here? [y/N] ").lower() not in ("y", "yes"):
-            raise NoAnswerError("not written. Nothing was changed.")
+        if ask("Write its key to this computer? [y/N] ").lower() not in ("y", "yes"):
+            raise NoAnswerError("the key was not written. Nothing was changed.")
     password = _password() if given.keystore else ""
     _write(key, password, path, given.keystore)
     _tell(key, path, given, program, made="Restored")
@@ -74,10 +74,10 @@ def _family(given: Namespace) -> Family:
     if given.keystore:
         return "evm"
     if not terminal.is_interactive():
-        raise WalletError("say which wallet: --evm (Base and other EVM networks) or --solana.")
-    say("Which chain shall it pay on?  1  Solana (https://sol.blockrun.ai)   2  Base (https://blockrun.ai)")
+        raise WalletError("name the kind of wallet: --evm (Base and other EVM networks) or --solana.")
+    say("Which chain will it pay on?  1  Solana (https://sol.blockrun.ai)   2  Base (https://blockrun.ai)")
     answers: dict[str, Family] = {"1": "svm", "solana": "svm", "2": "evm", "base": "evm", "evm": "evm"}
-    return ask_until(lambda: answers.get(ask("1 or 2: ").lower()), "that was neither 1 nor 2. Nothing was changed.")
+    return ask_until(lambda: answers.get(ask("1 or 2: ").lower()), "that is neither 1 nor 2. Nothing was changed.")
 
 
 def _target(given: Namespace, family: Family, home: Path) -> Path:
@@ -88,7 +88,7 @@ def _target(given: Namespace, family: Family, home: Path) -> Path:
     if found is not None:
         raise WalletError(
             f"there is a wallet for {NAMES[family]} already: {found.address}, from {found.source}. It is never "
-            "changed. To use another one, move that one away first, and keep its backup: it may hold money."
+            "changed. To use another one, move the old one away first and keep its backup: it may hold money."
         )
     path = home / writing.KEYSTORE_FILE if given.keystore else writing.place_of(family, home)
     if path.is_symlink() or path.exists():
@@ -113,8 +113,8 @@ def _password_twice() -> str | None:
     if len(first) < MIN_PASSWORD:
         say("Too short.")
         return None
-    if ask_hidden("The same once more: ") != first:
-        say("The two differ.")
+    if ask_hidden("The same again: ") != first:
+        say("The two are not the same.")
         return None
     return first
 
@@ -132,14 +132,14 @@ def _have_backed_up(words: tuple[str, ...]) -> None:
     for place in sorted(random.SystemRandom().sample(range(len(words)), ASKED_WORDS)):
         ask_until(
             lambda place=place: _is_word(words, place),  # type: ignore[misc]
-            "that is another word: the backup is not right. Nothing was changed; start again.",
+            "that is not the word: the backup is not right. Nothing was changed; start again.",
         )
 
 
 def _is_word(words: tuple[str, ...], place: int) -> bool | None:
     if ask_hidden(f"Word number {place + 1} (not shown): ").strip().lower() == words[place]:
         return True
-    say("That is another word.")
+    say("That is not the word.")
     return None
 
 

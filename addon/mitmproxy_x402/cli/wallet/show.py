@@ -73,11 +73,11 @@ def _readers(source: str) -> str:
 
 
 def _shown(family: Family, settings: Settings, offer: Offer | None) -> list[tuple[Network, Asset]]:
-    """The networks that the user prefers, else the usual ones; and before them the one that the gateway asks for."""
+    """The network that the gateway asks for, and those that the user prefers; without either the usual ones."""
     found: dict[str, tuple[Network, Asset]] = {}
     if offer is not None and offer.network.family == family:
         found[offer.network.caip2] = (offer.network, offer.asset)
-    for name in settings.preference or DEFAULT_NETWORKS:
+    for name in settings.preference or (() if found else DEFAULT_NETWORKS):
         row = settings.networks.get(name)
         if row is not None and row.family == family and row.assets:
             found.setdefault(row.caip2, (row, row.assets[0]))
