@@ -44,17 +44,23 @@ TOOL_CALL = {
 TEXT = """\
 # First steps
 
-This is a recorded terminal session, from an empty home to a paid, streamed tool call. (A program typed it into a real shell:
-`python tests/first_steps.py` writes this page.) The gateway is the sandbox on the same machine, which takes play money and
-gives every wallet 1000 USDC of it. To follow it, run `.venv/bin/python -m mitmproxy_x402.sandbox` in another terminal, and set
-`X402_UPSTREAM=http://127.0.0.1:4420` and `X402_EVM_RPC=base-sepolia=http://127.0.0.1:4420/v1/rpc/base-sepolia`. With a real
-gateway set neither, and send a few dollars to the address that `./run.sh wallet fund` shows.
+This is a recorded terminal session, from an empty home to a paid, streamed tool call. (A program typed it into a real
+shell: `python tests/first_steps.py` writes this page.) The gateway is the sandbox on the same machine, which takes play
+money and gives every wallet 1000 USDC of it. To follow it, run `.venv/bin/python -m mitmproxy_x402.sandbox` in another
+terminal, and set `X402_UPSTREAM=http://127.0.0.1:4420` and
+`X402_EVM_RPC=base-sepolia=http://127.0.0.1:4420/v1/rpc/base-sepolia`. With a real gateway set neither, and send a few
+dollars to the address that `./run.sh wallet fund` shows.
 
-{typed} characters were typed. The words of the backup are left out, and so are most events of the stream. `tool-call.json` is
-an ordinary request to `/v1/chat/completions` that names one tool and asks for a stream.
+{typed} characters were typed. The words of the backup are left out, and so are most events of the stream.
 
 ```console
 {session}
+```
+
+`tool-call.json` holds the request:
+
+```json
+{request}
 ```
 """
 
@@ -158,7 +164,8 @@ def page(terminal: Terminal, home: Path) -> str:
     text = re.sub(r"(?m) +$", "", text)
     events = text.split("\n\n")
     kept = [event for n, event in enumerate(events) if not event.startswith("data: ") or n % 6 == 0 or "DONE" in event]
-    return TEXT.format(typed=terminal.typed, session="\n\n".join(kept).strip().removesuffix("$").strip())
+    session = "\n\n".join(kept).strip().removesuffix("$").strip()
+    return TEXT.format(typed=terminal.typed, session=session, request=json.dumps(TOOL_CALL, indent=2))
 
 
 if __name__ == "__main__":
