@@ -37,7 +37,7 @@ from support.ledgers import KINDS, DatabaseTimes, MachineTimes, open_with, place
 MODELS = ("gpt-5", "gpt-5-mini", "GPT-5", "claude*", "", None)
 PATHS = ("/v1/chat", "/api/v1/chat", "/v1/markets/1", "/api/v1/markets/2", "/api/api/v1/chat", "/apiary", "/")
 MODEL_PATTERNS = ("", "", "gpt-5*", "gpt-?", "*", "none")
-PATH_PATTERNS = ("", "", "/v1/chat", "/api/v1/chat", "/v1/markets/*", "/api", "/*", "/v1/market?/1")
+PATH_PATTERNS = ("", "", "/v1/chat", "/api/v1/chat", "/v1/markets/*", "/v1/chat/*", "/api", "/*", "/v1/market?/1")
 PERIODS: tuple[Period, ...] = ("", "hour", "day", "month")
 PAUSES = (0, 0, 0.001, 0.3, 1.024, 60, 301, 3599, 3600, 40_000, 86_400, 700_000, 2_592_000)
 SEEDS = {"sqlite": 15, "postgres": 2}
@@ -167,7 +167,9 @@ def matches(scope: Scope, model: str | None, path: str, unclear: bool) -> bool:
     if scope.model and not unclear and (model is None or not fnmatchcase(model.lower(), scope.model)):
         return False
     pattern = scope.path.removeprefix("/api")
-    return not pattern or fnmatchcase(path, pattern) or fnmatchcase(path, f"/api{pattern}")
+    return not pattern or any(
+        fnmatchcase(written, f"{alias}{pattern}") for written in (path, f"{path}/") for alias in ("", "/api")
+    )
 
 
 @contextmanager

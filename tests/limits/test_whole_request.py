@@ -155,6 +155,9 @@ def test_who_is_certainly_not_meant_is_let_alone(
 @pytest.mark.parametrize(
     "path",
     [
+        "/v1/images",
+        "/V1/images/",
+        "/api/v1/images?x",
         "/v1/images/generations",
         "/v1/%69mages/generations",
         "/v1/%2569mages/generations",

@@ -53,11 +53,42 @@ def test_other_values_are_other_large_bodies(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a":1,"a":2}', "[1 2]", "[1,,2]", "[,]", '{"a" 1}', "{1:2}", '{"a":1,}', "[1,]", "[1}", '"a', '{"a":}']
+    "text", ["[1 2]", "[1,,2]", "[,]", '{"a" 1}', "{1:2}", '{"a":1,}', "[1,]", "[1}", '"a', '{"a":}']
 )
 def test_what_is_no_plain_json_is_compared_byte_for_byte(text: str) -> None:
     one, other = (f"[{text},{space}{json.dumps(PADDING)}]".encode() for space in ("", " "))
     assert body_digest(one) != body_digest(other)
+
+
+ODD = {
+    "equal keys": ('{"a":1,"a":2,"b":3}', '{"b": 3, "a": 1, "a": 2}'),
+    "equal keys inside": ('[{"c":0,"a":{"x":1,"x":2},"a":[]}]', '[{"a": {"x": 1, "x": 2}, "a": [], "c": 0}]'),
+    "NaN": ('{"a":NaN,"b":-Infinity}', '{"b": -Infinity, "a": NaN}'),
+    "beyond all numbers": ('{"a":1e999,"b":1}', '{"b": 1, "a": 1e999}'),
+    "a number of many digits": (f'{{"a":{"7" * 5000},"b":1}}', f'{{"b": 1, "a": {"7" * 5000}}}'),
+    "a byte order mark": ('\ufeff{"a":1,"b":2}', '\ufeff{"b":2,"a":1}'),
+    "a mark and none": ('\ufeff{"a":1,"b":2}', '{"b":2,"a":1}'),
+}
+
+
+@pytest.mark.parametrize("size", [0, 2 * MAX_AT_ONCE], ids=["small", "large"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_json_is_known_in_any_order(name: str, size: int) -> None:
+    one, other = (text.replace("{", '{"padding":"' + "p" * size + '",', 1).encode() for text in ODD[name])
+    assert body_digest(one) == body_digest(other)
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-32", "utf-32-be"])
+def test_wide_json_is_known_in_any_order(coding: str) -> None:
+    assert body_digest('{"a":1,"b":2}'.encode(coding)) == body_digest('{"b":2, "a":1}'.encode(coding))
+
+
+@pytest.mark.parametrize("size", [0, 2 * MAX_AT_ONCE], ids=["small", "large"])
+def test_the_order_of_equal_keys_matters(size: int) -> None:
+    """Some readers take the first of them, others the last."""
+    padding = b'"padding":"' + b"p" * size + b'"'
+    bodies = [b'{"a":1,"a":2,%b}', b'{"a":2,"a":1,%b}', b'{"a":2,%b}', b'{"a":[1,2],%b}', b'{"a":{"pairs":1},%b}']
+    assert len({body_digest(body % padding) for body in bodies}) == len(bodies)
 
 
 @pytest.mark.parametrize("coding", COMPRESSORS)

@@ -65,7 +65,7 @@ def test_other_values_are_other_requests(one: Any, other: Any) -> None:
     ("one", "other"),
     [
         (b'{"a": 1, "a": 2}', b'{"a": 2}'),
-        (b'{"a": NaN}', b'{"a":NaN}'),
+        (b'{"a": NaN}', b'{"a":"NaN"}'),
         (b"[" * 100, b"[" * 101),
         (b'{"a": 1', b'{"a":1'),
         (b"1", b"1 "),
@@ -141,11 +141,11 @@ class Shop:
     def retained(self) -> Retained:
         return self.stores[0]
 
-    def purchase(self, body: bytes = b"{}") -> Purchase:
+    def purchase(self, body: bytes = b"{}", route: Route = ROUTE, client: str = "10.0.0.1") -> Purchase:
         """At the proxy whose turn it is."""
         turn = next(self._turns)
-        identity = RequestIdentity(ROUTE, body)
-        return Purchase(self.payers[turn], self.stores[turn], Purpose("POST", "127.0.0.1", "/v1/x"), identity)
+        purpose = Purpose(route[0], "127.0.0.1", route[2])
+        return Purchase(self.payers[turn], self.stores[turn], purpose, RequestIdentity(route, body), client=client)
 
     def buy(self, purchase: Purchase) -> Payment:
         required = read_payment_required(None, json.dumps(challenges.evm()).encode())
@@ -188,6 +188,85 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         each.close()
     if times is not None:
         times.close()
+
+
+HOP = ("GET", ROUTE[1], "/hop")
+
+
+def redirected(one: Shop, body: bytes = b"{}") -> Payment:
+    """A request that is paid for and answered by a redirect."""
+    purchase = one.purchase(body)
+    payment = one.buy(purchase)
+    purchase.sending()
+    purchase.redirected()
+    purchase.answered(307)
+    purchase.finish(Outcome("unknown"), complete=False)
+    return payment
+
+
+def challenged(purchase: Purchase) -> Payment | None:
+    """What goes with a request when it was challenged, of what is there."""
+    return purchase.payment if purchase.reuse_retained(purchase.identity, purchase.follows) else None
+
+
+@pytest.mark.parametrize(
+    ("body", "client"), [(b"{}", "10.0.0.1"), (b"{}", "10.0.0.2"), (b"", "10.0.0.1")], ids=["same", "moved", "none"]
+)
+def test_who_follows_a_redirect_sends_the_same_payment(shop: Any, body: bytes, client: str) -> None:
+    one = shop()
+    first = redirected(one)
+    assert challenged(one.purchase(body, HOP, client)) == first
+    assert challenged(one.purchase(body, HOP, client)) is None  # one alone gets it
+    assert challenged(one.purchase()) is None
+
+
+@pytest.mark.parametrize(("body", "client"), [(b"[]", "10.0.0.1"), (b"", "10.0.0.2")])
+def test_others_do_not_follow(shop: Any, body: bytes, client: str) -> None:
+    one = shop()
+    first = redirected(one)
+    assert challenged(one.purchase(body, HOP, client)) is None
+    assert challenged(one.purchase()) == first
+
+
+def test_a_payment_goes_along_from_hop_to_hop_and_back(shop: Any) -> None:
+    """Also where a hop ends badly, and the client begins anew."""
+    one = shop()
+    first = redirected(one)
+    for number in range(5):
+        hop = one.purchase(b"{}", (*HOP[:2], f"/{number}"))
+        assert challenged(hop) == first
+        hop.sending()
+        if number % 2:
+            hop.redirected()
+        hop.break_off(Outcome("unknown"))
+    again = one.purchase()
+    assert challenged(again) == first
+    again.sending()
+    again.finish(Outcome("unknown"), complete=True)
+    assert challenged(one.purchase(b"", HOP)) is None
+
+
+def test_the_last_redirect_is_followed_first(shop: Any) -> None:
+    one = shop()
+    first, second = redirected(one, b"[1]"), redirected(one, b"[2]")
+    assert challenged(one.purchase(b"", HOP)) == second
+    assert challenged(one.purchase(b"", HOP)) == first
+
+
+def test_what_follows_a_redirect_is_bought_again_within_the_limit(shop: Any) -> None:
+    one = shop()
+    redirected(one)
+    one.now += 400
+    hop = one.purchase(b"", HOP)
+    assert challenged(hop) is None
+    one.buy(hop)
+    hop.sending()
+    hop.break_off(Outcome("unknown"))
+    one.now += 400
+    other = one.purchase(b"", (*HOP[:2], "/other"))
+    assert challenged(other) is None
+    with pytest.raises(Refused, match="with a redirect"):
+        one.buy(other)
 
 
 def test_while_it_is_valid_the_same_payment_goes_and_then_a_new_one_and_no_third(shop: Any) -> None:

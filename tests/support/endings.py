@@ -22,6 +22,21 @@ LARGE_EVENT = f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"
 CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
 FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
 
+DONE = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(CHUNK).encode()
+PADDING = "p" * 300_000
+GOOGLE_ERROR = {"error": {"code": 503, "message": "no", "status": "UNAVAILABLE"}}
+
+
+def completed(response: object, padding: str = "") -> bytes:
+    """A stream whose last event calls itself the end of a response."""
+    said = {"type": "response.completed", "response": response}
+    return sse(CREATED, DELTA, {"padding": padding, **said}) if padding else sse(CREATED, DELTA, said)
+
+
+def whole(said: object) -> bytes:
+    return http(200, json.dumps(said).encode())
+
+
 INCOMPLETE: dict[str, bytes] = {
     "response.failed": sse(CREATED, DELTA, FAILED),
     "response.failed without its event's name": sse(f"data: {json.dumps(CREATED)}\n\ndata: {json.dumps(FAILED)}\n\n"),
@@ -53,6 +68,32 @@ INCOMPLETE: dict[str, bytes] = {
     "an empty 204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "an error in a whole 200": http(200, b'{"error": {"message": "upstream is down", "code": 502}}'),
     "a failed response in a whole 200": http(200, b'{"object": "response", "status": "failed", "output": []}'),
+    "a completed response that failed": completed({"status": "failed", "error": None}),
+    "a completed response with an error": completed({"status": "completed", "error": {"code": "server_error"}}),
+    "a large completed response that failed": completed({"instructions": PADDING, "status": "failed"}),
+    "a completed response that failed behind padding": completed({"x": [PADDING, 1], "status": "failed"}, PADDING),
+    "a list that ends in an error": whole([GEMINI, GOOGLE_ERROR]),
+    "a long list that ends in an error": whole([*[GEMINI] * 3000, GOOGLE_ERROR]),
+    "a long list with an error at its start": whole([GOOGLE_ERROR, *[GEMINI] * 3000]),
+    "a long error": whole({"error": {"message": PADDING}}),
+    "an error before padding": whole({"error": {"message": "no"}, "text": PADDING}),
+    "an error behind padding": whole({"text": PADDING, "more": [PADDING], "error": "no"}),
+    "an error between paddings": whole({"text": PADDING, "error": "no", "more": {"a": [{"b": PADDING}]}}),
+    "an escaped error": http(200, b'{"\\u0065rror": {"message": "no"}}'),
+    "errors": whole({"errors": [{"message": "no"}]}),
+    "long errors": whole({"errors": [{"message": PADDING}]}),
+    "an error beside an answer": whole({"error": {"message": "no"}, "choices": [{"message": {"content": "a"}}]}),
+    "a choice that failed": whole({"choices": [{"finish_reason": "error"}]}),
+    "success is false": whole({"success": False, "result": None}),
+    "errors in a stream": sse(CHUNK, {"errors": [{"message": "no"}]}, "data: [DONE]\n\n"),
+    "lines of JSON that end in an error": http(200, b'{"response": "a"}\n{"error": "no"}\n'),
+    "JSON that is broken": http(200, b'{"choices": [}'),
+    "long JSON that is broken": http(200, json.dumps({"text": PADDING}).encode()[:-1] + b"]}"),
+    "long JSON that is cut off": http(200, json.dumps({"text": [{}, PADDING, {}]}).encode()[:-2]),
+    "a part": http(206, b'{"choices": []}', "Content-Range: bytes 0-14/99"),
+    "nothing but [DONE]": sse("data: [DONE]\n\n"),
+    "heartbeats and [DONE]": sse(": ping\n\n", ": ping\n\n", "data: [DONE]\n\n"),
+    "nothing but message_stop": sse({"type": "message_stop"}),
     "gzip": sse(coding="gzip", body=gzip.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
     "deflate": sse(coding="deflate", body=zlib.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
     "br": sse(coding="br", body=brotli.compress(b"data: %b\n\n" % json.dumps(CHUNK).encode())),
@@ -79,13 +120,30 @@ COMPLETE: dict[str, bytes] = {
         {"type": "note", "text": "response.failed", "errors": {}},
         "data: [DONE]\n\n",
     ),
-    "CRLF": sse("data: [DONE]\r\n\r\n"),
+    "CRLF": sse(CHUNK, "data: [DONE]\r\n\r\n"),
     "finishReason": sse(GEMINI, {"candidates": [{"finishReason": "STOP"}]}),
     "a blocked prompt": sse({"promptFeedback": {"blockReason": "SAFETY"}}),
     "a stream of an unknown kind": sse('data: {"progress": 1}\n\n'),
+    "a long answer": whole(
+        {"error": None, "text": "[{" + PADDING + '\\"', "data": [{"error": 1}], "status": "completed"}
+    ),
+    "a long list": whole([GEMINI] * 3000),
+    "many numbers": whole({"data": [{"embedding": [0.1] * 50_000}], "other": [1.5] * 50_000}),
+    "a list of numbers": whole([0.25] * 100_000),
+    "lines of JSON": http(200, b'{"response": "a"}\n{"done": true}\n'),
+    "many lines of JSON": http(200, b'{"response": "a", "error": null}\n' * 5000),
+    "a completed response about failures": completed(
+        {"status": "completed", "error": None, "output": [{"status": "failed"}], "text": '"status": "failed"'}
+    ),
+    "a large completed response about failures": completed(
+        {"status": "completed", "error": None, "output": [{"status": "failed"}], "text": '"status": "failed"' + PADDING}
+    ),
+    "JSON behind a byte order mark": http(200, b'\xef\xbb\xbf{"choices": []}'),
+    "JSON of another kind": http(200, b'{"choices": []}', content_type="application/vnd.api+json"),
+    "text in brackets": http(200, b"[a] is not {b}", content_type="text/plain"),
     "a whole answer": http(200, b'{"choices": [], "error": null}'),
     "bytes": http(200, b"\0\1\2", content_type="audio/mpeg"),
-    "gzip": sse(coding="gzip", body=gzip.compress(b"data: [DONE]\n\n")),
-    "br": sse(coding="br", body=brotli.compress(b"data: [DONE]\n\n")),
-    "zstd": sse(coding="zstd", body=zstd(b"data: [DONE]\n\n")),
+    "gzip": sse(coding="gzip", body=gzip.compress(DONE)),
+    "br": sse(coding="br", body=brotli.compress(DONE)),
+    "zstd": sse(coding="zstd", body=zstd(DONE)),
 }

@@ -14,7 +14,8 @@ or else from the events:
     any other                               an event, and a clean end
 
 Any other answer is complete if it arrived in full and is not empty. It is incomplete if it is broken JSON or JSON that
-reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML.
+reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML. Of JSON that is
+longer than the tail, an outline is read as it passes: the keys of its upper two levels.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, Literal
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
+from .outline import Outline
 
 MAX_TAIL = 16 << 10
 """Bytes of the answer's end that are kept."""
@@ -82,6 +84,8 @@ class Tail:
         self._dropped = 0
         self._start = b""
         """The beginning of the event in which the kept bytes start."""
+        self._outline: Outline | None = None
+        """Of the body, or of the event in which the kept bytes start; None: nothing has been dropped of it."""
         self._before = b""
         """The last bytes before the kept ones."""
         self._unreadable = False
@@ -138,7 +142,7 @@ class Tail:
             end = _END_OF_EVENT.search(seen, found.end())
             if end is None:
                 self._alarmed = len(seen) - begin <= MAX_TAIL  # the event continues in the next chunk
-            elif any(_is_failure(*event) for event in _last_events(seen[begin : end.end()])):
+            elif any(_is_failure(*event[:2]) for event in _last_events(seen[begin : end.end()])):
                 self._failed = True
                 return
 
@@ -146,14 +150,29 @@ class Tail:
         self._size -= len(chunk)
         self._dropped += len(chunk)
         if not self._is_stream:
+            self._outline = self._outline or Outline(_says_that_it_failed)
+            self._outline.feed(chunk)
             return
         seen = self._before + chunk
         end = max(seen.rfind(b"\n\n") + 2, seen.rfind(b"\n\r\n") + 3)
         if end > 2:
+            self._end_large_event(seen)
             self._start = seen[end : end + MAX_START]
-        elif len(self._start) < MAX_START:
-            self._start += chunk[: MAX_START - len(self._start)]
+            self._outline = Outline(_event_says_that_it_failed)
+            self._outline.feed(seen[end:])
+        else:
+            if len(self._start) < MAX_START:
+                self._start += chunk[: MAX_START - len(self._start)]
+            self._outline = self._outline or Outline(_event_says_that_it_failed)
+            self._outline.feed(chunk)
         self._before = seen[-3:]
+
+    def _end_large_event(self, seen: bytes) -> None:
+        """Its end is in `seen`: whether it says that the answer has failed."""
+        if self._outline is not None:
+            end = _END_OF_EVENT.search(seen)
+            self._outline.feed(seen[: None if end is None else end.end()])
+            self._failed = self._failed or self._outline.failed
 
     @property
     def is_complete(self) -> bool:
@@ -162,30 +181,76 @@ class Tail:
             return False
         kept = b"".join(self._chunks)
         if self._is_stream:
-            return _stream_is_complete(self._start + kept, self._wanted.path)
+            self._end_large_event(kept)
+            return not self._failed and _stream_is_complete(
+                self._start + kept, self._wanted.path, whole=not self._dropped
+            )
         if self._wanted.stream_only or (self._wanted.json and self._type == "text/html"):
             return False
-        if self._type == "application/json" and not kept.rstrip().endswith((b"}", b"]")):
-            return False
-        return bool(self._dropped) or not _says_that_it_failed(kept)
+        return self._is_good_json(kept) if self._is_json(kept) else True
+
+    def _is_json(self, kept: bytes) -> bool:
+        return self._type.endswith("json") or (not self._dropped and _looks_like_json(kept))
+
+    def _is_good_json(self, kept: bytes) -> bool:
+        """Whether it is whole, and says nothing of a failure. What only looks like JSON may be anything."""
+        says_so = self._type.endswith("json")
+        if self._outline is not None:
+            self._outline.feed(kept)
+            return self._outline.is_whole and not self._outline.failed
+        said = _values(kept)
+        if said is None:
+            return not says_so
+        return bool(said) and not any(map(_says_that_it_failed, said))
 
 
-def _says_that_it_failed(body: bytes) -> bool:
-    """Whether a whole body is the JSON of an error or of a failed response."""
-    if b'"error"' not in body and b'"failed"' not in body:
-        return False
-    said = _decoded(body)
+def _looks_like_json(body: bytes) -> bool:
+    return body[:100].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+
+def _values(body: bytes) -> list[Any] | None:
+    """The values of a JSON text, or of several in a row (as in lines of JSON). None: it is none."""
+    values: list[Any] = []
+    try:
+        text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff").strip()
+        while text:
+            value, end = _DECODER.raw_decode(text)
+            values.append(value)
+            text = text[end:].lstrip()
+    except (ValueError, LookupError, RecursionError):
+        return None
+    return values
+
+
+_DECODER = json.JSONDecoder()
+
+
+def _says_that_it_failed(said: Any) -> bool:
+    """Whether a whole answer is an error, has one in a list of chunks (Google's way), or is a response that failed."""
+    if isinstance(said, list):
+        return any(isinstance(each, dict) and _says_that_it_failed(each) for each in said)
     if not isinstance(said, dict):
         return False
-    failed = said.get("status") == "failed" and said.get("object") == "response"
-    answers = any(said.get(key) for key in ("choices", "output", "content", "candidates", "data"))
-    return failed or said.get("type") == "error" or (bool(said.get("error")) and not answers)
+    failed = said.get("status") == "failed" and said.get("object", "response") == "response"
+    return bool(
+        failed
+        or said.get("type") == "error"
+        or said.get("error")
+        or said.get("errors")
+        or said.get("success") is False
+        or any(
+            isinstance(each, dict) and (each.get("error") or each.get("finish_reason") == "error")
+            for each in _list(said.get("choices"))
+        )
+    )
 
 
 _NAME = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
 _DATA = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 _TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')
-_ALARM = re.compile(rb'event:[ ]?error|"error"\s*:\s*(?!null)|"type"\s*:\s*"error"|response\.failed')
+_ALARM = re.compile(
+    rb'event:[ ]?error|"errors?"\s*:\s*(?!null)|"type"\s*:\s*"error"|"status"\s*:\s*"failed"|response\.failed'
+)
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n|\r\r")
 
 _Dialect = Literal["chat", "responses", "messages", "gemini", ""]
@@ -208,20 +273,22 @@ _BEGUN: tuple[tuple[str, _Dialect], ...] = (
 )
 
 
-def _stream_is_complete(text: bytes, path: str) -> bool:
-    """Whether the last events contain the end of the dialect, and no error."""
+def _stream_is_complete(text: bytes, path: str, *, whole: bool) -> bool:
+    """Whether the last events contain the end of the dialect, and no error. `whole`: `text` is all of the stream."""
     begun: set[_Dialect] = {dialect for end, dialect in _BY_PATH if path.endswith(end)}
     ended: set[_Dialect] = set()
+    kinds: set[str] = set()
     some = False
-    for name, data in _last_events(text):
-        some = True
+    for name, data, is_first in _last_events(text):
         if data.strip() == b"[DONE]":
             ended.add("chat")
             continue
-        if _is_failure(name, data):
+        some = True
+        if _is_failure(name, data, has_gap=is_first and not whole):
             return False
         said = _decoded(data) if len(data) <= MAX_TAIL else None
         kind = _kind(name, data, said)
+        kinds.add(kind)
         if kind in _ENDS:
             ended.add(_ENDS[kind])
         elif isinstance(said, dict):
@@ -231,15 +298,29 @@ def _stream_is_complete(text: bytes, path: str) -> bool:
             ended.update(reasons)
             begun.update(dialect for key, dialect in _CHUNKS if key in said)
         begun.update(dialect for start, dialect in _BEGUN if kind.startswith(start))
+    if whole and kinds == {"message_stop"}:
+        return False  # the end of nothing
     return some and begun <= ended
 
 
-def _is_failure(name: str, data: bytes) -> bool:
-    """Whether an event reports that the answer failed."""
+def _is_failure(name: str, data: bytes, has_gap: bool = False) -> bool:
+    """Whether an event reports that the answer failed. `has_gap`: a part of its data is missing."""
+    if len(data) > MAX_TAIL and not has_gap:
+        outline = Outline(_event_says_that_it_failed)
+        outline.feed(data)
+        return outline.failed or _kind(name, data, None) in _FAILURES
     said = _decoded(data) if len(data) <= MAX_TAIL else None
-    if isinstance(said, dict) and said.get("error") and "response" not in said:
-        return True
-    return _kind(name, data, said) in _FAILURES
+    return _event_says_that_it_failed(said) or _kind(name, data, said) in _FAILURES
+
+
+def _event_says_that_it_failed(said: Any) -> bool:
+    """Whether an event reports a failure, also as the end of a response that failed."""
+    if not isinstance(said, dict):
+        return False
+    response = said.get("response")
+    if isinstance(response, dict):
+        return bool(response.get("error")) or response.get("status") in ("failed", "cancelled")
+    return bool(said.get("error") or said.get("errors")) or said.get("type") in _FAILURES
 
 
 def _kind(name: str, data: bytes, said: Any) -> str:
@@ -271,18 +352,21 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _last_events(text: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and data of the last events with data, newest first. An unterminated event counts only if it is [DONE]."""
+def _last_events(text: bytes) -> Iterator[tuple[str, bytes, bool]]:
+    """Name and data of the last events that have data, and whether `text` begins with it; the last one first.
+
+    What is not ended counts only as [DONE].
+    """
     parts = _END_OF_EVENT.split(text)
     rest = parts.pop()
     if b"".join(_DATA.findall(rest)).strip() == b"[DONE]":
         parts.append(rest)
     count = 0
-    for part in reversed(parts):
+    for number, part in reversed(list(enumerate(parts))):
         data = _DATA.findall(part)
         if data:
             names = _NAME.findall(part)
-            yield (names[-1].decode("utf-8", "replace").strip() if names else ""), b"\n".join(data)
+            yield (names[-1].decode("utf-8", "replace").strip() if names else ""), b"\n".join(data), not number
             count += 1
         if count == MAX_EVENTS:
             return

@@ -13,7 +13,6 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
@@ -40,6 +39,9 @@ from .completeness import Tail, expected
 from .log_lines import say
 
 logger = logging.getLogger(__name__)
+
+PARTIAL = 206
+"""The status of a part, which is complete only if the client asked for one."""
 
 _retained = RetainedPayments(time.time, Clock().uptime)  # module level: survives a script that is reloaded
 _jobs = jobs.Jobs(time.time)  # also survives a reload
@@ -102,6 +104,7 @@ class PaymentDesk:
         self, flow: http.HTTPFlow, exchange: Exchange, payer: Payer, identity: RequestIdentity, *, foretold: bool
     ) -> None:
         await self.retained.settle(identity)
+        await payer.read_whole(self._purchase(flow, payer, identity).purpose)
         self._start(flow, exchange, payer, identity, known=True, foretold=foretold)
 
     def _start(
@@ -117,16 +120,21 @@ class PaymentDesk:
         purchase: PaidRequest | None = None
         try:
             purchase = self._purchase(flow, payer, identity)
-            if (known and purchase.reuse_retained()) or (foretold and self._pays_ahead(flow, purchase, identity)):
+            if (known and purchase.reuse_retained()) or (foretold and self._pays_ahead(flow, purchase)):
                 self._carry(flow, exchange, purchase)
         except X402Error as error:
             refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be paid again
             refuse(flow, fault(error, purchase))
 
-    def _pays_ahead(self, flow: http.HTTPFlow, purchase: PaidRequest, identity: RequestIdentity) -> bool:
+    def _pays_ahead(self, flow: http.HTTPFlow, purchase: PaidRequest) -> bool:
         """Whether the first leg carries a payment: a retained one, or one for a predicted challenge."""
-        return _is_clear(flow) and (self._takes_over(purchase, identity) or purchase.predict())
+        if not _is_clear(flow):
+            return False
+        keys = self._keys(purchase)
+        if any(not key.is_ready for key in keys):
+            return False
+        return (bool(keys) and purchase.reuse_retained(*keys)) or purchase.predict()
 
     def is_poll(self, request: http.Request) -> bool:
         """Whether `flow` polls a job."""
@@ -145,17 +153,34 @@ class PaymentDesk:
             purpose = Purpose(answers.printable(request.method), request.host, path, model, client, whole)
             question = read_question(_place(identity.route), model, body) if payer.forecast is not None else None
             purchase = polls.poll_of(request, payer, _jobs) or Purchase(
-                payer, self.retained, purpose, identity, question
+                payer, self.retained, purpose, identity, question, client=_address(flow.client_conn.peername)
             )
             self._purchases[flow] = purchase
         return purchase
 
-    def _takes_over(self, purchase: PaidRequest, identity: RequestIdentity) -> bool:
-        """Take over the payment that an equal request at another proxy has retained. Returns whether there was one."""
-        assert self.payer is not None
-        if self.payer.settings.dry_run or not purchase.is_new:
+    async def _takes_over(self, purchase: PaidRequest) -> bool:
+        """Take over a payment that another proxy has retained, or that was answered by a redirect to this request.
+
+        Returns whether there was one. Raises what `reuse_retained` does.
+        """
+        keys = self._keys(purchase)
+        if not keys:
             return False
-        return self.retained.may_be_retained_elsewhere(identity.route) and purchase.reuse_retained()
+        assert self.payer is not None
+        for key in keys:
+            await self.retained.settle(key)
+        await self.payer.read_whole(purchase.purpose)
+        return purchase.reuse_retained(*keys)
+
+    def _keys(self, purchase: PaidRequest) -> list[RequestIdentity]:
+        """The identities under which a payment for this challenged request may be retained; empty: there is none."""
+        assert self.payer is not None
+        if self.payer.settings.dry_run or not purchase.is_new or not isinstance(purchase, Purchase):
+            return []
+        own, follows = purchase.identity, purchase.follows
+        if self.retained.may_be_retained_elsewhere(own.route, follows.route):
+            return [own, follows]
+        return [follows] if self.retained.expects(follows.route) else []
 
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> None:
         """Make the next leg carry the purchase's payment, or a poll's proof."""
@@ -197,7 +222,7 @@ class PaymentDesk:
             required = challenge.read(flow.response)
             if required is not None:
                 _check_way(flow)
-                new = purchase.payment is None and not self._takes_over(purchase, identity)
+                new = purchase.payment is None and not await self._takes_over(purchase)
                 if new or purchase.ahead:
                     await purchase.buy(required, challenge_text)
             elif not exchange.secrets_sent:
@@ -221,8 +246,8 @@ class PaymentDesk:
             say(logging.INFO, flow, "passed a 402 on unpaid: %s", _why_unpaid(flow, exchange))
         if exchange is None or response is None or purchase is None or self._is_over():
             return
-        if 300 <= response.status_code < 400 and isinstance(purchase, Purchase):
-            purchase.leads_to(_redirected(flow, exchange, response))
+        if 300 <= response.status_code < 400 and "location" in response.headers and isinstance(purchase, Purchase):
+            purchase.redirected()
         purchase.answered(response.status_code, lambda: answers.acknowledges(response, answers.upstream_gateway(flow)))
         answers.watch_for_job(flow, purchase, _jobs)
         if (
@@ -233,7 +258,8 @@ class PaymentDesk:
             wanted = expected(
                 exchange.client_path, exchange.client_body, get_ours(b"content-type"), get_ours(b"accept")
             )
-            exchange.watch = Tail(get("content-type", ""), get("content-encoding", ""), wanted)
+            if response.status_code != PARTIAL or get_ours(b"range"):
+                exchange.watch = Tail(get("content-type", ""), get("content-encoding", ""), wanted)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Record the outcome of the payment."""
@@ -277,19 +303,6 @@ def _without_secrets(path: str) -> str:
     return path + "?" + hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest() if query else path
 
 
-def _redirected(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> RequestIdentity:
-    """The identity of the request that a client sends when it follows the redirect (RFC 9110, section 15.4)."""
-    location = response.headers.get("location", "").partition("#")[0]
-    try:
-        target = urlsplit(urljoin(exchange.client_path, location))
-    except ValueError:
-        target = urlsplit("")
-    path = _without_secrets((target.path or "/") + (f"?{target.query}" if target.query else ""))
-    if response.status_code in (307, 308) or exchange.client_method in ("GET", "HEAD"):
-        return _identity((exchange.client_method, origin_of(flow), path), exchange)
-    return RequestIdentity(("GET", origin_of(flow), path))
-
-
 def _client_header(exchange: Exchange, name: bytes) -> str:
     values = [value for key, value in exchange.client_fields if key.lower() == name]
     return b", ".join(values).decode("utf-8", "surrogateescape")
@@ -297,6 +310,13 @@ def _client_header(exchange: Exchange, name: bytes) -> str:
 
 def _identity(route: Route, exchange: Exchange) -> RequestIdentity:
     return RequestIdentity(route, exchange.client_body, _client_header(exchange, b"content-encoding"))
+
+
+def _address(peer: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
+    """The client's machine; this one by a name of its own, since a client may reach it by several addresses."""
+    if peer is None:
+        return ""
+    return "this machine" if is_loopback(peer[0]) else peer[0]
 
 
 def _place(route: Route) -> Place:

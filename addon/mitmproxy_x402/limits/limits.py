@@ -31,7 +31,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scope:
-    """Which requests are meant, whatever their case. An empty pattern means every request; `*` and `?` are wild."""
+    """Which requests are meant, whatever their case. An empty pattern means every request; `*` and `?` are wild.
+
+    A slash at the end of a path makes no difference, so `/v1/images/*` means `/v1/images`, too.
+    """
 
     model: str = ""
     path: str = ""
@@ -39,9 +42,10 @@ class Scope:
     def covers(self, asked: Asked) -> bool:
         """Whether a request is, or may be, meant."""
         model, path = self.patterns
+        its_path = asked.normal_path.removeprefix(ALIAS)
         return bool(
             (not model or asked.model_doubt or any(fnmatchcase(named.lower(), model) for named in asked.models))
-            and (not path or asked.path_doubt or fnmatchcase(asked.normal_path.removeprefix(ALIAS), path))
+            and (not path or asked.path_doubt or fnmatchcase(its_path, path) or fnmatchcase(f"{its_path}/", path))
         )
 
     @property

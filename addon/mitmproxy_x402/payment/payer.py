@@ -23,7 +23,7 @@ from ..errors import EvmRpcError, Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
-from ..limits.limits import Budget
+from ..limits.limits import Budget, for_request
 from ..limits.whole_request import normal_path
 from ..protocol.headers import X_PAYMENT, payment_header, with_identifier
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
@@ -230,7 +230,7 @@ class Payer:
         and RpcError (no blockhash): nothing was signed. Raises ChallengeError: the chosen entry breaks a rule of its
         scheme, or is too large to be echoed; a signature made by then is discarded.
         """
-        await self._read_whole(purpose, at_once)
+        await self.read_whole(purpose, at_once=at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
         failure: X402Error | None = None
         offers = policy.ranked(required, self.rules, self.payers)
@@ -309,7 +309,13 @@ class Payer:
             self._identifiers.popitem(last=False)
         return identifier
 
-    async def _read_whole(self, purpose: Purpose, at_once: bool = False) -> None:
+    def limits_of(self, purpose: Purpose) -> frozenset[str]:
+        """The scopes of the limits that cover `purpose`. Await `read_whole` first."""
+        if not self.rules.limits:
+            return frozenset()
+        return frozenset(str(limit.scope) for limit in for_request(self.rules.limits, purpose.asked()))
+
+    async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
         """Read the request's body if limits depend on it, in a thread if that takes long.
 
         Raises Refused: it takes too long, and the caller cannot wait.
@@ -341,7 +347,7 @@ class Payer:
                 "twice. Nothing was paid.",
             )
         offer, row = offers[0], first.row
-        await self._read_whole(purpose)
+        await self.read_whole(purpose)
         policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
             raise policy.dry_run(offer, purpose)

@@ -28,6 +28,7 @@ from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .purchase import Purchase
+from .retained.identity import RequestIdentity
 
 DYING_SECONDS = 60
 """Seconds after `valid_until` when a payment on Solana is certainly dead: a blockhash lives for 60 to 90 seconds, and
@@ -103,7 +104,7 @@ class Poll:
         self._closed = False
         """Whether nothing more is signed for this poll."""
 
-    def reuse_retained(self) -> bool:
+    def reuse_retained(self, *_: RequestIdentity) -> bool:
         """Use the job's payment for the first leg. Returns whether the leg carries it, or a proof."""
         job = self._job
         if job is not None and job.family == "evm" and job.payment is not None:

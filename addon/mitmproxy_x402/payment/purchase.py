@@ -26,7 +26,7 @@ from .outcomes import Ending
 from .payer import Payer, Payment
 from .policy import Purpose
 from .purchase_states import TABLE, Event, Stage
-from .retained.identity import RequestIdentity
+from .retained.identity import RequestIdentity, without_body
 from .retained.store import Memory, Retained
 from .signing.ceilings import OVER_PERMIT2
 
@@ -79,8 +79,11 @@ class PaidRequest(Protocol):
     def ahead(self) -> bool:
         """Whether `payment` was made ahead of its challenge and has had no answer yet."""
 
-    def reuse_retained(self) -> bool:
-        """Take over a retained payment for this request. Returns whether the first leg carries something."""
+    def reuse_retained(self, *keys: RequestIdentity) -> bool:
+        """Take over a payment that is retained under one of `keys`, by default under the request's own identity.
+
+        Returns whether the next leg carries something. Raises Refused if it may not be sent with this request.
+        """
 
     def predict(self) -> bool:
         """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited."""
@@ -117,7 +120,10 @@ class Purchase:
         purpose: Purpose,
         identity: RequestIdentity,
         question: Question | None = None,
+        *,
+        client: str = "",
     ) -> None:
+        """`client` is the address of whoever asks."""
         self.purpose = purpose
         self.payment: Payment | None = None
         self.state: State | None = None
@@ -127,7 +133,9 @@ class Purchase:
         self.is_job = False
         """Whether the request started a job, whose polls look the payment up in the ledger."""
         self.identity = identity
-        self._also: list[RequestIdentity] = []
+        self.follows = identity.anywhere() if identity.has_body else without_body(identity.route[1], client)
+        """By what its payment is found where it follows a redirect, see `retained.store`."""
+        self._client = client
         self._payer = payer
         self._retained = retained
         self._gateway = gateway_of(purpose.host)
@@ -188,14 +196,31 @@ class Purchase:
         if step.retains:
             self._retain(sendable=outcome is None or outcome.state != "rejected")
 
-    def reuse_retained(self) -> bool:
-        """Take over what an equal request retained when it failed."""
-        memory = self._retained.take(self.identity)
+    def reuse_retained(self, *keys: RequestIdentity) -> bool:
+        """Take over what an equal request retained when it failed, or one that was answered by a redirect.
+
+        Raises Refused (`other_limit`) if limits cover this request that the payment was not checked against.
+        """
+        memory = next(filter(None, map(self._retained.take, keys or (self.identity,))), None)
         if memory is None or memory.ledger != self._payer.ledger.name:  # the user has changed the ledger since
             return False
         self._known, self.payment = memory, memory.payment
         self._step(Event.INHERIT if self.payment is None else Event.TAKE_UP)
+        if self.payment is not None:
+            self._check_limits(self.payment)
         return self.payment is not None
+
+    def _check_limits(self, payment: Payment) -> None:
+        """Raises Refused where `payment` was made for a request that other limits are for."""
+        others = self._payer.limits_of(self.purpose) - self._known.limits
+        if others:
+            raise Refused(
+                "other_limit",
+                f"This request repeats one, or follows a redirect from one, that was paid {payment.offer} and never "
+                f"answered completely. That payment is not held to the [[limit]] for {' and '.join(sorted(others))} in "
+                "x402.toml, which this request falls under, so it was not sent again, and nothing more was paid. Wait "
+                "ten minutes, or ask the gateway's operator why it answers paid requests so.",
+            )
 
     def predict(self) -> bool:
         """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited.
@@ -215,6 +240,7 @@ class Purchase:
         if payment is None:
             return False
         self.payment, self._prediction, self._made = payment, prediction, self._payer.clock()
+        self._known.limits = self._payer.limits_of(self.purpose)
         self._step(Event.SIGN)
         return True
 
@@ -233,6 +259,7 @@ class Purchase:
             self._step(Event.REFUSE)
             raise
         self.payment, self._sends, self._known.sends = payment, 0, 0
+        self._known.limits = self._payer.limits_of(self.purpose)
         self._step(Event.SIGN)
         if self._payer.forecast is not None and self._question is not None:
             said = None if self.rejected_before else challenge_text()
@@ -250,11 +277,16 @@ class Purchase:
             return
         purchases, allowed = self._known.purchases, self._payer.settings.repurchase
         times = "once" if purchases == 1 else f"{purchases} times"
+        redirect = (
+            ", but with a redirect: what you ask after that, with the same body or without one, counts as the same"
+            if self._known.also
+            else ""
+        )
         raise Refused(
             "over_repurchase_limit",
-            f"This same request was paid {times} within the last minutes and never answered completely. The option "
-            f"x402_repurchase allows {allowed} beyond the first, so nothing more was paid. Wait ten minutes, change "
-            "the request, or raise that option.",
+            f"This same request was paid {times} within the last minutes and never answered completely{redirect}. The "
+            f"option x402_repurchase allows {allowed} beyond the first, so nothing more was paid. Wait ten minutes, "
+            "change the request, or raise that option.",
         )
 
     def sending(self) -> None:
@@ -350,9 +382,12 @@ class Purchase:
         self._known.purchases -= 1
         return True
 
-    def leads_to(self, identity: RequestIdentity) -> None:
-        """Treat the request that follows this redirect as the same one, so that it is not paid again."""
-        self._also.append(identity)
+    def redirected(self) -> None:
+        """Have the payment found by whatever request follows the redirect that has answered this one."""
+        if not self._known.also:
+            any_body = (self.identity.anywhere(),) if self.identity.has_body else ()
+            no_body = without_body(self.identity.route[1], self._client)
+            self._known.also = (self.identity, *any_body, no_body)
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
         """Called with the final response headers: a failed answer retains the payment before the client sees it."""
@@ -387,9 +422,8 @@ class Purchase:
     def _retain(self, *, sendable: bool) -> None:
         """Retain what an equal request needs, if there is anything. The ledger refuses to send a rejected payment."""
         if self._known.purchases and self._known.last_row is not None:
-            for identity in (self.identity, *self._also):
-                memory = replace(self._known, payment=self.payment if sendable else None)
-                self._retained.remember(identity, memory)
+            memory = replace(self._known, payment=self.payment if sendable else None)
+            self._retained.remember(self.identity, memory)
 
     def _record(self, outcome: Outcome) -> None:
         """Record the outcome of `payment`."""

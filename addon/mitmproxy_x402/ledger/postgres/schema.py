@@ -12,10 +12,10 @@ from typing import Any
 from ...gateways.blockrun import ALIAS
 from ...settings.ledger_place import PostgresUrl
 from ..interface import LedgerError
-from . import version_1, version_2
+from . import version_1, version_2, version_3
 from .session import Session, limit
 
-MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in (version_1, version_2))
+MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in (version_1, version_2, version_3))
 """Each brings the schema from its index to the next version, which x402_ledger keeps. A new one leaves the functions of
 the older ones as they are: proxies of the version before go on using them until they are restarted."""
 

@@ -19,6 +19,15 @@ def covered(row: str) -> str:
     path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
     return f"""
         (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)
+        AND (scope.path = '' OR {row}.unclear & 2 OR {path} GLOB scope.path OR {path} GLOB '{ALIAS}' || scope.path
+            OR {path} || '/' GLOB scope.path OR {path} || '/' GLOB '{ALIAS}' || scope.path)"""
+
+
+def _covered_without_its_folder(row: str) -> str:
+    """As it was up to version 12 of the tables: a pattern that ends in /* did not mean what stands before that."""
+    path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
+    return f"""
+        (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)
         AND (scope.path = '' OR {row}.unclear & 2 OR {path} GLOB scope.path OR {path} GLOB '{ALIAS}' || scope.path)"""
 
 
@@ -175,10 +184,10 @@ MIGRATIONS = (
     DELETE FROM spending;
     DELETE FROM scope;
     CREATE TRIGGER spending_reserved AFTER INSERT ON payment WHEN {_counts("NEW")} <> 0
-    BEGIN {_add(_counts("NEW"), covered)}; END;
+    BEGIN {_add(_counts("NEW"), _covered_without_its_folder)}; END;
     CREATE TRIGGER spending_changed AFTER UPDATE OF state, uncounted ON payment
     WHEN {_counts("NEW")} <> {_counts("OLD")}
-    BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
+    BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", _covered_without_its_folder)}; END
     """,
     tally.MIGRATION,
     "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # some budget of it has no period
@@ -188,6 +197,18 @@ MIGRATIONS = (
     CREATE INDEX payment_given_back ON payment (counted_at) WHERE uncounted <> 0 AND chain_state IS NULL;
     CREATE INDEX payment_charge ON payment (id)
         WHERE state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL
+    """,
+    f"""
+    -- A pattern that ends in /* means what stands before that, too: all scopes are summed up anew.
+    DROP TRIGGER spending_reserved;
+    DROP TRIGGER spending_changed;
+    DELETE FROM spending;
+    DELETE FROM scope;
+    CREATE TRIGGER spending_reserved AFTER INSERT ON payment WHEN {_counts("NEW")} <> 0
+    BEGIN {_add(_counts("NEW"), covered)}; END;
+    CREATE TRIGGER spending_changed AFTER UPDATE OF state, uncounted ON payment
+    WHEN {_counts("NEW")} <> {_counts("OLD")}
+    BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
 )
 """Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""

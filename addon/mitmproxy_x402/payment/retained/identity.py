@@ -1,8 +1,12 @@
 """Computes the identity of a request, by which retries are recognised: method, origin, path, and the body's meaning.
 
 It is taken from the bytes that the client sent, before an addon can change them. Any Content-Encoding is decoded; JSON
-is compared regardless of the order of its keys, a multipart form regardless of its boundary. Everything else, and what
-cannot be decoded within bounds, is compared byte for byte.
+is compared regardless of the order of its keys (but of keys that are equal, since parsers differ in which one they
+take), a multipart form regardless of its boundary. Everything else, and what cannot be decoded within bounds, is
+compared byte for byte.
+
+A client that follows a redirect sends the same body, or none, to any address, with any method. Such a request is
+recognised by its body alone (`anywhere`), or by its client (`without_body`).
 
 Digests of a few kilobytes are computed at once, larger ones in a thread. JSON of many megabytes is read in small steps,
 because Python's JSON module would block all other threads.
@@ -12,14 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from operator import itemgetter
+from typing import Any
 
 from ...errors import Undecodable
 from ...protocol.codings import decode, needs_decoding
-from ...protocol.strict_json import decode_json
+from ...protocol.strict_json import decode_json, is_too_deep
 
 MAX_IN_PLACE = 64 << 10
 """Most bytes of an uncompressed body whose digest is computed on the event loop."""
@@ -35,6 +42,8 @@ MAX_BOUNDARY = 80
 Route = tuple[str, str, str]
 """Method, upstream (scheme, host and port) and path with its query, which are compared before any digest."""
 Fingerprint = tuple[Route, bytes]
+ANY = "any method"
+"""In the place of a method: no client can ask with it."""
 
 
 class RequestIdentity:
@@ -42,23 +51,24 @@ class RequestIdentity:
 
     def __init__(self, route: Route, body: bytes = b"", coding: str = "") -> None:
         self.route = route
-        self._body, self._coding = body, coding
-        self._digest: bytes | None = None
-        self._computing: Future[bytes] | None = None
+        self._said = _Body(body, coding)
+        self.has_body = bool(body)
+
+    @classmethod
+    def known(cls, route: Route, digest: bytes) -> RequestIdentity:
+        """One whose digest is known already."""
+        identity = cls(route)
+        identity._said = _Body(b"", "", digest)
+        return identity
 
     @property
     def is_ready(self) -> bool:
         """Whether `digest` is known or takes almost no time."""
-        if self._digest is not None or (len(self._body) <= MAX_IN_PLACE and not needs_decoding(self._coding)):
-            return True
-        return self._computing is not None and self._computing.done()
+        return self._said.is_ready
 
     def start(self) -> Future[bytes]:
         """Start computing the digest in a thread, if that has not been done."""
-        if self._computing is None:
-            self._computing = _threads().submit(body_digest, self._body, self._coding)
-            self._body = b""
-        return self._computing
+        return self._said.start()
 
     def prepare(self) -> None:
         """Free the body by computing `digest`, now if that takes almost no time, else in a thread."""
@@ -75,16 +85,52 @@ class RequestIdentity:
     @property
     def digest(self) -> bytes:
         """The body's digest, equal for bodies with the same meaning. Blocks until it is computed."""
-        if self._digest is None:
-            computing = self._computing
-            self._digest = body_digest(self._body, self._coding) if computing is None else computing.result()
-            self._body, self._computing = b"", None
-        return self._digest
+        return self._said.digest
 
     @property
     def fingerprint(self) -> Fingerprint:
         """A hash of route and digest, equal for equal requests. Blocks like `digest`."""
         return self.route, self.digest
+
+    def anywhere(self) -> RequestIdentity:
+        """Of all requests to the same upstream with the same body, whatever their method and path."""
+        identity = RequestIdentity((ANY, self.route[1], ""))
+        identity._said = self._said
+        return identity
+
+
+def without_body(origin: str, client: str) -> RequestIdentity:
+    """Of all requests to the upstream `origin` that `client` (an address) sends without a body."""
+    return RequestIdentity((ANY, origin, client or "somebody"))
+
+
+class _Body:
+    """The digest of a body, in the making."""
+
+    def __init__(self, body: bytes, coding: str, digest: bytes | None = None) -> None:
+        self._body, self._coding = body, coding
+        self._digest = digest
+        self._computing: Future[bytes] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        if self._digest is not None or (len(self._body) <= MAX_IN_PLACE and not needs_decoding(self._coding)):
+            return True
+        return self._computing is not None and self._computing.done()
+
+    def start(self) -> Future[bytes]:
+        if self._computing is None:
+            self._computing = _threads().submit(body_digest, self._body, self._coding)
+            self._body = b""
+        return self._computing
+
+    @property
+    def digest(self) -> bytes:
+        if self._digest is None:
+            computing = self._computing
+            self._digest = body_digest(self._body, self._coding) if computing is None else computing.result()
+            self._body, self._computing = b"", None
+        return self._digest
 
 
 @lru_cache(maxsize=1)
@@ -101,17 +147,51 @@ def body_digest(body: bytes, coding: str = "") -> bytes:
         return hashlib.sha256(b"coded %b\n" % coding.lower().encode("utf-8", "surrogateescape") + body).digest()
     if body.startswith(b"--"):
         return _form_digest(body)
-    if body.lstrip()[:1] not in (b"{", b"["):
+    text = _in_utf_8(body)
+    if text.lstrip()[:1] not in (b"{", b"["):
         return hashlib.sha256(body).digest()
-    if len(body) > MAX_AT_ONCE:
-        return _large_json_digest(body) or hashlib.sha256(body).digest()
+    if len(text) > MAX_AT_ONCE:
+        return _large_json_digest(text) or hashlib.sha256(body).digest()
+    return hashlib.sha256(_canonical(text) or body).digest()
+
+
+def _in_utf_8(body: bytes) -> bytes:
+    """What may be JSON, without a byte order mark and out of UTF-16 and UTF-32, which some encoders write."""
+    if body[:1] in (b"{", b"[") and body[1:2] != b"\0":
+        return body
     try:
-        value, faults = decode_json(body)
+        return body.decode(json.detect_encoding(body)).removeprefix("\ufeff").encode()
+    except (UnicodeError, LookupError):
+        return body
+
+
+def _canonical(text: bytes) -> bytes | None:
+    """JSON in the form that all orders of its keys share; None where it is none, or nested too deeply."""
+    if is_too_deep(text):
+        return None
+    try:
+        value, faults = decode_json(text)
+        if not faults:
+            return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     except Undecodable:
-        faults = ("",)
-    return hashlib.sha256(
-        body if faults else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).digest()
+        pass
+    try:
+        return b"odd" + json.dumps(_ODD.decode(text.decode()), separators=(",", ":")).encode()
+    except ValueError:
+        return None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object by its keys; of equal keys each value stays, in their order."""
+    return {"pairs": sorted(pairs, key=itemgetter(0))}
+
+
+def _number(text: str) -> dict[str, str]:
+    return {"number": text}
+
+
+_ODD = json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_number, parse_int=_number, parse_constant=_number)
+"""For JSON that says a key twice, or numbers that are none: each dict of its result is one of the two above."""
 
 
 def _form_digest(body: bytes) -> bytes:
@@ -182,7 +262,7 @@ class _Container:
         self._texts.append(is_text)
 
     def digest(self) -> bytes | None:
-        """The container's digest; None: it is malformed, or has a key twice."""
+        """The container's digest; None: it is malformed."""
         values, pairs = self.values, len(self.values) // 2
         if not self.alternates:
             return None
@@ -190,14 +270,10 @@ class _Container:
             well_formed = bytes(self.separators) == b"," * (len(values) - 1)
             return hashlib.sha256(b"[" + b"".join(values)).digest() if well_formed else None
         keys = values[::2]
-        if (
-            len(values) % 2
-            or bytes(self.separators) != (b":," * pairs)[:-1]
-            or not all(self._texts[::2])
-            or len(set(keys)) != len(keys)
-        ):
+        if len(values) % 2 or bytes(self.separators) != (b":," * pairs)[:-1] or not all(self._texts[::2]):
             return None
-        return hashlib.sha256(b"{" + b"".join(sorted(map(bytes.__add__, keys, values[1::2])))).digest()
+        by_key = sorted(zip(keys, values[1::2], strict=True), key=itemgetter(0))  # equal keys stay in their order
+        return hashlib.sha256(b"{" + b"".join(itertools.chain.from_iterable(by_key))).digest()
 
 
 def _end_of_text(body: bytes, start: int) -> int | None:

@@ -6,7 +6,8 @@ Proxies with the same wallets need no further secret; anyone else who reads the 
 which request it belongs to. A row that is moved to another request cannot be decrypted.
 
 Taking a row deletes it, so only one proxy gets it. Expired rows are deleted when the next row is written or the next
-session begins.
+session begins. A memory that is found under several identities (`Memory.also`) is in one row; the others have rows that
+point to that one, and a pointer to a row that is gone is skipped.
 
 A look-up costs a round trip, so it is made only after a challenge: a retry that reaches another proxy goes out unpaid
 first, like any request, and then carries the retained payment instead of a new one.
@@ -42,7 +43,7 @@ from .store import REMEMBER_SECONDS, Memory, RetainedPayments
 
 NONCE_BYTES = 12
 """Length of the AES-GCM nonce, which is random for each row."""
-_EXPECTS = "SELECT 1 FROM x402_held WHERE route = %s AND forget_at > x402_now() LIMIT 1"
+_EXPECTS = "SELECT 1 FROM x402_held WHERE route = ANY(%s) AND forget_at > x402_now() LIMIT 1"
 _REMEMBER = """
     WITH past AS (DELETE FROM x402_held WHERE forget_at <= x402_now())
     INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at)
@@ -50,7 +51,7 @@ _REMEMBER = """
 _TAKE = """
     DELETE FROM x402_held WHERE id = (
         SELECT id FROM x402_held WHERE fingerprint = %s AND forget_at > x402_now()
-        ORDER BY sendable_until > x402_now() DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
+        ORDER BY sendable_until > x402_now() DESC, id DESC LIMIT 1 FOR UPDATE SKIP LOCKED
     ) RETURNING sealed, forget_at - x402_now()"""
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class SharedRetainedPayments:
         """Whether this process keeps a memory for the route; the database is not asked."""
         return self._alone.expects(route)
 
-    def may_be_retained_elsewhere(self, route: Route) -> bool:
-        """Whether the database may have a memory for the route."""
-        return bool(self._link.ask(_EXPECTS, (self._hash(route),)))
+    def may_be_retained_elsewhere(self, *routes: Route) -> bool:
+        """Whether the database may have a memory for one of the routes."""
+        return bool(self._link.ask(_EXPECTS, ([self._hash(route) for route in routes],)))
 
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
         """Keep `memory` for the next equal request; in this process if the database cannot be reached."""
@@ -90,15 +91,25 @@ class SharedRetainedPayments:
         now = self._clock()
         valid_until = memory.payment.valid_until if memory.payment else now
         forget_at = memory.forget_at or max(now + REMEMBER_SECONDS, valid_until)
-        route, fingerprint = self._hash(identity.route), self._hash(identity.route, identity.digest)
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = nonce + self._seal.encrypt(nonce, _write(memory), fingerprint)
+        key = self._fingerprint(identity)
+        times = milliseconds(valid_until - now), milliseconds(forget_at - now)
         try:
-            times = (milliseconds(valid_until - now), milliseconds(forget_at - now))
-            self._link.ask(_REMEMBER, (route, fingerprint, sealed, *times))
+            self._link.ask(_REMEMBER, (self._hash(identity.route), key, self._sealed(_write(memory), key), *times))
+            for other in memory.also:
+                alias = self._fingerprint(other)
+                if alias != key:
+                    pointer = self._sealed(json.dumps({"see": key.hex()}).encode(), alias)
+                    self._link.ask(_REMEMBER, (self._hash(other.route), alias, pointer, *times))
         except LedgerError as error:
             logger.warning("x402: a payment can be sent again by this proxy only: %s", error)
             self._alone.remember(identity, memory)
+
+    def _fingerprint(self, identity: RequestIdentity) -> bytes:
+        return self._hash(identity.route, identity.digest)
+
+    def _sealed(self, text: bytes, key: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._seal.encrypt(nonce, text, key)
 
     def _publish(self, identity: RequestIdentity) -> None:
         """Write a memory to the database that was kept here until its digest was known."""
@@ -111,22 +122,28 @@ class SharedRetainedPayments:
         memory = self._alone.take(identity) if self._alone.expects(identity.route) else None
         if memory is not None:
             return memory
-        fingerprint = self._hash(identity.route, identity.digest)
-        found = self._link.ask(_TAKE, (fingerprint,))
-        if not found:
-            return None
-        ((sealed, left_ms),) = found
-        try:
-            text = self._seal.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], fingerprint)
-            memory = _read(text, self._name, self._networks)
-        except (InvalidTag, ValueError, KeyError, TypeError, X402Error):
-            logger.warning("x402: a payment that was to be sent again cannot be read, and is left")
-            return None
-        now = self._clock()
-        memory.forget_at = now + left_ms / 1000
-        if memory.payment is not None and memory.payment.valid_until <= now:
-            memory.payment = None
-        return memory
+        return self._take(self._fingerprint(identity))
+
+    def _take(self, key: bytes) -> Memory | None:
+        while found := self._link.ask(_TAKE, (key,)):
+            ((sealed, left_ms),) = found
+            try:
+                said = json.loads(self._seal.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], key))
+                if "see" in said:
+                    memory = self._take(bytes.fromhex(said["see"]))
+                    if memory is None:
+                        continue  # another key has led to it before
+                    return memory
+                memory = _read(said, self._name, self._networks)
+            except (InvalidTag, ValueError, KeyError, TypeError, X402Error):
+                logger.warning("x402: a payment that was to be sent again cannot be read, and is left")
+                return None
+            now = self._clock()
+            memory.forget_at = now + left_ms / 1000
+            if memory.payment is not None and memory.payment.valid_until <= now:
+                memory.payment = None
+            return memory
+        return None
 
     async def settle(self, identity: RequestIdentity) -> None:
         """Wait until `take` need not wait for digests."""
@@ -150,6 +167,8 @@ def _write(memory: Memory) -> bytes:
         "purchases": memory.purchases,
         "last_row": memory.last_row,
         "payment": None if memory.payment is None else _said(memory.payment),
+        "also": [[*each.route, each.digest.hex()] for each in memory.also],
+        "limits": sorted(memory.limits),
     }
     return json.dumps(said).encode()
 
@@ -168,11 +187,15 @@ def _said(payment: Payment) -> dict[str, Any]:
     }
 
 
-def _read(text: bytes, ledger: str, networks: NetworkTable) -> Memory:
+def _read(said: dict[str, Any], ledger: str, networks: NetworkTable) -> Memory:
     """Read what `_write` has written; without the payment if this proxy does not know the asset."""
-    said = json.loads(text)
     payment = None if said["payment"] is None else _payment(said["payment"], networks)
-    return Memory(payment, said["sends"], said["purchases"], said["last_row"], ledger)
+    also = tuple(
+        RequestIdentity.known((method, origin, path), bytes.fromhex(digest))
+        for method, origin, path, digest in said.get("also", ())
+    )
+    limits = frozenset(said.get("limits", ()))
+    return Memory(payment, said["sends"], said["purchases"], said["last_row"], ledger, also=also, limits=limits)
 
 
 def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:

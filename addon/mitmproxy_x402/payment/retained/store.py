@@ -6,6 +6,12 @@ complete answer, or are still running, retain nothing: two equal requests side b
 
 A memory lasts longer than its payment. It also counts how often the request was paid for, so that a gateway which takes
 the money and fails is not paid again and again.
+
+After a redirect the client may ask for anything: clients differ in which method they keep, whether they send the body
+again and how they write the address, and another host can lead them back. So the memory of a paid request that was
+answered by a redirect is also found (`Memory.also`) by any request with the same body, and by any request without a
+body from the same client. Such a request takes it only when it is challenged, so that a free one does not use it up.
+Under however many identities a memory is found, it is taken once.
 """
 
 from __future__ import annotations
@@ -43,6 +49,10 @@ class Memory:
     """The ledger's row of the last of them."""
     ledger: str
     """Name of that ledger."""
+    also: tuple[RequestIdentity, ...] = ()
+    """By whom it is found besides, since a redirect has answered the request: as the module says."""
+    limits: frozenset[str] = frozenset()
+    """Scopes of the limits for models and paths that `payment` is held to: it is not sent where others apply."""
     forget_at: float = 0
     """Seconds of uptime at which it is forgotten; 0: set when it is stored."""
 
@@ -56,14 +66,17 @@ class Retained(Protocol):
         Called for every request before it is sent; answers at once, from this process's memory.
         """
 
-    def may_be_retained_elsewhere(self, route: Route) -> bool:
-        """Whether another proxy may have retained a payment for this route. Called when a challenge has come."""
+    def may_be_retained_elsewhere(self, *routes: Route) -> bool:
+        """Whether another proxy may have retained a payment for one of `routes`. Called when a challenge has come."""
 
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
-        """Keep `memory` for the next equal request. Never raises, and does not wait for the identity's digest."""
+        """Keep `memory` for the next equal request, and for those in `Memory.also`.
+
+        Never raises, and does not wait for the identity's digest.
+        """
 
     def take(self, identity: RequestIdentity) -> Memory | None:
-        """Remove and return the memory of an equal request. Its payment is None if it has expired.
+        """Remove and return the memory found under `identity`. Its payment is None if it has expired.
 
         Blocks on digests that are not ready, so await `settle` first.
         """
@@ -81,8 +94,8 @@ class RetainedPayments:
     def __init__(self, clock: Callable[[], float], uptime: Callable[[], float] | None = None) -> None:
         self._clock = clock
         self._uptime = uptime or clock
-        self._kept: dict[int, tuple[RequestIdentity, Memory]] = {}
-        """Memories by number, oldest first."""
+        self._kept: dict[int, tuple[tuple[RequestIdentity, ...], Memory]] = {}
+        """Memories by number, oldest first, with the identities that they are found under."""
         self._by_route: dict[Route, list[int]] = {}
         self._numbers = itertools.count()
 
@@ -90,7 +103,7 @@ class RetainedPayments:
         """Whether there is a memory for the route."""
         return route in self._by_route
 
-    def may_be_retained_elsewhere(self, _: Route) -> bool:
+    def may_be_retained_elsewhere(self, *_: Route) -> bool:
         """False: no other proxy shares this memory."""
         return False
 
@@ -100,10 +113,11 @@ class RetainedPayments:
         if not memory.forget_at:
             left = memory.payment.valid_until - self._clock() if memory.payment else 0
             memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
-        number = next(self._numbers)
-        identity.prepare()
-        self._kept[number] = identity, memory
-        self._by_route.setdefault(identity.route, []).append(number)
+        number, keys = next(self._numbers), (identity, *memory.also)
+        self._kept[number] = keys, memory
+        for key in keys:
+            key.prepare()
+            self._by_route.setdefault(key.route, []).append(number)
         while len(self._kept) > MAX_MEMORIES:
             self._remove(next(iter(self._kept)))
 
@@ -111,8 +125,8 @@ class RetainedPayments:
         """Remove and return the memory of an equal request."""
         now = self._clock()
         self._forget()
-        same_route = self._by_route.get(identity.route, [])
-        found = [number for number in same_route if self._kept[number][0].digest == identity.digest]
+        same_route = dict.fromkeys(self._by_route.get(identity.route, ()))
+        found = [number for number in reversed(same_route) if self._leads(identity, number)]
         memories = {number: self._kept[number][1] for number in found}
         for memory in memories.values():
             if memory.payment is not None and memory.payment.valid_until <= now:
@@ -123,25 +137,33 @@ class RetainedPayments:
         self._remove(chosen)
         return memories[chosen]
 
+    def _leads(self, identity: RequestIdentity, number: int) -> bool:
+        return any(key.fingerprint == identity.fingerprint for key in self._on(identity.route, number))
+
+    def _on(self, route: Route, number: int) -> list[RequestIdentity]:
+        return [key for key in self._kept[number][0] if key.route == route]
+
     def _remove(self, number: int) -> None:
-        identity, _ = self._kept.pop(number)
-        same_route = self._by_route[identity.route]
-        same_route.remove(number)
-        if not same_route:
-            del self._by_route[identity.route]
+        keys, _ = self._kept.pop(number)
+        for key in keys:
+            same_route = self._by_route[key.route]
+            same_route.remove(number)
+            if not same_route:
+                del self._by_route[key.route]
 
     def withdraw(self, identity: RequestIdentity) -> Memory | None:
         """Remove and return the memory kept under this `identity` object, if there is one."""
         for number in self._by_route.get(identity.route, []):
-            kept, memory = self._kept[number]
-            if kept is identity:
+            keys, memory = self._kept[number]
+            if keys[0] is identity:
                 self._remove(number)
                 return memory
         return None
 
     async def settle(self, identity: RequestIdentity) -> None:
         """Wait until `take` need not wait for digests."""
-        for each in [identity, *(self._kept[number][0] for number in self._by_route.get(identity.route, []))]:
+        kept = dict.fromkeys(self._by_route.get(identity.route, ()))
+        for each in [identity, *(key for number in kept for key in self._on(identity.route, number))]:
             await each.ready()
 
     def _forget(self) -> None:

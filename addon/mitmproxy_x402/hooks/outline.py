@@ -1,0 +1,138 @@
+"""Reads the outline of JSON that passes in chunks, however long it is: the keys of its upper two levels.
+
+An answer may say in any place that it has failed. One that is too long to be kept is read so, in a fraction of the time
+that decoding takes, and in bounded memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+MAX_OUTLINE, MAX_TEXT = 64 << 10, 100
+"""Bytes of the upper levels, and of each text there, that are kept. Beyond the first, the text counts as broken."""
+
+# None of them ever goes back over more than one text, so their work is linear.
+_OF_TEXT = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
+_OF_LEVEL = re.compile(rb'[^"{}\[\]]*')
+_OF_DEPTH = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]*"[^"{}\[\]]*)*')
+
+
+class Outline:
+    """The upper two levels of JSON that passes in chunks, in place of which short values stand for what is deeper.
+
+    `judge` is told of each text that is over, or of each object in a list; `failed` is whether it ever said so.
+    """
+
+    def __init__(self, judge: Callable[[Any], bool]) -> None:
+        self.failed = False
+        self._judge = judge
+        self._texts = 0
+        self._closers = bytearray()
+        """Of the brackets that are open."""
+        self._deep_from = 0
+        """How many of them lead to what is left out; 0: what comes now is kept."""
+        self._deep_has = False
+        self._kept = bytearray()
+        self._broken = self._in_text = self._escapes = False
+        self._text = bytearray()
+
+    @property
+    def is_whole(self) -> bool:
+        """To be asked at the end: whether it was JSON, and none is missing."""
+        return bool(self._texts) and not (self._broken or self._closers)
+
+    def feed(self, data: bytes) -> None:
+        """One more chunk. What is outside of all brackets is skipped."""
+        at = 0
+        while at < len(data) and not self._broken:
+            if self._in_text:
+                at = self._pass_text(data, at)
+                continue
+            found = (_OF_DEPTH if self._deep_from else _OF_LEVEL).match(data, at)
+            assert found is not None
+            if self._deep_from:
+                self._deep_has = self._deep_has or bool(found[0].strip())
+            elif self._closers:
+                self._keep(found[0])
+            at = found.end()
+            if at < len(data):
+                self._take(data[at])
+                at += 1
+
+    def _pass_text(self, data: bytes, at: int) -> int:
+        """Where it goes on behind the text, or at the chunk's end."""
+        begin = at
+        if self._escapes:
+            self._escapes = False
+            at += 1
+        found = _OF_TEXT.match(data, at)
+        assert found is not None
+        at = found.end()
+        if len(self._text) <= MAX_TEXT:
+            self._text += data[begin : min(at, begin + MAX_TEXT + 1)]
+        if data[at : at + 1] == b"\\":  # the chunk ends in the middle of an escape
+            self._escapes = True
+            self._text += b"\\"
+        elif at < len(data):
+            self._in_text = False
+            if not self._deep_from:
+                self._keep(b'"%b"' % (bytes(self._text) if len(self._text) <= MAX_TEXT else b"long"))
+            self._text.clear()
+        return at + 1
+
+    def _take(self, mark: int) -> None:
+        if mark == _QUOTE:
+            self._in_text = bool(self._closers)
+            self._deep_has = True
+        elif mark in _CLOSER_OF:
+            self._open(mark)
+        elif self._closers:
+            self._broken |= self._closers.pop() != mark
+            self._close(mark)
+
+    def _open(self, mark: int) -> None:
+        self._closers.append(_CLOSER_OF[mark])
+        if self._deep_from:
+            self._deep_has = True
+        elif len(self._closers) > 2 or (len(self._closers) == 2 and mark == _LIST):
+            self._deep_from, self._deep_has = len(self._closers), False
+        else:
+            if len(self._closers) == 2 and self._closers[0] == _CLOSER_OF[_LIST]:
+                self._kept.clear()  # what a list has before its object
+            self._keep(bytes((mark,)))
+        self._broken |= len(self._closers) > MAX_OUTLINE
+
+    def _close(self, mark: int) -> None:
+        left = len(self._closers)
+        if self._deep_from > left:
+            self._deep_from = 0
+            inside = b"0" if mark == _CLOSER_OF[_LIST] else b'"":0'
+            self._keep(bytes((mark - 2,)) + (inside if self._deep_has else b"") + bytes((mark,)))
+        elif not self._deep_from:
+            self._keep(bytes((mark,)))
+        if not left or (self._closers[0] == _CLOSER_OF[_LIST] and left == 1):
+            self._tell()
+            self._texts += not left
+
+    def _tell(self) -> None:
+        """One text, or one object of a list, is over."""
+        text = self._kept.decode("utf-8", "replace").strip()
+        self._kept.clear()
+        if text[:1] == "{":
+            try:
+                self.failed |= self._judge(json.loads(text))
+            except ValueError:
+                self._broken = True
+
+    def _keep(self, data: bytes) -> None:
+        self._kept += data
+        if len(self._kept) > MAX_OUTLINE:
+            self._broken |= self._closers != bytes((_CLOSER_OF[_LIST],))
+            self._kept.clear()  # of a long list of other values
+
+
+_QUOTE, _LIST = b'"['
+_CLOSER_OF = {ord("{"): ord("}"), _LIST: ord("]")}
