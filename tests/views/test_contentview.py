@@ -49,7 +49,9 @@ def look(at: http.HTTPFlow, view: str = "auto") -> Shown:
     async def run() -> Shown:
         return show(at.response, at, view)
 
-    return asyncio.run(run())
+    seen: list[Shown] = []
+    eventually(lambda: (seen.append(asyncio.run(run())), "are being read" not in seen[-1].text)[1])
+    return seen[-1]
 
 
 def lines_of(text: str) -> list[str]:
