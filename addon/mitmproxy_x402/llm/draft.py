@@ -115,6 +115,22 @@ class Draft:
             self.notes.add(f"{what} that is no text")
         return ""
 
+    def mapping(self, value: Any, what: str) -> dict[str, Any]:
+        """`value` where it is an object, otherwise an empty one; where something else is lost by that, it is noted."""
+        if type(value) is dict:
+            return value
+        if value:
+            self.notes.add(f"{what} that is no object: {line(dump(value), 60)}")
+        return {}
+
+    def sequence(self, value: Any, what: str) -> list[Any]:
+        """`value` where it is an array, otherwise an empty one; where something else is lost by that, it is noted."""
+        if type(value) is list:
+            return value
+        if value:
+            self.notes.add(f"{what} that is no array: {line(dump(value), 60)}")
+        return []
+
     def index(self, value: Any, what: str, otherwise: int = 0) -> int:
         """`value` where it can be an index, `otherwise` where it is missing; where it is another thing, it is noted."""
         number = index(value)

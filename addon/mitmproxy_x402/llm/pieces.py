@@ -160,6 +160,10 @@ class Piece:
 
     def forget(self) -> None:
         """Of another part: its value is whole now, and its fragments are in it."""
+        for path, text in self.slots.items():
+            whole = _at(self.value, path)
+            if isinstance(whole, str) and whole != text.getvalue():
+                self._draft.notes.add("a whole part is not what its fragments said; the whole is shown")
         self.slots.clear()
 
     def _told(self, what: str, text: str) -> None:
@@ -209,6 +213,18 @@ class Piece:
     def _origin(self, position: int) -> int | None:
         at = bisect_right(self._begins, position) - 1
         return self._events[at] if at >= 0 else None
+
+
+def _at(value: Any, path: Path) -> Any:
+    """What is at `path` in `value`; None: nothing."""
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(str(step))
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
 
 
 def _within(value: dict[str, Any], path: Path, said: Any) -> dict[str, Any]:

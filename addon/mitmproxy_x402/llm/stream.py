@@ -364,6 +364,8 @@ class StreamReader:
 
 
 def _is_ping(name: str, value: dict[str, Any]) -> bool:
+    if _CONTENT & value.keys():
+        return False
     kind = value.get("type", name)
     return isinstance(kind, str) and kind in _PINGS
 

@@ -66,11 +66,14 @@ class MessagesReader(Reader):
         elif not self._started and kind not in ("message_start", "error"):
             self.draft.notes.add("an event before message_start")
         if kind == "content_block_delta":
-            self._delta(value.get("index"), mapping(value.get("delta")))
+            self._delta(value.get("index"), self.draft.mapping(value.get("delta"), "a delta"))
         elif kind == "message_start":
-            self._start(mapping(value.get("message")))
+            self._start(self.draft.mapping(value.get("message"), "a message"))
         elif kind == "content_block_start":
-            self._block(self.draft.index(value.get("index"), "a block"), mapping(value.get("content_block")))
+            self._block(
+                self.draft.index(value.get("index"), "a block"),
+                self.draft.mapping(value.get("content_block"), "a block"),
+            )
         elif kind == "content_block_stop":
             self._stop(self.draft.index(value.get("index"), "the end of a block"))
         elif kind == "message_delta":
@@ -88,8 +91,8 @@ class MessagesReader(Reader):
             self.event("message", value)
             return
         self.draft.name(value.get("model"), value.get("id"))
-        for number, block in enumerate(sequence(value.get("content"))):
-            self._block(number, mapping(block))
+        for number, block in enumerate(self.draft.sequence(value.get("content"), "the content")):
+            self._block(number, self.draft.mapping(block, "a block"))
         self._open.clear()
         self._usage(mapping(value.get("usage")))
         self._finish(value)
@@ -109,8 +112,8 @@ class MessagesReader(Reader):
         self._started = True
         self.draft.name(message.get("model"), message.get("id"))
         self._usage(mapping(message.get("usage")))
-        for number, block in enumerate(sequence(message.get("content"))):
-            self._block(number, mapping(block))
+        for number, block in enumerate(self.draft.sequence(message.get("content"), "the content")):
+            self._block(number, self.draft.mapping(block, "a block"))
 
     def _block(self, number: int, block: dict[str, Any]) -> None:
         kind = string(block.get("type"))

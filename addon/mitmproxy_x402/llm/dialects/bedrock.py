@@ -39,9 +39,9 @@ class ConverseReader(Reader):
         if name not in _EVENTS and (key := _key_of(value)):
             name, value = key, value[key]
         if name == "contentBlockDelta":
-            self._delta(self._number(value), mapping(value.get("delta")))
+            self._delta(self._number(value), self.draft.mapping(value.get("delta"), "a delta"))
         elif name == "contentBlockStart":
-            self._block(self._number(value), mapping(value.get("start")))
+            self._block(self._number(value), self.draft.mapping(value.get("start"), "a block"))
         elif name == "messageStop":
             self._stop(value)
         elif name == "metadata":
@@ -54,8 +54,10 @@ class ConverseReader(Reader):
         if "stopReason" not in value:
             self.event("message", value)
             return
-        for number, block in enumerate(sequence(mapping(mapping(value.get("output")).get("message")).get("content"))):
-            self._block(number, mapping(block))
+        draft = self.draft
+        message = draft.mapping(draft.mapping(value.get("output"), "the output").get("message"), "the message")
+        for number, block in enumerate(draft.sequence(message.get("content"), "the content")):
+            self._block(number, draft.mapping(block, "a block"))
         self._stop(value)
         self._metadata(value)
 
@@ -73,7 +75,7 @@ class ConverseReader(Reader):
         """A block that begins, or a whole one."""
         for key, value in block.items():
             if key == "toolUse":
-                call = mapping(value)
+                call = self.draft.mapping(value, "a call")
                 piece = self._piece(number, "call")
                 piece.identify(string(call.get("toolUseId")))
                 piece.call(self.draft.words(call.get("name"), "the name of a tool"))
@@ -90,7 +92,7 @@ class ConverseReader(Reader):
                 for one in sequence(content.get("citations")):
                     self._cite(number, one)
             elif key == "reasoningContent":
-                self._reasoning(number, mapping(value))
+                self._reasoning(number, self.draft.mapping(value, "reasoning"))
             elif key == "text":
                 self._piece(number, "text").add(self.draft.words(value, "text"))
             else:
@@ -102,9 +104,11 @@ class ConverseReader(Reader):
             if key == "text":
                 self._piece(number, "text").add(self.draft.words(value, "text"))
             elif key == "toolUse":
-                self._piece(number, "call").add(self.draft.words(mapping(value).get("input"), "input"))
+                self._piece(number, "call").add(
+                    self.draft.words(self.draft.mapping(value, "a call").get("input"), "input")
+                )
             elif key == "reasoningContent":
-                self._reasoning(number, mapping(value))
+                self._reasoning(number, self.draft.mapping(value, "reasoning"))
             elif key == "citation":
                 self._cite(number, value)
             else:

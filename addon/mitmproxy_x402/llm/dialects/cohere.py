@@ -42,17 +42,17 @@ class ChatV2Reader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event."""
-        kind, delta = string(value.get("type")) or name, mapping(value.get("delta"))
-        message = mapping(delta.get("message"))
+        kind, delta = string(value.get("type")) or name, self.draft.mapping(value.get("delta"), "a delta")
+        message = self.draft.mapping(delta.get("message"), "a message")
         number = self.draft.index(value.get("index"), "a part")
         if kind in ("content-start", "content-delta"):
-            self._content(number, mapping(message.get("content")))
+            self._content(number, self.draft.mapping(message.get("content"), "the content"))
         elif kind == "tool-plan-delta":
             self._plan(message)
         elif kind in ("tool-call-start", "tool-call-delta"):
             calls = message.get("tool_calls")
             for call in calls if isinstance(calls, list) else [calls]:
-                self._call(number, mapping(call))
+                self._call(number, self.draft.mapping(call, "a tool call"))
         elif kind == "citation-start":
             cited = message.get("citations")
             for one in cited if isinstance(cited, list) else [cited]:
@@ -70,12 +70,12 @@ class ChatV2Reader(Reader):
             self.event("message", value)
             return
         self.draft.name(value.get("model"), value.get("id"))
-        message = mapping(value.get("message"))
+        message = self.draft.mapping(value.get("message"), "the message")
         self._plan(message)
-        for number, part in enumerate(sequence(message.get("content"))):
-            self._content(number, mapping(part))
-        for number, call in enumerate(sequence(message.get("tool_calls"))):
-            self._call(number, mapping(call))
+        for number, part in enumerate(self.draft.sequence(message.get("content"), "the content")):
+            self._content(number, self.draft.mapping(part, "a part"))
+        for number, call in enumerate(self.draft.sequence(message.get("tool_calls"), "tool calls")):
+            self._call(number, self.draft.mapping(call, "a tool call"))
         for one in sequence(message.get("citations")):
             self._cite(one)
         self._finish(value)
@@ -97,7 +97,7 @@ class ChatV2Reader(Reader):
 
     def _call(self, number: int, call: dict[str, Any]) -> None:
         piece = self.draft.piece(0, (_CALL, number), "call")
-        function = mapping(call.get("function"))
+        function = self.draft.mapping(call.get("function"), "a function")
         piece.identify(string(call.get("id")))
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         arguments = function.get("arguments")
@@ -172,7 +172,7 @@ class ChatV1Reader(Reader):
         """The plan before the calls, or a fragment of one."""
         if isinstance(value.get("text"), str):
             self._text(value["text"])
-        delta = mapping(value.get("tool_call_delta"))
+        delta = self.draft.mapping(value.get("tool_call_delta"), "a tool call")
         if delta:
             number = index(delta.get("index")) or 0
             piece = self._call(number)
@@ -195,7 +195,7 @@ class ChatV1Reader(Reader):
             self.draft.cite(0, (_CITED,), citation)
 
     def _end(self, value: dict[str, Any]) -> None:
-        self._response(mapping(value.get("response")))
+        self._response(self.draft.mapping(value.get("response"), "the response"))
         reason = value.get("finish_reason")
         if isinstance(reason, str) and reason.startswith("ERROR"):
             self.draft.fail({"type": reason, "message": string(value.get("error"))})
@@ -204,14 +204,14 @@ class ChatV1Reader(Reader):
     def _response(self, response: dict[str, Any]) -> None:
         """All of the answer: it adds what no fragment has said."""
         self.draft.name(response.get("model"), response.get("generation_id"))
-        piece, text = self.draft.piece(0, (_TEXT,), "text"), string(response.get("text"))
+        piece, text = self.draft.piece(0, (_TEXT,), "text"), self.draft.words(response.get("text"), "the text")
         if not piece.size:
             piece.add(text)
         elif text and not piece.says(text):
             self.draft.notes.add("the whole text is not what its fragments said, which is shown")
-        for number, one in enumerate(sequence(response.get("tool_calls"))):
+        for number, one in enumerate(self.draft.sequence(response.get("tool_calls"), "tool calls")):
             if number not in self._calls:
-                call, said = self._call(number), mapping(one)
+                call, said = self._call(number), self.draft.mapping(one, "a tool call")
                 call.call(self.draft.words(said.get("name"), "the name of a tool"))
                 call.add(dump(said.get("parameters") or {}))
         for one in sequence(response.get("citations")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..draft import Draft
-from ..values import dump, mapping, sequence, string
+from ..values import dump, sequence, string
 from .reader import Reader
 
 _REASONING, _TEXT, _CALL, _OTHER = range(4)
@@ -40,15 +40,15 @@ class OllamaReader(Reader):
         draft.name(value.get("model"))
         if value.get("error"):
             draft.fail(value["error"])
-        message = mapping(value.get("message"))
+        message = draft.mapping(value.get("message"), "a message")
         thought = message.get("thinking") or value.get("thinking")
         if thought:
             draft.piece(0, (_REASONING,), "reasoning").add(draft.words(thought, "thinking"))
         text = message.get("content", value.get("response"))
         if text:
             draft.piece(0, (_TEXT,), "text").add(draft.words(text, "content"))
-        for call in map(mapping, sequence(message.get("tool_calls"))):
-            self._call(call)
+        for call in draft.sequence(message.get("tool_calls"), "tool calls"):
+            self._call(draft.mapping(call, "a tool call"))
         for one in sequence(message.get("images")):
             self._calls += 1
             draft.piece(0, (_OTHER, self._calls), "other").keep("image", {"type": "image", "data": one})
@@ -61,7 +61,10 @@ class OllamaReader(Reader):
     def _call(self, call: dict[str, Any]) -> None:
         """A call comes whole, and has an id in newer versions only."""
         self._calls += 1
-        piece, function = self.draft.piece(0, (_CALL, self._calls), "call"), mapping(call.get("function"))
+        piece, function = (
+            self.draft.piece(0, (_CALL, self._calls), "call"),
+            self.draft.mapping(call.get("function"), "a function"),
+        )
         piece.needs_id = False
         piece.identify(string(call.get("id")))
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))

@@ -7,6 +7,7 @@ from typing import Any
 from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Kind, Piece
+from ...printing import line
 from ...values import MAX_INDEX, count, dump, mapping, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
@@ -37,7 +38,8 @@ class GeminiReader(Reader):
     def __init__(self, draft: Draft) -> None:
         super().__init__(draft)
         self._last: dict[int, Piece] = {}
-        self._tokens: dict[str, Any] = {}
+        self._tokens: dict[str, int] = {}
+        self._settled = True
         self._parts = 0
         self._growing: dict[int, tuple[Piece, Arguments]] = {}
 
@@ -75,8 +77,8 @@ class GeminiReader(Reader):
         self.draft.name(value.get("modelVersion"), value.get("responseId"))
         if value.get("error"):
             self.draft.fail(value["error"])
-        for position, candidate in enumerate(sequence(value.get("candidates"))):
-            said = mapping(candidate)
+        for position, candidate in enumerate(self.draft.sequence(value.get("candidates"), "candidates")):
+            said = self.draft.mapping(candidate, "a candidate")
             self._candidate(self.draft.index(said.get("index"), "a candidate", position), said)
         feedback = mapping(value.get("promptFeedback")) if "promptFeedback" in value else None
         if feedback and feedback.get("blockReason"):
@@ -87,7 +89,12 @@ class GeminiReader(Reader):
         if type(usage) is dict:
             for key in _TOKENS:
                 if key in usage:
-                    self._tokens[key] = usage[key]
+                    number = count(usage[key])
+                    if number is not None:
+                        self._tokens[key] = number
+                    elif usage[key] is not None:
+                        self.draft.notes.add(f"a number of tokens that is none: {line(dump(usage[key]), 60)}")
+            self._settled = False
             if self.draft.trace is not None:
                 self.settle()
 
@@ -98,8 +105,9 @@ class GeminiReader(Reader):
             self._grown(candidate)
 
     def _candidate(self, number: int, candidate: dict[str, Any]) -> None:
-        for part in sequence(mapping(candidate.get("content")).get("parts")):
-            self._part(number, mapping(part))
+        draft = self.draft
+        for part in draft.sequence(draft.mapping(candidate.get("content"), "the content").get("parts"), "parts"):
+            self._part(number, draft.mapping(part, "a part"))
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
             self._sources(number, candidate)
         reason = candidate.get("finishReason")
@@ -146,7 +154,7 @@ class GeminiReader(Reader):
             piece = self._piece(candidate, kind)
             piece.add(self.draft.words(part["text"], "text"))
         elif "functionCall" in part:
-            piece = self._call(candidate, mapping(part["functionCall"]))
+            piece = self._call(candidate, self.draft.mapping(part["functionCall"], "a function call"))
         else:
             what = next((key for key in part if key not in _NO_KIND), None)
             if what is None and not signature:
@@ -212,16 +220,17 @@ class GeminiReader(Reader):
         The candidates' are those beside the thoughts, the prompt's those beside what tools brought.
         """
         tokens = self._tokens
-        written, thought = count(tokens.get("candidatesTokenCount")), count(tokens.get("thoughtsTokenCount"))
-        read, brought = count(tokens.get("promptTokenCount")), count(tokens.get("toolUsePromptTokenCount"))
+        if self._settled:
+            return
+        self._settled = True
+        written, thought = tokens.get("candidatesTokenCount"), tokens.get("thoughtsTokenCount")
+        read, brought = tokens.get("promptTokenCount"), tokens.get("toolUsePromptTokenCount")
         self.draft.use(
-            input=tokens.get("promptTokenCount") if read is None else read + (brought or 0),
+            input=None if read is None else read + (brought or 0),
             tool_use=brought or None,
             cached=tokens.get("cachedContentTokenCount"),
-            output=tokens.get("candidatesTokenCount")
-            if written is None and not thought
-            else (written or 0) + (thought or 0),
-            reasoning=tokens.get("thoughtsTokenCount"),
+            output=written if not thought else (written or 0) + thought,
+            reasoning=thought,
             total=tokens.get("totalTokenCount"),
         )
 

@@ -43,7 +43,7 @@ class InteractionsReader(Reader):
         family, _, step = kind.partition(".")
         self._usage(mapping(mapping(value.get("metadata")).get("usage")))
         if family == "interaction":
-            inner = mapping(value.get("interaction"))
+            inner = self.draft.mapping(value.get("interaction"), "an interaction")
             self._state(inner, last=step in ("completed", "complete"))
             if step == "status_update":
                 self._status(value.get("status"))
@@ -52,7 +52,7 @@ class InteractionsReader(Reader):
             if step == "start":
                 self._step(number, mapping(value.get("step")) or mapping(value.get("content")))
             elif step == "delta":
-                self._content(number, mapping(value.get("delta")))
+                self._content(number, self.draft.mapping(value.get("delta"), "a delta"))
         elif kind == "error":
             self.draft.fail(value.get("error") or value)
         else:
@@ -96,8 +96,8 @@ class InteractionsReader(Reader):
         if len(self._kinds) < self.draft.max_items:
             self._kinds[number] = kind
         if kind in ("model_output", ""):
-            for part in sequence(step.get("content")):
-                self._content(number, mapping(part))
+            for part in self.draft.sequence(step.get("content"), "the content of a step"):
+                self._content(number, self.draft.mapping(part, "a part"))
         elif kind == "thought":
             for part in sequence(step.get("summary")):
                 self._content(number, {"type": "thought_summary", "content": part})

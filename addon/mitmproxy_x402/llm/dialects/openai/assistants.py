@@ -45,7 +45,11 @@ class AssistantsReader(Reader):
             self._message(value)
         elif what in ("thread.run.step", "thread.run.step.delta"):
             delta = mapping(value.get("delta")) or value
-            self._step(string(value.get("id")), mapping(delta.get("step_details")), whole=what == "thread.run.step")
+            self._step(
+                string(value.get("id")),
+                self.draft.mapping(delta.get("step_details"), "the details of a step"),
+                whole=what == "thread.run.step",
+            )
         elif what != "thread" and name not in ("done", "error"):
             self.draft.leave(name, value)
 
@@ -80,19 +84,20 @@ class AssistantsReader(Reader):
         if message.get("role") not in ("assistant", None):
             return
         number = self._number(self._messages, string(message.get("id")))
-        for place, part in enumerate(sequence(message.get("content"))):
-            self._part(number, place, mapping(part), whole=True)
+        for place, part in enumerate(self.draft.sequence(message.get("content"), "the content")):
+            self._part(number, place, self.draft.mapping(part, "a part"), whole=True)
 
     def _fragment(self, value: dict[str, Any]) -> None:
         number = self._number(self._messages, string(value.get("id")))
-        for place, part in enumerate(sequence(mapping(value.get("delta")).get("content"))):
-            said = mapping(part)
+        delta = self.draft.mapping(value.get("delta"), "a delta")
+        for place, part in enumerate(self.draft.sequence(delta.get("content"), "the content")):
+            said = self.draft.mapping(part, "a part")
             self._part(number, self.draft.index(said.get("index"), "a part", place), said, whole=False)
 
     def _part(self, number: int, place: int, part: dict[str, Any], *, whole: bool) -> None:
         kind = string(part.get("type"))
         if kind == "text":
-            text = mapping(part.get("text"))
+            text = self.draft.mapping(part.get("text"), "a text")
             self._say(self.draft.piece(0, (0, number, place), "text"), text.get("value"), whole=whole)
             for one in sequence(text.get("annotations")):
                 citation = citation_of(one, "annotation")

@@ -76,8 +76,8 @@ class ChatReader(Reader):
         usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
         if usage:
             self._usage(mapping(usage))
-        for position, choice in enumerate(sequence(value.get("choices"))):
-            self._choice(mapping(choice), position, whole=whole)
+        for position, choice in enumerate(draft.sequence(value.get("choices"), "choices")):
+            self._choice(draft.mapping(choice, "a choice"), position, whole=whole)
         for key in _SOURCES:
             if key in value:
                 for one in sequence(value[key]):
@@ -117,11 +117,14 @@ class ChatReader(Reader):
             said = {}
         if len(said) == 1 and type(said.get("tool_calls")) is list:
             for place, call in enumerate(said["tool_calls"]):
-                self._call(number, mapping(call), place, whole=whole)
+                self._call(number, self.draft.mapping(call, "a tool call"), place, whole=whole)
         elif said:
             self._message(number, said, whole=whole)
-        if "text" in choice and not content and not says_something(said.get("tool_calls")):
-            self._text(number, choice["text"])  # the completions before chat; some say the same words twice
+        if "text" in choice:  # the completions before chat; some say the same words twice
+            if not content and not says_something(said.get("tool_calls")):
+                self._text(number, choice["text"])
+            elif choice["text"] and choice["text"] != content:
+                self.draft.notes.add("a choice has another text beside its content, which is shown")
         if choice.get("error"):
             self.draft.fail(choice["error"])
         if choice.get("finish_reason") is not None:
@@ -131,8 +134,10 @@ class ChatReader(Reader):
         """The delta, or the message: the one that says something, and never the same in both."""
         delta, message = choice.get("delta"), choice.get("message")
         if type(message) is not dict:
-            return delta if type(delta) is dict else {}
+            self.draft.mapping(message, "a message")
+            return delta if type(delta) is dict else self.draft.mapping(delta, "a delta")
         if type(delta) is not dict:
+            self.draft.mapping(delta, "a delta")
             return message
         if whole:
             return _fuller(message, delta)
@@ -163,17 +168,17 @@ class ChatReader(Reader):
         content = said.get("content")
         if isinstance(content, list):
             for part in content:
-                self._part(choice, mapping(part))
+                self._part(choice, self.draft.mapping(part, "a part of the content"))
         else:
             self._text(choice, content)
         if said.get("refusal"):
             self.draft.piece(choice, (_REFUSAL,), "refusal").add(self.draft.words(said["refusal"], "a refusal"))
-        for position, call in enumerate(sequence(said.get("tool_calls"))):
-            self._call(choice, mapping(call), position, whole=whole)
+        for position, call in enumerate(self.draft.sequence(said.get("tool_calls"), "tool calls")):
+            self._call(choice, self.draft.mapping(call, "a tool call"), position, whole=whole)
         if says_something(said.get("function_call")):
             piece = self.draft.piece(choice, (_FUNCTION,), "call")
             piece.needs_id = False
-            self._function(piece, mapping(said["function_call"]), "arguments")
+            self._function(piece, self.draft.mapping(said["function_call"], "a function call"), "arguments")
         self._audio(choice, mapping(said.get("audio")))
         for one in sequence(said.get("annotations")):
             self._cite(choice, one, "annotation")
@@ -218,7 +223,11 @@ class ChatReader(Reader):
 
         `position`: in its list, which says which call it is in a whole message, and without indexes.
         """
-        identity, function, kind = string(call.get("id")), mapping(call.get("function")), "function"
+        identity, function, kind = (
+            string(call.get("id")),
+            self.draft.mapping(call.get("function"), "a function"),
+            "function",
+        )
         if ("custom" in call or call.get("type") == "custom") and not says_something(function):
             custom = mapping(call.get("custom"))
             if call.get("type") == "custom" or says_something(custom):

@@ -87,9 +87,9 @@ class ResponsesReader(Reader):
         if what in _FRAGMENTS and step in ("delta", "done"):
             self._fragment(what, step, value)
         elif kind in _STATES:
-            self._state(mapping(value.get("response")), kind[9:])
+            self._state(self.draft.mapping(value.get("response"), "a response"), kind[9:])
         elif kind in ("response.output_item.added", "response.output_item.done"):
-            item = mapping(value.get("item"))
+            item = self.draft.mapping(value.get("item"), "an item")
             self._item(self._place(value, item), item, done=kind.endswith("done"))
         elif kind == "error":
             self.draft.fail(value.get("error") or value)
@@ -152,11 +152,11 @@ class ResponsesReader(Reader):
         last = state in _ENDS
         if not last and not whole:
             return
-        output = sequence(response.get("output"))
+        output = draft.sequence(response.get("output"), "the output")
         if output and self._items and len(output) != len(self._items) and not self._resumed:
             draft.notes.add("the whole response at the end has another number of items than its events")
         for number, item in enumerate(output):
-            self._item(number, mapping(item), done=True)
+            self._item(number, draft.mapping(item, "an item"), done=True)
         if not last:
             return
         if state == "failed" and draft.error is None:
@@ -178,10 +178,10 @@ class ResponsesReader(Reader):
         if number in self._items or len(self._items) < self.draft.max_items:
             self._items[number] = kind
         if kind == "message":
-            self._message(number, [mapping(part) for part in sequence(item.get("content"))])
+            self._message(number, self._parts(item.get("content")))
         elif kind == "reasoning":
             for group, key in enumerate(("summary", "content")):
-                texts = [mapping(part).get("text") for part in sequence(item.get(key))]
+                texts = [part.get("text") for part in self._parts(item.get(key))]
                 self._texts(number, group, "reasoning", texts)
             if string(item.get("encrypted_content")):  # the last one counts: at first there is only its beginning
                 self._piece(number, 0, 0, "reasoning").seal(string(item["encrypted_content"]))
@@ -199,6 +199,10 @@ class ResponsesReader(Reader):
             piece.keep(kind or "item", item)
             if done:
                 piece.forget()
+
+    def _parts(self, parts: Any) -> list[dict[str, Any]]:
+        draft = self.draft
+        return [draft.mapping(part, "a part of an item") for part in draft.sequence(parts, "the parts of an item")]
 
     def _message(self, number: int, parts: list[dict[str, Any]]) -> None:
         for kind, key in (("output_text", "text"), ("refusal", "refusal")):
