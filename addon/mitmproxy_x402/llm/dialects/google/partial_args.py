@@ -19,7 +19,8 @@ class Arguments:
     """Puts a call's arguments together. What cannot be put anywhere with certainty is refused."""
 
     def __init__(self) -> None:
-        self.value: dict[str, Any] = {}
+        self._value: dict[str, Any] = {}
+        self._more: dict[str, list[str]] = {}  # by path: what continues the text there; joined when somebody asks
         self._open: set[str] = set()
         self._bare: set[str] = set()
 
@@ -27,6 +28,18 @@ class Arguments:
     def whole(self) -> bool:
         """Whether every argument that has begun has got a value."""
         return not self._bare and not self._open
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The arguments so far."""
+        for path, more in self._more.items():
+            *way, last = steps_of(path)
+            place: Any = self._value
+            for step in way:
+                place = place[step]
+            place[last] += "".join(more)
+            more.clear()
+        return self._value
 
     def add(self, part: Any) -> bool:
         """Take one element of `partialArgs`; False: it fits nowhere."""
@@ -45,7 +58,15 @@ class Arguments:
                 self._bare.add(path)
             return True
         self._bare -= {one for one in self._bare if path.startswith(one)}
-        return _put(self.value, steps, None if key == "nullValue" else said[key], continued=continued)
+        last = None if key == "nullValue" else said[key]
+        if continued and path in self._more and isinstance(last, str):
+            self._more[path].append(last)
+            return True
+        if not _put(self._value, steps, last, continued=continued):
+            return False
+        if isinstance(last, str) and len(self._more) < MAX_OPEN:
+            self._more.setdefault(path, [])
+        return True
 
 
 def steps_of(path: str) -> list[str | int]:
