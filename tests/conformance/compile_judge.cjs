@@ -11,7 +11,7 @@ const settings = {
 const out = JSON.parse(solc.compile(JSON.stringify({ language: "Solidity", sources, settings })));
 const failed = (out.errors || []).filter((one) => one.severity === "error");
 if (failed.length) { console.error(failed.map((one) => one.formattedMessage).join("\n")); process.exit(1); }
-const wanted = ["JudgePermit2", "JudgeExactProxy", "JudgeUptoProxy", "JudgeMulticall", "TestUsdc"];
+const wanted = ["JudgePermit2", "JudgeExactProxy", "JudgeUptoProxy", "JudgeMulticall", "JudgeCourier", "TestUsdc"];
 const found = Object.assign({}, ...Object.values(out.contracts));
 const result = { compiler: `solc ${solc.version()}` };
 for (const name of wanted) {

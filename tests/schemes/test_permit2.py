@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mitmproxy_x402.errors import ChallengeError
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.schemes import permit2
-from mitmproxy_x402.schemes.permit2 import PERMIT2, SETTLERS
 
 KEY = "0x" + "11" * 32
 PAYER = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"

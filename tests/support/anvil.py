@@ -19,7 +19,7 @@ from eth_abi import encode
 from eth_hash.auto import keccak
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
-from mitmproxy_x402.schemes.permit2 import PERMIT2, SETTLERS
+from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from support.patience import eventually
 from support.wire import free_port
 

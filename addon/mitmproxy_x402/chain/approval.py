@@ -13,7 +13,7 @@ from eth_hash.auto import keccak
 
 from ..errors import EvmRpcError
 from ..protocol.networks import Asset, Network
-from .evm_lookup import PERMIT2
+from ..protocol.permit2_contracts import PERMIT2
 from .json_rpc import Unreachable, json_rpc, origin
 
 GAS = 70_000

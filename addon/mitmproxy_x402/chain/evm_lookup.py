@@ -11,12 +11,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..protocol.permit2_contracts import PERMIT2, read_call
 from .evm_blocks import Block, EvmBlocks, Log, log, quantity
 from .json_rpc import Call, Unreachable
 from .rpc import Rpc
 from .verdict import Sent, Verdict, open_because
 
-PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
 AT_ONCE = 64
 """Nonces that are looked for in one question for logs."""
 SPAN_SECONDS = 3 * 3600
@@ -113,22 +113,28 @@ class EvmLookUp:
         return moves
 
     async def _permitted(self, payments: Sequence[Sent], logs: Sequence[Log]) -> dict[int, Log]:
-        """The transfer of each permit: in the transaction whose input has its nonce.
+        """The transfer of each permit: in the transaction that calls a settling contract with its nonce.
 
-        Where one transaction has several of ours, they are in the order of their nonces in its input.
+        A contract between them, which may be the seller's, can name nonces that it does not use. So where there is
+        one, a transfer is believed to be of a permit only if it is all that was signed for: nothing is freed by that.
         """
         transfers: dict[str, list[Log]] = defaultdict(list)
         for each in logs:
             if _is_transfer(each):
                 transfers[each.transaction].append(each)
-        inputs = await self._inputs(list(transfers))
+        calls = await self._calls(list(transfers))
         moves: dict[int, Log] = {}
         for transaction, made in transfers.items():
-            text = inputs.get(transaction, "")
-            named = sorted((at, payment.key) for payment in payments if (at := text.find(f"{payment.nonce:064x}")) >= 0)
-            made.sort(key=lambda each: each.index)
-            if len(named) == len(made):
-                moves |= {key: move for (_, key), move in zip(named, made, strict=True)}
+            to, data = calls.get(transaction, ("", ""))
+            call = read_call(to, data)
+            if call is not None:
+                its = [each for each in payments if (each.payer.lower(), each.nonce) == call]
+                moves |= {each.key: made[0] for each in its if len(made) == 1}
+                continue
+            for payment in payments:
+                whole = [each for each in made if int(each.data, 16) == payment.amount]
+                if whole and f"{payment.nonce:064x}" in data:
+                    moves.setdefault(payment.key, whole[0])
         return moves
 
     async def _receipts(self, transactions: Iterable[str]) -> dict[str, list[Log]]:
@@ -142,10 +148,15 @@ class EvmLookUp:
                 found[name] = sorted((each for each in events if each.topics), key=lambda each: each.index)
         return found
 
-    async def _inputs(self, transactions: Sequence[str]) -> dict[str, str]:
+    async def _calls(self, transactions: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """What each of `transactions` calls, and with which input (hex)."""
         calls: list[Call] = [("eth_getTransactionByHash", [name]) for name in transactions]
         answers = zip(transactions, await self.rpc.batch(calls), strict=True)
-        return {name: str(said.get("input", "")).lower() for name, said in answers if isinstance(said, dict)}
+        return {
+            name: (str(said.get("to", "")), str(said.get("input", "")).lower())
+            for name, said in answers
+            if isinstance(said, dict)
+        }
 
 
 def _groups(payments: Sequence[Sent]) -> Iterator[list[Sent]]:

@@ -16,15 +16,10 @@ from ..errors import ChallengeError
 from ..protocol.evm_address import checksum_address, parse_address
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
+from ..protocol.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.strict_json import shown
 from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain_separator, seconds
 
-PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
-"""The same on all chains, as are the two contracts that settle (x402 specs, schemes/exact and schemes/upto)."""
-SETTLERS: dict[str, str] = {
-    "permit2": "0x402085c248EeA27D92E8b30b2C58ed07f9E20001",
-    "upto": "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002",
-}
 SPONSORING = "eip2612GasSponsoring"
 """The extension by which a seller pays the gas of an EIP-2612 permit."""
 

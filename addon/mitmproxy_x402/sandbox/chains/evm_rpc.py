@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 
 from .evm_ledger import EvmLedger, Settlement, domain_separator
 from .evm_transactions import COIN_BALANCE, GAS_PRICE
-from .permit2 import PERMIT2
+from .permit2 import PERMIT2, SETTLERS
 
 _AUTHORIZATION_USED = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
 _TRANSFER = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
@@ -21,6 +21,9 @@ _NONCES = keccak(b"nonces(address)")[:4].hex()
 _DOMAIN_SEPARATOR = keccak(b"DOMAIN_SEPARATOR()")[:4].hex()
 _NONCE_BITMAP = keccak(b"nonceBitmap(address,uint256)")[:4].hex()
 _AVAILABLE_BALANCE = keccak(b"availableBalance(address,address)")[:4].hex()
+_SETTLE = keccak(b"settle(((address,uint256),uint256,uint256),uint256,address,(address,address,uint256),bytes)")[
+    :4
+].hex()
 _HASH = re.compile("0x[0-9a-f]{64}")
 
 
@@ -62,9 +65,13 @@ def _wallets_own(method: str, params: list[Any], chain: EvmLedger) -> Any:
 
 
 def _transaction(made: Settlement) -> dict[str, Any]:
-    """As much of one as a payer looks at: its input, which has the nonce."""
-    words = f"{made.transfer.nonce[2:]}{made.transfer.value:064x}"
-    return {"hash": made.transaction, "blockNumber": hex(made.block), "input": f"0x00000000{words}"}
+    """As much of one as a payer looks at: whom it calls, with whose nonce. Over Permit2 that is always `upto`'s."""
+    moved = made.transfer
+    found = {"hash": made.transaction, "blockNumber": hex(made.block), "to": moved.to, "input": "0x"}
+    if made.over_permit2:
+        words = f"{0:064x}{moved.value:064x}{moved.nonce[2:]}{moved.valid_before:064x}{moved.value:064x}"
+        found |= {"to": SETTLERS["upto"], "input": f"0x{_SETTLE}{words}{moved.sender[2:].rjust(64, '0')}"}
+    return found
 
 
 def _number(tag: Any, chain: EvmLedger) -> int:
