@@ -1,8 +1,8 @@
-"""Takes old payments out of the ledger into a file, while proxies go on paying from it, and copies a ledger whole.
+"""Moves old payments from the ledger to a file, and backs a ledger up, while proxies go on paying from it.
 
-Nothing leaves the ledger before the file is written, on the disk, read back and found to be the same. What leaves is
-what no budget counts any more: older than the longest period that budgets have, and at its end. What is kept of it are
-sums for budgets without a period.
+Rows are removed from the ledger only after the file has been written, synced, read back and compared. Only payments
+that no budget counts any more are removed: closed ones, older than the longest period of a budget. Their sums are kept
+for budgets without a period.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from .sqlite.file import check_file, open_to_read, version_of
 from .sqlite.removal import FileRemoval
 
 COUNTED_MS = (max(SECONDS.values()) + 24 * 3600) * 1000
-"""Payments that are younger than this stay, whatever date is named: budgets may count them. Milliseconds."""
+"""Milliseconds; younger payments stay, whatever the date, because budgets may count them."""
 TOGETHER = 200
-"""Rows that leave in one transaction at most; proxies wait for it."""
+"""Most rows removed in one transaction, for which proxies have to wait."""
 TARGET_SECONDS = 0.004
-"""How long one transaction may take; fewer rows go together where it takes longer."""
+"""Seconds that one transaction should take; if it takes longer, the next has fewer rows."""
 PAUSE_SECONDS = 0.004
-"""Between two transactions, for the proxies."""
+"""Seconds between two transactions, in which proxies can write."""
 
 Marks = tuple[int, str, str]
-"""Of a row: its number, its state, and what the chain said of it."""
+"""A row's number, state and chain state."""
 
 
 @dataclass(frozen=True)
 class Archived:
-    """What has been taken out."""
+    """The result of `archive`."""
 
     file: Path
     rows: int
-    """In the file."""
+    """Rows in the file."""
     removed: int
-    """Out of the ledger; the others have changed meanwhile, and stay."""
+    """Rows removed from the ledger; the others have changed in the meantime, and stay."""
     micro_usd: int
-    """What the rows in the file count for."""
+    """The amount that the rows in the file count for."""
 
 
 def archive(place: LedgerPlace, before: date, file: Path, *, for_ever: bool, zone: tzinfo | None = None) -> Archived:
-    """Write the payments before `before` (a day of `zone`, None: this machine's) into `file`, and take them out.
+    """Write the payments before the day `before` (in `zone`; None: this machine's) to `file`, and remove them.
 
-    `file` becomes a gzipped CSV with all columns of the table, a payment a line. With `for_ever` some budget has no
-    period, so that only payments leave that never counted. Raises LedgerError: the ledger or the file cannot be used,
-    or the file is there already.
+    `file` becomes a gzipped CSV with all columns of the table, one payment per line. `for_ever` says that a budget has
+    no period: then only payments that count nothing are removed. Raises LedgerError: the ledger or the file cannot be
+    used, or the file is there already.
     """
     moment = datetime(before.year, before.month, before.day, tzinfo=zone).astimezone(timezone.utc)
     before_ms = int(moment.timestamp()) * 1000
@@ -86,7 +86,7 @@ def archive(place: LedgerPlace, before: date, file: Path, *, for_ever: bool, zon
 
 
 class _Counter:
-    """Looks at the rows on their way into the file."""
+    """Counts and hashes the rows as they are written."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.rows = self.micro_usd = 0
@@ -95,7 +95,7 @@ class _Counter:
         self._uncounted = columns.index("uncounted")
 
     def count(self, row: Sequence[Any]) -> Sequence[Any]:
-        """Gives `row` as it is."""
+        """Count `row`, and return it unchanged."""
         self.rows += 1
         if row[self._state] not in FREE:
             self.micro_usd += row[self._micro] - row[self._uncounted]
@@ -142,7 +142,7 @@ def _write(file: Path, columns: Sequence[str], rows: Iterator[Sequence[Any]]) ->
 
 
 def _digest(file: Path) -> str:
-    """Of what is in the file, as it is read."""
+    """The hash of the file's rows, read back."""
     found = hashlib.sha256()
     try:
         with gzip.open(file, "rb") as packed:
@@ -154,14 +154,14 @@ def _digest(file: Path) -> str:
 
 
 def _marks(file: Path) -> Iterator[Marks]:
-    """Of the rows in the file."""
+    """The marks of the rows in the file."""
     with gzip.open(file, "rt", encoding="utf-8", errors="surrogateescape", newline="") as text:
         for row in csv.DictReader(cast(TextIO, text)):
             yield int(row["id"]), row["state"], row["chain_state"]
 
 
 def _remove(remove: Callable[[Sequence[Marks]], int], marks: Iterator[Marks]) -> int:
-    """Some at a time, so that no proxy waits long. Gives how many there were."""
+    """Remove the rows, a few at a time so that no proxy waits long. Returns how many."""
     removed, size = 0, TOGETHER // 4
     some: list[Marks] = []
     for mark in marks:
@@ -177,7 +177,7 @@ def _remove(remove: Callable[[Sequence[Marks]], int], marks: Iterator[Marks]) ->
 
 
 def back_up(place: LedgerPlace, file: Path) -> int:
-    """Copy the ledger into `file`, whole and as one file, while proxies pay from it. Gives how many payments it holds.
+    """Copy the whole ledger to the single file `file`, while proxies pay from it. Returns the number of payments.
 
     Raises LedgerError: the ledger or the file cannot be used, the file is there already, or it is a database.
     """
@@ -194,7 +194,7 @@ def back_up(place: LedgerPlace, file: Path) -> int:
         with closing(open_to_read(place)) as source, closing(sqlite3.connect(file, isolation_level=None)) as copy:
             if not version_of(source, place):
                 raise LedgerError(f"The ledger {place} is just being made; there is nothing to copy yet.")
-            source.backup(copy)  # in one step: what proxies write meanwhile begins nothing anew
+            source.backup(copy)  # in one step: writes of proxies would restart a copy in several
             copy.execute("PRAGMA journal_mode = DELETE")
             if "opened" in {name for (name,) in copy.execute("SELECT name FROM sqlite_master")}:
                 copy.execute("DELETE FROM opened")

@@ -1,55 +1,54 @@
-"""The ledger: one row for each payment, written before its header leaves; its states and their transitions.
+"""The interface of the ledger, the states of a payment, and their transitions.
 
-A payment is one signature: a nonce on EVM, a transaction on Solana. Its row is born `reserved`, in the transaction that
-found room for it in every budget, and counts against them from then on. It becomes `sent` before its header leaves the
-machine, so a crash at any point leaves a row that says what may have been spent.
+A payment is one signature: a nonce on EVM, a transaction on Solana. Its row is created as `reserved`, in the
+transaction that finds room for it in every budget, and counts against them from then on. It becomes `sent` before its
+header is sent, so a crash at any point leaves a row that says what may have been spent.
 
-Nobody's word frees money. What a gateway says of a payment that has left decides what the client hears, and whether
-another payment may be made. It never decides that the payment counts no more: whoever saw its header can submit it.
+Nobody's word frees money. What a gateway says about a sent payment decides what the client is told and whether another
+payment may be made. It never ends the counting: anyone who has seen the header can submit it.
 
     reserved --> sent --+--> settled       a transaction id in the answer
        |                +--> rejected      the gateway says that it took nothing, in answer to the only sending
        |                +--> superseded    it was sent ahead of its challenge, and the gateway asked anew instead
-       |                +--> unknown       anything else: no answer, an error, a second sending, a process that died
+       |                +--> unknown       anything else: no answer, an error, a second sending, a process that ended
        v
-    released                               never sent: refused later on, client gone, or its reservation has lapsed
+    released                               never sent: refused later, client gone, or the reservation lapsed
 
-    rejected, superseded --> expired       by itself, when nobody can submit that signature any longer
+    rejected, superseded --> expired       by itself, when nobody can submit the signature any more
     rejected, superseded, unknown --> settled            by the gateway's word, or by the chain's
-    sent, rejected, superseded, unknown, settled --> expired   by the chain's word: it was not taken, and never can be
-    any state but reserved and released --> settled      by the chain's word: money has moved, also of an `expired` one
+    sent, rejected, superseded, unknown, settled --> expired   the chain says that it was not taken and never can be
+    any state but reserved and released --> settled      the chain says that money has moved, even if `expired`
 
-Everything counts but `released` and `expired`. So `unknown` counts until the chain has spoken, however long that takes;
-without a chain to ask it counts until it has left the budget's period.
+All states count except `released` and `expired`. So `unknown` counts until the chain has been asked, however long that
+takes; if there is no chain to ask, it counts until the budget's period is over.
 
-A signature that is dead may have been submitted while it lived: that it was not is the gateway's word, and so is how
-much of a ceiling it took. So what has `expired` by itself, and what was given back of ceilings, is forgiven only up to
-the size of each budget; beyond that it counts within the budget's period, until the chain has spoken. A gateway that
-calls payments rejected or cheap and takes the whole all the same gets no more than twice a budget, and with a chain to
-ask, once.
+An expired signature may have been submitted while it was valid. That it was not is only the gateway's word, and so is
+how much of a ceiling it took. So what has `expired` by itself, and what was given back of ceilings, is forgiven only up
+to the size of each budget; beyond that it counts within the budget's period, until the chain has spoken. A gateway that
+calls payments rejected or cheap and still takes the whole amount gets at most twice a budget, and with a chain to ask,
+once.
 
-What the chain says is kept beside what the gateway said (`ChainWord`): its transaction, the time of its block, the
-amount that moved, and a finding where the two disagree. A row without `chain_state` was not looked up yet.
+The chain's answer is stored next to the gateway's (`ChainWord`): the transaction, the time of its block, the amount
+that moved, and a finding if the two disagree. A row without `chain_state` has not been looked up.
 
-The same payment may be sent again, after a lost connection or when the client repeats its request. It can settle once,
-so it keeps its row. But from the second sending on a rejection proves nothing of the first, so the row is `unknown`
-then.
+The same payment may be sent again, after a lost connection or when the client retries. It can settle only once, so it
+keeps its row. After a second sending a rejection says nothing about the first, so the row becomes `unknown`.
 
-A row counts for `micro_usd` less `uncounted`. Of a ceiling (scheme `upto`) the whole is reserved. What the answer says
-was charged is written down as `charged`, and the rest is given back when that signature is dead (`dead_at`), or at once
-when the chain says what moved.
+A row counts for `micro_usd` less `uncounted`. For a ceiling (scheme `upto`) the whole is reserved. The charge that the
+answer reports is stored as `charged`; the rest is freed when the signature has expired (`dead_at`), or as soon as the
+chain says how much moved.
 
-A process that dies leaves `reserved` rows that nobody will ever send, and `sent` rows of which nobody heard. Whoever
-opens the ledger next releases the former and calls the latter unknown; and `reserved` rows older than LAPSE_SECONDS are
-released in any case. Only what a file has of an earlier boot of the machine is unknown altogether: a power cut may have
-taken that it was sent. Who is dead is known by a lock that the system drops with the process, or by its session with
-the database. This is safe even for a process that was only slow: its row must still be `reserved` to become
-`sent`, and without that its header does not leave.
+A process that crashes leaves `reserved` rows that will never be sent, and `sent` rows without an outcome. The next
+process to open the ledger releases the former and makes the latter `unknown`; `reserved` rows older than LAPSE_SECONDS
+are released in any case. In a file, all open rows of an earlier boot become `unknown`, because a power cut may have
+lost the change to `sent`. A process is known to have ended by a lock that the system drops, or by its session with the
+database. This is safe even if the process was only slow: its row must still be `reserved` to become `sent`, or the
+header is not sent.
 
-Time here is the ledger's own, and never falls from row to row. In a file, within one boot of the machine, it follows
-the clock that nobody can set, so setting the wall clock frees no budget. Across boots only the wall clock knows how
-much time has passed: there it is believed, but never takes the ledger's time back. In a database that many machines
-share, its clock is believed in the same way at all times. What the wall clock said is kept beside it, for people.
+The ledger has its own time, which never decreases from row to row. In a file, during one boot of the machine, it
+follows a clock that cannot be set, so setting the wall clock frees no budget. Across boots it follows the wall clock,
+but never goes back. In a database it follows the database's clock in the same way. The wall clock is stored, too, for
+people.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "expired": (),
     "released": (),
 }
-"""By what gateways say, and by itself."""
+"""Transitions that a gateway's answer or the passing of time can cause."""
 CHAIN_TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "reserved": (),
     "sent": ("settled", "expired"),
@@ -90,27 +89,27 @@ CHAIN_TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "expired": ("settled", "expired"),
     "released": (),
 }
-"""By what the chain says: see `ChainWord`."""
+"""Transitions that the chain's answer (`ChainWord`) can cause."""
 FREE: tuple[Literal["released", "expired"], ...] = ("released", "expired")
 """States that do not count against a budget. Migrations name them on their own: those never change."""
 REPLACEABLE: tuple[State, ...] = ("rejected", *FREE)
-"""States of a job's second payment after which another one may be made, as far as the budgets have room for both."""
+"""States of a job's second payment in which another one may be made, if the budgets have room for both."""
 PASSING: tuple[State, ...] = ("rejected", "superseded")
-"""States that end by themselves, when their signature is dead."""
+"""States that become `expired` by themselves when the signature has expired."""
 UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)"
-"""Rows that the chain may have the last word on, in the words of both kinds' index. What has expired by itself is dead,
-but nobody has asked whether it was taken before.
+"""SQL for rows that the chain can decide, as both stores' index has it. A row that expired by itself can no longer be
+taken, but the chain was not asked whether it was taken before.
 """
 UNCHECKED_CHARGE = "state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL"
-"""Ceilings of which only a gateway says how much it took, in the words of both kinds' index."""
+"""SQL for ceilings of which only the gateway says how much it took, as both stores' index has it."""
 UNCHECKED = "state = 'settled' AND chain_state IS NULL AND charged_micro_usd IS NULL AND sends > 0"
-"""Other rows of which only a gateway says that they are settled."""
+"""SQL for other rows that are settled by the gateway's word alone."""
 CHARGES = 32
-"""Ceilings that `Ledger.charges` looks back on."""
+"""Most ceilings that `Ledger.charges` returns."""
 CHARGES_ROWS = 20_000
-"""Rows that it looks through for them."""
+"""Most rows that it examines to find them."""
 LAPSE_SECONDS = 300
-"""Longer than any signature takes; a payment that an interception holds back longer than this is not sent."""
+"""Seconds after which an unsent reservation lapses: longer than any signature takes."""
 
 
 def sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> tuple[State, ...]:
@@ -125,11 +124,11 @@ class LedgerError(X402Error):
 
 
 class LedgerBusy(LedgerError):
-    """Another program has locked the ledger's file. It may let go in a moment: ask again, but do not wait for it."""
+    """Another program has locked the ledger's file, perhaps only for a moment: try again, but do not block."""
 
 
 class OverBudget(Refused):
-    """A budget has no room for this payment. `returns_in`: seconds until it has; None when that will never be."""
+    """A budget has no room for this payment. `returns_in` is the number of seconds until it has; None: never."""
 
     def __init__(self, budget: Budget, spent: int, returns_in: float | None) -> None:
         super().__init__("over_budget", f"{spent} of {budget.micro_usd} millionths of a dollar are spent.")
@@ -140,7 +139,7 @@ class OverBudget(Refused):
 
 @dataclass(frozen=True)
 class Intent:
-    """A payment that is about to be made, as far as it is known before its signature."""
+    """A payment that is about to be made, as known before it is signed."""
 
     method: str
     host: str
@@ -152,62 +151,62 @@ class Intent:
     pay_to: str
     amount: AtomicUnits
     micro_usd: int
-    """What it counts for, in millionths of a dollar."""
+    """The amount that counts against budgets, in millionths of a dollar."""
     replaces: int | None = None
-    """Row of the payment for the same request that this one repeats."""
+    """Row of the earlier payment for the same request."""
     job: str = ""
-    """Set for the one payment that may follow that of a job's request (`replaces`), see `Submitted`."""
+    """The job's address, for the single payment that may follow the one of the job's request (`replaces`)."""
     scheme: str = "exact"
-    """The way in which it is paid, see `schemes.Method`: `exact`, `permit2`, `upto` or `gateway`."""
+    """How it is paid (`schemes.Method`): `exact`, `permit2`, `upto` or `gateway`."""
     wallet: str = ""
-    """Public address of whoever will sign."""
+    """Public address of the wallet that will sign."""
     nonce: str = ""
-    """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo. Known before there is a
-    signature, so that a row which lost its end in a power cut can be looked up."""
+    """What identifies it on the chain: EIP-3009 or Permit2 nonce, on Solana the memo. Known before the signature, so
+    that a row whose later changes were lost in a power cut can be looked up."""
     client: str = ""
-    """Who asked for it, as the client names itself; empty where it does not."""
+    """The client's name; empty: it gives none."""
     normal_path: str = ""
-    """Of the path, as `limits.Asked` has it; empty: the path itself."""
+    """The path's `limits.Asked.normal_path`; empty: the same as the path."""
     is_model_unclear: bool = False
-    """Whether it counts against the budgets of every model, since it may be for any."""
+    """Whether it counts against the budgets of all models, because its model is not certain."""
     is_path_unclear: bool = False
-    """The same for those of every path."""
+    """Whether it counts against the budgets of all paths, because its path is not certain."""
 
     @property
     def unclear(self) -> int:
-        """Both as the ledger keeps them: 1 for the model, 2 for the path."""
+        """Both as the ledger stores them: 1 for the model, 2 for the path."""
         return self.is_model_unclear + 2 * self.is_path_unclear
 
 
 @dataclass(frozen=True)
 class Validity:
-    """How long a signature can be submitted, in the chain's own terms."""
+    """How long a signature can be submitted, in the chain's terms."""
 
     valid_before: int | None = None
     """EVM: `validBefore` or the Permit2 deadline, Unix seconds by the chain's clock."""
     blockhash: str = ""
-    """Solana: what the transaction is built on, base58."""
+    """Solana: the transaction's recent blockhash, base58."""
     last_height: int | None = None
-    """Solana: the last block that can hold the transaction; None where that is not known."""
+    """Solana: the last block that can include the transaction; None: not known."""
     dies_in: float | None = None
-    """Seconds from now on after which nobody can submit it, with a margin for clocks that differ. None: not known,
-    so its row never ends by itself."""
+    """Seconds from now after which nobody can submit it, with a margin for clock differences. None: not known, so its
+    row never expires by itself."""
 
 
 UNKNOWN = Validity()
-"""Of a signature of which nothing is known."""
+"""The validity of a signature of which nothing is known."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The payment of a request that was answered by a job: what its polls may rest on (see `jobs`)."""
+    """The payment of a request that started a job, which limits what the job's polls may cost (`payment.jobs`)."""
 
     row: int
     last_row: int
-    """Of the payment that followed it for the same job, where one may yet be settled by it; else `row`."""
+    """Row of the payment that followed it for the same job, if that one may still be settled; else `row`."""
     method: str
     path: str
-    """Of the request that the job came from."""
+    """The path of the request that started the job."""
     model: str | None
     network: Caip2
     asset: str
@@ -219,15 +218,15 @@ class Submitted:
     payer: str
     """Public address of the wallet that signed."""
     age: float = 0
-    """Seconds since it was reserved, by the ledger's own time."""
+    """Seconds since it was reserved, by the ledger's time."""
     valid_until: float = 0
-    """Unix seconds; what was sent of it can be settled until then."""
+    """Unix seconds until which its signature can be settled."""
     scheme: str = "exact"
-    """As `Intent.scheme`: a nonce means something in its own scheme alone."""
+    """`Intent.scheme`: a nonce has a meaning only within its scheme."""
 
 
 class JobPaid(Refused):
-    """A payment has followed that of the job's request already, and may be settled: there is no third."""
+    """A second payment for the job was made already and may be settled, so there is no third."""
 
     def __init__(self) -> None:
         super().__init__("job_already_paid", "The job was paid for a second time before.")
@@ -235,159 +234,159 @@ class JobPaid(Refused):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a payment that was sent. Times are seconds since the client's request began."""
+    """The outcome of a payment that was sent. Times are seconds since the client's request began."""
 
     state: Literal["settled", "rejected", "superseded", "unknown"]
     transaction: str = ""
     status: int | None = None
-    """Of the upstream's answer; None when there was none."""
+    """Status of the upstream's answer; None: there was none."""
     code: str = ""
     """The gateway's code for a rejection."""
     request_id: str = ""
     first_byte: float | None = None
     total: float | None = None
     size: int = 0
-    """Bytes of the answer's body, as they came over the wire."""
+    """Bytes of the answer's body on the wire."""
     counts_for: float | None = None
-    """With `superseded` and `rejected`: seconds from now on for which it stays counted at least, whatever the wall
-    clock does meanwhile. None: as `Validity.dies_in` said when it was sent, for ever where that said nothing."""
+    """For `superseded` and `rejected`: seconds from now for which it stays counted, by the ledger's time. None: as long
+    as `Validity.dies_in` said when it was sent, or for ever if that was None."""
     charged: AtomicUnits | None = None
-    """What the answer says was taken of a ceiling; None: the whole, or nothing was said. An answer that says 0 and
-    names no transaction is `rejected`: nothing proves that the signature is spent."""
+    """The charge under a ceiling that the answer reports; None: the whole amount, or no report. An answer that reports
+    0 without a transaction is `rejected`, because nothing proves that the signature is spent."""
     charged_micro_usd: int | None = None
     """The same in millionths of a dollar."""
 
 
 @dataclass(frozen=True)
 class ChainWord:
-    """What the chain says of one payment, for good (deep enough for no reorganisation to take it back)."""
+    """What the chain says about one payment, in a final block."""
 
     row: int
     verdict: Literal["moved", "dead"]
-    """`dead`: it was not taken, and nobody can submit it any longer by the chain's own clock or height."""
+    """`dead`: it was not taken, and cannot be submitted any more by the chain's clock or height."""
     transaction: str = ""
     block_time: int | None = None
     """Unix seconds."""
     amount: AtomicUnits | None = None
-    """What moved, in atomic units; None where it could not be read: then the row counts as before."""
+    """The atomic units that moved; None: they could not be read, so the row counts as before."""
     micro_usd: int | None = None
     """The same in millionths of a dollar."""
     finding: str = ""
-    """A short code where the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
+    """A short code if the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What payments of one wallet in one asset may still take, in millionths of a dollar."""
+    """The amounts that payments of one wallet in one asset may still take, in millionths of a dollar."""
 
     all: int
-    """Of every payment whose signature may yet be submitted."""
+    """By all payments whose signature may still be submitted."""
     permit2: int
-    """Of those among them that go through Permit2, and so use up the allowance for it."""
+    """By those of them that go through Permit2 and use its allowance."""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What was taken of one ceiling. Amounts in millionths of a dollar."""
+    """The charge under one ceiling. Amounts are millionths of a dollar."""
 
     ceiling: int
     charged: int
 
 
 class Ledger(Protocol):
-    """What the payer needs of a ledger. Every method raises LedgerError when nothing could be written.
+    """The operations that payments need of a ledger. Methods raise LedgerError if they cannot write.
 
-    Three moves happen by themselves, in the ledger's own time, before `reserve` and `spent` count: reservations older
-    than LAPSE_SECONDS are `released`; when a signature is dead, its `rejected` or `superseded` row is `expired`, and
-    what was not charged of a `settled` ceiling is given back. Nobody polls for them, and `spent` alone may leave the
-    first to the next `reserve`.
+    Before `reserve` and `spent` count, three changes are made that are due by the ledger's time: reservations older
+    than LAPSE_SECONDS become `released`; rows that are `rejected` or `superseded` become `expired` when their signature
+    has expired; and the uncharged rest of a `settled` ceiling is freed. `spent` may leave the first to the next
+    `reserve`.
     """
 
     @property
     def place(self) -> LedgerPlace:
-        """Where it is."""
+        """The ledger's file or database."""
 
     @property
     def name(self) -> str:
-        """The same for people: rows belong together where this is equal."""
+        """The ledger's name for people; equal names mean the same rows."""
 
     @property
     def process(self) -> str:
-        """How its rows name this process."""
+        """How rows name this process."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """Find room in all `budgets` and write a row, in one step for all processes.
+        """Check all `budgets` and write a row, atomically for all processes. Returns the row's number.
 
-        Raises OverBudget; and JobPaid where `intent.job` is set and another row that replaces the same one, of the same
-        job, is in no state of REPLACEABLE.
+        Raises OverBudget; and JobPaid, if `intent.job` is set and another payment for the job that replaces the same
+        row is in a state outside of REPLACEABLE.
         """
 
     def durable_soon(self) -> Awaitable[None] | None:
-        """To be called after `reserve`, and waited for before the payment leaves: when it is done, a power cut takes
-        nothing that was written before. It goes on while the payment is signed. None: there is nothing to wait for.
+        """Start making everything written so far survive a power cut. Called after `reserve`.
 
-        What was written later may be lost in a power cut, that the payment was sent included. So a reservation that an
-        earlier boot of the machine has left counts as sent. Raises LedgerError when it is waited for.
+        The result has to be awaited before the payment is sent; signing goes on in the meantime. None: there is nothing
+        to wait for. Later writes may be lost in a power cut, including that the payment was sent, so a reservation left
+        by an earlier boot counts as sent. Awaiting raises LedgerError.
         """
 
     def durable_now(self) -> None:
-        """The same, on the spot."""
+        """Make everything written so far survive a power cut, and block until that is done."""
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """To be called before the header leaves: raises LedgerError where the row is no longer reserved."""
+        """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
-        """To be called before the same header leaves once more, or another signature over the same nonce: of that,
-        `validity` is given.
+        """Count another sending of the same header, or of another signature over the same nonce. Called before it.
 
-        Raises LedgerError for a row that was never sent, was rejected, superseded, or is expired.
+        `validity` is that of the new signature. Raises LedgerError: the row was never sent, or is rejected, superseded
+        or expired.
         """
 
     def release(self, row: int) -> None:
-        """The payment was not sent, and never will be. Does nothing to a row that was."""
+        """Release a reservation that will not be sent. Does nothing to a row that was sent."""
 
     def finish(self, row: int, outcome: Outcome) -> State:
-        """Write down what became of a sent payment. Gives the row's state, which may be better known already.
+        """Record the outcome of a sent payment. Returns the row's state, which may already have been more definite.
 
-        What cannot be written now is written with the next one, or when the ledger is closed at the latest.
+        An outcome that cannot be written now is written with the next one, at the latest when the ledger is closed.
         """
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
-        """`finish` for each of several rows."""
+        """Record the outcomes of several payments, as `finish` does."""
 
     def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
-        """Write down what the chain says of these rows, along CHAIN_TRANSITIONS. Gives the state of each."""
+        """Record the chain's answers, along CHAIN_TRANSITIONS. Returns the state of each row."""
 
     def record_job(self, row: int, job: str, payer: str) -> None:
-        """The answer to this payment, which `payer` signed, was a job that is polled at `job` (see `jobs.address`)."""
+        """Record that the payment `row`, signed by `payer`, started the job polled at the address `job`."""
 
     def find_job(self, job: str) -> Submitted | None:
-        """The last payment that `record_job` knows for `job`, whatever became of it; None where there is none."""
+        """The last payment recorded for `job`, in any state; None: there is none."""
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
-        """What payments of `wallet` in `asset` may still take, without that of the row `without`."""
+        """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
-        """What was taken of the last CHARGES ceilings for `path` and `model`, the newest first.
+        """The charges under the last CHARGES ceilings for `path` and `model`, newest first.
 
-        By the answer's word, or the chain's where it has spoken.
+        As the chain says, or else the answer.
         """
 
     def spent(self, budget: Budget) -> int:
         """Millionths of a dollar that count against `budget` now."""
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
-        """`spent` of each, asked at once."""
+        """`spent` for each of `budgets`, in one query."""
 
     def close(self) -> None:
-        """Let go of it. Rows stay."""
+        """Close the ledger. Rows stay."""
 
 
 def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return _boot_on_macos() or f"process {os.getpid()} {time.time_ns()}"  # known as long as the process lives
+        return _boot_on_macos() or f"process {os.getpid()} {time.time_ns()}"  # does not change while the process runs
 
 
 def _boot_on_macos() -> str:
@@ -403,16 +402,16 @@ _UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 @dataclass(frozen=True)
 class Clock:
-    """The two clocks of the ledger: the wall's, and one that cannot be set and counts sleep (both in seconds)."""
+    """The two clocks of the ledger: the wall clock, and one that cannot be set and includes sleep; in seconds."""
 
     wall: Callable[[], float] = time.time
     uptime: Callable[[], float] = lambda: time.clock_gettime(_UPTIME)
     boot: str = ""
-    """Uptimes are comparable under one name of this; empty: found out."""
+    """Name of the boot; uptimes of the same boot are comparable. Empty: it is determined."""
 
     @property
     def boot_name(self) -> str:
-        """The boot that `uptime` belongs to."""
+        """The name of the boot that `uptime` counts from."""
         return self.boot or _BOOT
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def open_ledger(place: LedgerPlace) -> Ledger:
-    """The ledger at `place`, ready to be written. Raises LedgerError."""
+    """Open the ledger at `place` for writing. Raises LedgerError."""
     return _database(place) if isinstance(place, PostgresUrl) else SqliteLedger(place)
 
 
 def make_ready(ledger: Ledger, settings: Settings) -> None:
-    """Sum up now what the first payment under a budget with a new scope would have to wait for. Never raises."""
+    """Make the sums for new budgets now, so that no payment has to wait for them. Never raises."""
     if isinstance(ledger, SqliteLedger):
-        with contextlib.suppress(LedgerError):  # the first payment will say so
+        with contextlib.suppress(LedgerError):  # the first payment reports it
             ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])
 
 
@@ -35,7 +35,7 @@ def _database(url: PostgresUrl) -> PostgresLedger:
 
 
 def require_driver(url: PostgresUrl) -> None:
-    """Raises LedgerError, with what to do, where psycopg is missing: who keeps a file needs none."""
+    """Raise LedgerError, which says what to install, if psycopg is missing: it is needed for PostgreSQL only."""
     try:
         import psycopg  # noqa: F401, PLC0415
     except ImportError:

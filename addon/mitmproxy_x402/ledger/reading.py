@@ -1,4 +1,4 @@
-"""Reads the ledger for people, read-only: never makes one, never changes one."""
+"""Reads the ledger for reports and commands, without creating or changing one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_l
 from .sqlite.liveness import is_alive
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
-"""A payment's state as a person needs it: reserved and sent are one while their process lives.
+"""A payment's state for people: `reserved` and `sent` are `under way` while their process is running.
 
-`rejected` ones count until nobody can submit their signature (those that the gateway asked anew for instead are among
-them); `expired` ones were not taken and never can be, `released` ones never left. All others count.
+`rejected` payments, which include `superseded` ones, count until their signature has expired; `expired` ones were not
+taken and never can be, `released` ones were never sent. All others count.
 """
 
 _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
@@ -34,7 +34,7 @@ _UNCHECKED = f"SELECT * FROM payment WHERE {UNCHECKED} AND id > ? ORDER BY id LI
 
 @dataclass(frozen=True)
 class Entry:
-    """One payment of the ledger. Texts are shown as they were written: whoever prints them makes them harmless."""
+    """One payment of the ledger. Texts are as stored; code that prints them has to escape them."""
 
     row: int
     time: int
@@ -63,46 +63,47 @@ class Entry:
     size: int | None
     replaces: int | None
     state: str = ""
-    """As the ledger has it: see `ledger.interface`."""
+    """The state in the ledger (`ledger.interface`)."""
     counts: int = 0
-    """Of `micro_usd`, what counts against budgets: all of it, or what was charged of a ceiling, or nothing."""
+    """The part of `micro_usd` that counts against budgets: all, the charge under a ceiling, or nothing."""
     scheme: str = "exact"
     wallet: str = ""
-    """Public address of whoever signed; empty in rows of older versions."""
+    """Public address of the wallet that signed; empty in rows of older versions."""
     nonce: str = ""
-    """By which the chain can be asked for it: EIP-3009 or Permit2 nonce, on Solana the memo."""
+    """What identifies it on the chain: EIP-3009 or Permit2 nonce, on Solana the memo."""
     valid_until: int | None = None
-    """Unix seconds; we do not send it later."""
+    """Unix seconds after which we do not send it."""
     valid_before: int | None = None
     """EVM: the end of its signature, Unix seconds by the chain's clock."""
     blockhash: str = ""
     last_height: int | None = None
-    """Solana: the last block that can hold it; None: not known."""
+    """Solana: the last block that can include it; None: not known."""
     charged: str = ""
-    """Of a ceiling, as the answer said: atomic units, decimal."""
+    """The charge under a ceiling, as the answer said: atomic units, decimal."""
     chain_state: Literal["", "moved", "dead"] = ""
-    """What the chain says; empty: not looked up yet, or not answered."""
+    """The chain's answer; empty: not looked up, or no answer."""
     chain_transaction: str = ""
     chain_time: int | None = None
-    """Of its block, Unix seconds."""
+    """Time of its block, Unix seconds."""
     chain_amount: str = ""
-    """That moved: atomic units, decimal."""
+    """The amount that moved: atomic units, decimal."""
     finding: str = ""
-    """A short code where the chain contradicts the gateway."""
+    """A short code if the chain contradicts the gateway."""
     client: str = ""
-    """Who asked for it, as the client names itself."""
+    """The client's name."""
 
     @property
     def what(self) -> str:
-        """What was bought: the model, else the path."""
+        """The model, or else the path, that was paid for."""
         return self.model or self.path
 
 
 def read_entries(place: LedgerPlace, since: int = 0, process: str = "", last: int = -1) -> list[Entry]:
-    """The payments since `since` (Unix milliseconds), oldest first; with `process` only those that it reserved, with
-    `last` at most so many, the newest.
+    """The payments since `since` (Unix milliseconds), oldest first.
 
-    Raises LedgerError: there is none, no right to read it, or it is no ledger of ours.
+    With `process` only those that it reserved; with `last` at most so many of the newest.
+
+    Raises LedgerError: there is no ledger, it cannot be read, or it is not one of ours.
     """
     if isinstance(place, PostgresUrl):
         require_driver(place)
@@ -114,11 +115,10 @@ def read_entries(place: LedgerPlace, since: int = 0, process: str = "", last: in
 
 
 def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """What the chain may still have the last word on: payments that left, and are not known to be settled nor dead; and
-    ceilings of which only the gateway says how much was taken.
+    """The payments that the chain has yet to decide: sent ones that are neither settled nor expired by its word.
 
-    Those with a row above `after`, in the order of their rows, at most `last`. Among them are `sent` rows of living
-    processes (fate `under way`), which are not to be judged yet. Raises what `read_entries` does.
+    Includes ceilings of which only the gateway says how much it took, and `sent` rows of running processes (fate `under
+    way`), which must not be judged yet. Rows above `after`, in order, at most `last`. Raises what `read_entries` does.
     """
     if isinstance(place, PostgresUrl):
         require_driver(place)
@@ -129,7 +129,7 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
 
 
 def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """Exact prices that a gateway says are settled, and that the chain was not asked about; else as `read_unproven`."""
+    """The exact payments settled by the gateway's word that the chain was not asked about; as `read_unproven`."""
     if isinstance(place, PostgresUrl):
         require_driver(place)
         from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg
@@ -160,7 +160,7 @@ def _newest(place: LedgerPlace, where: str, since: int, last: int) -> list[Entry
 
 
 def each_entry(place: LedgerPlace, since: int = 0) -> Iterator[Entry]:
-    """The payments since `since` (Unix milliseconds), oldest first, read as they are asked for. Raises LedgerError."""
+    """The payments since `since` (Unix milliseconds), oldest first, read on demand. Raises LedgerError."""
     if isinstance(place, PostgresUrl):
         require_driver(place)
         from .postgres.reading import each_row  # noqa: PLC0415 - needs psycopg
@@ -184,7 +184,7 @@ def each_entry(place: LedgerPlace, since: int = 0) -> Iterator[Entry]:
 
 
 def find_missing(place: LedgerPlace) -> str:
-    """What is to be said where payments of the ledger are known to be missing; else nothing. Raises LedgerError."""
+    """A message if payments are known to be missing from the ledger; else empty. Raises LedgerError."""
     if isinstance(place, PostgresUrl):
         return ""
     check_file(place)
@@ -196,7 +196,7 @@ def find_missing(place: LedgerPlace) -> str:
 
 
 def is_there(place: LedgerPlace) -> bool:
-    """Whether there is a ledger yet. Raises LedgerError, where that cannot be known."""
+    """Whether there is a ledger yet. Raises LedgerError: that cannot be determined."""
     if not isinstance(place, PostgresUrl):
         return place.exists()
     require_driver(place)
@@ -212,7 +212,7 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
             db.row_factory = sqlite3.Row
             version = version_of(db, path)
             if statement != _ROWS and version < UNPROVEN_SINCE:
-                version = 0  # a proxy has to open it first
+                version = 0  # a proxy of this version has to migrate it first
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
@@ -222,8 +222,8 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
 
 
 def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
-    """`row` has the columns by their names; a ledger that no proxy of this version has opened yet lacks some."""
-    old = "scheme" not in row  # there a rejection counted nothing
+    """The Entry of a `row`, by column names; a ledger that was not migrated yet lacks some columns."""
+    old = "scheme" not in row  # in old versions a rejection counted nothing
     fate = fate_of("expired" if old and row["state"] == "rejected" else row["state"], alive)
     return Entry(
         row=row["id"],
@@ -274,7 +274,7 @@ _FATES: Mapping[str, Fate] = {
 
 
 def fate_of(state: str, alive: bool) -> Fate:
-    """As the ledger will say itself once a proxy opens it again (see `ledger`)."""
+    """The fate of a row in `state`, whose process is `alive`, once a proxy has opened the ledger again."""
     if state == "reserved":
         return "under way" if alive else "released"
     if state == "sent":

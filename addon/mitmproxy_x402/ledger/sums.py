@@ -1,6 +1,6 @@
-"""The ledger's payments in sums, made where they are: by day, fate, network, model, path and client.
+"""Sums the ledger's payments by day, fate, network, model, path and client, inside the database.
 
-A million payments take about a second and some megabytes. Days are those of a time zone.
+A million payments take about a second and some megabytes. Days are those of a given time zone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .sqlite.file import check_file, open_to_read, version_of
 from .sqlite.liveness import is_alive
 
 TALLY_SINCE = 8
-"""The version of a file's tables that has the sums; an older file has to be opened by a proxy first."""
+"""The first version of the tables that has the sums; a proxy has to migrate older files first."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Payments that have all of this in common. Texts are as they were written."""
+    """The payments that have all of these in common. Texts are as stored."""
 
     day: str
     """ISO date."""
@@ -36,26 +36,26 @@ class Group:
     network: str
     """CAIP-2."""
     model: str
-    """Empty: the requests name none."""
+    """The model; empty: the requests name none."""
     path: str
     client: str
-    """Empty: they name none."""
+    """The client; empty: it gives no name."""
     payments: int
     micro_usd: int
-    """What was signed for."""
+    """The amount that was signed for."""
     counts: int
-    """Of it, what counts against budgets."""
+    """The part of it that counts against budgets."""
 
     @property
     def what(self) -> str:
-        """What was bought: the model, else the path."""
+        """The model, or else the path, that was paid for."""
         return self.model or self.path
 
 
 def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | None = None) -> list[Group]:
-    """All payments since the beginning of that day, in the order of days. `zone` None: this machine's.
+    """All payments since the beginning of the day `since`, ordered by day. `zone` None: this machine's.
 
-    Raises LedgerError: there is none, no right to read it, or it is no ledger of ours.
+    Raises LedgerError: there is no ledger, it cannot be read, or it is not one of ours.
     """
     begin = 0 if since is None else midnight(since, zone)
     if isinstance(place, PostgresUrl):
@@ -70,7 +70,7 @@ def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | No
 
 
 def _of_file(path: Path, begin: int, zone: tzinfo | None) -> Iterator[tuple[Any, ...]]:
-    """With the fate in the place of the state."""
+    """The groups in a file, with the fate instead of the state."""
     check_file(path)
     boot = Clock().boot_name
     try:
@@ -96,7 +96,7 @@ def _of_file(path: Path, begin: int, zone: tzinfo | None) -> Iterator[tuple[Any,
 
 
 def _merged(rows: Iterable[tuple[Any, ...]]) -> list[Group]:
-    """Several states are one fate. What is free counts nothing, whatever its row says."""
+    """Merge the groups of states that are one fate. Free ones count nothing."""
     sums: dict[tuple[Any, ...], list[int]] = {}
     for day, fate, network, model, path, client, payments, micro_usd, counts in rows:
         its = sums.setdefault((day, fate, network, model, path, client), [0, 0, 0])
@@ -111,7 +111,7 @@ def _day(ms: int, zone: tzinfo | None) -> str:
 
 
 def _days(first: int, last: int, zone: tzinfo | None) -> Mapping[int, str]:
-    """When each day begins between two moments, and its name. Unix milliseconds."""
+    """The days between two times: the beginning of each (Unix milliseconds) and its name."""
     day = local_time(first, zone).date()
     found: dict[int, str] = {}
     while (begin := midnight(day, zone)) <= last:
@@ -121,7 +121,7 @@ def _days(first: int, last: int, zone: tzinfo | None) -> Mapping[int, str]:
 
 
 def _quarters(first: int, last: int, zone: tzinfo | None) -> Iterator[tuple[int, str]]:
-    """Each quarter of an hour, and the day that it is in."""
+    """Each quarter of an hour with the day that it is in."""
     begins = sorted(_days(first * tally.QUARTER_MS, last * tally.QUARTER_MS, zone).items())
     for number, (begin, name) in enumerate(begins):
         end = begins[number + 1][0] if number + 1 < len(begins) else (last + 1) * tally.QUARTER_MS

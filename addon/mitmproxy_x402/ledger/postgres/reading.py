@@ -26,7 +26,7 @@ _UNCHECKED = f"""
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE {UNCHECKED} AND id > %s ORDER BY id LIMIT NULLIF(%s, -1)"""
 FETCHED = 5000
-"""Rows that are read at a time, where all are."""
+"""Rows that are fetched at a time when all are read."""
 _NEWEST = """
     SELECT *, session IN (SELECT x402_alive()) AS alive FROM x402_payment
     WHERE {where} AND time >= %s ORDER BY id DESC LIMIT NULLIF(%s, -1)"""
@@ -56,27 +56,27 @@ def is_made(url: PostgresUrl) -> bool:
 
 
 def read_rows(url: PostgresUrl, since: int, process: str, last: int) -> list[dict[str, Any]]:
-    """See `ledger.reading.read_entries`; the newest first, and each with `alive`: whether its proxy is."""
+    """The rows for `ledger.reading.read_entries`, newest first, with `alive`: whether the row's proxy is running."""
     return _read(url, _ROWS, (since, process, last))
 
 
 def read_unproven_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
-    """See `ledger.reading.read_unproven`; each with `alive` likewise."""
+    """The rows for `ledger.reading.read_unproven`, with `alive`."""
     return _read(url, _UNPROVEN, (after, last), UNPROVEN_SINCE)
 
 
 def read_unchecked_rows(url: PostgresUrl, after: int, last: int) -> list[dict[str, Any]]:
-    """See `ledger.reading.read_unchecked`; each with `alive` likewise."""
+    """The rows for `ledger.reading.read_unchecked`, with `alive`."""
     return _read(url, _UNCHECKED, (after, last), UNPROVEN_SINCE)
 
 
 def read_newest(url: PostgresUrl, where: str, since: int, last: int) -> list[dict[str, Any]]:
-    """See `ledger.reading._newest`; each with `alive` likewise. `where` is a condition of ours."""
+    """The newest rows that meet the SQL condition `where`, with `alive`."""
     return _read(url, _NEWEST.format(where=where), (since, last), UNPROVEN_SINCE)
 
 
 def each_row(url: PostgresUrl, since: int) -> Iterator[dict[str, Any]]:
-    """See `ledger.reading.each_entry`; each with `alive` likewise."""
+    """All rows for `ledger.reading.each_entry`, fetched on demand, with `alive`."""
     after, some = 0, FETCHED
     while some == FETCHED:
         rows = _read(url, _EACH, (since, after, FETCHED))
@@ -86,8 +86,9 @@ def each_row(url: PostgresUrl, since: int) -> Iterator[dict[str, Any]]:
 
 
 def read_sums(url: PostgresUrl, begin: int, days: Callable[[int, int], Mapping[int, str]]) -> list[tuple[Any, ...]]:
-    """See `ledger.sums.read_groups`: day, state, whether its proxy is alive, and the rest. `days` gives the names of
-    days by their beginnings, between two moments.
+    """The groups for `ledger.sums.read_groups`: day, state, `alive`, and the other columns.
+
+    `days` returns the names of the days between two times, by their beginnings.
     """
     with closing(_reading(url)) as session:
         if _version(session, url) < UNPROVEN_SINCE:
@@ -112,7 +113,7 @@ def _read(url: PostgresUrl, statement: str, values: tuple[Any, ...], least: int 
         version = _version(session, url)
         if not version:
             raise LedgerError(f"There is no ledger in {url} yet. The proxy makes one when it starts.")
-        if version < least:  # a proxy has to open it first
+        if version < least:  # a proxy of this version has to migrate it first
             return []
         try:
             return session.cursor(row_factory=dict_row).execute(statement.encode(), values).fetchall()

@@ -1,4 +1,4 @@
-"""Old rows of a ledger in PostgreSQL, and how they leave it: see `ledger.archive`."""
+"""Finds and deletes old rows of a ledger in PostgreSQL, for `ledger.archive`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REMOVE = """
 
 
 class DatabaseRemoval:
-    """Of one ledger, which is brought up to date first. Raises LedgerError."""
+    """Removes rows of one ledger, which is migrated first. Raises LedgerError."""
 
     def __init__(self, url: PostgresUrl) -> None:
         self._url = url
@@ -38,9 +38,9 @@ class DatabaseRemoval:
             raise failure(url, error) from None
 
     def rows(self, before_ms: int, counted_ms: int, *, free_only: bool) -> tuple[list[str], Iterator[Sequence[Any]]]:
-        """The columns, and the rows that may leave: made before that moment, and not counted for so long.
+        """The columns, and the rows that may be removed: made before `before_ms` and older than `counted_ms`.
 
-        With `free_only` those that never counted. What was counted stays in the sums for budgets without a period.
+        With `free_only` only rows that count nothing. The sums for budgets without a period keep what was counted.
         """
         only = str(bool(free_only)).lower()
         statement = _OLD.format(before=int(before_ms), counted=int(counted_ms), free_only=only, free=FREE)
@@ -61,7 +61,7 @@ class DatabaseRemoval:
                 raise failure(self._url, error) from None
 
     def remove(self, rows: Sequence[tuple[int, str, str]]) -> int:
-        """Take out those that are as they were: number, state, what the chain said. Gives how many there were."""
+        """Delete the rows whose number, state and chain state are unchanged. Returns how many."""
         try:
             return self._session.execute(_REMOVE.encode(), tuple(map(list, zip(*rows, strict=True)))).rowcount
         except (psycopg.Error, Unanswered) as error:

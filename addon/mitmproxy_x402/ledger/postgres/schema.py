@@ -1,8 +1,8 @@
 """The tables and functions of the ledger in PostgreSQL, and their migrations.
 
-What decides runs in the database, in one function for each decision: a proxy asks once, and holds the ledger's lock no
-longer than the database needs. Names carry a prefix, and their schema is left to the user's search_path, so a database
-may serve other programs, and several ledgers in schemas of their own.
+Each decision is one function in the database: a proxy makes one call, and holds the ledger's lock only as long as the
+database needs. Names have a prefix, and the schema follows from the user's search_path, so that a database can serve
+other programs, and several ledgers in different schemas.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from . import version_1, version_2, version_3
 from .session import Session, limit
 
 MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in (version_1, version_2, version_3))
-"""Each brings the schema from its index to the next version, which x402_ledger keeps. A new one leaves the functions of
-the older ones as they are: proxies of the version before go on using them until they are restarted."""
+"""Each migrates the schema from its index to the next version, which x402_ledger stores. A new one must not change older
+functions, because proxies of the version before use them until they are restarted."""
 
 _FIRST = 0x78343032
-"""The advisory lock of whoever makes or changes the tables, where there is no lock_key yet: "x402" in ASCII."""
+"""The advisory lock for creating or migrating the tables before there is a lock_key: "x402" in ASCII."""
 _THERE = "SELECT to_regclass('x402_ledger') IS NOT NULL"
 MIGRATION_SECONDS = 60
 
 
 def version_of(session: Session, url: PostgresUrl) -> int:
-    """The schema's version; 0 where there are no tables yet. Raises LedgerError for one that is newer than this."""
+    """The schema's version; 0: there are no tables yet. Raises LedgerError: it is newer than this program."""
     (there,) = _one(session, _THERE)
     version = int(_one(session, "SELECT version FROM x402_ledger")[0]) if there else 0
     if version > len(MIGRATIONS):
@@ -38,11 +38,11 @@ def version_of(session: Session, url: PostgresUrl) -> int:
 
 
 def migrate(session: Session, url: PostgresUrl) -> None:
-    """Bring the tables to this version, if they are older. One proxy at a time; a proxy that comes second waits."""
+    """Migrate the tables if they are older than this program; a second proxy waits for the first."""
     if version_of(session, url) == len(MIGRATIONS):
         return
     limit(session, MIGRATION_SECONDS, MIGRATION_SECONDS, MIGRATION_SECONDS)
-    # Before the transaction, and not in it: one that has waited would still believe that there are no tables.
+    # Before the transaction: inside it, one that has waited would still see no tables.
     session.execute("SELECT pg_advisory_lock(%s, 0)", (_FIRST,))
     with session.transaction():
         for number in range(version_of(session, url), len(MIGRATIONS)):

@@ -1,9 +1,9 @@
-"""One long-lived session with a PostgreSQL database: every statement has a time limit, a lost session is reopened.
+"""Keeps one session with a PostgreSQL database: every statement has a time limit, a lost session is reopened.
 
-The ledger's calls are synchronous, on mitmproxy's event loop, where everybody waits for them. So a statement ends after
-STATEMENT_SECONDS by the server's word, and after ANSWER_SECONDS by our own where even the server is not heard of. A
-session that was lost is begun anew by a thread beside the loop; until then every call fails at once. Only what was
-found lost between two calls (the server was restarted, say) is begun anew on the spot: such a server answers at once.
+The ledger's calls are synchronous and block mitmproxy's event loop. So the server ends a statement after
+STATEMENT_SECONDS, and we stop waiting after ANSWER_SECONDS even if the server is unreachable. A thread reopens a lost
+session; until then every call fails at once. A session that was lost between two calls, for example because the server
+was restarted, is reopened at once, because such a server answers quickly.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ...settings.ledger_place import PostgresUrl
 from ..interface import LedgerError
 
 LOCK_SECONDS = 0.5
-"""How long one statement waits for another proxy's; that one takes a fraction of a millisecond."""
+"""Seconds that a statement waits for another proxy's, which normally takes a fraction of a millisecond."""
 STATEMENT_SECONDS = 1.0
 ANSWER_SECONDS = 1.5
-"""How long we wait for the answer to one statement; then the session counts as lost."""
+"""Seconds that we wait for the answer to a statement; then the session counts as lost."""
 CONNECT_SECONDS = 3
-"""Least is 2. Applies to every host of the URL, unless that says otherwise."""
+"""Seconds to connect, per host of the URL, unless the URL sets them; libpq's least is 2."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
-"""Seconds between two tries to begin a session anew; each pause is twice as long as the one before."""
+"""Seconds between two attempts to reopen a session; each pause is twice as long as the one before."""
 _DEFAULTS = {
     "fallback_application_name": "mitmproxy-x402",
     "client_encoding": "utf8",
@@ -39,8 +39,8 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "gssencmode": "disable",
 }
-"""Of libpq; a parameter of the URL beats them."""
-# Isolation: a transaction that waits for the ledger's lock must see afterwards what the one before it wrote.
+"""Connection parameters of libpq; those of the URL win."""
+# Isolation: a transaction that has waited for the ledger's lock must see what the one before it wrote.
 _SESSION = """
     SET default_transaction_isolation = 'read committed'; SET jit = off; SET enable_seqscan = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
@@ -50,16 +50,16 @@ logger = logging.getLogger(__name__)
 
 
 class Unanswered(Exception):
-    """The server has not answered in time."""
+    """The server did not answer in time."""
 
 
 class Session(psycopg.Connection[Any]):
-    """A connection whose every wait comes to an end."""
+    """A connection all of whose waits have a time limit."""
 
     patience = ANSWER_SECONDS
 
     def wait(self, gen: Generator[Any, Any, RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """See psycopg; its own waits last as long as the server is silent. `timeout` can only shorten them."""
+        """Wait like psycopg's `wait`, but with a time limit; `timeout` can only shorten it."""
         return super().wait(_bounded(gen, min(self.patience, timeout or self.patience)), interval)
 
 
@@ -78,7 +78,7 @@ def _bounded(steps: Generator[Any, Any, RV], patience: float) -> Generator[Any, 
 
 
 def connect(url: PostgresUrl, *, writable: bool) -> Session:
-    """A session that commits by itself. Raises LedgerError, without the secrets of `url`."""
+    """Open a session in autocommit mode. Raises LedgerError, without the secrets of `url`."""
     attributes = {"target_session_attrs": "read-write"} if writable else {}
     try:
         given = {**_DEFAULTS, **attributes, **conninfo.conninfo_to_dict(url.url)}
@@ -104,13 +104,13 @@ def limit(
     statement: float = STATEMENT_SECONDS,
     answer: float = ANSWER_SECONDS,
 ) -> None:
-    """From now on no longer than so many seconds for another one's lock, for a statement, and for the answer to it."""
+    """Set the seconds to wait for another session's lock, for a statement, and for its answer."""
     session.patience = answer
     session.execute(f"SET lock_timeout = '{lock}s'; SET statement_timeout = '{statement}s'".encode())
 
 
 def failure(url: PostgresUrl, error: Exception) -> LedgerError:
-    """What `error` means for the user. Nothing of its text is kept that could be a secret."""
+    """A LedgerError that explains `error` to the user, without any text that could hold a secret."""
     if isinstance(error, Unanswered):
         reason = f"the database did not answer within {ANSWER_SECONDS:g} s"
     elif isinstance(error, errors.LockNotAvailable):
@@ -131,7 +131,7 @@ def failure(url: PostgresUrl, error: Exception) -> LedgerError:
 
 
 class Link:
-    """Keeps a session. `begin` prepares each new one, in whatever thread that is."""
+    """Keeps a session open. `begin` prepares each new one, in any thread."""
 
     def __init__(self, url: PostgresUrl, begin: Callable[[Session], None]) -> None:
         self._url, self._begin = url, begin
@@ -141,9 +141,9 @@ class Link:
         self._session: Session | None = self._begun()
 
     def ask(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Execute one statement, a transaction of its own; gives its rows, empty ones where it has changed some.
+        """Execute one statement as a transaction of its own and return its rows.
 
-        Raises LedgerError. It may have been executed all the same, where the session was lost.
+        Raises LedgerError; if the session was lost, the statement may have been executed.
         """
         with self._lock:
             session = self._usable()
@@ -152,7 +152,7 @@ class Link:
                 return cursor.fetchall() if cursor.description else [()] * cursor.rowcount
             except (psycopg.Error, Unanswered) as error:
                 found = failure(self._url, error)
-                # A server that became a standby keeps its sessions, and they are of no use.
+                # A server that became a standby keeps its sessions, but they cannot write.
                 if session.broken or isinstance(error, (Unanswered, errors.ReadOnlySqlTransaction)):
                     self._lose(found)
                 raise found from None
@@ -181,7 +181,7 @@ class Link:
         return session
 
     def _lose(self, why: LedgerError) -> None:
-        """Let go of the session, and have a thread begin a new one."""
+        """Drop the session, and start a thread that opens a new one."""
         logger.warning("x402: %s", why)
         self._failure = why
         if self._session is not None:
@@ -198,7 +198,7 @@ class Link:
             except LedgerError as error:
                 self._failure = error
                 continue
-            except Exception as error:  # whatever it is, giving up would leave the proxy without a ledger for good
+            except Exception as error:  # giving up would leave the proxy without a ledger for good
                 self._failure = LedgerError(f"The ledger {self._url} cannot be used ({type(error).__name__}).")
                 continue
             with self._lock:
@@ -210,7 +210,7 @@ class Link:
             return
 
     def close(self) -> None:
-        """End the session; a thread that is to begin another one ends by itself."""
+        """End the session; a thread that is reopening it ends by itself."""
         self._closing.set()
         with self._lock:
             if self._session is not None:
@@ -220,10 +220,10 @@ class Link:
 
 
 def _is_gone(session: Session) -> bool:
-    """Whether the server has ended a session in which nothing is under way. Takes microseconds."""
+    """Whether the server has ended an idle session. Takes microseconds."""
     poll = select.poll()
     poll.register(session.pgconn.socket, select.POLLIN)
-    for _ in range(3):  # a notice, its end
+    for _ in range(3):  # data on an idle session is a notice or its end
         if not poll.poll(0):
             break
         try:

@@ -1,14 +1,14 @@
 """The ledger in a PostgreSQL database, shared by proxies on many machines.
 
-The rules are those of `ledger`; what differs is whose clock it is and how the dead are known. The clock is the
-database's, and it is believed: time never falls from row to row, but a database whose clock is set forward frees budget
-that much sooner. A proxy lives for as long as its session with the database does (see `postgres_schema`): when that
-ends, whatever it had reserved is released and what it had sent is unknown, as soon as any proxy begins a session.
+Its rules are those of `ledger.interface`; clock and liveness differ. The clock is the database's: time never decreases
+from row to row, but setting the database's clock forward frees budget that much sooner. A proxy is alive as long as its
+session with the database: when the session has ended, the next session to begin releases what the proxy had reserved,
+and makes what it had sent `unknown`.
 
-A reservation is not waited for until it is on the database's disk; that it is sent, is. A database that crashes in
-between has lost the reservation, and may give its number to another one: so `record_sent` asks for the session, too,
-that has reserved, whose number is never given twice. What became of a payment while the database was away is written
-down when it is back, as far as this process lives that long.
+A reservation does not wait for the database's disk; the change to `sent` does. A database that crashes in between loses
+the reservation and may reuse its number, so `record_sent` also compares the number of the session that reserved, which
+is never reused. Outcomes that arrive while the database is unreachable are written when it is back, if this process is
+still running.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from .schema import migrate
 from .session import Link, Session
 
 MAX_OUTCOMES = 10_000
-"""Outcomes that wait for the database; of older ones nothing is known then, and the payments stay counted."""
+"""Most outcomes that wait for the database; older ones are dropped, and their payments stay counted."""
 MOST_TOGETHER = 200
-"""That are written down by one statement."""
+"""Most outcomes that one statement writes."""
 RECOVERED, RECOVERIES = 50, 20
-"""Rows of dead sessions that are ended at a time, while nobody can reserve, and how many times at the beginning."""
+"""Rows of ended sessions that are closed at a time, while nobody can reserve; and how many times at the start."""
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s, %s, %s::bigint,
@@ -68,12 +68,12 @@ _RESENT = """
     UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
         valid_before = greatest(valid_before, %s::bigint), dead_at = greatest(dead_at, x402_time() + %s::bigint)
     WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
-# Both sub-selects: nobody waits for the disk, where a crash of the database would only leave more counted.
+# Both sub-selects: without waiting for the disk, because a crash would only leave more counted.
 _RELEASE = """
     UPDATE x402_payment SET state = 'released'
     FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
     WHERE id = %s AND session = %s AND state = ANY(%s) AND quick.setting <> ''"""
-# One object of JSON for each row, with the columns of `_Ending`.
+# One JSON object per row, with the columns of `_Ending`.
 _FINISH = """
     UPDATE x402_payment AS its SET
         state = CASE WHEN its.state = ANY(ending.sources) THEN ending.state ELSE its.state END,
@@ -95,7 +95,7 @@ _FINISH = """
     WHERE its.id = ending.id AND its.reference = COALESCE(ending.reference, its.reference) AND its.sends > 0
         AND quick.setting <> ''
     RETURNING its.id, its.state"""
-# One object of JSON for each row, with the columns of `_word`.
+# One JSON object per row, with the columns of `_word`.
 _CHAIN = """
     UPDATE x402_payment AS its SET
         state = word.state, chain_state = word.verdict, finding = NULLIF(word.finding, ''), free_at = NULL,
@@ -136,27 +136,27 @@ _SUBMITTED = f"""
     FROM x402_payment AS first WHERE job = %s AND payer IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
 _Ending = dict[str, Any]
-"""An outcome and its row, as `_FINISH` takes them."""
+"""An outcome and its row, in the form that `_FINISH` takes."""
 
 
 class PostgresLedger:
-    """One session with the database. Raises LedgerError when there can be none; finds a new one when it is lost."""
+    """The ledger over one session with the database, which is reopened when it is lost. Raises LedgerError."""
 
     def __init__(self, url: PostgresUrl) -> None:
         self.place = url
         self.process = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
-        """How its rows name this proxy."""
+        """How rows name this proxy."""
         self._reserved: dict[int, int] = {}
-        """Rows that may yet be sent, and the number of the session that has reserved each."""
+        """Rows that may still be sent, each with the number of the session that reserved it."""
         self._references: OrderedDict[int, str] = OrderedDict()
-        """Of the rows that were sent last. A server that has lost rows gives their numbers to others."""
+        """References of the rows sent last: a server that has lost rows reuses their numbers."""
         self._outcomes: deque[_Ending] = deque(maxlen=MAX_OUTCOMES)
-        """That are not written down yet, since the database could not be reached when they came."""
+        """Outcomes that are not written yet, because the database was unreachable."""
         self.link = Link(url, self._begin)
 
     @property
     def name(self) -> str:
-        """See `Ledger`. A database may have several, in schemas of their own."""
+        """The ledger's name for people, with its schema: a database may hold several ledgers."""
         return f"{self.place} {self.place.parameters.get('options', '')}".rstrip()
 
     def _begin(self, session: Session) -> None:
@@ -164,7 +164,7 @@ class PostgresLedger:
         session.execute(_WRITES.encode())
         self._write_outcomes(lambda some: session.execute(_FINISH.encode(), (some,)).fetchall())
         session.execute("SELECT x402_begin()")
-        # Others reserve in between; and what is left over, the next one to begin a session ends.
+        # Others can reserve in between; the next session to begin closes what is left over.
         for _ in range(RECOVERIES):
             if (session.execute("SELECT x402_recover(%s)", (RECOVERED,)).fetchone() or (0,))[0] < RECOVERED:
                 break
@@ -172,7 +172,7 @@ class PostgresLedger:
     # The life of a row.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """See `Ledger`."""
+        """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
         ((row, session, full, spent, job_paid),) = self.link.ask(*reservation(self.process, intent, budgets))
         if job_paid:
             raise JobPaid
@@ -183,7 +183,7 @@ class PostgresLedger:
         return int(row)
 
     def _returns(self, budget: Budget, wanted: int, its: int) -> float | None:
-        """Seconds until enough has left the period. None: never."""
+        """Seconds until enough has left the budget's period; None: never."""
         if budget.seconds is None or its > budget.micro_usd:
             return None
         ((period,), (model,), (path,)) = _patterns([budget])
@@ -191,14 +191,14 @@ class PostgresLedger:
         return None if returns_ms is None else returns_ms / 1000
 
     def durable_soon(self) -> Awaitable[None] | None:
-        """See `Ledger`: `record_sent` waits for the database's disk."""
+        """Nothing to wait for: `record_sent` waits for the database's disk."""
         return None
 
     def durable_now(self) -> None:
-        """See `durable_soon`."""
+        """Nothing to do: `record_sent` waits for the database's disk."""
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """See `Ledger`."""
+        """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
         values = (
             *(_text(reference), int(valid_until), validity.valid_before, _text(validity.blockhash) or None),
             *(validity.last_height, milliseconds_at_least(validity.dies_in)),
@@ -209,21 +209,21 @@ class PostgresLedger:
         self._keep(row, reference)
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
-        """See `Ledger`."""
+        """Count another sending of the same header, or of another signature over the same nonce. Called before it."""
         values = validity.valid_before, milliseconds_at_least(validity.dies_in), row
         ((reference,),) = self._change(_RESENT, values)
         self._keep(row, reference)
 
     def release(self, row: int) -> None:
-        """See `Ledger`."""
+        """Release a reservation that will not be sent. Does nothing to a row that was sent."""
         self.link.ask(_RELEASE, (row, self._reserved.pop(row, None), list(sources("released"))))
 
     def finish(self, row: int, outcome: Outcome) -> State:
-        """See `Ledger`."""
+        """Record the outcome of a sent payment. Returns the row's state, which may already have been more definite."""
         return self.finish_all([(row, outcome)])[0]
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
-        """See `Ledger`. One question to the database for all of them, but where a row ends twice."""
+        """Record the outcomes of several payments, in one call to the database unless a row occurs twice."""
         every = [self._ending(row, outcome) for row, outcome in endings]
         self._outcomes.extend(every)
         written = self._write_outcomes(lambda some: self.link.ask(_FINISH, (some,)))
@@ -248,7 +248,7 @@ class PostgresLedger:
         }
 
     def _state(self, ending: _Ending) -> State:
-        """Of the row that it was for, and was not written to."""
+        """The state of a row to which the outcome was not written."""
         found = self.link.ask(_STATE, (ending["id"], ending["reference"]))
         if not found:
             raise LedgerError(f"The ledger {self.place} has no payment number {ending['id']}.")
@@ -256,9 +256,9 @@ class PostgresLedger:
         return state
 
     def _write_outcomes(self, write: Callable[[str], list[tuple[Any, ...]]]) -> dict[int, State]:
-        """Write down what is waiting for it, each once. Two may come here at a time.
+        """Write each waiting outcome once; may run in two threads at a time.
 
-        `write` executes `_FINISH`. Gives the states that rows have got, by the `id` of what was written to them.
+        `write` executes `_FINISH`. Returns the new states of rows, by the `id` of the outcome.
         """
         written: dict[int, State] = {}
         while self._outcomes:
@@ -272,7 +272,7 @@ class PostgresLedger:
         return written
 
     def _next_outcomes(self) -> list[_Ending]:
-        """The first of those that wait, each of another row."""
+        """The first waiting outcomes, at most one per row."""
         some: dict[int, _Ending] = {}
         for ending in list(self._outcomes)[:MOST_TOGETHER]:
             if ending["id"] in some:
@@ -281,29 +281,29 @@ class PostgresLedger:
         return list(some.values())
 
     def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
-        """See `Ledger`."""
+        """Record the chain's answers, along CHAIN_TRANSITIONS. Returns the state of each row."""
         for begin in range(0, len(words), MOST_TOGETHER):
             some = [_word(word) for word in words[begin : begin + MOST_TOGETHER]]
             self.link.ask(_CHAIN, (json.dumps(some),))
         return [self._state({"id": word.row, "reference": None}) for word in words]
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
-        """See `Ledger`."""
+        """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
         ((all_of_them, permit2),) = self.link.ask(_PENDING, (wallet, network, asset, without))
         return Pending(all_of_them, permit2)
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
-        """See `Ledger`."""
+        """The charges under the last CHARGES ceilings for `path` and `model`, newest first."""
         return [
             Charge(*found) for found in self.link.ask(_CHARGES, (_text(path), None if model is None else _text(model)))
         ]
 
     def record_job(self, row: int, job: str, payer: str) -> None:
-        """See `Ledger`."""
+        """Record that the payment `row`, signed by `payer`, started the job polled at the address `job`."""
         self.link.ask(_JOB, (_text(job), payer, row))
 
     def find_job(self, job: str) -> Submitted | None:
-        """See `Ledger`."""
+        """The last payment recorded for `job`, in any state; None: there is none."""
         found = self.link.ask(_SUBMITTED, (_text(job),))
         if not found:
             return None
@@ -328,21 +328,21 @@ class PostgresLedger:
     # Budgets.
 
     def spent(self, budget: Budget) -> int:
-        """See `Ledger`."""
+        """Millionths of a dollar that count against `budget` now."""
         return self.spent_of([budget])[0]
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
-        """See `Ledger`."""
+        """`spent` for each of `budgets`, in one query."""
         values = [budget.micro_usd for budget in budgets], *_patterns(budgets)
         return [int(spent) for (spent,) in self.link.ask(_SPENT, values)]
 
     def close(self) -> None:
-        """See `Ledger`."""
+        """Close the ledger. Rows stay."""
         self.link.close()
 
 
 def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tuple[str, tuple[Any, ...]]:
-    """The statement that reserves, and its values; it gives one row."""
+    """The statement that reserves, with its values; it returns one row."""
     model = None if intent.model is None else _text(intent.model)
     values = (
         *(process, _text(intent.method), _text(intent.host), _text(intent.path), model),
@@ -356,7 +356,7 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
 
 
 def _patterns(budgets: Sequence[Budget]) -> tuple[list[int | None], list[str], list[str]]:
-    """The budgets' periods in milliseconds, and their patterns as LIKE has them."""
+    """The budgets' periods in milliseconds, and their patterns in the syntax of LIKE."""
     return (
         [None if budget.seconds is None else budget.seconds * 1000 for budget in budgets],
         [_like(budget.scope.patterns[0]) for budget in budgets],
@@ -371,14 +371,15 @@ def _like(pattern: str) -> str:
 
 
 def _text(text: str) -> str:
-    """`text`, which a client or a gateway may have written, as a database in UTF-8 can keep it: character by character,
-    so that patterns match what they matched.
+    """`text`, which a stranger may have written, in a form that a UTF-8 database can store.
+
+    Characters are replaced one by one, so that patterns still match.
     """
     return text.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def _word(word: ChainWord) -> dict[str, Any]:
-    """As `_CHAIN` takes it."""
+    """`word` in the form that `_CHAIN` takes."""
     state: State = "settled" if word.verdict == "moved" else "expired"
     return {
         **{"id": word.row, "sources": sources(state, CHAIN_TRANSITIONS), "state": state, "verdict": word.verdict},

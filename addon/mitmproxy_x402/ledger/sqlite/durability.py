@@ -1,8 +1,8 @@
 """Syncs the ledger's file to the disk, in a thread beside the event loop.
 
-SQLite writes each transaction into its log (`ledger.sqlite3-wal`) at once, so it survives the end of the process. It
-survives a power cut when that log was synced. Whoever needs that waits for it without stopping others; all who wait at
-one time are served by one sync.
+SQLite writes each transaction to its log (`ledger.sqlite3-wal`) at once, so it survives the end of the process. It
+survives a power cut once that log is synced. A caller that needs this waits without blocking others, and one sync
+serves all callers that are waiting.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 _FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
-"""On macOS: what `fsync` does elsewhere."""
+"""The macOS call that does what `fsync` does elsewhere."""
 
 
 _Wait = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
 class Disk:
-    """Of one ledger file, whose log must be there. Raises OSError; `failure` says it for who waits."""
+    """Syncs the log of one ledger file, which must exist. Raises OSError; `failure` converts it for those who wait."""
 
     def __init__(self, path: Path, failure: Callable[[OSError], Exception]) -> None:
         self._path = path
@@ -37,16 +37,16 @@ class Disk:
         self._thread: threading.Thread | None = None
 
     def soon(self) -> asyncio.Future[None]:
-        """Is done when all that was written before is on the disk, or has failed."""
+        """An awaitable that is done when everything written so far is on the disk, or the sync has failed."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        done.add_done_callback(lambda its: its.cancelled() or its.exception())  # who left need not be told
+        done.add_done_callback(lambda its: its.cancelled() or its.exception())  # the waiting request may be gone
         self._put((loop, done))
-        time.sleep(0)  # lets the thread begin before the signature is made
+        time.sleep(0)  # lets the thread start before the signature is made
         return done
 
     def checkpoint_soon(self) -> None:
-        """Have the log brought into the file."""
+        """Start copying the log into the database file (a checkpoint)."""
         self._put("checkpoint")
 
     def _put(self, what: _Wait | Literal["checkpoint", "end"]) -> None:
@@ -56,7 +56,7 @@ class Disk:
         self._waiting.put(what)
 
     def now(self) -> None:
-        """Wait for it on the spot. Raises OSError."""
+        """Sync now and block until it is done. Raises OSError."""
         if _FULL_FSYNC is None:
             os.fdatasync(self._fd)
         else:
@@ -82,12 +82,12 @@ class Disk:
                 return
 
     def _checkpoint(self) -> None:
-        """Anybody may do it at any time, so it may fail as well."""
+        """Run a checkpoint. A failure is harmless: another one follows."""
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._path, timeout=0)) as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for running syncs, and end the thread."""
         if self._thread is not None:
             self._waiting.put("end")
             self._thread.join()
@@ -99,7 +99,7 @@ class Disk:
 
 def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], failure: Exception | None) -> None:
     tell: Callable[[], None] = lambda: _end(done, failure)  # noqa: E731
-    with contextlib.suppress(RuntimeError):  # the loop has ended
+    with contextlib.suppress(RuntimeError):  # the event loop has ended
         loop.call_soon_threadsafe(tell)
 
 

@@ -1,4 +1,4 @@
-"""Checks the ledger's file: whether it is one of ours, and complete. Changes nothing that is not."""
+"""Checks whether a file is a ledger of ours and complete, before anything is written to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..interface import LedgerError
 from .schema import MIGRATIONS
 
 WAIT_SECONDS = 2
-"""How long a reader waits where a writer of another program holds the file."""
+"""Seconds that a reader waits for a writer of another program."""
 _COLUMNS = {
     *("id", "time", "process", "state", "micro_usd", "model", "network", "reference", "transaction_id", "replaces"),
 }
@@ -21,15 +21,17 @@ _COLUMNS = {
 
 
 def make_file(path: Path) -> bool:
-    """Make the file where there is none, else see that it is a ledger, and let nobody else read it.
+    """Create the file, or check that an existing one is a ledger; and remove other users' access.
 
-    Gives whether its log is there. Raises LedgerError, before anything is changed, and OSError.
+    Returns whether its log exists. Raises LedgerError, before anything is changed, and OSError.
     """
-    # Never opened but by SQLite where it exists: closing it would take away the locks of this process's other
+    # An existing file is opened by SQLite alone: closing it would release the locks of this process's other
     # connections to it.
     if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # its -wal and -shm get the same mode
-        with suppress(OSError):  # a power cut must not take the name of the file
+        os.close(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        )  # SQLite gives its -wal and -shm the same mode
+        with suppress(OSError):  # so that the file's name survives a power cut
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -45,14 +47,15 @@ def make_file(path: Path) -> bool:
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Raises sqlite3.Error."""
+    """Open the ledger file read-only. Raises sqlite3.Error."""
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)
 
 
 def check_file(path: Path) -> None:
-    """Raises LedgerError where it can be no ledger, or not be read. Without opening it: closing the file would take
-    away every lock of this process on it, and so the proxy's own. Another process that closes the ledger then takes
-    itself for the last one and deletes the log that we write to.
+    """Raise LedgerError if the file cannot be a ledger or cannot be read. Does not open it.
+
+    Closing the file would release every lock of this process on it, including the proxy's. Another process that closes
+    the ledger would then take itself for the last one, and delete the log that we write to.
     """
     try:
         mode = path.stat().st_mode
@@ -69,9 +72,9 @@ def check_file(path: Path) -> None:
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:
-    """Of the ledger's tables; 0: they are just being made.
+    """The version of the ledger's tables; 0: they are being created.
 
-    Raises LedgerError: they are newer, another program's, or in a log that is missing.
+    Raises LedgerError: they are newer than this program, another program's, or in a log that is missing.
     """
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -103,8 +106,9 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
 
 
 def is_cut(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether its last payments are missing: somebody had it open, and its log is not there. To be asked of a file that
-    was opened to be read.
+    """Whether the last payments are missing: a process had the file open, and its log is gone.
+
+    For a file that was opened by `open_to_read`.
     """
     if _has_log(path) or "opened" not in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}:
         return False
@@ -112,7 +116,7 @@ def is_cut(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def without_log(path: Path) -> str:
-    """What is to be said of such a file."""
+    """The message about a file whose log is gone."""
     return (
         f"the ledger {path} was copied or moved without its log {path.name}-wal while a proxy had it open, so its last "
         "payments are missing and do not count. Put the log back beside it; ./run.sh report --backup FILE copies all"

@@ -1,8 +1,8 @@
-"""Tells which processes that wrote into a ledger still run: each holds a lock that the system drops with it.
+"""Tells which of the processes that wrote to a ledger are still running, by locks that the system drops with them.
 
-The lock is on a file of its own beside the ledger, `ledger.sqlite3-proxy-TOKEN`, and its token is part of how the
-process is named in its rows. So neither a process id that is given again (in a container every proxy may be number 1),
-nor a machine without /proc, nor another container on the same volume can make the dead look alive, or the living dead.
+Each process locks a file of its own next to the ledger, `ledger.sqlite3-proxy-TOKEN`, and its rows contain the token.
+So reused process ids (in a container every proxy may be number 1), machines without /proc, and several containers on
+one volume cannot lead to a wrong result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRIES = 100
 
 
 class ProcessLock:
-    """Held from its making to `close`, or to the end of this process. Raises OSError."""
+    """A lock that is held until `close`, or until this process ends. Raises OSError."""
 
     def __init__(self, ledger: Path, boot: str) -> None:
         for _ in range(_TRIES):
@@ -28,18 +28,18 @@ class ProcessLock:
             self._path = _file(ledger, token)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX)  # whoever looks whether it is held is done at once
-                if os.fstat(self._fd).st_nlink:  # else it was swept away before it was held
+                fcntl.flock(self._fd, fcntl.LOCK_EX)  # others test the lock only for an instant
+                if os.fstat(self._fd).st_nlink:  # otherwise another process deleted it before it was locked
                     break
             except BaseException:
                 os.close(self._fd)
                 raise
             os.close(self._fd)
         self.process = f"lock:{token} {os.getpid()} {boot}"
-        """How this process is named in its rows."""
+        """How rows name this process."""
 
     def close(self) -> None:
-        """From now on the process counts as dead."""
+        """Release the lock: the process counts as ended."""
         if self._fd < 0:
             return
         with contextlib.suppress(OSError):
@@ -49,11 +49,11 @@ class ProcessLock:
 
 
 def is_alive(ledger: Path, process: str, boot: str) -> bool:
-    """Whether `process`, as a row of `ledger` names it, still runs. `boot` names this boot of the machine."""
+    """Whether `process`, as a row of `ledger` names it, is running. `boot` is the name of the current boot."""
     found = _NAME.fullmatch(process)
     if found is not None:
         return _is_held(_file(ledger, found[1]))
-    its_boot, _, pid = process.rpartition(" ")  # a row of an older version
+    its_boot, _, pid = process.rpartition(" ")  # the form of older versions
     if its_boot != boot or not pid.isdecimal() or int(pid) == os.getpid():
         return False
     try:
@@ -66,13 +66,13 @@ def is_alive(ledger: Path, process: str, boot: str) -> bool:
 
 
 def boot_of(process: str) -> str:
-    """The boot of the machine that `process` ran in."""
+    """The name of the boot in which `process` was running."""
     found = _NAME.fullmatch(process)
     return process.rpartition(" ")[0] if found is None else found[2]
 
 
 def sweep(ledger: Path) -> None:
-    """Delete the files of the dead. To be called when their rows are ended."""
+    """Delete the lock files of ended processes. Called after their rows have been closed."""
     for file in ledger.parent.glob(f"{ledger.name.translate(_PLAIN)}{_INFIX}*"):
         if _NAME.fullmatch(f"lock:{file.name.rpartition(_INFIX)[2]} 0 "):
             _delete_unheld(file)
@@ -86,7 +86,7 @@ def _file(ledger: Path, token: str) -> Path:
 
 
 def _delete_unheld(file: Path) -> None:
-    """Holding it meanwhile: else whoever has just made it could lock what is about to be deleted."""
+    """Delete a lock file if nobody holds it; it is locked meanwhile, so that its creator cannot lock it just then."""
     with contextlib.suppress(OSError):
         fd = os.open(file, os.O_RDWR)
         try:
@@ -101,10 +101,10 @@ def _is_held(file: Path) -> bool:
         fd = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    except OSError:  # of somebody else: in doubt it is held
+    except OSError:  # another user's: in doubt it counts as held
         return True
     try:
-        # Shared, so that two who look at one time do not take each other for its owner.
+        # Shared, so that two processes that test it at the same time do not take each other for its owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -1,4 +1,4 @@
-"""Old rows of a ledger file, and how they leave it: see `ledger.archive`."""
+"""Finds and deletes old rows of a ledger file, for `ledger.archive`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..interface import FREE, LedgerError
 from .store import SqliteLedger
 
 WAIT_SECONDS = 5
-# The newest row stays: its time is the ledger's.
+# The newest row stays: the ledger's time continues from it.
 _OLD = f"""
     SELECT * FROM payment WHERE time < ? AND counted_at < ? AND id < (SELECT MAX(id) FROM payment)
         AND state NOT IN ('reserved', 'sent') AND free_at IS NULL AND (NOT ? OR state IN {FREE})
@@ -22,7 +22,7 @@ _FOR_EVER = "SELECT EXISTS (SELECT 1 FROM scope WHERE for_ever)"
 
 
 class FileRemoval:
-    """Of one ledger file, which is brought up to date first. Raises LedgerError."""
+    """Removes rows of one ledger file, which is migrated first. Raises LedgerError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,9 +34,9 @@ class FileRemoval:
             raise self._failure(error) from None
 
     def rows(self, before_ms: int, counted_ms: int, *, free_only: bool) -> tuple[list[str], Iterator[Sequence[Any]]]:
-        """The columns, and the rows that may leave: made before that moment, and not counted for so long.
+        """The columns, and the rows that may be removed: made before `before_ms` and older than `counted_ms`.
 
-        With `free_only` those that never counted; so, too, where a proxy has asked for a budget without a period.
+        Only rows that count nothing, with `free_only` or if a proxy has used a budget without a period.
         """
         try:
             (for_ever,) = self._db.execute(_FOR_EVER).fetchone()
@@ -52,7 +52,7 @@ class FileRemoval:
             raise self._failure(error) from None
 
     def remove(self, rows: Sequence[tuple[int, str, str]]) -> int:
-        """Take out those that are as they were: number, state, what the chain said. Gives how many there were."""
+        """Delete the rows whose number, state and chain state are unchanged. Returns how many."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             removed = self._db.executemany(_REMOVE, rows).rowcount
@@ -67,5 +67,5 @@ class FileRemoval:
         return LedgerError(f"The ledger {self._path} cannot be used: {error}. What is in the file may still be in it.")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()

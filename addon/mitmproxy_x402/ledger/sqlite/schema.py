@@ -9,13 +9,13 @@ from ...gateways.blockrun import ALIAS
 from . import tally
 
 LEVELS = (10, 16, 22, 28)
-"""`spending` sums over spans of 2**10 milliseconds (a second), 2**16 (a minute), 2**22 (70 minutes) and 2**28 (three
-days). Files are full of them, so these numbers never change.
+"""Lengths of the spans that `spending` has sums for: 2**10 milliseconds (a second), 2**16 (a minute), 2**22 (70
+minutes) and 2**28 (three days). Existing files contain such sums, so these numbers never change.
 """
 
 
 def covered(row: str) -> str:
-    """The condition that `row` (a table's name) is in the scope `scope`: see `limits.Scope.covers`."""
+    """SQL that is true if `row` (a table's name) is in `scope`, by the rule of `limits.Scope.covers`."""
     path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
     return f"""
         (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)
@@ -32,7 +32,7 @@ def _covered_without_its_folder(row: str) -> str:
 
 
 def _covered_before(row: str) -> str:
-    """As it was up to version 6 of the tables."""
+    """The same up to version 6 of the tables."""
     return f"""
         (scope.model = '' OR {row}.model GLOB scope.model)
         AND (scope.path = '' OR {row}.path GLOB scope.path OR {row}.path GLOB '{ALIAS}' || scope.path)"""
@@ -48,12 +48,12 @@ def _add(amount: str, covered: Callable[[str], str] = _covered_before) -> str:
 
 
 def _counts(row: str) -> str:
-    """What `row` (a table's name) counts for; these two states count for nothing, now and in all later versions."""
+    """SQL for the amount that `row` (a table's name) counts for; the two states named count for nothing."""
     return f"(CASE WHEN {row}.state IN ('released', 'expired') THEN 0 ELSE {row}.micro_usd - {row}.uncounted END)"
 
 
 OLD_MARGIN_MS = 3600_000
-"""By which rows that were `rejected` before they counted outlive their signature, whatever clocks differ."""
+"""Milliseconds, for clock differences, that old `rejected` rows count beyond the end of their signature."""
 
 MIGRATIONS = (
     """
@@ -190,7 +190,7 @@ MIGRATIONS = (
     BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", _covered_without_its_folder)}; END
     """,
     tally.MIGRATION,
-    "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # some budget of it has no period
+    "ALTER TABLE scope ADD COLUMN for_ever INTEGER NOT NULL DEFAULT 0",  # a budget of this scope has no period
     "CREATE INDEX payment_finding ON payment (id) WHERE finding IS NOT NULL",
     "CREATE INDEX payment_forgiven ON payment (counted_at) WHERE state = 'expired' AND chain_state IS NULL",
     """
@@ -211,11 +211,11 @@ MIGRATIONS = (
     BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
 )
-"""Each brings the schema from its index to the next version; PRAGMA user_version says where a file is."""
+"""Each migrates the tables from its index to the next version; PRAGMA user_version is a file's version."""
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring the tables from `version` to the newest. To be called in a transaction."""
+    """Migrate the tables from `version` to the newest. Called in a transaction."""
     for number in range(version, len(MIGRATIONS)):
         for statement in statements(MIGRATIONS[number]):
             db.execute(statement)
@@ -223,7 +223,7 @@ def migrate(db: sqlite3.Connection, version: int) -> None:
 
 
 def statements(script: str) -> Iterator[str]:
-    """One by one: `executescript` would end the transaction."""
+    """The single statements of `script`: `executescript` would commit the transaction."""
     statement = ""
     for part in script.split(";"):
         statement += f"{part};"

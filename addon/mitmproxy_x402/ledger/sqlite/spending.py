@@ -1,10 +1,10 @@
-"""Sums what counts against a budget in SQLite, in a few look-ups however many payments there are.
+"""Sums what counts against a budget in SQLite, in a few look-ups whatever the number of payments.
 
-For each scope that a budget ever asked for, `spending` holds sums of what its payments count for, over spans of time of
-several lengths (`LEVELS`). The file's triggers keep them: a payment is in one span of each length from its reservation
-on, and taken out of them when it is freed. So everything since some moment is: the payments themselves up to the end of
-the shortest span that the moment is in, the shortest spans up to the end of the next longer one, at most 63 of them,
-and so on up to now. A new scope has to be summed up from the payments once.
+For each scope that a budget has used, the table `spending` holds sums over spans of time of several lengths (`LEVELS`).
+Triggers maintain them: a payment is added to one span of each length when it is reserved, and subtracted when it is
+freed. The sum since a given time then consists of the single payments up to the end of the shortest span, the shortest
+spans up to the end of the next longer one (at most 63), and so on until now. A new scope is summed up from the payments
+once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..interface import FREE
 from .schema import LEVELS, covered
 
 USED_MS = 24 * 3600 * 1000
-"""A use of a scope is noted no sooner than this after the last one that was."""
+"""Milliseconds between two updates of a scope's time of last use."""
 KEPT_MS = 40 * 24 * 3600 * 1000
-"""A scope that nobody used for so long is forgotten when another one comes: each costs at every reservation."""
+"""Milliseconds after which an unused scope is deleted when a new one is added: each costs time at every reservation."""
 
 _FIND = "SELECT id, used_at, for_ever FROM scope WHERE model = ? AND path = ?"
 _USE = "UPDATE scope SET used_at = ?, for_ever = for_ever OR ? WHERE id = ?"
@@ -29,7 +29,7 @@ _FORGET = (
     "DELETE FROM scope WHERE used_at < ?",
 )
 _ADD = "INSERT INTO scope (model, path, used_at, for_ever) VALUES (?, ?, ?, ?)"
-# With the scope's number. CROSS JOIN keeps SQLite from going through the payments first.
+# CROSS JOIN keeps SQLite from scanning the payments first.
 _COUNTED = f"""
     FROM scope CROSS JOIN payment WHERE scope.id = :scope AND payment.state NOT IN {FREE}
     AND {covered("payment")}"""
@@ -44,7 +44,7 @@ _SUM_UP = (
         for level, longer in itertools.pairwise(LEVELS)
     ),
 )
-# Each gives the length of spans (0: single payments), where in time each begins, and its sum.
+# Each returns the spans' length (0: single payments), the beginning of each, and its sum.
 _PAYMENTS = f"""
     SELECT 0, counted_at AS starts, micro_usd - uncounted AS micro_usd {_COUNTED}
     AND counted_at >= :begin AND counted_at < :end"""
@@ -54,12 +54,12 @@ _SPANS = """
 
 
 def _next(level: int, begin: str = ":begin") -> str:
-    """The end of the span that the moment before `begin` is in: where spans of this length may be taken from."""
+    """SQL for the end of the span before `begin`, from which spans of this length can be used."""
     return f"((({begin} - 1) >> {level}) + 1)"
 
 
 def _since() -> str:
-    """Everything that counts from `:begin` on, in as few parts as there are."""
+    """SQL for everything that counts from `:begin` on, in the fewest parts."""
     parts = [_PAYMENTS.replace(":end", f"({_next(LEVELS[0])} << {LEVELS[0]})")]
     for level, longer in itertools.pairwise(LEVELS):
         parts.append(_SPANS.format(level=level, begin=_next(level), end=f"({_next(longer)} << {longer - level})"))
@@ -67,7 +67,7 @@ def _since() -> str:
     return " UNION ALL ".join(parts)
 
 
-# What was given back without the chain's word: whole payments, and parts of ceilings. An index each.
+# Amounts freed without the chain's word: whole payments, and parts of ceilings; an index each.
 FORGIVEN = f"""
     SELECT (SELECT COALESCE(SUM(micro_usd), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
         AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")})
@@ -86,18 +86,18 @@ WITHIN = {
 
 
 class Spending:
-    """Asks one connection's file. Every call belongs into a transaction; those with `use` into one that may write."""
+    """Sums over one connection. Calls need a transaction, and those of `use` one that can write."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
     def find(self, budget: Budget) -> int | None:
-        """The number of its scope; None where it has to be used first."""
+        """The number of the budget's scope; None: `use` has to be called first."""
         found = self._db.execute(_FIND, _patterns(budget)).fetchone()
         return None if found is None else int(found[0])
 
     def use(self, budget: Budget, now: int) -> int:
-        """The number of its scope, which is summed up where it is new."""
+        """The number of the budget's scope; a new one is summed up."""
         found = self._db.execute(_FIND, _patterns(budget)).fetchone()
         if found is None:
             return self._sum_up(budget, now)
@@ -119,11 +119,11 @@ class Spending:
         """Millionths of a dollar that count against `budget` at `now`."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         spent = int(self._db.execute(SPENT, values).fetchone()[0])
-        # What was given back without the chain's word: see `ledger.interface`.
+        # Amounts freed without the chain's word are forgiven up to the budget's size (`ledger.interface`).
         return spent + max(int(self._db.execute(FORGIVEN, values).fetchone()[0]) - budget.micro_usd, 0)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
-        """When the payment was reserved with which `needed` of what counts will have left the period of `budget`."""
+        """Reservation time of the payment whose expiry frees `needed`."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         parts: Iterable[tuple[int, int, int]] = self._db.execute(PARTS, values)
         while True:
@@ -131,7 +131,7 @@ class Spending:
                 if micro_usd >= needed:
                     break
                 needed -= micro_usd
-            else:  # the rest is not forgiven: that is over when the whole period is
+            else:  # the rest is beyond what is forgiven, and counts until the period is over
                 return now
             if not level:
                 return starts
@@ -141,7 +141,7 @@ class Spending:
 
 
 def _begin(budget: Budget, now: int) -> int:
-    """The first millisecond that is in its period."""
+    """The first millisecond of the budget's period."""
     return 0 if budget.seconds is None else now - budget.seconds * 1000 + 1
 
 

@@ -1,4 +1,4 @@
-"""The statements of the ledger in SQLite: steps in the life of a row, along the tables of `ledger.interface`."""
+"""SQL statements that change and read the rows of the SQLite ledger, by the transitions of `ledger.interface`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INSERT = """
                          limit_path, unclear)
     VALUES (?, ?, ?, ?, ?, ?6, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''),
             NULLIF(NULLIF(?, ''), ?6), ?)"""
-# The index has all that are open, and SQLite takes it only for a statement that says so in the same words.
+# SQLite uses the index of open rows only for a condition in the same words.
 LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 DUE = "free_at <= {now}"
 LAPSE = f"UPDATE payment SET state = 'released' WHERE {LAPSED.format(now='?')}"
@@ -40,7 +40,7 @@ END = f"""
         uncounted = CASE WHEN state = 'settled' AND chain_state IS NULL
                          THEN MAX(micro_usd - COALESCE(charged_micro_usd, micro_usd), 0) ELSE uncounted END
     WHERE {DUE.format(now="?")}"""
-# The ledger's time, everything that was ever reserved, and whether there is something to lapse or to end.
+# The ledger's time, the total ever reserved, and whether rows have lapsed or expired.
 LAST = f"""
     WITH last AS (SELECT MAX(counted_at, ?) AS now, cumulative FROM payment ORDER BY id DESC LIMIT 1)
     SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {LAPSED.format(now="now")}),
@@ -56,13 +56,13 @@ RESENT = """
         dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
     WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
 RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
-# Of a process that is no more.
+# Rows of a process that has ended.
 NEVER_SENT = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND process = ?"
 UNHEARD_OF = """
     UPDATE payment SET state = 'unknown', sends = MAX(sends, 1),
         reference = COALESCE(reference, CASE WHEN network LIKE 'eip155:%' THEN nonce END)
     WHERE state IN ('reserved', 'sent') AND process = ?"""
-# When it ends by itself: a rejection with its signature, and what was not charged of a ceiling likewise.
+# When it expires by itself: a rejection, or the uncharged rest of a ceiling, with its signature.
 ENDS = {
     **dict.fromkeys(PASSING, "CASE WHEN dead_at IS NULL OR :until > dead_at THEN :until ELSE dead_at END"),
     "settled": "CASE WHEN :charged_micro_usd IS NOT NULL AND chain_state IS NULL THEN dead_at END",

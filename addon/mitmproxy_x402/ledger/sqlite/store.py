@@ -43,27 +43,28 @@ from .spending import Spending
 logger = logging.getLogger(__name__)
 
 OPENING_SECONDS = 2
-"""How long the start waits for another process."""
+"""Seconds that the start waits for another process."""
 COLLISION_MS = 10
-"""How long one write waits on the event loop for another process's, which takes a tenth of a millisecond. After one
-that has waited in vain the next ones wait no longer at all, until one succeeds: something holds the file for good."""
+"""Milliseconds that a write waits, on the event loop, for another process's, which normally takes a tenth of one. After
+a
+write that timed out, others do not wait at all until one succeeds."""
 CHECKPOINT_PAGES = 16_000
-"""After so many pages of its log, 64 MB, SQLite brings them into the file on the event loop."""
+"""Pages of the log (64 MB) after which SQLite runs a checkpoint on the event loop."""
 CHECKPOINT_PAYMENTS = 500
-"""Long before that, after so many payments, a thread does so (see `durability`)."""
+"""Payments after which a thread runs a checkpoint (`durability`), long before that."""
 
 
 class SqliteLedger:
-    """One connection to the file; every process, and every thread, opens its own. Raises LedgerError when it cannot."""
+    """The ledger over one connection to the file; each process and thread opens its own. Raises LedgerError."""
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.place = self.path = path
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
-        """Outcomes that came when nothing could be written: they go with the next ones."""
+        """Outcomes that could not be written; they are written with the next ones."""
         self._payments = 0
         self._is_blocked = False
-        """Whether the last write has met a file that another process had locked."""
+        """Whether the last write found the file locked by another process."""
         why = objection(path)
         if why is not None:
             raise LedgerError(f"The ledger {path} is not used: {why}")
@@ -82,22 +83,22 @@ class SqliteLedger:
                 raise self._failure(error) from None
             undo.pop_all()
         self._at_exit = _closer(weakref.ref(self), os.getpid())
-        atexit.register(self._at_exit)  # a start that fails ends without a word to the addons
+        atexit.register(self._at_exit)  # mitmproxy does not call `done` after a failed start
 
     @property
     def name(self) -> str:
-        """See `Ledger`."""
+        """The ledger's name for people; equal names mean the same rows."""
         return str(self.path)
 
     @property
     def process(self) -> str:
-        """See `Ledger`."""
+        """How rows name this process."""
         return self._lock.process
 
     def _prepare(self) -> None:
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")
-            # Survives the end of the process at any point, and a power cut from `durable_soon` on.
+            # Survives the end of the process at any time, and a power cut after `durable_soon`.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         with self._transaction():
@@ -108,11 +109,11 @@ class SqliteLedger:
             self._open()
         sweep(self.path)
         with self._guarded():
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the file itself says that it is open
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the file itself records that it is open
             self._db.execute(f"PRAGMA busy_timeout = {COLLISION_MS}")
 
     def _open(self) -> None:
-        """Write down that this process has the file open, and forget the dead."""
+        """Record that this process has the file open, and delete the records of ended processes."""
         opened = [process for (process,) in self._db.execute("SELECT process FROM opened")]
         if opened and self._is_cut:
             logger.warning("x402: %s", without_log(self.path))
@@ -122,7 +123,7 @@ class SqliteLedger:
         self._db.execute("INSERT INTO opened VALUES (?, ?)", (self.process, _now_ms(self._clock.wall)))
 
     def _start_clock(self) -> int:
-        """The ledger's time at uptime zero of this boot, in milliseconds, fixed by whoever opens the ledger first."""
+        """The ledger's time at uptime zero of this boot, in milliseconds, set by the first process to open it."""
         boot = self._clock.boot_name
         known = self._db.execute("SELECT counted_at - uptime FROM clock WHERE boot = ?", (boot,)).fetchone()
         if known is not None:
@@ -137,9 +138,9 @@ class SqliteLedger:
         return now - uptime
 
     def _recover(self) -> None:
-        """Close the rows of processes that are no more.
+        """Close the open rows of processes that have ended.
 
-        Of those of an earlier boot a power cut may have taken what came after the reservation, see `durable_soon`.
+        For rows of an earlier boot, a power cut may have lost everything after the reservation (`durable_soon`).
         """
         rows = self._db.execute("SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
         boot = self._clock.boot_name
@@ -157,7 +158,7 @@ class SqliteLedger:
     # The life of a row.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
-        """See `Ledger`."""
+        """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
         with self._transaction():
             now, cumulative, lapsed, due = self._now()
             if lapsed:
@@ -183,45 +184,45 @@ class SqliteLedger:
         return row
 
     def durable_soon(self) -> Awaitable[None] | None:
-        """See `Ledger`."""
+        """Start making everything written so far survive a power cut. Called after `reserve`."""
         try:
             return self._disk.soon()
-        except RuntimeError:  # no event loop, so nobody else is kept waiting
+        except RuntimeError:  # without an event loop, blocking delays nobody
             self.durable_now()
             return None
 
     def durable_now(self) -> None:
-        """See `Ledger`."""
+        """Make everything written so far survive a power cut, and block until that is done."""
         try:
             self._disk.now()
         except OSError as error:
             raise self._failure(error) from None
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """See `Ledger`."""
+        """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
         its = validity.valid_before, validity.blockhash or None, validity.last_height
         dies_in = milliseconds_at_least(validity.dies_in)
         now = self._anchor + _now_ms(self._clock.uptime)
         self._change(statements.SENT, (reference, int(valid_until), *its, now, dies_in, row))
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
-        """See `Ledger`."""
+        """Count another sending of the same header, or of another signature over the same nonce. Called before it."""
         now = self._anchor + _now_ms(self._clock.uptime)
         dies_in = milliseconds_at_least(validity.dies_in)
         dead_at = None if dies_in is None else now + dies_in
         self._change(statements.RESENT, (validity.valid_before, dead_at, row))
 
     def release(self, row: int) -> None:
-        """See `Ledger`."""
+        """Release a reservation that will not be sent. Does nothing to a row that was sent."""
         with self._guarded():
             self._db.execute(statements.RELEASE, (row,))
 
     def finish(self, row: int, outcome: Outcome) -> State:
-        """See `Ledger`."""
+        """Record the outcome of a sent payment. Returns the row's state, which may already have been more definite."""
         return self.finish_all([(row, outcome)])[0]
 
     def finish_all(self, endings: Sequence[tuple[int, Outcome]]) -> list[State]:
-        """See `Ledger`."""
+        """Record the outcomes of several payments, as `finish` does."""
         before = self._unwritten
         every, self._unwritten = [*before, *endings], []
         try:
@@ -249,7 +250,7 @@ class SqliteLedger:
         return state
 
     def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
-        """See `Ledger`."""
+        """Record the chain's answers, along CHAIN_TRANSITIONS. Returns the state of each row."""
         with self._transaction():
             for word in words:
                 values = {
@@ -261,23 +262,23 @@ class SqliteLedger:
             return [self._state(word.row) for word in words]
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
-        """See `Ledger`."""
+        """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
         with self._transaction("DEFERRED"):
             now = self._now()[0]
             return Pending(*self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone())
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
-        """See `Ledger`."""
+        """The charges under the last CHARGES ceilings for `path` and `model`, newest first."""
         with self._guarded():
             return [Charge(*found) for found in self._db.execute(statements.CHARGED, (path, model)).fetchall()]
 
     def record_job(self, row: int, job: str, payer: str) -> None:
-        """See `Ledger`."""
+        """Record that the payment `row`, signed by `payer`, started the job polled at the address `job`."""
         with self._guarded():
             self._db.execute(statements.JOB, (job, payer, row))
 
     def find_job(self, job: str) -> Submitted | None:
-        """See `Ledger`."""
+        """The last payment recorded for `job`, in any state; None: there is none."""
         with self._transaction("DEFERRED"):
             found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
@@ -292,7 +293,7 @@ class SqliteLedger:
         return Submitted(row, last, method, path, model, *terms, state, reference, payer, age, until, scheme)
 
     def _following(self, job: str, row: int | None) -> int | None:
-        """The row that counts of the payment that followed `row` for its job."""
+        """The row of the payment that followed `row` for the same job, if that one counts."""
         (following,) = self._db.execute(statements.FOLLOWING, (job, row)).fetchone()
         return None if following is None else int(following)
 
@@ -305,11 +306,11 @@ class SqliteLedger:
     # Budgets.
 
     def spent(self, budget: Budget) -> int:
-        """See `Ledger`."""
+        """Millionths of a dollar that count against `budget` now."""
         return self.spent_of((budget,))[0]
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
-        """See `Ledger`."""
+        """`spent` for each of `budgets`, in one query."""
         with self._transaction("DEFERRED"):
             now, _, _, due = self._now()
             known = [(scope, budget) for budget in budgets if (scope := self._spending.find(budget)) is not None]
@@ -322,12 +323,12 @@ class SqliteLedger:
             return [self._spending.spent(self._spending.use(budget, now), budget, now) for budget in budgets]
 
     def _now(self) -> tuple[int, int, int, int]:
-        """What `statements.LAST` says."""
+        """The result of `statements.LAST`."""
         now = self._anchor + _now_ms(self._clock.uptime)
         return self._db.execute(statements.LAST, (now,)).fetchone() or (now, 0, 0, 0)
 
     def _find_room(self, budget: Budget, wanted: int, now: int) -> None:
-        """Raises OverBudget."""
+        """Raise OverBudget if `wanted` does not fit the budget."""
         scope = self._spending.use(budget, now)
         spent = self._spending.spent(scope, budget, now)
         needed = spent + wanted - budget.micro_usd
@@ -347,7 +348,7 @@ class SqliteLedger:
             try:
                 try:
                     yield
-                except Refused:  # an answer like another one: what was found out on the way to it stays
+                except Refused:  # an expected result: the sums made on the way to it are kept
                     self._db.execute("COMMIT")
                     raise
                 self._db.execute("COMMIT")
@@ -384,7 +385,7 @@ class SqliteLedger:
         )
 
     def close(self) -> None:
-        """See `Ledger`."""
+        """Close the ledger. Rows stay."""
         atexit.unregister(self._at_exit)
         with contextlib.suppress(LedgerError):
             if self._unwritten:
@@ -397,7 +398,7 @@ class SqliteLedger:
 
 
 def _closer(ledger: weakref.ref[SqliteLedger], process: int) -> Callable[[], None]:
-    """Closes `ledger` where it is still there, and this is the process that opened it."""
+    """A function that closes `ledger`, if it still exists and this process opened it."""
 
     def close() -> None:
         found = ledger()

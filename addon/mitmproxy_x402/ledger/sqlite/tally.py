@@ -1,6 +1,7 @@
-"""What became of payments in sums, which triggers keep: by quarter of an hour, so that any time zone's days are known.
+"""SQL for the report's sums of payments per quarter of an hour, which triggers maintain.
 
-Payments that are under way are in none of them: they are few, and an index finds them.
+Quarters of an hour fit the days of every time zone. Payments under way are not included; they are few, and an index
+finds them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def _counts(row: str) -> str:
 
 
 def _out(row: str) -> str:
-    """The statement that takes `row` out of the sums."""
+    """The statement that subtracts `row` from the sums."""
     its = " AND ".join(f"{name} = {value}" for name, value in zip(_KEY, _key(row), strict=True))
     return f"""
         UPDATE tally SET payments = payments - 1, micro_usd = micro_usd - {row}.micro_usd,
@@ -60,7 +61,7 @@ MIGRATION = f"""
     BEGIN {_out("OLD")}; {_into("NEW")}; END;
     CREATE TRIGGER tally_deleted AFTER DELETE ON payment BEGIN {_out("OLD")}; END
     """
-"""Files are full of these sums, so they never change."""
+"""Existing files contain these sums, so it never changes."""
 BOUNDS = f"SELECT MIN(bucket), MAX(bucket) FROM tally WHERE bucket >= ? / {QUARTER_MS}"
 DAYS = "CREATE TEMP TABLE day (bucket INTEGER PRIMARY KEY, name TEXT NOT NULL)"
 ADD_DAY = "INSERT INTO temp.day VALUES (?, ?)"
