@@ -16,8 +16,8 @@ from . import version_1, version_2, version_3
 from .session import Session, limit
 
 MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in (version_1, version_2, version_3))
-"""Each migrates the schema from its index to the next version, which x402_ledger stores. A new one must not change older
-functions, because proxies of the version before use them until they are restarted."""
+"""Each migrates the schema from its index to the next version, which x402_ledger stores. A new one must not change
+older functions, because proxies of the version before use them until they are restarted."""
 
 _FIRST = 0x78343032
 """The advisory lock for creating or migrating the tables before there is a lock_key: "x402" in ASCII."""

@@ -45,9 +45,8 @@ logger = logging.getLogger(__name__)
 OPENING_SECONDS = 2
 """Seconds that the start waits for another process."""
 COLLISION_MS = 10
-"""Milliseconds that a write waits, on the event loop, for another process's, which normally takes a tenth of one. After
-a
-write that timed out, others do not wait at all until one succeeds."""
+"""Milliseconds that a write waits, on the event loop, for another process's, which normally takes a tenth of one.
+After a write that timed out, others do not wait at all until one succeeds."""
 CHECKPOINT_PAGES = 16_000
 """Pages of the log (64 MB) after which SQLite runs a checkpoint on the event loop."""
 CHECKPOINT_PAYMENTS = 500
