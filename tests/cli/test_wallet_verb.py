@@ -213,6 +213,10 @@ def test_a_keystore_opens_with_its_password(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert Account.from_key(Account.decrypt(json.loads(path.read_text()), PASSWORD)).address == EVM
     assert run(tmp_path, "new", "--keystore", "--no-backup", more=password).returncode == 1
+    option = f"--set x402_keystore={path}"
+    assert option in answer.stdout
+    assert option in run(tmp_path).stdout  # it is not used by itself
+    assert EVM in run(tmp_path, "fund", *option.split(), "--network", "base", more=password).stdout
 
 
 def test_a_hostile_umask_changes_nothing(tmp_path: Path) -> None:

@@ -160,8 +160,13 @@ def _write(key: NewKey, password: str, path: Path, keystore: bool) -> None:
 
 def _tell(key: NewKey, path: Path, given: Namespace, program: str, *, made: str) -> None:
     say(f"{made} wallet {key.address} for {NAMES[key.family]}, in {path} (readable by you alone).")
+    named = ""
     if given.keystore:
-        say(f'The proxy finds it by the line  keystore = "{path}"  in x402.toml, or --set x402_keystore={path};')
-        say(f"its password comes from {PASSWORD_VARIABLE} or x402_keystore_password_file.")
+        named = f" --set x402_keystore={path}"
+        say(f'The proxy uses it if x402.toml has the line  keystore = "{path}", or with {named.strip()}.')
+        say(f"Its password is taken from {PASSWORD_VARIABLE} or x402_keystore_password_file.")
     which = "--evm" if key.family == "evm" else "--solana"
-    say(f"It is empty. Next: {program} wallet fund {which}" if made == "New" else f"What it holds: {program} wallet")
+    if made == "New":
+        say(f"It is empty. Next: {program} wallet fund {which}{named}")
+    else:
+        say(f"What it holds: {program} wallet{named}")

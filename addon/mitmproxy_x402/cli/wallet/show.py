@@ -20,6 +20,7 @@ from ...settings.settings import Settings
 from ...wallet.evm import EvmWallet
 from ...wallet.sources import Wallets
 from ...wallet.svm import SvmWallet
+from ...wallet.writing import KEYSTORE_FILE
 from ..terminal import say
 from .asking import Gateway, Prices
 from .new import NAMES
@@ -38,6 +39,8 @@ async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gate
         for warning in wallets.warnings:
             say(warning)
         say(f"No wallet was found. To make one: {program} wallet new")
+        for line in _unnamed_keystore(settings):
+            say(line)
         say(f"To bring one back from its words or its private key: {program} wallet restore")
         return 1
     asked = await gateway.prices(settings, wallets)
@@ -52,13 +55,21 @@ async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gate
         for network, asset in _shown(family, settings, asked.small):
             async for line in _holdings(purse, network, asset, settings, held):
                 say(f"  {line}")
-    for warning in wallets.warnings:
-        say(warning)
+    for line in (*wallets.warnings, *_unnamed_keystore(settings)):
+        say(line)
     say()
     for line in (*_costs(asked, held), *_missing(asked, held, wallets, program)):
         say(line)
     say(f"To add money: {program} wallet fund")
     return 0
+
+
+def _unnamed_keystore(settings: Settings) -> list[str]:
+    """What to say of a keystore that `wallet new --keystore` has written and no option names."""
+    path = Path.home() / KEYSTORE_FILE
+    if settings.keystore is not None or not path.exists():
+        return []
+    return [f"There is a keystore in {path}, which is used only if an option names it: --set x402_keystore={path}"]
 
 
 def _readers(source: str) -> str:
