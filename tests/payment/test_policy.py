@@ -79,13 +79,13 @@ def test_without_a_wallet_network_price_and_variable_are_named(
     assert refusal.reason == "no_wallet"
     for name in asked:
         assert f"0.013081 USDC on {name}" in str(refusal)
-    assert f"Set {variable} to the key" in str(refusal)
+    assert f"wallet new, or set {variable} to the key" in str(refusal)
     assert other not in str(refusal)
 
 
 def test_without_a_wallet_either_variable_will_do_where_either_network_will() -> None:
     refusal = refused(challenge(entry("base", 2000), entry("base", 1000), entry("solana", 3000)), set())
-    assert "Set BLOCKRUN_WALLET_KEY or SOLANA_WALLET_KEY to the key" in str(refusal)
+    assert "wallet new, or set BLOCKRUN_WALLET_KEY or SOLANA_WALLET_KEY to the key" in str(refusal)
     assert "0.001 USDC on base" in str(refusal), "the cheapest of a network"
     assert "0.002 USDC" not in str(refusal).partition(" Its 3 entries")[0]
     assert "0.003 USDC on solana" in str(refusal)

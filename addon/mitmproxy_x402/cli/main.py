@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # the terminal has shown ^C, and the prompt goes to a line of its own
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output went away; the interpreter must not complain of it at its end.

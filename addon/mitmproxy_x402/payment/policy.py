@@ -416,6 +416,6 @@ def _no_wallet(offers: list[Offer]) -> str:
     asked = " or ".join(str(offer) for offer in cheapest.values())
     variables = " or ".join(sorted({KEY_VARIABLES[offer.network.family] for offer in offers}))
     return (
-        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Set {variables} to the key "
-        "of a wallet that holds USDC there, and start the proxy again."
+        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Make a wallet with ./run.sh "
+        f"wallet new, or set {variables} to the key of one that holds USDC there; then start the proxy again."
     )
