@@ -712,7 +712,9 @@ class TestWhatMayStillBeTaken:
         times.pass_by(901)
         assert self.pending(ledger) == (0, 0)
 
-    def test_charges_are_those_of_one_path_and_model_by_the_chain_s_word_first(self, ledger: Ledger) -> None:
+    def test_charges_are_those_of_one_path_and_model_by_the_chain_s_word_first(
+        self, ledger: Ledger, times: Times
+    ) -> None:
         assert ledger.charges("/v1/x", "m-1") == []
         rows = [self.send(ledger, 100) for _ in range(3)]
         for charged, row in enumerate(rows):
@@ -724,3 +726,7 @@ class TestWhatMayStillBeTaken:
         assert found == [(100, 2), (100, 50), (100, 0)]
         assert [charge.charged for charge in ledger.charges("/v1/x", None)] == [9]
         assert ledger.charges("/v1/y", "m-1") == []
+        times.pass_by(DAY)
+        assert len(ledger.charges("/v1/x", "m-1")) == 3, "a day since the newest row"
+        self.send(ledger, 100)
+        assert ledger.charges("/v1/x", "m-1") == []

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
+from eth_account.messages import encode_typed_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,9 +23,10 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
-from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, PROBES, expected_charge
+from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, expected_charge
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
+from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support.proxy import EVM_KEY
@@ -249,6 +252,110 @@ def test_auto_stays_with_ceilings_that_come_to_little(shops: Any) -> None:
         payment = shop.pay(challenge(*BOTH))
         assert payment.offer.method == "upto"
         shop.settle(payment, 500)
+
+
+def test_auto_is_not_lured_into_a_ceiling_of_many_times_the_price(shops: Any) -> None:
+    """By charges of next to nothing, after which a seller could take all of it."""
+    shop, _ = shops(allowance=10**9, schemes="auto")
+    lure, prize = entry(amount=MOST_TIMES * EXACT), entry(amount=MOST_TIMES * EXACT + 1)
+    for _ in range(PROBES + 2):
+        payment = shop.pay(challenge(lure, BOTH[1]))
+        assert payment.offer.method == "upto"
+        shop.settle(payment, 1)
+        assert shop.pay(challenge(prize, BOTH[1])).offer.method == "exact"
+    payment = shop.pay(challenge(lure, BOTH[1]))
+    shop.settle(payment, MOST_TIMES * EXACT)
+    assert shop.pay(challenge(lure, BOTH[1])).offer.method == "exact", "it has shown what it takes"
+
+
+@pytest.mark.parametrize("wanted", ["from", "asset", "spender", "amount", "nonce", "deadline", "signature"])
+def test_a_seller_that_fills_in_the_permit_itself_gets_none(shops: Any, wanted: str) -> None:
+    shop, _ = shops()
+    info = {"description": "x", "version": "1", wanted: "0x" + "66" * 20}
+    said = {"x402Version": 2, "accepts": [entry()], "extensions": {"eip2612GasSponsoring": {"info": info}}}
+    required = read_payment_required(None, json.dumps(said).encode())
+    assert required is not None
+    with pytest.raises(Refused, match="wallet allow"):
+        shop.pay(required)
+    assert shop.spent() == 0
+
+
+LIES = {
+    "a spender of its own": {"extra": {"spender": "0x" + "66" * 20, "permit2Address": "0x" + "66" * 20}},
+    "another contract to settle": {"extra": {"verifyingContract": "0x" + "66" * 20, "proxy": "0x" + "66" * 20}},
+    "decimals": {"extra": {"decimals": 18}},
+    "a year": {"maxTimeoutSeconds": 31_536_000},
+    "a chain id": {"extra": {"chainId": 1}},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_a_seller_says_beside_the_terms_changes_nothing_that_is_signed(shops: Any, lie: str) -> None:
+    shop, _ = shops()
+    said = entry()
+    changes: dict[str, Any] = LIES[lie]
+    said |= changes | {"extra": said["extra"] | changes.get("extra", {})}
+    payment = shop.pay(challenge(said, sponsored=True))
+    sent = message(payment)
+    signed, info = sent["payload"]["permit2Authorization"], sent["extensions"]["eip2612GasSponsoring"]["info"]
+    assert (signed["spender"], signed["permitted"]) == (SETTLERS["upto"], {"token": USDC, "amount": str(CEILING)})
+    assert (info["spender"], info["amount"], info["asset"]) == (PERMIT2, str(CEILING), USDC)
+    assert int(signed["deadline"]) <= shop.now + 600
+    assert info["deadline"] == signed["deadline"]
+    assert payment.offer.micro_usd == CEILING
+    domain = {"name": "Permit2", "chainId": 8453, "verifyingContract": PERMIT2}
+    permitted, witness = ([{"name": name, "type": kind} for name, kind in of] for of in (_PERMITTED, _WITNESS))
+    types = {
+        "PermitWitnessTransferFrom": [
+            *({"name": name, "type": kind} for name, kind in _TRANSFER),
+        ],
+        "TokenPermissions": permitted,
+        "Witness": witness,
+    }
+    typed = encode_typed_data(domain, types, {key: value for key, value in signed.items() if key != "from"})
+    assert Account.recover_message(typed, signature=sent["payload"]["signature"]) == payment.payer
+
+
+_PERMITTED = (("token", "address"), ("amount", "uint256"))
+_WITNESS = (("to", "address"), ("facilitator", "address"), ("validAfter", "uint256"))
+_TRANSFER = (
+    *(("permitted", "TokenPermissions"), ("spender", "address"), ("nonce", "uint256"), ("deadline", "uint256")),
+    ("witness", "Witness"),
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": {"name": "USD Coin", "version": "3"}},
+        {"extra": {"name": "Permit2", "version": "2"}},
+        {"extra": {"facilitatorAddress": "0x" + "00" * 20}},
+        {"extra": {"facilitatorAddress": FACILITATOR[:-1]}},
+        {"payTo": USDC},
+        {"payTo": "0x" + "00" * 20},
+        {"amount": "0"},
+        {"maxTimeoutSeconds": 5},
+    ],
+    ids=str,
+)
+def test_a_ceiling_with_terms_of_its_own_is_no_offer(shops: Any, changes: dict[str, Any]) -> None:
+    shop, _ = shops(allowance=10**9)
+    bad = entry() | changes
+    bad["extra"] = entry()["extra"] | changes.get("extra", {})
+    assert shop.pay(challenge(bad, BOTH[1])).offer.method == "exact"
+    with pytest.raises(Refused) as caught:
+        shop.pay(challenge(bad))
+    assert caught.value.reason == "challenge_invalid"
+    assert shop.spent() == EXACT
+
+
+def test_a_token_with_the_symbol_of_another_is_not_known(shops: Any) -> None:
+    shop, _ = shops(allowance=10**9)
+    fake = entry() | {"asset": "0x" + "66" * 20, "extra": {**entry()["extra"], "symbol": "USDC", "decimals": 0}}
+    with pytest.raises(Refused, match='symbol = "UNKNOWN"') as caught:
+        shop.pay(challenge(fake, sponsored=True))
+    assert caught.value.reason == "asset_not_allowed"
+    assert shop.spent() == 0
 
 
 @given(

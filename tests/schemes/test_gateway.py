@@ -75,6 +75,14 @@ def test_the_networks_are_those_of_the_table() -> None:
         assert network.asset(usdc) is not None
 
 
+def test_one_that_would_live_too_long_is_no_offer_and_the_other_is_paid() -> None:
+    rules = rules_of(read_settings({"x402_gateway": "true"}, {}, cwd=Path("/"), home=Path("/nonexistent")))
+    long = replace(ENTRY, max_timeout_seconds=gateway.MAX_SECONDS + 1, amount=AtomicUnits(1))
+    assert choose(PaymentRequired(2, (long, PLAIN)), rules, {"evm": PAYER}).method == "exact"
+    with pytest.raises(Refused, match="lives for 1209801 seconds; Circle Gateway needs 604900"):
+        choose(PaymentRequired(2, (long,)), rules, {"evm": PAYER})
+
+
 @pytest.mark.parametrize(("options", "paid"), [({}, "exact"), ({"x402_gateway": "true"}, "gateway")])
 def test_it_is_paid_only_where_it_was_chosen(options: dict[str, str], paid: str) -> None:
     rules = rules_of(read_settings(options, {}, cwd=Path("/"), home=Path("/nonexistent")))

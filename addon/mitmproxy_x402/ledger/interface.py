@@ -108,6 +108,8 @@ CHARGES = 32
 """Most ceilings that `Ledger.charges` returns."""
 CHARGES_ROWS = 20_000
 """Most rows that it examines to find them."""
+CHARGES_SECONDS = 24 * 3600
+"""Oldest charge that it returns: prices, models and requests change."""
 LAPSE_SECONDS = 300
 """Seconds after which an unsent reservation lapses: longer than any signature takes."""
 

@@ -260,7 +260,7 @@ def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> 
     row = f'[[network]]\ncaip2 = "{requirement.network}"\nname = "chain-{found[1]}"\n' if found else ""
     where = f"chain-{found[1]}" if found else network.name if network else ""
     return (
-        f'{row}[[asset]]\nnetwork = "{where}"\naddress = "{requirement.asset}"\nsymbol = "USDC"\ndecimals = 6\n'
+        f'{row}[[asset]]\nnetwork = "{where}"\naddress = "{requirement.asset}"\nsymbol = "UNKNOWN"\ndecimals = 6\n'
         f'domain_name = "{name}"\ndomain_version = "{version}"\n'
     )
 

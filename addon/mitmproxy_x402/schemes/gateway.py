@@ -33,6 +33,7 @@ USDC = {
 TESTNETS = frozenset({84532, 5042002})
 MIN_SECONDS = 604_900
 """Circle takes what is valid for seven days more when it sees it, without grace; and an answer takes a while."""
+MAX_SECONDS = 2 * MIN_SECONDS
 
 
 def contract(network: Network) -> str:
@@ -59,6 +60,11 @@ def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, p
                 f"The challenge names the signing domain {key} {shown(theirs)} for Circle Gateway on {network.name};"
                 f" {shown(value)} is Circle's own. Nothing was signed."
             )
+    if requirement.max_timeout_seconds > MAX_SECONDS:
+        raise ChallengeError(
+            f"The challenge wants a signature that lives for {requirement.max_timeout_seconds} seconds; Circle Gateway"
+            f" needs {MIN_SECONDS}. Nothing was signed."
+        )
 
 
 def authorize(
@@ -71,9 +77,4 @@ def authorize(
     check(requirement, network, asset, payer=payer)
     domain = exact_evm.domain_hash(GATEWAY_DOMAIN, VERSION, network.chain_id, contract(network))
     validity = max(requirement.max_timeout_seconds, MIN_SECONDS)
-    if validity > 2 * MIN_SECONDS:
-        raise ChallengeError(
-            f"The challenge wants a signature that lives for {validity} seconds; Circle Gateway needs {MIN_SECONDS}."
-            " Nothing was signed."
-        )
     return exact_evm.transfer(requirement, domain, payer=payer, now=now, validity=validity, nonce=nonce, sign=sign)

@@ -23,6 +23,9 @@ from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain
 SPONSORING = "eip2612GasSponsoring"
 """The extension by which a seller pays the gas of an EIP-2612 permit."""
 
+_PAYER_S = frozenset({"from", "asset", "spender", "amount", "nonce", "deadline", "signature"})
+"""Keys of its `info` that only the payer sets."""
+
 Permit2Method = Literal["permit2", "upto"]
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,uint256 chainId,address verifyingContract)"
@@ -150,15 +153,19 @@ def permit(
 
 
 def sponsors(extensions: Any, asset: Asset) -> bool:
-    """Whether the seller of a challenge with these `extensions` pays the gas of an EIP-2612 permit of `asset`."""
+    """Whether the seller of a challenge with these `extensions` pays the gas of an EIP-2612 permit of `asset`.
+
+    One that fills in what belongs to the payer, such as a spender of its own, gets no permit.
+    """
     declared = extensions.get(SPONSORING) if isinstance(extensions, dict) else None
-    return asset.eip2612 and isinstance(declared, dict) and isinstance(declared.get("info"), dict)
+    info = declared.get("info") if isinstance(declared, dict) else None
+    return asset.eip2612 and isinstance(info, dict) and not _PAYER_S.intersection(info)
 
 
 def with_permit(extensions: Any, signed: dict[str, str]) -> Any:
     """`extensions` with a signed permit added where `sponsors` says that it is wanted."""
     declared = extensions[SPONSORING]
-    return {**extensions, SPONSORING: {**declared, "info": {**signed, **declared["info"]}}}  # its own keys stay
+    return {**extensions, SPONSORING: {**declared, "info": {**signed, **declared["info"]}}}  # what it said stays
 
 
 def _facilitator(requirement: PaymentRequirements) -> bytes:

@@ -53,9 +53,10 @@ OPTIONS: tuple[Option, ...] = (
         "How to pay a gateway that offers several ways: exact (the price is what is signed), auto or upto. With "
         "upto the wallet signs a ceiling, seven times the usual price or more, and the gateway takes a part of it when "
         "the answer is done: less than the exact price for short answers and cached prompts, more for long ones. auto "
-        "decides for each request by what was charged of earlier ceilings for that path and model, and tries three "
-        "where nothing is known. The dangers: the gateway and its facilitator may take the whole ceiling; limits and "
-        "budgets must have room for it, and the wallet must hold it. Both need an EVM RPC (x402_evm_rpc), and either a "
+        "decides for each request by what was charged of the last day's ceilings for that path and model, tries three "
+        "where nothing is known, and never pays a ceiling of more than 16 times the exact price. The dangers: the "
+        "gateway and its facilitator may take the whole ceiling; limits and budgets must have room for it, and the "
+        "wallet must hold it. Both need an EVM RPC (x402_evm_rpc), and either a "
         "gateway that sponsors the allowance or one that you set (wallet allow). Default: exact.",
     ),
     Option(

@@ -29,6 +29,7 @@ from ..interface import (
     CHAIN_TRANSITIONS,
     CHARGES,
     CHARGES_ROWS,
+    CHARGES_SECONDS,
     LAPSE_SECONDS,
     REPLACEABLE,
     UNKNOWN,
@@ -125,6 +126,7 @@ _CHARGES = f"""
     SELECT micro_usd, CASE chain_state WHEN 'moved' THEN micro_usd - uncounted ELSE charged_micro_usd END
     FROM x402_payment
     WHERE id > (SELECT MAX(id) FROM x402_payment) - {CHARGES_ROWS} AND scheme = 'upto' AND path = %s
+        AND counted_at > (SELECT counted_at FROM x402_payment ORDER BY id DESC LIMIT 1) - {CHARGES_SECONDS * 1000}
         AND model IS NOT DISTINCT FROM %s AND (chain_state = 'moved' OR charged_micro_usd IS NOT NULL)
     ORDER BY id DESC LIMIT {CHARGES}"""
 _JOB = "UPDATE x402_payment SET job = %s, payer = %s WHERE id = %s"

@@ -8,6 +8,7 @@ from ..interface import (
     CHAIN_TRANSITIONS,
     CHARGES,
     CHARGES_ROWS,
+    CHARGES_SECONDS,
     LAPSE_SECONDS,
     PASSING,
     REPLACEABLE,
@@ -103,6 +104,7 @@ CHARGED = f"""
     SELECT micro_usd, CASE chain_state WHEN 'moved' THEN micro_usd - uncounted ELSE charged_micro_usd END
     FROM payment
     WHERE id > (SELECT MAX(id) FROM payment) - {CHARGES_ROWS} AND scheme = 'upto' AND path = ? AND model IS ?
+        AND counted_at > (SELECT counted_at FROM payment ORDER BY id DESC LIMIT 1) - {CHARGES_SECONDS * 1000}
         AND (chain_state = 'moved' OR charged_micro_usd IS NOT NULL)
     ORDER BY id DESC LIMIT {CHARGES}"""
 JOB = "UPDATE payment SET job = ?, payer = ? WHERE id = ?"

@@ -26,6 +26,9 @@ RPC_SECONDS = 60
 """The same if no RPC answers: otherwise each request would wait for the time-out."""
 PROBES = 3
 """Ceilings that are tried, with `auto`, to learn what is charged for a path and model."""
+MOST_TIMES = 16
+"""A ceiling of more times the exact price is not paid with `auto`, whatever it came to so far: a seller that charged
+little to get there could then take all of it. Sellers of language models ask for some eight times."""
 QUANTILE = 0.75
 """Share of requests for which a ceiling has to be cheaper than the exact price."""
 DECAY = 0.92
@@ -86,6 +89,8 @@ class Ceilings:
             return True
         if ceiling.micro_usd <= exact.micro_usd:
             return True
+        if ceiling.micro_usd > MOST_TIMES * exact.micro_usd:
+            return False
         expected = expected_charge(ceiling.micro_usd, self._ledger.charges(purpose.path, purpose.model))
         return expected is None or expected < exact.micro_usd
 
@@ -166,17 +171,21 @@ def _units(micro_usd: int, scale: int) -> int:
 
 
 def expected_charge(ceiling: int, charges: Sequence[Charge]) -> int | None:
-    """The amount that three of four requests stay below under `ceiling`, judging by `charges` (newest first).
+    """What `ceiling` will come to, after `charges` (the newest first); None: not enough is known, so it is tried.
 
-    None: too few are known, so the ceiling is tried. All in millionths of a dollar.
+    What three requests of four cost at most, and no less than they cost on average: a seller that charges little now
+    and then, and all at other times, is no bargain. All in millionths of a dollar.
     """
     known = [charge for charge in charges if charge.ceiling > 0]
     if len(known) < PROBES:
         return None
     weighed = sorted((charge.charged / charge.ceiling, DECAY**age) for age, charge in enumerate(known))
-    wanted = QUANTILE * sum(weight for _, weight in weighed)
+    total = sum(weight for _, weight in weighed)
+    average = sum(share * weight for share, weight in weighed) / total
+    wanted, usual = QUANTILE * total, weighed[-1][0]
     for share, weight in weighed:
         wanted -= weight
         if wanted <= 0:
-            return int(share * ceiling) + 1
-    return int(weighed[-1][0] * ceiling) + 1
+            usual = share
+            break
+    return int(max(usual, average) * ceiling) + 1
