@@ -393,7 +393,7 @@ def _state_folder() -> Path:
 async def _look_at_wallets(payer: Payer) -> None:
     """Warn early of what would stop payments later. Asks only RPCs that the user has configured."""
     await warn_of_delegation(payer.wallets, payer.settings)
-    await payer.low_balance.look(payer.settings.networks, payer.payers)
+    await payer.balances.look(payer.settings.networks, payer.payers)
 
 
 def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:

@@ -33,10 +33,9 @@ from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
-from .low_balance import LowBalance
+from .balances import Balances
 from .outcomes import Outcomes
 from .policy import Offer, Purpose, Rules
-from .shortfalls import Shortfalls
 from .signing.ceilings import OVER_PERMIT2, Ceilings
 from .signing.signer import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
 
@@ -199,8 +198,7 @@ class Payer:
         self._ceilings = Ceilings(
             ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
         )
-        self.shortfalls = Shortfalls(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
-        self.low_balance = LowBalance(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
+        self.balances = Balances(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
         self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
 
     @property
@@ -255,7 +253,7 @@ class Payer:
             raise policy.dry_run(offer, order.purpose)
         payer = self.payers[offer.network.family]
         if payer is not None:
-            self.shortfalls.check(order.purpose.host, offer, payer)
+            self.balances.check(order.purpose.host, offer, payer)
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
             self.outcomes.flush()  # a settled payment can take nothing more
@@ -276,7 +274,7 @@ class Payer:
         except BaseException:
             self.release(row)
             raise
-        self.low_balance.signed(offer, payment.payer)
+        self.balances.signed(offer, payment.payer)
         return payment
 
     def _make_durable(self, at_once: bool) -> Awaitable[None] | None:

@@ -330,7 +330,7 @@ class Purchase:
         if first and unused:
             return self._replace(Outcome("rejected", status=status, code=code, counts_for=payment.window))
         if meaning is Meaning.UNFUNDED:
-            self._payer.shortfalls.note(self.purpose.host, payment.offer, payment.payer)
+            self._payer.balances.cannot_pay(self.purpose.host, payment.offer, payment.payer)
         if first and meaning is Meaning.UNFUNDED:
             self._step(Event.REJECT, Outcome("rejected", status=status, code=code, counts_for=payment.window))
             return False

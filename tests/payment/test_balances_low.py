@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.payment.low_balance import LowBalance
+from mitmproxy_x402.payment.balances import Balances
 from mitmproxy_x402.payment.policy import Offer
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network, NetworkTable
@@ -70,15 +70,18 @@ def offer(price: int = PRICE) -> Offer:
     return Offer(requirement, row, row.assets[0])
 
 
-def watch(rpc: Chain) -> LowBalance:
-    return LowBalance(lambda each: [rpc.url] if each == network() else [], 5, lambda: 0.0)
+def watch(rpc: Chain) -> Balances:
+    return Balances(lambda each: [rpc.url] if each == network() else [], 5, lambda: 0.0)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "wallet fund" in record.getMessage()]
 
 
-@pytest.mark.parametrize(("units", "said"), [(0, "not enough for one request"), (50_000, "enough for 10 requests")])
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [(0, "not enough for one request"), (5_000, "enough for 1 request:"), (50_000, "enough for 10 requests")],
+)
 def test_at_the_start(rpc: Chain, caplog: pytest.LogCaptureFixture, units: int, said: str) -> None:
     rpc.units = units
     asyncio.run(watch(rpc).look(NetworkTable([network()]), {"evm": EVM_ADDRESS, "svm": None}))
@@ -108,7 +111,7 @@ def test_when_it_happens_and_once(rpc: Chain, caplog: pytest.LogCaptureFixture) 
 
 
 def test_nobody_is_asked_who_was_not_named(rpc: Chain) -> None:
-    balance = LowBalance(lambda _: [], 5, lambda: 0.0)
+    balance = Balances(lambda _: [], 5, lambda: 0.0)
     asyncio.run(balance.look(NetworkTable([network()]), {"evm": EVM_ADDRESS, "svm": None}))
     balance.signed(offer(), EVM_ADDRESS)
     assert rpc.asked == 0

@@ -14,12 +14,12 @@ import pytest
 from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment.balances import LOOK_SECONDS, REST_SECONDS
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
-from mitmproxy_x402.payment.shortfalls import LOOK_SECONDS, REST_SECONDS
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
@@ -112,7 +112,7 @@ def test_a_balance_that_is_seen_to_change_ends_it(tmp_path: Path, ledger: Sqlite
         wallet = Wallet(tmp_path, ledger, evm_rpc=f"base-sepolia={node.url}")
 
         async def looked_up(count: int) -> None:
-            while len(node.requests) < count or any("_compare" in repr(each) for each in asyncio.all_tasks()):  # noqa: ASYNC110
+            while len(node.requests) < count or any("_ask" in repr(each) for each in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
         async def play() -> None:
