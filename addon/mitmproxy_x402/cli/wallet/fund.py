@@ -33,9 +33,10 @@ Send {symbol} on {network}, and nothing else, to
 {gas} is not needed: whoever settles a payment pays the fee.
 """
 FROM_OTHERS = """\
-From an exchange that offers it (Coinbase, Kraken, Binance and others do for USDC on Base and Solana): withdraw {symbol},
-and choose {network} as the network of the withdrawal; what is sent on another network does not arrive here. From a wallet app: scan the code. A few dollars are enough; keep no more there than you
-can afford to lose.\
+From an exchange: withdraw {symbol}, and choose {network} as the network of the withdrawal. Coinbase, Kraken, Binance and
+others offer USDC on Base and on Solana. What is sent on another network does not arrive here.
+From a wallet app: scan the code.
+A few dollars are enough; keep no more there than you can afford to lose.\
 """
 FROM_A_FAUCET = """\
 {network} is a test network, whose {symbol} is worth nothing. A faucet gives some: https://faucet.circle.com\
