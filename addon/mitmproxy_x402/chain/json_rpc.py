@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def _why(error: Exception, seconds: float) -> str:
         return "it does not speak TLS as it should"
     if isinstance(error, HTTPStreamClosedError):
         return "it closed the connection without an answer"
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be looked up"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return "could not be reached"

@@ -33,8 +33,8 @@ Send {symbol} on {network}, and nothing else, to
 {gas} is not needed: whoever settles a payment pays the fee.
 """
 FROM_OTHERS = """\
-From an exchange: withdraw {symbol}, and choose {network} as the network of the withdrawal. Coinbase, Kraken, Binance and
-others offer USDC on Base and on Solana. What is sent on another network does not arrive here.
+From an exchange: withdraw {symbol}, and choose {network} as the network of the withdrawal. Coinbase, Kraken, Binance
+and others offer USDC on Base and on Solana. What is sent on another network does not arrive here.
 From a wallet app: scan the code.
 A few dollars are enough; keep no more there than you can afford to lose.\
 """
