@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,7 @@ def settings(home: Path, **options: object) -> object:
     return read_settings(named, {}, cwd=home, home=home)
 
 
-def wallets(home: Path, **files: Path) -> object:
+def wallets(home: Path, **files: Path) -> sources.Wallets:
     return sources.load_wallets(sources.WalletSources({}, home, **files))
 
 
@@ -110,8 +112,97 @@ def test_what_nobody_else_can_change_is_fine(home: Path) -> None:
     for name, (file, _, use) in USES.items():
         if name in ("keystore", "password"):
             continue  # it is no keystore
-        (home / file).chmod(0o755 if (home / file).is_dir() else 0o644)
+        secret = name in ("default key", "key file", "token")
+        (home / file).chmod(0o755 if (home / file).is_dir() else 0o600 if secret else 0o644)
         use(home)
+
+
+SECRET = ("default key", "key file", "password", "token")
+
+
+@pytest.mark.parametrize(("file", "kind", "use"), [USES[name] for name in SECRET], ids=SECRET)
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o610])
+def test_a_secret_that_others_can_read_is_refused(
+    home: Path, file: str, kind: type[X402Error], use: Callable[[Path], object], mode: int
+) -> None:
+    (home / file).chmod(mode)
+    with pytest.raises(kind, match=f"Run: chmod 600 {home / file}$"):
+        use(home)
+
+
+FILES = [name for name in USES if name not in ("dump", "ledger")]
+
+
+@pytest.mark.parametrize("shape", ["pipe", "device", "endless", "socket", "folder", "huge"])
+@pytest.mark.parametrize(("file", "kind", "use"), [USES[name] for name in FILES], ids=FILES)
+def test_what_is_no_regular_file_holds_no_start_up(
+    home: Path, file: str, kind: type[X402Error], use: Callable[[Path], object], shape: str
+) -> None:
+    """A pipe that nobody writes to, above all: to open it would take for ever."""
+    place = home / file
+    place.unlink()
+    said = "and no regular file"
+    if shape == "pipe":
+        os.mkfifo(place, 0o600)
+    elif shape == "folder":
+        place.mkdir()
+    elif shape == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            folder = os.open(place.parent, os.O_RDONLY)
+            listening.bind(f"/proc/self/fd/{folder}/{place.name}")  # a path may have 108 bytes
+            os.close(folder)
+    elif shape == "huge":
+        place.touch(0o600)
+        os.truncate(place, 1 << 40)
+        said = "is larger than"
+    else:
+        place.symlink_to({"device": "/dev/null", "endless": "/dev/zero"}[shape])
+    with pytest.raises(kind, match=said):
+        use(home)
+
+
+@pytest.mark.parametrize("shape", ["pipe", "file"])
+def test_recordings_go_into_a_folder(home: Path, shape: str) -> None:
+    (home / "dump").rmdir()
+    os.mkfifo(home / "dump") if shape == "pipe" else (home / "dump").touch()
+    with pytest.raises(SettingsError, match="expected a folder"):
+        USES["dump"][2](home)
+
+
+@pytest.mark.parametrize("name", ["dump", "ledger"])
+def test_nobody_else_may_make_files_beside_ours(home: Path, name: str) -> None:
+    """The sticky bit keeps others from removing files, not from making those that we are about to make."""
+    file, kind, use = USES[name]
+    folder = home / file if name == "dump" else (home / file).parent
+    folder.chmod(0o1777)
+    with pytest.raises(kind, match=f"other users of this machine can make files in {folder}"):
+        use(home)
+
+
+@pytest.mark.parametrize("owner", [0, 54321])
+def test_secrets_that_a_container_is_given(home: Path, monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
+    """As Kubernetes mounts them: root's, readable by all, behind links."""
+    mounted = home / "run" / "secrets"
+    (mounted / "..2026").mkdir(parents=True)
+    (mounted / "..2026" / "key").write_text("22" * 32)
+    (mounted / "..2026" / "key").chmod(0o444)
+    (mounted / "..data").symlink_to("..2026")
+    (mounted / "key").symlink_to("..data/key")
+    monkeypatch.setattr(private_files.os, "geteuid", lambda: owner)
+    monkeypatch.setattr(private_files.os, "lstat", _owned_by_root(os.lstat))
+    monkeypatch.setattr(Path, "stat", _owned_by_root(Path.stat))
+    assert "other users of this machine can read it" in str(private_files.exposure(mounted / "key"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(mounted))
+    assert private_files.exposure(mounted / "key") is None
+    assert wallets(home, evm_key_file=mounted / "key").evm is not None
+
+
+def _owned_by_root(real: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+    def stat(*arguments: Any, **options: Any) -> os.stat_result:
+        status = real(*arguments, **options)
+        return os.stat_result((*status[:4], 0, *status[5:]))
+
+    return stat
 
 
 def test_a_folder_such_as_tmp_is_fine_on_the_way(home: Path) -> None:

@@ -212,7 +212,7 @@ class X402Addon:
             yield self._caution
         if outdated := authorities.outdated(named=names_authorities()):
             yield f"{outdated} {authorities.remedy()}"
-        yield from (*settings.warnings, *wallets.warnings)
+        yield from settings.warnings
         for mode in ctx.options.mode:
             unpayable = why_unpayable(mode.removeprefix("reverse:"), wallets)
             if unpayable:

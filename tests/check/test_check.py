@@ -142,10 +142,10 @@ class TestThisMachine:
         key.write_text(EVM_KEY)
         key.chmod(0o644)
         _, lines, _ = machine.check("--set", f"x402_evm_key_file={key}")
-        assert lines["key files"].startswith("TO DO")
-        assert f"chmod 600 {key}" in lines["key files"]
+        assert lines["wallet"].startswith("TO DO")
+        assert f"chmod 600 {key}" in lines["wallet"]
         key.chmod(0o600)
-        assert machine.check("--set", f"x402_evm_key_file={key}")[1]["key files"].startswith("ok")
+        assert machine.check("--set", f"x402_evm_key_file={key}")[1]["wallet"].startswith("ok")
 
     def test_a_key_that_is_none(self, machine: Machine) -> None:
         machine.environ("BLOCKRUN_WALLET_KEY", HUSH)

@@ -267,7 +267,9 @@ def test_what_is_there_is_shown(tmp_path: Path, sandbox: Sandbox) -> None:
     ):
         assert part in answer.stdout
     (tmp_path / ".blockrun" / ".session").chmod(0o644)
-    assert "readable by others" in run(tmp_path, more=beside(sandbox)).stdout
+    answer = run(tmp_path, more=beside(sandbox))
+    assert answer.returncode == 1
+    assert f"chmod 600 {tmp_path / '.blockrun' / '.session'}" in answer.stderr
 
 
 def test_what_it_buys_there_is_said(tmp_path: Path, sandbox: Sandbox) -> None:

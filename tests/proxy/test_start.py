@@ -122,13 +122,14 @@ def test_says_who_pays_what(home: Path) -> None:
             assert secret not in log
 
 
-def test_warns_of_a_key_that_others_can_read(home: Path) -> None:
+def test_a_key_that_others_can_read_is_refused(home: Path) -> None:
     (home / ".blockrun").mkdir()
     key = home / ".blockrun" / ".session"
     key.write_text(EVM_KEY)
     key.chmod(0o644)
-    with Proxy("http://127.0.0.1:1", home=home, keys={}) as proxy:
+    with Proxy("http://127.0.0.1:1", home=home, keys={}, expect_listen=False) as proxy:
         assert proxy.wait_for(f"chmod 600 {key}")
+        assert proxy.wait_for_end() == 1
         assert EVM_KEY[2:] not in proxy.log
 
 

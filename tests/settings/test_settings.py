@@ -34,6 +34,7 @@ MINT_2022 = "2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo"
 def read(tmp_path: Path, file: str | None = None, *, environ: dict[str, str] | None = None, **options: str) -> Settings:
     if file is not None:
         (tmp_path / "x402.toml").write_text(file)
+        (tmp_path / "x402.toml").chmod(0o600)
     named = {f"x402_{key}": value for key, value in options.items()}
     return read_settings(named, environ or {}, cwd=tmp_path, home=tmp_path / "home")
 
@@ -186,7 +187,7 @@ class TestFile:
             assert "cannot be read: No such file or directory" in message
 
     def test_a_directory_and_a_binary_and_a_broken_file(self, tmp_path: Path) -> None:
-        assert "cannot be read: Is a directory" in refusal(tmp_path, config=str(tmp_path))
+        assert "cannot be read: it is a folder" in refusal(tmp_path, config=str(tmp_path))
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
         assert "is not UTF-8 text" in refusal(tmp_path, config="binary")
         (tmp_path / "large").write_bytes(b"#" * (1 << 20) + b"#")
@@ -290,15 +291,19 @@ class TestClientToken:
         file.chmod(0o600)
         settings = read(tmp_path, client_token_file="token")
         assert settings.client_token == self.TOKEN
-        assert settings.warnings == ()
         assert self.TOKEN not in repr(settings)
 
-    def test_a_file_that_others_can_read_warns(self, tmp_path: Path) -> None:
+    def test_a_file_that_others_can_read_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "token"
         file.write_text(self.TOKEN)
         file.chmod(0o644)
-        (warning,) = read(tmp_path, client_token_file="token").warnings
-        assert f"chmod 600 {file}" in warning
+        assert refusal(tmp_path, client_token_file="token").endswith(f"Run: chmod 600 {file}")
+        toml = tmp_path / "x402.toml"
+        toml.write_text(f'client_token = "{self.TOKEN}"\n')
+        toml.chmod(0o644)
+        assert refusal(tmp_path).endswith(f"Run: chmod 600 {toml}")
+        toml.chmod(0o600)
+        assert read(tmp_path).client_token == self.TOKEN
 
     def test_two_at_one_place_are_refused(self, tmp_path: Path) -> None:
         message = refusal(tmp_path, client_token=self.TOKEN, client_token_file="token")

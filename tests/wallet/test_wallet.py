@@ -76,7 +76,7 @@ class TestFormats:
 
 class TestPlaces:
     def test_nothing_there_is_no_wallet(self, tmp_path: Path) -> None:
-        assert load(tmp_path, {"BLOCKRUN_WALLET_KEY": "", "SOLANA_WALLET_KEY": " \n"}) == Wallets(None, None, ())
+        assert load(tmp_path, {"BLOCKRUN_WALLET_KEY": "", "SOLANA_WALLET_KEY": " \n"}) == Wallets()
 
     def test_order(self, tmp_path: Path) -> None:
         keys = [f"{number:064x}" for number in range(1, 5)]
@@ -112,42 +112,39 @@ class TestPlaces:
             load(tmp_path, {"X402_KEYSTORE_PASSWORD": "x"}, **{family: tmp_path / "absent"})
 
     def test_a_folder_is_no_key(self, tmp_path: Path) -> None:
-        with pytest.raises(WalletError, match="cannot be read: Is a directory"):
+        with pytest.raises(WalletError, match="cannot be read: it is a folder"):
             load(tmp_path, evm_key_file=tmp_path)
         (tmp_path / ".blockrun" / ".session").mkdir(parents=True)
-        with pytest.raises(WalletError, match="cannot be read: Is a directory"):
+        with pytest.raises(WalletError, match="cannot be read: it is a folder"):
             load(tmp_path)
 
     def test_a_huge_file_is_no_key(self, tmp_path: Path) -> None:
-        with pytest.raises(WalletError, match="too large"):
+        with pytest.raises(WalletError, match="larger than 65536 bytes"):
             load(tmp_path, evm_key_file=write(tmp_path / "huge", " " * 100_000))
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-    def test_a_file_that_others_can_read_gets_a_warning(self, mode: int, tmp_path: Path) -> None:
-        evm = write(tmp_path / ".blockrun" / ".session", KEY, mode)
+    def test_a_file_that_others_can_read_is_refused(self, mode: int, tmp_path: Path) -> None:
         svm = write(tmp_path / "svm", SEED, mode)
-        warnings = load(tmp_path, svm_key_file=svm).warnings
-        assert len(warnings) == 2
-        for path, warning in zip((evm, svm), warnings, strict=True):
-            assert str(path) in warning
-            assert f"chmod 600 {path}" in warning
+        with pytest.raises(WalletError, match=f"{svm} is not used: other users .* Run: chmod 600 {svm}$"):
+            load(tmp_path, svm_key_file=svm)
+        evm = write(tmp_path / ".blockrun" / ".session", KEY, mode)
+        with pytest.raises(WalletError, match=f"Run: chmod 600 {evm}$"):
+            load(tmp_path)
 
-    def test_a_private_file_gets_none(self, tmp_path: Path) -> None:
+    def test_a_private_file_is_fine(self, tmp_path: Path) -> None:
         write(tmp_path / ".blockrun" / ".session", KEY, 0o400)
-        assert load(tmp_path).warnings == ()
+        assert load(tmp_path).evm is not None
 
     def test_nothing_is_written(self, tmp_path: Path) -> None:
         load(tmp_path, {"BLOCKRUN_WALLET_KEY": KEY, "SOLANA_WALLET_KEY": SEED})
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_key_through_a_pipe(self, tmp_path: Path) -> None:
-        reader, writer = os.pipe()
-        os.write(writer, KEY.encode())
+    def test_a_key_through_a_pipe_is_a_commands_business(self, tmp_path: Path) -> None:
+        reader, writer = os.pipe()  # as of a shell's <(...)
+        with pytest.raises(WalletError, match=r"it is a pipe, and no regular file\. .* or a command that prints one"):
+            load(tmp_path, evm_key_file=Path(f"/dev/fd/{reader}"))
         os.close(writer)
-        wallets = load(tmp_path, evm_key_file=Path(f"/dev/fd/{reader}"))
         os.close(reader)
-        assert wallets.evm is not None
-        assert (wallets.evm.address, wallets.warnings) == (ADDRESS, ())
 
 
 WRONG_EVM = [
@@ -205,6 +202,7 @@ class TestSecrecy:
     def test_a_foreign_encoding_is_refused_without_being_shown(self, tmp_path: Path) -> None:
         path = tmp_path / "key"
         path.write_bytes(b"\xff\xfe" + KEY.encode("utf-16-le"))
+        path.chmod(0o600)
         with pytest.raises(WalletError, match="holds no EVM private key") as caught:
             load(tmp_path, evm_key_file=path)
         assert caught.value.__context__ is None
@@ -236,7 +234,7 @@ class TestSecrecy:
         environ = {"BLOCKRUN_WALLET_KEY": text, "SOLANA_WALLET_KEY": text}
         message = ""
         try:
-            assert load(Path("/nonexistent"), environ) == Wallets(None, None, ())
+            assert load(Path("/nonexistent"), environ) == Wallets()
         except WalletError as error:
             message = str(error)
         assert len(text) < 10 or text not in message
@@ -267,15 +265,16 @@ class TestKeystore:
         path = keystore(tmp_path)
         wallets = load(tmp_path, {"X402_KEYSTORE_PASSWORD": "correct horse"}, keystore=path)
         assert wallets.evm == EvmWallet(ADDRESS, str(path), lambda _: b"")
-        assert wallets.warnings == ()
 
     @pytest.mark.parametrize("text", ["correct horse", "correct horse\n", "correct horse\r\n", "correct horse\nnote"])
     def test_password_from_a_file(self, text: str, tmp_path: Path) -> None:
-        password = write(tmp_path / "password", text, 0o640)
+        password = write(tmp_path / "password", text, 0o600)
         wallets = load(tmp_path, keystore=keystore(tmp_path), keystore_password_file=password)
         assert wallets.evm is not None
         assert wallets.evm.address == ADDRESS
-        assert [f"chmod 600 {password}" in warning for warning in wallets.warnings] == [True]
+        password.chmod(0o640)
+        with pytest.raises(WalletError, match=f"Run: chmod 600 {password}$"):
+            load(tmp_path, keystore=keystore(tmp_path), keystore_password_file=password)
 
     def test_scrypt(self, tmp_path: Path) -> None:
         path = write(tmp_path / "k", json.dumps(Account.encrypt(KEY, "é", kdf="scrypt", iterations=2)))

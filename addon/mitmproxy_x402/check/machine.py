@@ -61,7 +61,7 @@ def signing() -> Line:
 
 
 def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
-    """The addresses that pay, and whether others can read a key file."""
+    """The addresses that pay, and what the settings warn of."""
     for family, purse in (("evm", found.evm), ("svm", found.svm)):
         if purse is not None:
             names = ", ".join(network.name for network in settings.networks if network.family == family)
@@ -71,11 +71,9 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
         others = f"or set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file"
         yield todo("wallet", f"none was found: make one with {program} wallet new, {others}.")
         return
-    warnings = (*found.warnings, *settings.warnings)
-    for warning in warnings:
-        yield todo("key files", warning)
-    if not warnings:
-        yield ok("key files", "no other user can read them")
+    yield ok("key files", "no other user can read them")
+    for warning in settings.warnings:
+        yield todo("settings", warning)
 
 
 def ledger(settings: Settings) -> Line:

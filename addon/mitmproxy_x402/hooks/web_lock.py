@@ -15,6 +15,8 @@ from typing import Any
 
 from mitmproxy import exceptions
 
+from ..private_files import folder_objection
+
 HARMLESS = frozenset(
     {
         *(
@@ -99,6 +101,8 @@ def _open(opener: Callable[[str], bool], folder: Path, url: str) -> bool:
     if "token=" not in url:
         return opener(url)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder_objection(folder) is not None:
+        return False  # mitmweb prints the address
     for old in folder.glob("mitmweb-*.html"):
         old.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(".html", "mitmweb-", folder)  # mode 0600

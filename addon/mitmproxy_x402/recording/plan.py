@@ -14,7 +14,7 @@ from typing import Any
 from mitmproxy import flowfilter, http
 
 from ..errors import SettingsError
-from ..private_files import objection
+from ..private_files import folder_objection
 from ..settings.settings import Settings
 from .har import HarFiles
 from .mitm import FlowFile, with_body
@@ -103,11 +103,12 @@ def asked_of(settings: Settings) -> tuple[object, ...]:
 
 
 def _try_folder(folder: Path) -> None:
-    why = objection(folder)
-    if why is not None:
-        raise SettingsError(f"x402_dump = {str(folder)[:200]!r}: nothing is recorded there: {why}")
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        for _ in range(2):  # again, since somebody may have made it first
+            why = folder_objection(folder)
+            if why is not None:
+                raise SettingsError(f"x402_dump = {str(folder)[:200]!r}: nothing is recorded there: {why}")
+            folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x402")
     except OSError as error:

@@ -15,7 +15,7 @@ import tomli
 
 from ..errors import SettingsError
 from ..limits.limits import Budget, Limit
-from ..private_files import objection
+from ..private_files import Unfit, exposure, objection, read_file
 from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2
 from ..protocol.networks import NetworkTable
@@ -185,7 +185,7 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         evm_key_command=_key_command(sources, "evm_key_command"),
         svm_key_command=_key_command(sources, "solana_key_command"),
         keyring=sources.get("keyring", printable, ""),
-        client_token=_client_token(sources, warnings),
+        client_token=_client_token(sources),
         allow_origins=sources.get("allow_origins", several(browser_origin, "origins"), ()),
         budgets=sources.default("budget", budgets),
         limits=read_limits(str(file), document, cwd if file is None else file.parent, home),
@@ -326,14 +326,9 @@ def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
 
 def _read_text(file: Path, what: str) -> str:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE + 1)
-    except OSError as error:
-        raise SettingsError(f"{what} cannot be read: {error.strerror or type(error).__name__}") from None
-    if len(content) > MAX_FILE:
-        raise SettingsError(f"{what} is larger than {MAX_FILE} bytes; is it the right file?")
-    try:
-        return content.decode()
+        return read_file(file, MAX_FILE).decode()
+    except Unfit as why:
+        raise SettingsError(f"{what} {why}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{what} is not UTF-8 text") from None
 
@@ -391,20 +386,22 @@ def _network_rpc(table: NetworkTable) -> Callable[[Given], tuple[Caip2, str]]:
     return read
 
 
-def _client_token(sources: _Sources, warnings: list[str]) -> str | None:
+def _client_token(sources: _Sources) -> str | None:
     for direct, in_file in zip(sources.levels("client_token"), sources.levels("client_token_file"), strict=True):
         if direct is not None and in_file is not None:
             raise in_file.wrong(f"{direct.where} is set as well; keep one", show=False)
         if direct is not None:
+            if sources.file is not None and direct.where == f"{sources.file}: client_token":
+                why = exposure(sources.file)
+                if why is not None:
+                    raise direct.wrong(f"a token is not taken from this file: {why}", show=False)
             return token(direct)
         if in_file is not None:
             file = path(in_file)
             text = _read_text(file, f"{in_file.where}: {file}")
-            why = objection(file)
+            why = objection(file) or exposure(file)
             if why is not None:
                 raise in_file.wrong(f"{file} is not used: {why}", show=False)
-            if file.stat().st_mode & 0o077:
-                warnings.append(f"{file} (client token) can be read by other users; run: chmod 600 {file}")
             first = (text.splitlines() or [""])[0].strip()
             return token(Given(f"{in_file.where}: {file}", first, sources.cwd, sources.home))
     return None

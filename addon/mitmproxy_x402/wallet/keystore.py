@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE = "X402_KEYSTORE_PASSWORD"
 
 
-def keystore_wallet(sources: WalletSources, path: Path, warnings: list[str]) -> EvmWallet:
+def keystore_wallet(sources: WalletSources, path: Path) -> EvmWallet:
     """The wallet in the version 3 keystore `path`, which is safe to read by others as long as its password is not."""
     from eth_account import Account  # noqa: PLC0415 - a second or more to import, needed for keystores only
 
     password = sources.environ.get(PASSWORD_VARIABLE)
     if password is None and sources.keystore_password_file:
-        password = (read_secret(sources.keystore_password_file, warnings).splitlines() or [""])[0]
+        password = (read_secret(sources.keystore_password_file).splitlines() or [""])[0]
     if password is None:
         raise WalletError(
             f"The keystore {path} needs a password: set {PASSWORD_VARIABLE} or x402_keystore_password_file."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from ..errors import WalletError
-from ..private_files import objection
+from ..private_files import Unfit, exposure, objection, read_file
 
 MAX_FILE = 64 * 1024
 
@@ -34,30 +33,24 @@ class Found:
     text: str = field(repr=False)
 
 
-def read_secret(path: Path, warnings: list[str]) -> str:
-    """The text of the key or password file `path`; adds a warning when others can read it.
+def read_secret(path: Path) -> str:
+    """The text of the key or password file `path`.
 
-    Raises WalletError: it cannot be read, or others can change it.
+    Raises WalletError: it cannot be read, or others can read or change it.
     """
     text = read_text(path)
-    why = objection(path)
+    why = objection(path) or exposure(path)
     if why is not None:
         raise WalletError(f"The key file {path} is not used: {why}")
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        warnings.append(f"{path} can be read by other users of this machine: run chmod 600 {path}")
     return text
 
 
 def read_text(path: Path) -> str:
     """The text of the file `path`, 64 KiB at most. Raises WalletError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise WalletError(f"{path} is too large for a key: more than {MAX_FILE} bytes.")
-    except OSError as error:
-        raise WalletError(f"{path} cannot be read: {error.strerror}.") from None
+        data = read_file(path, MAX_FILE)
+    except Unfit as why:
+        raise WalletError(f"{path} {why}. Name a file with a key, or a command that prints one.") from None
     # What is no text is no key either, and a decoding error would carry the content along.
     return data.decode("utf-8-sig", errors="replace")
 

@@ -36,11 +36,10 @@ SVM_FILE = Path(".blockrun", ".solana-session")
 
 @dataclass(frozen=True)
 class Wallets:
-    """What was found: at most one wallet a family, and what its owner should know about the files."""
+    """What was found: at most one wallet a family."""
 
     evm: EvmWallet | None = None
     svm: SvmWallet | None = None
-    warnings: tuple[str, ...] = ()
 
     def for_family(self, family: Family) -> EvmWallet | SvmWallet | None:
         """The wallet that signs for chains of `family`, or None."""
@@ -66,19 +65,18 @@ class WalletSources:
 
 def load_wallets(sources: WalletSources) -> Wallets:
     """The wallets that `sources` hold. Raises WalletError, which names the source and never what is in it."""
-    warnings: list[str] = []
     _named_once(
         "EVM", keystore=sources.keystore, evm_key_file=sources.evm_key_file, evm_key_command=sources.evm_key_command
     )
     _named_once("Solana", solana_key_file=sources.svm_key_file, solana_key_command=sources.svm_key_command)
     evm: EvmWallet | None
     if sources.keystore:
-        evm = keystore_wallet(sources, sources.keystore, warnings)
+        evm = keystore_wallet(sources, sources.keystore)
     else:
-        found = _find(sources, "evm", warnings)
+        found = _find(sources, "evm")
         evm = evm_wallet(found.source, evm_secret(found)) if found else None
-    found = _find(sources, "svm", warnings)
-    return Wallets(evm, svm_wallet(found) if found else None, tuple(warnings))
+    found = _find(sources, "svm")
+    return Wallets(evm, svm_wallet(found) if found else None)
 
 
 def warm_up() -> None:
@@ -93,13 +91,13 @@ def _named_once(family: str, **options: object) -> None:
         raise WalletError(f"Two {family} keys are named, by {' and '.join(named)}: name one.")
 
 
-def _find(sources: WalletSources, family: Family, warnings: list[str]) -> Found | None:
+def _find(sources: WalletSources, family: Family) -> Found | None:
     evm = family == "evm"
     named, command = (
         (sources.evm_key_file, sources.evm_key_command) if evm else (sources.svm_key_file, sources.svm_key_command)
     )
     if named:
-        return Found(str(named), read_secret(named, warnings))
+        return Found(str(named), read_secret(named))
     if command:
         return from_command(command, f"x402_{'evm' if evm else 'solana'}_key_command")
     if sources.keyring and (found := from_keyring(sources.keyring, family)) is not None:
@@ -117,4 +115,4 @@ def _find(sources: WalletSources, family: Family, warnings: list[str]) -> Found 
             f"{path} cannot be looked at: {error.strerror}. Run as the user whose wallet it is, or name another key in "
             f"{(_EVM_VARIABLES if evm else (SVM_VARIABLE,))[0]}."
         ) from None
-    return Found(str(path), read_secret(path, warnings))
+    return Found(str(path), read_secret(path))

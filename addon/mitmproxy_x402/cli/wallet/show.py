@@ -36,8 +36,6 @@ Held = dict[tuple[str, str], int]
 async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gateway) -> int:
     """Print it line by line as it becomes known; returns 1 where there is no wallet."""
     if wallets.evm is None and wallets.svm is None:
-        for warning in wallets.warnings:
-            say(warning)
         say(f"No wallet was found. To make one: {program} wallet new")
         for line in _unnamed_keystore(settings):
             say(line)
@@ -55,7 +53,7 @@ async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gate
         for network, asset in _shown(family, settings, asked.small):
             async for line in _holdings(purse, network, asset, settings, held):
                 say(f"  {line}")
-    for line in (*wallets.warnings, *_unnamed_keystore(settings)):
+    for line in _unnamed_keystore(settings):
         say(line)
     say()
     for line in (*_costs(asked, held), *_missing(asked, held, wallets, program)):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import Refused
 from ...limits.limits import Budget
-from ...private_files import objection
+from ...private_files import folder_objection, objection
 from ...protocol.messages import AtomicUnits, Caip2
 from ..interface import (
     UNKNOWN,
@@ -64,7 +64,7 @@ class SqliteLedger:
         self._payments = 0
         self._is_blocked = False
         """Whether the last write found the file locked by another process."""
-        why = objection(path)
+        why = folder_objection(path.resolve().parent) or objection(path)  # SQLite puts its log beside the file
         if why is not None:
             raise LedgerError(f"The ledger {path} is not used: {why}")
         with contextlib.ExitStack() as undo:
