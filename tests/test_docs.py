@@ -126,6 +126,7 @@ def test_the_example_files_are_good(tmp_path: Path) -> None:
     examples = re.findall(r"```toml\n(.*?)```", CONFIGURATION.read_text(), re.DOTALL)
     (tmp_path / "x402.toml").write_text("\n".join(examples))
     (tmp_path / "client.token").write_text("a-client-token\n")
+    (tmp_path / "client.token").chmod(0o600)
     settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
     assert settings.max_request == 250_000
     assert settings.client_token == "a-client-token"
