@@ -66,7 +66,7 @@ class X402Addon:
         self.recorder = Recorder()  # last, because the other addons add what it records
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy loads them with this addon
-        self._peers = Peers()
+        self._peers = Peers(lambda client: client.id in ctx.master.addons.get("proxyserver").connections)
         self._quiet = QuietProbes()
         self._web_lock: WebLock | None = None
         views = Views(lambda: self.payer)

@@ -381,7 +381,6 @@ class TestServe:
         key = tmp_path / "evm.key"
         key.write_text(EVM_KEY)
         key.chmod(0o600)
-        key.chmod(0o600)
         (tmp_path / ".mitmproxy").mkdir()
         (tmp_path / ".mitmproxy/config.yaml").write_text(f"x402_evm_key_file: {key}\n")
         with socket.create_server(("127.0.0.1", 0)) as taken:

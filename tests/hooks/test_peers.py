@@ -90,7 +90,7 @@ def client_of(peer: tuple[str, int], own: tuple[str, int]) -> connection.Client:
 
 
 def test_whoever_stands_at_the_end_of_the_chain_is_the_peer() -> None:
-    peers = Peers()
+    peers = Peers(lambda _: True)
     stranger = client_of(("192.168.1.9", 5), ("192.168.1.2", 8080))
     middle = client_of(("::1", 6, 0, 0), ("::1", 8081, 0, 0))
     last = client_of(("::ffff:127.0.0.1", 7, 0, 0), ("::ffff:127.0.0.1", 4402, 0, 0))
@@ -105,7 +105,7 @@ def test_whoever_stands_at_the_end_of_the_chain_is_the_peer() -> None:
 
 
 def test_a_circle_is_a_stranger() -> None:
-    peers = Peers()
+    peers = Peers(lambda _: True)
     client = client_of(("127.0.0.1", 7), ("127.0.0.1", 4402))
     peers.server_connected(hop(("127.0.0.1", 7), ("127.0.0.1", 4402), client))
     assert peers.of(client) == ""

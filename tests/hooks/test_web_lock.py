@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from support import challenges
 from support.mitmweb import Web
 from support.patience import eventually
 from support.proxy import Proxy
 from support.versions import IS_12
-from support.wire import Upstream, free_port
+from support.wire import Peer, Upstream, free_port, request
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,14 @@ def refused(web: Web, **options: Any) -> str:
         {"x402_forward_auth": "true"},
         {"x402_solana_rpc": "https://evil.example"},
         {"view_filter": "~q", "scripts": ["SCRIPT"]},
+        {"x402_view_limit": "1g"},
+        {"x402_dump_filter": "~m GET"},
+        {"x402_forward_names": "x-api-key"},
+        {"onboarding": False},
+        {"anticache": True},
+        {"anticomp": True},
+        {"store_streamed_bodies": True},
+        {"termlog_verbosity": "error"},
     ],
     ids=json.dumps,
 )
@@ -75,6 +84,7 @@ def test_narrowing_and_looking_are_free(web: Web) -> None:
         {"x402_budget": "10/day,1/hour"},
         {"x402_budget": "9/day,1/hour"},
         {"x402_allow_networks": "base"},
+        {"x402_view_limit": "1m"},
         {"x402_dry_run": "true"},
         {"view_filter": "~m POST", "intercept": "~q"},
         {"intercept": None},
@@ -82,6 +92,33 @@ def test_narrowing_and_looking_are_free(web: Web) -> None:
         web.api("options", "PUT", options)
     assert "x402_dry_run" in refused(web, x402_dry_run="false")
     assert "x402_max_request" in refused(web, x402_max_request="1")
+
+
+@pytest.mark.parametrize("value", [True, 1, 0.5, None, ["true"], {"a": "b"}], ids=json.dumps)
+@pytest.mark.parametrize("option", ["x402_dry_run", "x402_max_request", "x402_budget"])
+def test_what_is_no_text_is_told_so(web: Web, option: str, value: Any) -> None:
+    assert f"{option}: expected text" in refused(web, **{option: value})
+
+
+def test_a_flow_that_is_sent_to_the_proxy_itself_spends_nothing(home: Path) -> None:
+    """The page may edit a flow and replay it: what comes from a replay is no client of this machine."""
+
+    def sell(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            upstream.read(peer)
+            peer.send(challenges.answer())
+
+    with Upstream(sell) as upstream, Web(upstream.url, "--set", "x402_dry_run=false", home=home) as web:
+        with web.client() as client:
+            client.ask(request("GET", "/v1/seen", b""))
+        flow = web.flows()[-1]["id"]
+        upstream.requests.clear()
+        # Of its own addresses mitmproxy knows this one as localhost, and takes other spellings for another host.
+        own = {"host": "LocalHost", "port": web.port, "path": "/v1/replayed", "headers": [["host", "127.0.0.1"]]}
+        web.api(f"flows/{flow}", "PUT", {"request": own})
+        web.api(f"flows/{flow}/replay", "POST")
+        web.wait_for("refused: client_token_required")
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize("command", ["script.run", "options.load", "options.save", "save.file", "set", "options.reset"])

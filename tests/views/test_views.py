@@ -396,13 +396,11 @@ def test_what_a_user_writes_stays(shop: Web) -> None:
     assert (after["comment"], after["marked"]) == ("mine", "🐱")
 
 
-def test_nothing_is_kept_with_0(shop: Web) -> None:
-    shop.api("options", "PUT", {"x402_view_limit": "0"})
-    try:
-        ask(shop, {**USAGE, "user": "zero"})
-        flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"])
-    finally:
-        shop.api("options", "PUT", {"x402_view_limit": ""})
+def test_nothing_is_kept_with_0(home: Path) -> None:
+    with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox:
+        with Web(sandbox.url, "--set", "x402_view_limit=0", home=home) as shop:
+            ask(shop, {**USAGE, "user": "zero"})
+            flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"])
     assert flow["response"]["contentLength"] is None
     assert "tool call" not in flow["comment"]
 

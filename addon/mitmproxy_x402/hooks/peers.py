@@ -1,12 +1,14 @@
 """Finds the real client of a connection that comes from this process, through another of its modes.
 
 With `--mode reverse:https://... --mode regular@0.0.0.0:8080` a client on another machine can ask the regular proxy for
-http://127.0.0.1:4402/. To the reverse proxy that looks like a program on this machine.
+http://127.0.0.1:4402/. To the reverse proxy that looks like a program on this machine. So does a flow that is edited
+in mitmweb and replayed, and a replay never pays.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import connection
@@ -15,18 +17,23 @@ _End = tuple[str, int]
 
 
 class Peers:
-    """An addon, loaded by X402Addon, that records the connections that this process opens."""
+    """An addon, loaded by X402Addon, that records the connections that this process opens.
+
+    `is_live` says whether a client is connected now.
+    """
 
     name = "x402peers"
 
-    def __init__(self) -> None:
-        self._opened: dict[tuple[_End, _End], connection.Client] = {}
+    def __init__(self, is_live: Callable[[connection.Client], bool]) -> None:
+        self._is_live = is_live
+        self._opened: dict[tuple[_End, _End], connection.Client | None] = {}
+        """The client that each was opened for; None: a replay's, which is not connected any more."""
 
     def server_connected(self, data: Any) -> None:
         """Record an opened connection, before anything is sent through it."""
         ends = _ends(data.server.sockname, data.server.peername)
         if ends is not None:
-            self._opened[ends] = data.client
+            self._opened[ends] = data.client if self._is_live(data.client) else None
 
     def server_disconnected(self, data: Any) -> None:
         """Forget a closed connection."""
@@ -41,9 +48,11 @@ class Peers:
         """
         for _ in range(len(self._opened) + 1):
             ends = _ends(client.peername, client.sockname)
-            through = self._opened.get(ends) if ends is not None else None
-            if through is None:
+            if ends is None or ends not in self._opened:
                 return client.peername[0] if client.peername else ""
+            through = self._opened[ends]
+            if through is None:
+                return ""
             client = through
         return ""  # a cycle
 

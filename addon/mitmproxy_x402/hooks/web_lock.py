@@ -19,20 +19,11 @@ from ..private_files import folder_objection
 
 HARMLESS = frozenset(
     {
-        *(
-            "intercept",
-            "intercept_active",
-            "view_filter",
-            "view_order",
-            "view_order_reversed",
-            "web_columns",
-            "web_theme",
-        ),
-        *("showhost", "anticache", "anticomp", "dumper_filter", "flow_detail", "content_view_lines_cutoff"),
-        *("termlog_verbosity", "store_streamed_bodies", "console_focus_follow"),
+        *("view_filter", "view_order", "view_order_reversed", "web_columns", "web_theme", "showhost"),
+        *("content_view_lines_cutoff", "console_focus_follow", "intercept", "intercept_active"),
     }
 )
-"""mitmproxy's options that only change what is displayed."""
+"""mitmproxy's options that only change what is displayed, or hold flows until they are looked at."""
 COMMANDS = (
     *("script.run", "options.load", "options.save", "save.file", "save.har", "export.file", "cut.save"),
     *("view.flows.load", "replay.client.file", "replay.server.file", "browser.start"),
@@ -69,7 +60,11 @@ class WebLock:
             if name in self._options and getattr(self._options, name) != value
         }
         if known:
-            for name in known:
+            for name, value in known.items():
+                if name.startswith("x402_") and not isinstance(value, str):
+                    raise exceptions.OptionsError(
+                        f'{name}: expected text, as in "true" or "0.5", and got {value!r:.60}'
+                    )
                 if name not in HARMLESS and not name.startswith("x402_"):
                     raise exceptions.OptionsError(
                         f"{name} cannot be changed from mitmweb while a wallet is loaded: it may lead to the key. Set "

@@ -16,12 +16,8 @@ def widened(before: Settings, after: Settings) -> list[str]:
 
 def beyond_narrowing(names: Iterable[str]) -> list[str]:
     """Those of `names`, options without their prefix, that no change can narrow, as files to read or write."""
-    narrowing = {key for key, rule in _RULES.items() if rule is not _same} | {"budget", *_OF_NO_ACCOUNT}
+    narrowing = {key for key, rule in _RULES.items() if rule is not _same} | {"budget"}
     return sorted(name for name in names if name not in narrowing)
-
-
-_OF_NO_ACCOUNT = ("view_limit", "dump_filter")
-"""Options that may have any value."""
 
 
 def _pair(before: Settings, after: Settings, key: str) -> tuple[Any, Any]:
@@ -64,6 +60,7 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "repurchase": _lower,
     "max_validity": _lower,
     "max_body": _lower,
+    "view_limit": _lower,
     "dry_run": _only_on,
     "preauthorize": _only_off,
     "forward_auth": _only_off,
