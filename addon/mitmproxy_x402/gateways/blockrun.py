@@ -5,6 +5,7 @@ Measured on the live service, whose source is closed.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _MEDIA = re.compile(rf"(?:{ALIAS})?/v1/(videos|audio|images)/[^/]+/([^/]+)")
 _SIGNATURE = "x-poll-signature"
 
 
+@functools.lru_cache(maxsize=64)
 def is_own(host: str) -> bool:
     """Whether `host` is BlockRun's, or this machine, where the sandbox plays it."""
     name = host.lower().rstrip(".")

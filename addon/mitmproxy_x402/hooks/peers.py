@@ -7,6 +7,7 @@ in mitmweb and replayed, and a replay never pays.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable
 from typing import Any
@@ -63,10 +64,15 @@ def _ends(near: Any, far: Any) -> tuple[_End, _End] | None:
 
 def _end(address: Any) -> _End:
     """Address and port of a socket address; the address in its canonical spelling, without IPv6 extras."""
-    host = str(address[0]).partition("%")[0]
+    return _canonical(str(address[0])), int(address[1])
+
+
+@functools.lru_cache(maxsize=256)
+def _canonical(host: str) -> str:
+    host = host.partition("%")[0]
     try:
         parsed = ipaddress.ip_address(host)
     except ValueError:
-        return host, int(address[1])
+        return host
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed), int(address[1])
+    return str(mapped or parsed)

@@ -21,10 +21,12 @@ def open_ledger(place: LedgerPlace) -> Ledger:
 
 
 def make_ready(ledger: Ledger, settings: Settings) -> None:
-    """Make the sums for new budgets now, so that no payment has to wait for them. Never raises."""
+    """Sum up new budgets and lengthen the log now, so that no payment has to wait for that. Never raises."""
     if isinstance(ledger, SqliteLedger):
         with contextlib.suppress(LedgerError):  # the first payment reports it
             ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])
+            if settings.ledger_sync:
+                ledger.fill_log()
 
 
 def _database(url: PostgresUrl) -> PostgresLedger:

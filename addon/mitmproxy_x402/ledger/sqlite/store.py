@@ -34,7 +34,7 @@ from ..interface import (
 )
 from ..moments import milliseconds, milliseconds_at_least
 from . import statements
-from .durability import Disk
+from .durability import Disk, Sync, sync_of
 from .file import make_file, without_log
 from .liveness import ProcessLock, boot_of, is_alive, sweep
 from .schema import migrate
@@ -49,14 +49,16 @@ COLLISION_MS = 10
 After a write that timed out, others do not wait at all until one succeeds."""
 CHECKPOINT_PAGES = 16_000
 """Pages of the log (64 MB) after which SQLite runs a checkpoint on the event loop."""
-CHECKPOINT_PAYMENTS = 500
+CHECKPOINT_PAYMENTS = 250
 """Payments after which a thread runs a checkpoint (`durability`), long before that."""
 
 
 class SqliteLedger:
     """The ledger over one connection to the file; each process and thread opens its own. Raises LedgerError."""
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    def __init__(
+        self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] = sync_of
+    ) -> None:
         self.place = self.path = path
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
@@ -77,7 +79,7 @@ class SqliteLedger:
                 undo.callback(self._db.close)
                 self._spending = Spending(self._db)
                 self._prepare()
-                self._disk = Disk(path, self._failure)
+                self._disk = Disk(path, self._failure, make_sync)
             except (OSError, sqlite3.Error) as error:
                 raise self._failure(error) from None
             undo.pop_all()
@@ -189,6 +191,11 @@ class SqliteLedger:
         except RuntimeError:  # without an event loop, blocking delays nobody
             self.durable_now()
             return None
+
+    def fill_log(self) -> None:
+        """Lengthen the log to what it will need, which makes each sync cheaper (see `durability`)."""
+        with self._transaction():  # keeps other writers out
+            self._disk.fill()
 
     def durable_now(self) -> None:
         """Make everything written so far survive a power cut, and block until that is done."""
@@ -360,7 +367,7 @@ class SqliteLedger:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if "is locked" in str(error):
                 self._set_blocked(True)
             raise self._failure(error) from None
