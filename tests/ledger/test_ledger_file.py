@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import logging
 import os
@@ -12,7 +11,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +19,6 @@ import pytest
 
 from mitmproxy_x402.ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import read_entries
-from mitmproxy_x402.ledger.sqlite.durability import Disk
 from mitmproxy_x402.ledger.sqlite.liveness import is_alive
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, SqliteLedger
@@ -220,46 +217,6 @@ class TestPowerCut:
             assert ledger.spent(Budget(10**6, "day")) == 10
             assert query(path, "state, sends, reference") == [("unknown", 1, "0xnonce")]
             assert ledger.finish(1, Outcome("settled", "0xt")) == "settled"
-
-    def test_a_reservation_is_on_the_disk_when_it_was_waited_for(
-        self, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """All that wait at one time share a sync, and other work goes on."""
-        syncs: list[int] = []
-        real = Disk.now
-
-        def now(disk: Disk) -> None:
-            time.sleep(0.05)
-            syncs.append(1)
-            real(disk)
-
-        monkeypatch.setattr(Disk, "now", now)
-
-        async def pay() -> None:
-            rows = [ledger.reserve(intent(), []) for _ in range(10)]
-            waits = [ledger.durable_soon() for _ in rows]
-            await asyncio.sleep(0)
-            assert not syncs
-            await asyncio.gather(*filter(None, waits))
-
-        asyncio.run(pay())
-        assert len(syncs) in (1, 2)
-
-    def test_a_disk_that_fails_is_a_clear_error(self, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-        def now(disk: Disk) -> None:
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(Disk, "now", now)
-
-        async def pay() -> None:
-            wait = ledger.durable_soon()
-            assert wait is not None
-            await wait
-
-        with pytest.raises(LedgerError, match="cannot be used: Input/output error"):
-            asyncio.run(pay())
-        with pytest.raises(LedgerError, match="Input/output error"):
-            ledger.durable_now()
 
 
 def test_the_log_is_brought_into_the_file_beside_other_work(ledger: SqliteLedger, path: Path) -> None:

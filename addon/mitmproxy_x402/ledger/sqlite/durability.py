@@ -143,17 +143,23 @@ class Durable:
 class Disk:
     """Syncs the log of one ledger file, which must exist. Raises OSError; `failure` converts it for those who wait."""
 
-    def __init__(
-        self, path: Path, failure: Callable[[OSError], Exception], make_sync: Callable[[int], Sync]
-    ) -> None:
+    def __init__(self, path: Path, failure: Callable[[OSError], Exception], make_sync: Callable[[int], Sync]) -> None:
         self._path = path
         self._failure = failure
         self._fd = os.open(f"{path}-wal", os.O_RDONLY)
-        self._sync = make_sync(self._fd)
+        self._make_sync = make_sync
+        self._made: Sync | None = None
         self._current: Durable | None = None
         self._next: Durable | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checkpoint: threading.Thread | None = None
+
+    @property
+    def _sync(self) -> Sync:
+        """Made when it is needed first: many open the ledger who never pay."""
+        if self._made is None:
+            self._made = self._make_sync(self._fd)
+        return self._made
 
     def soon(self) -> Durable:
         """An awaitable that is done when everything written so far is on the disk, or the sync has failed.
@@ -238,7 +244,8 @@ class Disk:
         self._leave_loop()
         if self._checkpoint is not None:
             self._checkpoint.join()
-        self._sync.close()
+        if self._made is not None:
+            self._made.close()
         for durable in filter(None, (self._current, self._next)):
             durable.end(self._failure(OSError(errno.ECANCELED, "it was closed")))
         self._current = self._next = None

@@ -56,9 +56,7 @@ CHECKPOINT_PAYMENTS = 250
 class SqliteLedger:
     """The ledger over one connection to the file; each process and thread opens its own. Raises LedgerError."""
 
-    def __init__(
-        self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] = sync_of
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] = sync_of) -> None:
         self.place = self.path = path
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []

@@ -1,0 +1,359 @@
+"""What of the ledger's file is on the disk before a payment leaves, and what a power cut can take."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import select
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mitmproxy_x402.ledger.interface import Intent, LedgerError, Outcome
+from mitmproxy_x402.ledger.reading import read_entries
+from mitmproxy_x402.ledger.sqlite.durability import LOG_BYTES, Sync, ThreadSync, sync_of
+from mitmproxy_x402.ledger.sqlite.kernel_sync import KernelSync
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.limits.limits import Budget
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from support.ledgers import MachineTimes, query
+
+DAY = Budget(10**9, "day")
+
+
+def intent(nonce: str = "0xnonce", micro: int = 10) -> Intent:
+    network = Caip2("eip155:8453")
+    return Intent("POST", "h", "/v1/x", "m-1", network, "0xa", "0xb", AtomicUnits(micro), micro, nonce=nonce)
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+class SlowDisk:
+    """A `Sync` whose syncs end when the test says so."""
+
+    def __init__(self, _: int = -1) -> None:
+        self.fd, self._end = os.pipe()
+        os.set_blocking(self.fd, False)
+        self.begun = 0
+        self.error: OSError | None = None
+
+    def begin(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.begun += 1
+
+    def finish(self) -> None:
+        os.write(self._end, b"!")
+
+    def ended(self) -> bool:
+        try:
+            os.read(self.fd, 1)
+        except BlockingIOError:
+            return False
+        if self.error is not None:
+            raise self.error
+        return True
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._end)
+
+
+@pytest.fixture
+def disk() -> SlowDisk:
+    return SlowDisk()
+
+
+@pytest.fixture
+def ledger(path: Path, disk: SlowDisk) -> Iterator[SqliteLedger]:
+    with closing(SqliteLedger(path, make_sync=lambda _: disk)) as one:
+        yield one
+
+
+async def waited_for(ledger: SqliteLedger) -> None:
+    wait = ledger.durable_soon()
+    assert wait is not None
+    await wait
+
+
+class TestSharing:
+    def test_those_who_come_while_a_sync_runs_share_the_next(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            tasks = []
+            for _ in range(10):
+                ledger.reserve(intent(), [])
+                tasks.append(asyncio.ensure_future(waited_for(ledger)))
+                await asyncio.sleep(0)
+            assert disk.begun == 1
+            disk.finish()
+            await tasks[0]
+            assert disk.begun == 2
+            assert not any(task.done() for task in tasks[1:])
+            disk.finish()
+            await asyncio.gather(*tasks)
+            assert disk.begun == 2
+
+        asyncio.run(pay())
+
+    def test_a_sync_that_is_over_takes_no_turn_of_the_event_loop(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            waiting = waited_for(ledger)
+            disk.finish()
+            with pytest.raises(StopIteration):
+                waiting.send(None)
+
+        asyncio.run(pay())
+
+    def test_a_client_that_leaves_takes_no_sync_from_others(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            leaves, stays = asyncio.ensure_future(waited_for(ledger)), asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            for _ in range(2):
+                disk.finish()
+                await asyncio.sleep(0.01)
+            await stays
+
+        asyncio.run(pay())
+
+    def test_one_ledger_serves_one_event_loop_after_another(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            task = asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            disk.finish()
+            await task
+
+        for _ in range(3):
+            asyncio.run(pay())
+        assert disk.begun == 3
+
+
+class TestFailure:
+    def test_who_waits_for_a_sync_that_fails_hears_why(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            task = asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            disk.error = OSError(5, "Input/output error")
+            disk.finish()
+            with pytest.raises(LedgerError, match="cannot be used: Input/output error"):
+                await task
+            with pytest.raises(LedgerError, match="Input/output error"):  # it cannot even be begun
+                await waited_for(ledger)
+            disk.error = None
+            task = asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            disk.finish()
+            await task
+
+        asyncio.run(pay())
+
+    def test_who_waits_when_the_ledger_is_closed_is_not_left_waiting(self, ledger: SqliteLedger) -> None:
+        async def pay() -> None:
+            task = asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            ledger.close()
+            with pytest.raises(LedgerError, match="it was closed"):
+                await task
+
+        asyncio.run(pay())
+
+
+WAYS: list[Callable[[int], Sync]] = [ThreadSync, sync_of, *([KernelSync] if sys.platform == "linux" else [])]
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestWays:
+    def test_it_tells_by_its_descriptor_when_a_sync_has_ended(self, way: Callable[[int], Sync], tmp_path: Path) -> None:
+        with (tmp_path / "file").open("wb") as file:
+            sync = way(file.fileno())
+            assert not sync.ended()
+            for _ in range(3):
+                file.write(b"x" * 10_000)
+                file.flush()
+                sync.begin()
+                assert select.select([sync.fd], [], [], 30)[0]
+                assert sync.ended()
+                assert not sync.ended()
+            sync.begin()
+            sync.close()
+            sync.close()
+
+    def test_what_cannot_be_synced_is_an_error(self, way: Callable[[int], Sync]) -> None:
+        def try_it(file: int) -> None:
+            with closing(way(file)) as sync:
+                sync.begin()
+                select.select([sync.fd], [], [], 30)
+                sync.ended()
+
+        near, far = os.pipe()
+        with pytest.raises(OSError, match="Invalid argument"):
+            try_it(far)
+        os.close(near)
+        os.close(far)
+
+    def test_payments_wait_for_it(self, way: Callable[[int], Sync], path: Path) -> None:
+        async def pay(ledger: SqliteLedger) -> None:
+            for _ in range(20):
+                ledger.reserve(intent(), [])
+                await waited_for(ledger)
+
+        with closing(SqliteLedger(path, make_sync=way)) as ledger:
+            ledger.fill_log()
+            asyncio.run(pay(ledger))
+
+
+class CutDisk:
+    """A `Sync` that keeps what would be left if the power failed: all that was there when the last sync began."""
+
+    def __init__(self, path: Path, _: int) -> None:
+        self._path = path
+        self.left = path.with_name("left")
+        self._pending = path.with_name("pending")
+        self._sync = SlowDisk()
+        self.fd = self._sync.fd
+
+    def begin(self) -> None:
+        shutil.rmtree(self._pending, ignore_errors=True)
+        self._pending.mkdir()
+        for file in (self._path, log_of(self._path)):
+            shutil.copy(file, self._pending)
+        self._sync.finish()
+
+    def ended(self) -> bool:
+        if not self._sync.ended():
+            return False
+        shutil.rmtree(self.left, ignore_errors=True)
+        self._pending.rename(self.left)
+        return True
+
+    def close(self) -> None:
+        self._sync.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_has_left_counts_after_a_power_cut(path: Path, seed: int) -> None:
+    """Payments side by side, in states of all kinds, with checkpoints in between; then the power fails."""
+    chance, times = random.Random(seed), MachineTimes()
+    disks: list[CutDisk] = []
+    left: list[str] = []
+
+    def make(file: int) -> Sync:
+        disks.append(CutDisk(path, file))
+        return disks[0]
+
+    async def pay(ledger: SqliteLedger, number: int) -> None:
+        nonce = f"0x{number}"
+        row = ledger.reserve(intent(nonce), [DAY])
+        wait = ledger.durable_soon()
+        assert wait is not None
+        if chance.random() < 0.2:
+            ledger.release(row)
+            return
+        await wait
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+        ledger.record_sent(row, nonce, 0)
+        left.append(nonce)
+        if chance.random() < 0.5:
+            ledger.finish(row, Outcome("settled", "0xt"))
+
+    async def all_of_them(ledger: SqliteLedger) -> None:
+        for begin in range(0, 40, 8):
+            await asyncio.gather(*(pay(ledger, number) for number in range(begin, begin + chance.randint(1, 8))))
+            if chance.random() < 0.5:
+                with closing(sqlite3.connect(path)) as db:
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        for number in range(100, 103):  # these wait in vain
+            ledger.reserve(intent(f"0x{number}"), [DAY])
+
+    with closing(SqliteLedger(path, times.clock, make)) as ledger:
+        if chance.random() < 0.5:
+            ledger.fill_log()
+        asyncio.run(all_of_them(ledger))
+    times.boot, times.uptime = "second", 10
+    after = disks[0].left / path.name
+    with closing(SqliteLedger(after, times.clock)) as ledger:
+        counting = {nonce for nonce, state in query(after, "nonce, state") if state in ("unknown", "settled")}
+        assert set(left) <= counting
+        assert ledger.spent(DAY) == 10 * len(counting)
+        assert not counting & {"0x100", "0x101", "0x102"}
+
+
+class TestLongLog:
+    """The log is filled up once, so that syncs write nothing but data."""
+
+    def test_payments_do_not_make_it_longer(self, path: Path) -> None:
+        with closing(SqliteLedger(path)) as ledger:
+            ledger.fill_log()
+            for _ in range(100):
+                ledger.record_sent(ledger.reserve(intent(), [DAY]), "0xnonce", 0)
+            assert log_of(path).stat().st_size == LOG_BYTES
+
+    def test_it_is_filled_once(self, path: Path) -> None:
+        with closing(SqliteLedger(path)) as first, closing(SqliteLedger(path)) as second:
+            for ledger in (first, second, first):
+                row = ledger.reserve(intent(), [])
+                ledger.fill_log()
+                ledger.record_sent(row, "0xnonce", 0)
+                assert log_of(path).stat().st_size == LOG_BYTES
+            assert len(read_entries(path)) == 3
+
+    def test_what_is_in_it_outlives_a_killed_process(self, path: Path) -> None:
+        killed = """if True:
+            import os, sys
+            from pathlib import Path
+            from test_durability import SqliteLedger, intent
+            ledger = SqliteLedger(Path(sys.argv[1]))
+            ledger.reserve(intent(), [])
+            ledger.fill_log()
+            ledger.record_sent(ledger.reserve(intent(), []), "0xnonce", 0)
+            os._exit(9)
+        """
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", killed, path], env=environ, check=False, cwd=Path(__file__).parent)
+        assert log_of(path).stat().st_size == LOG_BYTES
+        with closing(SqliteLedger(path)) as ledger:
+            assert query(path, "state") == [("released",), ("unknown",)]
+            assert ledger.spent(DAY) == 10
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+    def test_a_disk_without_room_for_it_still_takes_payments(self, path: Path) -> None:
+        limited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with closing(SqliteLedger(path)) as ledger:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_BYTES // 4, limited[1]))
+            try:
+                with pytest.raises(LedgerError, match="File too large"):
+                    ledger.fill_log()
+                asyncio.run(waited_for(ledger))
+                ledger.record_sent(ledger.reserve(intent(), [DAY]), "0xnonce", 0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limited)
+            assert ledger.spent(DAY) == 10
+
+    def test_another_process_that_writes_is_not_disturbed(self, path: Path) -> None:
+        with closing(SqliteLedger(path)) as ledger:
+            ledger.reserve(intent(), [])
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("UPDATE payment SET client = 'other'")
+                with pytest.raises(LedgerError, match="locked by another program"):
+                    ledger.fill_log()
+                other.execute("COMMIT")
+            ledger.fill_log()
+            assert query(path, "client") == [("other",)]
