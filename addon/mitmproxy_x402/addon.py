@@ -149,7 +149,7 @@ class X402Addon:
             fast_path.undo(ctx.master.event_loop.call_soon)
         if left_out and left_out != self._left_alone:
             names = ", ".join(left_out)
-            logger.info("x402: left alone what another addon, or this mitmproxy, does its own way: %s", names)
+            logger.info("x402: not replaced, since another addon or this mitmproxy has changed it: %s", names)
         self._left_alone = left_out
 
     def running(self) -> None:

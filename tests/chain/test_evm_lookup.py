@@ -277,12 +277,12 @@ def test_no_more_requests_an_hour_than_are_allowed(chain: Anvil) -> None:
     ("method", "value", "why"),
     [
         ("eth_chainId", "0x1", "it serves the chain 1"),
-        ("eth_chainId", None, "its answer is no number"),
+        ("eth_chainId", None, "its answer is not a number"),
         ("eth_getBlockByNumber", None, "does not have the block"),
-        ("eth_call", "0x", "its answer is no number"),
+        ("eth_call", "0x", "its answer is not a number"),
         ("eth_getBlockByNumber", {"number": "0x" + "f" * 60, "timestamp": "0x1"}, "of no time that there is"),
         ("eth_getBlockByNumber", {"number": "0x1", "timestamp": "0x" + "f" * 60}, "of no time that there is"),
-        ("eth_call", "0x" + "f" * 65, "its answer is no number"),
+        ("eth_call", "0x" + "f" * 65, "its answer is not a number"),
     ],
 )
 def test_nonsense_is_no_answer(chain: Anvil, method: str, value: Any, why: str) -> None:

@@ -74,7 +74,7 @@ class TestFile:
     def test_what_is_no_ledger_is_refused(self, path: Path) -> None:
         path.parent.mkdir()
         path.write_text("This is a diary. " * 100)
-        with pytest.raises(LedgerError, match="is no ledger: it is not a SQLite database"):
+        with pytest.raises(LedgerError, match="is not a ledger: it is not a SQLite database"):
             SqliteLedger(path)
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ class TestWhatIsNotOurs:
                     db.execute("PRAGMA user_version = 99")
         path.chmod(0o644)
         before = path.read_bytes()
-        with pytest.raises(LedgerError, match=r"no ledger|another program|newer version"):
+        with pytest.raises(LedgerError, match=r"not a ledger|another program|newer version"):
             SqliteLedger(path)
         assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
         assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -275,7 +275,7 @@ class TestWhatIsNotOurs:
     def test_nor_what_is_no_file(self, path: Path) -> None:
         path.parent.mkdir()
         os.mkfifo(path, 0o644)
-        with pytest.raises(LedgerError, match="no file that can hold"):
+        with pytest.raises(LedgerError, match="not a file that can hold"):
             SqliteLedger(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
 

@@ -258,6 +258,6 @@ def test_what_another_script_does_its_own_way_is_left_alone(home: Path) -> None:
         proxy = Proxy(here.url, home=home)
         proxy.load_first(home / "before.py")
         with proxy, proxy.client() as client:
-            proxy.wait_for(r"left alone what another addon, or this mitmproxy, does its own way: Headers\.get_all$")
+            proxy.wait_for(r"not replaced, since another addon or this mitmproxy has changed it: Headers\.get_all$")
             client.send(request("POST", "/paid", b"hello"))
             assert read_message(client).body == b"/paid got hello added nothing"

@@ -114,4 +114,4 @@ def _number(said: object) -> int:
             return int(said, 16)
     except ValueError:
         pass
-    raise Unreachable("its answer is no number")
+    raise Unreachable("its answer is not a number")

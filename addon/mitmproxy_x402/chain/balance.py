@@ -49,7 +49,7 @@ def held_micro_usd(asset: Asset, units: int) -> int:
 def _quantity(said: object) -> int:
     if isinstance(said, str) and _QUANTITY.fullmatch(said):
         return int(said, 16)
-    raise Unreachable("its answer is no number")
+    raise Unreachable("its answer is not a number")
 
 
 async def _svm(network: Network, asset: Asset, owner: str, url: str, seconds: float) -> int:

@@ -52,7 +52,7 @@ def quantity(said: object) -> int:
         raise said
     if isinstance(said, str) and _QUANTITY.fullmatch(said):
         return int(said, 16)
-    raise Unreachable("its answer is no number")
+    raise Unreachable("its answer is not a number")
 
 
 class EvmBlocks:

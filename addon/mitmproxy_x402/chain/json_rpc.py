@@ -175,7 +175,7 @@ async def _post(url: str, seconds: float, body: object) -> object:
     except (ValueError, RecursionError):
         pass
     if response.code == 200:
-        raise Unreachable("its answer is no JSON-RPC")
+        raise Unreachable("its answer is not JSON-RPC")
     kind = Declined if response.code in (400, 413) else Unreachable
     raise kind(f"HTTP {response.code}")
 
@@ -183,14 +183,14 @@ async def _post(url: str, seconds: float, body: object) -> object:
 def _result(said: object, method: str) -> object:
     """What one call came to; an Unreachable where it failed."""
     if not isinstance(said, dict):
-        return Unreachable("its answer is no JSON-RPC")
+        return Unreachable("its answer is not JSON-RPC")
     error = said.get("error")
     if error is None and "result" in said:
         result: object = said["result"]
         return result
     code = error.get("code") if isinstance(error, dict) else None
     if type(code) is not int:
-        return Unreachable("its answer is no JSON-RPC")
+        return Unreachable("its answer is not JSON-RPC")
     text = f"{method} gives error {code}"
     message = error.get("message") if isinstance(error, dict) else None
     wide = isinstance(message, str) and any(word in message.lower() for word in ("range", "block", "result", "size"))

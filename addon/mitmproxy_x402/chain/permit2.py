@@ -73,7 +73,7 @@ async def delegate(owner: str, url: str, seconds: float) -> str:
     """
     code = await json_rpc(url, seconds, "eth_getCode", [owner, "latest"])
     if not isinstance(code, str):
-        raise Unreachable("its answer is no code")
+        raise Unreachable("its answer is not the code of an address")
     if code in ("0x", ""):
         return ""
     delegated = code.lower().startswith(_DELEGATION) and len(code) == len(_DELEGATION) + 40
@@ -99,7 +99,7 @@ def _number(said: object) -> int:
             return int(said, 16)
     except ValueError:
         pass
-    raise Unreachable("its answer is no number")
+    raise Unreachable("its answer is not a number")
 
 
 def _word(address: str) -> str:

@@ -93,7 +93,7 @@ class SvmLookUp:
         """When the newest finalized block was made, by the chain's clock; a slot may have none."""
         slot = await self.rpc.call("getSlot", _FINALIZED)
         if type(slot) is not int:
-            raise Unreachable("its answer is no slot")
+            raise Unreachable("its answer is not a slot")
         for said in await self.rpc.batch([("getBlockTime", [slot - back]) for back in range(4) if slot >= back]):
             if type(said) is int:
                 return said

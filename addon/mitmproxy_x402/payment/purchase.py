@@ -369,7 +369,7 @@ class Purchase:
         expected = (prediction.challenge_text or MISMATCH, MISMATCH)
         asked_anew = self._gateway.meaning(code).is_not_taken or (not code and challenge_text() in expected)
         logger.info(
-            "x402: foretold %s for %s; the gateway did not take it: %s",
+            "x402: predicted %s for %s; the gateway did not take it: %s",
             *(self.payment.offer, self.purpose),
             (code or "it asks anew") if asked_anew else f"{code or 'for another reason'}, so it is not paid anew",
         )

@@ -66,9 +66,9 @@ def check_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise LedgerError(f"{path} is a folder; name the file of a ledger.")
     if not stat.S_ISREG(mode):
-        raise LedgerError(f"{path} is no file that can hold a ledger; name another one.")
+        raise LedgerError(f"{path} is not a file that can hold a ledger; name another one.")
     if not os.access(path, os.R_OK):
-        raise LedgerError(f"The ledger {path} cannot be read: you have no right to.")
+        raise LedgerError(f"The ledger {path} cannot be read: you are not allowed to read it.")
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:
@@ -82,7 +82,7 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
         columns = {column[1] for column in db.execute("PRAGMA table_info(payment)")}
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error):
-            raise LedgerError(f"{path} is no ledger: it is not a SQLite database.") from None
+            raise LedgerError(f"{path} is not a ledger: it is not a SQLite database.") from None
         raise
     if not tables and not version:
         if path.stat().st_size and not _has_log(path):
