@@ -1,6 +1,6 @@
-"""Sets what Permit2 may take of a wallet: an ERC-20 `approve` of a bounded amount, in a transaction of the wallet.
+"""Sets the allowance of Permit2: sends an ERC-20 `approve` of a bounded amount as a transaction of the wallet.
 
-It costs gas in the chain's own coin. The transaction is put together here: one type, one call, no options.
+It costs gas in the chain's own coin. The transaction is built here: one type, one call, no options.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..protocol.permit2_contracts import PERMIT2
 from .json_rpc import Unreachable, json_rpc, origin
 
 GAS = 70_000
-"""Units that an approval may use; USDC's takes some 56,000."""
+"""Gas limit of an approval; USDC's takes some 56,000 units."""
 WAIT_SECONDS = 90
-"""For the transaction to be in a block."""
+"""Seconds to wait for the transaction to be in a block."""
 LOOK_SECONDS = 1.0
 _APPROVE = "095ea7b3"
 """Selector of approve(address,uint256)."""
@@ -35,12 +35,12 @@ class Fees:
 
     @property
     def total(self) -> int:
-        """At most."""
+        """The most that the transaction can cost."""
         return GAS * self.most
 
 
 async def fees(network: Network, owner: str, url: str, seconds: float) -> Fees:
-    """The next nonce of `owner`, and what gas costs now. Raises EvmRpcError, also where `owner` cannot pay it."""
+    """The next nonce of `owner`, and the price of gas now. Raises EvmRpcError, also if `owner` cannot pay it."""
     try:
         chain = _number(await json_rpc(url, seconds, "eth_chainId", []))
         if chain != network.chain_id:
@@ -73,7 +73,7 @@ def approval(network: Network, asset: Asset, amount: int, fee: Fees, sign: Calla
 
 
 async def submit(transaction: bytes, url: str, seconds: float) -> str:
-    """Send it, and wait until it is in a block; its hash. Raises EvmRpcError."""
+    """Send the transaction, wait until it is in a block, and return its hash. Raises EvmRpcError."""
     name = "0x" + keccak(transaction).hex()
     try:
         await json_rpc(url, seconds, "eth_sendRawTransaction", ["0x" + transaction.hex()])

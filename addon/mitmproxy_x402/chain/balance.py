@@ -1,4 +1,4 @@
-"""Asks RPCs for a wallet's balance. Paying needs none of it."""
+"""Asks RPCs for a wallet's token balance, for checks, warnings and `wallet fund`; payments do not need it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 
 
 async def balance(network: Network, asset: Asset, owner: str, urls: Sequence[str], seconds: float) -> int:
-    """Atomic units of `asset` that `owner` has, from the first of `urls` that answers; `seconds` is for each question.
+    """The balance of `owner` in atomic units of `asset`, from the first of `urls` that answers in `seconds` each.
 
     Raises RpcError, which shows no more of a URL than its host.
     """
@@ -40,7 +40,7 @@ async def _evm(network: Network, asset: Asset, owner: str, url: str, seconds: fl
 
 
 def held_micro_usd(asset: Asset, units: int) -> int:
-    """`units` in millionths of a dollar, rounded down: a balance is not made better than it is."""
+    """`units` in millionths of a dollar, rounded down, so that a balance is never overstated."""
     if asset.decimals <= 6:
         return asset.micro_usd(AtomicUnits(units))
     return units // int(10 ** (asset.decimals - 6))
@@ -56,7 +56,7 @@ async def _svm(network: Network, asset: Asset, owner: str, url: str, seconds: fl
     try:
         genesis = await json_rpc(url, seconds, "getGenesisHash", [])
     except Unreachable as reason:
-        if "error" not in str(reason):  # some gateways serve only a few methods
+        if "error" not in str(reason):  # some RPCs of gateways serve only a few methods
             raise
         genesis = ""
     if isinstance(genesis, str) and genesis and not genesis.startswith(network.caip2.partition(":")[2]):
@@ -66,7 +66,7 @@ async def _svm(network: Network, asset: Asset, owner: str, url: str, seconds: fl
 
 
 def token_amounts(said: object) -> int:
-    """The sum of what `getTokenAccountsByOwner` answers. Raises Unreachable."""
+    """The total balance in an answer of Solana's `getTokenAccountsByOwner`. Raises Unreachable: it is malformed."""
     if isinstance(said, Unreachable):
         raise said
     try:

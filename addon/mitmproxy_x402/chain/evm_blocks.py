@@ -1,4 +1,4 @@
-"""The blocks of one EVM chain as one RPC shows them: which are final, when they were made, the logs that they hold."""
+"""Reads blocks of one EVM chain from one RPC: the newest final one, the one at a given time, and the logs in them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .json_rpc import Call, Declined, TooFar, Unreachable
 from .rpc import Rpc
 
 FINAL_BLOCKS = {1: 64, 8453: 64, 84532: 64, 137: 100, 80002: 100, 42161: 100, 43114: 10, 43113: 10, 5042: 10}
-"""By chain id: a block with so many above it is taken for final. Ethereum: two epochs. Base's sequencer has never taken
-back more than a few blocks. Polygon took back 157 once, before milestones made it final in seconds. Full nodes keep the
-state of the last 128 blocks, so none is deeper than that."""
+"""Confirmations after which a block counts as final, by chain id. Ethereum: two epochs. Base's sequencer has never
+reverted more than a few blocks. Polygon once reverted 157, before milestones made it final in seconds. Full nodes keep
+the state of the last 128 blocks, so no number is larger."""
 OTHERWISE_FINAL = 64
 MOST = 1 << 40
-"""Above every block's number and time; what is written down has to fit."""
+"""Above the number and time of every block; the ledger has to store them."""
 _CLOSE = 16
-"""Blocks by which the block of a moment may be missed."""
+"""Blocks by which `EvmBlocks.at` may be too early."""
 _MOST_STEPS = 48
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -47,7 +47,7 @@ class Log:
 
 
 def quantity(said: object) -> int:
-    """A number as JSON-RPC writes it. Raises Unreachable."""
+    """The number in a JSON-RPC quantity such as `0x1b4`. Raises Unreachable: it is none."""
     if isinstance(said, Unreachable):
         raise said
     if isinstance(said, str) and _QUANTITY.fullmatch(said):
@@ -56,7 +56,7 @@ def quantity(said: object) -> int:
 
 
 class EvmBlocks:
-    """Asks one RPC, and remembers the blocks that it has seen."""
+    """Asks one RPC, and caches the blocks that it has seen."""
 
     def __init__(self, rpc: Rpc, chain_id: int) -> None:
         self.rpc = rpc
@@ -64,7 +64,7 @@ class EvmBlocks:
         self._known: dict[int, Block] = {}
 
     async def final(self) -> Block:
-        """The newest block that is final. Raises Unreachable: also where the RPC serves another chain."""
+        """The newest final block. Raises Unreachable, also if the RPC serves another chain."""
         chain, latest = await self.rpc.batch([("eth_chainId", []), ("eth_getBlockByNumber", ["latest", False])])
         if quantity(chain) != self._chain_id:
             raise Unreachable(f"it serves the chain {quantity(chain)}, not {self._chain_id}")
@@ -76,7 +76,7 @@ class EvmBlocks:
         return final
 
     async def blocks(self, numbers: Sequence[int]) -> list[Block]:
-        """Those blocks. Raises Unreachable."""
+        """The blocks with these numbers. Raises Unreachable."""
         missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
         calls: list[Call] = [("eth_getBlockByNumber", [hex(number), False]) for number in missing]
         for number, said in zip(missing, await self.rpc.batch(calls), strict=True):
@@ -87,7 +87,7 @@ class EvmBlocks:
         return [self._known[number] for number in numbers]
 
     async def at(self, moment: float, final: Block) -> int:
-        """A block from before `moment`, and not long before, where there is one below `final`. Raises Unreachable."""
+        """The number of a block shortly before `moment` (Unix seconds), and below `final`. Raises Unreachable."""
         below = [block for block in self._known.values() if block.time < moment and block.number <= final.number]
         above = [block for block in self._known.values() if block.time >= moment and block.number <= final.number]
         if not above:
@@ -103,12 +103,12 @@ class EvmBlocks:
                 break
             share = (moment - low.time) / max(high.time - low.time, 1)
             guess = low.number + int((high.number - low.number) * share) - _CLOSE // 2
-            if step % 4 == 3:  # where blocks come unevenly, halving gets there
+            if step % 4 == 3:  # bisection, for uneven block times
                 guess = (low.number + high.number) // 2
             number = min(max(guess, low.number + 1), high.number - 1)
             (middle,) = await self.blocks([number])
             low, high = (middle, high) if middle.time < moment else (low, middle)
-            if step % 4 == 0 and low is middle:  # the guess is just below, so just above is worth a look
+            if step % 4 == 0 and low is middle:  # the guess is just below, so the block just above is likely
                 (middle,) = await self.blocks([min(number + _CLOSE, high.number)])
                 low, high = (middle, high) if middle.time < moment else (low, middle)
         return low.number
@@ -116,9 +116,9 @@ class EvmBlocks:
     async def logs(
         self, address: str, topics: Sequence[object], first: int, last: int, most: int = 1 << 30
     ) -> list[Log]:
-        """The events in the blocks `first` to `last`, in as many questions as the RPC wants.
+        """The events in the blocks `first` to `last`, in as many requests as the RPC's limits need.
 
-        Raises Unreachable: also where it would want more than `most`.
+        Raises Unreachable, also if that would be more than `most`.
         """
         found: list[Log] = []
         while first <= last:
@@ -153,7 +153,7 @@ def _block(said: object) -> Block:
 
 
 def log(said: Any) -> Log:
-    """An event as RPCs write it. Raises Unreachable."""
+    """The event that an RPC's JSON describes. Raises Unreachable: it is malformed."""
     try:
         transaction, topics, data = said["transactionHash"], said["topics"], said["data"]
         words = [transaction, *topics]

@@ -1,8 +1,8 @@
-"""What became of payments on one EVM chain, as one RPC tells it: EIP-3009 authorizations and Permit2 transfers.
+"""Looks up payments on one EVM chain with one RPC: EIP-3009 authorizations and Permit2 transfers.
 
-Everything is asked of a block that is final, so a reorganisation cannot change it: the state of the nonces there, and
-the clock of that block. A nonce that is unused there, where the block is later than `validBefore`, stays unused: tokens
-take an authorization only in a block before that time. A used one has its transaction in the blocks of its own time.
+All questions are about a final block, so a reorganisation cannot change the answers: the state of the nonces and the
+block's time. A nonce that is unused in a block later than `validBefore` stays unused, because tokens accept an
+authorization only before that time. The transaction of a used nonce is searched in the blocks of the payment's time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .rpc import Rpc
 from .verdict import Sent, Verdict, open_because
 
 AT_ONCE = 64
-"""Nonces that are looked for in one question for logs."""
+"""Nonces per request for logs."""
 SPAN_SECONDS = 3 * 3600
-"""Payments that lie further apart are not looked for together."""
+"""Payments that are further apart than this are not searched together."""
 BEFORE_SECONDS = 700
-"""An authorization is valid from ten minutes before its signature on."""
+"""Seconds before the signature at which the search begins: an authorization is valid from ten minutes before it."""
 
 _AUTHORIZATION_STATE = "0xe94a0102"
 """Selector of authorizationState(address,bytes32)."""
@@ -42,7 +42,7 @@ class EvmLookUp:
         self._blocks = EvmBlocks(rpc, chain_id)
 
     async def look_up(self, payments: Sequence[Sent]) -> dict[int, Verdict]:
-        """What became of each of `payments`, by its key. Raises Unreachable: of all."""
+        """The verdict on each of `payments`, by its key. Raises Unreachable: on all of them."""
         final = await self._blocks.final()
         used = await self._used(payments, final)
         verdicts: dict[int, Verdict] = {}
@@ -65,12 +65,12 @@ class EvmLookUp:
         return verdicts
 
     async def _used(self, payments: Sequence[Sent], final: Block) -> dict[int, bool | Unreachable]:
-        """Whether the nonce of each is; where the answer makes no sense, why."""
+        """Whether each payment's nonce is used, or why the answer makes no sense."""
         answers = await self.rpc.batch([_state_call(payment, final) for payment in payments])
         return {payment.key: _is_used(payment, said) for payment, said in zip(payments, answers, strict=True)}
 
     async def _transactions(self, payments: Sequence[Sent], final: Block) -> dict[int, Verdict]:
-        """Of payments of one method, payer and asset, whose nonces are used."""
+        """The verdicts on payments of one method, payer and asset whose nonces are used."""
         first = await self._blocks.at(payments[0].signed_at - BEFORE_SECONDS, final)
         end = max(payment.valid_until for payment in payments)
         last = min(await self._blocks.at(end + 1, final) + 64, final.number)
@@ -95,7 +95,7 @@ class EvmLookUp:
         }
 
     async def _authorized(self, payments: Sequence[Sent], logs: Sequence[Log]) -> dict[int, Log]:
-        """The transfer of each authorization: the token makes it right after the nonce is marked as used."""
+        """The transfer of each authorization: the token's next event after it marks the nonce as used."""
         by_nonce = {int(each.topics[2], 16): each for each in logs if len(each.topics) == 3}
         hits = {payment.key: by_nonce[payment.nonce] for payment in payments if payment.nonce in by_nonce}
         receipts = await self._receipts({hit.transaction for hit in hits.values()})
@@ -115,8 +115,8 @@ class EvmLookUp:
     async def _permitted(self, payments: Sequence[Sent], logs: Sequence[Log]) -> dict[int, Log]:
         """The transfer of each permit: in the transaction that calls a settling contract with its nonce.
 
-        A contract between them, which may be the seller's, can name nonces that it does not use. So where there is
-        one, a transfer is believed to be of a permit only if it is all that was signed for: nothing is freed by that.
+        A contract in between, which may be the seller's, can name nonces that it does not use. If there is one, a
+        transfer is attributed to a permit only if it is for the full amount, which frees nothing.
         """
         transfers: dict[str, list[Log]] = defaultdict(list)
         for each in logs:
@@ -138,7 +138,7 @@ class EvmLookUp:
         return moves
 
     async def _receipts(self, transactions: Iterable[str]) -> dict[str, list[Log]]:
-        """The events of those of `transactions` that went through, in their order."""
+        """The events of those `transactions` that succeeded, in their order."""
         names = sorted(transactions)
         calls: list[Call] = [("eth_getTransactionReceipt", [name]) for name in names]
         found = {}
@@ -149,7 +149,7 @@ class EvmLookUp:
         return found
 
     async def _calls(self, transactions: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """What each of `transactions` calls, and with which input (hex)."""
+        """The contract and the input (hex) of each of `transactions`."""
         calls: list[Call] = [("eth_getTransactionByHash", [name]) for name in transactions]
         answers = zip(transactions, await self.rpc.batch(calls), strict=True)
         return {
@@ -160,7 +160,7 @@ class EvmLookUp:
 
 
 def _groups(payments: Sequence[Sent]) -> Iterator[list[Sent]]:
-    """Payments that are looked for together: of one method, payer and asset, and near each other in time."""
+    """Groups of payments to search together: of one method, payer and asset, and close in time."""
 
     def kind(payment: Sent) -> tuple[str, str, str]:
         return payment.method, payment.payer.lower(), payment.asset.lower()

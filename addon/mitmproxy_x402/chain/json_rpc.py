@@ -22,37 +22,37 @@ from tornado.simple_httpclient import (
 from .. import __version__
 
 MAX_ANSWER = 2 << 20
-"""Bytes of an answer that are read; a long list of models has some hundred thousand."""
+"""Most bytes of an answer; a long list of models has some hundred thousand."""
 
 
 class _Connection(_HTTPConnection):
     def _handle_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        """As Tornado does, but a TLS handshake that fails behind a time-out is no fault for the event loop's log."""
+        """Handle an exception as Tornado does, but do not log a TLS handshake that fails after a time-out."""
         return super()._handle_exception(typ, value, tb) or isinstance(value, OSError)  # ssl.SSLError is one
 
 
 class HttpClient(SimpleAsyncHTTPClient):
-    """Tornado's client, which keeps quiet about a connection that fails when nobody waits for it any more."""
+    """Tornado's client, without log lines for connections that fail after their request has timed out."""
 
     def _connection_class(self) -> type:
         return _Connection
 
 
 class Unreachable(Exception):
-    """No usable answer. The text says why, and repeats nothing of a URL or of the answer."""
+    """There was no usable answer. The text says why, without any part of a URL or of the answer."""
 
 
 class Declined(Unreachable):
-    """The server is there, and will not answer this question: an error of JSON-RPC, or an answer beyond MAX_ANSWER.
+    """The server refuses this request: a JSON-RPC error, or an answer above MAX_ANSWER.
 
-    Another question, such as one for less, may be answered.
+    Another request, for example for less data, may succeed.
     """
 
 
 class TooFar(Unreachable):
-    """The server would have to look further back than it does; a shorter while may do."""
+    """The server does not search so many blocks; a shorter range may succeed."""
 
 
 class Busy(Unreachable):
@@ -61,13 +61,13 @@ class Busy(Unreachable):
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose certificates are believed: mitmproxy's options of that name. None: the usual authorities."""
+    """The certificate authorities to trust: mitmproxy's options of these names. None: the usual ones."""
 
     ca_file: str | None = None
     ca_folder: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For the client's side. Raises Unreachable: the named file cannot be used."""
+        """The TLS context of a client. Raises Unreachable: the configured file cannot be used."""
         usual = self.ca_file is None and self.ca_folder is None
         try:
             return ssl.create_default_context(
@@ -96,7 +96,7 @@ async def ask(url: str, seconds: float, body: object = None, trust: Trust | None
         return await client.fetch(request, raise_error=False)
     except Unreachable:
         raise
-    except Exception as error:  # every server may fail in its own way
+    except Exception as error:  # servers can fail in many ways
         if "too long" in str(error) or "too large" in str(error):
             raise Declined(f"its answer has more than {MAX_ANSWER} bytes") from None
         raise Unreachable(_why(error, seconds)) from None
@@ -121,7 +121,7 @@ def _why(error: Exception, seconds: float) -> str:
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of `url`: an API key may be in its user, path or query."""
+    """Scheme, host and port of `url`, for messages: an API key may be in the rest."""
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -135,7 +135,7 @@ Call = tuple[str, list[object]]
 
 
 async def json_rpc(url: str, seconds: float, method: str, parameters: list[object]) -> object:
-    """The result of a JSON-RPC 2.0 call. Raises Unreachable; Declined or Busy for an error that the server gives."""
+    """The result of a JSON-RPC 2.0 call. Raises Unreachable; Declined or Busy: the server answered with an error."""
     said = await _post(url, seconds, _question(1, (method, parameters)))
     result = _result(said, method)
     if isinstance(result, Unreachable):
@@ -144,9 +144,9 @@ async def json_rpc(url: str, seconds: float, method: str, parameters: list[objec
 
 
 async def json_rpc_batch(url: str, seconds: float, calls: Sequence[Call]) -> list[object]:
-    """The results of several calls in one request, in their order; Declined or Busy in the place of one that failed.
+    """The results of several calls in one request, in order; a failed call gives its Declined or Busy as a result.
 
-    Raises Unreachable: for the whole. Declined: the server takes no batches, or none of this size.
+    Raises Unreachable; Declined: the server accepts no batches, or none of this size.
     """
     said = await _post(url, seconds, [_question(number, call) for number, call in enumerate(calls)])
     if not isinstance(said, list):
@@ -163,7 +163,7 @@ def _question(number: int, call: Call) -> dict[str, object]:
 
 _BUSY_STATUS = frozenset({429, 503})
 _BUSY_CODES = frozenset({429, -32005, -32016, -32029})
-"""Codes by which RPCs say that one has asked too often. Some also say so of a range that is too wide."""
+"""Error codes for too many requests. Some RPCs also use them for too wide a range."""
 
 
 async def _post(url: str, seconds: float, body: object) -> object:
@@ -181,7 +181,7 @@ async def _post(url: str, seconds: float, body: object) -> object:
 
 
 def _result(said: object, method: str) -> object:
-    """What one call came to; an Unreachable where it failed."""
+    """The result of one call, or the Unreachable that describes its failure."""
     if not isinstance(said, dict):
         return Unreachable("its answer is not JSON-RPC")
     error = said.get("error")

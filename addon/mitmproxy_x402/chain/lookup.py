@@ -1,4 +1,4 @@
-"""What the chain says of payments: several RPCs are asked in turn, and must not contradict each other."""
+"""Looks payments up on their chain, with several RPCs in turn, which must not contradict each other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .verdict import Sent, Statement, Verdict, open_because, together
 
 
 async def look_up(network: Network, payments: Sequence[Sent], rpcs: Sequence[Rpc]) -> dict[int, Verdict]:
-    """What became of each of `payments` on `network`, by its key. Never raises: what cannot be known yet is `open`.
+    """The verdict on each of `payments` on `network`, by its key. Never raises: what is not known is `open`.
 
-    The first RPC is asked about all; each further one about those that are not sure yet (see `verdict.together`).
+    The first RPC is asked about all payments, each further one about those that are not decided (`verdict.together`).
     """
     said: dict[int, list[Statement]] = defaultdict(list)
     verdicts: dict[int, Verdict] = {}

@@ -1,4 +1,4 @@
-"""All that went into a wallet's account and out of it since some moment, whoever caused it."""
+"""Sums everything that went into and out of a wallet's token account since a given time."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from .rpc import Rpc
 from .svm_lookup import SvmLookUp
 
 MOST_QUESTIONS = 20
-"""For the logs of one direction: a period that wants more is too long for this RPC."""
+"""Most requests for the logs of one direction; a period that needs more is too long for this RPC."""
 _BALANCE_OF = "0x70a08231"
 
 
 @dataclass(frozen=True)
 class Movements:
-    """What moved, in atomic units, and what is there now."""
+    """What moved, and the balance; in atomic units."""
 
     balance: int
-    """At the newest block that is final, to which everything else goes."""
+    """The balance at the newest final block, where the period ends."""
     incoming: int
     outgoing: dict[str, int]
-    """By transaction."""
+    """Amounts sent, by transaction."""
 
     @property
     def opening(self) -> int:
-        """What there was before all of it."""
+        """The balance before the period."""
         return self.balance - self.incoming + sum(self.outgoing.values())
 
 
 async def movements(network: Network, asset: Asset, owner: str, since: float, rpc: Rpc) -> Movements:
-    """Since `since` (Unix seconds), or shortly before. Raises Unreachable: it cannot be told from this RPC."""
+    """The movements since `since` (Unix seconds) or shortly before. Raises Unreachable: this RPC cannot tell."""
     if network.family == "evm":
         return await _evm(network, asset, owner, since, rpc)
     return await _svm(network, asset, owner, since, rpc)

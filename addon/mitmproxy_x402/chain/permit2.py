@@ -1,4 +1,4 @@
-"""What a wallet can pay with over Permit2, as an RPC tells: its balance, its allowance, its next permit's nonce."""
+"""Asks RPCs what a wallet can pay over Permit2 or Circle Gateway: balance, allowance, permit nonce, deposit."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _NONCES = "7ecebe00"
 _AVAILABLE_BALANCE = "3ccb64ae"
 """Selector of Circle Gateway's availableBalance(token,depositor)."""
 _DELEGATION = "0xef0100"
-"""What the code of a key begins with that is delegated to a contract (EIP-7702); the contract's address follows."""
+"""Prefix of the code of an address whose key is delegated (EIP-7702); the contract's address follows."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What the chain says of one wallet and one token. Amounts in the token's atomic units."""
+    """The balance and allowance of one wallet in one token, in atomic units."""
 
     balance: int
     allowance: int
-    """Of Permit2."""
+    """The allowance of Permit2."""
     nonce: int | None
-    """Of the next EIP-2612 permit; None: the token has none."""
+    """Nonce of the next EIP-2612 permit; None: the token has no permits."""
 
 
 async def standing(network: Network, asset: Asset, owner: str, urls: Sequence[str], seconds: float) -> Standing:
-    """From the first of `urls` that answers, in one request; `seconds` is for each.
+    """The wallet's `Standing`, from the first of `urls` that answers; `seconds` is the time-out of each.
 
     Raises EvmRpcError, which shows no more of a URL than its host.
     """
@@ -55,7 +55,7 @@ async def standing(network: Network, asset: Asset, owner: str, urls: Sequence[st
 
 
 async def deposited(asset: Asset, contract: str, owner: str, urls: Sequence[str], seconds: float) -> int:
-    """Atomic units that lie in Circle's `contract` for `owner`. Raises EvmRpcError."""
+    """The atomic units that `owner` has deposited in Circle's `contract`. Raises EvmRpcError."""
     data = f"0x{_AVAILABLE_BALANCE}{_word(asset.address)}{_word(owner)}"
     failures = []
     for url in urls:
@@ -83,7 +83,7 @@ async def delegate(owner: str, url: str, seconds: float) -> str:
 async def _answers(url: str, seconds: float, calls: Sequence[Call]) -> list[object]:
     try:
         return await json_rpc_batch(url, seconds, calls)
-    except Declined:  # some take no batches
+    except Declined:  # some RPCs accept no batches
         return [await json_rpc(url, seconds, method, list(parameters)) for method, parameters in calls]
 
 

@@ -1,4 +1,4 @@
-"""A JSON-RPC server that is asked politely: in batches that it takes, so many requests an hour, with pauses."""
+"""Asks one JSON-RPC server within its limits: batch size, requests per hour, pauses when it is busy."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from urllib.parse import urlsplit
 from .json_rpc import Busy, Call, Declined, Unreachable, json_rpc, json_rpc_batch, origin
 
 BATCH = 100
-"""Calls in one request, until a server declines so many."""
+"""Calls per request, until the server declines that many."""
 TRIES = 4
-"""Requests for one answer, where the server asks for a pause in between."""
+"""Attempts per request while the server asks for pauses."""
 PAUSE = 0.5
-"""Seconds before the second try; each further pause is twice as long."""
+"""Seconds before the second attempt; each further pause is twice as long."""
 REST = 60
-"""Seconds for which a server is left alone that could not be reached."""
+"""Seconds without requests to a server that could not be reached."""
 HOUR = 3600
 
 _Result = TypeVar("_Result")
 
 
 class Allowance:
-    """At most `per_hour` requests within any hour. `clock` gives seconds and is never set back."""
+    """Allows at most `per_hour` requests within any hour. `clock` returns seconds and never goes back."""
 
     def __init__(self, per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_hour = per_hour
@@ -33,7 +33,7 @@ class Allowance:
         self._asked: deque[float] = deque()
 
     def take(self) -> None:
-        """Count one request. Raises Unreachable: this hour's are used up."""
+        """Count one request. Raises Unreachable: this hour's requests are used up."""
         now = self._clock()
         while self._asked and self._asked[0] <= now - HOUR:
             self._asked.popleft()
@@ -43,7 +43,7 @@ class Allowance:
 
 
 class Rpc:
-    """One server. `url` may carry an API key: no message shows more of it than `origin`. `seconds` is for an answer."""
+    """One server. `url` may hold an API key, so messages show only its `origin`; `seconds` is the time-out."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Rpc:
         self.origin = origin(url)
         self.host = urlsplit(url).hostname or ""
         self.span = 1 << 62
-        """Blocks that it looks through for logs at a time, as far as it has declined more."""
+        """Most blocks per request for logs, as far as the server has declined more."""
         self._url = url
         self._seconds = seconds
         self._allowance = allowance
@@ -67,11 +67,11 @@ class Rpc:
         self._rests_until = 0.0
 
     async def call(self, method: str, *parameters: object) -> object:
-        """One result. Raises Unreachable, or Declined."""
+        """The result of one call. Raises Unreachable or Declined."""
         return await self._politely(lambda: json_rpc(self._url, self._seconds, method, list(parameters)))
 
     async def batch(self, calls: Sequence[Call]) -> list[object]:
-        """The results of `calls` in their order; an Unreachable (mostly Declined) in the place of one that failed.
+        """The results of `calls`, in order; a failed call gives its Unreachable (usually Declined) as a result.
 
         Raises Unreachable: the server cannot be asked now.
         """

@@ -19,13 +19,13 @@ from ..protocol.strict_json import decode_json
 from .json_rpc import HttpClient, origin
 
 CACHE_SECONDS = 10
-"""How long a blockhash is handed out again. It lives 60 to 90 s, of which the gateway needs most."""
+"""Seconds for which a blockhash is reused. It is valid for 60 to 90, and the gateway needs most of them."""
 FINALIZED_SECONDS = 15
-"""How old a finalized blockhash is when an RPC gives it, at most: 32 slots."""
+"""Greatest age in seconds of a finalized blockhash when an RPC returns it: 32 slots."""
 MAX_ANSWER = 64 * 1024
-"""Bytes of an answer that are read; a real one has about 200."""
+"""Most bytes of an answer; a real one has about 200."""
 
-# The RPC's default, said aloud: a facilitator's own node may not know a younger blockhash yet.
+# The RPC's default, made explicit: a facilitator's node may not know a newer blockhash yet.
 _QUESTION = json.dumps(
     {"jsonrpc": "2.0", "id": 1, "method": "getLatestBlockhash", "params": [{"commitment": "finalized"}]}
 )
@@ -33,24 +33,24 @@ _QUESTION = json.dumps(
 
 @dataclass(frozen=True)
 class Blockhash:
-    """What the life of a transaction hangs on."""
+    """A recent blockhash, which limits how long a transaction is valid."""
 
     value: str
     """Base58."""
     height: int | None
-    """Of the last block in which it is valid, where that was said."""
+    """Height of the last block in which it is valid; None: the RPC did not say."""
     born: float
-    """Unix seconds; it is not older than that."""
+    """Unix seconds; it is not older than this."""
 
 
 class _Unusable(Exception):
-    """One RPC gave no blockhash; the text says why and repeats nothing of its URL or answer."""
+    """One RPC gave no blockhash. The text says why, without any part of its URL or answer."""
 
 
 class SolanaRpc:
     """Several RPCs, asked in turn until one answers.
 
-    `urls` may carry API keys, so no message shows more of one than scheme and host. `timeout` is in seconds, for each.
+    `urls` may carry API keys, so messages show only scheme, host and port. `timeout` is in seconds, for each.
     """
 
     def __init__(self, urls: Sequence[str], timeout: float, *, clock: Callable[[], float] = time.time) -> None:
@@ -68,18 +68,18 @@ class SolanaRpc:
         """
         if self._known and 0 <= self._clock() - self._known[0] < CACHE_SECONDS:
             return self._known[1]
-        # One caller that leaves must not end the look-up of the others.
+        # A caller that is cancelled must not end the look-up of the others.
         return await asyncio.shield(self._begin())
 
     def at_hand(self) -> Blockhash | None:
-        """The blockhash that was looked up last, however old. Waits for nothing."""
+        """The blockhash that was looked up last, whatever its age. Waits for nothing."""
         if self._known is None:
             return None
         asked, value, height = self._known
         return Blockhash(value, height, asked - FINALIZED_SECONDS)
 
     def refresh(self) -> None:
-        """Begin to look up a new one unless that was done within the last CACHE_SECONDS. Failures are silent."""
+        """Start a look-up unless there was one within the last CACHE_SECONDS. Failures are ignored."""
         if not 0 <= self._clock() - self._asked < CACHE_SECONDS:
             self._begin()
 
@@ -87,7 +87,7 @@ class SolanaRpc:
         if self._lookup is None or self._lookup.done():
             self._asked = self._clock()
             self._lookup = asyncio.get_running_loop().create_task(self._look_up())
-            # When every caller has left, nobody else takes the error away.
+            # If all callers were cancelled, nobody else retrieves the error.
             self._lookup.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._lookup
 
@@ -126,7 +126,7 @@ class SolanaRpc:
             raise _Unusable(f"no answer within {self._timeout:g} s") from None
         except HTTPClientError as error:
             raise _Unusable(f"HTTP {error.code}" if error.code != 599 else "unusable answer") from None
-        except Exception as error:  # a URL that is none, TLS, a malformed answer: every RPC may fail in its own way
+        except Exception as error:  # an invalid URL, TLS, a malformed answer: RPCs can fail in many ways
             reason = error.strerror if isinstance(error, OSError) else None
             raise _Unusable(reason or "could not be reached") from None
         finally:

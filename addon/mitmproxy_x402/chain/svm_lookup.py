@@ -1,9 +1,9 @@
-"""What became of payments on one Solana cluster, as one RPC tells it.
+"""Looks up payments on one Solana cluster with one RPC.
 
-Everything is asked at the commitment `finalized`, which is not taken back. The signatures of the payer's token account
-bring their memos along, and each payment of ours has one that nobody else has; the payer's own signature within the
-transaction proves that it is the one. A transaction that is not there, and whose blockhash is no longer valid on a
-block that is younger than it, can never be: only the 150 blocks after its blockhash can hold it.
+All questions use the commitment `finalized`, which cannot be reverted. The list of a token account's signatures
+includes their memos, and each payment of ours has a unique one; the payer's signature in the transaction proves that it
+is ours. A transaction that is missing, and whose blockhash is no longer valid in a newer block, can never be included:
+only the 150 blocks after its blockhash can contain it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .rpc import Rpc
 from .verdict import Sent, Verdict, open_because
 
 PAGE = 1000
-"""Signatures in one answer: the most that RPCs give."""
+"""Signatures per answer: the most that RPCs return."""
 MOST_PAGES = 200
 SLACK_SECONDS = 900
-"""By which our clock and the chain's may differ."""
+"""Seconds by which our clock and the chain's may differ."""
 _FINALIZED = {"commitment": "finalized"}
 _TRANSACTION = {"commitment": "finalized", "encoding": "json", "maxSupportedTransactionVersion": 0}
 _SIGNATURE = re.compile("[1-9A-HJ-NP-Za-km-z]{64,88}")
@@ -50,7 +50,7 @@ class SvmLookUp:
         self._cluster = cluster
 
     async def look_up(self, payments: Sequence[Sent]) -> dict[int, Verdict]:
-        """What became of each of `payments`, by its key. Raises Unreachable: of all."""
+        """The verdict on each of `payments`, by its key. Raises Unreachable: on all of them."""
         await self._check_cluster()
         now = await self._final_time()
         verdicts: dict[int, Verdict] = {}
@@ -68,14 +68,14 @@ class SvmLookUp:
         return verdicts
 
     async def changes(self, account: str, owner: str, mint: str, since: float) -> tuple[dict[str, int], bool]:
-        """By transaction, what was added to the tokens of `owner` since then; and whether that is surely all."""
+        """The change of `owner`'s tokens by each transaction since then, and whether the list is certainly complete."""
         await self._check_cluster()
         seen, complete = await self._signatures(account, since)
         names = [each.signature for each in seen if not 0 < each.time < since]
         calls: list[Call] = [("getTransaction", [name, _TRANSACTION]) for name in names]
         changes: dict[str, int] = {}
         for name, said in zip(names, await self.rpc.batch(calls), strict=True):
-            _signatures_of(said)  # raises for one that was not given
+            _signatures_of(said)  # raises if the transaction was not returned
             meta = said.get("meta") if isinstance(said, dict) else None
             if isinstance(meta, dict) and meta.get("err") is None:
                 changes[name] = _changes(meta, mint).get(owner, 0)
@@ -84,13 +84,13 @@ class SvmLookUp:
     async def _check_cluster(self) -> None:
         try:
             genesis = await self.rpc.call("getGenesisHash")
-        except Declined:  # some gateways serve only a few methods
+        except Declined:  # some RPCs of gateways serve only a few methods
             return
         if not isinstance(genesis, str) or not genesis.startswith(self._cluster):
             raise Unreachable("it serves another cluster")
 
     async def _final_time(self) -> int:
-        """When the newest finalized block was made, by the chain's clock; a slot may have none."""
+        """Time of the newest finalized block, by the chain's clock; slots can be without a block."""
         slot = await self.rpc.call("getSlot", _FINALIZED)
         if type(slot) is not int:
             raise Unreachable("its answer is not a slot")
@@ -100,7 +100,7 @@ class SvmLookUp:
         raise Unreachable("it does not say when its newest block was made")
 
     async def _signatures(self, account: str, since: float) -> tuple[list[_Seen], bool]:
-        """Those of `account` since then, newest first; and whether that is surely all of them."""
+        """The signatures of `account` since then, newest first, and whether the list is certainly complete."""
         seen: list[_Seen] = []
         before: dict[str, str] = {}
         for _ in range(MOST_PAGES):
@@ -117,7 +117,7 @@ class SvmLookUp:
         return seen, False
 
     async def _remembers(self, since: float) -> bool:
-        """Whether the history that the RPC keeps begins before `since`: else it may have forgotten a signature."""
+        """Whether the RPC's history begins before `since`; if not, it may have dropped a signature."""
         try:
             first = await self.rpc.call("getFirstAvailableBlock")
             if type(first) is not int:
@@ -146,7 +146,7 @@ class SvmLookUp:
         return verdicts
 
     async def _not_found(self, payments: Sequence[Sent], now: int, *, complete: bool) -> dict[int, Verdict]:
-        """Dead, where the blockhash of each is; the RPC's newest block must be younger than the signature."""
+        """The verdicts on missing payments: dead if the blockhash has expired in a block newer than the signature."""
         if not payments:
             return {}
         if not complete:
@@ -182,7 +182,7 @@ def _seen(said: Any) -> _Seen:
 
 
 def _signatures_of(said: object) -> list[str]:
-    """All signatures of a transaction. Raises Unreachable where it was not given."""
+    """All signatures of a transaction. Raises Unreachable: the transaction was not returned."""
     if isinstance(said, Unreachable):
         raise said
     try:
@@ -193,7 +193,7 @@ def _signatures_of(said: object) -> list[str]:
 
 
 def _judged(payment: Sent, signature: str, said: Any) -> Verdict:
-    """What the transaction `said` did with the payer's money. One that failed moved nothing, and cannot come again."""
+    """The verdict from the transaction `said`. A failed one moved nothing, and cannot be repeated."""
     meta, time = said.get("meta"), said.get("blockTime")
     if not isinstance(meta, dict):
         return Verdict("used", why="it has no more of the transaction than its name")

@@ -1,9 +1,9 @@
-"""What is asked about a payment that was sent, and what one RPC, or several together, say became of it.
+"""The types of a look-up on the chain, and the rule by which the answers of several RPCs become one verdict.
 
-moved   a transaction that is final moved money for it: which, when, how much, to whom
-used    its nonce is used, but the transaction that used it was not found: it may have moved all of it
-dead    nothing moved, and by the chain's clock, or its block height, nothing ever can
-open    none of these is known yet; `why` says so for people
+moved   a final transaction moved money for it
+used    its nonce is used, but that transaction was not found: it may have moved the whole amount
+dead    nothing moved, and by the chain's clock or block height nothing ever can
+open    not known yet; `why` gives the reason
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ class Sent:
     """A payment that was sent. Times are Unix seconds by our clock, amounts atomic units."""
 
     key: int
-    """The caller's name for it."""
+    """The caller's number for it."""
     method: Method
     payer: str
     pay_to: str
     asset: str
     """Address of the token's contract, or the mint."""
     amount: int
-    """That was signed for; a ceiling where the scheme has one."""
+    """The amount signed for: a ceiling if the scheme has one."""
     reference: str
     """EIP-3009 nonce or Permit2 nonce (hex with 0x, or decimal), or the payer's Solana signature."""
     signed_at: float
     valid_until: float
-    """`validBefore` or `deadline`; on Solana when the blockhash is dead at the latest."""
+    """`validBefore` or `deadline`; on Solana the latest time at which the blockhash expires."""
     memo: str = ""
-    """Solana: of the transaction; empty where it is not known."""
+    """Solana: the transaction's memo; empty: not known."""
     blockhash: str = ""
-    """Solana: that the transaction was built on; empty where it is not known."""
+    """Solana: the transaction's blockhash; empty: not known."""
     token_program: str = ""
-    """Solana: that owns the mint."""
+    """Solana: the program that owns the mint."""
     seller: str = ""
-    """Host of the gateway: what an RPC of its own says frees nothing."""
+    """Host of the gateway, whose own RPC cannot free money."""
 
     @property
     def nonce(self) -> int:
@@ -51,22 +51,22 @@ class Sent:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one payment."""
+    """What became of one payment, by the chain."""
 
     kind: Kind
     transaction: str = ""
     """EVM: the hash. Solana: the first signature."""
     block_time: int = 0
-    """Of the block that the transaction is in, Unix seconds."""
+    """Time of the transaction's block, Unix seconds."""
     amount: int = 0
     """Atomic units that left the payer."""
     pay_to: str = ""
-    """Who got them."""
+    """The recipient."""
     why: str = ""
     witnesses: tuple[str, ...] = ()
-    """Scheme and host of each RPC that says so."""
+    """The origins of the RPCs that say so."""
     later: bool = False
-    """With `open`: whether the same RPC will know once the chain has gone on."""
+    """For `open`: whether the same RPC will know later."""
     disputed: bool = False
     """Whether RPCs contradict each other; then `kind` is `open`."""
 
@@ -77,13 +77,13 @@ class Verdict:
 
 
 def open_because(why: str, *, later: bool = False) -> Verdict:
-    """Not known yet."""
+    """The verdict `open`, with a reason."""
     return Verdict("open", why=why, later=later)
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What the RPC at `host` says of a payment."""
+    """The verdict of one RPC on a payment."""
 
     host: str
     origin: str
@@ -91,10 +91,10 @@ class Statement:
 
 
 def together(payment: Sent, statements: Sequence[Statement], known: int) -> Verdict:
-    """What `statements` come to, where `known` RPCs of different hosts could be asked.
+    """The verdict that follows from `statements`, if `known` RPCs on different hosts could be asked.
 
-    Nobody's word frees money: where it would (nothing moved, or less than was signed for), two hosts must say the same
-    as soon as two are known, and the seller's own does not count. Those that contradict each other leave it open.
+    Nobody's word frees money: a verdict that would (nothing moved, or less than was signed for) needs two hosts that
+    agree, if two are known, and the seller's own does not count. Contradictions leave the payment open.
     """
     clear = [each for each in statements if each.verdict.kind != "open"]
     if not clear:
@@ -134,7 +134,7 @@ def _contradict(one: Verdict, first: Verdict) -> bool:
 
 
 def belongs_to(host: str, seller: str) -> bool:
-    """Whether `host` and `seller` are one party's, as far as names tell. Loopback is nobody's but the user's."""
+    """Whether the names of `host` and `seller` suggest the same owner. Loopback hosts belong to the user."""
     if host in ("127.0.0.1", "::1", "localhost"):
         return False
     return bool(seller) and host.rsplit(".", 2)[-2:] == seller.rsplit(".", 2)[-2:]

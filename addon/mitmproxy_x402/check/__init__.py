@@ -1,4 +1,4 @@
-"""Is everything in order? Wallet, balance, gateway, price, clock, ledger: one line each, `ok` or what to do.
+"""Implements the verb `check`: one line each for wallet, balance, gateway, price, clock and ledger.
 
 Pays nothing. Uses everything below `cli`.
 """

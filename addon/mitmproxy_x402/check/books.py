@@ -1,4 +1,4 @@
-"""What `check` finds out about the books: does what left the wallet agree with what the ledger says?"""
+"""Checks that the ledger agrees with what left the wallet on the chain."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..settings.settings import Settings
 from .line import Line, ok, todo
 
 DAYS = (31, 7, 1)
-"""That are compared: fewer where an RPC does not look through so many."""
+"""Days to compare; fewer if an RPC does not search so many."""
 MOST_ROWS = 20_000
 MOST_REQUESTS = 100
-"""To one RPC, for all of it."""
+"""Most requests to one RPC."""
 SLACK_SECONDS = 900
-"""By which this clock and the chain's may differ."""
+"""Seconds by which our clock and the chain's may differ."""
 
 
 async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str], settings: Settings) -> Line | None:
-    """The books against the wallet; None where the ledger has nothing that this wallet paid there."""
+    """Compare ledger and wallet; None: the ledger has no payment of this wallet on that network."""
     try:
         entries = _entries(network, asset, payer, settings)
-    except LedgerError:  # its own line has said so
+    except LedgerError:  # reported by the line about the ledger
         return None
     if not entries:
         return None
@@ -53,7 +53,7 @@ async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str
 
 
 def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> list[Entry]:
-    """What `payer` has sent there lately, a little more than is compared."""
+    """The payments that `payer` has sent there, of a little more than the period."""
     if not is_there(settings.ledger):
         return []
     since = int((time.time() - (DAYS[0] + 1) * 86_400) * 1000)

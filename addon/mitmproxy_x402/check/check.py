@@ -271,7 +271,7 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
     )
     what = f"the same with {size}, as coding agents ask,"
     try:
-        quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent)
+        quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent_request)
         if quote.required is None:
             return ok("agent", f"{what}: no price is known, {quote.reason}")
         offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))

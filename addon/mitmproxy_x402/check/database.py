@@ -1,4 +1,4 @@
-"""Checks a ledger in a PostgreSQL database. Writes, and takes back what it has written."""
+"""Checks that a ledger in PostgreSQL can be written to, and how fast; test writes are rolled back."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..settings.ledger_place import PostgresUrl
 from .line import Line, ok, todo
 
 FAR_MS = 5
-"""Round trips above this make every payment wait, and every stream with it."""
+"""Milliseconds of a round trip above which payments, and with them all streams, are delayed."""
 COUNTED = 10_000
-"""Payments that are counted; how many more there are takes too long."""
+"""Payments up to which they are counted; counting more takes too long."""
 _MAY_CREATE = "SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM x402_payment LIMIT %s) AS counted"
 _HOLD = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
 
 
 def ledger(url: PostgresUrl) -> Line:
-    """Whether payments can be written down there."""
+    """Whether payments can be recorded in the database at `url`."""
     try:
         with closing(connect(url, writable=True)) as session:
             try:

@@ -18,16 +18,16 @@ from ..protocol.messages import PaymentRequired
 from ..protocol.payment_required import challenge_header, read_payment_required
 
 SECONDS = 15
-"""For one answer; quotes are asked for without work being done, so they come fast."""
+"""Time-out of one answer; a challenge needs no work, so it comes fast."""
 MAX_SKEW = 60
 """Seconds by which this clock may differ: signatures are valid for minutes, and the gateway has its own limits."""
 TRIES = 3
-"""Models whose price is asked; free ones have none."""
+"""Models that are tried for a price; free ones have none."""
 PATH = "/v1/chat/completions"
 AGENT_BYTES = 38_000
-"""Of instructions and tools, as Claude Code and Codex send them with the first word already."""
+"""Size of the instructions and tools that Claude Code and Codex send with the first message."""
 AGENT_TOKENS = 8192
-"""That they let an answer have at most, or more."""
+"""Output limit that they set, or more."""
 
 Body = dict[str, object]
 
@@ -38,14 +38,14 @@ class Reached:
 
     status: int
     models: tuple[str, ...]
-    """That it lists, those first that do not say that they are free. Empty: it lists none that could be read."""
+    """The models that it lists, free ones last. Empty: no readable list."""
     skew: int | None
     """Seconds by which this machine's clock is ahead of the gateway's; None: it does not say its time."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What came of a request without a payment."""
+    """The answer to a request without a payment."""
 
     model: str
     required: PaymentRequired | None
@@ -55,7 +55,7 @@ class Quote:
 
 
 async def reach(upstream: str, trust: Trust) -> Reached:
-    """Ask for the models, which is free. Raises Unreachable."""
+    """Ask the gateway for its models, which is free. Raises Unreachable."""
     asked = time.time()
     response = await ask(f"{upstream}/v1/models", SECONDS, trust=trust)
     return Reached(response.code, _models(response), _skew(response, (asked + time.time()) / 2))
@@ -78,23 +78,25 @@ def _skew(response: HTTPResponse, now: float) -> int | None:
         return None
     if theirs.tzinfo is None:
         theirs = theirs.replace(tzinfo=timezone.utc)
-    # The header has whole seconds, cut off.
+    # The header is truncated to whole seconds.
     return round(now - theirs.timestamp() - 0.5)
 
 
-def small(model: str) -> Body:
+def short_request(model: str) -> Body:
     """A chat request of a few words."""
     return {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def agent(model: str) -> Body:
-    """A chat request of the size that coding agents send to begin with."""
+def agent_request(model: str) -> Body:
+    """A chat request of the size of a coding agent's first one."""
     instructions = ("Read the files before you change them. " * (AGENT_BYTES // 39 + 1))[:AGENT_BYTES]
     messages = [{"role": "system", "content": instructions}, {"role": "user", "content": "Hello"}]
     return {"model": model, "max_tokens": AGENT_TOKENS, "messages": messages}
 
 
-async def quote(upstream: str, trust: Trust, models: tuple[str, ...], body_of: Callable[[str], Body] = small) -> Quote:
+async def quote(
+    upstream: str, trust: Trust, models: tuple[str, ...], body_of: Callable[[str], Body] = short_request
+) -> Quote:
     """The price of a chat request, for the first of `models` that has one. Raises Unreachable."""
     last = Quote("", None, 0, "no model is known to ask for")
     for model in models[:TRIES]:

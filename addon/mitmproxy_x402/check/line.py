@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """Something that was looked at: in order, or what to do about it; or why it was not looked at."""
+    """The result of one check: in order, what to do, or why it was skipped."""
 
     good: bool
     subject: str
     text: str
     seen: bool = True
-    """Whether it was looked at. What was not is neither in order nor something to do."""
+    """Whether it was checked; a skipped check is neither in order nor something to do."""
 
     def __str__(self) -> str:
         text = "".join(character if character.isprintable() else "?" for character in self.text)

@@ -1,5 +1,6 @@
-"""What a gateway will ask for a request, learnt from its challenges (option `x402_preauthorize`).
+"""Predicts the challenge that a request will get, from earlier challenges (option `x402_preauthorize`).
 
-Optional, off by default. Uses `protocol` and `limits`. Words: a Question is a request as its price depends on it, a
-Quote what a gateway asked, Terms the challenge without its numbers, a Prediction the challenge that is expected.
+Optional, off by default. Uses `protocol`, `limits` and `gateways`. Words: a Question is what the price of a request may
+depend on, a Quote the known prices of one model, Terms a challenge without its numbers, a Prediction the challenge that
+is expected.
 """

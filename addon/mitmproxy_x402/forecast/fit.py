@@ -1,10 +1,10 @@
-"""Fits a price formula to quotes and predicts the next: exact integer arithmetic, no guess.
+"""Fits a price formula to known prices and predicts the next one, in exact integer arithmetic.
 
-A quote is taken to be `max(least, floor(a * x + b * y + c))`, where x is a measure of the request's size, y its output
-limit, and a, b and c are fractions. Every rounding is a floor with another c: the ceiling of n/4 is the floor of
-(n+3)/4. Observations leave an interval for each of a, b and c. For a and b the simplest fraction in it is taken, since
-price lists are written by people; whether that was right, the next challenge tells. For c none is taken: where the
-interval's ends give different answers, the answer is a span of numbers.
+A price is assumed to be `max(least, floor(a * x + b * y + c))`, where x is a measure of the request's size, y its
+output limit, and a, b and c are fractions. Any rounding is a floor with another c: the ceiling of n/4 is the floor of
+(n+3)/4. The known prices leave an interval for each of a, b and c. For a and b the simplest fraction in it is used,
+since price lists are written by people; the next challenge shows whether that is right. For c the whole interval is
+kept: if its ends give different prices, the result is a span.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from itertools import chain, combinations
 from math import lcm
 
 Point = tuple[int, int, int]
-"""x, y, and the number that the gateway said. No two points of a series share x and y."""
+"""x, y, and the number in the challenge. No two points of a series have the same x and y."""
 Span = tuple[int, int]
-"""The least and the most that a number may be."""
+"""The least and the greatest value that a number may have."""
 Formula = Callable[[int, int], "Span | None"]
-"""The number for an x and a y; None: nothing is known there."""
+"""Gives the number for an x and a y; None: not known there."""
 
 CHANCE = Fraction(1, 4)
-"""Any interval of width w holds a fraction with a denominator near the root of 1/w. A price's is far smaller."""
+"""Bound for a fraction to be no coincidence: an interval of width w has one with a denominator near the root of 1/w."""
 TRIED = 6
-"""Points of which any two are tried together with the first. All of them would tell hardly more."""
+"""Most points of which each pair is combined with the first; more would add little."""
 MARGIN = 1.5
-"""A price that never changed is expected for requests that are larger by this."""
+"""Factor in size up to which a price that never changed is expected for larger requests."""
 
 
 def fit(points: Sequence[Point], *, price: bool) -> Formula | None:
     """The formula of `points`, or None: no formula of that form fits them all, or they are too few.
 
-    A `price` that never changed may be a minimum, so it is believed only near requests for which it was asked. Other
-    numbers that never changed are part of a text.
+    A `price` that never changed may be a minimum, so it is used only near known requests. Other numbers that never
+    changed are part of a text.
     """
     least = min(value for _, _, value in points)
     if all(value == least for _, _, value in points):
@@ -44,7 +44,7 @@ def fit(points: Sequence[Point], *, price: bool) -> Formula | None:
         return _Above(plane, least)
     higher = [point for point in points if point[2] > least]
     plane = _plane(higher)
-    # What lies below the minimum is at most the minimum.
+    # A price below the minimum shows as the minimum.
     if plane is None or any(plane.lowest(x, y) > least for x, y, value in points if value == least):
         return None
     return _AtLeast(plane, least)
@@ -52,7 +52,7 @@ def fit(points: Sequence[Point], *, price: bool) -> Formula | None:
 
 @dataclass(frozen=True)
 class _Constant:
-    """One number for all."""
+    """The same number for every request."""
 
     value: int
 
@@ -62,8 +62,10 @@ class _Constant:
 
 @dataclass(frozen=True)
 class _Flat:
-    """One price for all so far, as a minimum is: believed from a request that is smaller in both x and y on, up to one
-    that is larger in y and not much smaller in x. Should the minimum end there, the gateway says so.
+    """The same price for all known requests, which may be a minimum.
+
+    Used for requests between a known one that is smaller in both x and y and one that is larger in y and not much
+    smaller in x.
     """
 
     points: Sequence[Point]
@@ -77,7 +79,7 @@ class _Flat:
 
 @dataclass(frozen=True)
 class _Plane:
-    """`floor((a * x + b * y + c) / unit)` with `low <= c < high`; where x or y never varied, for that value alone."""
+    """`floor((a * x + b * y + c) / unit)` with `low <= c < high`; if x or y never varied, for that value only."""
 
     a: int
     b: int
@@ -88,11 +90,11 @@ class _Plane:
     only_y: int | None
 
     def lowest(self, x: int, y: int) -> int:
-        """The least that it may be."""
+        """The least value at a point."""
         return (self.a * x + self.b * y + self.low) // self.unit
 
     def at(self, x: int, y: int) -> Span | None:
-        """None: it depends on what never varied."""
+        """The span at a point; None: x or y differs from a value that never varied."""
         if (self.only_x is not None and x != self.only_x) or (self.only_y is not None and y != self.only_y):
             return None
         return self.lowest(x, y), (self.a * x + self.b * y + self.high - 1) // self.unit
@@ -100,7 +102,7 @@ class _Plane:
 
 @dataclass(frozen=True)
 class _Above:
-    """A plane that was never seen below `least`: what it says of smaller requests may be below a minimum."""
+    """A plane without a known minimum; below `least`, the smallest known price, there may be one."""
 
     plane: _Plane
     least: int
@@ -112,7 +114,7 @@ class _Above:
 
 @dataclass(frozen=True)
 class _AtLeast:
-    """A plane above a minimum that was seen."""
+    """A plane with a known minimum."""
 
     plane: _Plane
     least: int
@@ -123,7 +125,7 @@ class _AtLeast:
 
 
 def _plane(points: Sequence[Point]) -> _Plane | None:
-    """The plane through `points`; None: there is none with simple slopes, or they do not determine one."""
+    """The plane through `points`; None: none has simple slopes, or the points do not determine it."""
     if not points:
         return None
     xs, ys = {x for x, _, _ in points}, {y for _, y, _ in points}
@@ -141,7 +143,7 @@ def _plane(points: Sequence[Point]) -> _Plane | None:
 
 
 def _identity(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
-    """Texts say the size or the limit as they are: no need to search."""
+    """The slopes of a number that is x or y itself, as in descriptions; None: it is neither."""
     if all(value == x for x, _, value in points):
         return Fraction(1), Fraction(0)
     return (Fraction(0), Fraction(1)) if all(value == y for _, y, value in points) else None
@@ -161,7 +163,7 @@ def _slopes(points: Sequence[Point], x_varies: bool, y_varies: bool) -> tuple[Fr
 
 
 def _one_after_the_other(points: Sequence[Point]) -> tuple[Fraction, Fraction] | None:
-    """First the slope in x, then the one in y, from what the first leaves."""
+    """The slope in x, then the slope in y of the rest; None: there is none."""
     a = _slope(chain(_pairs(points), _triples(points)))
     if a is None:
         return None
@@ -171,18 +173,18 @@ def _one_after_the_other(points: Sequence[Point]) -> tuple[Fraction, Fraction] |
 
 
 Rise = tuple[int, int, int]
-"""How far apart, above 0; how much higher; and by how much less than which that may be off."""
+"""A distance above 0, the rise over it, and a bound that the rise's error is below."""
 
 
 def _pairs(points: Sequence[Point], slack: int = 1) -> Iterator[Rise]:
-    """What two points with one y tell of the slope in x: each may be off by less than `slack` above its plane."""
+    """The rises in x between points with the same y, each of which is less than `slack` above its plane."""
     for (x, y, value), (other_x, other_y, other) in combinations(points, 2):
         if y == other_y and x != other_x:
             yield (x - other_x, value - other, slack) if x > other_x else (other_x - x, other - value, slack)
 
 
 def _triples(points: Sequence[Point]) -> Iterator[Rise]:
-    """What the first point and two others tell of it, by Cramer's rule."""
+    """The rises in x that follow from the first point and two others, by Cramer's rule."""
     x, y, value = points[0]
     others = [(px - x, py - y, pv - value) for px, py, pv in points[-TRIED:]]
     for (x1, y1, v1), (x2, y2, v2) in combinations(others, 2):
@@ -195,7 +197,7 @@ def _triples(points: Sequence[Point]) -> Iterator[Rise]:
 def _slope(rises: Iterator[Rise]) -> Fraction | None:
     """The simplest slope, not below 0, that all `rises` allow.
 
-    None: there is none, or it is no simpler than chance would have it, so that it may well be another.
+    None: there is none, or it is not simple enough to be more than a coincidence.
     """
     low_n, low_d, high_n, high_d = -1, 1, 1, 0  # in integers: this runs for every pair
     for apart, rise, slack in rises:
@@ -211,12 +213,12 @@ def _slope(rises: Iterator[Rise]) -> Fraction | None:
 
 
 def simplest(low_n: int, low_d: int, high_n: int, high_d: int) -> Fraction:
-    """The fraction with the smallest denominator strictly between two, not below 0. A denominator of 0: infinity."""
+    """The fraction with the smallest denominator strictly between two, not below 0; a denominator of 0 is infinity."""
     if low_n < 0:
         return Fraction(0)
     whole = low_n // low_d
     if not high_d or (whole + 1) * high_d < high_n:
         return Fraction(whole + 1)
-    # No integer in between, so both begin with the same one: go on with the reciprocals of what is left.
+    # No integer in between: both have the same integer part, so continue with the reciprocals of the rest.
     rest = simplest(high_d, high_n - whole * high_d, low_d, low_n - whole * low_d)
     return whole + 1 / rest

@@ -24,24 +24,24 @@ from .quote import Place, Question, Quote
 from .terms import Terms, take_apart
 
 TRUST = 3
-"""Challenges that a rule must have foretold exactly, one after the other."""
+"""Challenges in a row that a rule must have predicted exactly before it is used."""
 MOST_TRUST = 48
-"""What is demanded after mistakes is never more than this."""
+"""The most that is required after wrong predictions."""
 CONFIRM_SECONDS = 600
-"""How long after its last challenge a quote is believed."""
+"""Seconds after its last challenge for which a quote is used."""
 MAX_QUOTES = 300
-"""The quotes that were not used for longest are forgotten."""
+"""Most quotes in memory; the least recently used are dropped."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the gateway would ask, if it were asked."""
+    """The challenge that the gateway is expected to send."""
 
     question: Question
     required: PaymentRequired
-    """With one entry, the one that was paid before. Its blockhash is that of the last challenge."""
+    """The challenge, with the one entry that was paid before. Its blockhash is that of the last challenge."""
     received: float
-    """When that challenge came."""
+    """When the last challenge came, Unix seconds."""
     challenge_text: str
     """What the last challenge said besides its terms, as `payment.challenge.challenge_text` gives it."""
     quote: Quote = field(repr=False)
@@ -49,15 +49,15 @@ class Prediction:
 
 @dataclass
 class Tally:
-    """What became of the payments that were sent ahead."""
+    """Counts of payments that were sent ahead, by outcome."""
 
     sent: int = 0
     right: int = 0
-    """Taken."""
+    """Accepted."""
     wrong: int = 0
-    """Refused in any way."""
+    """Rejected in any way."""
     unproven: int = 0
-    """Answered by an error, not at all, or without a word about the payment."""
+    """Answered by an error, not at all, or without acknowledging the payment."""
 
     def __str__(self) -> str:
         parts = [str(self.sent)]
@@ -69,7 +69,7 @@ class Tally:
 
 
 class Forecast:
-    """The quotes of everything that was asked for, and what became of those that were used."""
+    """All quotes, and the counts of payments that were sent ahead."""
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -77,7 +77,7 @@ class Forecast:
         self._ready: dict[Place, set[str | None]] = {}
 
     def expects(self, place: Place) -> bool:
-        """Whether anything can be foretold there: only then a request is worth measuring."""
+        """Whether anything can be predicted for `place`; if not, the request need not be measured."""
         return place in self._ready
 
     def learn(
@@ -108,14 +108,14 @@ class Forecast:
         self._replace(key, quote)
 
     def acknowledged(self, question: Question, spoke: bool) -> None:
-        """An ordinary payment was answered, and the answer `spoke` of it or did not."""
+        """Note whether the answer to an ordinary payment acknowledged it (`spoke`)."""
         quote = self._quotes.get(_key(question))
         if quote is not None:
             quote.acknowledged = spoke
             self._replace(_key(question), quote)
 
     def predict(self, question: Question, now: float) -> Prediction | None:
-        """What the gateway would ask, or None: that is not known well enough."""
+        """The expected challenge; None: too little is known."""
         quote = self._quotes.get(_key(question))
         if quote is None or not quote.ready or not 0 <= now - quote.confirmed <= CONFIRM_SECONDS:
             return None
@@ -126,21 +126,21 @@ class Forecast:
         return Prediction(question, quote.terms.ask(numbers), quote.confirmed, quote.challenge_text, quote)
 
     def sent(self) -> None:
-        """A payment went ahead."""
+        """Count a payment that was sent ahead."""
         self.tally.sent += 1
 
     def right(self, prediction: Prediction) -> None:
-        """It was taken."""
+        """Note that the payment was accepted."""
         self.tally.right += 1
         prediction.quote.trust = max(TRUST, prediction.quote.trust - 1)
 
     def wrong(self, prediction: Prediction) -> None:
-        """It was refused: nothing more is foretold from that quote."""
+        """Note that the payment was rejected, and clear its quote."""
         self.tally.wrong += 1
         self._give_up(prediction)
 
     def unproven(self, prediction: Prediction) -> None:
-        """Nobody knows whether the gateway would have asked for it: as for a wrong one."""
+        """Note that it is unknown whether the gateway would have asked for the payment; clears its quote, too."""
         self.tally.unproven += 1
         self._give_up(prediction)
 

@@ -17,9 +17,9 @@ from .fit import Formula, Span, fit
 from .terms import Numbers, Terms
 
 MAX_POINTS = 10
-"""Different requests that a quote remembers."""
+"""Most requests in a quote's memory."""
 MAX_BODY = 256 * 1024
-"""Bytes of a request's body that are measured; for larger ones nothing is foretold."""
+"""Most bytes of a request's body; for larger ones nothing is predicted."""
 
 Place = tuple[str, str, str]
 """Method, upstream (scheme, host and port), path without its query."""
@@ -28,7 +28,7 @@ Rule = str
 
 @dataclass(frozen=True)
 class Question:
-    """What a request's price may depend on."""
+    """The properties of a request on which its price may depend."""
 
     place: Place
     model: str | None
@@ -36,11 +36,11 @@ class Question:
     """Bytes of the body, as it is sent."""
     characters: int
     limit: int | None
-    """Tokens that the answer may have; None: not said."""
+    """Output limit in tokens; None: the request sets none."""
 
     @property
     def measures(self) -> tuple[int, int, int | None]:
-        """Equal for requests that no rule can tell apart."""
+        """Values that are equal for requests that every rule treats alike."""
         return self.size, self.characters, self.limit
 
 
@@ -48,7 +48,7 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 def read_question(place: Place, model: str | None, body: bytes) -> Question | None:
-    """What is to be known of a request; None: its body is too large, or its output limit cannot be told."""
+    """The Question of a request; None: its body is too large, or its output limit is unclear."""
     if len(body) > MAX_BODY:
         return None
     limit = read_output_limit(body)
@@ -62,17 +62,17 @@ SAME: Rule = "same"
 
 
 class Quote:
-    """The price list of one model at one place, as far as it is known."""
+    """The known prices of one model at one place."""
 
     def __init__(self, terms: Terms, trust: int, measures: Mapping[Rule, Measure]) -> None:
         self.terms = terms
         self._measures = measures
         self.trust = trust
-        """Challenges to foretell before anything is sent ahead."""
+        """Exact predictions in a row that are needed before a payment is sent ahead."""
         self.confirmed = 0.0
         self.challenge_text = ""
         self.acknowledged = False
-        """Whether the last answer to a payment spoke of it."""
+        """Whether the last answer to a payment acknowledged it."""
         self._points: OrderedDict[tuple[int, int, int | None], tuple[Question, Numbers]] = OrderedDict()
         self._streaks: dict[Rule, int] = {}
         self._fits: dict[tuple[Rule, bool], _Fit] = {}
@@ -80,11 +80,11 @@ class Quote:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a rule to be used."""
+        """Whether there is a rule that may be used."""
         return self.acknowledged and any(streak >= self.trust for streak in self._streaks.values())
 
     def learn(self, question: Question, numbers: Numbers) -> bool:
-        """Take `numbers` down. False: an equal request was asked for others, or others would have been foretold."""
+        """Remember `numbers`. Returns False if they surprise: other numbers were known or predicted for the request."""
         expected = {numbers, self.foretell(question), self._say(SAME, question)} - {None}
         for rule in (SAME, *self._measures):
             foretold = self._say(rule, question)
@@ -99,9 +99,9 @@ class Quote:
         return len(expected) == 1
 
     def foretell(self, question: Question) -> Numbers | None:
-        """What the rules that may be used agree on, and no other rule that explains everything contradicts.
+        """The numbers on which all usable rules agree, and that no other fitting rule contradicts.
 
-        None: they have nothing to say, or disagree.
+        None: there are none.
         """
         trusted = [rule for rule, streak in self._streaks.items() if streak >= self.trust]
         if SAME in trusted and (known := self._say(SAME, question)) is not None:
@@ -122,7 +122,7 @@ class Quote:
         return tuple(low for low, _ in spans) if spans and all(low == high for low, high in spans) else None
 
     def _spans(self, rule: Rule, question: Question) -> list[Span] | None:
-        """What each number may be by a formula; None: there is no formula, or it does not reach so far."""
+        """The span of each number by a rule's formulas; None: there is no formula, or it does not cover the request."""
         x, y = self._size(rule, question), question.limit or 0
         spans: list[Span] = []
         for formula in self._formulas(rule, question.limit is None) or ():
@@ -136,11 +136,11 @@ class Quote:
         return self._measures[rule](question.size, question.characters)
 
     def _formulas(self, rule: Rule, unlimited: bool) -> _Fit:
-        """One formula for each number, from the requests that set an output limit, or from those that do not."""
+        """A formula for each number, from the requests with an output limit, or from those without."""
         if (rule, unlimited) not in self._fits:
             points = [point for point in self._points.values() if (point[0].limit is None) == unlimited]
             series = tuple((self._size(rule, question), question.limit or 0, numbers) for question, numbers in points)
-            if series not in self._fit_of_series:  # for text in ASCII a byte is a character, and both fit alike
+            if series not in self._fit_of_series:  # in ASCII text bytes and characters are the same series
                 self._fit_of_series[series] = _fit(series)
             self._fits[rule, unlimited] = self._fit_of_series[series]
         return self._fits[rule, unlimited]
@@ -155,8 +155,8 @@ def _fit(series: _Series) -> _Fit:
     if len(numbers_at) < 2 or any(numbers_at[x, y] != numbers for x, y, numbers in series):
         return None
     columns = list(zip(*numbers_at.values(), strict=True))
-    formulas: dict[tuple[int, ...], Formula] = {}  # the same numbers are often said twice
-    # The price last: what the texts say of the size refutes a measure for less work.
+    formulas: dict[tuple[int, ...], Formula] = {}  # several numbers are often the same
+    # The price last: numbers in texts refute a wrong measure with less work.
     for column in reversed(columns):
         if column not in formulas or column is columns[0]:
             points = [(x, y, value) for (x, y), value in zip(numbers_at, column, strict=True)]

@@ -1,9 +1,9 @@
 """Splits a challenge into its constant terms and its numbers. Pure.
 
-A payment has to echo the entry that it pays, the resource and the extensions (x402 v2, section 5.2), and the gateway's
-entries describe the request: "(~11566 input, 1024 max output tokens)". So a challenge is taken apart into its terms and
-its numbers, and a foreseen one is put together from the same terms and other numbers. Numbers are read in the amount
-and in descriptions alone: whatever else changes is another price list.
+A payment has to echo the entry that it pays, the resource and the extensions (x402 v2, section 5.2), and some gateways
+describe the request in them: "(~11566 input, 1024 max output tokens)". So a challenge is split into terms and numbers,
+and a predicted one is made of the same terms with other numbers. Only the amount and descriptions are searched for
+numbers; any other change means another price list.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ DESCRIPTION = "description"
 BLOCKHASH, BLOCK_HEIGHT = "recentBlockhash", "lastValidBlockHeight"
 """Keys of `extra` on Solana whose values are new in every challenge."""
 MAX_NUMBERS = 8
-"""Numbers in the descriptions of one challenge; one with more is not foreseen."""
+"""Most numbers in the descriptions of one challenge; one with more is not predicted."""
 MAX_TERMS = 16 * 1024
-"""Characters of what has to be echoed; a challenge with more is not remembered."""
+"""Most characters that have to be echoed; a challenge with more is not remembered."""
 
-# A number as the price list's program writes it. Anything else, such as 007 or a hash, is text.
+# A number as a program writes it. Anything else, such as 007 or a hash, is text.
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.,])(?:0|[1-9][0-9]{0,17})(?![0-9A-Za-z]|[.,][0-9])")
 
 Numbers = tuple[int, ...]
-"""The amount, then the numbers of the descriptions in the order in which they come."""
+"""The amount, then the numbers in the descriptions, in order."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """One entry of a challenge and what has to be echoed with it, without its numbers."""
+    """One entry of a challenge, and what has to be echoed with it, without their numbers."""
 
     text: str
-    """Equal for challenges that differ in their numbers, and in the blockhash, alone."""
+    """A text that is equal for challenges that differ only in their numbers and the blockhash."""
     required: PaymentRequired = dataclasses.field(repr=False)
-    """The challenge that it was taken from, with that one entry."""
+    """The original challenge, with only that entry."""
 
     def ask(self, numbers: Numbers) -> PaymentRequired:
-        """The challenge of these terms that has `numbers`: as many as `take_apart` found."""
+        """The challenge with these terms and `numbers`, of which there must be as many as `take_apart` found."""
         left = list(numbers[:0:-1])
 
         def filled(text: str) -> str:
@@ -56,7 +56,7 @@ class Terms:
 
 
 def take_apart(required: PaymentRequired, entry: PaymentRequirements) -> tuple[Terms, Numbers] | None:
-    """The terms and the numbers of what a payment of `entry` echoes; None: it is too much to be remembered."""
+    """Split what a payment of `entry` echoes into terms and numbers; None: it is too long to be remembered."""
     numbers: list[int] = [entry.amount]
 
     def emptied(text: str) -> str:
@@ -76,9 +76,9 @@ def take_apart(required: PaymentRequired, entry: PaymentRequirements) -> tuple[T
 
 
 def with_blockhash(required: PaymentRequired, blockhash: str, height: int | None) -> PaymentRequired | None:
-    """`required`, of one entry, with another blockhash where it names one; None: its last block's height is not known.
+    """Replace the blockhash in `required`, which has one entry; None: the blockhash's last height is not known.
 
-    An entry without a blockhash stays without: the signer looks one up, and the gateway wants its entry word for word.
+    An entry without a blockhash stays unchanged: the signer looks one up, and the gateway wants its own entry back.
     """
     entry = required.accepts[0]
     extra = dict(entry.extra)

@@ -1,7 +1,7 @@
-"""What one vendor does its own way. Uses `protocol`.
+"""What single vendors do differently from the x402 standard. Uses `protocol`.
 
-`gateway` has what is asked of any gateway, and the standard's answers; `blockrun` has BlockRun's. A gateway that is not
-known here gets the standard's behaviour: `gateway_of` says which one a host is.
+`gateway` has the interface and the standard's behaviour, `blockrun` has BlockRun's. `gateway_of` chooses by the host;
+unknown hosts get the standard's behaviour.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ __all__ = ["Gateway", "Meaning", "Measure", "gateway_of"]
 
 @lru_cache(maxsize=64)
 def gateway_of(host: str) -> Gateway:
-    """The manners of the gateway at `host`. On this machine it is taken for the sandbox, which plays BlockRun."""
+    """The `Gateway` for `host`. Loopback hosts are taken for the sandbox, which imitates BlockRun."""
     return blockrun.GATEWAY if blockrun.is_own(host) else STANDARD

@@ -34,7 +34,7 @@ _SIGNATURE = "x-poll-signature"
 
 @functools.lru_cache(maxsize=64)
 def is_own(host: str) -> bool:
-    """Whether `host` is BlockRun's, or this machine, where the sandbox plays it."""
+    """Whether `host` is BlockRun's, or loopback, where the sandbox imitates it."""
     name = host.lower().rstrip(".")
     if name in (_DOMAIN, "localhost") or name.endswith(f".{_DOMAIN}"):
         return True
@@ -45,7 +45,7 @@ def is_own(host: str) -> bool:
 
 
 def _tokens(length: Measure, shift: int) -> Measure:
-    """Four bytes or characters are a token; what is counted may be a few longer or shorter than the body."""
+    """A measure of four bytes or characters a token; the text counted may be a few longer or shorter than the body."""
     return lambda size, characters: (length(size, characters) + shift) // 4
 
 
@@ -60,24 +60,24 @@ class BlockRun(Standard):
     proof_header = _SIGNATURE
 
     def is_code(self, text: str) -> bool:
-        """`PAYMENT_...` and `SETTLEMENT_...`."""
+        """Whether `text` has the form `PAYMENT_...` or `SETTLEMENT_...`."""
         return _CODE.fullmatch(text) is not None
 
     def meaning(self, code: str) -> Meaning:
-        """Only of STALE and UNDERPAID the vendor says that nothing was broadcast."""
+        """What a code says. Only with STALE and UNDERPAID does the vendor say that nothing was broadcast."""
         return _MEANINGS.get(code) or super().meaning(code)
 
     def plain_path(self, path: str) -> str:
-        """Without the alias."""
+        """`path` without the alias."""
         return path.removeprefix(ALIAS) if path.startswith(f"{ALIAS}/v1") else path
 
     def polled(self, path: str) -> tuple[Kind, str] | None:
-        """By the form of the paths of media jobs."""
+        """Kind and id of the media job that `path` polls; None: it is no such path."""
         found = _MEDIA.fullmatch(path.partition("?")[0])
         return (_KINDS[found[1]], unquote(found[2])) if found else None
 
     def proof(self, sign: Sign, wallet: str, job: tuple[Kind, str], now: int) -> tuple[tuple[bytes, bytes], ...]:
-        """A signature over the job's id and the time, which moves nothing; the gateway believes it for 300 s."""
+        """Headers with a signature over the job's id and the time. It moves nothing and is accepted for 300 s."""
         from solders.signature import Signature  # noqa: PLC0415 - not at the start: who pays on EVM never needs it
 
         kind, job_id = job

@@ -1,4 +1,4 @@
-"""What is asked of a gateway's manners, and the answers of the x402 standard."""
+"""The interface for what vendors do differently, and its implementation for the x402 standard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sign = Callable[[bytes], bytes]
 
 
 class Meaning(enum.Enum):
-    """What a gateway says with the code of a rejection. It is its word, and frees no money."""
+    """What the code of a rejection means. It is only the gateway's word, and frees no money."""
 
     NOT_TAKEN = "nothing was broadcast, and a fresh signature helps"
     STALE = "the same, since its blockhash has died"
@@ -30,14 +30,14 @@ class Meaning(enum.Enum):
 
 
 class Gateway(Protocol):
-    """One vendor's manners."""
+    """What one vendor does its own way."""
 
     measures: Mapping[str, Measure]
-    """What a price may be made from, by a name of ours."""
+    """The measures of a request's size on which its prices may depend, by name."""
     receipt_header: str
     """The header that holds the id of the payment's transaction, and nothing else; empty: there is none."""
     proof_header: str
-    """The header that holds a proof of who polls; empty: there is none."""
+    """The header of a poll's proof; empty: it has none."""
 
     def is_code(self, text: str) -> bool:
         """Whether `text` is a code by which this gateway rejects payments, in the field `code` of its answers."""
@@ -46,13 +46,13 @@ class Gateway(Protocol):
         """What a code of this gateway, or a reason of the reference facilitators, says."""
 
     def plain_path(self, path: str) -> str:
-        """The form of a decoded path that it shares with its aliases."""
+        """The form of a decoded path that is the same for all its aliases."""
 
     def polled(self, path: str) -> tuple[Kind, str] | None:
-        """Kind and id of the job that `path` polls with a proof of who polls; None: it asks for none."""
+        """Kind and id of the job that `path` polls with a proof; None: no proof is needed."""
 
     def proof(self, sign: Sign, wallet: str, job: tuple[Kind, str], now: int) -> tuple[tuple[bytes, bytes], ...]:
-        """Headers that prove who polls `job`, at `now` in Unix seconds; `wallet` is the public address."""
+        """Headers that prove, at `now` (Unix seconds), that `job` is polled by the wallet with that public address."""
 
 
 _SPENT = re.compile(r"duplicate_settlement|permit2_invalid_nonce|[a-z0-9_]*nonce_already_used")
@@ -66,32 +66,32 @@ LENGTHS: Mapping[str, Measure] = {
 
 
 class Standard:
-    """The `Gateway` that does as the x402 specification and its reference servers do."""
+    """The behaviour of the x402 specification and its reference servers."""
 
     measures: Mapping[str, Measure] = LENGTHS
     receipt_header = ""
     proof_header = ""
 
     def is_code(self, text: str) -> bool:  # noqa: ARG002
-        """None: reasons stand in the terms and in the receipt."""
+        """False: the standard puts reasons in the terms and the receipt."""
         return False
 
     def meaning(self, code: str) -> Meaning:
-        """By the reasons of the reference facilitators (x402 v2, section 9)."""
+        """What a reason of the reference facilitators says (x402 v2, section 9)."""
         if _SPENT.fullmatch(code):
             return Meaning.SPENT
         return Meaning.UNFUNDED if _UNFUNDED.fullmatch(code) else Meaning.OTHER
 
     def plain_path(self, path: str) -> str:
-        """The path itself."""
+        """`path` itself: there are no aliases."""
         return path
 
     def polled(self, path: str) -> tuple[Kind, str] | None:  # noqa: ARG002
-        """None."""
+        """None: the standard has no proofs."""
         return None
 
     def proof(self, sign: Sign, wallet: str, job: tuple[Kind, str], now: int) -> tuple[tuple[bytes, bytes], ...]:
-        """None."""
+        """Nothing: the standard has no proofs."""
         del sign, wallet, job, now
         return ()
 

@@ -1,4 +1,4 @@
-"""How much may be spent: budgets over a rolling period, limits for some models or paths, and the model of a request.
+"""Defines limits and budgets, and reads from a request the model and path that they depend on.
 
 Types and arithmetic, without clock or I/O. Uses `protocol`. Amounts are millionths of a dollar, as `int`.
 """

@@ -1,4 +1,4 @@
-"""Budgets over a rolling period, and limits for some models or paths. Pure."""
+"""The types of budgets over rolling periods, and of limits for some models or paths. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SECONDS: Mapping[Period, int] = {"hour": 3600, "day": 24 * 3600, "month": 30 * 2
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request may be for, as far as limits go by it."""
+    """The models and the path of a request, which limits compare."""
 
     models: tuple[str, ...]
-    """Every name of a model that some server would read in it; none where it names none."""
+    """All model names that some server could read in the request; empty: it names none."""
     normal_path: str
-    """The form that all spellings of the path share: decoded, without empty and dotted parts, in lower case."""
+    """The path's normal form: decoded, without empty and dotted segments, in lower case."""
     model_doubt: str = ""
-    """Why the models may be others, half a sentence; empty where they are certain."""
+    """Half a sentence on why the models are not certain; empty: they are."""
     path_doubt: str = ""
-    """The same of the path."""
+    """The same for the path."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scope:
     path: str = ""
 
     def covers(self, asked: Asked) -> bool:
-        """Whether a request is, or may be, meant."""
+        """Whether the scope covers the request, or may cover it."""
         model, path = self.patterns
         its_path = asked.normal_path.removeprefix(ALIAS)
         return bool(
@@ -50,14 +50,14 @@ class Scope:
 
     @property
     def patterns(self) -> tuple[str, str]:
-        """Of model and path, in the form that requests are compared in: lower case, the path without the gateway's
-        alias and without a slash at its end.
+        """The patterns of model and path as they are compared: in lower case, the path without the gateway's alias and
+        without a trailing slash.
         """
         path = self.path.lower().removeprefix(ALIAS)
         return self.model.lower(), path.rstrip("/") or path
 
     def doubt(self, asked: Asked) -> str:
-        """Why it is not certain that the request is meant, half a sentence; empty where it is."""
+        """Half a sentence on why it is not certain that the request is covered; empty: it is."""
         return (self.model and asked.model_doubt) or (self.path and asked.path_doubt)
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Scope:
 
 EVERYTHING = Scope()
 NOTHING_ASKED = Asked((), "")
-"""Where no limit goes by what is asked for."""
+"""For requests that were not read, because no limit depends on models or paths."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Budget:
 
     @property
     def seconds(self) -> int | None:
-        """Length of the period; None: for ever."""
+        """Length of the period in seconds; None: for ever."""
         return SECONDS.get(self.period)
 
     def __str__(self) -> str:
@@ -88,17 +88,17 @@ class Budget:
         return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
 
     def left(self, spent: int) -> str:
-        """What `spent` (millionths of a dollar) leaves of it: `9.98 of 10/day`."""
+        """The rest after `spent` (millionths of a dollar), as text: `9.98 of 10/day`."""
         return f"{format_usd(max(self.micro_usd - spent, 0))} of {self}"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One `[[limit]]` of x402.toml. It only tightens: the general limit and budgets hold besides."""
+    """One `[[limit]]` of x402.toml. The general limit and budgets apply in addition."""
 
     scope: Scope
     max_request: int | None
-    """Millionths of a dollar; None: no limit of its own."""
+    """Most millionths of a dollar per request; None: only the general limit."""
     budgets: tuple[Budget, ...]
 
 

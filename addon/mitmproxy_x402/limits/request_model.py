@@ -1,6 +1,6 @@
-"""Reads which model a request names, and how long an answer it allows.
+"""Reads a request's model and output limit, in one shallow and bounded pass.
 
-A shallow, bounded read, done only for requests that are about to be paid.
+Done only for requests that are about to be paid.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads a request whole for the limits by model or path: what it may be for, however it is written.
+"""Reads all models and paths that a request may be for, as limits for models and paths need them.
 
-Gateways differ in how they read a request: the last of two equal keys or the first, a byte order mark or none, by the
-content type or by a look at the body. So every reading that some server has counts. Where none is certain, the request
-says why, and every limit that might apply does.
+Gateways read requests in different ways: the first or the last of two equal keys, with or without a byte order mark, by
+the content type or by the body. So every possible reading counts. If none is certain, the reason is noted, and every
+limit that might apply does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Findings: where the chain contradicts what a gateway said of a payment."""
+"""Finds contradictions between the chain and what a gateway said about a payment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SENTENCES: Mapping[str, str] = {
     "elsewhere": "the money went to somebody else than the payment was for",
     "taken": "the gateway said rejected, and took the money",
 }
-"""By code, as the ledger keeps it."""
+"""A sentence for each code of a finding."""
 _REFUSED = ("rejected", "superseded", "expired")
 
 
 def finding(entry: Entry, verdict: Verdict) -> str:
-    """The code of what is wrong with `entry`, or empty: the chain and the gateway do not contradict each other."""
+    """The code of the contradiction about `entry`; empty: chain and gateway agree."""
     if verdict.kind == "dead":
         return "not_settled" if entry.state == "settled" else ""
     if verdict.kind != "moved":
@@ -36,7 +36,7 @@ def finding(entry: Entry, verdict: Verdict) -> str:
 
 
 def _is_due(entry: Entry, amount: int) -> bool:
-    """Whether `amount` is what was to move. A payment that was signed again is for as much or less each time."""
+    """Whether `amount` can be what `entry` was for; a payment that was signed again is for the same or less."""
     if entry.charged:
         return amount == int(entry.charged)
     if entry.scheme == "upto" or entry.sends > 1:

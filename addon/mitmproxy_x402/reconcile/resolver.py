@@ -1,4 +1,4 @@
-"""Asks the chain about rows of the ledger, in batches, and writes its word down."""
+"""Asks the chain about rows of the ledger, in batches, and converts the answers for the ledger."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..protocol.networks import Network, NetworkTable
 from .findings import finding
 
 AT_ONCE = 500
-"""Rows that are looked up together."""
+"""Most rows per look-up."""
 OLD_ROWS_SECONDS = 2 * 24 * 3600
-"""Added to the end of a signature of which only our own last moment of sending is known: it may have been renewed."""
+"""Seconds added to the end of a signature in old rows, which may have been renewed later."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the chain says of one row."""
+    """The chain's answer about one row."""
 
     entry: Entry
     verdict: Verdict
     finding: str = ""
-    """See `findings`."""
+    """The code of a contradiction (`findings`), or empty."""
     micro_usd: int = 0
-    """That moved, in millionths of a dollar."""
+    """The amount that moved, in millionths of a dollar."""
 
     @property
     def word(self) -> ChainWord | None:
-        """What the ledger is to keep of it; None while it is open."""
+        """The answer in the ledger's form; None: it is open."""
         verdict, row = self.verdict, self.entry.row
         if verdict.kind == "dead":
             return ChainWord(row, "dead", finding=self.finding)
@@ -46,7 +46,7 @@ class Found:
 
 
 class Resolver:
-    """Asks the RPCs that `urls_of` names for a network: each at most `per_hour` times an hour, `seconds` an answer."""
+    """Asks the RPCs that `urls_of` returns for a network: each at most `per_hour` times an hour, `seconds` an answer."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Resolver:
         self._rpcs: dict[str, Rpc] = {}
 
     async def resolve(self, entries: Sequence[Entry]) -> AsyncIterator[list[Found]]:
-        """What became of `entries`, some at a time, in no order. Never raises: what is not known yet is open."""
+        """The answers about `entries`, some at a time, in any order. Never raises: what is not known is open."""
         by_network: dict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
             by_network[entry.network].append(entry)
@@ -104,7 +104,7 @@ class Resolver:
 
 
 def sent_of(entry: Entry, network: Network) -> Sent | str:
-    """What the chain is asked about `entry`; or why it cannot be asked."""
+    """The question to the chain about `entry`, or why there is none."""
     asset = network.asset(entry.asset)
     if asset is None:
         return "its asset is not in the table of networks any more"
@@ -142,7 +142,7 @@ _METHODS: Mapping[tuple[str, str], Method] = {
     ("evm", "permit2"): "permit2",
     ("evm", "upto"): "permit2",
 }
-"""By the network's family and the ledger's scheme: a nonce means something in its own method alone."""
+"""The method of a look-up, by network family and scheme: a nonce has a meaning only within its method."""
 
 
 def _all_open(entries: Sequence[Entry], why: str) -> list[Found]:

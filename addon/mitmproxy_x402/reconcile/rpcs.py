@@ -1,4 +1,4 @@
-"""Which RPCs are asked about a network: those that the user named, else public ones."""
+"""Chooses the RPCs to ask about a network: the user's, else public ones."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PUBLIC = {
     ),
     "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1": ("https://api.devnet.solana.com",),
 }
-"""Two of different hands where there are, since what frees money takes two that agree."""
+"""Public RPCs, two of different operators if possible: freeing money takes two that agree."""
 _DEFAULT_SOLANA = tuple(option.otherwise for option in OPTIONS if option.key == "solana_rpc")
 
 
 def named_rpcs(network: Network, settings: Settings) -> tuple[str, ...]:
-    """Those that the user has named for `network`."""
+    """The RPCs that the user has configured for `network`."""
     if network.family == "evm":
         return tuple(url for caip2, url in settings.evm_rpc if caip2 == network.caip2)
     return () if settings.solana_rpc == _DEFAULT_SOLANA else settings.solana_rpc
 
 
 def rpcs(network: Network, settings: Settings) -> tuple[str, ...]:
-    """The RPCs to ask about `network`: the user's, else public ones. May be empty."""
+    """The RPCs to ask about `network`: the user's, else public ones; may be empty."""
     named = named_rpcs(network, settings)
     if named:
         return named

@@ -1,4 +1,4 @@
-"""How long a stream may wait for its upstream."""
+"""The time-outs of a request to the upstream."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. The defaults fit language models, whose first token can take two minutes (protocol, section 5)."""
+    """Time-outs in seconds. The defaults fit language models, whose first token can take two minutes."""
 
     connect: float = 10
-    """Until the connection to the upstream stands, TLS included."""
+    """To connect to the upstream, including TLS."""
     first_byte: float = 150
-    """From a request's end to its answer's head."""
+    """From the end of the request to the response headers."""
     idle: float = 150
     """Between two chunks of an answer."""
     total: float = 900
-    """From the first connection to the end of the answer."""
+    """From the start of the first connection to the end of the answer."""
 
     @property
     def shortest(self) -> float:
-        """No wait that begins later can end sooner than this."""
+        """The shortest of the four."""
         return min(self.connect, self.first_byte, self.idle, self.total)
