@@ -46,7 +46,7 @@ class Found:
 
 
 class Resolver:
-    """Asks the RPCs that `urls_of` returns for a network: each at most `per_hour` times an hour, `seconds` an answer."""
+    """Asks the RPCs that `urls_of` returns for a network, each at most `per_hour` times an hour."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""How an offer becomes a payload: one module for each way to pay, and what tells the ways apart.
+"""Turns an offer into a signed payload: one module for each payment method, and the choice between them.
 
 exact      EIP-3009 on EVM, a partially signed transaction on Solana: the amount is the price
 permit2    scheme `exact` over Permit2: the amount is the price
 upto       a ceiling over Permit2, of which the seller charges a part
-gateway    scheme `exact` by Circle Gateway: the amount is the price, taken from a balance that lies with Circle
+gateway    scheme `exact` by Circle Gateway: the amount is the price, taken from a balance deposited with Circle
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..protocol.networks import Family
 
 Method = Literal["exact", "permit2", "upto", "gateway"]
 GATEWAY_DOMAIN = "GatewayWalletBatched"
-"""`extra.name` of an entry that Circle Gateway settles. Its scheme is `exact` all the same."""
+"""`extra.name` of an entry that Circle Gateway settles; its scheme is `exact`, too."""
 
 _EIP3009 = ("default", "eip3009")
 
 
 def method_of(requirement: PaymentRequirements, family: Family) -> Method | None:
-    """The way in which `requirement` wants to be paid on a chain of `family`; None: no module here knows it."""
+    """The method for paying `requirement` on a chain of `family`; None: it is not supported."""
     transfer = requirement.extra.get("assetTransferMethod")
     if requirement.scheme == "upto":
         return "upto" if family == "evm" and transfer in (None, "permit2") else None

@@ -46,7 +46,7 @@ def authorize(
     max_validity: int,
     sign: Sign,
 ) -> dict[str, Any]:
-    """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on EVM; protocol.md section 3).
+    """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on EVM).
 
     `now` is in Unix seconds, `nonce` is 32 random bytes, `max_validity` bounds the life of the authorization in
     seconds. `sign` gets the 32-byte EIP-712 digest and returns r, s and v (27 or 28): 65 bytes. Raises ChallengeError.

@@ -50,7 +50,7 @@ def build(
     nonce: bytes,
     sign: Callable[[bytes], bytes],
 ) -> dict[str, Any]:
-    """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on SVM; protocol.md section 3).
+    """The payload that pays `requirement` from `payer` (x402 v2, scheme exact on SVM).
 
     `payer` and `blockhash` are base58, `nonce` is 16 random bytes or more: they become the memo, or, where the seller
     sets one, the variation of the compute unit limit, so that equal payments under one blockhash differ. `sign` gets

@@ -1,7 +1,7 @@
 """Scheme `exact` by Circle Gateway: an EIP-3009 message for Circle's own contract, settled later in a batch.
 
-It pays from a balance that lies in that contract. The signing domain is pinned here: the same message over USDC's own
-domain would be a real transfer of USDC that anybody could submit for a week.
+It pays from a balance that lies in that contract. The signing domain is fixed here: over USDC's own domain, the same
+message would be a real transfer of USDC that anyone could submit for a week.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ USDC = {
     84532: "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
     5042002: "0x3600000000000000000000000000000000000000",
 }
-"""By chain id: what the contract holds balances in there, of the networks of our table (the same package)."""
+"""The token of the contract's balances, by chain id (the same package)."""
 TESTNETS = frozenset({84532, 5042002})
 MIN_SECONDS = 604_900
-"""Circle takes what is valid for seven days more when it sees it, without grace; and an answer takes a while."""
+"""Seconds of validity: Circle requires seven days when it receives the payment, and the way there takes a while."""
 MAX_SECONDS = 2 * MIN_SECONDS
 
 
@@ -70,7 +70,7 @@ def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, p
 def authorize(
     requirement: PaymentRequirements, network: Network, asset: Asset, *, payer: str, now: int, nonce: bytes, sign: Sign
 ) -> dict[str, Any]:
-    """The payload that pays `requirement` from `payer`'s balance with Circle (schemes.md, section 6).
+    """The payload that pays `requirement` from `payer`'s balance with Circle.
 
     `now` is in Unix seconds, `nonce` is 32 random bytes. Raises ChallengeError.
     """

@@ -80,7 +80,7 @@ def authorize(
     max_validity: int,
     sign: Sign,
 ) -> dict[str, Any]:
-    """The payload that lets `requirement` be settled from `payer` (schemes.md sections 2 and 3).
+    """The payload that lets `requirement` be settled from `payer` (x402 specs, schemes exact and upto).
 
     `now` is in Unix seconds, `nonce` is 32 random bytes. Raises ChallengeError.
     """
@@ -125,7 +125,7 @@ def authorize(
 def permit(
     asset: Asset, network: Network, *, payer: str, value: int, token_nonce: int, deadline: int, sign: Sign
 ) -> dict[str, str]:
-    """What a payment adds to `eip2612GasSponsoring.info`: an allowance to Permit2 of exactly `value` (section 2.1).
+    """What a payment adds to `eip2612GasSponsoring.info`: an allowance to Permit2 of exactly `value`.
 
     It sets the allowance, it does not add to it. `token_nonce` is what the token's `nonces(payer)` says.
     """
@@ -155,7 +155,7 @@ def permit(
 def sponsors(extensions: Any, asset: Asset) -> bool:
     """Whether the seller of a challenge with these `extensions` pays the gas of an EIP-2612 permit of `asset`.
 
-    One that fills in what belongs to the payer, such as a spender of its own, gets no permit.
+    False if it fills in fields that belong to the payer, such as the spender.
     """
     declared = extensions.get(SPONSORING) if isinstance(extensions, dict) else None
     info = declared.get("info") if isinstance(declared, dict) else None
@@ -165,7 +165,7 @@ def sponsors(extensions: Any, asset: Asset) -> bool:
 def with_permit(extensions: Any, signed: dict[str, str]) -> Any:
     """`extensions` with a signed permit added where `sponsors` says that it is wanted."""
     declared = extensions[SPONSORING]
-    return {**extensions, SPONSORING: {**declared, "info": {**signed, **declared["info"]}}}  # what it said stays
+    return {**extensions, SPONSORING: {**declared, "info": {**signed, **declared["info"]}}}  # the seller's fields stay
 
 
 def _facilitator(requirement: PaymentRequirements) -> bytes:

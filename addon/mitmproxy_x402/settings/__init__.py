@@ -1,5 +1,5 @@
-"""Options, `x402.toml` and environment become one frozen `Settings`.
+"""Reads options, environment and `x402.toml` into one frozen `Settings`.
 
-Uses `protocol` and `limits`. A value comes as text or as TOML typed it; it becomes one typed value, or a
-SettingsError that names the place, the value and what is allowed.
+Uses `protocol` and `limits`. A value is text or a TOML value; it becomes one typed value, or a SettingsError that names
+the place, the value and what is allowed.
 """

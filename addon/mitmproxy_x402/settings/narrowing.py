@@ -1,4 +1,4 @@
-"""Whether a change of options lets less be spent than before, or as much: nobody needs leave to do that."""
+"""Decides whether a change of options only tightens what may be spent, which mitmweb may always do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .settings import Settings
 
 
 def widened(before: Settings, after: Settings) -> list[str]:
-    """The keys of `after` that may let more be spent, by other clients or to other places. Empty: it only narrows."""
+    """The settings that allow more spending, other clients or other payees than `before`; empty: none."""
     return [key for key, is_narrower in _RULES.items() if not is_narrower(*_pair(before, after, key))]
 
 
 def beyond_narrowing(names: Iterable[str]) -> list[str]:
-    """Those of `names`, options without their prefix, that no change can narrow, as files to read or write."""
+    """The `names` (options without prefix) whose changes are never just a tightening, such as files."""
     narrowing = {key for key, rule in _RULES.items() if rule is not _same} | {"budget"}
     return sorted(name for name in names if name not in narrowing)
 
@@ -37,12 +37,12 @@ def _only_off(before: bool, after: bool) -> bool:
 
 
 def _fewer(before: Sequence[Any], after: Sequence[Any]) -> bool:
-    """Of allow lists of which an empty one allows everything."""
+    """Whether an allow list got no longer; an empty one allows everything."""
     return not before or (bool(after) and set(after) <= set(before))
 
 
 def _tighter(before: Sequence[Budget], after: Sequence[Budget]) -> bool:
-    """Whether each budget of before still holds, or a lower one for the same period and scope."""
+    """Whether each old budget is kept, or replaced by a lower one for the same period and scope."""
     return all(
         any((b.period, b.scope) == (a.period, a.scope) and a.micro_usd <= b.micro_usd for a in after) for b in before
     )

@@ -1,7 +1,7 @@
 """Reads the `[[network]]` and `[[asset]]` tables of x402.toml.
 
-What stands here decides what a signature means, so every field is checked, nothing has a quiet default that a chain
-could contradict, and no built-in fact can be changed.
+These tables decide what a signature means. So every field is checked, nothing has a default that a chain could
+contradict, and built-in values cannot be changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys: where they are found, and the wallets that sign with them.
+"""Finds keys, makes new ones, and signs with them.
 
 Uses `protocol`. No key is reachable through an attribute, a repr, a pickle or an error.
 """

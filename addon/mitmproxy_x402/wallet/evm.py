@@ -30,7 +30,7 @@ class EvmWallet(Secretive):
         return self._sign(digest)
 
     def derive_key(self, purpose: bytes) -> bytes:
-        """32 secret bytes that everybody with this key gets for `purpose`, and nobody else (RFC 5869, SHA-256)."""
+        """A 32-byte secret for `purpose` that only holders of this key can derive (RFC 5869, SHA-256)."""
         return self._derive(purpose)
 
 

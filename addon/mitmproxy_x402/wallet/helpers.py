@@ -1,7 +1,6 @@
-"""Keys from other programs: a command that prints one, as git's credential helpers do, or the system's keyring.
+"""Gets keys from other programs: a command that prints one, like git's credential helpers, or the system's keyring.
 
-Each is asked once in the life of a process: options may change while a proxy runs, and nobody wants to unlock a
-password manager again for that.
+Each is asked once per process, so that a change of options does not require a password manager to be unlocked again.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from ..protocol.networks import Family
 from .secrets import MAX_FILE, Found
 
 SECONDS = 120
-"""A person may have to unlock something first."""
+"""Time-out: a person may have to unlock something first."""
 KEYRING_USERS: dict[Family, str] = {"evm": "evm", "svm": "solana"}
-"""Under which name the key of a family is kept in a service of the keyring."""
+"""The user names of the keys in a keyring service, by family."""
 
 
 @functools.cache
 def from_command(command: Sequence[str], option: str) -> Found:
-    """What `command` prints, run without a shell. Its errors go to the terminal; its output is never shown.
+    """The output of `command`, run without a shell. Its errors go to the terminal; its output is never shown.
 
     Raises WalletError, which names `option` and the program, never its arguments or its output.
     """
@@ -47,7 +46,7 @@ def from_command(command: Sequence[str], option: str) -> Found:
 
 
 def _environment() -> dict[str, str]:
-    """The user's own, without the keys that a child has no use for."""
+    """The environment without the keys, which a child process does not need."""
     secret = ("WALLET_KEY", "KEYSTORE_PASSWORD", "CLIENT_TOKEN")
     return {name: value for name, value in os.environ.items() if not name.endswith(secret)}
 

@@ -1,7 +1,7 @@
-"""Finds the user's keys and loads them. Never prints one, never looks elsewhere.
+"""Finds the user's keys and loads them.
 
-An explicitly named file comes first, then the environment, then the places where the gateway's own tools keep a key
-(protocol.md, section 6). What is named must work; a default place that is absent is just absent.
+A configured file comes first, then the environment, then the files of the gateway's own tools. A configured source must
+work; a default file may be absent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SVM_FILE = Path(".blockrun", ".solana-session")
 
 @dataclass(frozen=True)
 class Wallets:
-    """What was found: at most one wallet a family."""
+    """The wallets found, at most one per family."""
 
     evm: EvmWallet | None = None
     svm: SvmWallet | None = None
@@ -48,7 +48,7 @@ class Wallets:
 
 @dataclass(frozen=True)
 class WalletSources:
-    """Where to look. The files are those that the user named; None leaves it to the environment and the defaults."""
+    """Where to look. Files are those that the user configured; None: look in the environment and the default files."""
 
     environ: Mapping[str, str] = field(repr=False)
     home: Path
@@ -64,7 +64,7 @@ class WalletSources:
 
 
 def load_wallets(sources: WalletSources) -> Wallets:
-    """The wallets that `sources` hold. Raises WalletError, which names the source and never what is in it."""
+    """Load the wallets from `sources`. Raises WalletError, which names the source and never its content."""
     _named_once(
         "EVM", keystore=sources.keystore, evm_key_file=sources.evm_key_file, evm_key_command=sources.evm_key_command
     )
@@ -80,7 +80,7 @@ def load_wallets(sources: WalletSources) -> Wallets:
 
 
 def warm_up() -> None:
-    """Does once what the first signature would have to wait for. Meant for a thread beside the start-up."""
+    """Prepare what the first signature would have to wait for. Meant for a thread during the start."""
     evm_wallet("nowhere", b"\1" * 32).sign_digest(bytes(32))
     svm_wallet(Found("nowhere", json.dumps([1] * 32))).sign_message(b"")
 

@@ -29,7 +29,7 @@ class SvmWallet(Secretive):
         return self._sign(message)
 
     def derive_key(self, purpose: bytes) -> bytes:
-        """As that of `EvmWallet`."""
+        """A 32-byte secret for `purpose` that only holders of this key can derive (RFC 5869, SHA-256)."""
         return self._derive(purpose)
 
 

@@ -1,4 +1,4 @@
-"""Writes a new key file: whole or not at all, for its owner alone, and never over another one."""
+"""Writes a new key file: atomically, readable by its owner only, and never over an existing file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .making import NewKey
 from .sources import EVM_FILE, SVM_FILE
 
 KEYSTORE_FILE = Path(".blockrun", "keystore.json")
-"""Below the home folder: where `wallet new --keystore` writes. The option x402_keystore names it to the proxy."""
+"""Where `wallet new --keystore` writes, below the home folder; the proxy needs the option x402_keystore for it."""
 
 
 def place_of(family: Family, home: Path) -> Path:
-    """Where the proxy looks for a key of `family` that nothing else names."""
+    """The default file of a key of `family`."""
     return home / (EVM_FILE if family == "evm" else SVM_FILE)
 
 
@@ -28,7 +28,7 @@ def write_key(key: NewKey, path: Path) -> None:
 
 
 def write_keystore(key: NewKey, password: str, path: Path) -> None:
-    """Write an EVM `key` to `path` as a keystore (version 3 JSON), encrypted with `password`. As `write_key`."""
+    """Write an EVM `key` to `path` as a keystore (version 3 JSON), encrypted with `password`; else like `write_key`."""
     from eth_account import Account  # noqa: PLC0415  # a second to import
 
     write_new(path, json.dumps(Account.encrypt(bytes.fromhex(key.text), password)).encode() + b"\n")
@@ -37,8 +37,8 @@ def write_keystore(key: NewKey, password: str, path: Path) -> None:
 def write_new(path: Path, data: bytes) -> None:
     """Make the file `path` with mode 0600, its folder with 0700.
 
-    A temporary file is written and synced beside it, then linked to its name: the link fails where the name is taken,
-    so no file is ever overwritten, also not one that came a moment ago. Raises WalletError.
+    A temporary file next to it is written and synced, then linked to the name. The link fails if the name exists, so no
+    file is ever overwritten, even one created in the meantime. Raises WalletError.
     """
     if path.is_symlink() or path.exists():
         raise WalletError(f"{path} exists already and is never overwritten. Move it away first, if you mean to.")
