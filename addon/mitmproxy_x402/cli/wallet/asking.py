@@ -80,7 +80,7 @@ async def _agent(
     upstream: str, trust: Trust, quote: gateways.Quote, settings: Settings, wallets: Wallets
 ) -> Offer | None:
     try:
-        large = await gateways.quote(upstream, trust, (quote.model,), gateways.agent)
+        large = await gateways.quote(upstream, trust, (quote.model,), gateways.agent_request)
         return None if large.required is None else _chosen(large.required, settings, wallets)
     except (Unreachable, Refused, ChallengeError):
         return None
