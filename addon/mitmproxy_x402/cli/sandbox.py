@@ -83,7 +83,11 @@ REQUEST: Mapping[str, Any] = {
 }
 
 PASTE = """\
-It runs until Ctrl-C. To try it with OpenAI's SDK:
+It runs until Ctrl-C. To try it with a client, in another terminal (Claude Code, Codex or any program):
+
+  {program} run{at} -- claude --model sandbox-1
+
+OpenAI's SDK:
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="any")
@@ -133,7 +137,8 @@ def run(arguments: Sequence[str]) -> int:
             paid = _show(port, gateway, choice)
             if choice.once:
                 return 0 if paid else 1
-            _say(PASTE.format(url=url))
+            at = "" if port == PORT else f" -p {port}"
+            _say(PASTE.format(url=url, at=at, program=os.environ.get("X402_PROGRAM") or "mitmproxy-x402"))
             code = proxy.wait()
             time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
             raise DemoError(f"the proxy ended by itself, exit code {code}")
