@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
@@ -14,7 +15,8 @@ from .settings.values import is_loopback
 from .wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
-
+CONFIG_FILES = ("config.yaml", "config.yml")
+"""Mitmproxy's own, in its configuration folder."""
 
 WEB_PORT = 8081
 """The default port of mitmweb's page, which is mitmproxy's own."""
@@ -143,7 +145,10 @@ def port_is_free(host: str, port: int) -> bool:
 
 def configured_options(confdir: str | None) -> dict[str, str]:
     """The options with a text value in mitmproxy's own config file."""
+    folder = Path(confdir or "~/.mitmproxy").expanduser()
+    if not any((folder / name).exists() for name in CONFIG_FILES):
+        return {}
     from .proxy.startup.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
 
-    options = file_options(confdir or "~/.mitmproxy")
+    options = file_options(str(folder))
     return {name: value for name, value in options.items() if isinstance(value, str)}

@@ -487,6 +487,16 @@ class TestVerb:
         assert json.loads(run("--json", *how)[1])["total"]["micro_usd"] == 5
         assert run("--csv", *how)[1].count("\n") == 2
 
+    def test_the_ledger_of_mitmproxys_own_file(self, run: Run, home: Path) -> None:
+        """The proxy reads it, so the report must."""
+        Written(home / "l").pay(5)
+        (home / ".mitmproxy").mkdir(exist_ok=True)
+        (home / ".mitmproxy" / "config.yaml").write_text(f"x402_ledger: {home / 'l'}\nlisten_port: 4000\n")
+        assert json.loads(run("--json")[1])["total"]["micro_usd"] == 5
+        (home / ".mitmproxy").rename(home / "other")
+        assert json.loads(run("--json", "--set", "confdir=other")[1])["total"]["micro_usd"] == 5
+        assert json.loads(run("--json")[1])["total"]["payments"] == 0
+
     def test_a_named_one_must_be_there(self, run: Run) -> None:
         for how in (("--ledger", "l"), ("--set", "x402_ledger=l")):
             code, out, err = run(*how)
