@@ -15,7 +15,7 @@ import pytest
 
 from mitmproxy_x402.ledger.interface import ChainWord, Intent, Ledger, LedgerError, Outcome, Validity
 from mitmproxy_x402.ledger.reading import read_entries
-from mitmproxy_x402.ledger.sums import read_groups
+from mitmproxy_x402.ledger.sums import Ceilings, read_ceilings, read_groups
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of
@@ -111,3 +111,32 @@ def test_what_the_dead_had_under_way(ledger: Ledger, path: LedgerPlace, times: T
     if not isinstance(path, PostgresUrl):  # a server hears of it a moment later
         found = [(group.fate, group.counts) for group in read_groups(path)]
         assert found == [("released", 0), ("unknown", 1)]
+
+
+def test_what_ceilings_came_to(ledger: Ledger, path: LedgerPlace) -> None:
+    assert read_ceilings(path) == Ceilings()
+
+    def pay(most: int, outcome: Outcome | None, exact: int | None = None, scheme: str = "upto") -> int:
+        fixed = (Caip2("n"), "a", "b", AtomicUnits(most), most)
+        row = ledger.reserve(Intent("POST", "h", "/", None, *fixed, scheme=scheme, exact_micro_usd=exact), [])
+        if outcome is not None:
+            ledger.record_sent(row, "r", 0, Validity(dies_in=100))
+            ledger.finish(row, outcome)
+        return row
+
+    def charged(units: int) -> Outcome:
+        return Outcome("settled", "0xt", charged=AtomicUnits(units), charged_micro_usd=units)
+
+    pay(100, charged(7), exact=20)
+    pay(100, Outcome("rejected", charged=AtomicUnits(0), charged_micro_usd=0), exact=21)
+    pay(100, charged(9))
+    by_chain = pay(100, Outcome("unknown"), exact=22)
+    ledger.record_chain([ChainWord(by_chain, "moved", "0xt", 1, AtomicUnits(40), 40)])
+    dead = pay(100, charged(50), exact=23)
+    ledger.record_chain([ChainWord(dead, "dead")])
+    pay(1000, Outcome("unknown"), exact=24)
+    pay(5000, charged(1), scheme="exact")
+    ledger.release(pay(7000, None))
+    assert read_ceilings(path) == Ceilings(5, 500, 56, 4, 47, 86, 1, 1000)
+    assert read_ceilings(path, date(2100, 1, 1)) == Ceilings()
+    assert {entry.exact_micro_usd for entry in read_entries(path)} == {None, 20, 21, 22, 23, 24}

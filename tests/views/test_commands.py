@@ -157,7 +157,7 @@ class TestCommands:
             for file in place.parent.iterdir():
                 file.write_bytes(b"bad " * 1000)
         bad = Payer(replace(paying.settings, ledger=place), paying.wallets, paying.ledger)
-        with pytest.raises(exceptions.CommandError, match=r"no ledger|cannot be used"):
+        with pytest.raises(exceptions.CommandError, match=r"not a ledger|cannot be used"):
             call(bad, "x402.report")
 
     def test_without_a_wallet(self, paying: Payer) -> None:

@@ -173,6 +173,8 @@ class Intent:
     """Whether it counts against the budgets of all models, because its model is not certain."""
     is_path_unclear: bool = False
     """Whether it counts against the budgets of all paths, because its path is not certain."""
+    exact_micro_usd: int | None = None
+    """The exact price that the seller asked beside a ceiling; None: none."""
 
     @property
     def unclear(self) -> int:

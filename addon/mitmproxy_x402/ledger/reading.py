@@ -80,6 +80,8 @@ class Entry:
     """Solana: the last block that can include it; None: not known."""
     charged: str = ""
     """The charge under a ceiling, as the answer said: atomic units, decimal."""
+    exact_micro_usd: int | None = None
+    """The exact price that the seller asked beside a ceiling; None: none."""
     chain_state: Literal["", "moved", "dead"] = ""
     """The chain's answer; empty: not looked up, or no answer."""
     chain_transaction: str = ""
@@ -258,6 +260,7 @@ def _entry(row: Mapping[str, Any], alive: bool) -> Entry:
         blockhash=row.get("blockhash") or "",
         last_height=row.get("last_height"),
         charged=row.get("charged") or "",
+        exact_micro_usd=row.get("exact_micro_usd"),
         chain_state=row.get("chain_state") or "",
         chain_transaction=row.get("chain_transaction") or "",
         chain_time=row.get("chain_time"),

@@ -52,6 +52,57 @@ class Group:
         return self.model or self.path
 
 
+@dataclass(frozen=True)
+class Ceilings:
+    """What payments by `upto` came to. Amounts are millionths of a dollar."""
+
+    payments: int = 0
+    """Whose charge is known, by the chain's word or the answer's."""
+    most: int = 0
+    """The sum of their ceilings."""
+    charged: int = 0
+    compared: int = 0
+    """The payments of these beside which the seller asked an exact price."""
+    compared_charged: int = 0
+    exact: int = 0
+    """The sum of those prices."""
+    unknown: int = 0
+    """Payments whose charge is not known yet."""
+    unknown_most: int = 0
+
+
+CEILINGS = """
+    SELECT COUNT(taken) AS payments, COALESCE(SUM(CASE WHEN taken IS NOT NULL THEN micro_usd END), 0) AS most,
+        COALESCE(SUM(taken), 0) AS charged, COUNT(taken + exact_micro_usd) AS compared,
+        COALESCE(SUM(CASE WHEN exact_micro_usd IS NOT NULL THEN taken END), 0) AS compared_charged,
+        COALESCE(SUM(CASE WHEN taken IS NOT NULL THEN exact_micro_usd END), 0) AS exact,
+        COUNT(*) - COUNT(taken) AS unknown, COALESCE(SUM(CASE WHEN taken IS NULL THEN micro_usd END), 0) AS unknown_most
+    FROM (SELECT micro_usd, exact_micro_usd,
+            CASE chain_state WHEN 'moved' THEN micro_usd - uncounted WHEN 'dead' THEN 0
+                ELSE charged_micro_usd END AS taken
+        FROM {table} WHERE scheme = 'upto' AND state NOT IN ('reserved', 'released') AND time >= {begin}) AS ceiling"""
+CEILINGS_SINCE = 14
+"""The first version of the tables in a file that has what this statement asks."""
+
+
+def read_ceilings(place: LedgerPlace, since: date | None = None, zone: tzinfo | None = None) -> Ceilings:
+    """What payments by `upto` since the beginning of the day `since` came to. Raises what `read_groups` does."""
+    begin = 0 if since is None else midnight(since, zone)
+    if isinstance(place, PostgresUrl):
+        require_driver(place)
+        from .postgres.reading import read_sum  # noqa: PLC0415 - needs psycopg
+
+        return Ceilings(*map(int, read_sum(place, CEILINGS.format(table="x402_payment", begin="%s"), (begin,))))
+    check_file(place)
+    try:
+        with closing(open_to_read(place)) as db:
+            if version_of(db, place) < CEILINGS_SINCE:
+                return Ceilings()
+            return Ceilings(*db.execute(CEILINGS.format(table="payment", begin="?"), (begin,)).fetchone())
+    except sqlite3.Error as error:
+        raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
+
+
 def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | None = None) -> list[Group]:
     """All payments since the beginning of the day `since`, ordered by day. `zone` None: this machine's.
 

@@ -414,6 +414,7 @@ class Payer:
             chain_nonce(offer, nonce),
             purpose.client,
             *self._spelling(purpose),
+            exact_micro_usd=offer.exact,
         )
         try:
             return self.ledger.reserve(intent, budgets)

@@ -14,7 +14,7 @@ from ..protocol.amounts import format_usd
 from . import chart as report_chart
 from .style import STYLE
 from .sums import WORDS, Report, Sum
-from .text import count, plain
+from .text import ceilings, count, plain
 
 LATEST = 50
 """Payments that are listed one by one."""
@@ -65,7 +65,7 @@ def page(report: Report) -> str:
         body.append("</div></div>")
     elif not report.groups:
         body.append('<section class="empty"><p>Nothing was paid yet. Come back when something was.</p></section>')
-    body += [_findings(report), _unknown(report), _latest(report)]
+    body += [_ceilings(report), _findings(report), _unknown(report), _latest(report)]
     return PAGE.format(
         total=format_usd(report.total.micro_usd),
         style=STYLE,
@@ -180,6 +180,11 @@ def _unknown(report: Report) -> str:
     if more := report.of("unknown").payments - len(unknown):
         note += f" {count(more)} more are in <code>--csv</code>."
     return _folded("Sent, not confirmed yet", head, lines, kind="list", note=note)
+
+
+def _ceilings(report: Report) -> str:
+    said = ceilings(report.ceilings)
+    return f"<section><p>{escape(' '.join(said))}</p></section>" if said else ""
 
 
 def _findings(report: Report) -> str:

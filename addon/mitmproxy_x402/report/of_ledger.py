@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta, timezone
 
 from ..ledger.moments import midnight
 from ..ledger.reading import Entry, each_entry, read_entries, read_findings, read_unknown
-from ..ledger.sums import read_groups
+from ..ledger.sums import read_ceilings, read_groups
 from ..protocol.networks import BUILT_IN, NetworkTable
 from ..settings.ledger_place import LedgerPlace
 from .sums import Report, make_of, moment
@@ -38,6 +38,7 @@ def of_ledger(
         entries=[entry for entry in read_entries(place, begin, last=listed) if _is_within(entry, since)],
         unknown=[entry for entry in read_unknown(place, begin, listed) if _is_within(entry, since)],
         findings=[entry for entry in read_findings(place, begin, listed) if _is_within(entry, since)],
+        ceilings=read_ceilings(place, since),
         ledger=str(place),
         since=since,
         networks=networks,

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from ..ledger.moments import local_time
 from ..ledger.reading import Entry, Fate
-from ..ledger.sums import Group
+from ..ledger.sums import Ceilings, Group
 from ..protocol.networks import BUILT_IN, NetworkTable
 
+NO_CEILINGS = Ceilings()
 UNNAMED = "unnamed"
 SPENT: frozenset[Fate] = frozenset({"settled", "unknown", "rejected", "under way"})
 """What counts."""
@@ -94,6 +95,8 @@ class Report:
     """Where the chain contradicts what the gateway said, newest first."""
     names: Mapping[str, str]
     """Short names of networks, by CAIP-2."""
+    ceilings: Ceilings = NO_CEILINGS
+    """What payments by `upto` came to in the period."""
 
     @property
     def fates(self) -> Mapping[Fate, Sum]:
@@ -191,6 +194,7 @@ def make_of(
     entries: Sequence[Entry] = (),
     unknown: Sequence[Entry] = (),
     findings: Sequence[Entry] = (),
+    ceilings: Ceilings = NO_CEILINGS,
     ledger: str = "",
     since: date | None = None,
     networks: NetworkTable = BUILT_IN,
@@ -225,4 +229,5 @@ def make_of(
         unknown=tuple(unknown),
         findings=tuple(findings),
         names=names,
+        ceilings=ceilings,
     )

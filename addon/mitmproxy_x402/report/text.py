@@ -15,6 +15,7 @@ from typing import Any
 
 from ..ledger.interface import FREE
 from ..ledger.reading import Entry
+from ..ledger.sums import Ceilings
 from ..protocol.amounts import format_usd
 from .sums import UNNAMED, WORDS, Report, Sum
 
@@ -110,6 +111,9 @@ def _bar(each: Sum, most: int, blocks: bool) -> str:
 def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]) -> list[str]:
     """What there is to say beside the sums: what is open, what the chain contradicts, what cost nothing."""
     lines: list[str] = []
+    for number, sentence in enumerate(ceilings(report.ceilings)):
+        lines.append(sentence.replace(CEILINGS, bold(CEILINGS)) if number == 0 else sentence)
+    lines += [""] if lines else []
     each, rejected = report.of("unknown"), report.of("rejected")
     if each.payments:
         lines.append(f"{bold('Sent, not confirmed yet')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD.")
@@ -132,6 +136,26 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
     if free:
         lines += [f"Cost nothing: {' and '.join(free)}.", ""]
     return lines
+
+
+CEILINGS = "Ceilings (upto)"
+
+
+def ceilings(its: Ceilings) -> list[str]:
+    """What payments by `upto` came to, in a sentence or two; nothing where there were none."""
+    said = []
+    if its.payments:
+        text = f"{CEILINGS}: {count(its.payments)}, charged {format_usd(its.charged)} of at most {format_usd(its.most)}"
+        if its.compared == its.payments:
+            text += f" (exact: {format_usd(its.exact)})"
+        elif its.compared:
+            text += f" ({its.compared} of them {format_usd(its.compared_charged)}; exact: {format_usd(its.exact)})"
+        said.append(f"{text} USD.")
+    if its.unknown:
+        what = "of it" if its.unknown == 1 else "of them"
+        known = f"{CEILINGS}: {count(its.unknown)}" if not said else f"{count(its.unknown)} more"
+        said.append(f"{known}, at most {format_usd(its.unknown_most)} USD: what was charged {what} is not known yet.")
+    return said
 
 
 def _listed(
@@ -173,6 +197,7 @@ def as_json(report: Report) -> str:
         "rejected": _object(report.of("rejected")),
         "not_taken": _object(report.of("expired")),
         "never_sent": _object(report.of("released")),
+        "ceilings": _ceilings(report.ceilings),
         "findings": [dict(_fields(report, entry)) for entry in report.findings],
     }
     return json.dumps(document, indent=2) + "\n"
@@ -185,6 +210,20 @@ def _object(each: Sum) -> dict[str, Any]:
         "micro_usd": each.micro_usd,
         "confirmed_usd": format_usd(each.confirmed.micro_usd),
         "not_confirmed_usd": format_usd(each.open_micro_usd),
+    }
+
+
+def _ceilings(its: Ceilings) -> dict[str, Any]:
+    """`exact_usd` is what the sellers asked beside `compared` of them, which were charged `compared_charged_usd`."""
+    return {
+        "payments": its.payments,
+        "ceiling_usd": format_usd(its.most),
+        "charged_usd": format_usd(its.charged),
+        "compared": its.compared,
+        "compared_charged_usd": format_usd(its.compared_charged),
+        "exact_usd": format_usd(its.exact),
+        "not_known": its.unknown,
+        "not_known_ceiling_usd": format_usd(its.unknown_most),
     }
 
 
@@ -209,10 +248,10 @@ COLUMNS: Sequence[str] = (
     *("time", "state", "usd", "model", "network", "method", "host", "path", "amount", "asset", "pay_to", "reference"),
     *("transaction", "status", "code", "request_id", "first_byte_ms", "total_ms", "bytes", "sends", "row", "replaces"),
     *("spent_usd", "client", "wallet", "scheme", "chain", "chain_transaction", "chain_time", "chain_amount", "finding"),
-    "charged",
+    *("charged", "exact_usd"),
 )
 """`usd` is what was signed for, `spent_usd` what counts of it, `charged` what an answer said was taken of a ceiling (in
-atomic units); `chain...` is what the chain itself says."""
+atomic units), `exact_usd` the exact price beside it; `chain...` is what the chain itself says."""
 
 
 def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | None]]:
@@ -229,6 +268,7 @@ def _fields(report: Report, entry: Entry) -> Iterable[tuple[str, str | int | Non
             entry.chain_amount,
         ),
         *(entry.finding, entry.charged),
+        None if entry.exact_micro_usd is None else format_usd(entry.exact_micro_usd),
     )
     return zip(COLUMNS, values, strict=True)
 

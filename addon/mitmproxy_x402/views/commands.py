@@ -141,7 +141,8 @@ def _ceiling(entry: Entry, payer: Payer) -> str:
     if not taken:
         return "  upto: not known yet what was charged"
     charged = format_usd(asset.micro_usd(AtomicUnits(int(taken))))
-    return f"  upto: charged {charged} of at most {format_usd(entry.micro_usd)}"
+    otherwise = "" if entry.exact_micro_usd is None else f" (exact: {format_usd(entry.exact_micro_usd)})"
+    return f"  upto: charged {charged} of at most {format_usd(entry.micro_usd)}{otherwise}"
 
 
 def _budgets(payer: Payer) -> list[str]:

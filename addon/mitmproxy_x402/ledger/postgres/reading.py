@@ -108,6 +108,12 @@ def read_sums(url: PostgresUrl, begin: int, days: Callable[[int, int], Mapping[i
     return [(names[number - 1], *rest) for number, *rest in rows]
 
 
+def read_sum(url: PostgresUrl, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The only row that `statement` gives, in its order. Raises LedgerError."""
+    (row,) = _read(url, statement, values)
+    return tuple(row.values())
+
+
 def _read(url: PostgresUrl, statement: str, values: tuple[Any, ...], least: int = 1) -> list[dict[str, Any]]:
     with closing(_reading(url)) as session:
         version = _version(session, url)

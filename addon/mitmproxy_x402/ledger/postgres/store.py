@@ -60,7 +60,7 @@ RECOVERED, RECOVERIES = 50, 20
 _RESERVE = """
     SELECT row_id, row_session, full_number, spent, job_paid FROM x402_reserve(
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s, %s, %s::bigint,
-        %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
+        %s::bigint, %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
     UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
         blockhash = %s::text, last_height = %s::bigint, dead_at = x402_time() + %s::bigint
@@ -351,7 +351,7 @@ def reservation(process: str, intent: Intent, budgets: Sequence[Budget]) -> tupl
         *(_text(intent.network), _text(intent.asset), _text(intent.pay_to), str(intent.amount)),
         *(intent.micro_usd, intent.replaces, _text(intent.job)),
         *(_text(intent.scheme), _text(intent.wallet), _text(intent.nonce), _text(intent.client)),
-        *(_text(intent.normal_path), intent.unclear, LAPSE_SECONDS * 1000),
+        *(_text(intent.normal_path), intent.unclear, intent.exact_micro_usd, LAPSE_SECONDS * 1000),
         *([budget.micro_usd for budget in budgets], *_patterns(budgets)),
     )
     return _RESERVE, values

@@ -19,7 +19,8 @@ ALTER TABLE x402_payment
     ADD COLUMN chain_amount text,     -- that moved, atomic units
     ADD COLUMN finding text,          -- where the chain contradicts the gateway
     ADD COLUMN limit_path text,       -- what limits go by, where it is not the path in lower case
-    ADD COLUMN unclear integer NOT NULL DEFAULT 0;  -- 1: it may be for any model, 2: at any path
+    ADD COLUMN unclear integer NOT NULL DEFAULT 0,  -- 1: it may be for any model, 2: at any path
+    ADD COLUMN exact_micro_usd bigint;  -- the exact price beside a ceiling
 
 -- Rejections counted nothing. Those whose signature may live count again, by the triggers of the version before;
 -- an hour beyond its end, whatever clocks differ.
@@ -35,6 +36,7 @@ CREATE INDEX x402_payment_ending ON x402_payment (free_at) WHERE free_at IS NOT 
 CREATE INDEX x402_payment_unproven ON x402_payment (id)
     WHERE state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL);
 
+CREATE INDEX x402_payment_ceiling ON x402_payment (time) WHERE scheme = 'upto';
 CREATE INDEX x402_payment_finding ON x402_payment (id) WHERE finding IS NOT NULL;
 
 -- What a row counts for. What is freed of it is the rest.
@@ -274,6 +276,7 @@ CREATE FUNCTION x402_reserve(
     its_process text, its_method text, its_host text, its_path text, its_model text, its_network text,
     its_asset text, its_pay_to text, its_amount text, its_micro bigint, its_replaces bigint, its_job text,
     its_scheme text, its_wallet text, its_nonce text, its_client text, its_limit_path text, its_unclear integer,
+    its_exact bigint,
     lapse_ms bigint, limits bigint[], periods_ms bigint[], models text[], paths text[],
     OUT row_id bigint, OUT row_session integer, OUT full_number integer, OUT spent bigint, OUT job_paid boolean
 ) LANGUAGE plpgsql AS $$
@@ -319,11 +322,11 @@ BEGIN
     END LOOP;
     INSERT INTO x402_payment (time, counted_at, session, process, method, host, path, model, network, asset, pay_to,
                               amount, micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce,
-                              client, limit_path, unclear)
+                              client, limit_path, unclear, exact_micro_usd)
         VALUES (wall, now_ms, row_session, its_process, its_method, its_host, its_path, its_model, its_network,
                 its_asset, its_pay_to, its_amount, its_micro, total + its_micro, 'reserved', its_replaces,
                 nullif(its_job, ''), its_scheme, its_wallet, its_nonce, nullif(its_client, ''),
-                nullif(nullif(its_limit_path, ''), its_path), its_unclear)
+                nullif(nullif(its_limit_path, ''), its_path), its_unclear, its_exact)
         RETURNING id INTO row_id;
 END
 $$;

@@ -198,6 +198,10 @@ MIGRATIONS = (
     CREATE INDEX payment_charge ON payment (id)
         WHERE state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL
     """,
+    """
+    ALTER TABLE payment ADD COLUMN exact_micro_usd INTEGER;  -- the exact price beside a ceiling
+    CREATE INDEX payment_ceiling ON payment (time) WHERE scheme = 'upto'
+    """,
     f"""
     -- A pattern that ends in /* means what stands before that, too: all scopes are summed up anew.
     DROP TRIGGER spending_reserved;

@@ -29,9 +29,9 @@ def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIO
 INSERT = """
     INSERT INTO payment (time, counted_at, process, method, host, path, model, network, asset, pay_to, amount,
                          micro_usd, cumulative, state, replaces, job, scheme, wallet, nonce, client,
-                         limit_path, unclear)
+                         limit_path, unclear, exact_micro_usd)
     VALUES (?, ?, ?, ?, ?, ?6, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, NULLIF(?, ''), ?, ?, ?, NULLIF(?, ''),
-            NULLIF(NULLIF(?, ''), ?6), ?)"""
+            NULLIF(NULLIF(?, ''), ?6), ?, ?)"""
 # SQLite uses the index of open rows only for a condition in the same words.
 LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 DUE = "free_at <= {now}"

@@ -174,6 +174,7 @@ class SqliteLedger:
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
                 *(intent.scheme, intent.wallet, intent.nonce, intent.client, intent.normal_path, intent.unclear),
+                intent.exact_micro_usd,
             )
             row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None
