@@ -16,8 +16,8 @@ from mitmproxy_x402.chain.evm_blocks import FINAL_BLOCKS
 from mitmproxy_x402.chain.lookup import look_up
 from mitmproxy_x402.chain.rpc import Allowance, Rpc
 from mitmproxy_x402.chain.verdict import Sent, Verdict
+from mitmproxy_x402.protocol.evm.permit2_contracts import SETTLERS
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
-from mitmproxy_x402.protocol.permit2_contracts import SETTLERS
 from mitmproxy_x402.schemes.permit2 import authorize
 from mitmproxy_x402.wallet.evm import evm_wallet
 from support.anvil import Permit2Anvil, running

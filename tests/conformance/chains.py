@@ -31,10 +31,10 @@ from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata
 from x402.mechanisms.evm.types import TransactionReceipt
 
-from mitmproxy_x402.protocol.evm_address import checksum_address, public_key_address
+from mitmproxy_x402.protocol.evm.address import checksum_address, public_key_address
+from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
+from mitmproxy_x402.protocol.evm.secp256k1 import library
 from mitmproxy_x402.protocol.networks import Network
-from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
-from mitmproxy_x402.protocol.secp256k1 import library
 
 _DOLLAR = json.loads(Path(__file__).with_name("dollar.json").read_text())
 JUDGE = json.loads(Path(__file__).with_name("judge.json").read_text())

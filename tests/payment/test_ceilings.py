@@ -24,9 +24,9 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
 from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, expected_charge
+from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
-from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support.proxy import EVM_KEY

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_x402.protocol.evm_address import checksum_address, parse_address
+from mitmproxy_x402.protocol.evm.address import checksum_address, parse_address
 from mitmproxy_x402.protocol.messages import AtomicUnits
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset
 

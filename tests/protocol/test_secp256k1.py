@@ -13,7 +13,7 @@ from eth_keys.datatypes import PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitmproxy_x402.protocol.secp256k1 import LIBRARIES, ORDER, Library, library
+from mitmproxy_x402.protocol.evm.secp256k1 import LIBRARIES, ORDER, Library, library
 
 # Later Pythons have no coincurve.
 INSTALLED = [load() for name, load in LIBRARIES.items() if name != "coincurve" or sys.version_info < (3, 14)]

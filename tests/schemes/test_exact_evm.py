@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError
+from mitmproxy_x402.protocol.evm.secp256k1 import library
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
-from mitmproxy_x402.protocol.secp256k1 import library
 from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW, MIN_VALIDITY, authorize
 
 KEY = bytes.fromhex("4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318")

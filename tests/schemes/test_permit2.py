@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError
+from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN
-from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.schemes import permit2
 
 KEY = "0x" + "11" * 32

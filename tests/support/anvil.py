@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from eth_abi import encode
 from eth_hash.auto import keccak
 
+from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.protocol.networks import BUILT_IN
-from mitmproxy_x402.protocol.permit2_contracts import PERMIT2, SETTLERS
 from support.patience import eventually
 from support.wire import free_port
 

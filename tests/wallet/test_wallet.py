@@ -20,7 +20,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from mitmproxy_x402.errors import WalletError
-from mitmproxy_x402.protocol.secp256k1 import library
+from mitmproxy_x402.protocol.evm.secp256k1 import library
 from mitmproxy_x402.wallet.evm import EvmWallet
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets, warm_up
 from mitmproxy_x402.wallet.svm import SvmWallet

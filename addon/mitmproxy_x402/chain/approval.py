@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from eth_hash.auto import keccak
 
 from ..errors import EvmRpcError
+from ..protocol.evm.permit2_contracts import PERMIT2
 from ..protocol.networks import Asset, Network
-from ..protocol.permit2_contracts import PERMIT2
 from .json_rpc import Unreachable, json_rpc, origin
 
 GAS = 70_000

@@ -11,7 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..protocol.permit2_contracts import PERMIT2, read_call
+from ..protocol.evm.permit2_contracts import PERMIT2, read_call
 from .evm_blocks import Block, EvmBlocks, Log, log, quantity
 from .json_rpc import Call, Unreachable
 from .rpc import Rpc

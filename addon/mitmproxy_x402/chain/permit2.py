@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import EvmRpcError
+from ..protocol.evm.permit2_contracts import PERMIT2
 from ..protocol.networks import Asset, Network
-from ..protocol.permit2_contracts import PERMIT2
 from .json_rpc import Call, Declined, Unreachable, json_rpc, json_rpc_batch, origin
 
 _BALANCE_OF = "70a08231"

@@ -19,7 +19,7 @@ from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
 from ..ledger.sqlite.store import SqliteLedger
-from ..protocol import secp256k1
+from ..protocol.evm import secp256k1
 from ..proxy.startup import authorities
 from ..proxy.startup.self_check import self_check
 from ..settings.ledger_place import PostgresUrl

@@ -277,121 +277,12 @@ class Payer:
         self.balances.signed(offer, payment.payer)
         return payment
 
-    def _make_durable(self, at_once: bool) -> Awaitable[None] | None:
-        """Make the reservation durable. Returns what the payment has to wait for before it is sent."""
-        if not self.settings.ledger_sync:
-            return None
-        if not at_once:
-            return self.ledger.durable_soon()
-        self.ledger.durable_now()
-        return None
-
     def _nonce(self, order: _Order, offer: Offer) -> bytes:
         before = order.instead_of
         if before is None or not {offer.method, before.offer.method} <= set(OVER_PERMIT2):
             return self._entropy(NONCE_BYTES)
         same = before.offer.network == offer.network and before.payer == self.payers.get("evm")
         return bytes.fromhex(before.reference[2:]) if same else self._entropy(NONCE_BYTES)
-
-    def declined(self, offer: Offer) -> None:
-        """Note that a seller refuses payments like `offer` on principle, so that its network is paid another way."""
-        if offer.method in OVER_PERMIT2:
-            self._ceilings.refused(offer)
-
-    def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
-        """The request's id for the seller (extension `payment-identifier`), the same in all its payments."""
-        known = self._identifiers.get(replaces) if replaces is not None else None
-        identifier = known or IDENTIFIER + hashlib.sha256(b"payment-identifier" + nonce).hexdigest()[:32]
-        self._identifiers[row] = identifier
-        while len(self._identifiers) > MAX_IDENTIFIERS:
-            self._identifiers.popitem(last=False)
-        return identifier
-
-    def limits_of(self, purpose: Purpose) -> frozenset[str]:
-        """The scopes of the limits that cover `purpose`. Await `read_whole` first."""
-        if not self.rules.limits:
-            return frozenset()
-        return frozenset(str(limit.scope) for limit in for_request(self.rules.limits, purpose.asked()))
-
-    async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
-        """Read the request's body if limits depend on it, in a thread if that takes long.
-
-        Raises Refused: it takes too long, and the caller cannot wait.
-        """
-        if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
-            if at_once:
-                raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
-            await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
-
-    def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
-        """The fields of an `Intent` by which budgets for models and paths count it."""
-        if not self.rules.limits:
-            return normal_path(purpose.path)[0], False, False
-        asked = purpose.asked()
-        return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
-
-    async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
-        """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
-
-        The token, or Permit2, accepts each nonce of a wallet once, so only one of all these signatures can be settled,
-        and the ledger's row of `first` counts for them all. The caller ensures that wallet, network, asset and payee
-        are the same, and the amount is not higher. Raises what `pay` does.
-        """
-        offers = [offer for offer in policy.ranked(required, self.rules, self.payers) if offer.method == first.scheme]
-        if not offers or first.scheme in OVER_PERMIT2:
-            raise Refused(
-                "job_not_payable",
-                f"The gateway asks for another payment of a job that was paid by {first.scheme}, which is not signed "
-                "twice. Nothing was paid.",
-            )
-        offer, row = offers[0], first.row
-        await self.read_whole(purpose)
-        policy.admit(offer, purpose, self.rules)
-        if self.settings.dry_run:
-            raise policy.dry_run(offer, purpose)
-        assert offer.network.family == "evm"
-        signed = await self._signer.sign(offer, nonce, None)
-        return self._payment(required, offer, row, signed, self._identifiers.get(row, ""))
-
-    def _payment(self, required: PaymentRequired, offer: Offer, row: int, signed: Signed, identifier: str) -> Payment:
-        extensions = with_identifier(required.extensions, identifier)
-        if signed.permit is not None:
-            extensions = with_permit(extensions, signed.permit)
-        message = PaymentPayload(
-            required.x402_version, offer.requirement, signed.payload, required.resource, extensions
-        )
-        header = payment_header(message)
-        both = required.in_body and required.x402_version == 2
-        times = signed.valid_until, signed.window, signed.validity
-        return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
-
-    def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
-        """The payment for a predicted challenge, made like that of `pay`, with the same errors.
-
-        Waits for nothing. None: no recent blockhash is at hand.
-        """
-        required = prediction.required
-        network = self.settings.networks.get(required.accepts[0].network)
-        if network is None or network.family != "svm":
-            return _at_once(self.pay(required, purpose, at_once=True))
-        blockhash = self._blockhash_at_hand(prediction)
-        renewed = None if blockhash is None else with_blockhash(required, blockhash.value, blockhash.height)
-        return None if renewed is None else _at_once(self.pay(renewed, purpose, blockhash=blockhash, at_once=True))
-
-    def _blockhash_at_hand(self, prediction: Prediction) -> Blockhash | None:
-        """The newest blockhash known, from a challenge or the RPC. Starts a look-up before it is too old."""
-        now = self.clock()
-        extra = prediction.required.accepts[0].extra
-        known = [self._rpc.at_hand()]
-        offered, height = extra.get(BLOCKHASH), extra.get(BLOCK_HEIGHT)
-        if isinstance(offered, str):
-            last = int(height) if isinstance(height, str) and height.isdecimal() and height.isascii() else None
-            known.append(Blockhash(offered, last, prediction.received))
-        young = [each for each in known if each is not None and 0 <= now - each.born < BLOCKHASH_SECONDS]
-        youngest = max(young, key=lambda each: each.born, default=None)
-        if youngest is None or now - youngest.born > REFRESH_SECONDS:
-            self._rpc.refresh()
-        return youngest
 
     def _reserve(self, order: _Order, offer: Offer, budgets: Sequence[Budget], nonce: bytes) -> int:
         purpose, requirement = order.purpose, offer.requirement
@@ -422,6 +313,115 @@ class Payer:
             doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
             now = self.clock()
             raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt=doubt) from None
+
+    def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
+        """The fields of an `Intent` by which budgets for models and paths count it."""
+        if not self.rules.limits:
+            return normal_path(purpose.path)[0], False, False
+        asked = purpose.asked()
+        return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
+
+    def _make_durable(self, at_once: bool) -> Awaitable[None] | None:
+        """Make the reservation durable. Returns what the payment has to wait for before it is sent."""
+        if not self.settings.ledger_sync:
+            return None
+        if not at_once:
+            return self.ledger.durable_soon()
+        self.ledger.durable_now()
+        return None
+
+    def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
+        """The request's id for the seller (extension `payment-identifier`), the same in all its payments."""
+        known = self._identifiers.get(replaces) if replaces is not None else None
+        identifier = known or IDENTIFIER + hashlib.sha256(b"payment-identifier" + nonce).hexdigest()[:32]
+        self._identifiers[row] = identifier
+        while len(self._identifiers) > MAX_IDENTIFIERS:
+            self._identifiers.popitem(last=False)
+        return identifier
+
+    def _payment(self, required: PaymentRequired, offer: Offer, row: int, signed: Signed, identifier: str) -> Payment:
+        extensions = with_identifier(required.extensions, identifier)
+        if signed.permit is not None:
+            extensions = with_permit(extensions, signed.permit)
+        message = PaymentPayload(
+            required.x402_version, offer.requirement, signed.payload, required.resource, extensions
+        )
+        header = payment_header(message)
+        both = required.in_body and required.x402_version == 2
+        times = signed.valid_until, signed.window, signed.validity
+        return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
+
+    async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
+        """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
+
+        The token, or Permit2, accepts each nonce of a wallet once, so only one of all these signatures can be settled,
+        and the ledger's row of `first` counts for them all. The caller ensures that wallet, network, asset and payee
+        are the same, and the amount is not higher. Raises what `pay` does.
+        """
+        offers = [offer for offer in policy.ranked(required, self.rules, self.payers) if offer.method == first.scheme]
+        if not offers or first.scheme in OVER_PERMIT2:
+            raise Refused(
+                "job_not_payable",
+                f"The gateway asks for another payment of a job that was paid by {first.scheme}, which is not signed "
+                "twice. Nothing was paid.",
+            )
+        offer, row = offers[0], first.row
+        await self.read_whole(purpose)
+        policy.admit(offer, purpose, self.rules)
+        if self.settings.dry_run:
+            raise policy.dry_run(offer, purpose)
+        assert offer.network.family == "evm"
+        signed = await self._signer.sign(offer, nonce, None)
+        return self._payment(required, offer, row, signed, self._identifiers.get(row, ""))
+
+    def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
+        """The payment for a predicted challenge, made like that of `pay`, with the same errors.
+
+        Waits for nothing. None: no recent blockhash is at hand.
+        """
+        required = prediction.required
+        network = self.settings.networks.get(required.accepts[0].network)
+        if network is None or network.family != "svm":
+            return _at_once(self.pay(required, purpose, at_once=True))
+        blockhash = self._blockhash_at_hand(prediction)
+        renewed = None if blockhash is None else with_blockhash(required, blockhash.value, blockhash.height)
+        return None if renewed is None else _at_once(self.pay(renewed, purpose, blockhash=blockhash, at_once=True))
+
+    def _blockhash_at_hand(self, prediction: Prediction) -> Blockhash | None:
+        """The newest blockhash known, from a challenge or the RPC. Starts a look-up before it is too old."""
+        now = self.clock()
+        extra = prediction.required.accepts[0].extra
+        known = [self._rpc.at_hand()]
+        offered, height = extra.get(BLOCKHASH), extra.get(BLOCK_HEIGHT)
+        if isinstance(offered, str):
+            last = int(height) if isinstance(height, str) and height.isdecimal() and height.isascii() else None
+            known.append(Blockhash(offered, last, prediction.received))
+        young = [each for each in known if each is not None and 0 <= now - each.born < BLOCKHASH_SECONDS]
+        youngest = max(young, key=lambda each: each.born, default=None)
+        if youngest is None or now - youngest.born > REFRESH_SECONDS:
+            self._rpc.refresh()
+        return youngest
+
+    async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
+        """Read the request's body if limits depend on it, in a thread if that takes long.
+
+        Raises Refused: it takes too long, and the caller cannot wait.
+        """
+        if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
+            if at_once:
+                raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
+            await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
+
+    def limits_of(self, purpose: Purpose) -> frozenset[str]:
+        """The scopes of the limits that cover `purpose`. Await `read_whole` first."""
+        if not self.rules.limits:
+            return frozenset()
+        return frozenset(str(limit.scope) for limit in for_request(self.rules.limits, purpose.asked()))
+
+    def declined(self, offer: Offer) -> None:
+        """Note that a seller refuses payments like `offer` on principle, so that its network is paid another way."""
+        if offer.method in OVER_PERMIT2:
+            self._ceilings.refused(offer)
 
     def release(self, row: int) -> None:
         """Release a reservation. Never raises: one that cannot be released lapses by itself."""

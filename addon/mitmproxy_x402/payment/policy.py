@@ -13,7 +13,7 @@ from ..errors import ChallengeError, Refused
 from ..limits.limits import NOTHING_ASKED, Asked, Budget, Limit, for_request
 from ..limits.whole_request import WholeRequest, normal_path
 from ..protocol.amounts import format_usd
-from ..protocol.evm_address import EVM_ADDRESS
+from ..protocol.evm.address import EVM_ADDRESS
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
-from .evm_address import EVM_ADDRESS
+from .evm.address import EVM_ADDRESS
 from .headers import BASE58_DIGIT
 
 PAYMENT_HEADERS = ("payment-signature", "x-payment")

@@ -1,4 +1,9 @@
-"""Holds a 402 back, shows it to the addon, then releases it, answers in its place, or sends the request again."""
+"""Holds a 402 back, shows it to the addon, then releases it, answers in its place, or sends the request again.
+
+mitmproxy answers 502 when an upstream's head is ambiguous (RFC 9112, section 6.3), as a guard against request
+smuggling. A challenge with such a head is not paid, because the paid answer would be lost. An answer that was paid for
+has its ambiguous headers removed instead, so that the client gets what it bought.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ from mitmproxy import http
 
 from ..protocol.payment_required import challenge_header
 from .arrival import ArrivingStream, Steps
-from .delivery import mend, why_undeliverable
 from .exchange import X402ChallengeHook, X402PageEndHook
 from .internals import (
     HttpResponseHeadersHook,
@@ -21,24 +25,20 @@ from .internals import (
     ResponseTrailers,
     commands,
     events,
+    validate_headers,
 )
 
 MAX_CHALLENGE = 1 << 20
 """Most bytes of a 402 that are held back; a longer one is passed on, unless its terms are in a header."""
-
-
 MAX_LEGS = 6
 """Most requests that are sent upstream for one request of the client."""
-
-
 _CHALLENGE = (402,)
-
-
 _REJECTIONS = (400, 401, 402, 412)
-
-
 _QUOTED = re.compile(r"""b(?:'[^']*'|"[^"]*")""")
 """Matches an upstream's bytes that mitmproxy quotes in an error message."""
+
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 logger = logging.getLogger(__name__)
 
@@ -161,3 +161,35 @@ class HoldingStream(ArrivingStream):
             yield from self.server_state(ResponseData(self.stream_id, body))
         if complete:
             yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+
+def why_undeliverable(response: http.Response) -> str:
+    """Why mitmproxy would not pass `response` on; empty: it would."""
+    try:
+        validate_headers(response)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def mend(response: http.Response) -> None:
+    """Remove the headers that make `response` undeliverable. The body has been framed without them already.
+
+    The body was framed by Transfer-Encoding where there is one, else by Content-Length. White space between a name and
+    its colon is removed. Framing headers written with such white space were not used for framing, and names with
+    invalid bytes have no meaning, so both are left out.
+    """
+    chunked = "transfer-encoding" in response.headers
+    bodiless = response.status_code == 204
+    fields = []
+    for name, value in response.headers.fields:
+        bare = name.strip()
+        low = bare.lower()
+        if not _NAME.fullmatch(bare) or (bare != name and low in _FRAMING):
+            continue
+        if (chunked and low == b"content-length") or (bodiless and low == b"transfer-encoding"):
+            continue
+        fields.append((bare, value))
+    response.headers.fields = tuple(fields)
+    if chunked and not bodiless and response.is_http10:
+        response.http_version = "HTTP/1.1"

@@ -12,7 +12,7 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from ..errors import ChallengeError
-from ..protocol.evm_address import checksum_address, parse_address
+from ..protocol.evm.address import checksum_address, parse_address
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown

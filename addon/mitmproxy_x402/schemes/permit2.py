@@ -13,10 +13,10 @@ from typing import Any, Literal
 from eth_hash.auto import keccak
 
 from ..errors import ChallengeError
-from ..protocol.evm_address import checksum_address, parse_address
+from ..protocol.evm.address import checksum_address, parse_address
+from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
-from ..protocol.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.strict_json import shown
 from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain_separator, seconds
 

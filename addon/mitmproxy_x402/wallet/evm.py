@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import WalletError
-from ..protocol.evm_address import checksum_address, public_key_address
-from ..protocol.secp256k1 import ORDER, library
+from ..protocol.evm.address import checksum_address, public_key_address
+from ..protocol.evm.secp256k1 import ORDER, library
 from .secrets import Found, Secretive, deriving, underivable
 
 EVM_FORMAT = "64 hex digits, with or without 0x"

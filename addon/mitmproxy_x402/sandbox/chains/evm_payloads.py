@@ -8,7 +8,7 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from ...protocol.secp256k1 import ORDER, library
+from ...protocol.evm.secp256k1 import ORDER, library
 from .interface import INVALID, Rejected
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")

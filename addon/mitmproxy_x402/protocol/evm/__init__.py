@@ -1,0 +1,1 @@
+"""Addresses, signatures and Permit2 contracts of EVM chains."""
