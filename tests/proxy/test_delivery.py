@@ -63,3 +63,72 @@ def test_a_challenge_with_an_ambiguous_head_is_not_paid(rig: Rig, head: bytes, b
     assert answer.status == 502
     assert "Nothing was paid" in json.loads(answer.body)["error"]["message"]
     assert len(rig.upstream.requests) == 1
+
+
+UNREADABLE = {
+    "two lengths": (b"Content-Length: 3\r\nContent-Length: 5\r\n", b"hello"),
+    "two lengths the other way": (b"Content-Length: 5\r\nContent-Length: 3\r\n", b"hello"),
+    "two lengths, both too long": (b"Content-Length: 50\r\nContent-Length: 99\r\n", b"hello"),
+    "one length twice": (b"Content-Length: 5\r\nContent-Length: 5\r\n", b"hello"),
+    "a list of lengths": (b"Content-Length: 5, 5\r\n", b"hello"),
+    "a length with a sign": (b"Content-Length: +5\r\n", b"hello"),
+    "no length": (b"Content-Length: many\r\n", b"hello"),
+    "a coding that nobody knows": (b"Transfer-Encoding: x-odd\r\n", b"hello"),
+    "chunks twice": (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", CHUNKS),
+    "a coding before chunks": (b"Transfer-Encoding: x-odd, chunked\r\n", CHUNKS),
+    "a line without a colon": (b"nonsense\r\nContent-Length: 5\r\n", b"hello"),
+    "a line without a name": (b": nonsense\r\nContent-Length: 5\r\n", b"hello"),
+}
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["closes", "stays"])
+@pytest.mark.parametrize(("head", "body"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_paid_answer_that_mitmproxy_cannot_read_gets_through(rig: Rig, head: bytes, body: bytes, stays: bool) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(challenges.answer())
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"X-Good: 2\r\n\r\n" + body)
+        if stays:
+            peer.receive()  # until the proxy closes
+
+    if stays and body == b"hello" and not (b"5" in head and b"50" not in head):
+        return  # such a body ends with the connection
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request(body=json.dumps([head.decode("latin-1"), stays]).encode()))
+    assert (answer.status, answer.body, answer.get(b"x-good")) == (200, b"hello", b"2")
+    assert len(rig.upstream.requests) == 2
+
+
+@pytest.mark.parametrize(("head", "body"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_challenge_that_mitmproxy_cannot_read_is_not_paid(rig: Rig, head: bytes, body: bytes) -> None:
+    test_a_challenge_with_an_ambiguous_head_is_not_paid(rig, head, body)
+
+
+HEADS = {
+    "length that is none": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: x\r\n\r\n",
+    "two lengths": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    "coding": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: x-odd\r\n\r\n0\r\n\r\n",
+    "a page": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://evil.example\r\nContent-Length: x\r\n\r\n",
+    "a preflight": b"OPTIONS /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: x\r\n\r\n",
+    "health": b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: x\r\n\r\n",
+    "no line": b"nonsense\r\n\r\n",
+    "a line without a colon": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nnonsense\r\n\r\n",
+    "a space before the colon": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Odd : 1\r\nContent-Length: 0\r\n\r\n",
+    "both": b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_request_that_cannot_be_read_gets_one_answer(rig: Rig, head: bytes) -> None:
+    rig.script(lambda *_: None)
+    with rig.client() as client:
+        client.send(head)
+        said = client.rest()
+    assert said.count(b"HTTP/1.1 ") == 1
+    status, _, body = said.partition(b"\r\n\r\n")
+    assert status.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403"))
+    assert json.loads(body)["error"]["message"]
+    assert rig.upstream.requests == []

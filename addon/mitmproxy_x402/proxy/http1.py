@@ -14,6 +14,8 @@ from ..errors import error_body
 from .arrival import Steps
 from .internals import (
     ChunkedReader,
+    ConnectionState,
+    ContentLengthReader,
     HttpEvent,
     HttpStream,
     ReceiveBuffer,
@@ -95,8 +97,28 @@ class Chunks(ChunkedReader):
         return isinstance(found, h11.Data) and len(found.data) <= self._tiny
 
 
+class UpTo(ContentLengthReader):
+    """h11's reader of so many bytes, for which the end of the connection is an end, too."""
+
+    def read_eof(self) -> Any:
+        """The end."""
+        return h11.EndOfMessage()
+
+
 class Http1Server(_http1.Http1Server):
     """mitmproxy's HTTP/1.1 server, which accepts trailers of a request and bounds what it buffers of one."""
+
+    def send(self, event: HttpEvent) -> Steps:
+        """Send nothing to a client whose connection is closed: it has had an answer."""
+        if self.conn.state & ConnectionState.CAN_WRITE:
+            yield from super().send(event)
+
+    def read_headers(self, event: Any) -> Steps:
+        """Read a head; one that cannot be read is answered in JSON."""
+        for command in super().read_headers(event):
+            if isinstance(command, commands.SendData):
+                command.data = http1.assemble_response(_UNREADABLE)
+            yield command
 
     def _handle_event(self, event: Any) -> Steps:
         yield from super()._handle_event(event)
@@ -133,6 +155,18 @@ class Http1Server(_http1.Http1Server):
 _CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
+_UNREADABLE = http.Response.make(
+    400,
+    error_body(
+        "x402_refused",
+        "request_head_invalid",
+        "mitmproxy-x402: the request's head cannot be read: a line of it, or what it says of the body's length, is "
+        "not as RFC 9112 has it. Nothing was paid.",
+    ),
+    _CLOSING,
+)
+
+
 class Http1Client(_http1.Http1Client):
     """mitmproxy's HTTP/1.1 client, which accepts interim responses and trailers, and bounds what it buffers."""
 
@@ -142,6 +176,8 @@ class Http1Client(_http1.Http1Client):
     _asked: http.Request | None = None
     """The request whose interim responses are being counted."""
     _interim = 0
+    _most: int | None = None
+    """Bytes that the body of the answer has at most, where its head says several lengths."""
 
     def send(self, event: HttpEvent) -> Steps:
         """Send a head together with the body that follows it: one TLS record instead of two."""
@@ -175,9 +211,31 @@ class Http1Client(_http1.Http1Client):
                 logger.debug("Dropped an interim response: %s", bytes(head[0]).decode("latin-1"))
             if not self.buf:
                 return
-        yield from super().read_headers(event)
+        yield from self._read_head(event)
         if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
             yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")
+
+    def _read_head(self, event: Any) -> Steps:
+        """As mitmproxy does; what was paid for is also read where mitmproxy would answer that it cannot be."""
+        self._most = None
+        stream = None if self.stream_id is None else self.streams.get(self.stream_id)
+        if not isinstance(stream, X402Stream) or not stream.exchange.secrets_sent:
+            yield from super().read_headers(event)
+            return
+        data = bytes(self.buf)
+        steps = super().read_headers(event)
+        for command in steps:
+            if isinstance(command, commands.CloseConnection) and isinstance(event, events.DataReceived):
+                readable = make_readable(data)
+                if readable is not None:
+                    steps.close()
+                    logger.warning("x402: the head of a paid answer was mended: its framing is contradictory")
+                    self.buf = ReceiveBuffer()
+                    self.buf += readable[0]
+                    self._most = readable[1]
+                    yield from super().read_headers(event)
+                    return
+            yield command
 
     def _give_up(self, why: str) -> Steps:
         """Close the connection to an upstream that exceeds a bound."""
@@ -191,6 +249,8 @@ class Http1Client(_http1.Http1Client):
         """Read the body; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would raise an error."""
         if type(self.body_reader) is ChunkedReader:
             self.body_reader = Chunks()
+        elif self._most is not None:
+            self.body_reader, self._most = UpTo(self._most), None
         try:
             for command in super().read_body(event):
                 yield self._passed_on(command) or command
@@ -214,3 +274,40 @@ class Http1Client(_http1.Http1Client):
 
 
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
+
+
+def make_readable(data: bytes) -> tuple[bytes, int | None] | None:
+    """Rewrite an HTTP/1 answer that mitmproxy cannot read, because its framing is contradictory or a line is none.
+
+    Returns the answer with at most one framing header, and the most bytes that its body has where several lengths are
+    given: it then ends there, or where the connection does. None: nothing can be made of it. A coding that ends in
+    `chunked` is taken for chunks; with any other coding the body ends with the connection (RFC 9112, section 6.3).
+    """
+    end = _HEAD_END.search(data)
+    if end is None:
+        return None
+    status, *lines = re.split(rb"\r?\n", data[: end.start()])
+    kept, lengths, codings = [status], [], []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        low = name.strip().lower()
+        if not colon or not low or (line[:1] in b" \t" and len(kept) == 1):
+            continue
+        if low == b"content-length":
+            lengths += [int(part) for part in _LENGTH.findall(value)]
+        elif low == b"transfer-encoding":
+            codings.append(value.strip().lower())
+        else:
+            kept.append(line)
+    most = None
+    if codings:
+        kept += [b"Transfer-Encoding: chunked"] if codings[-1].endswith(b"chunked") else []
+    elif len(set(lengths)) == 1:
+        kept.append(b"Content-Length: %d" % lengths[0])
+    elif lengths:
+        most = max(lengths)
+    return b"\r\n".join(kept) + b"\r\n\r\n" + data[end.end() :], most
+
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")

@@ -10,10 +10,11 @@ from mitmproxy import version
 from ..errors import SettingsError
 
 try:
-    from h11._readers import ChunkedReader
+    from h11._readers import ChunkedReader, ContentLengthReader
     from h11._receivebuffer import ReceiveBuffer
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
+    from mitmproxy.connection import ConnectionState
     from mitmproxy.net.http.validate import validate_headers
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
@@ -42,6 +43,8 @@ except ImportError as moved:
 __all__ = [
     "AddonManager",
     "ChunkedReader",
+    "ConnectionState",
+    "ContentLengthReader",
     "Context",
     "DropStream",
     "HttpEvent",
