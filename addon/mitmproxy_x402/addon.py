@@ -34,8 +34,7 @@ from .protocol.amounts import format_usd
 from .proxy.exchange import Exchange, exchange_of
 from .proxy.fair_reader import Fairness
 from .proxy.layer import install
-from .proxy.startup import authorities, fast_path
-from .proxy.startup import mitmproxy_defaults as hosting
+from .proxy.startup import authorities, fast_path, mitmproxy_defaults
 from .proxy.startup.self_check import self_check
 from .proxy.veil import veil, veil_path
 from .recording.recorder import Recorder
@@ -109,10 +108,10 @@ class X402Addon:
             raise
         if is_web(ctx.master):
             open_by_file(_state_folder())
-        self._unusable = hosting.take_unusable(ctx.options, {option.name for option in OPTIONS})
-        self._improved = hosting.improve(ctx.options, sys.argv[1:])
+        self._unusable = mitmproxy_defaults.take_unusable(ctx.options, {option.name for option in OPTIONS})
+        self._improved = mitmproxy_defaults.improve(ctx.options, sys.argv[1:])
         if "listen_host" in self._improved:
-            self._port_is_held = hosting.hold_port(ctx.master.addons.get("proxyserver"))
+            self._port_is_held = mitmproxy_defaults.hold_port(ctx.master.addons.get("proxyserver"))
 
     def configure(self, updated: Iterable[str]) -> None:
         """Build everything from the options, then replace the old state; on an error, keep the old state."""
@@ -166,15 +165,15 @@ class X402Addon:
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
         loop, proxyserver = asyncio.get_running_loop(), ctx.master.addons.get("proxyserver")
-        settle = functools.partial(hosting.settle, lambda: bool(proxyserver.connections))
+        settle = functools.partial(mitmproxy_defaults.settle, lambda: bool(proxyserver.connections))
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
         self._looking = loop.create_task(_look_at_wallets(self.payer))
         listening = proxyserver.listen_addrs
         if self._port_is_held:
-            self._moving = loop.create_task(hosting.open_port(proxyserver))
-        elif "listen_host" in self._improved and hosting.beyond_loopback(listening()):
-            self._moving = loop.create_task(hosting.move_to(ctx.options, listening))
+            self._moving = loop.create_task(mitmproxy_defaults.open_port(proxyserver))
+        elif "listen_host" in self._improved and mitmproxy_defaults.beyond_loopback(listening()):
+            self._moving = loop.create_task(mitmproxy_defaults.move_to(ctx.options, listening))
             self._moving.add_done_callback(lambda _: self._lock_web())
             return
         self._lock_web()
@@ -354,7 +353,7 @@ class X402Addon:
 
         What clients are told after that is not recorded.
         """
-        hosting.end_quietly()
+        mitmproxy_defaults.end_quietly()
         self._quiet.uninstall()
         if self._web_lock is not None:
             self._web_lock.remove()
@@ -378,7 +377,7 @@ def _where_clients_go(upstream: str) -> str:
     here = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"http://{here}:{port}"
     line = f"upstream {url}; the base URL for clients is {base} (OpenAI's: {base}/v1)"
-    if not hosting.own_process:
+    if not mitmproxy_defaults.own_process:
         return line
     program = os.environ.get("X402_PROGRAM", "mitmproxy-x402")
     at = "" if port == str(PORT) else f" -p {port}"

@@ -206,7 +206,7 @@ class TestPath:
         door.parent.mkdir(parents=True)
         door.touch()
         monkeypatch.setattr(cli, "__file__", str(tmp_path / "mitmproxy_x402" / "cli" / "main.py"))
-        assert cli.door() == door
+        assert cli.script_path() == door
 
     def test_it_takes_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["path", "x"]) == 2

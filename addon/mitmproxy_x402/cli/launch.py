@@ -31,13 +31,13 @@ QUESTIONS = ("--commands", "--version")
 
 
 def mitmproxy_arguments(
-    door: Path, upstreams: Sequence[str], given: Arguments, configured: Mapping[str, str]
+    script_path: Path, upstreams: Sequence[str], given: Arguments, configured: Mapping[str, str]
 ) -> list[str]:
     """The command line for mitmproxy, where neither the user's own (`given`) nor mitmproxy's file says otherwise.
 
     Of several upstreams each gets a port of its own, one above the other.
     """
-    ours = ["-s", str(door)]
+    ours = ["-s", str(script_path)]
     first = given.options.get("listen_port") or configured.get("listen_port") or str(PORT)
     for number, upstream in enumerate(upstreams):
         ours += ["--mode", f"reverse:{upstream}" + (f"@{int(first) + number}" if len(upstreams) > 1 else "")]
@@ -49,13 +49,13 @@ def mitmproxy_arguments(
     return [*ours, *given.passed_on]
 
 
-def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> int:
+def serve(tool: str, arguments: Sequence[str], *, script_path: Path, program: str) -> int:
     """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: for what stops the start."""
     given = read_arguments(arguments)
     if "--options" in given.passed_on:
         return _list_options(tool, given.passed_on)
     if any(question in given.passed_on for question in QUESTIONS):
-        return run_tool(tool, ["-s", str(door), *given.passed_on])
+        return run_tool(tool, ["-s", str(script_path), *given.passed_on])
     configured = configured_options(given.options.get("confdir"))
     upstreams: list[str] = []
     if "mode" not in given.options:
@@ -69,7 +69,7 @@ def serve(tool: str, arguments: Sequence[str], *, door: Path, program: str) -> i
     if tool == "mitmweb":
         _check_web_login()
         _check_web_port(given.options, program)
-    return run_tool(tool, mitmproxy_arguments(door, upstreams, given, configured))
+    return run_tool(tool, mitmproxy_arguments(script_path, upstreams, given, configured))
 
 
 def find_wallets(options: Mapping[str, str]) -> Wallets:
@@ -127,9 +127,9 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     logging.getLogger("asyncio").addFilter(_says_something)
     from mitmproxy.tools import main  # noqa: PLC0415  (slow to import)
 
-    from ..proxy.startup import mitmproxy_defaults as hosting  # noqa: PLC0415  (the same)
+    from ..proxy.startup import mitmproxy_defaults  # noqa: PLC0415  (the same)
 
-    hosting.own_process = True
+    mitmproxy_defaults.own_process = True
     tools = {"mitmdump": main.mitmdump, "mitmweb": main.mitmweb, "mitmproxy": main.mitmproxy}
     return tools[tool](list(arguments)) or 0
 

@@ -47,7 +47,7 @@ def program() -> str:
     return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
 
 
-def door() -> Path:
+def script_path() -> Path:
     """The script for `mitmdump -s`: `addon/x402.py` of a checkout, or the copy that a wheel carries."""
     package = Path(__file__).resolve().parents[1]
     carried = package / "door" / "x402.py"
@@ -120,7 +120,7 @@ def _help_of(verb: str) -> str:
 def _serve(verb: str, arguments: list[str]) -> int:
     from . import launch  # noqa: PLC0415  (imports what must be installed)
 
-    return launch.serve(TOOLS[verb], arguments, door=door(), program=program())
+    return launch.serve(TOOLS[verb], arguments, script_path=script_path(), program=program())
 
 
 def _sandbox(_: str, arguments: list[str]) -> int:
@@ -223,7 +223,7 @@ def _become(command: list[str]) -> NoReturn:
 def _path(_: str, arguments: list[str]) -> int:
     if arguments:
         return _fail(f"path takes no arguments, got {' '.join(arguments):.60}", USAGE_ERROR)
-    return _print(f"{door()}\n")
+    return _print(f"{script_path()}\n")
 
 
 def _unknown_verb(verb: str) -> int:

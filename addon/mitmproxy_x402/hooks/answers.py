@@ -17,7 +17,7 @@ from ..payment.payer import Payment
 from ..payment.purchase import PaidRequest, Purchase
 from ..payment.rejections import says_nothing
 from ..protocol.headers import read_settlement
-from ..proxy import header_index as heads
+from ..proxy import header_index
 from ..proxy.body_observers import tap
 from ..proxy.exchange import Exchange, upstream_of
 from ..settings.values import is_loopback
@@ -114,7 +114,7 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = N
     begun = flow.request.timestamp_start
     if response is None:
         return Outcome("unknown", total=time.time() - begun)
-    get = functools.partial(heads.get, response.headers)
+    get = functools.partial(header_index.get, response.headers)
     receipt = read_settlement(get, upstream_gateway(flow).receipt_header)
     offer = None if payment is None else payment.offer
     named = "" if receipt is None or not receipt.success else receipt.transaction
@@ -145,7 +145,7 @@ def upstream_gateway(flow: http.HTTPFlow) -> Gateway:
 
 def acknowledges(response: http.Response, gateway: Gateway) -> bool:
     """Whether `response` acknowledges a payment, rather than a free answer."""
-    get = functools.partial(heads.get, response.headers)
+    get = functools.partial(header_index.get, response.headers)
     return get("x-free-model") is None and read_settlement(get, gateway.receipt_header) is not None
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 from mitmproxy import http
 
 from ..protocol.credentials import is_credential, is_credential_parameter, is_payment, without_parameters
-from ..proxy import header_index as heads
+from ..proxy import header_index
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
 
@@ -61,10 +61,10 @@ def page_of(request: http.Request) -> str | None:
     Browsers send Sec-Fetch-Site with every request to this machine, and Origin with requests of scripts.
     """
     headers = request.headers
-    origins = heads.get_all(headers, "origin")
+    origins = header_index.get_all(headers, "origin")
     if origins:
         return ", ".join(origins).lower()
-    return "" if heads.has(headers, "sec-fetch-site") else None
+    return "" if header_index.has(headers, "sec-fetch-site") else None
 
 
 def allowed_page(request: http.Request, settings: Settings) -> str | None:

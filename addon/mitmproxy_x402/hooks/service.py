@@ -18,7 +18,7 @@ from ..errors import error_body
 from ..proxy.exchange import exchange_of
 from ..proxy.startup.self_check import is_starting, unsent
 from ..settings.settings import Settings
-from ..views import flow_metadata as facts
+from ..views import flow_metadata
 from ..views.flow_metadata import is_health
 from .answers import JSON
 
@@ -151,4 +151,4 @@ def turn_away(flow: http.HTTPFlow) -> None:
     message = "This x402 proxy is shutting down and takes no more requests. Nothing was paid. Ask again later."
     body = error_body("x402_refused", "shutting_down", message)
     flow.response = http.Response.make(503, body, [JSON, (b"retry-after", b"5"), (b"connection", b"close")])
-    facts.refused(flow, "shutting_down")
+    flow_metadata.refused(flow, "shutting_down")

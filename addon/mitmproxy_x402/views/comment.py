@@ -8,7 +8,7 @@
 
 The state comes first, because the column is narrow. `sent` becomes `confirmed` when the chain has the payment.
 
-`facts` is `flow.metadata` as `facts.py` fills it; other keys in it are ignored.
+`facts` is `flow.metadata` as `flow_metadata` fills it; other keys in it are ignored.
 """
 
 from __future__ import annotations
