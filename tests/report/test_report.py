@@ -27,6 +27,7 @@ from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.ledger.interface import Clock, Intent, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import Entry, Fate, read_entries
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.ledger.sums import Ceilings, Group
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.report import chart as report_chart
 from mitmproxy_x402.report import html as report_html
@@ -554,3 +555,40 @@ class TestVerb:
         code, _, err = run("--set", "x402_max_request=lots")
         assert code == 1
         assert "x402_max_request" in err
+
+
+@pytest.mark.parametrize(
+    ("its", "said"),
+    [
+        (Ceilings(), []),
+        (
+            Ceilings(1, 126_900, 7_000, 1, 7_000, 16_300),
+            ["Ceilings (upto): 1 payment, charged 0.007 of at most 0.1269 (exact: 0.0163) USD."],
+        ),
+        (
+            Ceilings(3, 300, 30, 2, 20, 90, 1, 100),
+            [
+                "Ceilings (upto): 3 payments, charged 0.00003 of at most 0.0003 "
+                "(2 of them 0.00002; exact: 0.00009) USD.",
+                "1 payment more, at most 0.0001 USD: what was charged of it is not known yet.",
+            ],
+        ),
+        (
+            Ceilings(unknown=2, unknown_most=200),
+            ["Ceilings (upto): 2 payments, at most 0.0002 USD: what was charged of them is not known yet."],
+        ),
+    ],
+)
+def test_what_ceilings_came_to(its: Ceilings, said: list[str]) -> None:
+    made = report.make_of((group(),), NOON, ceilings=its)
+    assert report_text.ceilings(its) == said
+    table, page = report_text.table(made), report_html.page(made)
+    for sentence in said:
+        assert sentence in table
+        assert sentence in page
+    found = json.loads(report_text.as_json(made))["ceilings"]
+    assert (found["payments"], found["not_known"], found["compared"]) == (its.payments, its.unknown, its.compared)
+
+
+def group() -> Group:
+    return Group("2026-11-22", "settled", BASE, "m", "/v1/x", "", 1, 10, 10)
