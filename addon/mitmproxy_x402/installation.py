@@ -5,6 +5,7 @@ Imports only the standard library, and runs on Pythons that the rest of the pack
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import re
@@ -190,5 +191,7 @@ def refuse_to_load(why: str) -> None:
 
     message = f"mitmproxy-x402: {why}"
     if not ctx.master.addons.get("scriptloader").is_running:
-        sys.exit(message)
+        # Not raised here: mitmproxy 11 loads a script with `return` in a `finally`, which swallows it.
+        asyncio.get_running_loop().call_soon(sys.exit, message)
+        return
     logging.getLogger(__name__).error(message)
