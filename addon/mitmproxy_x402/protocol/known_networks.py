@@ -1,8 +1,9 @@
 """Networks that are known, and paid on only where the user says so (`x402_networks` or `x402_allow_networks`).
 
-Chain ids, tokens, decimals and signing domains are those of the reference implementation: Python package x402 2.25.0,
-`x402.mechanisms.evm.default_assets`. `python tests/conformance/verify_domains.py NETWORK=URL` compares a row with what
-the token's contract says (`DOMAIN_SEPARATOR()`).
+Unless a comment names another package, chain ids, tokens, decimals and signing domains are those of the reference
+implementation: Python package x402 2.25.0, `x402.mechanisms.evm.default_assets`; npm package @x402/evm 2.27.0 has the
+same. `python tests/conformance/verify_domains.py NETWORK=URL` compares a row with what the token's contract says
+(`DOMAIN_SEPARATOR()`).
 """
 
 from __future__ import annotations
@@ -113,5 +114,17 @@ KNOWN = (
     _evm("sei", 1329, _token("0xe15fC38F6D8c56aF07bbCBe3BAf5708A2Bf42392", "USDC", "2")),
     _evm("sei-testnet", 1328, _token("0x4fCF1784B31630811181f670Aea7A7bEF803eaED", "USDC", "2")),
     _evm("arc-testnet", 5042002, _token("0x3600000000000000000000000000000000000000", "USDC", "2")),
+    # npm package x402 1.2.0 (version 1 of the protocol), `config`; the versions are x402-rs's `networks.rs`.
+    _evm("avalanche-fuji", 43113, _token("0x5425890298aed601595a70AB815c96711a31Bc65", "USD Coin", "2")),
+    _evm("polygon-amoy", 80002, _token("0x41E94Eb019C0762f9Bfcf9Fb1E58725BfB0e7582", "USDC", "2")),
+    _evm("iotex", 4689, _token("0xcDf79194C6C285077A58da47641D4dBe51F63542", "Bridged USDC", "2", "USDC.e")),
+    _evm("peaq", 3338, _token("0xbbA60da06c2c5424f03f7434542280FCAd453d10", "USDC", "2")),
+    # Tokens: npm package @circle-fin/x402-batching 3.3.0; signing domains: Python package uvd_x402_sdk 0.101.0.
+    _evm("optimism", 10, _token("0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85", "USD Coin", "2")),
+    _evm("unichain", 130, _token("0x078D782b760474a361dDA0AF3839290b0EF57AD6", "USDC", "2")),
+    _evm("hyperevm", 999, _token("0xb88339CB7199b77E23DB6E890353E22632Ba630f", "USDC", "2")),
 )
-"""In the order of the reference table, without the networks that are paid on by default."""
+"""In the order of the reference table, without the networks that are paid on by default; then those of other packages.
+
+World Chain, Sonic and Linea are not among them: no package names the signing domain of their USDC.
+"""
