@@ -1,12 +1,12 @@
-"""Answers and requests of language models as a person reads them, in the dialects of the vendors. Pure.
+"""Reads answers and requests of language models, in all vendors' dialects, into one form for people. Pure.
 
-An answer is server-sent events, JSON lines, Amazon's binary frames, a JSON array that grows, or one JSON object; it is
-in the dialect that its content says: OpenAI's chat completions, responses, assistants and transcriptions, Anthropic's
+An answer is server-sent events, JSON lines, Amazon's binary frames, a growing JSON array, or one JSON object. Its
+dialect is recognised by its content: OpenAI's chat completions, responses, assistants and transcriptions, Anthropic's
 messages and completions, Google's generateContent and interactions, Bedrock's Converse, Cohere's chat (versions 1 and
-2), Ollama's chat. Nothing here raises on what strangers send: what is odd is noted in words.
+2), Ollama's chat. Nothing here raises on strangers' data; anomalies are noted as remarks.
 
-`read_answer` reads a whole body, `StreamReader` one that comes in, `read_steps` says what each event added, `checked`
-what does not fit the tools that the request declares.
+`read_answer` reads a whole body, `StreamReader` one that is arriving, `read_steps` returns what each event added,
+`checked` notes what does not fit the tools that the request declares.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Collects an answer while it comes in, and gives its Reading at any time.
+"""Collects an answer as it arrives, and returns its Reading at any time.
 
-Fragments are joined when somebody reads, so collecting is linear; text and items are bounded.
+Fragments are joined only when it is read, so collecting takes linear time; text and items are bounded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One part of an answer while its fragments come in."""
+"""Collects the fragments of one part of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request as a person reads it, in a terminal or in mitmweb."""
+"""Formats a request as text for a person, in a terminal or in mitmweb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads an answer while it comes in, or at once: finds out its form and its dialect from what is in it."""
+"""Reads an answer as it arrives, or all at once, and recognises its form and dialect by its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer as a person reads it, in a terminal or in mitmweb."""
+"""Formats an answer as text for a person, in a terminal or in mitmweb."""
 
 from __future__ import annotations
 

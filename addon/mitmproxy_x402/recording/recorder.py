@@ -1,7 +1,7 @@
-"""The recorder's half on mitmproxy's event loop, where nothing may wait.
+"""The recorder's hooks, on mitmproxy's event loop, which must not block.
 
-Per flow a job is handed to the recorder's thread as things become known: the request, the answer's head, each chunk,
-the end. Without x402_dump every hook returns at once.
+They pass the parts of each flow to the recorder's thread as they become known: the request, the response headers, each
+chunk, the end. Without x402_dump every hook returns at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The recorder's threads: all disk work happens here, so that no stream waits for it.
+"""The recorder's threads, which do all disk work so that no stream waits for it.
 
-The event loop hands over what passes and goes on. One thread writes it down; another does what there is to do when a
-flow is over, which may take seconds for a large one. What waits is bounded: when the disk is too slow, a recording
-loses its end, never a client its stream.
+One thread writes the data that the event loop passes to it; another does the work at the end of a flow, which can take
+seconds for a large one. The queue is bounded: if the disk is too slow, a recording loses its end, but no client's
+stream is delayed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The report's chart: what was spent per day, week or month, stacked, as SVG. Pure; lengths in tenths of a pixel."""
+"""Draws the report's chart as SVG: spending per day, week or month, stacked. Pure; lengths in tenths of a pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no script, no font, no request. Light and dark.
+"""Writes the report as one self-contained HTML page, without scripts, fonts or requests, in light and dark.
 
 Every text from outside is escaped, and the page's own policy lets a browser load nothing, should one slip through.
 """

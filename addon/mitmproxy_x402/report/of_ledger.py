@@ -1,4 +1,4 @@
-"""The report of a ledger: sums that the ledger makes, and no more of its payments than are listed."""
+"""Makes the report of a ledger: reads its sums, and only those payments that are listed."""
 
 from __future__ import annotations
 

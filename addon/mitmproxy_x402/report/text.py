@@ -1,4 +1,4 @@
-"""The report as a table for the terminal, as JSON, as CSV, and in one line. Pure.
+"""Writes the report as a table for the terminal, as JSON, as CSV, and in one line. Pure.
 
 Names of models, paths, references and codes come from clients and gateways: whatever could steer a terminal, or be a
 formula to a spreadsheet, is made harmless here.

@@ -1,4 +1,4 @@
-"""What mitmweb and mitmproxy show: content views, comment, mark, commands, the lines at the end of a run.
+"""Shows payments and answers in mitmweb and mitmproxy: content views, comment, mark, commands, summary.
 
 Uses `payment`, `proxy`, `llm` and `report`. `flow_metadata` has the keys that a flow carries.
 """

@@ -1,4 +1,4 @@
-"""The content view "x402": the handshake of a flow, from its metadata. Pure but for mitmproxy's types."""
+"""The text of the content view "x402": a flow's handshake, from its metadata. Pure except for mitmproxy's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of `flow.metadata` that say what happened to a flow's money.
+"""Defines and sets the keys of `flow.metadata` that describe a flow's payment.
 
 All values are text, but for the challenge. The names are stable:
 

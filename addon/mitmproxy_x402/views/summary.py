@@ -1,4 +1,4 @@
-"""What was spent and what is left, in a few lines, at the end of a run and for commands."""
+"""Summarises in a few lines what was spent and what is left, at the end of a run and for commands."""
 
 from __future__ import annotations
 
