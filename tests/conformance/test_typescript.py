@@ -150,7 +150,7 @@ def test_a_standing_allowance_serves_all_at_once_and_what_is_not_taken_stays_cou
 def test_where_the_seller_finds_no_allowance_the_exact_price_is_paid_instead(world: World, tmp_path: Path) -> None:
     """Its 412 says that the payment is none, so that another way may be paid: once."""
     world.chain.approve(EVM_ADDRESS, 0)
-    before = world.purse()
+    before, last = world.purse(), world.last_row()
     with TokenRpc(84532, balance=10**9, allowance=10**9) as rpc:  # which says what is not so
         given = (*EVERYTHING[:2], f"x402_evm_rpc=base-sepolia={rpc.url}")
         options = [part for one in given for part in ("--set", one)]
@@ -159,7 +159,9 @@ def test_where_the_seller_finds_no_allowance_the_exact_price_is_paid_instead(wor
             assert another.buy("/upto-unsponsored").status == 200
             assert [row[:2] for row in another.rows(0)] == [("upto", "rejected"), ("exact", "settled")]
             assert another.buy("/upto-alone", charge=1).status == 412, "nothing else is offered"
-    assert world.purse() == (before[0] - EXACT, before[1] + EXACT)
+    assert world.buy("/upto-approval").status == 200, "an approval without an end is not signed for a seller"
+    assert world.rows(last)[-1][:2] == ("exact", "settled")
+    assert world.purse() == (before[0] - 2 * EXACT, before[1] + 2 * EXACT)
 
 
 def test_work_that_fails_is_not_charged(world: World) -> None:

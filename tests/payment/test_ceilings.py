@@ -132,6 +132,18 @@ def test_without_an_allowance_the_seller_s_sponsoring_is_used_once_at_a_time(sho
     assert small.offer.method == "upto", "what the permit left serves without another"
 
 
+def test_no_permit_is_signed_beside_a_payment_that_counts_on_the_allowance(shops: Any) -> None:
+    """It would set the allowance to its own amount, and leave the earlier payment with nothing."""
+    shop, _ = shops(allowance=CEILING)
+    plain = shop.pay(challenge(*BOTH, sponsored=True))
+    assert plain.offer.method == "upto"
+    assert shop.pay(challenge(*BOTH, sponsored=True)).offer.method == "exact"
+    with pytest.raises(Refused, match="wallet allow"):
+        shop.pay(challenge(entry(), sponsored=True))
+    shop.payer.release(plain.row)
+    assert shop.pay(challenge(entry(amount=CEILING + 1), sponsored=True)).offer.method == "upto"
+
+
 @pytest.mark.parametrize("nonce", [None, 7])
 def test_without_allowance_and_sponsoring_the_exact_price_is_paid(shops: Any, nonce: int | None) -> None:
     shop, _ = shops(nonce=nonce)
@@ -329,6 +341,7 @@ _TRANSFER = (
     [
         {"extra": {"name": "USD Coin", "version": "3"}},
         {"extra": {"name": "Permit2", "version": "2"}},
+        {"extra": {"facilitatorAddress": None}},
         {"extra": {"facilitatorAddress": "0x" + "00" * 20}},
         {"extra": {"facilitatorAddress": FACILITATOR[:-1]}},
         {"payTo": USDC},

@@ -3,6 +3,9 @@
 Every address and domain stands here or in the network table; a challenge supplies the payee, the amount and, with
 `upto`, the facilitator that alone may settle. With `upto` the signed amount is a ceiling: that facilitator can take any
 part of it, once, and only for the payee.
+
+The extension `erc20ApprovalGasSponsoring`, for tokens without EIP-2612, is not answered: its signed transaction has no
+end, so a seller could keep it for ever, and it takes its gas from the wallet. `wallet allow` gives the same allowance.
 """
 
 from __future__ import annotations
