@@ -36,6 +36,11 @@ def _escape(found: re.Match[str]) -> str:
     return "\\r" if code == 13 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def json_text(value: Any) -> str:
+    """`value` as one line of JSON, its characters as they are but those that a terminal would obey or not show."""
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(value, ensure_ascii=False))
+
+
 def line(text: str, limit: int = MAX_STRING) -> str:
     """`text` as one line, cut at `limit` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"

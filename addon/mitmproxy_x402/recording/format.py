@@ -184,6 +184,8 @@ class Recording:
         if name is None:
             return b""
         file = self.folder / name
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
         try:
             return file.read_bytes()
         except OSError as error:
@@ -318,13 +320,18 @@ def read_recordings(folder: Path) -> list[Recording]:
     """
     if (folder / HEAD).exists():
         return [read_recording(folder)]
+    return [read_recording(child) for child in recording_folders(folder)]
+
+
+def recording_folders(folder: Path) -> list[Path]:
+    """The folders in `folder` that each hold a recording, by name. Raises RecordingError where there is none."""
     try:
         found = sorted(child for child in folder.iterdir() if (child / HEAD).exists())
     except OSError as error:
         raise RecordingError(f"{folder}: cannot be read: {error.strerror or type(error).__name__}") from None
     if not found:
         raise RecordingError(f"{folder}: no recordings here: expected folders with a {HEAD}, as x402_dump writes them")
-    return [read_recording(child) for child in found]
+    return found
 
 
 def read_recording(folder: Path) -> Recording:
