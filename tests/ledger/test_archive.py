@@ -8,7 +8,6 @@ import gzip
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import date, timezone
 from pathlib import Path
@@ -25,31 +24,15 @@ from mitmproxy_x402.ledger.sums import read_groups
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, query
+from support.ledgers import Times, query
 
 DAY = 24 * 3600
 FAR = date(2999, 1, 1)
 
 
-@pytest.fixture(params=KINDS)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
-    return place_of(request.param, tmp_path, request)
-
-
 @pytest.fixture
-def times(path: LedgerPlace) -> Iterator[Any]:
-    if isinstance(path, PostgresUrl):
-        open_with(path).close()
-        with closing(DatabaseTimes(path)) as database:
-            yield database
-    else:
-        yield MachineTimes(boot="")  # archiving opens the ledger with the machine's own clock
-
-
-@pytest.fixture
-def ledger(path: LedgerPlace, times: Times) -> Iterator[Ledger]:
-    with closing(open_with(path, times)) as one:
-        yield one
+def boot() -> str:
+    return ""  # archiving opens the ledger with the machine's own clock
 
 
 def pay(ledger: Ledger, word: Any = "settled", micro: int = 10, *budgets: Budget) -> int:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,31 +37,11 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of, query, state_of
+from support.ledgers import MachineTimes, Times, open_with, query, state_of
 
 DAY = 24 * 3600
 MUCH = 10**6
 """Of a budget that forgives all that has expired."""
-
-
-@pytest.fixture(params=KINDS)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
-    return place_of(request.param, tmp_path, request)
-
-
-@pytest.fixture
-def times(path: LedgerPlace) -> Iterator[Any]:
-    if isinstance(path, PostgresUrl):
-        with closing(DatabaseTimes(path)) as database:
-            yield database
-    else:
-        yield MachineTimes()
-
-
-@pytest.fixture
-def ledger(path: LedgerPlace, times: Times) -> Iterator[Ledger]:
-    with closing(open_with(path, times)) as one:
-        yield one
 
 
 class InFile:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import date, datetime, timezone, tzinfo
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,30 +15,9 @@ from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sums import Ceilings, read_ceilings, read_groups
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of
+from support.ledgers import Times
 
 ZONES = (timezone.utc, ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kathmandu"), ZoneInfo("America/St_Johns"), None)
-
-
-@pytest.fixture(params=KINDS)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
-    return place_of(request.param, tmp_path, request)
-
-
-@pytest.fixture
-def times(path: LedgerPlace) -> Iterator[Any]:
-    if isinstance(path, PostgresUrl):
-        open_with(path).close()
-        with closing(DatabaseTimes(path)) as database:
-            yield database
-    else:
-        yield MachineTimes()
-
-
-@pytest.fixture
-def ledger(path: LedgerPlace, times: Times) -> Iterator[Ledger]:
-    with closing(open_with(path, times)) as one:
-        yield one
 
 
 def of_rows(place: LedgerPlace, since: date | None, zone: tzinfo | None) -> list[tuple[Any, ...]]:

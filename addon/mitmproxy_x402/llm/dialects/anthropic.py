@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...protocol.strict_json import shown
 from ..draft import Draft
 from ..pieces import Kind, Piece
 from ..values import MAX_INDEX, count, dump, mapping, sequence, string
@@ -56,11 +55,7 @@ class MessagesReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event; its data names its type once more."""
-        kind = value.get("type")
-        if type(kind) is not str:
-            kind = name
-        if name not in (kind, "message"):
-            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after message_stop")
         elif not self._started and kind not in ("message_start", "error"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+from ...protocol.strict_json import shown
 from ..draft import Draft
 from ..reading import Dialect
 
@@ -31,6 +32,14 @@ class Reader(ABC):
     @abstractmethod
     def event(self, name: str, value: dict[str, Any]) -> None:
         """One event of a stream: its name (`message` where it has none) and its data."""
+
+    def kind_of(self, name: str, value: dict[str, Any]) -> str:
+        """The type of an event whose data repeats it. Notes a name that differs."""
+        said = value.get("type")
+        kind = said if type(said) is str else name
+        if name not in (kind, "message"):
+            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        return kind
 
     @abstractmethod
     def whole(self, value: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Kind, Path, Piece
 from ...values import count, mapping, sequence, string
@@ -75,11 +74,7 @@ class ResponsesReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """An event; its data names its type once more."""
-        kind = value.get("type")
-        if type(kind) is not str:
-            kind = name
-        if name not in (kind, "message"):
-            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
         self._number(value.get("sequence_number"), kind)
