@@ -116,13 +116,18 @@ def test_a_ceiling_within_the_allowance_is_signed_and_reserved_whole(shops: Any)
     assert len(rpc.requests) == 1, "one request"
 
 
-def test_without_an_allowance_the_seller_s_sponsoring_is_used_once_at_a_time(shops: Any) -> None:
+def test_without_an_allowance_the_seller_s_sponsoring_is_used_once_at_a_time(
+    shops: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     shop, rpc = shops()
     required = challenge(*BOTH, sponsored=True)
     first = shop.pay(required)
     info = message(first)["extensions"]["eip2612GasSponsoring"]["info"]
     assert (info["amount"], info["nonce"], info["description"]) == (str(CEILING), "7", "x")
+    caplog.set_level("INFO")
     assert shop.pay(required).offer.method == "exact", "one permit under way"
+    assert "0.002 USDC on base is paid, since another way was not open" in caplog.text
+    assert "(0.017686 of it for earlier payments)" in caplog.text
     shop.settle(first, 686)
     rpc.allowance, rpc.nonce = 17_000, 8
     third = shop.pay(required)

@@ -239,11 +239,16 @@ class Payer:
                 failure = failure or _waits(offer)
                 continue
             try:
-                return await self._paid(order, offer)
+                payment = await self._paid(order, offer)
             except (RpcError, Refused) as error:
                 if not (isinstance(error, RpcError) or error.reason in _NEXT_MAY_DO):
                     raise
                 failure = failure or error
+            else:
+                if failure is not None and not at_once:
+                    why = str(failure).partition(" Nothing was paid.")[0]
+                    logger.info("x402: %s is paid, since another way was not open: %s", offer, why)
+                return payment
         assert failure is not None
         raise failure
 
