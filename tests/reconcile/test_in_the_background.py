@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from mitmproxy_x402.hooks import reconciling
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.mitmweb import Web
 from support.patience import eventually
@@ -45,6 +49,20 @@ def test_the_flow_list_says_so(home: Path) -> None:
             flow = web.wait_for_flow(lambda flow: flow["comment"].startswith("confirmed 0.00"))
             assert " · first byte " in flow["comment"], "what else was said stays"
             assert flow["marked"] == "🟢"
+
+
+@pytest.mark.parametrize("pause", [1, 60, 300, 7200])
+def test_what_stays_open_is_asked_in_each_round_and_then_hourly(pause: int) -> None:
+    """Nothing is remembered of it, so nothing grows with what stays open."""
+    made, valid = 1_790_000_000, 300
+    row: Any = SimpleNamespace(time=made * 1000, valid_until=made + valid, valid_before=made + valid)
+    rounds = [made - pause + number * pause + 7 for number in range(36_000 // pause)]
+    asked = [now for before, now in pairwise(rounds) if reconciling.is_due(row, now, before)]
+    final = made + valid + reconciling.SETTLING_SECONDS
+    assert [now for now in asked if now <= final] == [now for now in rounds[1:] if now <= final]
+    assert all(later - earlier <= max(3600, pause) + pause for earlier, later in pairwise(asked))
+    assert len([now for now in asked if now > final + pause]) <= 10
+    assert reconciling.is_due(row, rounds[-1], None)
 
 
 def test_nothing_is_asked_without_an_rpc_of_the_users(home: Path) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from mitmproxy import http
 
@@ -32,7 +32,8 @@ MOST = 500
 AT_ONCE = 20
 """Most rows that are recorded in one iteration of mitmproxy's event loop."""
 HOUR = 3600.0
-MOST_PUT_OFF = 10_000
+SETTLING_SECONDS = 900
+"""After the end of its validity a payment is final by then, on chains that go on as usual."""
 STOP_SECONDS = 2
 """Seconds that the shutdown waits for the thread."""
 
@@ -55,7 +56,10 @@ class Reconciling:
         self._stopped: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._after = 0
-        self._not_before: dict[int, float] = {}
+        self._began: float | None = None
+        """When the last round through the ledger began, in Unix seconds; None: there was none."""
+        self._before: float | None = None
+        """The same of the round before that."""
         self._resolver: tuple[Payer, Resolver] | None = None
 
     def running(self) -> None:
@@ -102,7 +106,6 @@ class Reconciling:
             entries = self._open(payer)
             async for some in self._resolver_of(payer).resolve(entries):
                 known = [one for one in some if one.word is not None]
-                self._put_off(one for one in some if one.word is None)
                 for first in range(0, len(known), AT_ONCE):
                     assert self._loop is not None
                     self._loop.call_soon_threadsafe(self._write, payer, known[first : first + AT_ONCE])
@@ -111,27 +114,22 @@ class Reconciling:
         except Exception as error:  # a fault of ours must not end the thread; its text may hold a secret
             logger.error("x402: a fault of the addon while payments were looked up: %s", type(error).__name__)
 
-    def _put_off(self, still_open: Iterable[Found]) -> None:
-        """Schedule unanswered rows: at the next check if the RPCs will know soon, else in an hour."""
-        if len(self._not_before) > MOST_PUT_OFF:
-            self._not_before.clear()
-        now = time.monotonic()
-        self._not_before.update({one.entry.row: now + HOUR for one in still_open if not one.verdict.later})
-
     def _open(self, payer: Payer) -> list[Entry]:
         place, networks = payer.settings.ledger, _networks(payer)
         if not is_there(place):
             return []
+        now = time.time()
+        if not self._after:
+            self._before, self._began = self._began, now
         rows = read_unproven(place, self._after, MOST)
         self._after = rows[-1].row if len(rows) == MOST else 0
-        now, uptime = time.time(), time.monotonic()
         return [
             row
             for row in rows
             if row.fate != "under way"
             and row.network in networks
             and _is_ripe(row, now)
-            and self._not_before.get(row.row, 0) <= uptime
+            and is_due(row, self._began or now, self._before)
         ]
 
     def _resolver_of(self, payer: Payer) -> Resolver:
@@ -167,6 +165,17 @@ RIPE_SECONDS = 15
 
 def _is_ripe(entry: Entry, now: float) -> bool:
     return now - entry.time / 1000 > RIPE_SECONDS
+
+
+def is_due(entry: Entry, now: float, before: float | None) -> bool:
+    """Whether to ask about `entry` in the round that begins `now`, after one that began `before` (Unix seconds).
+
+    In each round until its signature is dead, when the same RPCs know all that they ever will; once an hour after that.
+    This follows from the row alone, so that nothing has to be remembered of rows that stay open.
+    """
+    made = entry.time / 1000
+    end = max(entry.valid_until or 0, entry.valid_before or 0, made) + SETTLING_SECONDS
+    return before is None or now <= end or before <= end or (now - made) // HOUR != (before - made) // HOUR
 
 
 def _networks(payer: Payer) -> set[str]:
