@@ -91,6 +91,9 @@ INCOMPLETE: dict[str, bytes] = {
     "long JSON that is broken": http(200, json.dumps({"text": PADDING}).encode()[:-1] + b"]}"),
     "long JSON that is cut off": http(200, json.dumps({"text": [{}, PADDING, {}]}).encode()[:-2]),
     "a part": http(206, b'{"choices": []}', "Content-Range: bytes 0-14/99"),
+    "a 402 with a page that is too long to be held back": http(
+        402, b"<p>" + b"p" * (2 << 20), content_type="text/html"
+    ),
     "nothing but [DONE]": sse("data: [DONE]\n\n"),
     "heartbeats and [DONE]": sse(": ping\n\n", ": ping\n\n", "data: [DONE]\n\n"),
     "nothing but message_stop": sse({"type": "message_stop"}),

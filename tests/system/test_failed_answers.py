@@ -13,6 +13,7 @@ from typing import Any
 import brotli
 import pytest
 
+from support import challenges
 from support.attacker import CLAUDE_TRIES, Stage, http, stage
 from support.endings import COMPLETE, INCOMPLETE
 from support.wire import request as raw_request
@@ -65,6 +66,21 @@ def test_what_a_client_cannot_take_is_no_answer(shop: Stage) -> None:
     assert shop.call(http(200, b"<p>", content_type="text/html"), "/v1/responses", fresh(), **streamed) == 1
     assert shop.call(http(200, b"<p>", content_type="text/html"), "/page", b"", method="GET", tries=2) == 2
     assert shop.call(http(200, b'{"output": ['), "/v1/responses", fresh(), **streamed) == 1
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20])
+@pytest.mark.parametrize("terms", [True, False])
+def test_a_payment_outlives_a_402_of_any_length(shop: Stage, size: int, *, terms: bool) -> None:
+    """It is passed on, and the payment stays to be sent again, until it is answered."""
+    page = b'{"error": "%b"}' % (b"p" * size)
+    refusal = challenges.answer(None, page) if terms else http(402, page)
+    path, body, seen = "/v1/long", fresh(), []
+    told = lambda n: http(500) if n == 0 else refusal if n < 3 else http(200, b"{}")  # noqa: E731
+    assert (
+        shop.call(told, path, body, tries=4, done=lambda each: bool(seen.append((each.status_code, each.content)))) == 1
+    )
+    assert seen == [(500, b""), (402, page), (402, page), (200, b"{}")]
+    assert len(shop.attacker.payments[path]) == 4
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

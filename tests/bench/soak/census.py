@@ -25,11 +25,11 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from mitmproxy import ctx
 
-from mitmproxy_x402.payment import jobs
+from mitmproxy_x402.payment import jobs, payer
 from mitmproxy_x402.payment.retained import store as retained
 
 REMEMBERED = int(os.environ["SOAK_REMEMBERED"])
-"""Failed requests, and live jobs, that are remembered at a time."""
+"""Failed requests, live jobs, and names of payments that are remembered at a time."""
 FILE = Path("census.json")
 OURS = "mitmproxy_x402"
 _CONTAINERS = (dict, list, set, WeakKeyDictionary, WeakSet, WeakValueDictionary)
@@ -42,7 +42,7 @@ def count() -> dict[str, Any]:
     proxyserver = ctx.master.addons.get("proxyserver")
     return {
         "tasks": len(asyncio.all_tasks()),
-        "threads": threading.active_count(),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
         "connections": len(proxyserver.connections),
         "blocks": sys.getallocatedblocks(),
         "kinds": {f"{kind.__module__}.{kind.__qualname__}": number for kind, number in kinds.items()},
@@ -84,7 +84,7 @@ def collect_and_write() -> None:
 
 
 def running() -> None:
-    retained.MAX_MEMORIES = jobs.MAX_JOBS = REMEMBERED
+    retained.MAX_MEMORIES = jobs.MAX_JOBS = payer.MAX_IDENTIFIERS = REMEMBERED
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, write)
     loop.add_signal_handler(signal.SIGUSR2, collect_and_write)
