@@ -28,9 +28,13 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import ChallengeError, Refused, RpcError, X402Error, error_body, error_code
+from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.retained.identity import RequestIdentity
+from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.protocol.headers import payment_required_header
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
@@ -39,7 +43,8 @@ from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.evm import EvmWallet
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from mitmproxy_x402.wallet.svm import SvmWallet
-from support import effort
+from support import challenges, effort
+from support.ledgers import query
 from support.proxy import EVM_ADDRESS, EVM_KEY, SVM_SEED, Proxy, svm_key
 from support.wire import Peer, Upstream, free_port, request
 
@@ -505,3 +510,22 @@ def test_no_challenge_whatever_leaves_a_client_without_an_answer(
         error = json.loads(got.body)["error"]
         assert error["message"]
         assert error["code"] != "internal_error"
+
+
+def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
+    """A proxy that ends in the middle of load leaves no reservation, and no fault in its log."""
+    bench = Bench(tmp_path)
+    identity = RequestIdentity(("POST", "http://127.0.0.1:1", "/v1/x"), b"{}")
+    purchase = Purchase(bench.payer, RetainedPayments(lambda: NOW), PURPOSE, identity)
+    required = read_payment_required(None, json.dumps(challenges.evm()).encode())
+    assert required is not None
+    buying = bench.loop.create_task(purchase.buy(required))
+    bench.loop.run_until_complete(asyncio.sleep(0))
+    assert query(bench.settings.ledger, "state") == [("reserved",)]
+    purchase.break_off(Outcome("unknown"))
+    bench.payer.close()
+    bench.ledger.close()
+    with pytest.raises(Refused, match="shutting down"):
+        bench.loop.run_until_complete(buying)
+    assert query(bench.settings.ledger, "state") == [("released",)]
+    bench.loop.close()

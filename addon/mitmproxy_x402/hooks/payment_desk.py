@@ -290,6 +290,7 @@ class PaymentDesk:
                 _note(flow, exchange, purchase)
         if self.payer is not None:
             self.payer.outcomes.flush()
+            self.payer.close()
 
 
 def _route(flow: http.HTTPFlow, exchange: Exchange) -> Route:

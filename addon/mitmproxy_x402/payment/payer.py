@@ -200,6 +200,9 @@ class Payer:
         )
         self.balances = Balances(lambda network: named_rpcs(network, settings), settings.rpc_timeout, clock)
         self._signer = Signer(wallets, settings.max_validity, self._rpc, clock)
+        self._unsigned: set[int] = set()
+        """Rows of the ledger that are reserved for payments which are being signed."""
+        self._is_closed = False
 
     @property
     def payers(self) -> policy.Payers:
@@ -266,6 +269,7 @@ class Payer:
         nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
         row = reserve() if order.at_once else await _patiently(reserve)
+        self._unsigned.add(row)
         try:
             permit_nonce = None
             if look is not None and payer is not None:
@@ -276,9 +280,14 @@ class Payer:
             payment = self._payment(order.required, offer, row, signed, identifier)
             if durable is not None:
                 await durable
+            if self._is_closed:
+                raise Refused("shutting_down", "This x402 proxy is shutting down. Nothing was paid. Ask again later.")
         except BaseException:
-            self.release(row)
+            if not self._is_closed:
+                self.release(row)
             raise
+        finally:
+            self._unsigned.discard(row)
         self.balances.signed(offer, payment.payer)
         return payment
 
@@ -427,6 +436,12 @@ class Payer:
         """Note that a seller refuses payments like `offer` on principle, so that its network is paid another way."""
         if offer.method in OVER_PERMIT2:
             self._ceilings.refused(offer)
+
+    def close(self) -> None:
+        """Give back what is reserved for payments that are being signed, which is refused then: the ledger closes."""
+        for row in self._unsigned:
+            self.release(row)
+        self._is_closed = True
 
     def release(self, row: int) -> None:
         """Release a reservation. Never raises: one that cannot be released lapses by itself."""

@@ -256,7 +256,8 @@ class Purchase:
             self._check_purchases()
             payment = await self._payer.pay(required, self.purpose, self._known.last_row, instead_of=self._replaced)
         except BaseException:
-            self._step(Event.REFUSE)
+            if self._stage is not Stage.OVER:  # it is over where the proxy has ended meanwhile
+                self._step(Event.REFUSE)
             raise
         self.payment, self._sends, self._known.sends = payment, 0, 0
         self._known.limits = self._payer.limits_of(self.purpose)
