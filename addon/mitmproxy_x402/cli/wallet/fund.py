@@ -18,7 +18,7 @@ from ...reconcile.rpcs import remedy, rpcs
 from ...settings.settings import Settings
 from ...wallet.sources import Wallets
 from ..terminal import Spinner, say
-from .asking import Gateway
+from .prices import Gateway
 from .show import money
 
 EVERY_SECONDS = 4

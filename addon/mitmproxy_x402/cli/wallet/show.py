@@ -22,8 +22,8 @@ from ...wallet.sources import Wallets
 from ...wallet.svm import SvmWallet
 from ...wallet.writing import KEYSTORE_FILE
 from ..terminal import say
-from .asking import Gateway, Prices
 from .new import NAMES
+from .prices import Gateway, Prices
 
 FAMILIES: tuple[Family, ...] = ("svm", "evm")
 OPTIONS_OF: dict[Family, str] = {"evm": "--evm", "svm": "--solana"}

@@ -17,7 +17,7 @@ from ...settings.settings import Settings, read_settings
 from . import allow as wallet_allow
 from . import fund as wallet_fund
 from . import new as wallet_new
-from .asking import gateway_of
+from .prices import gateway_of
 from .show import show
 
 ACCEPTED = {
