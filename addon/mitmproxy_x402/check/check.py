@@ -41,7 +41,7 @@ from .line import Line, ok, todo, unseen
 
 @dataclass(frozen=True)
 class _Given:
-    """The command line and mitmproxy's own file."""
+    """The command line, with the options of mitmproxy's own file."""
 
     upstreams: tuple[str, ...]
     model: str
@@ -50,14 +50,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Gateway:
-    """An upstream that answers, and whose certificates are trusted for that."""
+    """An upstream that answers, and the authorities that are trusted for it."""
 
     upstream: str
     trust: Trust
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the lines as they become known; 0 if every one is ok. Raises SettingsError: for the command line."""
+    """Print each line as soon as it is known; returns 1 if there is something to do. Raises SettingsError."""
     given = _read(arguments)
     return asyncio.run(_print(given))
 
@@ -90,7 +90,7 @@ def _read(arguments: Sequence[str]) -> _Given:
 
 
 async def lines(given: _Given) -> AsyncIterator[Line]:
-    """Everything, in order; what cannot be looked at without something before it is left out."""
+    """All checks, in order; one that depends on a failed one is skipped."""
     yield check_machine.versions()
     yield check_machine.certificates(given.options)
     yield check_machine.signing()
@@ -141,7 +141,7 @@ def _port(options: Mapping[str, str], above: int) -> Line:
 
 
 async def _beyond(given: _Given, named: str | None, settings: Settings, wallets: Wallets) -> AsyncIterator[Line]:
-    """What only the network can tell, at the upstream that is `named`, else at the one that `serve` would take."""
+    """The checks that need the network, at the upstream `named`, else at the one that `serve` would use."""
     options = given.options
     try:
         upstream = _upstream(named, options, wallets)
@@ -179,7 +179,7 @@ async def _beyond(given: _Given, named: str | None, settings: Settings, wallets:
 async def _paying(
     gateway: _Gateway, models: tuple[str, ...], settings: Settings, wallets: Wallets
 ) -> AsyncIterator[Line]:
-    """What a request costs at the gateway, whether it would be paid, and whether the wallet has it."""
+    """Checks the price of a request, whether it would be paid, and whether the wallet holds enough."""
     upstream, trust = gateway.upstream, gateway.trust
     try:
         quote = await check_gateway.quote(upstream, trust, models)
@@ -204,7 +204,7 @@ async def _paying(
 
 
 def _upstream(named: str | None, options: Mapping[str, str], wallets: Wallets) -> str:
-    """Where the proxy would send requests, as `serve` decides it."""
+    """The upstream that `serve` would use."""
     mode = options.get("mode", "")
     if mode:
         if not mode.startswith("reverse:"):
@@ -226,7 +226,7 @@ def _clock(skew: int | None) -> Line:
 
 
 def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
-    """Whether the gateway says that it has `model`: some name a price for any name."""
+    """Checks that the gateway lists `model`: some name a price for any name."""
     if not models:
         return unseen(
             "model", f"{upstream} lists no models that can be read, so it is not known whether it has {model!r}"
@@ -243,7 +243,7 @@ def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
 
 
 def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) -> Iterator[Line | Offer]:
-    """What would be paid and whether it would; the offer too, for the balance."""
+    """Checks that the quote would be paid; also yields the offer, for the balance."""
     what = f"POST {check_gateway.PATH} ({quote.model})" if quote.model else check_gateway.PATH
     if quote.required is None:
         yield todo("quote", f"{what}: {quote.reason}. To ask for a model that costs something: --model NAME.")
@@ -265,7 +265,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
 
 
 async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, wallets: Wallets) -> Line:
-    """What a request of a coding agent's size costs; only told, since not everybody sends such."""
+    """The price of a request of a coding agent's size; never to do, since not everybody sends such."""
     size = (
         f"{check_gateway.AGENT_BYTES // 1000} kB of prompt and at most {check_gateway.AGENT_TOKENS:,} tokens of answer"
     )
@@ -288,7 +288,7 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
 
 
 def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
-    """The first budget that has no room for `offer`, and what to do; empty when all have."""
+    """What to do about the first budget that has no room for `offer`; empty if all have room."""
     spent = [0 for _ in budgets]
     if is_there(settings.ledger):
         with closing(open_ledger(settings.ledger)) as ledger:
@@ -304,7 +304,7 @@ def _no_room(budget: Budget, spent: int) -> str:
 async def _balances(
     required: PaymentRequired | None, offer: Offer | None, settings: Settings, wallets: Wallets
 ) -> AsyncIterator[Line]:
-    """The wallet's money on each network that the gateway takes payment on; that of `offer` must do for it."""
+    """Checks the wallet's balance on each network that the gateway takes payment on; it must be enough for `offer`."""
     for network, asset in _payable(required, settings):
         purse = wallets.for_family(network.family)
         chosen = offer is not None and (network.caip2, asset) == (offer.network.caip2, offer.asset)
@@ -334,7 +334,7 @@ def _program() -> str:
 
 
 async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[Line]:
-    """Whether sellers take this key's signatures, and what Permit2 may take, where that is how it would be paid."""
+    """Checks whether sellers take this key's signatures, and what Permit2 may take if that is used."""
     network, urls = offer.network, rpcs(offer.network, settings)
     try:
         refused = await refused_key(address, network, urls, settings.rpc_timeout)
@@ -354,7 +354,7 @@ async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[
 
 
 def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple[Network, Asset]]:
-    """What the gateway takes and the table knows; without a quote, the networks that the user prefers."""
+    """Networks and tokens that the gateway takes and we know; without a quote those that the user prefers."""
     if required is None:
         names = settings.preference or ("base", "solana")
         rows = [row for row in map(settings.networks.get, names) if row is not None]

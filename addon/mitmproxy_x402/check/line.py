@@ -32,5 +32,5 @@ def todo(subject: str, text: str) -> Line:
 
 
 def unseen(subject: str, text: str) -> Line:
-    """Not looked at; the text says why."""
+    """Skipped; the text says why."""
     return Line(True, subject, text, seen=False)

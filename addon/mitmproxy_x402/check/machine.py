@@ -33,7 +33,7 @@ _STRANGER = "https://check.invalid"
 
 
 def versions() -> Line:
-    """Whether Python and mitmproxy are ones that this was written for."""
+    """Checks that Python and mitmproxy are supported versions."""
     found = f"Python {platform.python_version()}, mitmproxy {version.VERSION}, mitmproxy-x402 {__version__}"
     try:
         caution = self_check()
@@ -43,7 +43,7 @@ def versions() -> Line:
 
 
 def certificates(options: Mapping[str, str]) -> Line:
-    """Whether the authorities that vouch for the gateway are fit to pay by."""
+    """Checks that the certificate authorities can be trusted with payments."""
     named = any(options.get(f"ssl_verify_upstream_trusted_{kind}") for kind in ("ca", "confdir"))
     outdated = authorities.outdated(named=named)
     if outdated:
@@ -77,7 +77,7 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
 
 
 def ledger(settings: Settings) -> Line:
-    """Whether payments can be recorded: without that none is made."""
+    """Checks that payments can be recorded; without that none is made."""
     path = settings.ledger
     if isinstance(path, PostgresUrl):
         return _database(path)
@@ -107,7 +107,7 @@ def _database(url: PostgresUrl) -> Line:
 
 
 def port(host: str, number: int) -> Line:
-    """Whether the proxy can listen there, or one of ours does already."""
+    """Checks that the proxy can listen there, or that one does already."""
     where = f"{number} on {host}"
     if port_is_free(host, number):
         return ok("port", f"{where} is free")

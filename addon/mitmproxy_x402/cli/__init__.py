@@ -1,4 +1,4 @@
-"""The verbs of `./run.sh` and `mitmproxy-x402`: serve, web, tui, sandbox, report, check, fixtures.
+"""The verbs of `./run.sh` and `mitmproxy-x402`.
 
 Uses everything; nothing uses it. A verb imports what it needs when it runs, so that help and version need no package.
 """

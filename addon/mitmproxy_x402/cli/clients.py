@@ -32,7 +32,7 @@ env_key = "PROXY_KEY"
 
 
 def variables(url: str, key: str) -> Mapping[str, Mapping[str, str]]:
-    """What each client reads: names and values, `key` being what it presents as its API key."""
+    """The environment variables of each client; `key` is what it presents as its API key."""
     return {
         "codex": {"PROXY_KEY": key},
         # With ANTHROPIC_API_KEY Claude Code asks whether to use it, and its recommended answer is no.
@@ -44,7 +44,7 @@ def variables(url: str, key: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def print_env(arguments: Sequence[str], program: str) -> int:
-    """Print the lines for one client. Raises SettingsError: for a client that is not known."""
+    """Print the lines for one client. Raises SettingsError: the command line names no known client."""
     given = _read(arguments)
     known = variables(given.url, f"${TOKEN_VARIABLE}" if os.environ.get(TOKEN_VARIABLE) else "any")
     if given.client not in known:
@@ -104,7 +104,7 @@ def _read(arguments: Sequence[str]) -> _Given:
 
 
 def _lines(given: _Given, values: Mapping[str, str]) -> list[str]:
-    """For a shell: variables, and as a function what the client does not read from them."""
+    """The lines for a shell: variables, and a function for what the client does not read from variables."""
     lines = [f"export {name}={_quoted(value)}" for name, value in values.items()]
     if given.client == "claude":
         lines.insert(0, "unset ANTHROPIC_API_KEY")
@@ -116,7 +116,7 @@ def _lines(given: _Given, values: Mapping[str, str]) -> list[str]:
 
 
 def _hints(given: _Given, program: str) -> list[str]:
-    """What a person should know besides."""
+    """What to tell the user besides, on stderr."""
     hints = []
     if given.client == "codex":
         hints.append(f"The same as lines for ~/.codex/config.toml: {program} env codex --toml{given.at}")
@@ -127,7 +127,7 @@ def _hints(given: _Given, program: str) -> list[str]:
 
 
 def run_client(arguments: Sequence[str], program: str) -> int:
-    """Become the program behind `--`, with the variables of every client set.
+    """Run the program after `--` in place of this process, with the variables of every client set.
 
     Raises SettingsError: there is no program, or no proxy answers.
     """
@@ -152,7 +152,7 @@ def run_client(arguments: Sequence[str], program: str) -> int:
 
 
 def codex_options(url: str) -> list[str]:
-    """The provider as options of Codex's command line, whatever its file says."""
+    """Options of Codex's command line that set its provider; they override its file."""
     provider = f'{{name="x402", base_url="{url}/v1", wire_api="responses", env_key="PROXY_KEY"}}'
     return ["-c", 'model_provider="x402"', "-c", f"model_providers.x402={provider}"]
 

@@ -33,9 +33,9 @@ QUESTIONS = ("--commands", "--version")
 def mitmproxy_arguments(
     script_path: Path, upstreams: Sequence[str], given: Arguments, configured: Mapping[str, str]
 ) -> list[str]:
-    """The command line for mitmproxy, where neither the user's own (`given`) nor mitmproxy's file says otherwise.
+    """The command line for mitmproxy: our defaults, unless the user's own (`given`) or mitmproxy's file says otherwise.
 
-    Of several upstreams each gets a port of its own, one above the other.
+    Each of several upstreams gets a port of its own, in a row.
     """
     ours = ["-s", str(script_path)]
     first = given.options.get("listen_port") or configured.get("listen_port") or str(PORT)
@@ -50,7 +50,7 @@ def mitmproxy_arguments(
 
 
 def serve(tool: str, arguments: Sequence[str], *, script_path: Path, program: str) -> int:
-    """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: for what stops the start."""
+    """Run `tool` of mitmproxy until it ends; returns its exit code. Raises X402Error: it cannot be started."""
     given = read_arguments(arguments)
     if "--options" in given.passed_on:
         return _list_options(tool, given.passed_on)
@@ -73,7 +73,7 @@ def serve(tool: str, arguments: Sequence[str], *, script_path: Path, program: st
 
 
 def find_wallets(options: Mapping[str, str]) -> Wallets:
-    """The wallets that the addon will find; there may be none, then free answers pass. Raises SettingsError."""
+    """The wallets that the addon will find, perhaps none. Raises SettingsError."""
     home = Path.home()
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=home)
@@ -81,7 +81,7 @@ def find_wallets(options: Mapping[str, str]) -> Wallets:
 
 
 def _check_ports(options: Mapping[str, str], count: int, program: str) -> None:
-    """Raises SettingsError where one of `count` ports in a row cannot be opened."""
+    """Raises SettingsError if one of `count` ports in a row cannot be opened."""
     first = options.get("listen_port", str(PORT))
     host = options.get("listen_host") or "127.0.0.1"
     if not (first.isascii() and first.isdigit()):
@@ -95,7 +95,7 @@ def _check_ports(options: Mapping[str, str], count: int, program: str) -> None:
 
 
 def _check_web_login() -> None:
-    """Raises SettingsError under a mitmweb whose page has no login: every user of the machine can open it."""
+    """Raises SettingsError if mitmweb's page has no login: every user of the machine could open it."""
     from mitmproxy import version  # noqa: PLC0415  (slow to import)
 
     if int(version.VERSION.partition(".")[0]) < 12:
@@ -107,7 +107,7 @@ def _check_web_login() -> None:
 
 
 def _check_web_port(options: Mapping[str, str], program: str) -> None:
-    """mitmweb itself ends with a traceback."""
+    """Raises SettingsError if mitmweb's port is in use; mitmweb itself would end with a traceback."""
     from ..proxy.startup.mitmproxy_defaults import file_options  # noqa: PLC0415  (imports mitmproxy, which only the real start needs)
 
     mine = {**file_options(options.get("confdir", "~/.mitmproxy")), **options}
@@ -120,7 +120,7 @@ def _check_web_port(options: Mapping[str, str], program: str) -> None:
 
 
 def run_tool(tool: str, arguments: Sequence[str]) -> int:
-    """Hand the process over to mitmproxy: from here on Ctrl-C, output and exit code are its own."""
+    """Run mitmproxy in this process: Ctrl-C, output and exit code are its own."""
     sys.argv = [tool, *arguments]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is piped is read while it grows
@@ -135,14 +135,14 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
 
 
 def _says_something(record: logging.LogRecord) -> bool:
-    """At the end every connection that is open may say that it was cancelled, or that it has not ended."""
+    """Filters out what asyncio logs at the end about every open connection."""
     if record.getMessage().startswith("Task was destroyed but it is pending!"):
         return False
     return not record.exc_info or record.exc_info[0] is not asyncio.CancelledError  # asyncio itself passes False
 
 
 def _list_options(tool: str, arguments: Sequence[str]) -> int:
-    """mitmproxy's options, then ours in the same form: mitmproxy 11 does not load scripts for its list."""
+    """Print mitmproxy's options, then ours in the same form: mitmproxy 11 loads no scripts for its list."""
     try:
         run_tool(tool, arguments)
     except SystemExit as ended:

@@ -1,4 +1,4 @@
-"""The verb `ledger`: copies a ledger whole, and takes old payments out of it into a file."""
+"""The verb `ledger`: backs up a ledger, and moves old payments out of it into a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAYS = COUNTED_MS // (24 * 3600 * 1000)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the first argument says. Raises UsageError, SettingsError and LedgerError."""
+    """Run `backup` or `archive`. Raises UsageError, SettingsError and LedgerError."""
     parser = Parser()
     parser.add_argument("what")
     parser.add_argument("file", nargs="?", default="")
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _has_no_period(settings: Settings) -> bool:
-    """Whether some budget counts for ever."""
+    """Whether a budget has no period, so that every payment counts against it."""
     every = [*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)]
     return any(budget.seconds is None for budget in every)
 

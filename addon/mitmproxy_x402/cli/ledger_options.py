@@ -1,4 +1,4 @@
-"""The command line that the verbs on the ledger share: `--ledger` and `--set`, and which ledger they mean."""
+"""The options that report, ledger and reconcile share: `--ledger`, `--set`, and which ledger they name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..settings.values import Given
 
 
 class UsageError(SettingsError):
-    """The command line makes no sense."""
+    """The command line is wrong; says how."""
 
 
 class Parser(ArgumentParser):
-    """Knows `--ledger` and `--set`. Raises UsageError for what it does not know."""
+    """Parses `--ledger` and `--set`. Raises UsageError for unknown arguments."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
@@ -49,7 +49,7 @@ def options_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def settings_and_place(options: Mapping[str, str], named: str) -> tuple[Settings, LedgerPlace]:
-    """The settings, and the ledger that `named` names, else they do. Raises SettingsError."""
+    """The settings, and the ledger that `named` or else the settings name. Raises SettingsError."""
     ours = {option.name: options.get(option.name, "") for option in OPTIONS}
     settings = read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
     return settings, ledger_place(Given("--ledger", named, Path.cwd(), Path.home())) if named else settings.ledger

@@ -43,7 +43,7 @@ TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
 
 
 def program() -> str:
-    """How the user calls us."""
+    """The command by which the user started this program."""
     return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
 
 
@@ -90,7 +90,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _own(arguments: list[str]) -> list[str]:
-    """Those for us: what stands behind `--` is another program's."""
+    """The arguments before `--`; those after it belong to another program."""
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
@@ -205,7 +205,7 @@ def _bench(_: str, arguments: list[str]) -> int:  # noqa: RET503  (as above)
 
 
 def _enter_checkout() -> bool:
-    """Make the checkout that this package lies in the working folder; False where it does not lie in one."""
+    """Change to the checkout that holds this package; False if it is not in one."""
     root = Path(__file__).resolve().parents[3]
     if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
         return False
@@ -214,7 +214,7 @@ def _enter_checkout() -> bool:
 
 
 def _become(command: list[str]) -> NoReturn:
-    """`command` takes our place: its Ctrl-C, its output and its exit code. It sees none of the user's settings."""
+    """Replace this process with `command`, without the user's X402_ variables."""
     sys.stdout.flush()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("X402_")}
     os.execve(command[0], command, environ)  # noqa: S606  (no shell is wanted)

@@ -37,27 +37,27 @@ _DIGITS = re.compile("[0-9]+")
 
 @dataclass
 class Outcome:
-    """What one run has found."""
+    """The result of one run."""
 
     found: list[Found] = field(default_factory=list)
 
     def of(self, kind: str) -> list[Found]:
-        """Those with this verdict, oldest first."""
+        """The payments with this verdict, oldest first."""
         return sorted((one for one in self.found if one.verdict.kind == kind), key=lambda one: one.entry.row)
 
     @property
     def open(self) -> list[Found]:
-        """What is not known yet."""
+        """The payments whose outcome is still unknown."""
         return sorted((one for one in self.found if one.word is None), key=lambda one: one.entry.row)
 
     @property
     def wrong(self) -> list[Found]:
-        """Where the chain contradicts a gateway."""
+        """The payments on which the chain contradicts a gateway."""
         return sorted((one for one in self.found if one.finding), key=lambda one: one.entry.row)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Look up, write down, say what was found. Raises UsageError, SettingsError and LedgerError."""
+    """Look payments up, record what the chain says, and print it. Raises UsageError, SettingsError and LedgerError."""
     parser = Parser()
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(list(arguments))
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _entries(place: LedgerPlace) -> list[Entry]:
-    """What the chain has not spoken on, but for payments that are on their way now."""
+    """The payments that the chain has not confirmed, except those that are being sent now."""
     both = [*read_unproven(place), *read_unchecked(place)]
     return [entry for entry in both if entry.fate != "under way"]
 
@@ -101,7 +101,7 @@ async def _look_up(entries: Sequence[Entry], settings: Settings, ledger: Ledger,
 
 
 def text(outcome: Outcome, settings: Settings) -> str:
-    """What was found, what is still open and why, and where a gateway is contradicted."""
+    """The result as text: what was found, what is still open and why, and where the chain contradicts a gateway."""
     if not outcome.found:
         return "Nothing to look up: the chain has confirmed everything that was sent.\n"
     names: dict[str, str] = {network.caip2: network.name for network in settings.networks}
@@ -136,7 +136,7 @@ def _wrong(one: Found, names: dict[str, str]) -> Iterable[str]:
 
 
 def _reasons(still: Sequence[Found], names: dict[str, str]) -> Iterable[str]:
-    """By reason, the most frequent first; each with its first payments."""
+    """The reasons, the most frequent first, each with its first payments."""
     groups: dict[str, list[Found]] = defaultdict(list)
     for one in still:
         why = one.verdict.why
@@ -158,7 +158,7 @@ def _row(entry: Entry, names: dict[str, str]) -> str:
 
 
 def as_json(outcome: Outcome) -> str:
-    """The same for programs, with every payment."""
+    """The result as JSON, with every payment."""
     document: dict[str, Any] = {
         "confirmed": len(outcome.of("moved")),
         "not_taken": len(outcome.of("dead")),

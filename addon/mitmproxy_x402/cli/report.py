@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _is_named(choice: _Choice) -> bool:
-    """Whether somebody named the ledger: then it must be there."""
+    """Whether the user named the ledger: then it must exist."""
     return bool(choice.ledger or choice.options.get("x402_ledger"))
 
 

@@ -103,14 +103,14 @@ curl:
 
 
 class DemoError(X402Error):
-    """The demo could not be shown; says at which step."""
+    """The demo failed; says at which step."""
 
     code = "demo_failed"
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """What the command line asks for."""
+    """The command line."""
 
     once: bool
     verb: str
@@ -218,7 +218,7 @@ def _port_or_another(port: int, who: str) -> int:
 
 @contextmanager
 def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Popen[bytes]]:
-    """The proxy as a process of its own; it never outlives the block."""
+    """The proxy as a child process, which is stopped at the end of the block."""
     directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
     (directory / "x402.toml").touch()
     command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
@@ -249,7 +249,7 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
 
 
 def _scheme_options(choice: _Choice, upstream: str) -> list[str]:
-    """What lets the proxy pay by the scheme that is shown: off by default, so the demo switches it on."""
+    """Options that make the proxy pay by the chosen scheme; all but `exact` are off by default."""
     if choice.scheme == "exact":
         return []
     if choice.scheme == "gateway":
@@ -261,7 +261,7 @@ def _scheme_options(choice: _Choice, upstream: str) -> list[str]:
 
 
 def _relay(output: IO[bytes]) -> None:
-    """Show what the proxy says, but for the connections coming and going, which hide what matters."""
+    """Print the proxy's log without the lines about connections, which hide what matters."""
     for line in output:
         text = line.decode(errors="replace").rstrip()
         if text and not _CHATTER.search(text):
@@ -269,9 +269,9 @@ def _relay(output: IO[bytes]) -> None:
 
 
 def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapping[str, str]:
-    """Ours without the user's settings, with the RPCs of the sandbox's chains, which say what became of payments.
+    """The environment without the user's settings, with the RPCs of the sandbox's chains.
 
-    And with a wallet of both families: then no key file of the user is looked for.
+    It holds a wallet of each family, so that none of the user's key files is read.
     """
     from solders.keypair import Keypair  # noqa: PLC0415  (the demo alone makes keys)
 
@@ -329,7 +329,7 @@ def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
 
 
 def _message(body: bytes) -> str:
-    """What an error's body says, whichever of the usual shapes it has."""
+    """The message in an error's body, in any of the usual shapes."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -359,7 +359,7 @@ def _print_events(response: HTTPResponse, started: float) -> str | None:
 
 
 def _shortened(line: str, width: int) -> str:
-    """`line` within `width`; of an event rather its choices than what every event repeats."""
+    """`line` cut to `width`; of an event its choices, rather than what every event repeats."""
     start = line.find('"choices"')
     if len(line) > width and start > 0:
         line = f"data: {{...{line[start:]}"

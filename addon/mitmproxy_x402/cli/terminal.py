@@ -14,7 +14,7 @@ from ..errors import SettingsError
 T = TypeVar("T")
 
 TRIES = 3
-"""How often a question is asked before the answer is given up."""
+"""How often a question is asked."""
 
 
 TURN_SECONDS = 0.2
@@ -22,22 +22,22 @@ TURN_SECONDS = 0.2
 
 
 class NoAnswerError(SettingsError):
-    """The person did not answer in a way that helps."""
+    """The user gave no usable answer."""
 
 
 def is_interactive() -> bool:
-    """Whether a person sits at both ends."""
+    """Whether both input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def say(text: str = "") -> None:
-    """Print a line now."""
+    """Print a line and flush."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def ask(question: str) -> str:
-    """One line from the person. Raises NoAnswerError at the end of input."""
+    """Ask for one line of input. Raises NoAnswerError at the end of input."""
     sys.stdout.write(question)
     sys.stdout.flush()
     answer = sys.stdin.readline(4096)
@@ -47,7 +47,7 @@ def ask(question: str) -> str:
 
 
 def ask_hidden(question: str) -> str:
-    """One line that is not shown while it is typed. Raises NoAnswerError at the end of input."""
+    """Ask for one line that is not echoed. Raises NoAnswerError at the end of input."""
     try:
         return getpass.getpass(question)
     except EOFError:
@@ -55,7 +55,7 @@ def ask_hidden(question: str) -> str:
 
 
 def ask_until(question: Callable[[], T | None], gave_up: str) -> T:
-    """Ask up to TRIES times until the answer is one. Raises NoAnswerError with `gave_up`."""
+    """Ask up to TRIES times until the answer is not None. Raises NoAnswerError with `gave_up`."""
     for _ in range(TRIES):
         answer = question()
         if answer is not None:
@@ -64,14 +64,14 @@ def ask_until(question: Callable[[], T | None], gave_up: str) -> T:
 
 
 def wipe() -> None:
-    """Clear the screen and what can be scrolled back to: a secret stood there."""
+    """Clear the screen and the scroll-back buffer, which show a secret."""
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[3J\x1b[2J\x1b[H")
         sys.stdout.flush()
 
 
 class Spinner:
-    """A line that turns on stderr while the block runs; silent where nobody looks."""
+    """A spinner on stderr while the block runs; prints nothing if stderr is not a terminal."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -91,10 +91,10 @@ class Balances:
         """By host, too."""
 
     async def look(self, networks: NetworkTable, payers: Payers) -> None:
-        """At the start: the balance on every EVM network that an RPC is named for. Never raises."""
+        """At the start: the balance on every network that an RPC is named for. Never raises."""
         for network in networks:
             payer = payers.get(network.family)
-            if network.family == "evm" and payer is not None and network.assets:  # Solana's RPCs are for blockhashes
+            if payer is not None and network.assets:
                 asset = network.assets[0]
                 await self._ask(_Purse(network, asset, payer), _units(asset, TYPICAL_MICRO_USD))
 

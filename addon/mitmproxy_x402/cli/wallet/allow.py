@@ -50,7 +50,7 @@ def allow(given: Namespace, settings: Settings, program: str) -> int:
 
 @dataclass(frozen=True)
 class _Place:
-    """Whose allowance of what it is, and who is asked."""
+    """The wallet and token whose allowance it is, and the RPCs that are asked."""
 
     network: Network
     asset: Asset

@@ -22,7 +22,7 @@ from .prices import Gateway
 from .show import money
 
 EVERY_SECONDS = 4
-"""Between two looks at the balance; public RPCs count requests."""
+"""Between two look-ups of the balance; public RPCs limit requests."""
 
 WHAT_TO_SEND = """\
 Send {symbol} on {network}, and nothing else, to
@@ -48,7 +48,7 @@ GAS = {"evm": "ETH", "svm": "SOL"}
 
 @dataclass(frozen=True)
 class _Place:
-    """Where money goes, and who says what is there."""
+    """The address to fund, and the RPCs that tell its balance."""
 
     network: Network
     asset: Asset
@@ -62,7 +62,7 @@ class _Place:
 
 
 def fund(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> int:
-    """Show where money goes, and with --wait until it is there. Raises SettingsError and RpcError."""
+    """Show where to send money, and with --wait wait for it. Raises SettingsError and RpcError."""
     page = Path(given.html).expanduser() if given.html else None
     if page is not None and page.is_dir():
         raise SettingsError(f"--html {given.html!r:.80} is a folder: name a file in it, as in {page / 'fund.html'}")
@@ -137,7 +137,7 @@ def _usual(settings: Settings, family: Family) -> Network:
 
 
 def payment_link(network: Network, asset: Asset, address: str) -> str:
-    """What a wallet app reads: an ERC-681 URL, or one of Solana Pay."""
+    """The URL that wallet apps read: by ERC-681, or by Solana Pay."""
     if network.family == "evm":
         return f"ethereum:{asset.address}@{network.chain_id}/transfer?address={address}"
     return f"solana:{address}?spl-token={asset.address}"
@@ -175,7 +175,7 @@ def _write(page: Path, text: str) -> None:
 
 
 async def _held(place: _Place) -> int | None:
-    """What the wallet holds now, which is said; None: no RPC tells."""
+    """Print what the wallet holds now, and return it in atomic units; None: no RPC answers."""
     try:
         units = await place.balance()
     except RpcError as error:
@@ -186,9 +186,9 @@ async def _held(place: _Place) -> int | None:
 
 
 async def _wait(place: _Place, held: int | None) -> int:
-    """Until there is more than `held`. A look that fails is tried again; Ctrl-C ends it. Raises RpcError."""
+    """Wait until there is more than `held`. Failed look-ups are repeated. Raises RpcError: `held` is not known."""
     if held is None:
-        raise RpcError("it cannot wait for money that it cannot see")
+        raise RpcError("without the balance it cannot tell when money arrives")
     what = f"{place.asset.symbol} on {place.network.name}"
     say("Waiting until more has arrived. Ctrl-C ends the waiting, not the transfer.")
     async with Spinner(f"waiting for {what}"):

@@ -1,4 +1,4 @@
-"""`wallet new` and `wallet restore`: a key file from nothing, or from a backup. A key is never printed."""
+"""`wallet new` and `wallet restore`: write a new key, or one from a backup. A key is never printed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ order; do not photograph them, do not keep them in a file or in the cloud. Nobod
 
 
 def new(given: Namespace, home: Path, program: str) -> int:
-    """Make a key and write it down. Raises WalletError and NoAnswerError: nothing was changed."""
+    """Make a key and write it to a file. Raises WalletError and NoAnswerError: nothing was changed."""
     family = _family(given)
     path = _target(given, family, home)
     if not given.no_backup and not terminal.is_interactive():
@@ -81,7 +81,7 @@ def _family(given: Namespace) -> Family:
 
 
 def _target(given: Namespace, family: Family, home: Path) -> Path:
-    """Where the key goes. Raises WalletError where a key is found already."""
+    """The file to write. Raises WalletError: there is a wallet or a file already."""
     if given.keystore and family != "evm":
         raise WalletError("a keystore holds an EVM key only: leave --keystore or --solana out.")
     found = given.found.for_family(family)

@@ -1,4 +1,4 @@
-"""Asks the gateway what requests cost there, and so on which network it takes payment. Nothing is paid."""
+"""Asks the gateway what requests cost, which also tells on which network it takes payment. Nothing is paid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..terminal import Spinner
 
 @dataclass(frozen=True)
 class Prices:
-    """What one model costs at one gateway."""
+    """The prices of one model at one gateway."""
 
     upstream: str
     model: str = ""
@@ -37,7 +37,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Gateway:
-    """The upstream whose prices are asked, and whose certificates are trusted for that."""
+    """The upstream whose prices are asked, and the authorities that are trusted for that."""
 
     upstream: str
     trust: Trust

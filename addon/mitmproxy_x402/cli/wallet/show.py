@@ -1,4 +1,4 @@
-"""`wallet` without a further word: what there is, what it holds, how many requests that buys, and what is missing."""
+"""`wallet`: shows the wallets, what they hold, how many requests that buys, and what is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Held = dict[tuple[str, str], int]
 
 
 async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gateway) -> int:
-    """Print it line by line as it becomes known; returns 1 where there is no wallet."""
+    """Print it; returns 1 if there is no wallet."""
     if wallets.evm is None and wallets.svm is None:
         say(f"No wallet was found. To make one: {program} wallet new")
         for line in _unnamed_keystore(settings):
@@ -63,7 +63,7 @@ async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gate
 
 
 def _unnamed_keystore(settings: Settings) -> list[str]:
-    """What to say of a keystore that `wallet new --keystore` has written and no option names."""
+    """A hint if `wallet new --keystore` has written a keystore that no option names."""
     path = Path.home() / KEYSTORE_FILE
     if settings.keystore is not None or not path.exists():
         return []
@@ -82,7 +82,7 @@ def _readers(source: str) -> str:
 
 
 def _shown(family: Family, settings: Settings, offer: Offer | None) -> list[tuple[Network, Asset]]:
-    """The network that the gateway asks for, and those that the user prefers; without either the usual ones."""
+    """The network that the gateway asks for and those that the user prefers, else the default ones."""
     found: dict[str, tuple[Network, Asset]] = {}
     if offer is not None and offer.network.family == family:
         found[offer.network.caip2] = (offer.network, offer.asset)
@@ -96,7 +96,7 @@ def _shown(family: Family, settings: Settings, offer: Offer | None) -> list[tupl
 async def _holdings(
     purse: EvmWallet | SvmWallet, network: Network, asset: Asset, settings: Settings, held: Held
 ) -> AsyncIterator[str]:
-    """A line for each thing that can pay on `network`; `held` gets the amounts."""
+    """One line for each kind of money on `network`; adds the amounts to `held`."""
     urls, seconds = rpcs(network, settings), settings.rpc_timeout
     unknown = f"not known: {{}}. To see it, {remedy(network)}."
     try:
@@ -123,17 +123,17 @@ async def _holdings(
 
 
 def allowance(asset: Asset, units: int) -> str:
-    """An allowance of Permit2 in words."""
+    """An allowance of Permit2 as text."""
     return "any amount" if units >= 1 << 255 else money(asset, units)
 
 
 def money(asset: Asset, units: int) -> str:
-    """What a wallet holds, in dollars and with the name of the token."""
+    """An amount in dollars, rounded down, with the symbol of the token."""
     return f"{format_usd(held_micro_usd(asset, units))} {asset.symbol}"
 
 
 def _costs(asked: Prices, held: Held) -> list[str]:
-    """What requests cost there, and how many of them can be paid."""
+    """The prices at the gateway, and how many such requests can be paid."""
     if asked.required is None:
         return [f"What a request costs at {asked.upstream} is not known: {asked.reason.rstrip('.')}."]
     if asked.small is None:
@@ -154,7 +154,7 @@ def _buys(offer: Offer, held: Held) -> str:
 
 
 def _missing(asked: Prices, held: Held, wallets: Wallets, program: str) -> list[str]:
-    """What stands between these wallets and a paid request at this gateway."""
+    """What these wallets lack to pay a request at this gateway."""
     if asked.small is None:
         return []
     offer, lines = asked.small, []

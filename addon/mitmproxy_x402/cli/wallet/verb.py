@@ -82,7 +82,7 @@ def _read(arguments: Sequence[str]) -> Namespace:
 
 
 def _options(pairs: Sequence[str]) -> Mapping[str, str]:
-    """mitmproxy's options and ours by name: those of its own file, and over them the values of `--set`."""
+    """mitmproxy's options and ours by name, from its own file and from `--set`, which wins."""
     named = read_arguments([part for pair in pairs for part in ("--set", pair)]).options
     return {**configured_options(named.get("confdir")), **named}
 
