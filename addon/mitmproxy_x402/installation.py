@@ -110,7 +110,7 @@ def cannot_be_imported(error: ImportError) -> str:
     module = (error.name or "a package").partition(".")[0]
     said = f"{module} cannot be imported by {_python()} ({error})"
     if module == __name__.partition(".")[0]:
-        return f"{said}. This copy of mitmproxy-x402 is not whole: get it anew."
+        return f"{said}. This copy of mitmproxy-x402 is incomplete: download it again."
     known = {name.partition(".")[0]: requirement for requirement, name in {**REQUIRED, **RECOMMENDED}.items()}
     # Never names a module that is not in the tables: on the index that may be anyone's package. What needs it is
     # in the tables, and brings it along.

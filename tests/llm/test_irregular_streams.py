@@ -79,7 +79,7 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, STOP | {"model": "other"}), ["the model changes from \"gpt-5-mini\" to \"other\""]),
     (v.chat(ROLE, STOP | {"id": "other"}), ["the answer's id changes"]),
     (v.chat(ROLE, v.chunk({"content": "x"}) | {"id": "second"}, STOP | {"id": "third"}), []),
-    (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": -4})), ["a number of tokens that is none: -4"]),
+    (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": -4})), ["a number of tokens that is not a number: -4"]),
     (v.chat(ROLE, 17, STOP), ["the data of event 2 is no JSON object"]),
     (v.chat(ROLE, STOP) + b"data: {'x'}\n\n", [
         "the data of event 4 is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
@@ -87,7 +87,7 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, STOP).replace(b'"object"', b'"id":"chatcmpl-1","object"', 1),
      ['in the data of event 1 the key \"id\" is there twice']),
     (v.chat(ROLE, v.stop(0), STOP), ["an event in another dialect (anthropic-messages)"]),
-    (v.chat({"hello": 1}, ROLE, STOP), ["JSON in none of the dialects"]),
+    (v.chat({"hello": 1}, ROLE, STOP), ["JSON in no known dialect"]),
     (b"event: delta\n" + v.chat(ROLE, STOP), ["an event called \"delta\""]),
     (b"data: [DONE]\n\n" + v.chat(ROLE, STOP), ["a [DONE] before anything was said"]),
     (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n" + v.chat(ROLE, STOP),

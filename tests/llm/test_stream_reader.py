@@ -153,7 +153,7 @@ def test_an_element_over_the_bound_is_dropped() -> None:
 def test_text_over_the_bound_is_left_out() -> None:
     reading = read([v.chat(v.ROLE, *[v.chunk({"content": "0123456789"})] * 20, v.chunk({}, "stop"))], max_text=55)
     assert reading.text == "0123456789" * 5 + "01234"
-    assert reading.irregular == ("more than 55 characters: what is beyond is left out (15 times)",)
+    assert reading.irregular == ("more than 55 characters: the rest is left out (15 times)",)
     assert reading.complete
 
 
@@ -166,7 +166,7 @@ def test_parts_over_the_bound_are_left_out() -> None:
     calls = [v.chunk(v.call(index, "{}", f"c{index}", "x")) for index in range(120)]
     reading = read([v.chat(v.ROLE, *calls, v.chunk({}, "tool_calls"))], max_items=100)
     assert len(reading.items) == 100
-    assert reading.irregular == ("more than 100 parts: what is beyond is left out (20 times)",)
+    assert reading.irregular == ("more than 100 parts: the rest is left out (20 times)",)
 
 
 FLOODS: dict[str, list[Any]] = {

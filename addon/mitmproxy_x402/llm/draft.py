@@ -59,7 +59,7 @@ class Draft:
     def room(self, size: int) -> bool:
         """Whether `size` more characters fit. Notes it where not."""
         if self._size + size > self._max_text:
-            self.notes.add(f"more than {self._max_text} characters: what is beyond is left out")
+            self.notes.add(f"more than {self._max_text} characters: the rest is left out")
             return False
         self._size += size
         return True
@@ -80,7 +80,7 @@ class Draft:
         if piece is not None:
             return piece
         if len(self._pieces) >= self.max_items:
-            self.notes.add(f"more than {self.max_items} parts: what is beyond is left out")
+            self.notes.add(f"more than {self.max_items} parts: the rest is left out")
             return Piece(self, kind, choice, 0, kept=False)
         piece = self._pieces[choice, place] = Piece(self, kind, choice, len(self._pieces) + 1)
         self._choices.add(choice)
@@ -201,7 +201,7 @@ class Draft:
                 continue
             number = count(value)
             if number is None:
-                self.notes.add(f"a number of tokens that is none: {line(dump(value), 60)}")
+                self.notes.add(f"a number of tokens that is not a number: {line(dump(value), 60)}")
             elif self._usage.get(name) != number:
                 self._usage[name] = number
                 if self.trace is not None:

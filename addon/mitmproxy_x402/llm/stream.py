@@ -315,7 +315,7 @@ class StreamReader:
         settled = self._reader
         reader = self._settle(name, value)
         if reader is None:
-            self._notes.add("JSON in none of the dialects")
+            self._notes.add("JSON in no known dialect")
         elif settled is not None and not reader.speaks(name, value) and not value.get("error"):
             other = reader_for(name, value)
             if other is not None:

@@ -36,7 +36,7 @@ try:
     from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
 except ImportError as moved:
     raise SettingsError(
-        f"mitmproxy {version.VERSION} has moved what the x402 handshake stands on ({moved}): not starting. "
+        f"mitmproxy {version.VERSION} has moved what the x402 handshake needs ({moved}): not starting. "
         "Install the versions of requirements.lock, for example with ./run.sh."
     ) from None
 

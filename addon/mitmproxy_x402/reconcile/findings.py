@@ -11,7 +11,7 @@ SENTENCES: Mapping[str, str] = {
     "not_settled": "the gateway said settled, the chain does not: nothing moved, and nothing can any more",
     "other_transaction": "the gateway named another transaction than the one that moved the money",
     "other_amount": "another amount moved than the payment was for",
-    "elsewhere": "the money went to somebody else than the payment was for",
+    "elsewhere": "the money went to another address than the payment was for",
     "taken": "the gateway said rejected, and took the money",
 }
 """A sentence for each code of a finding."""

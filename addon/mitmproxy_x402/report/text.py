@@ -122,7 +122,7 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
     if rejected.payments:
         lines += [
             f"Rejected by the gateway: {count(rejected.payments)}, {format_usd(rejected.micro_usd)} USD.",
-            "They count as spent until nobody can submit their signatures.",
+            "They count as spent until their signatures expire.",
             "",
         ]
     under_way = report.of("under way")

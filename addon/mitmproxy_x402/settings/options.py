@@ -322,8 +322,8 @@ OPTIONS: tuple[Option, ...] = (
         "x402_web_options",
         "false",
         "Whether the page and the API of mitmweb may change every option and run every command while a wallet is "
-        "loaded: true or false. The danger: whoever gets at the page runs code beside the key (option scripts) or "
-        "raises the limits. If false, the page can change options of its view, and lower limits. Default: false.",
+        "loaded: true or false. The danger: anyone who gets at the page can run code next to the key (option scripts) "
+        "or raise the limits. If false, the page can change options of its view, and lower limits. Default: false.",
     ),
     Option(
         "x402_view_limit",

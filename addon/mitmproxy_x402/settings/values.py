@@ -206,7 +206,7 @@ def rpc_url(given: Given) -> str:
         raise given.wrong(allowed, show=False)
     if parts.scheme == "http" and not is_loopback(host):
         raise given.wrong(
-            f"http://{host} is not encrypted: whoever sits between could lie to the wallet; {allowed}", show=False
+            f"http://{host} is not encrypted: anyone in between could lie to the wallet; {allowed}", show=False
         )
     return text
 

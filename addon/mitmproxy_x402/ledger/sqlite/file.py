@@ -119,7 +119,7 @@ def without_log(path: Path) -> str:
     """The message about a file whose log is gone."""
     return (
         f"the ledger {path} was copied or moved without its log {path.name}-wal while a proxy had it open, so its last "
-        "payments are missing and do not count. Put the log back beside it; ./run.sh report --backup FILE copies all"
+        "payments are missing and do not count. Put the log back next to it; ./run.sh report --backup FILE copies all"
     )
 
 

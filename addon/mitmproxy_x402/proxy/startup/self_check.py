@@ -139,7 +139,7 @@ def self_check() -> str:
     moved = next(_moved(), None)
     if moved is not None:
         raise SettingsError(
-            f"mitmproxy {found} has changed {moved}, on which the x402 handshake stands: not starting. Tested are "
+            f"mitmproxy {found} has changed {moved}, which the x402 handshake needs: not starting. Tested are "
             f"{TESTED}. {advice([TESTED_REQUIREMENT])}"
         )
     newer = []
@@ -153,7 +153,7 @@ def self_check() -> str:
     if not newer:
         return ""
     return (
-        f"{' and '.join(newer)}. Everything that the handshake leans on is as it was there, so it runs; should "
+        f"{' and '.join(newer)}. Everything that the handshake uses is unchanged, so it runs; if "
         "something go wrong, install one of those."
     )
 

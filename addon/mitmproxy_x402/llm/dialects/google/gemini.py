@@ -93,7 +93,7 @@ class GeminiReader(Reader):
                     if number is not None:
                         self._tokens[key] = number
                     elif usage[key] is not None:
-                        self.draft.notes.add(f"a number of tokens that is none: {line(dump(usage[key]), 60)}")
+                        self.draft.notes.add(f"a number of tokens that is not a number: {line(dump(usage[key]), 60)}")
             self._settled = False
             if self.draft.trace is not None:
                 self.settle()
