@@ -105,7 +105,9 @@ class X402Addon:
             self._caution = self_check()
         except SettingsError as error:
             installation.refuse_to_load(str(error))
-            raise
+            if ctx.master.addons.get("scriptloader").is_running:
+                raise
+            sys.exit(f"mitmproxy-x402: {error}")  # mitmproxy 11 swallows this, and ends a moment later
         if is_web(ctx.master):
             open_by_file(_state_folder())
         self._unusable = mitmproxy_defaults.take_unusable(ctx.options, {option.name for option in OPTIONS})
