@@ -79,7 +79,7 @@ class LlmView:
         head = challenge_view.money_lines(shown.of.metadata) if shown.of is not None else []
         asked = asked_by(shown.of.request) if isinstance(shown.of, http.HTTPFlow) else None
         body = answers.text(shown.kind, data, asked, coding=coding, growing=_is_growing(shown))
-        return wrapped("\n".join([*head, "", ""])) + body if head else body
+        return "\n".join([wrapped("\n".join([*head, ""])), body] if head else [body])
 
 
 class ChallengeView:
