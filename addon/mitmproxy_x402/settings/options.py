@@ -177,9 +177,9 @@ OPTIONS: tuple[Option, ...] = (
         "x402_solana_rpc",
         SOLANA_RPC,
         "URLs of Solana RPCs, separated by commas and tried in turn. They are asked for a recent blockhash when a "
-        "challenge has none, and for what became of payments (x402_reconcile). They must be https, or http on "
-        "loopback. Keep URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb shows options. Default: "
-        f"{SOLANA_RPC}.",
+        "challenge has none; those that you name also for balances, and for what became of payments (x402_reconcile). "
+        "They must be https, or http on loopback. Keep URLs that hold an API key in SOLANA_RPC_URL instead: mitmweb "
+        f"shows options. Default: {SOLANA_RPC}.",
         variable="SOLANA_RPC_URL",
     ),
     Option(
