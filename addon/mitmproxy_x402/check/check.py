@@ -245,6 +245,9 @@ def _listed(model: str, models: Sequence[str], upstream: str) -> Line:
 def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) -> Iterator[Line | Offer]:
     """Checks that the quote would be paid; also yields the offer, for the balance."""
     what = f"POST {check_gateway.PATH} ({quote.model})" if quote.model else check_gateway.PATH
+    if quote.required is None and quote.status == 200:
+        yield ok("quote", f"{what} is free: it was answered without payment. The price of another: --model NAME")
+        return
     if quote.required is None:
         yield todo("quote", f"{what}: {quote.reason}. To ask for a model that costs something: --model NAME.")
         return
