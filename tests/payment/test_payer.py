@@ -11,7 +11,7 @@ import copy
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -525,7 +525,6 @@ def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
     purchase.break_off(Outcome("unknown"))
     bench.payer.close()
     bench.ledger.close()
-    with pytest.raises(Refused, match="shutting down"):
+    with closing(bench.loop), pytest.raises(Refused, match="shutting down"):
         bench.loop.run_until_complete(buying)
     assert query(bench.settings.ledger, "state") == [("released",)]
-    bench.loop.close()

@@ -23,7 +23,7 @@ from ..errors import EvmRpcError, Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
-from ..limits.limits import Budget, for_request
+from ..limits.limits import Budget
 from ..limits.whole_request import normal_path
 from ..protocol.headers import X_PAYMENT, payment_header, with_identifier
 from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
@@ -166,6 +166,10 @@ class _Order:
     instead_of: Payment | None
 
 
+def _ended() -> Refused:
+    return Refused("shutting_down", "This x402 proxy is shutting down. Nothing was paid. Ask again later.")
+
+
 def _waits(offer: Offer) -> EvmRpcError:
     return EvmRpcError(f"{offer} is paid when the chain has been asked. Nothing was paid.")
 
@@ -281,10 +285,11 @@ class Payer:
             if durable is not None:
                 await durable
             if self._is_closed:
-                raise Refused("shutting_down", "This x402 proxy is shutting down. Nothing was paid. Ask again later.")
+                raise _ended()
         except BaseException:
-            if not self._is_closed:
-                self.release(row)
+            if self._is_closed:  # so was the ledger, and what waited for it has failed
+                raise _ended() from None
+            self.release(row)
             raise
         finally:
             self._unsigned.discard(row)
@@ -415,6 +420,16 @@ class Payer:
         if youngest is None or now - youngest.born > REFRESH_SECONDS:
             self._rpc.refresh()
         return youngest
+
+    async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
+        """Read the request's body if limits depend on it, in a thread if that takes long.
+
+        Raises Refused: it takes too long, and the caller cannot wait.
+        """
+        if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
+            if at_once:
+                raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
+            await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
 
     async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
         """Read the request's body if limits depend on it, in a thread if that takes long.

@@ -321,6 +321,13 @@ def admit(offer: Offer, purpose: Purpose, rules: Rules) -> tuple[Budget, ...]:
     return (*rules.budgets, *(budget for limit in limits for budget in limit.budgets))
 
 
+def scopes_of(purpose: Purpose, rules: Rules) -> frozenset[str]:
+    """The scopes of the limits that cover `purpose`. Await `Payer.read_whole` first."""
+    if not rules.limits:
+        return frozenset()
+    return frozenset(str(limit.scope) for limit in for_request(rules.limits, purpose.asked()))
+
+
 def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
     return Refused(
         "over_request_limit",

@@ -24,7 +24,7 @@ from ..protocol.messages import PaymentRequired
 from .challenge import MISMATCH
 from .outcomes import Ending
 from .payer import Payer, Payment
-from .policy import Purpose
+from .policy import Purpose, scopes_of
 from .purchase_states import TABLE, Event, Stage
 from .retained.identity import RequestIdentity, without_body
 from .retained.store import Memory, Retained
@@ -212,7 +212,7 @@ class Purchase:
 
     def _check_limits(self, payment: Payment) -> None:
         """Raises Refused where `payment` was made for a request that other limits are for."""
-        others = self._payer.limits_of(self.purpose) - self._known.limits
+        others = scopes_of(self.purpose, self._payer.rules) - self._known.limits
         if others:
             raise Refused(
                 "other_limit",
@@ -240,7 +240,7 @@ class Purchase:
         if payment is None:
             return False
         self.payment, self._prediction, self._made = payment, prediction, self._payer.clock()
-        self._known.limits = self._payer.limits_of(self.purpose)
+        self._known.limits = scopes_of(self.purpose, self._payer.rules)
         self._step(Event.SIGN)
         return True
 
@@ -260,7 +260,7 @@ class Purchase:
                 self._step(Event.REFUSE)
             raise
         self.payment, self._sends, self._known.sends = payment, 0, 0
-        self._known.limits = self._payer.limits_of(self.purpose)
+        self._known.limits = scopes_of(self.purpose, self._payer.rules)
         self._step(Event.SIGN)
         if self._payer.forecast is not None and self._question is not None:
             said = None if self.rejected_before else challenge_text()
