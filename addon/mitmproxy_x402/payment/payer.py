@@ -431,22 +431,6 @@ class Payer:
                 raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
             await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
 
-    async def read_whole(self, purpose: Purpose, *, at_once: bool = False) -> None:
-        """Read the request's body if limits depend on it, in a thread if that takes long.
-
-        Raises Refused: it takes too long, and the caller cannot wait.
-        """
-        if self.rules.limits and purpose.whole is not None and purpose.whole.is_large:
-            if at_once:
-                raise Refused("over_request_limit", "The request is too large to be looked through before it is sent.")
-            await asyncio.get_running_loop().run_in_executor(None, purpose.asked)
-
-    def limits_of(self, purpose: Purpose) -> frozenset[str]:
-        """The scopes of the limits that cover `purpose`. Await `read_whole` first."""
-        if not self.rules.limits:
-            return frozenset()
-        return frozenset(str(limit.scope) for limit in for_request(self.rules.limits, purpose.asked()))
-
     def declined(self, offer: Offer) -> None:
         """Note that a seller refuses payments like `offer` on principle, so that its network is paid another way."""
         if offer.method in OVER_PERMIT2:
