@@ -8,6 +8,7 @@ import gzip
 import json
 import threading
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mitmproxy_x402.llm import values
 from mitmproxy_x402.protocol.strict_json import decode_json
 from mitmproxy_x402.sandbox.answers import meaning
 from mitmproxy_x402.sandbox.vendors import chat, messages
-from mitmproxy_x402.views import contentview, reading
+from mitmproxy_x402.views import contentview, flow_metadata, reading
 from support import challenges, zstd
 from support.console import io
 from support.contentviews import Shown, names, priority, show
@@ -451,6 +452,38 @@ def test_the_handshake_survives_a_flow_file(tmp_path: Any) -> None:
         (loaded,) = io.FlowReader(stream).stream()
     assert isinstance(loaded, http.HTTPFlow)
     assert look(loaded, "x402").text == look(paid(), "x402").text
+
+
+@pytest.mark.parametrize("how", ["live", "copied", "loaded"])
+def test_a_challenge_does_not_bury_the_tab_detail(how: str) -> None:
+    """mitmproxy prints the `repr` of all metadata there."""
+    asked = flow()
+    asked.response = http.Response.make(402, b"x" * 4000, {"PAYMENT-REQUIRED": "a" * 3000})
+    flow_metadata.challenged(asked)
+    if how == "copied":
+        asked = asked.copy()
+    elif how == "loaded":
+        file = BytesIO()
+        io.FlowWriter(file).add(asked)
+        file.seek(0)
+        (loaded,) = io.FlowReader(file).stream()
+        assert isinstance(loaded, http.HTTPFlow)
+        flow_metadata.loaded(loaded)
+        asked = loaded
+    assert repr(asked.metadata["x402.challenge"]).startswith("<402, 7,")
+    assert len(repr(asked.metadata)) < 100
+    assert "Its body:\n  xxxx" in look(asked, "x402").text
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", b"x", [], [1], [[1]], {}, {"a": 1}, [["a", "b", "c"]], "\ud800"])
+@pytest.mark.parametrize("key", ["status", "headers", "body", ""])
+def test_metadata_that_others_wrote_does_no_harm(key: str, value: Any) -> None:
+    challenge = {"status": 402, "headers": [["a", "b"]], "body": b"x", key: value} if key else value
+    made = paid(challenge=challenge, state=value, cut=value, refused=value)
+    flow_metadata.loaded(made)
+    assert len(repr(made.metadata)) < 1000
+    for view in ("x402", "LLM stream"):
+        assert isinstance(look(made, view).text, str)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,10 @@ class ChallengeView:
         """What `challenge_view` says."""
         if not isinstance(shown.of, http.HTTPFlow):
             raise ValueError("no HTTP flow")
-        return wrapped(challenge_view.text(shown.of))
+        try:
+            return wrapped(challenge_view.text(shown.of))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"the flow's metadata is not what this addon writes: {error}") from None
 
 
 def _is_growing(shown: Shown) -> bool:

@@ -19,6 +19,7 @@ Nothing here is secret: the payment's header never comes near a flow.
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakValueDictionary
 
 from mitmproxy import http
@@ -31,13 +32,27 @@ MOST = 64 * 1024
 """Bytes of a challenge's body that are kept with the flow."""
 
 
+class HeldChallenge(dict[str, Any]):
+    """The 402 that was held back. mitmproxy's tab Detail prints its `repr`, which is one short line."""
+
+    def __repr__(self) -> str:
+        return f"<{self.get('status')!r:.20}, {len(super().__repr__()):,} characters: the view x402 shows it>"
+
+
 def challenged(flow: http.HTTPFlow) -> None:
     """`flow.response` is a 402 that the client will not see, or not yet."""
     response = flow.response
     assert response is not None
     headers = [[_text(name), _text(value)] for name, value in response.headers.fields]
     body = (response.raw_content or b"")[:MOST]
-    flow.metadata["x402.challenge"] = {"status": response.status_code, "headers": headers, "body": body}
+    flow.metadata["x402.challenge"] = HeldChallenge(status=response.status_code, headers=headers, body=body)
+
+
+def loaded(flow: http.HTTPFlow) -> None:
+    """`flow` comes from a file, where a challenge is but a table."""
+    held = flow.metadata.get("x402.challenge")
+    if type(held) is dict:
+        flow.metadata["x402.challenge"] = HeldChallenge(held)
 
 
 def offered(flow: http.HTTPFlow, offer: Offer) -> None:

@@ -22,7 +22,7 @@ from ..llm.reading import Reading
 from ..payment.payer import Payer
 from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
-from . import comment, contentview
+from . import comment, contentview, flow_metadata
 from .reading import answers, read
 
 CUT = "x402.cut"
@@ -156,7 +156,10 @@ class Views:
 
     def _end(self, flow: http.HTTPFlow, *, broken: bool) -> Waiting:
         body = _open.pop(flow, None)
-        if exchange_of(flow) is None or not somebody_looks():
+        if exchange_of(flow) is None:
+            flow_metadata.loaded(flow)
+            return None
+        if not somebody_looks():
             return None
         if body is not None and flow.response is not None:
             body.show_all(flow)
