@@ -158,12 +158,12 @@ class Tail:
         if end > 2:
             self._end_large_event(seen)
             self._start = seen[end : end + MAX_START]
-            self._outline = Outline(_event_says_that_it_failed)
+            self._outline = Outline(_event_says_that_it_failed, levels=2)
             self._outline.feed(seen[end:])
         else:
             if len(self._start) < MAX_START:
                 self._start += chunk[: MAX_START - len(self._start)]
-            self._outline = self._outline or Outline(_event_says_that_it_failed)
+            self._outline = self._outline or Outline(_event_says_that_it_failed, levels=2)
             self._outline.feed(chunk)
         self._before = seen[-3:]
 
@@ -306,7 +306,7 @@ def _stream_is_complete(text: bytes, path: str, *, whole: bool) -> bool:
 def _is_failure(name: str, data: bytes, has_gap: bool = False) -> bool:
     """Whether an event reports that the answer failed. `has_gap`: a part of its data is missing."""
     if len(data) > MAX_TAIL and not has_gap:
-        outline = Outline(_event_says_that_it_failed)
+        outline = Outline(_event_says_that_it_failed, levels=2)
         outline.feed(data)
         return outline.failed or _kind(name, data, None) in _FAILURES
     said = _decoded(data) if len(data) <= MAX_TAIL else None

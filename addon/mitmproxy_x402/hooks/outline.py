@@ -1,7 +1,7 @@
-"""Reads the outline of JSON that passes in chunks, however long it is: the keys of its upper two levels.
+"""Reads the outline of JSON that passes in chunks, however long it is: the keys of its upper levels.
 
-An answer may say in any place that it has failed. One that is too long to be kept is read so, in a fraction of the time
-that decoding takes, and in bounded memory.
+An answer may report its failure in any place. One that is too long to be kept is read this way, in a fraction of the
+time that decoding takes, and in bounded memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_OUTLINE, MAX_TEXT = 64 << 10, 100
-"""Bytes of the upper levels, and of each text there, that are kept. Beyond the first, the text counts as broken."""
+"""Bytes kept of the upper levels, and of each string there. What exceeds the first is judged in several parts."""
 
 # None of them ever goes back over more than one text, so their work is linear.
 _OF_TEXT = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
@@ -21,14 +21,15 @@ _OF_DEPTH = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]*"[^"{}\[\]]*)*')
 
 
 class Outline:
-    """The upper two levels of JSON that passes in chunks, in place of which short values stand for what is deeper.
+    """The upper `levels` of a JSON object, or of each object in a list; short values stand for what is deeper.
 
-    `judge` is told of each text that is over, or of each object in a list; `failed` is whether it ever said so.
+    Each of them is given to `judge`; `failed` is whether that was ever true.
     """
 
-    def __init__(self, judge: Callable[[Any], bool]) -> None:
+    def __init__(self, judge: Callable[[Any], bool], levels: int = 1) -> None:
         self.failed = False
         self._judge = judge
+        self._levels = levels
         self._texts = 0
         self._closers = bytearray()
         """Of the brackets that are open."""
@@ -36,6 +37,8 @@ class Outline:
         """How many of them lead to what is left out; 0: what comes now is kept."""
         self._deep_has = False
         self._kept = bytearray()
+        self._part_end = 0
+        """Where in them the last member of the uppermost object ends; 0: none does."""
         self._broken = self._in_text = self._escapes = False
         self._text = bytearray()
 
@@ -56,6 +59,8 @@ class Outline:
             if self._deep_from:
                 self._deep_has = self._deep_has or bool(found[0].strip())
             elif self._closers:
+                if self._closers == _OBJECT and (comma := found[0].rfind(b",")) >= 0:
+                    self._part_end = len(self._kept) + comma
                 self._keep(found[0])
             at = found.end()
             if at < len(data):
@@ -97,30 +102,36 @@ class Outline:
         self._closers.append(_CLOSER_OF[mark])
         if self._deep_from:
             self._deep_has = True
-        elif len(self._closers) > 2 or (len(self._closers) == 2 and mark == _LIST):
+        elif self._is_too_deep(mark):
             self._deep_from, self._deep_has = len(self._closers), False
         else:
-            if len(self._closers) == 2 and self._closers[0] == _CLOSER_OF[_LIST]:
-                self._kept.clear()  # what a list has before its object
+            if len(self._closers) == 2 and self._closers[0] == _OF_LIST:
+                self._kept.clear()  # what precedes it in the list
             self._keep(bytes((mark,)))
         self._broken |= len(self._closers) > MAX_OUTLINE
+
+    def _is_too_deep(self, mark: int) -> bool:
+        """Whether the bracket that was just opened, a `mark`, begins what is left out."""
+        level = len(self._closers) - (self._closers[0] == _OF_LIST)
+        return level > self._levels or (mark == _LIST and len(self._closers) > 1)
 
     def _close(self, mark: int) -> None:
         left = len(self._closers)
         if self._deep_from > left:
             self._deep_from = 0
-            inside = b"0" if mark == _CLOSER_OF[_LIST] else b'"":0'
+            inside = b"0" if mark == _OF_LIST else b'"":0'
             self._keep(bytes((mark - 2,)) + (inside if self._deep_has else b"") + bytes((mark,)))
         elif not self._deep_from:
             self._keep(bytes((mark,)))
-        if not left or (self._closers[0] == _CLOSER_OF[_LIST] and left == 1):
-            self._tell()
+        if not left or (self._closers[0] == _OF_LIST and left == 1):
+            self._tell(self._kept)
+            self._kept.clear()
+            self._part_end = 0
             self._texts += not left
 
-    def _tell(self) -> None:
-        """One text, or one object of a list, is over."""
-        text = self._kept.decode("utf-8", "replace").strip()
-        self._kept.clear()
+    def _tell(self, part: bytearray) -> None:
+        """A text, an object of a list, or a part of an object is over."""
+        text = part.decode("utf-8", "replace").strip()
         if text[:1] == "{":
             try:
                 self.failed |= self._judge(json.loads(text))
@@ -129,10 +140,17 @@ class Outline:
 
     def _keep(self, data: bytes) -> None:
         self._kept += data
-        if len(self._kept) > MAX_OUTLINE:
-            self._broken |= self._closers != bytes((_CLOSER_OF[_LIST],))
+        if len(self._kept) <= MAX_OUTLINE:
+            return
+        if self._part_end:
+            self._tell(self._kept[: self._part_end] + b"}")
+            self._kept[: self._part_end + 1] = b"{"
+            self._part_end = 0
+        else:
+            self._broken |= self._closers[:1] == _OBJECT or len(self._closers) > 1
             self._kept.clear()  # of a long list of other values
 
 
-_QUOTE, _LIST = b'"['
-_CLOSER_OF = {ord("{"): ord("}"), _LIST: ord("]")}
+_QUOTE, _LIST, _OF_LIST = b'"[]'
+_OBJECT = b"}"
+_CLOSER_OF = {ord("{"): ord("}"), _LIST: _OF_LIST}
