@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tomli
 
+from bench import report, results
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.fixtures import usage
 from mitmproxy_x402.protocol.networks import BUILT_IN
@@ -45,6 +46,7 @@ GENERATED = {
     "help": (README, lambda: f"```\n{cli.HELP.format(prog='./run.sh').rstrip()}\n```"),
     "fixtures-help": (FIXTURES, lambda: f"```\n{usage.HELP.format(prog='./run.sh fixtures').rstrip()}\n```"),
     "options-in-full": (CONFIGURATION, options_in_full),
+    "speed": (README, lambda: report.in_few_words(results.read(ROOT / "docs" / "benchmark" / "results.json"))),
 }
 
 

@@ -74,7 +74,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         const=DOCS,
         metavar="DIR",
-        help="write README.md, overview.svg and results.json, into docs/benchmark unless DIR is given",
+        help="write README.md, overview.svg and results.json, into docs/benchmark unless DIR is given; then README has "
+        "the figures of `mitmdump -s`, too",
     )
     parser.add_argument(
         "--render", action="store_true", help="measure nothing: write the page anew from docs/benchmark/results.json"
@@ -207,6 +208,8 @@ def write(found: Results, candidates: Sequence[Candidate], folder: Path) -> None
     found.write(folder / "results.json")
     (folder / "README.md").write_text(report.page(found, candidates))
     (folder / "overview.svg").write_text(plot.plot(found, candidates))
+    if folder == DOCS:
+        report.write_readme(found)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from .candidates import OWN, Candidate
 from .cells import CELLS, Cell
+from .processes import ROOT
 from .results import Results, Row
 from .stats import ratios
 from .targets import targets
@@ -31,9 +33,10 @@ Where the time goes, function by function: [profiles.md](profiles.md).
 
 ```sh
 ./run.sh bench                       # everything, about half an hour; installs the peers into .bench/
+./run.sh bench --rounds 3            # the same in twelve minutes
 ./run.sh bench --quick               # about two minutes
 ./run.sh bench --cells ttfb,rps --candidates mitmdump,ours --quick
-./run.sh bench --write               # the same as the first, and writes this page, the plot and results.json
+./run.sh bench --write               # the same as the first, and writes this page, the plot, results.json and README
 ./run.sh bench --profile ours        # where the time goes, by py-spy
 ```
 
@@ -46,6 +49,10 @@ it holds a stream back until its end. Delays of events are those of a stream's l
 block are open.
 """
 
+
+README = ROOT / "README.md"
+_MARKS = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
+"""What of README is made by `in_few_words`."""
 
 DISTURBED = 0.1
 """Share of waiting for a processor from which on a run's figures are no more than a hint."""
@@ -70,6 +77,54 @@ def page(results: Results, candidates: Sequence[Candidate]) -> str:
         quiet=quiet,
         parts=parts,
     )
+
+
+def in_few_words(results: Results) -> str:
+    """The part of README that has the figures of `mitmdump -s`."""
+    ways = {
+        "ours": "paid: two exchanges, and a sync of the disk between them",
+        "ours-unsynced": "paid, with `x402_ledger_sync=false`",
+        "ours-preauthorize": "paid, with `x402_preauthorize`: one exchange",
+        "ours-free": "unpaid",
+    }
+    rows = [
+        (text, *(f"{each:.2f}" for each in found))
+        for name, text in ways.items()
+        if (found := _beside_mitmdump(results, name)) is not None
+    ]
+    head = (
+        "Under `mitmdump -s`; bare mitmdump, unpaid, is 1",
+        "time to the first byte",
+        "requests per second, 16 at a time",
+    )
+    parts = [_table(head, rows)]
+    far = results.cells.get("far-1", {})
+    if {"ours", "direct"} <= far.keys():
+        found = ratios(far["ours"].first, [2 * value for value in far["direct"].first])
+        parts.append(
+            f"From a gateway 30 ms away the first byte of a paid answer takes {found.median:.2f} times two round trips."
+        )
+    streams = results.cells.get("stream-16", {})
+    if {"ours", "mitmdump-stream"} <= streams.keys():
+        found = ratios(streams["ours"].delay, streams["mitmdump-stream"].delay)
+        parts.append(f"An event of a stream takes {found.median:.2f} times as long as through mitmdump.")
+    return parts[0] + "\n\n" + "\n".join(parts[1:])
+
+
+def _beside_mitmdump(results: Results, name: str) -> tuple[float, float] | None:
+    """Ratios of the time to the first byte, one at a time, and of requests per second, 16 at a time."""
+    alone, many = results.cells.get("ttfb-1", {}), results.cells.get("rps-16", {})
+    if not all({name, "mitmdump"} <= cell.keys() for cell in (alone, many)):
+        return None
+    first = ratios(alone[name].first, alone["mitmdump"].first)
+    rate = ratios(many[name].per_second, many["mitmdump"].per_second)
+    return first.median, rate.median
+
+
+def write_readme(results: Results) -> None:
+    """Put `in_few_words` into README."""
+    text = README.read_text()
+    README.write_text(_MARKS.sub(lambda _: f"\n{in_few_words(results)}\n\n", text))
 
 
 _CLOSE = """
