@@ -370,7 +370,7 @@ def test_money_that_arrives_is_seen(tmp_path: Path) -> None:
         answer = run(tmp_path, "fund", "--network", "base", "--wait", "--html", "code.html", more=more)
     assert answer.returncode == 0, answer.stderr
     assert "It holds 5 USDC now." in answer.stdout
-    assert "Arrived: 2.25 USDC. The wallet now holds 7.25 USDC." in answer.stdout
+    assert "Arrived: 2.25 USDC. The wallet now holds 7.25 USDC.\nNext: x402 check" in answer.stdout
     page = (tmp_path / "code.html").read_text()
     assert EVM in page
     assert "<svg" in page

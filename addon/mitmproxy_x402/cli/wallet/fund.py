@@ -85,7 +85,9 @@ async def _fund(given: Namespace, settings: Settings, program: str, gateway: Gat
         say(f"The code is in {page}.")
     held = await _held(place)
     if given.wait:
-        return await _wait(place, held)
+        await _wait(place, held)
+        say(f"Next: {program} check")
+        return 0
     say(f"To wait until it arrives: {program} wallet fund --wait")
     return 0
 
@@ -185,7 +187,7 @@ async def _held(place: _Place) -> int | None:
     return units
 
 
-async def _wait(place: _Place, held: int | None) -> int:
+async def _wait(place: _Place, held: int | None) -> None:
     """Wait until there is more than `held`. Failed look-ups are repeated. Raises RpcError: `held` is not known."""
     if held is None:
         raise RpcError("without the balance it cannot tell when money arrives")
@@ -201,4 +203,3 @@ async def _wait(place: _Place, held: int | None) -> int:
             if now > held:
                 break
     say(f"Arrived: {money(place.asset, now - held)}. The wallet now holds {money(place.asset, now)}.")
-    return 0
