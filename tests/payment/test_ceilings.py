@@ -23,7 +23,7 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
-from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, expected_charge
+from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, Ceilings, expected_charge
 from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
@@ -181,19 +181,21 @@ def test_ten_at_once_with_a_balance_for_three(shops: Any) -> None:
     assert methods.count("exact") == 10 - methods.count("upto")
 
 
-def test_what_is_settled_while_the_chain_is_asked_counts_until_it_is_asked_again(shops: Any) -> None:
+def test_what_is_settled_while_the_chain_is_asked_counts_until_it_is_asked_again(
+    shops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop, rpc = shops(balance=CEILING + 100, allowance=100 * CEILING)
     first = shop.pay(challenge(entry()))
     shop.send(first)
     rpc.before_answer = lambda: rpc.asked.append("now")
-    look = shop.payer._ceilings.look
+    look = Ceilings.look
 
     async def settles_meanwhile(*given: Any) -> Any:
         seen = await look(*given)
         shop.ledger.finish(first.row, Outcome("settled", transaction="0x" + "ab" * 32, charged_micro_usd=CEILING))
         return seen
 
-    shop.payer._ceilings.look = settles_meanwhile
+    monkeypatch.setattr(Ceilings, "look", settles_meanwhile)
     with pytest.raises(Refused, match="may still be taken by earlier payments"):
         shop.pay(challenge(entry()))
 

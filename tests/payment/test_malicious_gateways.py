@@ -38,6 +38,7 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges, effort
+from support.ledgers import query
 from support.proxy import EVM_KEY, svm_key
 
 STEPS = 40
@@ -206,7 +207,7 @@ class World:
         ledger = self.proxies[0][0].ledger
         assert isinstance(ledger, SqliteLedger)
         ledger.spent_of(self.settings.budgets)
-        return dict(ledger._db.execute("SELECT id, state FROM payment"))
+        return dict(query(ledger.path, "id, state"))
 
     def step(self) -> None:
         chance = self.random.random()

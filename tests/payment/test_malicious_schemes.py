@@ -31,6 +31,7 @@ from mitmproxy_x402.protocol.messages import AtomicUnits
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets
 from support import challenges, effort
+from support.ledgers import query
 from support.token_rpc import TokenRpc
 
 METHODS = ("exact", "permit2", "upto", "gateway", "svm")
@@ -165,9 +166,7 @@ class World(malicious.World):
         assert isinstance(ledger, SqliteLedger)
         ledger.spent_of(self.settings.budgets)
         free = "state IN ('released', 'expired')"
-        return dict(
-            ledger._db.execute(f"SELECT id, CASE WHEN {free} THEN 0 ELSE micro_usd - uncounted END FROM payment")
-        )
+        return dict(query(ledger.path, f"id, CASE WHEN {free} THEN 0 ELSE micro_usd - uncounted END"))
 
 
 @pytest.fixture(scope="module")

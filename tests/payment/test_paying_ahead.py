@@ -32,6 +32,7 @@ from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
+from support.ledgers import query
 from support.proxy import EVM_KEY, svm_key
 from support.rpc import BLOCKHASH, GatedRpc
 from support.wire import free_port
@@ -94,8 +95,7 @@ class Desk:
         return self.ledger.spent(self.settings.budgets[0])
 
     def states(self, count: int) -> list[str]:
-        rows = self.ledger._db.execute("SELECT state FROM payment ORDER BY id DESC LIMIT ?", (count,)).fetchall()
-        return [state for (state,) in reversed(rows)]
+        return [state for (state,) in query(self.ledger.path, "state")[-count:]]
 
 
 def read(message: dict[str, Any]) -> PaymentRequired:
