@@ -92,7 +92,7 @@ class TestAllIsOk:
         assert EVM_ADDRESS in lines["wallet"]
         assert "USDC on base-sepolia, paid to 0x" in lines["quote"]
         assert "your limits allow it" in lines["quote"]
-        assert "38 kB of prompt" in lines["agent"]
+        assert "85 kB of prompt" in lines["agent"]
         assert lines["agent"].endswith(" USDC on base-sepolia")
         assert lines["balance"].startswith("ok: 2.5 USDC on base-sepolia, enough for ")
         address = EVM_ADDRESS[2:].lower()

@@ -280,7 +280,7 @@ def test_what_it_buys_there_is_said(tmp_path: Path, sandbox: Sandbox) -> None:
         in answer.stdout
     )
     assert re.search(
-        r"coding agent's size \(38 kB.*costs 0\.05\d+ USDC on base-sepolia; there is enough for", answer.stdout
+        r"coding agent's size \(85 kB.*costs 0\.18\d+ USDC on base-sepolia; there is enough for", answer.stdout
     )
     assert "Permit2" not in answer.stdout
     assert "Circle" not in answer.stdout

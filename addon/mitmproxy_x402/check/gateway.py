@@ -24,10 +24,10 @@ MAX_SKEW = 60
 TRIES = 3
 """Models that are tried for a price; free ones have none."""
 PATH = "/v1/chat/completions"
-AGENT_BYTES = 38_000
-"""Size of the instructions and tools that Claude Code and Codex send with the first message."""
-AGENT_TOKENS = 8192
-"""Output limit that they set, or more."""
+AGENT_BYTES = 85_000
+"""Size of a request of Claude Code 2.1, with instructions and tools; those of Codex 0.171 have half of it."""
+AGENT_TOKENS = 32_000
+"""The output limit that Claude Code 2.1 sets."""
 
 Body = dict[str, object]
 
