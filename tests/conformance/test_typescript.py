@@ -190,15 +190,21 @@ def test_circle_s_middleware_serves_what_circle_would_settle(world: World) -> No
     assert lives > WEEK * 1000
 
 
-def test_what_circle_refuses_is_counted_for_as_long_as_it_lives(world: World) -> None:
+def test_what_circle_refuses_is_counted_and_said_in_words_that_help(world: World) -> None:
     last, world.circle.refuses = world.last_row(), "insufficient_balance"
     try:
         answer = world.buy("/circle", hello="again")
     finally:
         world.circle.refuses = ""
     assert answer.status == 402
-    ((scheme, state, _, _),) = world.rows(last)
-    assert (scheme, state) == ("gateway", "unknown")
+    assert world.rows(last) == [("gateway", "rejected", BY_CIRCLE, None)]
+    ((left, code),) = query(world.proxy.ledger, "free_at - counted_at, code", f"WHERE id > {last}")
+    assert (left > WEEK * 1000, code) == (True, "insufficient_balance")
+    world.proxy.wait_for("lies with Circle Gateway on base-sepolia; deposit some")
+    again = world.buy("/circle", hello="again, soon")
+    assert again.status == 400
+    assert b"lies with Circle Gateway for that" in again.body
+    assert world.buy("/exact", n=9).status == 200, "the wallet itself is not empty"
 
 
 def entry(method: str, amount: int, facilitator: str = "") -> dict[str, Any]:

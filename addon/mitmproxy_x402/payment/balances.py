@@ -46,14 +46,20 @@ class _Purse:
     asset: Asset
     payer: str
     """Address."""
+    is_at_circle: bool = False
+    """Whether it is what the wallet has deposited with Circle Gateway, which no RPC is asked about."""
 
     @property
     def key(self) -> _Key:
         """What tells it from others."""
-        return self.network.caip2, self.asset.address, self.payer
+        return self.network.caip2, self.asset.address, self.payer, self.is_at_circle
 
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, bool]
+
+
+def _purse(offer: Offer, payer: str) -> _Purse:
+    return _Purse(offer.network, offer.asset, payer, offer.method == "gateway")
 
 
 @dataclass
@@ -100,7 +106,7 @@ class Balances:
 
     def signed(self, offer: Offer, payer: str) -> None:
         """A payment of `offer` was signed: so much less is there."""
-        purse, price = _Purse(offer.network, offer.asset, payer), offer.requirement.amount
+        purse, price = _purse(offer, payer), offer.requirement.amount
         seen = self._seen.get(purse.key)
         if seen is None or seen.left is None:
             return
@@ -112,7 +118,7 @@ class Balances:
 
     def cannot_pay(self, host: str, offer: Offer, payer: str) -> None:
         """The gateway at `host` says that `payer` cannot pay `offer`."""
-        purse = _Purse(offer.network, offer.asset, payer)
+        purse = _purse(offer, payer)
         amount: int = offer.requirement.amount
         known = self._shortfalls.pop((host.lower(), purse.key), None)
         if known is not None and not self._is_over(known):
@@ -126,7 +132,7 @@ class Balances:
         """Raises Refused, `wallet_unfunded`, where `payer` was found too poor for `offer` a moment ago."""
         if not self._shortfalls:
             return
-        purse = _Purse(offer.network, offer.asset, payer)
+        purse = _purse(offer, payer)
         known = self._shortfalls.get((host.lower(), purse.key))
         if known is None or offer.requirement.amount < known.amount:
             return
@@ -136,6 +142,14 @@ class Balances:
         self._look_again(purse, offer)
         ago, left = self._clock() - known.since, known.since + REST_SECONDS - self._clock()
         symbol, network = offer.asset.symbol, offer.network.name
+        if purse.is_at_circle:
+            raise Refused(
+                "wallet_unfunded",
+                f"The gateway asks {offer}, and said {ago:.0f} s ago that too little of the wallet {payer} lies with "
+                f"Circle Gateway for that. Nothing was signed. Deposit {symbol} there, or set the option x402_gateway "
+                f"to false. The gateway is asked again in {left:.0f} s.",
+                asked=str(offer),
+            )
         option = "x402_evm_rpc" if offer.network.family == "evm" else "x402_solana_rpc"
         has = "" if known.balance is None else f" It holds {_held(purse, known.balance)}."
         raise Refused(
@@ -157,7 +171,7 @@ class Balances:
 
     def _ask_soon(self, purse: _Purse, price: int) -> None:
         seen = self._seen.setdefault(purse.key, _Seen())
-        if self._rpcs(purse.network) and (seen.looking is None or seen.looking.done()):
+        if not purse.is_at_circle and self._rpcs(purse.network) and (seen.looking is None or seen.looking.done()):
             with contextlib.suppress(RuntimeError):  # no event loop: nobody would read it
                 seen.looking = asyncio.get_running_loop().create_task(self._ask(purse, price))
 

@@ -19,6 +19,8 @@ MISMATCH = "mismatch"
 """The `challenge_text` of a 402 that says only that the entry which was paid is not offered now."""
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
 """Reasons for which the reference facilitators reject a payment (x402 v2, section 9)."""
+_REASON_OF_402 = re.compile(f"{REASON.pattern}|insufficient_balance")
+"""With what Circle's API says of a balance that lies with it, which means other things with other statuses."""
 
 
 def read(response: Response) -> PaymentRequired | None:
@@ -50,7 +52,8 @@ def rejection_code(response: Response, gateway: Gateway) -> str | None:
         else []
     )
     code = next((text for text in found if isinstance(text, str) and gateway.is_code(text)), "")
-    code = code or next(filter(REASON.fullmatch, _reasons(response, said, gateway)), "")
+    known = REASON if response.status_code != 402 else _REASON_OF_402
+    code = code or next(filter(known.fullmatch, _reasons(response, said, gateway)), "")
     return code if code or response.status_code == 402 else None
 
 

@@ -43,6 +43,11 @@ _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
 
 def explain(code: str, offer: Offer, payer: str) -> str:
     """What `code` means for a payment of `offer` by `payer`; an unknown code is returned as it is."""
+    if offer.method == "gateway" and code.endswith("insufficient_balance"):
+        return (
+            f"{code}: too little {offer.asset.symbol} of the wallet {payer} lies with Circle Gateway on "
+            f"{offer.network.name}; deposit some, or set the option x402_gateway to false"
+        )
     for pattern, sentence in _REASONS:
         if pattern.fullmatch(code):
             words = sentence.format(payer=payer or "", symbol=offer.asset.symbol, network=offer.network.name)
