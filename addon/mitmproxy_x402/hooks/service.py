@@ -1,4 +1,4 @@
-"""Start, health check and graceful stop, for supervisors, containers and load balancers."""
+"""Provides the health check and the graceful stop, for supervisors, containers and load balancers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Decodes Content-Encoding while a body comes in, within bounds: gzip, deflate, br, zstd.
+"""Decodes Content-Encoding as a body arrives, within bounds: gzip, deflate, br, zstd.
 
-An answer is decoded chunk by chunk, so that whoever looks on sees it as it streams. Compressed data can be made to
-unfold a millionfold; what unfolds too far is broken off, and no step holds more than some tens of megabytes.
+An answer is decoded chunk by chunk, so that observers see it as it streams. Compressed data can expand a millionfold,
+so decoding stops beyond a ratio, and no step holds more than some tens of megabytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which names and values are credentials or payments: one rule for the guard and for the recorder.
+"""Recognises credentials and payments by names and values: one rule for the guard and the recorder.
 
 A header or parameter whose name says that it is a key, a token, a secret, a password or a cookie is a credential,
 whatever vendor thought of the name; so is a value that can be nothing else, whatever its name: `Bearer ...`, a signed

@@ -1,7 +1,7 @@
-"""The networks and assets that may be paid with, and all that a signature needs to know of them.
+"""The table of networks and assets that can be paid with, and all facts about them that a signature depends on.
 
-A challenge *selects* a row of this table. It never supplies the chain id, the asset or the signing domain: a gateway
-that could would choose what a signature means. More rows come only from the user's configuration.
+A challenge can only pick a row of this table. It never supplies the chain id, the asset or the signing domain, because
+that would let the gateway choose what a signature means. More rows come only from the user's configuration.
 """
 
 from __future__ import annotations

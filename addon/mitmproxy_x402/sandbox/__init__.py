@@ -1,10 +1,10 @@
-"""An embedded gateway that charges play money: for the demo, the tests and the benchmark.
+"""A gateway that charges play money, for the demo, the tests and the benchmark.
 
     sandbox = Sandbox(SandboxConfig(networks=("base-sepolia", "solana-devnet")))
     with sandbox.run_in_thread():
         print(sandbox.url)
 
-It shares nothing with the payer but `protocol`, so that it can be its judge.
+It shares only `protocol` with the payer, so that it can test it.
 """
 
 from .config import SandboxConfig

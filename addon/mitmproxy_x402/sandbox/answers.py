@@ -1,4 +1,4 @@
-"""The canned models: what they say to a request, whichever vendor's dialect it speaks.
+"""Canned models: decides what they answer to a request, independently of the vendor's dialect.
 
 `meaning(request)` is the one source: the vendors' rooms put it on the wire, and a test compares it with what an SDK
 assembled from there. Nothing is random: equal requests get equal answers.

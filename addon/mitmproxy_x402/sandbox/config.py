@@ -1,4 +1,4 @@
-"""What kind of gateway the sandbox plays: one frozen SandboxConfig, checked when it is made."""
+"""The sandbox's configuration: one frozen SandboxConfig, validated when it is made."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ Where = Literal["both", "header", "body"]
 
 DEFAULT_PORT = 4420
 ANY_BALANCE = 1_000_000_000
-"""A thousand dollars of play money for every address that the sandbox has not seen before."""
+"""Opening balance of a new address: a thousand dollars of play money."""
 
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """Raises SettingsError or UnknownFault, naming the field, the value and what is allowed."""
+    """All settings of a sandbox. Raises SettingsError or UnknownFault, which name field, value and what is allowed."""
 
     networks: tuple[str, ...] = ("base-sepolia",)
-    """Networks to ask payment on, by short or CAIP-2 name, in the order in which they are offered."""
+    """Networks to offer, by short or CAIP-2 name, in order."""
     table: NetworkTable = BUILT_IN
     host: str = "127.0.0.1"
     port: int = 0
     """0: any free port."""
     allow_remote: bool = False
-    """Without it only loopback addresses are listened on."""
+    """Whether to listen on other than loopback addresses."""
     certfile: Path | None = None
     keyfile: Path | None = None
     x402_version: X402Version = 2
     challenge_in: Where = "both"
     rejection_challenge: bool = True
-    """A rejection's 402 carries a fresh challenge too, in its header (version 1: in its body)."""
+    """Whether the 402 of a rejection has a new challenge, too, in its header (version 1: in its body)."""
     schemes: tuple[Scheme, ...] = ("exact",)
-    """In the order in which they are offered, on each network that can do them."""
+    """Schemes to offer, in order, on each network that supports them."""
     sponsored: bool = True
-    """Pay the gas of an EIP-2612 permit, where something is sold over Permit2."""
+    """Whether to pay the gas of an EIP-2612 permit for payments over Permit2."""
     allowance: int = 0
-    """Atomic units that Permit2 may take of a wallet that the sandbox has not seen before."""
+    """Permit2 allowance of a new address, in atomic units."""
     unusable: bool = False
-    """Offer an entry beside the others that nobody can pay, cheaper than all: its `payTo` is mistyped."""
+    """Whether to add the cheapest entry of all, which cannot be paid: its `payTo` is mistyped."""
     official: bool = False
-    """Say why a payment was rejected as the reference servers do: in the header's terms, and nothing in the body."""
+    """Whether rejections give their reason like the reference servers: in the header, with an empty body."""
     decoys: bool = True
-    """Offer `upto` (EVM) and `batch-settlement` (Solana) beside `exact`, at higher amounts."""
+    """Whether to offer `upto` (EVM) and `batch-settlement` (Solana), too, at higher amounts."""
     shuffle: int | None = None
     """A seed: the entries of each challenge come in a different, repeatable order. None: `exact` first."""
     recent_blockhash: bool = True
@@ -75,19 +75,19 @@ class SandboxConfig:
     settle_late: float = 0
     """Seconds from the end of the work until money moves, where it moves `after` the work."""
     free: bool = False
-    """Charge for nothing at all: the same answers, for clients that are compared without a payer."""
+    """Whether everything is free, for comparing clients without a payer."""
     opening_balance: int = ANY_BALANCE
     """Atomic units of play money that an unknown address has."""
     job_polls: int = 2
     """Polls of a job that are answered before it is done: `queued`, then `in_progress`."""
     job_seconds: int = 24 * 3600
-    """For how long a job is known."""
+    """Seconds for which a job is known."""
     chunk_seconds: float = 0
     """Pause between the events of a stream, so that a person sees it arrive."""
     fault: str = ""
     """Faults of every request, as in the header; a request's own header replaces it."""
     keep: int = 10_000
-    """Requests, payments and answers that are remembered; the oldest go first."""
+    """Most requests, payments and answers in memory; the oldest are dropped."""
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class SandboxConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` can only be reached from this machine."""
+    """Whether `host` is a loopback address."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Handles one request: quotes it, refuses or admits it, has the work done, settles it."""
+"""Handles one request: asks a price, checks the payment, runs the work, settles."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Counter:
 
     @property
     def rates(self) -> Rates:
-        """What is charged."""
+        """The current prices."""
         return self._rates
 
     @rates.setter
@@ -162,7 +162,7 @@ class Counter:
     async def _work(
         self, exchange: Exchange, route: Route, ticket: Ticket, price: Quote, faults: Mapping[str, Fault]
     ) -> None:
-        """Raises Rejected when the money could not be moved and nothing was answered yet."""
+        """Run the work and settle. Raises Rejected: the money could not be moved, and nothing was answered yet."""
         timing = self._timing(ticket)
         work = _failure(route, faults) or self._made(route, ticket, timing)
         when = _when("after" if ticket.is_ceiling else timing, faults, work)
@@ -204,7 +204,7 @@ class Counter:
     def _admit(
         self, request: ReceivedRequest, price: Quote, faults: Mapping[str, Fault], paths: Sequence[str]
     ) -> Ticket:
-        """Raises Rejected."""
+        """Check a payment. Raises Rejected."""
         if "reject" in faults:
             code = faults["reject"].text("code")
             raise Rejected(code, f"The payment was refused on demand ({code}).")
@@ -254,7 +254,7 @@ class Counter:
 
 
 def _failure(route: Route, faults: Mapping[str, Fault]) -> Work | None:
-    """The answer that a fault puts in the place of the work."""
+    """The answer that a fault gives instead of the work."""
     if "rate-limit" in faults:
         after = faults["rate-limit"].text("after")
         return error_work(route.vendor, 429, "The sandbox was told to be busy.", [("Retry-After", after)])

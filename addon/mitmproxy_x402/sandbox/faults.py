@@ -1,4 +1,4 @@
-"""Errors on demand: `x-sandbox-fault: NAME[;arg=value]...`, several of them separated by commas.
+"""Produces errors on demand: `x-sandbox-fault: NAME[;arg=value]...`, several separated by commas.
 
 A fault applies to the leg that does the work (a free request has only that one) unless `leg=unpaid` asks for the
 challenge's leg, or its name begins with `402-`. With `n=2` it happens the first two times that this same request (same

@@ -1,4 +1,4 @@
-"""The sandbox's server: a gateway on loopback."""
+"""Runs the sandbox as a server on loopback, and gives access to what it received, sent and settled."""
 
 from __future__ import annotations
 

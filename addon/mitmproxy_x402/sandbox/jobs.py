@@ -1,9 +1,10 @@
-"""Slow work: a video, a song, an image. The request is answered 202 with a job; its client polls until it is done.
+"""Answers requests for videos, songs and images with jobs: 202, then polls until the job is done.
 
-As the real gateway is reported to do. A poll shows who asks: by the payment, or on Solana by a signature of the wallet
-that paid over the job's id and the time; who cannot is told that there is no such job. Money moves with the first poll
-that finds the job done (EVM), along with the request (songs and images on Solana), or by a bill: a finished, unpaid
-video on Solana answers a poll with a 402. A job that fails costs nothing where money moves after success.
+It does what the real gateway is reported to do. A poll is authenticated by the payment, or on Solana by a signature of
+the wallet that paid over the job's id and the time; without it the answer is that there is no such job. Money moves
+with the first poll that finds the job done (EVM), along with the request (songs and images on Solana), or by a bill: a
+finished, unpaid video on Solana answers a poll with a 402. A job that fails costs nothing where money moves after
+success.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .work import Route, Work, json_work, plain_path
 FAILING = "sandbox-failing"
 """A model whose jobs fail."""
 PROOF_SECONDS = 300
-"""How far a proof's time may be from ours."""
+"""Seconds by which a proof's time may differ from ours."""
 MAX_JOBS = 10_000
 
 _SUBMIT = re.compile(r"/v1/(videos|audio|images)/generations")

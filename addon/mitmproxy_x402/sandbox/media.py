@@ -1,4 +1,4 @@
-"""Serves what is no chat and no job: speech, images edited from a form, JSON-RPC batches."""
+"""Makes the remaining answers: speech, images edited from a form, JSON-RPC batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records requests, payments, and every byte sent, for whoever examines the sandbox."""
+"""Records requests, payments and every byte sent, for tests and for users of the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends an answer, with the faults that were asked for."""
+"""Sends an answer, with the faults that the request asked for."""
 
 from __future__ import annotations
 

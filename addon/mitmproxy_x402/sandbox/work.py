@@ -1,4 +1,4 @@
-"""Serves each path once paid for or free: models in four dialects, bytes, an echo."""
+"""Makes the answers of each path: models in four dialects, bytes, an echo."""
 
 from __future__ import annotations
 

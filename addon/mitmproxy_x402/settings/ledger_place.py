@@ -1,4 +1,4 @@
-"""The ledger's place: a SQLite file, or a PostgreSQL database that many proxies share."""
+"""Reads where the ledger is: a SQLite file, or a PostgreSQL database that many proxies share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The mitmproxy options that the addon declares; their help is the user's documentation.
 
-All are text, also numbers and switches: mitmproxy silently drops a whole script whose typed option gets a bad value.
+All have the type text, even numbers and switches: mitmproxy silently drops a whole script if a typed option gets a bad
+value.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ PREFIX = "x402_"
 
 @dataclass(frozen=True)
 class Option:
-    """One mitmproxy option. `default` is what to declare: empty text, which means that it is not set there."""
+    """One mitmproxy option. `default` is the declared default: empty, which means that the option is not set."""
 
     name: str
     otherwise: str
-    """What holds when neither option nor environment nor file says anything, as a user would write it."""
+    """The value if option, environment and file do not set it, as a user would write it."""
     help: str
     variable: str = ""
-    """Environment variable that sets the same."""
+    """The environment variable that sets it, too."""
     default: str = ""
 
     @property

@@ -61,18 +61,18 @@ __all__ = [
 T = TypeVar("T")
 FILE_NAME = "x402.toml"
 MAX_FILE = 1 << 20
-"""Bytes of x402.toml or of a token file that are read; more is not what it claims to be."""
+"""Most bytes of x402.toml or of a token file."""
 _TIMEOUTS = ("connect", "first_byte", "idle", "total")
 
 _BY_KEY = {option.key: option for option in OPTIONS}
 TABLES = ("network", "asset", "limit")
 FILE_KEYS: tuple[str, ...] = (*(key for key in _BY_KEY if key != "config"), *TABLES)
-"""What may stand in x402.toml."""
+"""The keys of x402.toml."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the user decided. Amounts are millionths of a dollar, times are seconds."""
+    """All settings. Amounts are millionths of a dollar, times are seconds."""
 
     networks: NetworkTable
     """The built-in networks and those of the configuration."""
@@ -103,9 +103,9 @@ class Settings:
     """For some models or paths; they tighten what holds for all."""
     dry_run: bool = False
     preauthorize: bool = False
-    """Send a payment with the first request where its challenge can be foretold."""
+    """Whether to send a payment with the first request if its challenge can be predicted."""
     repurchase: int = 1
-    """How often one request may be paid anew after its first payment was spent or has expired without an answer."""
+    """How often one request may be paid again after a payment without a complete answer."""
     pay_methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
     """HTTP methods of requests that may be paid for."""
     ledger: LedgerPlace = Path("ledger.sqlite3")
@@ -141,11 +141,11 @@ class Settings:
     """The x402.toml that was read."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     web_options: bool = False
-    """Whether mitmweb may change what leads to the key or to more spending."""
+    """Whether mitmweb may change options that expose the key or allow more spending."""
     max_body: int = 256 << 20
     """Bytes of a request's body."""
     fast_path: bool = True
-    """Whether mitmproxy's slowest ways are replaced while the addon is loaded."""
+    """Whether slow functions of mitmproxy's are replaced while the addon is loaded."""
     drain: float = 60
     """For how long a stop waits for running answers."""
     warnings: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The nearest known name for a mistyped one."""
+"""Suggests the nearest known name for a mistyped one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comment and the mark of a flow in the list: what was paid, what came for it. Pure.
+"""Writes the comment and the mark of a flow in the list: what was paid, and what the answer was. Pure.
 
     sent 0.0131 USDC base, not confirmed yet · 3 tool calls · 812 tok · first byte 0.9 s
     paid 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s

@@ -1,4 +1,4 @@
-"""A secp256k1 key that signs digests for EVM chains."""
+"""The wallet for EVM chains: signs digests with a secp256k1 key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a key's text: bounded, kept out of pickles and reprs."""
+"""Reads key files within bounds, and keeps keys out of pickles and reprs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ed25519 key that signs messages for Solana."""
+"""The wallet for Solana: signs messages with an ed25519 key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts by which payments over Permit2 are settled: their addresses, and how a call of theirs reads.
+"""The contracts that settle payments over Permit2: their addresses, and a reader for calls to them.
 
 Permit2 and the two settling contracts have the same addresses on all chains (x402 specs, schemes/exact and
 schemes/upto).

@@ -1,4 +1,4 @@
-"""The JSON-RPC of an EVM network of the sandbox: as much of it as whoever checks its payments asks for."""
+"""The JSON-RPC of an EVM network of the sandbox: the methods that look-ups of payments use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the till needs of a chain: its side of an offer, a verdict on a payment, and the movement of money."""
+"""The interface of a play chain: its part of an offer, the check of a payment, the movement of money."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The free RPCs of the sandbox's networks, as much of them as payers use: JSON-RPC 2.0, single or in batches."""
+"""The free RPCs of the sandbox's networks, with the methods that payers use: JSON-RPC 2.0, also in batches."""
 
 from __future__ import annotations
 

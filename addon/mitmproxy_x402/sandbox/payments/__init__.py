@@ -1,1 +1,1 @@
-"""What the sandbox asks, which payments it admits, and when their money moves."""
+"""Sets prices, checks payments, and settles them."""

@@ -1,4 +1,4 @@
-"""A gateway that settles late: payments whose work is done wait here until their time has come."""
+"""Settles payments late: they wait here for a while after their work is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request costs, and the 402 that says so, in the shapes recorded from the real gateway."""
+"""Computes the price of a request, and writes the 402 in the forms recorded from the real gateway."""
 
 from __future__ import annotations
 

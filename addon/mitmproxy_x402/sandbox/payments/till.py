@@ -1,4 +1,4 @@
-"""The cash register: is this payment good for this request, may it be used (again), and when does its money move.
+"""The cash register: checks whether a payment is valid for a request and may be used (again), and settles it.
 
 A payment that was verified is `held` while its work is done. When the work fails before money moved it is `released`:
 the same payment may come again and is charged once at most. Once `settled` it is a replay for ever.
