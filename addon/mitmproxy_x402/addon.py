@@ -148,10 +148,14 @@ class X402Addon:
         left_out = fast_path.apply() if fast else []
         if not fast:
             fast_path.undo(ctx.master.event_loop.call_soon)
+            mitmproxy_defaults.thaw()
         if left_out and left_out != self._left_alone:
             names = ", ".join(left_out)
             logger.info("x402: not replaced, since another addon or this mitmproxy has changed it: %s", names)
         self._left_alone = left_out
+
+    def _may_freeze(self) -> bool:
+        return self.payer is not None and self.payer.settings.fast_path and not self._service.is_over
 
     def running(self) -> None:
         """Report mistyped options, or log who pays for what; prepare what the first payment needs."""
@@ -167,7 +171,7 @@ class X402Addon:
         for line in self._announcement(self.payer):
             logger.info("x402: %s", line)
         loop, proxyserver = asyncio.get_running_loop(), ctx.master.addons.get("proxyserver")
-        settle = functools.partial(mitmproxy_defaults.settle, lambda: bool(proxyserver.connections))
+        settle = functools.partial(mitmproxy_defaults.settle, lambda: bool(proxyserver.connections), self._may_freeze)
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
         self._looking = loop.create_task(_look_at_wallets(self.payer))

@@ -14,12 +14,11 @@ from mitmproxy_x402.proxy.startup import mitmproxy_defaults as hosting
 def test_it_settles_as_soon_as_nobody_is_served(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen: list[int] = []
     answers = iter([True] * (looks - 1) + [False])
-    monkeypatch.setattr(hosting, "own_process", True)
     monkeypatch.setattr(hosting, "SETTLE_SECONDS", 0)
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
 
     async def settle() -> None:
-        hosting.settle(lambda: next(answers))
+        hosting.settle(lambda: next(answers), lambda: True)
         while next(left):
             assert not frozen
             await asyncio.sleep(0)
@@ -29,6 +28,19 @@ def test_it_settles_as_soon_as_nobody_is_served(looks: int, monkeypatch: pytest.
     assert frozen == [1]
 
 
-def test_in_another_ones_process_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gc, "freeze", lambda: pytest.fail("frozen"))
-    hosting.settle(lambda: False)
+def test_where_it_is_not_wanted_nothing_is_done() -> None:
+    before = gc.get_freeze_count()
+    hosting.settle(lambda: False, lambda: False)
+    assert gc.get_freeze_count() == before
+
+
+def test_it_is_undone_once() -> None:
+    gc.unfreeze()
+    hosting.settle(lambda: False, lambda: True)
+    assert gc.get_freeze_count()
+    hosting.thaw()
+    assert not gc.get_freeze_count()
+    gc.freeze()  # somebody else's
+    hosting.thaw()
+    assert gc.get_freeze_count()
+    gc.unfreeze()

@@ -134,10 +134,15 @@ _VENDORS = re.compile(
 
 def is_credential_value(value: bytes) -> bool:
     """Whether a header's or parameter's value, with percent signs decoded, looks like a credential and nothing else."""
-    scheme = _SCHEME.match(value)
-    if scheme is not None and (scheme["basic"] is None or _is_user_and_password(scheme["basic"])):
-        return True
-    return len(value) >= _SHORTEST_KEY and any(_VENDORS.match(value, word.start()) for word in _WORD.finditer(value))
+    if b" " in value:  # as in all of them
+        scheme = _SCHEME.match(value)
+        if scheme is not None and (scheme["basic"] is None or _is_user_and_password(scheme["basic"])):
+            return True
+    if len(value) >= _SHORTEST_KEY:
+        for word in _WORD.finditer(value):
+            if _VENDORS.match(value, word.start()):
+                return True
+    return False
 
 
 def _is_user_and_password(text: bytes) -> bool:
