@@ -250,9 +250,7 @@ class PaymentDesk:
             purchase.redirected()
         purchase.answered(response.status_code, lambda: answers.acknowledges(response, answers.upstream_gateway(flow)))
         answers.watch_for_job(flow, purchase, _jobs)
-        if (
-            response.raw_content is None and 200 <= response.status_code < 300
-        ):  # a streamed answer that has not failed yet
+        if response.raw_content is None and 200 <= response.status_code < 300:  # streamed, and not failed yet
             get = response.headers.get
             get_ours = functools.partial(_client_header, exchange)
             wanted = expected(

@@ -130,9 +130,7 @@ def ranked(required: PaymentRequired, rules: Rules, payers: Payers) -> list[Offe
 
     def rank(offer: Offer) -> tuple[int, bool, int, bool, int, str]:
         name = offer.network.caip2
-        text = json.dumps(
-            offer.requirement.raw, sort_keys=True
-        )  # breaks ties independently of the order in the challenge
+        text = json.dumps(offer.requirement.raw, sort_keys=True)  # breaks ties whatever their order
         return (
             order.get(name, len(order)),
             offer.is_ceiling,

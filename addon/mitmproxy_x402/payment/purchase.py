@@ -295,9 +295,7 @@ class Purchase:
         assert self.payment is not None
         known = self._known
         if self.ahead and not 0 <= self._payer.clock() - self._made < MAX_WAIT:
-            self._payer.release(
-                self.payment.row
-            )  # held up, for example by an interception: it lapses, and another is made
+            self._payer.release(self.payment.row)  # held up, as by an interception: another one is made
         if known.sends:
             self._payer.ledger.record_resent(self.payment.row)
         else:

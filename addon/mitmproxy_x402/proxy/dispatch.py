@@ -147,9 +147,8 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     index, flow = index_of(addons), cast(Any, event).flow
     if index.listens("update"):
         return False
-    begun = contextvars.copy_context().run(
-        _Begun, index, event
-    )  # as in a task: context variables that a hook sets end with it
+    # As in a task: context variables that a hook sets end with it.
+    begun = contextvars.copy_context().run(_Begun, index, event)
     if begun.waits is None and not flow.intercepted:
         return True
     vars(event)[_BEGUN] = begun

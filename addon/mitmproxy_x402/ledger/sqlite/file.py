@@ -28,9 +28,7 @@ def make_file(path: Path) -> bool:
     # An existing file is opened by SQLite alone: closing it would release the locks of this process's other
     # connections to it.
     if not path.exists():
-        os.close(
-            os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        )  # SQLite gives its -wal and -shm the same mode
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # -wal and -shm get the same mode
         with suppress(OSError):  # so that the file's name survives a power cut
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
