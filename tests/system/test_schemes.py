@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.proxy import EVM_ADDRESS, Proxy
+from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.token_rpc import TokenRpc
 from support.wire import request
 
@@ -162,3 +162,18 @@ def test_an_unusable_entry_and_terms_in_the_body_alone(home: Path) -> None:
         assert [payment.state for payment in sandbox.payments] == ["settled"]
         paid = sandbox.requests[-1]
         assert paid.get("PAYMENT-SIGNATURE") == paid.get("X-PAYMENT")
+
+
+@pytest.mark.parametrize(
+    ("deposit", "said"), [(10**7, "ok     Circle      Gateway holds 10 USDC"), (0, "Deposit some")]
+)
+def test_check_says_what_lies_with_circle_and_what_permit2_may_take(home: Path, deposit: int, said: str) -> None:
+    config = SandboxConfig(networks=(NETWORK,), schemes=("gateway",), allowance=2_500_000, opening_balance=deposit)
+    with Sandbox(config).run_in_thread() as sandbox:
+        options = ("x402_gateway=true", "x402_schemes=auto", f"x402_evm_rpc={NETWORK}={sandbox.url}/v1/rpc/{NETWORK}")
+        given = [part for one in options for part in ("--set", one)]
+        verb = (sys.executable, "-m", "mitmproxy_x402", "check", "--upstream", sandbox.url, *given)
+        environ = {"HOME": str(home), "BLOCKRUN_WALLET_KEY": EVM_KEY}
+        done = subprocess.run(verb, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert said in done.stdout
+    assert "ok     Permit2     may take 2.5 USDC of the wallet on base-sepolia" in done.stdout

@@ -350,7 +350,13 @@ async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[
         if settings.gateway and network.chain_id in gateway_scheme.USDC:
             where = gateway_scheme.contract(network)
             held = await permit2.deposited(offer.asset, where, address, urls, settings.rpc_timeout)
-            yield ok("Circle Gateway", f"holds {format_usd(balance.held_micro_usd(offer.asset, held))} for the wallet")
+            amount = f"{format_usd(balance.held_micro_usd(offer.asset, held))} {offer.asset.symbol}"
+            found = f"Gateway holds {amount} of the wallet on {network.name}"
+            yield (
+                ok("Circle", found)
+                if held
+                else todo("Circle", f"{found}. Deposit some there, or set the option x402_gateway to false.")
+            )
     except RpcError as error:
         if settings.schemes != "exact" or settings.gateway:  # else paying needs no RPC
             yield todo("key", f"{network.name}: {error}. To see it, {remedy(network)}.")
