@@ -254,7 +254,7 @@ def test_of_a_very_long_argument_the_beginning_is_shown() -> None:
     text = read_whole(reading.Answers(), JSON, body)
     assert "tool call 1: f" in text
     assert '"begunaaa' in text
-    assert "what is beyond is left out" in text
+    assert "the rest is left out" in text
 
 
 def test_a_long_answer_is_shown_with_its_beginning_and_its_end() -> None:
