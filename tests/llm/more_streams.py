@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -325,11 +326,35 @@ COMPLETE = {
 }
 
 
+SEEN = {
+    "chat": (
+        "chat-finish-reason-repeated", "chat-missing-index", "chat-no-done", "chat-text-beside-delta",
+        "usage-parts-not-shown-cost",
+    ),
+    "messages": ("anthropic-compaction", "citations-not-shown-anthropic", "usage-parts-not-shown-cache-write"),
+    "gemini": ("gemini-last-finish-reason", "gemini-partial-args"),
+    "responses": (
+        "citations-not-shown-responses", "responses-content-index-moved", "responses-done-mark",
+        "responses-events-taken-for-unknown-reasoning-part", "responses-resumed",
+    ),
+}  # fmt: skip
+"""Cases in the four large dialects, in shapes that vendors were seen to send."""
+
+
+def _seen() -> dict[str, bytes]:
+    folder = Path(__file__).parent / "cases" / "streams"
+    return {
+        f"{dialect} {name}": (folder / name / "response.sse").read_bytes()
+        for dialect, names in SEEN.items()
+        for name in names
+    }
+
+
 def every_stream() -> dict[str, bytes]:
     groups = {
         "converse": CONVERSE, "cohere v2": COHERE_V2, "cohere v1": COHERE_V1, "ollama": OLLAMA,
         "interactions": INTERACTIONS, "assistants": ASSISTANTS, "transcription": TRANSCRIPTION,
-        "more responses": RESPONSES, "complete": COMPLETE,
+        "more responses": RESPONSES, "complete": COMPLETE, "seen": _seen(),
     }  # fmt: skip
     return {f"{group} {name}": body for group, streams in groups.items() for name, body in streams.items()}
 

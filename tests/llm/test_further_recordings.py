@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
-from more_streams import every_stream
+from more_streams import SEEN, every_stream
 
 from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.fixtures.show.showing import reading_of
 from mitmproxy_x402.fixtures.show.sources import read_sources
-from mitmproxy_x402.llm import Reading, Text, read_answer
+from mitmproxy_x402.llm import Citation, Reading, Text, read_answer
 from mitmproxy_x402.recording.format import read_recording
 from support.further import further
 
@@ -114,3 +115,62 @@ def test_an_sdk_is_served_an_interaction(name: str, served: str) -> None:
     reading = read(name)
     assert reading.text == "".join(one.text for one in deltas if one.type == "text")
     assert reading.stop_reason == events[-1].interaction.status
+
+
+def seen(dialect: str) -> list[str]:
+    return [f"seen-{dialect}-{name}" for name in SEEN[dialect]]
+
+
+@pytest.mark.parametrize("name", seen("chat"))
+def test_an_sdk_is_served_what_other_vendors_send_as_chat(name: str, chatgpt: openai.OpenAI) -> None:
+    asked: Any = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
+    chunks: list[Any] = list(chatgpt.chat.completions.create(**asked))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    reading = read(name)
+    assert reading.text == "".join(delta.content or "" for delta in deltas)
+    functions = [call.function for delta in deltas for call in delta.tool_calls or []]
+    assert [call.name for call in reading.tool_calls] == [one.name for one in functions if one.name]
+    assert "".join(call.arguments for call in reading.tool_calls) == "".join(one.arguments for one in functions)
+    ends = {choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason}
+    assert {reading.stop_reason} == ends
+
+
+@pytest.mark.parametrize("name", seen("messages"))
+def test_an_sdk_is_served_a_message(name: str, served: str) -> None:
+    asked: Any = {"model": "m", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
+    with (
+        anthropic.Anthropic(base_url=served, api_key="none", max_retries=0) as client,
+        client.messages.stream(**asked) as events,
+    ):
+        message: Any = events.get_final_message()
+    reading = read(name)
+    blocks = message.content
+    assert reading.text == "".join(block.text for block in blocks if block.type == "text")
+    cited = [one.cited_text for block in blocks if block.type == "text" for one in block.citations or []]
+    assert [item.quote for item in reading.items if isinstance(item, Citation)] == cited
+    assert len([item for item in reading.items if not isinstance(item, Citation)]) == len(blocks)
+    assert (reading.stop_reason, reading.usage.output) == (message.stop_reason, message.usage.output_tokens)
+
+
+@pytest.mark.parametrize("name", seen("gemini"))
+def test_an_sdk_is_served_candidates(name: str, served: str) -> None:
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=served, api_version="v1beta"))
+    answers = list(client.models.generate_content_stream(model="m", contents="?"))
+    client.close()
+    candidates = [one for answer in answers for one in answer.candidates or []]
+    parts = [part for one in candidates for part in (one.content and one.content.parts) or []]
+    reading = read(name)
+    assert reading.text == "".join(part.text or "" for part in parts)
+    called = [part.function_call.name for part in parts if part.function_call and part.function_call.name]
+    assert [call.name for call in reading.tool_calls] == called
+    ends = [one.finish_reason.value for one in candidates if one.finish_reason]
+    assert reading.stop_reason == ends[-1]
+
+
+@pytest.mark.parametrize("name", seen("responses"))
+def test_an_sdk_is_served_the_text_of_a_response(name: str, chatgpt: openai.OpenAI) -> None:
+    states: list[Any] = list(chatgpt.responses.create(model="m", input="?", stream=True))
+    done = next(one.response for one in reversed(states) if hasattr(one, "response"))
+    reading = read(name)
+    assert reading.text == done.output_text
+    assert (reading.stop_reason, reading.id) == (done.status, done.id)

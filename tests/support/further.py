@@ -38,6 +38,14 @@ _ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
     "transcription": ("/v1/audio/transcriptions", {"model": "gpt-4o-transcribe"}, "text/event-stream"),
     "more-responses": ("/v1/responses", {"model": "gpt-5", "input": "Show me.", "stream": True}, "text/event-stream"),
     "complete": ("/v1/complete", {"model": "claude-2", "prompt": "Show me.", "stream": True}, "text/event-stream"),
+    "seen-chat": ("/v1/chat/completions", {"model": "m", "messages": _QUESTION, "stream": True}, "text/event-stream"),
+    "seen-messages": ("/v1/messages", {"model": "m", "messages": _QUESTION, "stream": True}, "text/event-stream"),
+    "seen-gemini": (
+        "/v1beta/models/m:streamGenerateContent?alt=sse",
+        {"contents": [{"role": "user", "parts": [{"text": "Show me the weather."}]}]},
+        "text/event-stream",
+    ),
+    "seen-responses": ("/v1/responses", {"model": "m", "input": "Show me.", "stream": True}, "text/event-stream"),
 }
 """By the beginning of a stream's name: path, request, and the answer's content type."""
 
