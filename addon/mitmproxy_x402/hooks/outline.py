@@ -16,7 +16,7 @@ MAX_OUTLINE, MAX_TEXT = 64 << 10, 100
 
 # None of them ever goes back over more than one text, so their work is linear.
 _OF_TEXT = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
-_OF_LEVEL = re.compile(rb'[^"{}\[\]]*')
+_OF_LEVEL = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]{0,100}"[^"{}\[\]]*)*')
 _OF_DEPTH = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]*"[^"{}\[\]]*)*')
 
 
@@ -59,7 +59,7 @@ class Outline:
             if self._deep_from:
                 self._deep_has = self._deep_has or bool(found[0].strip())
             elif self._closers:
-                if self._closers == _OBJECT and (comma := found[0].rfind(b",")) >= 0:
+                if self._closers == _OBJECT and (comma := _last_comma(found[0])) >= 0:
                     self._part_end = len(self._kept) + comma
                 self._keep(found[0])
             at = found.end()
@@ -149,6 +149,18 @@ class Outline:
         else:
             self._broken |= self._closers[:1] == _OBJECT or len(self._closers) > 1
             self._kept.clear()  # of a long list of other values
+
+
+def _last_comma(level: bytes) -> int:
+    """Where the last comma is that is in no string; -1: there is none."""
+    parts, end = level.split(b'"'), len(level)  # every other one is a string
+    for number in range(len(parts) - 1, -1, -1):
+        begin = end - len(parts[number])
+        comma = -1 if number % 2 else parts[number].rfind(b",")
+        if comma >= 0:
+            return begin + comma
+        end = begin - 1
+    return -1
 
 
 _QUOTE, _LIST, _OF_LIST = b'"[]'
