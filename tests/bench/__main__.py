@@ -21,7 +21,7 @@ from .peers import PEERS
 from .place import Place
 from .processes import ROOT
 from .profiles import profile
-from .reading import reading
+from .reading import reading, views
 from .resources import kept, large_answer, open_streams, start_up
 from .results import Results, three
 from .rounds import Run, say
@@ -133,6 +133,7 @@ class Bench:
 
     def reading(self, _: Place) -> None:
         self.results.reading = {dialect: three(found) for dialect, found in reading(self._repeat(9)).items()}
+        self.results.views = {dialect: three(found) for dialect, found in views(self._repeat(9)).items()}
 
     def blocks(self, place: Place) -> None:
         self.results.add_blocks(blocks(place, self._given.requests or (200 if self._given.quick else 1000)))

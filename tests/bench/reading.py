@@ -1,4 +1,4 @@
-"""What it costs to read a long answer: CPU time for 4 MB of events in each of the large dialects."""
+"""What it costs to read a long answer, and to look at it: CPU time for 4 MB of events in each of the large dialects."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mitmproxy_x402.llm import StreamReader, answer_text
+from mitmproxy_x402.views.reading import Answers
 
 SIZE = 4 << 20
 """Bytes of a stream."""
@@ -31,6 +32,21 @@ def _measure(stream: bytes) -> float:
     assert found.complete, found.irregular
     answer_text(found)
     return (time.process_time() - begun) * 1000
+
+
+def views(rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of CPU that the event loop itself spends at once on the view of each stream, at most."""
+    return {name: [_look(stream) for _ in range(rounds)] for name, stream in streams().items()}
+
+
+def _look(stream: bytes) -> float:
+    """Look again until all of it is read, as a screen does."""
+    answers, longest, text = Answers(), 0.0, "being read"
+    while "being read" in text[:100]:
+        begun = time.thread_time()
+        text = answers.text("text/event-stream", stream)
+        longest = max(longest, time.thread_time() - begun)
+    return longest * 1000
 
 
 def streams() -> dict[str, bytes]:

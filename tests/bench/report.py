@@ -243,6 +243,10 @@ def _in_process(results: Results) -> str:
         (f"reading 4 MB of events, {dialect}, CPU", *map(_ms, times)) for dialect, times in results.reading.items()
     ]
     lines += [
+        (f"a view of 4 MB of events, {dialect}, CPU on the event loop", *map(_ms, times))
+        for dialect, times in results.views.items()
+    ]
+    lines += [
         (f"longest callback of the event loop during a request, {_TITLES[name]}", *map(_ms, times))
         for name, times in results.longest.items()
     ]

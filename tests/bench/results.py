@@ -70,6 +70,8 @@ class Results:
     """By network, milliseconds from header bytes to header bytes."""
     reading: dict[str, Three] = field(default_factory=dict)
     """By dialect, milliseconds of CPU for 4 MB of events."""
+    views: dict[str, Three] = field(default_factory=dict)
+    """By dialect, milliseconds of CPU that the event loop spends at once on the view of 4 MB of events."""
     longest: dict[str, Three] = field(default_factory=dict)
     """By candidate, milliseconds of the event loop's longest callback while a request was under way."""
     hooks: dict[str, Three] = field(default_factory=dict)
