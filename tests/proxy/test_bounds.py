@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +206,60 @@ def test_tiny_chunks_are_joined_and_nothing_is_lost() -> None:
         assert given == payload
         if size > 10000:
             assert len(sizes) < len(payload) / 4
+
+
+def test_chunks_wait_for_the_next_turn() -> None:
+    reader, buffer = Chunks(), ReceiveBuffer()
+    buffer += b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+    first = reader(buffer)
+    assert isinstance(first, h11.Data)
+    reader.until = 0.0
+    assert reader(buffer) is None
+    assert reader.paused
+    reader.until = math.inf
+    assert bytes(reader(buffer).data) == b"b"
+    assert isinstance(reader(buffer), h11.EndOfMessage)
+
+
+@pytest.mark.parametrize("ends", [b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b""], ids=["end", "trailers", "cut"])
+def test_one_byte_chunks_arrive_whole(rig: Rig, ends: bytes) -> None:
+    payload = bytes(range(256)) * 100
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in payload) + ends)
+
+    rig.script(script)
+    with rig.client() as client:
+        client.send(request("POST", "/v1/x", json.dumps(ends.decode()).encode()))
+        client.until(b"\r\n\r\n")
+        got = bytearray()
+        while len(got) < len(payload) and (chunk := client.chunk()):
+            got += chunk
+        assert bytes(got) == payload
+        if ends:
+            assert client.chunk() == b""
+        else:
+            assert not client.rest().endswith(b"0\r\n\r\n")
+
+
+def test_a_request_in_one_byte_chunks_arrives_whole(rig: Rig) -> None:
+    payload = bytes(range(256)) * 100
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(OK)
+
+    rig.script(script)
+    with rig.client() as client:
+        client.send(
+            b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"".join(b"1\r\n%c\r\n" % byte for byte in payload)
+            + b"0\r\n\r\n"
+        )
+        assert read_message(client).body == b"ok"
+    (sent,) = rig.upstream.requests
+    assert sent.body == payload
 
 
 def test_chunks_as_they_stream_are_left_as_they_are() -> None:

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 from mitmproxy.connection import ConnectionState
+from mitmproxy.proxy import commands, events
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy.fair_reader import FIRST, LEAST, LONG, MOST, FairReader
+from mitmproxy_x402.proxy import fair_reader
+from mitmproxy_x402.proxy.fair_reader import FIRST, LEAST, LONG, MOST, FairReader, InTurns, set_waiting
 
 
 def reader_of(data: bytes) -> tuple[FairReader, Any, list[bool]]:
@@ -66,5 +68,80 @@ def test_what_we_have_closed_is_closed() -> None:
         with pytest.raises(OSError, match="closed by us"):
             await reader.read(65535)
         assert closed == [True]
+
+    asyncio.run(run())
+
+
+class Written:
+    """Stands for mitmproxy's connection: writes down what it is to process, which takes `cost` seconds a byte."""
+
+    def __init__(self, clock: list[float], cost: float) -> None:
+        self.conn, self.seen, self.clock, self.cost = tflow.tserver_conn(), [], clock, cost
+
+    def _handle_event(self, event: events.Event) -> Any:
+        self.seen.append(event)
+        self.clock[0] += self.cost * len(getattr(event, "data", b""))
+        yield from ()
+
+
+class Slow(InTurns, Written):
+    pass
+
+
+@pytest.mark.parametrize("cost", [0.0, 4e-6, 1e-3])
+def test_a_dear_piece_is_processed_in_turns_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(fair_reader, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    connection = Slow(clock, cost)
+    data = bytes(range(256)) * 64
+    todo: list[events.Event] = [
+        events.DataReceived(connection.conn, data),
+        events.DataReceived(connection.conn, b"more"),
+        events.ConnectionClosed(connection.conn),
+    ]
+    turns, longest = 0, 0.0
+    while todo:
+        began = clock[0]
+        for command in connection._handle_event(todo.pop(0)):
+            assert isinstance(command, commands.RequestWakeup)
+            todo.append(events.Wakeup(command))
+        turns, longest = turns + 1, max(longest, clock[0] - began)
+        assert ("x402_waiting" in vars(connection.conn)) == any(isinstance(event, events.Wakeup) for event in todo)
+    *pieces, end = connection.seen
+    assert b"".join(piece.data for piece in pieces) == data + b"more"
+    assert isinstance(end, events.ConnectionClosed)
+    assert longest <= 1.01 * max(3 * LONG, cost * fair_reader.SLICE)
+    assert turns == 3 if cost == 0 else turns > 5
+
+
+def test_what_is_over_is_not_processed() -> None:
+    connection = Slow([0.0], 0.0)
+
+    def close(event: events.Event) -> Any:
+        connection.seen.append(event)
+        vars(connection)["_handle_event"] = lambda _: iter(())  # as mitmproxy does
+        yield from ()
+
+    connection.__class__ = type(
+        "Closing", (InTurns, type("Base", (Written,), {"_handle_event": lambda _, e: close(e)})), {}
+    )
+    list(connection._handle_event(events.DataReceived(connection.conn, bytes(10000))))
+    assert len(connection.seen) == 1
+
+
+def test_nothing_is_read_while_something_waits() -> None:
+    async def run() -> None:
+        reader, connection, _ = reader_of(b"more")
+        set_waiting(connection, waits=True)
+        task = asyncio.ensure_future(reader.read(10))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        set_waiting(connection, waits=False)
+        assert await task == b"more"
+        set_waiting(connection, waits=True)
+        connection.state = ConnectionState.CLOSED
+        with pytest.raises(OSError, match="closed by us"):
+            await reader.read(10)
 
     asyncio.run(run())

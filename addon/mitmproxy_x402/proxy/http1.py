@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 from typing import Any
 
 import h11
@@ -12,8 +14,10 @@ from mitmproxy.net.http import http1
 
 from ..errors import error_body
 from .arrival import Steps
+from .fair_reader import LONG, set_waiting
 from .internals import (
     ChunkedReader,
+    Connection,
     ConnectionState,
     ContentLengthReader,
     HttpEvent,
@@ -61,6 +65,10 @@ class Chunks(ChunkedReader):
 
     _tiny = 64
     _many = 2100
+    until = math.inf
+    """When others have their turn, on the monotonic clock."""
+    paused = False
+    """Whether more is there, for the next turn."""
     _run = 0
     """Tiny chunks in a row after which more data was waiting."""
     _kept: Any = None
@@ -73,6 +81,9 @@ class Chunks(ChunkedReader):
             if isinstance(kept, Exception):
                 raise kept
             return kept
+        if buf and time.monotonic() > self.until:
+            self.paused = True
+            return None
         found: Any = super().__call__(buf)
         if not self._is_tiny(found) or not buf:
             self._run = 0
@@ -105,7 +116,48 @@ class UpTo(ContentLengthReader):
         return h11.EndOfMessage()
 
 
-class Http1Server(_http1.Http1Server):
+class ChunksInTurns:
+    """To be mixed into mitmproxy's HTTP/1.1 connections: lets others have their turn between chunks that are dear."""
+
+    conn: Connection
+    buf: ReceiveBuffer
+    state: Any
+    body_reader: Any
+    _turn: commands.RequestWakeup | None = None
+    _is_last = False
+    """Whether nothing more comes, so that the rest is read in one go."""
+
+    def _handle_event(self, event: Any) -> Steps:
+        if isinstance(event, events.Wakeup):
+            if event.command is self._turn:
+                yield from self._read_on()
+            return
+        if isinstance(event, events.ConnectionClosed) and self._turn is not None:
+            self._is_last = True
+            yield from self._read_on()
+        yield from super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
+
+    def _read_on(self) -> Steps:
+        self._turn = None
+        set_waiting(self.conn, waits=False)
+        if isinstance(self.body_reader, Chunks) and self.body_reader.paused:
+            yield from self.state(events.DataReceived(self.conn, b""))
+
+    def _begin_turn(self) -> None:
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = Chunks()
+        if isinstance(self.body_reader, Chunks):
+            self.body_reader.paused = False
+            self.body_reader.until = math.inf if self._is_last else time.monotonic() + LONG
+
+    def _end_turn(self) -> Steps:
+        if isinstance(self.body_reader, Chunks) and self.body_reader.paused and self._turn is None:
+            self._turn = commands.RequestWakeup(0)
+            set_waiting(self.conn, waits=True)
+            yield self._turn
+
+
+class Http1Server(ChunksInTurns, _http1.Http1Server):
     """mitmproxy's HTTP/1.1 server, which accepts trailers of a request and bounds what it buffers of one."""
 
     def send(self, event: HttpEvent) -> Steps:
@@ -142,14 +194,14 @@ class Http1Server(_http1.Http1Server):
 
     def read_body(self, event: Any) -> Steps:
         """Read the body; trailers are dropped, as proxies may (RFC 9110, section 6.5.1)."""
-        if type(self.body_reader) is ChunkedReader:
-            self.body_reader = Chunks()
+        self._begin_turn()
         try:
             yield from super().read_body(event)
         except NotImplementedError:  # raised instead of the event that ends the body
             logger.info("Dropped the trailers of an HTTP/1.1 request.")
             yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
             yield from self.mark_done(request=True)
+        yield from self._end_turn()
 
 
 _CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
@@ -167,7 +219,7 @@ _UNREADABLE = http.Response.make(
 )
 
 
-class Http1Client(_http1.Http1Client):
+class Http1Client(ChunksInTurns, _http1.Http1Client):
     """mitmproxy's HTTP/1.1 client, which accepts interim responses and trailers, and bounds what it buffers."""
 
     streams: dict[int, HttpStream]
@@ -247,10 +299,9 @@ class Http1Client(_http1.Http1Client):
 
     def read_body(self, event: Any) -> Steps:
         """Read the body; trailers (RFC 9112, section 7.1.2) are dropped, where mitmproxy would raise an error."""
-        if type(self.body_reader) is ChunkedReader:
-            self.body_reader = Chunks()
-        elif self._most is not None:
+        if self._most is not None:
             self.body_reader, self._most = UpTo(self._most), None
+        self._begin_turn()
         try:
             for command in super().read_body(event):
                 yield self._passed_on(command) or command
@@ -259,6 +310,7 @@ class Http1Client(_http1.Http1Client):
             assert self.stream_id is not None
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
             yield from self.mark_done(response=True)
+        yield from self._end_turn()
         if self.state == self.read_body and len(self.buf) > MAX_HEAD:
             yield from self._give_up(f"a line between its chunks, or its trailers, are longer than {MAX_HEAD} bytes")
 

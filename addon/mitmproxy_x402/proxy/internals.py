@@ -14,7 +14,7 @@ try:
     from h11._receivebuffer import ReceiveBuffer
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
-    from mitmproxy.connection import ConnectionState
+    from mitmproxy.connection import Connection, ConnectionState
     from mitmproxy.net.http.validate import validate_headers
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
@@ -43,6 +43,7 @@ except ImportError as moved:
 __all__ = [
     "AddonManager",
     "ChunkedReader",
+    "Connection",
     "ConnectionState",
     "ContentLengthReader",
     "Context",

@@ -13,7 +13,7 @@ from mitmproxy.connection import Connection, ConnectionState
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import run_at_once
-from .fair_reader import worked
+from .fair_reader import InTurns, worked
 from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
@@ -29,6 +29,14 @@ from .internals import (
     layer,
 )
 from .stream import X402Stream
+
+
+class Http2Client(InTurns, _http2.Http2Client):
+    """mitmproxy's HTTP/2 client, which lets others have their turn."""
+
+
+class Http2Server(InTurns, _http2.Http2Server):
+    """mitmproxy's HTTP/2 server, which lets others have their turn."""
 
 
 class X402Layer(HttpLayer):
@@ -54,6 +62,8 @@ class X402Layer(HttpLayer):
             cast(Http1Client, client).streams = self.streams
             if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
                 client.state = client.read_headers
+        elif type(client) is _http2.Http2Client:
+            client.__class__ = Http2Client
 
     def _repair_client(self) -> None:
         """Make the HTTP/1.1 server that faces the client an `Http1Server` of ours."""
@@ -61,6 +71,8 @@ class X402Layer(HttpLayer):
         if type(server) is _http1.Http1Server:
             server.__class__ = Http1Server
             server.state = cast(Http1Server, server).read_headers
+        elif type(server) is _http2.Http2Server:
+            server.__class__ = Http2Server
 
     def _handle_event(self, event: events.Event) -> Steps:
         began = time.monotonic()
