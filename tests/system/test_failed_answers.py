@@ -68,6 +68,12 @@ def test_what_a_client_cannot_take_is_no_answer(shop: Stage) -> None:
     assert shop.call(http(200, b'{"output": ['), "/v1/responses", fresh(), **streamed) == 1
 
 
+def test_what_may_be_cut_off_is_no_complete_answer(shop: Stage) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "
+    assert shop.call(answer, "/v1/lengths", fresh(), tries=3) == 1
+    assert len(shop.attacker.payments["/v1/lengths"]) == 3
+
+
 @pytest.mark.parametrize("size", [10, 2 << 20])
 @pytest.mark.parametrize("terms", [True, False])
 def test_a_payment_outlives_a_402_of_any_length(shop: Stage, size: int, *, terms: bool) -> None:

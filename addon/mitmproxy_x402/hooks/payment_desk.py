@@ -264,7 +264,8 @@ class PaymentDesk:
         purchase = self._purchases.pop(flow, None)
         exchange = exchange_of(flow)
         if purchase is not None and exchange is not None and not self._is_over():
-            complete = isinstance(exchange.watch, Tail) and exchange.watch.is_complete
+            watch = exchange.watch
+            complete = isinstance(watch, Tail) and watch.is_complete and not exchange.end_is_doubtful
             purchase.finish(answers.outcome(flow, exchange, purchase.payment), complete=complete)
             _note(flow, exchange, purchase)
 

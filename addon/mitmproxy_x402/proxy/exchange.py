@@ -53,6 +53,8 @@ class Exchange:
     """Requests sent upstream so far, the one in flight included."""
     received: int = 0
     """Bytes of the last leg's response body so far, before any decoding."""
+    end_is_doubtful: bool = False
+    """Set by the stream: the head gives several lengths of the body, so nobody can tell whether it is whole."""
     timed_out: str = ""
     """Set by the stream: what timed out, and the option that sets that time; empty if nothing did."""
 

@@ -285,6 +285,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
                     self.buf = ReceiveBuffer()
                     self.buf += readable[0]
                     self._most = readable[1]
+                    stream.exchange.end_is_doubtful = self._most is not None
                     yield from super().read_headers(event)
                     return
             yield command
