@@ -128,7 +128,7 @@ def _why_unsafe(place: Path, status: os.stat_result) -> str | None:
         return None
     me = os.geteuid()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-        return None  # whoever reads it says what it is
+        return None  # reading it reports the error
     if status.st_uid not in (0, me):
         return (
             f"{place} belongs to another user ({_user(status.st_uid)}), who can change what is there. Run as that "

@@ -1,4 +1,4 @@
-"""Compares two answers by their meaning; ids that are made anew for every answer make no difference."""
+"""Compares two answers by their meaning; ids that differ in every answer are ignored."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Purchase:
         *,
         client: str = "",
     ) -> None:
-        """`client` is the address of whoever asks."""
+        """`client` is the client's address."""
         self.purpose = purpose
         self.payment: Payment | None = None
         self.state: State | None = None

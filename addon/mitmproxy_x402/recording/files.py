@@ -141,7 +141,7 @@ class Folder:
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
     def flush(self) -> None:
-        """Write the head anew where more is known, so that whoever reads it while the answer comes in finds the files.
+        """Rewrite the head when more is known, so that readers find the files while the answer is arriving.
 
         Not with each piece of news: to replace a file costs more than most of what is in it.
         """
@@ -261,7 +261,7 @@ def write_new(file: str, content: bytes) -> None:
 
 
 def replace_file(file: str, content: bytes) -> None:
-    """Put `content` into `file`, readable by the user alone; whoever reads sees the old or the new, never a part."""
+    """Replace `file` by `content` atomically, readable by the user alone."""
     folder, _, name = file.rpartition("/")
     fresh = f"{folder}/.{name}.new"
     try:

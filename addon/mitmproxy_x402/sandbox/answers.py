@@ -1,7 +1,7 @@
 """Canned models: decides what they answer to a request, independently of the vendor's dialect.
 
-`meaning(request)` is the one source: the vendors' rooms put it on the wire, and a test compares it with what an SDK
-assembled from there. Nothing is random: equal requests get equal answers.
+`meaning(request)` is the one source: the modules of `vendors` put it on the wire, and a test compares it with what an
+SDK assembled from there. Nothing is random: equal requests get equal answers.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _RPC = "/v1/rpc/"
 
 
 def media_route(request: ReceivedRequest) -> Route | None:
-    """The route of `request`, or None where it is for another room."""
+    """The route of `request`, or None: another module serves it."""
     path = plain_path(request.path)
     if request.method != "POST":
         return None

@@ -20,7 +20,7 @@ _GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGener
 _BLOB_PIECE = 64 * 1024
 
 Dialect = Any
-"""A room of `vendors`: it has `answer`, `stream` and `failure`."""
+"""A module of `vendors`: it has `answer`, `stream` and `failure`."""
 
 _COUNT = "/v1/messages/count_tokens"
 _MODEL_PATHS: Mapping[str, tuple[str, Dialect]] = {

@@ -47,7 +47,7 @@ MOST_STREAMS = 16
 SLICE = 16 << 10
 """Bytes that are read between two pauses."""
 PAUSE = 0.0005
-"""Seconds of a pause, at least: in it, whoever waits runs."""
+"""Least seconds of a pause, in which waiting threads run."""
 WIDTH = 76
 """Characters of a line: what mitmweb's half of a common window has room for."""
 _HASHED = 4 << 20

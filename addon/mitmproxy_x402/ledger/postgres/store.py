@@ -108,8 +108,8 @@ _CHAIN = """
             amount text, micro_usd bigint)
     WHERE its.id = word.id AND its.state = ANY(word.sources)
         AND (word.verdict = 'moved' OR its.chain_state IS DISTINCT FROM 'moved')"""
-# Nothing that anybody finds, and the next x402_recover deletes it. But its commit waits for whom all commits wait for:
-# a primary whose standby is gone gives a session, and then keeps every payment waiting.
+# Writes a row that nothing finds and the next x402_recover deletes. Its commit waits like all commits: a primary whose
+# standby is gone accepts sessions, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::bigint[], %s::text[], %s::text[])"

@@ -50,7 +50,7 @@ class Memory:
     ledger: str
     """Name of that ledger."""
     also: tuple[RequestIdentity, ...] = ()
-    """By whom it is found besides, since a redirect has answered the request: as the module says."""
+    """Further requests that may take it over, because a redirect answered this one."""
     limits: frozenset[str] = frozenset()
     """Scopes of the limits for models and paths that `payment` is held to: it is not sent where others apply."""
     forget_at: float = 0
