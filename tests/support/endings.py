@@ -22,6 +22,7 @@ LARGE_EVENT = f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"
 CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
 FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
 
+LINE = b'{"response": "a", "done": false}\n'
 DONE = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(CHUNK).encode()
 PADDING = "p" * 300_000
 GOOGLE_ERROR = {"error": {"code": 503, "message": "no", "status": "UNAVAILABLE"}}
@@ -89,6 +90,10 @@ INCOMPLETE: dict[str, bytes] = {
     "success is false": whole({"success": False, "result": None}),
     "errors in a stream": sse(CHUNK, {"errors": [{"message": "no"}]}, "data: [DONE]\n\n"),
     "lines of JSON that end in an error": http(200, b'{"response": "a"}\n{"error": "no"}\n'),
+    "lines of JSON that others follow": http(200, LINE * 9, content_type="application/x-ndjson"),
+    "lines of JSON that end in the middle": http(200, LINE * 9 + b'{"done', content_type="application/x-ndjson"),
+    "lines of JSON with an error": http(200, LINE + b'{"error": "no"}', content_type="application/x-ndjson"),
+    "many lines of JSON that others follow": http(200, LINE * 5000, content_type="application/x-ndjson"),
     "JSON that is broken": http(200, b'{"choices": [}'),
     "long JSON that is broken": http(200, json.dumps({"text": PADDING}).encode()[:-1] + b"]}"),
     "long JSON that is cut off": http(200, json.dumps({"text": [{}, PADDING, {}]}).encode()[:-2]),
@@ -139,6 +144,8 @@ COMPLETE: dict[str, bytes] = {
     "many flat prices": whole({f"thing {number}": number for number in range(20_000)}),
     "a list of numbers": whole([0.25] * 100_000),
     "lines of JSON": http(200, b'{"response": "a"}\n{"done": true}\n'),
+    "Ollama's lines": http(200, LINE + b'{"done": true}\n', content_type="application/x-ndjson"),
+    "many of Ollama's lines": http(200, LINE * 5000 + b'{"done": true}', content_type="application/x-ndjson"),
     "many lines of JSON": http(200, b'{"response": "a", "error": null}\n' * 5000),
     "a completed response about failures": completed(
         {"status": "completed", "error": None, "output": [{"status": "failed"}], "text": '"status": "failed"'}

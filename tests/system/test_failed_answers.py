@@ -60,6 +60,7 @@ def test_what_a_client_cannot_take_is_no_answer(shop: Stage) -> None:
     streamed = {"content-type": "application/json"}
     whole = http(200, b'{"output": []}')
     assert shop.call(whole, "/v1/responses", fresh(stream=True), **streamed) == 1
+    assert shop.call(COMPLETE["Ollama's lines"], "/api/chat", fresh(stream=True), tries=2, **streamed) == 2
     assert shop.call(whole, "/v1/responses", fresh(), accept="text/event-stream") == 1
     assert shop.call(whole, "/v1/responses", fresh(), tries=2, accept="application/json, text/event-stream") == 2
     assert shop.call(whole, "/v1/responses", fresh(text='"stream": true'), tries=2, **streamed) == 2

@@ -11,6 +11,7 @@ or else from the events:
     .../responses                           response.completed, response.incomplete
     .../messages                            message_stop
     ...:streamGenerateContent               finishReason, or a prompt that was blocked
+    application/x-ndjson                    a last line that does not say `"done": false`
     any other                               an event, and a clean end
 
 Any other answer is complete if it arrived in full and is not empty. It is incomplete if it is broken JSON or JSON that
@@ -69,6 +70,8 @@ def _media_type(content_type: str) -> str:
 
 
 STREAM = "text/event-stream"
+LINES = "application/x-ndjson"
+"""Ollama's streams: a line of JSON for each piece."""
 
 
 class Tail:
@@ -185,6 +188,8 @@ class Tail:
             return not self._failed and _stream_is_complete(
                 self._start + kept, self._wanted.path, whole=not self._dropped
             )
+        if self._type == LINES:
+            return _has_last_line(kept) and self._is_good_json(kept)
         if self._wanted.stream_only or (self._wanted.json and self._type == "text/html"):
             return False
         return self._is_good_json(kept) if self._is_json(kept) else True
@@ -202,6 +207,12 @@ class Tail:
         if said is None:
             return not says_so
         return bool(said) and not any(map(_says_that_it_failed, said))
+
+
+def _has_last_line(kept: bytes) -> bool:
+    """Whether the last of the lines of JSON does not say that others follow (Ollama's `done`)."""
+    said = _decoded(kept.rstrip().rpartition(b"\n")[2])
+    return isinstance(said, dict) and said.get("done") is not False
 
 
 def _looks_like_json(body: bytes) -> bool:
