@@ -215,5 +215,31 @@ def test_a_recording_that_grows_is_followed(tmp_path: Path, capsys: pytest.Captu
     assert seen[0].count("chat.completion.chunk") == whole.count(b"data: {")
 
 
+def test_a_compressed_recording_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it comes in, it is on the disk as it was sent only."""
+    folder = shutil.copytree(RECORDINGS / "chat-gzip", tmp_path / "growing")
+    decoded, sent = (folder / "response.decoded.sse").read_bytes(), (folder / "response.sse").read_bytes()
+    text = (folder / "flow.json").read_text()
+    open_head = json.loads(text)
+    open_head["state"], open_head["response"]["decoded"] = "open", None
+    (folder / "flow.json").write_text(json.dumps(open_head))
+    (folder / "response.sse").write_bytes(sent[: len(sent) // 2])
+    follower = threading.Thread(target=main, args=(["show", str(folder), "--follow"],))
+    follower.start()
+    seen = [""]
+
+    def shown() -> int:
+        seen[0] += capsys.readouterr().out
+        return seen[0].count("chat.completion.chunk")
+
+    eventually(lambda: shown() > 1)
+    assert shown() < decoded.count(b"data: {")
+    (folder / "response.sse").write_bytes(sent)
+    (folder / "flow.json").write_text(text)
+    follower.join(30)
+    assert not follower.is_alive()
+    assert shown() == decoded.count(b"data: {")
+
+
 def test_no_colour_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in show(capsys, RECORDINGS / "chat-tool", "--events")
