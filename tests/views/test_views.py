@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from mitmproxy.test import tflow
 
 from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
@@ -430,3 +433,35 @@ def test_filters(shop: Web) -> None:
     assert {expression: len(shop.matching(expression)) for expression in FILTERS} == FILTERS
     table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
     assert table == list(FILTERS)[:5]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "", "x-none"])
+def test_of_a_body_that_unfolds_without_end_little_is_kept(coding: str) -> None:
+    """mitmproxy decodes what a flow holds without a bound, and on the event loop."""
+    unfolded = 100 << 20
+    packed = gzip.compress(b"data: {}\n\n" * (unfolded // 10), 1)
+    body = views.Body(4 << 20, coding)
+    for at in range(0, len(packed), 1000):
+        body.receive(packed[at : at + 1000])
+    flow = tflow.tflow(resp=True)
+    body.show_all(flow)
+    assert flow.response is not None
+    kept = flow.response.raw_content or b""
+    assert packed.startswith(kept)
+    if coding == "gzip":
+        assert len(zlib.decompressobj(31).decompress(kept)) <= views.MAX_UNFOLDED
+        assert len(kept) > 1000
+        assert "x402.cut" in flow.metadata
+    else:
+        assert kept == packed
+
+
+def test_a_compressed_body_of_common_size_is_kept() -> None:
+    packed = gzip.compress(b"".join(b"data: %d\n\n" % number for number in range(100_000)))
+    body = views.Body(4 << 20, "gzip")
+    for at in range(0, len(packed), 1000):
+        body.receive(packed[at : at + 1000])
+    flow = tflow.tflow(resp=True)
+    body.show_all(flow)
+    assert flow.response is not None
+    assert (flow.response.raw_content, "x402.cut" in flow.metadata) == (packed, False)

@@ -8,6 +8,7 @@ the client gets; in a plain mitmdump there is nobody to look, and nothing is don
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Coroutine
@@ -18,8 +19,10 @@ from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.hooks import UpdateHook
 
+from ..errors import Undecodable
 from ..llm.reading import Reading
 from ..payment.payer import Payer
+from ..protocol.codings import Decoder, needs_decoding
 from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from . import comment, contentview, flow_metadata
@@ -31,6 +34,8 @@ PAUSE = 0.3
 """Seconds between two looks at the streams that are open, at least."""
 HELD = 0.5
 """Seconds for which the last chunk of a stream is held back from the screen."""
+MAX_UNFOLDED = 16 << 20
+"""Bytes that the part of a compressed body that is kept decodes to."""
 SHARE = 20
 """A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
 PATIENCE = 0.2
@@ -42,10 +47,16 @@ BODIES = 3
 class Body:
     """The first `limit` bytes of what passes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, coding: str = "") -> None:
+        """`coding`: the body's Content-Encoding. mitmproxy decodes what it is given without a bound, and at once."""
         self.total = 0
         """Bytes that have passed."""
         self._limit = limit
+        self._decoder: Decoder | None = None
+        self._unfolded = 0
+        if needs_decoding(coding):
+            with contextlib.suppress(Undecodable):
+                self._decoder = Decoder(coding)
         self._kept = bytearray()
         self._shown = 0
         self._settled = 0  # what was kept before the last chunk came
@@ -59,8 +70,22 @@ class Body:
         self._last = time.monotonic()
         self.total += len(chunk)
         room = self._limit - self._settled
+        if room > 0 and self._unfolds_too_far(chunk):
+            self._limit, room = self._settled, 0
         if room > 0:
             self._kept += chunk[:room] if len(chunk) > room else chunk
+
+    def _unfolds_too_far(self, chunk: bytes) -> bool:
+        """Whether the body up to `chunk`, the next of it, decodes to more than a view is given."""
+        try:
+            for part in self._decoder.feed(chunk) if self._decoder is not None else ():
+                self._unfolded += len(part)
+                if self._unfolded > MAX_UNFOLDED:
+                    self._decoder = None
+                    return True
+        except Undecodable:  # then mitmproxy shows it as it came
+            self._decoder = None
+        return False
 
     def show_news(self, flow: http.HTTPFlow) -> bool:
         """Put what has come into the flow; False where there is nothing new.
@@ -124,7 +149,7 @@ class Views:
             return
         limit = payer.settings.view_limit
         if flow.response.stream and limit:
-            body = Body(limit)
+            body = Body(limit, flow.response.headers.get("content-encoding", ""))
             tap(flow, body.receive)
             _open[flow] = body
             if _ui() and (self._looking is None or self._looking.done()):
