@@ -186,7 +186,8 @@ printed, and an existing wallet is never moved or changed.
   --upstream URL   the gateway whose prices are asked
   --set NAME=VALUE an option, as for serve
 
-Only the address is sent anywhere (to the networks' RPCs), and a few requests without a payment (to the gateway).
+Only the address is sent anywhere (to the networks' RPCs), and a few requests without a payment (to the gateway);
+allow with DOLLARS also sends its transaction.
 """
 
 TEST_HELP = """\
