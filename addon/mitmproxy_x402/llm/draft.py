@@ -24,7 +24,7 @@ MAX_ITEMS = 10_000
 MAX_DETAILS = 50
 """Details of errors and ends that are kept."""
 MAX_UNREAD = 20
-"""Types of events that no reader knows of which there is a sample."""
+"""Most unknown types of events of which a sample is kept."""
 
 
 class Draft:
@@ -37,9 +37,9 @@ class Draft:
         self.id: str | None = None
         self.error: str | None = None
         self.event = 0
-        """Number of the event that is being read."""
+        """Number of the current event."""
         self.trace: list[Added] | None = [] if traced else None
-        """What the event that is being read has added; None: nobody asks."""
+        """What the current event has added; None: not traced."""
         self.max_items = max_items
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._choices: set[int] = set()
@@ -57,7 +57,7 @@ class Draft:
         return self._size + size <= self._max_text
 
     def room(self, size: int) -> bool:
-        """Whether `size` more characters fit. Notes it where not."""
+        """Whether `size` more characters fit. Notes it if they do not."""
         if self._size + size > self._max_text:
             self.notes.add(f"more than {self._max_text} characters: the rest is left out")
             return False
@@ -65,17 +65,17 @@ class Draft:
         return True
 
     def fitting(self, text: str) -> str:
-        """As much of the beginning of `text` as fits. Notes it where that is not all."""
+        """As much of the beginning of `text` as fits. Notes it if that is not all."""
         left = self._max_text - self._size
         return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
 
     def told(self, added: Added) -> None:
-        """Remember that the event that is being read `added` something."""
+        """Record what the current event `added`."""
         if self.trace is not None and len(self.trace) < self.max_items:
             self.trace.append(added)
 
     def piece(self, choice: int, place: Place, kind: Kind) -> Piece:
-        """The part at `place` (parts are sorted by it), a new one of `kind` where there is none."""
+        """The part at `place` (by which parts are sorted), or a new one of `kind`."""
         piece = self._pieces.get((choice, place))
         if piece is not None:
             return piece
@@ -95,7 +95,7 @@ class Draft:
         return choice in self._choices
 
     def cite(self, choice: int, place: Place, citation: Citation) -> None:
-        """A source that the answer names; the same one again is no other."""
+        """Add a citation, unless it is there already."""
         citation = replace(citation, choice=choice)
         if citation in self._cited:
             return
@@ -108,7 +108,7 @@ class Draft:
                 self.told(Added("citation", "  ".join(word for word in words if word), piece.number, choice=choice))
 
     def words(self, value: Any, what: str) -> str:
-        """`value` where it is text; None is none, and anything else is noted."""
+        """`value` if it is text, else empty text; notes anything but None."""
         if isinstance(value, str):
             return value
         if value is not None:
@@ -116,7 +116,7 @@ class Draft:
         return ""
 
     def mapping(self, value: Any, what: str) -> dict[str, Any]:
-        """`value` where it is an object, otherwise an empty one; where something else is lost by that, it is noted."""
+        """`value` if it is an object, else an empty one; notes what is lost by that."""
         if type(value) is dict:
             return value
         if value:
@@ -124,7 +124,7 @@ class Draft:
         return {}
 
     def sequence(self, value: Any, what: str) -> list[Any]:
-        """`value` where it is an array, otherwise an empty one; where something else is lost by that, it is noted."""
+        """`value` if it is an array, else an empty one; notes what is lost by that."""
         if type(value) is list:
             return value
         if value:
@@ -132,14 +132,14 @@ class Draft:
         return []
 
     def index(self, value: Any, what: str, otherwise: int = 0) -> int:
-        """`value` where it can be an index, `otherwise` where it is missing; where it is another thing, it is noted."""
+        """`value` if it is an index, `otherwise` if it is missing; notes anything else."""
         number = index(value)
         if number is None and value is not None:
             self.notes.add(f"{what} without a usable index, taken as {otherwise}")
         return otherwise if number is None else number
 
     def name(self, model: Any, identity: Any = None) -> None:
-        """The answer's model and id, where they are said; the first ones count."""
+        """Set the answer's model and id; the first ones count."""
         if isinstance(model, str) and model and model != self.model:
             if self.model is not None:
                 self.notes.add(f"the model changes from {shown(self.model)} to {shown(model)}")
@@ -152,7 +152,7 @@ class Draft:
             self.id = self.id or identity[:1000]
 
     def stop(self, choice: int, reason: Any, *, last: bool = False) -> None:
-        """Why `choice` ended. `last`: the last reason counts, whatever came before."""
+        """Set why `choice` ended. `last`: this reason replaces an earlier one."""
         if not isinstance(reason, str):
             self.notes.add(f"a stop reason that is no text: {line(dump(reason), 60)}")
             return
@@ -171,11 +171,11 @@ class Draft:
 
     @property
     def all_stopped(self) -> bool:
-        """Whether every choice of which there is a part has ended, and at least one."""
+        """Whether there is at least one choice, and all have ended."""
         return bool(self._stops) and self._choices <= self._stops.keys()
 
     def detail(self, name: str, value: Any) -> None:
-        """What the vendor says beside; what says nothing (null, empty, zero) is left out."""
+        """Add further information; null, empty and zero values are left out."""
         if not says_something(value) or len(self._details) >= MAX_DETAILS or not self.room(len(dump(value))):
             return
         detail = Detail(name[:100], value)
@@ -184,7 +184,7 @@ class Draft:
             self.told(Added(detail.name, line(dump(value))))
 
     def fail(self, error: Any) -> None:
-        """The vendor reports `error`, in any form."""
+        """Record the error that the vendor reports, in any form."""
         said = error_line(error)
         if self.error is not None and self.error != said:
             self.notes.add(f"a further error: {said}")
@@ -195,7 +195,7 @@ class Draft:
             self.detail(name, value)
 
     def use(self, **tokens: Any) -> None:
-        """Numbers of tokens, under the names of Usage's fields; later ones replace earlier ones, None says nothing."""
+        """Set numbers of tokens, by the fields of Usage; later ones replace earlier ones, None is ignored."""
         for name, value in tokens.items():
             if value is None:
                 continue
@@ -208,21 +208,21 @@ class Draft:
                     self.told(Added("usage", f"{name} {number:,}"))
 
     def charge(self, dollars: Any) -> None:
-        """What the vendor says that the answer cost, in US dollars."""
+        """Set the cost that the vendor reports, in US dollars."""
         said = decimal(dollars)
         if said is not None and said != self._cost:
             self._cost = said
             self.told(Added("usage", f"cost {said} USD"))
 
     def leave(self, kind: str, value: Any) -> None:
-        """An event of a type that no reader knows: its beginning is shown, once for each type."""
+        """Keep the beginning of an event of an unknown type, once for each type."""
         name = line(kind, 60)
         number, sample = self._unread.get(name, (0, ""))
         if number or len(self._unread) < MAX_UNREAD:
             self._unread[name] = (number + 1, sample or line(dump(value), 160))
 
     def reading(self, dialect: Dialect, events: int, complete: bool, remarks: list[str], ended: bool) -> Reading:
-        """What there is. `remarks` are put before its own; `ended`: what is unfinished now stays so."""
+        """The Reading so far. `remarks` come before its own; `ended`: nothing more will arrive."""
         late = Notes()
         if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
             late.add("the answer's id changes")
@@ -274,7 +274,7 @@ class Draft:
 
 
 def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None) -> ToolCall:
-    """`late`: what is odd about it, once nothing more comes."""
+    """The call of `piece`; `late` collects anomalies that count only at the end."""
     who, notes = f"tool call {number}", late or Notes()
     if not piece.name:
         notes.add(f"{who} has no name")

@@ -24,12 +24,12 @@ Dialect = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens; None: not said. A part is contained in its whole, in every dialect."""
+    """Numbers of tokens; None: not reported. In every dialect, a part is included in its whole."""
 
     input: int | None = None
-    """All that was read, from a cache or not."""
+    """All input tokens, cached ones included."""
     output: int | None = None
-    """All that was written, reasoning included."""
+    """All output tokens, reasoning included."""
     reasoning: int | None = None
     """The part of `output` that is reasoning."""
     cached: int | None = None
@@ -38,14 +38,14 @@ class Usage:
     cache_write: int | None = None
     """The part of `input` that was written into a cache."""
     tool_use: int | None = None
-    """The part of `input` that the vendor's own tools brought."""
+    """The part of `input` that came from the vendor's own tools."""
     cost: str | None = None
-    """What the vendor says that it cost, in decimal US dollars."""
+    """The cost that the vendor reports, in decimal US dollars."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What the model says."""
+    """Text of the answer."""
 
     text: str
     choice: int = 0
@@ -54,17 +54,17 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What the model thinks, or a summary of it; empty where it came encrypted only."""
+    """The model's reasoning, or a summary of it; empty if it is encrypted."""
 
     text: str
     choice: int = 0
     signature: str = ""
-    """The vendor's seal on it, or the encrypted reasoning itself."""
+    """The vendor's signature of it, or the encrypted reasoning itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The model's words for not answering."""
+    """The text with which the model refuses to answer."""
 
     text: str
     choice: int = 0
@@ -75,11 +75,11 @@ class Broken:
     """Where arguments stop being JSON."""
 
     problem: str
-    """What a JSON parser says."""
+    """The JSON parser's message."""
     position: int
-    """Characters before the place; all of them where the arguments end too early."""
+    """Characters before the place; all of them if the arguments end too early."""
     event: int | None = None
-    """Number of the event that brought that character, or the last one before it; None where nobody knows."""
+    """Number of the event with that character, or of the last one before it; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,33 +89,33 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """As they came: JSON text, or any text where `kind` is `custom`."""
+    """The arguments as received: JSON text, or any text if `kind` is `custom`."""
     parsed: Any = None
-    """The arguments as a value; None where they are no JSON."""
+    """The arguments as a value; None: they are not JSON."""
     choice: int = 0
     kind: str = "function"
-    """`function`, `custom` (its input is plain text), or the vendor's word for a tool that runs at the vendor's."""
+    """`function`, `custom` (its input is plain text), or the vendor's name for a tool that it runs itself."""
     broken: Broken | None = None
-    """Set where the answer has ended and the arguments are no JSON."""
+    """Set if the answer has ended and the arguments are not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A source that the answer names: an annotation, a citation, a chunk of grounding."""
+    """A source that the answer cites: an annotation, a citation, a chunk of grounding."""
 
     kind: str
-    """In the vendor's word."""
+    """The vendor's name for it."""
     title: str = ""
     source: str = ""
     """Address, file or id."""
     quote: str = ""
-    """The words that are cited."""
+    """The cited text."""
     choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A part of the answer that is none of these: a picture, a server tool's result, code that was run."""
+    """Any other part of the answer: a picture, a server tool's result, code that was run."""
 
     kind: str
     value: Any = field(default=None)
@@ -128,7 +128,7 @@ Item = Text | Reasoning | Refusal | ToolCall | Citation | Other
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What the vendor says about an error or an end beside its name: a broken call, a quota, an explanation."""
+    """Further information about an error or the end: a broken call, a quota, an explanation."""
 
     name: str
     """The vendor's key."""
@@ -138,12 +138,12 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Where a call does not fit the tools that its request declares."""
+    """A place where a call does not fit the tools that its request declares."""
 
     call: int
     """Number of the call, from 1 on."""
     name: str
-    """The tool that it names."""
+    """The name of the tool."""
     pointer: str
     """JSON pointer (RFC 6901) into its arguments; empty: the call as a whole."""
     problem: str
@@ -151,34 +151,34 @@ class Misfit:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An answer, as far as it has come."""
+    """An answer, as far as it has arrived."""
 
     dialect: Dialect
     model: str | None = None
     id: str | None = None
     items: tuple[Item, ...] = ()
-    """In the order of the answer, choice after choice."""
+    """The parts in the order of the answer, choice by choice."""
     usage: Usage = Usage()
     stop_reason: str | None = None
-    """In the vendor's words; of several choices, one after the other with commas between."""
+    """The vendor's reason; those of several choices separated by commas."""
     error: str | None = None
-    """One line, where the vendor reports that the answer failed."""
+    """The vendor's report that the answer failed, in one line; None: it did not fail."""
     events: int = 0
     """Server-sent events with data, frames, lines, or elements of a JSON array; 1 for a whole answer."""
     irregular: tuple[str, ...] = ()
-    """What is out of order, in words for people; bounded."""
+    """Anomalies, described for people; bounded."""
     complete: bool = False
-    """Whether the answer came to the end that its dialect prescribes, without an error."""
+    """Whether the answer reached the end that its dialect prescribes, without an error."""
     details: tuple[Detail, ...] = ()
     """More about the error, or about why the answer ended; bounded."""
     unread: tuple[str, ...] = ()
-    """Events of types that this reader does not know, each once with its beginning; nothing wrong in itself."""
+    """Events of unknown types, each once with its beginning; they are not an anomaly."""
     misfits: tuple[Misfit, ...] = ()
-    """What does not fit the request's tools, where `checked` knew them; bounded."""
+    """What does not fit the request's tools, as `checked` found; bounded."""
 
     @property
     def text(self) -> str:
-        """All that is said in the first choice."""
+        """All text of the first choice."""
         return "".join(item.text for item in self.items if isinstance(item, Text) and item.choice == 0)
 
     @property
@@ -197,9 +197,9 @@ class Added:
     text: str = ""
     """The fragment, or the value in one line."""
     part: int | None = None
-    """Number of the part of the answer that it belongs to, in the order in which they begin; None: to no part."""
+    """Number of the part of the answer that it belongs to, in order of their beginnings; None: to none."""
     name: str = ""
-    """Of a call: the tool's name so far."""
+    """For a call, the tool's name so far."""
     choice: int = 0
 
 
@@ -208,12 +208,12 @@ class Step:
     """One event of an answer and what it added."""
 
     number: int
-    """As in `Broken.event`, from 1 on."""
+    """The event's number, from 1."""
     type: str
-    """Its name, or the type that its data says."""
+    """Its name, or the type given in its data."""
     begin: int
     end: int
-    """Where it stands among the decoded bytes of the body: its first byte, and the one after its last."""
+    """Its position in the decoded body: its first byte, and the one after its last."""
     added: tuple[Added, ...] = ()
     remarks: tuple[str, ...] = ()
-    """What was found out of order with this event, or with it for the first time."""
+    """Anomalies that this event has, or that were first found with it."""
