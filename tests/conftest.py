@@ -39,8 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def needs_postgres(item: pytest.Item) -> bool:
+        called = getattr(item, "callspec", None)
+        return "postgres" in getattr(item, "fixturenames", ()) or (called and "postgres" in called.params.values())
+
     def is_left_out(item: pytest.Item) -> bool:
-        if config.getoption("--without-postgres") and "postgres" in getattr(item, "fixturenames", ()):
+        if config.getoption("--without-postgres") and needs_postgres(item):
             return True
         return not effort.thorough and item.get_closest_marker("thorough") is not None
 
