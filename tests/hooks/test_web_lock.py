@@ -27,8 +27,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 def refused(web: Web, **options: Any) -> str:
     with pytest.raises(urllib.error.HTTPError) as caught:
         web.api("options", "PUT", options)
-    assert caught.value.code == 400
-    return str(caught.value.read())
+    with caught.value as answer:
+        assert answer.code == 400
+        return str(answer.read())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,8 @@ def test_commands_lead_nowhere_either(web: Web, command: str, tmp_path: Path) ->
     try:
         answer = web.api(f"commands/{command}", "POST", {"arguments": arguments.get(command, [str(file)])})
     except urllib.error.HTTPError as error:
-        assert error.code >= 400  # noqa: PT017
+        with error:
+            assert error.code >= 400  # noqa: PT017
     else:
         assert "error" in answer
     assert not file.exists()

@@ -138,7 +138,7 @@ ODD = [
     b"\n",
     b"\0" * 100,
     b"\r\n",
-    random.Random(1).randbytes(16_000),
+    random.Random(1).randbytes(4_000),  # more may come in two reads
     b"0\r\n\r\n",
 ]
 

@@ -241,5 +241,6 @@ def test_in_mitmweb(home: Path) -> None:
         answer = web.api("commands/pay.status", "POST", {"arguments": []})
         assert answer["value"].startswith(f"pays from {EVM_ADDRESS} | today 0 USD, 0 payments | ")
         web.wait_for("today +0 USD, 0 payments")
-        with pytest.raises(urllib.error.HTTPError):
+        with pytest.raises(urllib.error.HTTPError) as refused:
             web.api("commands/x402.status", "POST", {"arguments": []})
+        refused.value.close()
