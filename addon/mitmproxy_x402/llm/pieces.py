@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from .draft import Draft
 
 MAX_NAME = 1000
-"""Characters of a tool's name that are kept."""
+"""Most characters of a tool's name."""
 MAX_ORIGINS = 50_000
-"""Fragments of one call whose events are remembered; further ones count as the last one's."""
+"""Most fragments of one call whose events are remembered; further ones are attributed to the last."""
 
 MAX_SLOTS = 100
-"""Texts within one other part that come in fragments."""
+"""Most fragmented texts within one part of another kind."""
 
 Kind = Literal["text", "reasoning", "refusal", "call", "citation", "other"]
 Place = tuple[int, ...]
@@ -29,7 +29,7 @@ Path = tuple[str | int, ...]
 
 
 class Piece:
-    """One part of the answer, growing."""
+    """One part of the answer as it grows."""
 
     def __init__(self, draft: Draft, kind: Kind, choice: int, number: int, *, kept: bool = True) -> None:
         self.kind = kind
@@ -64,7 +64,7 @@ class Piece:
         self._events = array("L")
 
     def add(self, fragment: str) -> None:
-        """The next fragment of its text, or of its arguments."""
+        """Add a fragment of its text or arguments."""
         draft = self._draft
         if not fragment or not self.kept:
             return
@@ -86,30 +86,30 @@ class Piece:
         self._text.write(fragment)
 
     def replace(self, text: str) -> None:
-        """Make `text` all that it says."""
+        """Replace its text by `text`."""
         self._text, self._half = StringIO(), ""
         self._begins, self._events = array("L"), array("L")
         self.add(text)
 
     def sign(self, fragment: str) -> None:
-        """The next fragment of its signature."""
+        """Add a fragment of its signature."""
         if fragment and self.kept and self._draft.room(len(fragment)):
             self._signature.write(fragment)
             if self._draft.trace is not None:
                 self._told("signature", fragment)
 
     def seal(self, signature: str) -> None:
-        """The whole signature; it replaces what there was."""
+        """Replace its signature."""
         self._signature = StringIO()
         self.sign(signature)
 
     def identify(self, identity: str) -> None:
-        """Of a call: its id. The first one counts."""
+        """Set a call's id; the first one counts."""
         if identity and not self.id and self.kept and self._draft.room(len(identity)):
             self.id = identity
 
     def call(self, fragment: str) -> None:
-        """Of a call: the next fragment of its name."""
+        """Add a fragment of a call's name."""
         if len(self.name) + len(fragment) > MAX_NAME:
             self._draft.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
         elif fragment and self.kept and self._draft.room(len(fragment)):
@@ -118,7 +118,7 @@ class Piece:
                 self._told("tool call", fragment)
 
     def keep(self, kind: str, value: Any) -> None:
-        """Make it another part: `value`, of the vendor's `kind`; it replaces the one before."""
+        """Make it a part of another kind, with `value` and the vendor's `kind`."""
         if not self.kept:
             return
         if not self._draft.fits(len(dump(value))):  # a picture, then: how large it is can still be told
@@ -146,7 +146,7 @@ class Piece:
         return True
 
     def put(self, path: Path, fragment: str) -> None:
-        """Of another part: the next fragment of the text at `path` in its value."""
+        """Add a fragment of the text at `path` in the value of a part of another kind."""
         if not fragment or not self.kept or not self._draft.room(len(fragment)):
             return
         text = self.slots.get(path)
@@ -216,7 +216,7 @@ class Piece:
 
 
 def _at(value: Any, path: Path) -> Any:
-    """What is at `path` in `value`; None: nothing."""
+    """The value at `path` in `value`; None: there is none."""
     for step in path:
         if isinstance(value, dict):
             value = value.get(str(step))
@@ -228,7 +228,7 @@ def _at(value: Any, path: Path) -> Any:
 
 
 def _within(value: dict[str, Any], path: Path, said: Any) -> dict[str, Any]:
-    """A copy of `value` with `said` at `path`, where something else, or nothing, is."""
+    """A copy of `value` with `said` at `path`."""
     first, rest = path[0], path[1:]
     inner = value.get(str(first))
     if not rest:

@@ -1,7 +1,7 @@
-"""Server-sent events out of bytes, by the rules of the HTML standard, section 9.2 ("Interpreting an event stream").
+"""Parses server-sent events by the rules of the HTML standard, section 9.2 ("Interpreting an event stream").
 
-Incremental, in linear time, bounded in memory, and never failing: what is out of order is noted in words. For people
-and tests; never on the way of a client's answer.
+Incremental, in linear time and bounded memory, and without errors: anomalies are noted. For people and tests; clients'
+answers do not pass through it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_EVENT = 16 * 1024 * 1024
-"""Bytes of one event that are kept, as long as the stream's author means no harm: a picture in base64 fits."""
+"""Most bytes of one event; a picture in base64 fits."""
 MAX_NOTES = 50
-"""Different irregularities that are told apart; more of them are only counted."""
+"""Most different anomalies that are noted; further ones are only counted."""
 
 # One event with a single line of data, and perhaps a name before it: what nearly all of them are.
 _PLAIN = re.compile(rb"(?:event: ?([^\r\n]*)\r?\n)?data: ?([^\r\n]*)\r?\n(\r?\n)")
@@ -25,10 +25,10 @@ _COMMENT = ord(":")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as it would be dispatched."""
+    """One event, as a browser would dispatch it."""
 
     type: str
-    """`message` where the stream names none."""
+    """The event's name; `message` if the stream gives none."""
     data: str
     """Its data lines, joined by LF."""
     id: str
@@ -41,7 +41,7 @@ after its last, which is the beginning of its empty line."""
 
 
 class Notes:
-    """What is irregular, in words: each remark once, with how often it was made; bounded."""
+    """Remarks on anomalies, each once with its count; bounded."""
 
     def __init__(self, limit: int = MAX_NOTES) -> None:
         self._counts: dict[str, int] = {}
@@ -50,34 +50,34 @@ class Notes:
         self._asked = 0
 
     def add(self, remark: str) -> None:
-        """Note `remark` once more."""
+        """Count `remark`."""
         if remark in self._counts or len(self._counts) < self._limit:
             self._counts[remark] = self._counts.get(remark, 0) + 1
         else:
             self._more += 1
 
     def fresh(self) -> list[str]:
-        """The remarks that were first made since the last time that somebody asked."""
+        """The remarks that are new since the last call."""
         fresh = list(self._counts)[self._asked :]
         self._asked = len(self._counts)
         return fresh
 
     def texts(self) -> list[str]:
-        """The remarks in the order in which they were first made."""
+        """The remarks in the order of their first occurrence."""
         texts = [text if count == 1 else f"{text} ({count} times)" for text, count in self._counts.items()]
         return [*texts, f"and {self._more} further irregularities"] if self._more else texts
 
 
 class Parser:
-    """Bytes in, events out. `feed` them as they come, in any pieces; `end` says that there are no more."""
+    """Turns bytes into events: `feed` takes them in any pieces, `end` says that there are no more."""
 
     def __init__(self, max_event: int = MAX_EVENT, *, errors: bool = False) -> None:
-        """`errors`: take a field `error`, which the standard ignores, for an event of that name: llama.cpp means so."""
+        """`errors`: treat a field `error`, which the standard ignores, as an event of that name, as for llama.cpp."""
         self._errors = errors
         self.retry: int | None = None
-        """Milliseconds to wait before connecting again, where the stream said so."""
+        """Milliseconds to wait before reconnecting, if the stream set them."""
         self.comments = 0
-        """Lines that are comments."""
+        """Number of comment lines."""
         self._max_event = max_event
         self._notes = Notes()
         self._head: bytes | None = b""  # up to two bytes that may become a byte order mark; None once that is decided
@@ -93,7 +93,7 @@ class Parser:
 
     @property
     def irregular(self) -> list[str]:
-        """What is out of order in the stream so far, in words for people; at most some dozens."""
+        """Anomalies in the stream so far, described for people; at most some dozens."""
         return self._notes.texts()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -101,7 +101,7 @@ class Parser:
         return [Event(self._text(kind) or "message", self._text(data), self._id) for kind, data, _, _ in self.raw(data)]
 
     def raw(self, data: bytes) -> Iterator[Raw]:
-        """The same as bytes, with where they stand; to be taken to its end before more is fed."""
+        """The same as bytes, with their positions. Must be exhausted before more is fed."""
         self._fed += len(data)
         if self._head is not None:
             data = self._head + data
@@ -112,7 +112,7 @@ class Parser:
         return self._events(data)
 
     def rest(self) -> Raw | None:
-        """The event that no empty line has ended, as if one had: for who reads on where the standard discards."""
+        """The last event if no empty line has ended it, which the standard would discard."""
         head, self._head = self._head, None
         self._extend(head or b"", 0)
         if self._line:

@@ -20,16 +20,16 @@ _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
 _DONE = b"[DONE]"
 _CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", "outputs", "steps"}
-"""Keys of what is more than an error."""
+"""Keys that only answers have, not errors."""
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 _FRAMES = "application/vnd.amazon.eventstream"
 _READ = {"", _EVENTS, _FRAMES, "text/plain", "application/octet-stream", "application/jsonl", "application/json-seq"}
 _PINGS = {"ping", "keepalive", "heartbeat"}
-"""Types of events by which a stream is only kept open, in whichever dialect."""
+"""Types of events that only keep the stream open, in any dialect."""
 _STREAMS = {_EVENTS, _FRAMES}
 _HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
-"""Dialects in which an error is an event of a type of its own."""
+"""Dialects in which errors have an event type of their own."""
 
 Form = Literal["events", "array", "object", "lines", "frames", "unknown"]
 
@@ -67,12 +67,12 @@ class StreamReader:
 
     @property
     def events(self) -> int:
-        """How many events have been read."""
+        """Number of events read."""
         return self._events
 
     @property
     def form(self) -> Form:
-        """How the answer comes, told by its first bytes; `unknown` before that."""
+        """The form of the answer, known from its first bytes; `unknown` before that."""
         if self._head is not None:
             return "unknown"
         if self._parser is not None:
@@ -84,7 +84,7 @@ class StreamReader:
         return "lines" if isinstance(self._framing, Lines) and self._framing.several else "object"
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the answer. After `end`, they are not taken."""
+        """Take the next bytes of the answer; ignored after `end`."""
         if self._ended:
             return
         if self._head is not None:
@@ -95,7 +95,7 @@ class StreamReader:
         self._take_in(data)
 
     def end(self) -> None:
-        """There is no more: what is unfinished now stays so, and is noted."""
+        """End the answer: what is unfinished is noted."""
         if self._ended:
             return
         if self._head:
@@ -119,7 +119,7 @@ class StreamReader:
                 self._notes.add(remark)
 
     def reading(self) -> Reading:
-        """The answer as far as it has come."""
+        """The answer as far as it has arrived."""
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
         if self._reader is not None:
             self._reader.settle()
@@ -128,7 +128,7 @@ class StreamReader:
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
 
     def steps(self) -> list[Step]:
-        """The events since the last time that somebody asked; empty where the reader is not `traced`."""
+        """The events since the last call; empty if the reader is not `traced`."""
         steps, self._steps = self._steps, []
         return steps
 
@@ -166,7 +166,7 @@ class StreamReader:
                 self._event(kind or "message", one, begin, end)
 
     def _last_event(self, parser: Parser) -> None:
-        """An event that no empty line ends is read where it is whole."""
+        """Read the last event without an empty line after it, if it is complete."""
         if (rest := parser.rest()) is not None:
             name, text, begin, end = rest
             last = text.rpartition(b"\n")[2].strip()
@@ -189,7 +189,7 @@ class StreamReader:
     # What comes in it.
 
     def _answer(self, data: bytes, begin: int, end: int) -> None:
-        """A whole answer has come; or objects with nothing between them."""
+        """Read a whole answer, or objects with nothing between them."""
         try:
             value = self._decoded("the answer", data)
         except Undecodable as error:
@@ -211,7 +211,7 @@ class StreamReader:
         self._end_event("", value, begin, end)
 
     def _event(self, name: str, data: bytes, begin: int, end: int) -> None:
-        """An event has come: the quick way for what is as it should be."""
+        """Read an event; this is the fast path for regular ones."""
         try:
             value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
@@ -233,7 +233,7 @@ class StreamReader:
             self._end_event(name, value, begin, end)
 
     def _odd_event(self, name: str, data: bytes, begin: int, end: int, error: Undecodable) -> None:
-        """An event whose data is no JSON."""
+        """Read an event whose data is not JSON."""
         text = data.strip()
         if text == _DONE:
             self._begin_event()
@@ -282,7 +282,7 @@ class StreamReader:
             reader.event(name, value)
 
     def _is_error(self, name: str, value: dict[str, Any]) -> bool:
-        """Whether `value` is nothing but an error in a form that gateways send in every dialect; then it is noted."""
+        """Whether `value` is just an error in a form that gateways use in every dialect; if so, it is recorded."""
         kind, error = value.get("type"), value.get("error")
         if isinstance(error, str) and (self._reader is not None or name == "error" or kind == "error"):
             error = {**{key: one for key, one in value.items() if key != "error"}, "message": error}
@@ -303,7 +303,7 @@ class StreamReader:
         return True
 
     def _settle(self, name: str, value: dict[str, Any]) -> Reader | None:
-        """The first value that tells a dialect settles it."""
+        """Choose the dialect by the first value that identifies one."""
         if self._reader is None:
             reader = reader_for(name, value)
             if reader is not None:
@@ -341,7 +341,7 @@ class StreamReader:
 
     @property
     def _who(self) -> str:
-        """The event that is being read, in words."""
+        """A description of the current event."""
         what = {"array": "element", "lines": "line", "frames": "the payload of frame"}.get(
             self.form, "the data of event"
         )
@@ -375,7 +375,7 @@ def _type_of(value: dict[str, Any]) -> str:
 
 
 def is_stream(content_type: str) -> bool:
-    """Whether `content_type` is that of an answer that comes in parts."""
+    """Whether `content_type` is that of a streamed answer."""
     media = _media(content_type)
     return media in _STREAMS or media.endswith(("ndjson", "jsonl", "stream+json"))
 
