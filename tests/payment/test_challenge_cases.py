@@ -22,6 +22,7 @@ from mitmproxy_x402.errors import X402Error, error_code
 from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.policy import Purpose
+from support import challenges
 from support.proxy import Proxy
 from support.wire import Peer, Upstream, request
 
@@ -140,3 +141,44 @@ def test_through_the_proxy(shop: tuple[Shop, Proxy], name: str) -> None:
     else:
         assert (got.status, json.loads(got.body)["error"]["code"]) == (400, case["expected"]["code"])
         assert not sells.paid
+
+
+def _spoilt(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """`value` with half a character in each of its texts and names in turn, and where that is."""
+    if isinstance(value, str):
+        yield path, "\ud800"
+        yield path, value + "\udfff"
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from ((where, [*value[:index], new, *value[index + 1 :]]) for where, new in _spoilt(each, path))
+    elif isinstance(value, dict):
+        yield f"{path}.?", {**value, "\ud800": "\ud800"}
+        for key, each in value.items():
+            yield from ((where, {**value, key: new}) for where, new in _spoilt(each, f"{path}.{key}"))
+
+
+SPOILT = {
+    f"{name}{where}-{number}": spoilt
+    for name, whole in (("evm", challenges.evm()), ("svm", challenges.svm()))
+    for number, (where, spoilt) in enumerate(_spoilt(whole))
+}
+
+
+@pytest.mark.parametrize("in_header", [True, False], ids=["header", "body"])
+@pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
+def test_half_a_character_anywhere_is_no_fault(bench: Bench, spoilt: dict[str, Any], in_header: bool) -> None:
+    """JSON may write it (RFC 8259, section 8.2), and no text with it can be sent on or written down."""
+    text = json.dumps(spoilt).encode()
+    fields = [(b"payment-required", base64.b64encode(text))] if in_header else []
+    response = http.Response.make(402, b"" if in_header else text, fields)
+
+    async def pay() -> Payment | None:
+        required = challenge.read(response)
+        return None if required is None else await bench.payer.pay(required, Purpose("POST", "127.0.0.1", "/v1/x"))
+
+    try:
+        payment = bench.loop.run_until_complete(asyncio.wait_for(pay(), 30))
+    except X402Error as error:
+        str(error).encode()
+    else:
+        assert payment is None or all(value.encode() for value in dict(payment.headers).values())
