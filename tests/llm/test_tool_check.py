@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Reading, ToolCall, answer_text, checked, read_request
+from mitmproxy_x402.llm import Reading, ToolCall, answer_text, checked, read_request, tool_check
 from mitmproxy_x402.llm.tool_check import MAX_MISFITS
 
 SCHEMA = {
@@ -150,3 +150,18 @@ def test_the_list_is_bounded() -> None:
     schema = {"properties": {f"k{n}": {"type": "string"} for n in range(500)}}
     found = misfits({f"k{n}": n for n in range(500)}, schema)
     assert (len(found), found[-1]) == (MAX_MISFITS + 1, ("", "and more"))
+
+
+def test_the_checks_of_all_calls_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: how often a schema is brought into JSON Schema's words, and which calls are checked."""
+    made: list[Any] = []
+    monkeypatch.setattr(tool_check, "plain_schema", lambda schema: (made.append(schema), schema)[1])
+    asked = request({"name": "weather", "input_schema": {"allOf": [{"type": "object", "required": ["y"]}] * 1000}})
+    calls = tuple(ToolCall(f"c{number}", "weather", "{}", {}) for number in range(5000))
+    found = checked(Reading("openai-chat", items=calls), asked).misfits
+    assert len(made) == 1
+    assert found[-1].problem == "this call and those after it are not checked: it is too much"
+    assert found[-1].call * 1000 <= tool_check.MAX_ALL_STEPS
+    assert [one.pointer for one in found if one.call == 1] == ["/y"]
+    other = checked(Reading("openai-chat", items=tuple(ToolCall("c", "other", "{}", {}) for _ in calls)), asked).misfits
+    assert len(other) <= tool_check.MAX_ALL_MISFITS + 2

@@ -24,9 +24,15 @@ MAX_ARGUMENTS = 256 * 1024
 """Characters of arguments that are checked."""
 MAX_STEPS = 10_000
 """Keywords that are looked at for one call, each some ten microseconds."""
+MAX_ALL_STEPS = 100_000
+"""The same for all calls of an answer together."""
 MAX_DEPTH = 160
 """Keywords within keywords of a schema; of $defs that refer to each other, each counts."""
+MAX_ALL_MISFITS = 1000
+"""Misfits of one answer that are told."""
 _MAX_UNIQUE = 1000
+_UNKNOWN = 100
+"""Steps that a search for a similar name counts as."""
 _SKIPPED = frozenset(
     ("pattern", "patternProperties", "format", "unevaluatedProperties", "unevaluatedItems", "contentSchema")
 )
@@ -41,20 +47,50 @@ def checked(reading: Reading, asked: RequestReading | None) -> Reading:
     if asked is None or not reading.tool_calls:
         return reading
     found: list[Misfit] = []
+    tools = _Tools(asked)
     for number, call in enumerate(reading.tool_calls, 1):
-        if call.kind in ("function", "custom"):
-            found += _misfits(number, call, asked)
+        if call.kind not in ("function", "custom"):
+            continue
+        if tools.steps > MAX_ALL_STEPS or len(found) > MAX_ALL_MISFITS:
+            found.append(Misfit(number, call.name, "", "this call and those after it are not checked: it is too much"))
+            break
+        found += _misfits(number, call, tools)
     return replace(reading, misfits=tuple(found))
 
 
-def _misfits(number: int, call: ToolCall, asked: RequestReading) -> Iterator[Misfit]:
-    tool = next((tool for tool in asked.tools if tool.name == call.name), None)
+class _Tools:
+    """The tools of one request, and what checking calls of them has taken."""
+
+    def __init__(self, asked: RequestReading) -> None:
+        self.asked = asked
+        self.steps = 0
+        self._by_name: dict[str, Tool] = {}
+        self._schemas: dict[str, Any] = {}
+        for tool in asked.tools:
+            self._by_name.setdefault(tool.name, tool)
+
+    def of(self, name: str) -> Tool | None:
+        """The first tool of that name."""
+        return self._by_name.get(name)
+
+    def schema(self, tool: Tool) -> Any:
+        """Its schema in JSON Schema's words; made once."""
+        if tool.name not in self._schemas:
+            self._schemas[tool.name] = plain_schema(tool.schema)
+        return self._schemas[tool.name]
+
+
+def _misfits(number: int, call: ToolCall, tools: _Tools) -> Iterator[Misfit]:
+    tool = tools.of(call.name)
     if tool is None:
-        yield from _unknown(number, call, asked)
+        tools.steps += _UNKNOWN
+        yield from _unknown(number, call, tools.asked)
         return
     if tool.schema is None or call.parsed is None or len(call.arguments) > MAX_ARGUMENTS:
         return
-    problems = _problems(call.parsed, tool.schema)
+    work = _Work()
+    problems = _problems(call.parsed, tools.schema(tool), work)
+    tools.steps += work.steps
     for told, (pointer, problem) in enumerate(dict.fromkeys(problems)):
         if told == MAX_MISFITS:
             yield Misfit(number, call.name, "", "and more")
@@ -100,10 +136,9 @@ class _TooMuch(Exception):
     """The schema takes more work than anybody waits for."""
 
 
-def _problems(value: Any, schema: Any) -> Iterator[tuple[str, str]]:
-    """Pointer and problem of each place in `value` that `schema` does not allow."""
-    _work.set(_Work())
-    schema = plain_schema(schema)
+def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
+    """Pointer and problem of each place in `value` that `schema` does not allow; `work` is what it took."""
+    _work.set(work)
     found: list[tuple[str, str]] = []
     try:
         for error in _validator(schema).iter_errors(value):
@@ -114,7 +149,7 @@ def _problems(value: Any, schema: Any) -> Iterator[tuple[str, str]]:
         found.append(("", "the schema is too large to be checked to its end"))
     except Exception as error:
         found.append(("", f"the schema cannot be used: {line(f'{type(error).__name__}: {error}', 160)}"))
-    yield from found
+    return found
 
 
 def _validator(schema: Any) -> Any:
