@@ -156,12 +156,12 @@ def test_the_checks_of_all_calls_together_are_bounded(monkeypatch: pytest.Monkey
     """Counted: how often a schema is brought into JSON Schema's words, and which calls are checked."""
     made: list[Any] = []
     monkeypatch.setattr(tool_check, "plain_schema", lambda schema: (made.append(schema), schema)[1])
-    asked = request({"name": "weather", "input_schema": {"allOf": [{"type": "object", "required": ["y"]}] * 1000}})
+    asked = request({"name": "weather", "input_schema": {"allOf": [{"type": "object"}] * 1000}})
     calls = tuple(ToolCall(f"c{number}", "weather", "{}", {}) for number in range(5000))
     found = checked(Reading("openai-chat", items=calls), asked).misfits
     assert len(made) == 1
     assert found[-1].problem == "this call and those after it are not checked: it is too much"
     assert found[-1].call * 1000 <= tool_check.MAX_ALL_STEPS
-    assert [one.pointer for one in found if one.call == 1] == ["/y"]
+    assert len(found) == 1
     other = checked(Reading("openai-chat", items=tuple(ToolCall("c", "other", "{}", {}) for _ in calls)), asked).misfits
     assert len(other) <= tool_check.MAX_ALL_MISFITS + 2
