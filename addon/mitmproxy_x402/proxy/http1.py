@@ -277,7 +277,8 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         data = bytes(self.buf)
         steps = super().read_headers(event)
         for command in steps:
-            if isinstance(command, commands.CloseConnection) and isinstance(event, events.DataReceived):
+            is_closing = isinstance(command, commands.CloseConnection) and isinstance(event, events.DataReceived)
+            if is_closing and self.state == self.read_headers:  # else the head was read, and the body behind it was not
                 readable = make_readable(data)
                 if readable is not None:
                     steps.close()
