@@ -98,12 +98,13 @@ def decoded(raw: bytes, coding: str) -> tuple[bytes, bool]:
     with contextlib.suppress(Undecodable):  # what came before the fault is good
         decoder = codings.Decoder(coding)
         for at in range(0, len(raw), SLICE):
+            if at:
+                time.sleep(PAUSE)
             for part in decoder.feed(raw[at : at + SLICE]):
                 parts.append(part)
                 size += len(part)
                 if size > MAX_READ:
                     return b"".join(parts)[:MAX_READ], False
-            time.sleep(PAUSE)
     return b"".join(parts), True
 
 
@@ -212,8 +213,9 @@ def _feed(reader: llm.StreamReader, data: bytes) -> bool:
     for at in range(0, len(data), SLICE):
         if reader.events > MAX_EVENTS:
             return False
+        if at:
+            time.sleep(PAUSE)
         reader.feed(data[at : at + SLICE])
-        time.sleep(PAUSE)
     return True
 
 
