@@ -100,16 +100,17 @@ _SHORTEST_KEY = 12
 """Bytes of the shortest key that can be told from a word."""
 
 _SCHEME = re.compile(
-    rb"""\W{0,4}(?i: bearer[ ]+[^ ]
-      | (?:digest|hawk|aws4-hmac-sha256)[ ]+ \w+=
-      | (?:negotiate|ntlm)[ ]+ [a-z0-9+/]{16}
-      | basic[ ]+ (?P<basic>[a-z0-9+/_-]{4,1000}) \W{0,4} $
+    rb"""(?:\A|[,;=])\W{0,4}(?i: bearer\s+\S
+      | (?:token|api-?key)\s+ (?=[^\s0-9]{0,200}[0-9])\S{12,1000} \s{0,4} $
+      | (?:digest|hawk|aws4-hmac-sha256)\s+ \w+=
+      | (?:negotiate|ntlm)\s+ [a-z0-9+/]{16}
+      | basic\s+ (?P<basic>[a-z0-9+/_-]{4,1000}) \W{0,4} $
     )""",
     re.VERBOSE,
 )
 """What `Authorization` begins with (RFC 9110, section 11.6.2), quoted or not."""
 
-_WORD = re.compile(rb"[A-Za-z0-9_.-]{8,}")
+_WORD = re.compile(rb"[A-Za-z0-9_-]{8,}|(?:SG|AQ|ya29|hv[bsr])(?=\.)")
 
 _VENDORS = re.compile(
     rb"""(?:
@@ -135,7 +136,7 @@ _VENDORS = re.compile(
 def is_credential_value(value: bytes) -> bool:
     """Whether a header's or parameter's value, with percent signs decoded, looks like a credential and nothing else."""
     if b" " in value:  # as in all of them
-        scheme = _SCHEME.match(value)
+        scheme = _SCHEME.search(value)
         if scheme is not None and (scheme["basic"] is None or _is_user_and_password(scheme["basic"])):
             return True
     if len(value) >= _SHORTEST_KEY:
@@ -155,7 +156,10 @@ def _is_user_and_password(text: bytes) -> bool:
 
 def is_credential(name: bytes, value: bytes) -> bool:
     """Whether a header is a credential, by its name or because its value looks like nothing else."""
-    return is_credential_name(name) or is_credential_value(value)
+    if is_credential_name(name) or is_credential_value(value):
+        return True
+    query = value.partition(b"?")[2] if name.lower() == b"referer" else b""
+    return any(map(is_credential_parameter, query.split(b"&", 1000)))
 
 
 def is_payment(name: bytes, value: bytes) -> bool:
@@ -185,9 +189,9 @@ def without_parameters(query: bytes, is_gone: Callable[[bytes], bool]) -> bytes:
 
 def is_credential_parameter(piece: bytes) -> bool:
     """Whether `name=value` of a query is a credential, by its name or by its value. `token=SOL` names a coin."""
-    name, _, value = piece.partition(b"=")
+    name, equals, value = piece.partition(b"=")
     if not value:
-        return False
+        return not equals and is_credential_value(unquote_to_bytes(name))
     name = unquote_to_bytes(name)
     if is_credential_name(name):
         return name.lower() != b"token" or not _is_coin(value)
