@@ -31,7 +31,7 @@ from .payment.payer import Payer, find_wallets
 from .payment.retained.store import Retained, open_retained
 from .payment.signing.delegation import warn_of_delegation
 from .protocol.amounts import format_usd
-from .proxy.exchange import Exchange, exchange_of
+from .proxy.exchange import Exchange, exchange_of, where_it_listens
 from .proxy.fair_reader import Fairness
 from .proxy.layer import install
 from .proxy.startup import authorities, fast_path, mitmproxy_defaults
@@ -247,7 +247,7 @@ class X402Addon:
         if not is_loopback(ctx.options.listen_host) and settings.client_token is None:
             lines.append("other machines are refused until X402_CLIENT_TOKEN is set")
         if upstreams:
-            lines += [_where_clients_go(mode.removeprefix("reverse:")) for mode in upstreams]
+            lines += map(_where_clients_go, upstreams)
         else:
             lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
         return lines
@@ -374,19 +374,18 @@ class X402Addon:
         self.payer.ledger.close()
 
 
-def _where_clients_go(upstream: str) -> str:
-    """One line on an upstream of mitmproxy's reverse mode, and on how clients reach it."""
-    url, _, port = upstream.rpartition("@")
-    if not (url and port.isdigit()):
-        url, port = upstream, str(ctx.options.listen_port or 8080)
-    host = ctx.options.listen_host
-    here = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+def _where_clients_go(mode: str) -> str:
+    """One line on the upstream of a reverse mode, and on how clients reach it."""
+    url, host, port = where_it_listens(mode, ctx.options.listen_host, ctx.options.listen_port)
+    if port == 0:
+        return f"upstream {url}; the line that says where it listens has the port for clients"
+    here = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host and host[0] != "[" else host  # noqa: S104
     base = f"http://{here}:{port}"
     line = f"upstream {url}; the base URL for clients is {base} (OpenAI's: {base}/v1)"
     if not mitmproxy_defaults.own_process:
         return line
     program = os.environ.get("X402_PROGRAM", "mitmproxy-x402")
-    at = "" if port == str(PORT) else f" -p {port}"
+    at = "" if port == PORT else f" -p {port}"
     return f"{line}; {program} env claude{at} prints the lines for a shell"
 
 

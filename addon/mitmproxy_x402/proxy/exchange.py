@@ -106,6 +106,12 @@ def origin_of(flow: http.HTTPFlow) -> str:
     return f"{mode.scheme}://{mode.address[0]}:{mode.address[1]}"
 
 
+def where_it_listens(mode: str, host: str, port: int | None) -> tuple[str, str, int]:
+    """The upstream's URL, and host and port for clients, of a reverse mode; `host` and `port` where it names none."""
+    parsed = ReverseMode.parse(mode)
+    return parsed.data, parsed.listen_host(host), parsed.listen_port(port) or 0
+
+
 _Thing = TypeVar("_Thing")
 
 
