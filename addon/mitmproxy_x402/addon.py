@@ -30,6 +30,7 @@ from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
 from .payment.retained.store import Retained, open_retained
 from .payment.signing.delegation import warn_of_delegation
+from .program import program
 from .protocol.amounts import format_usd
 from .proxy.exchange import Exchange, exchange_of, where_it_listens
 from .proxy.fair_reader import Fairness
@@ -236,8 +237,7 @@ class X402Addon:
         ]
         if not lines:
             lines.append(
-                "no wallet: free answers pass, every challenge is refused; to make one: "
-                f"{os.environ.get('X402_PROGRAM', 'mitmproxy-x402')} wallet new"
+                f"no wallet: free answers pass, every challenge is refused; to make one: {program()} wallet new"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
         budgets = ", ".join(str(budget) for budget in settings.budgets)
@@ -384,9 +384,8 @@ def _where_clients_go(mode: str) -> str:
     line = f"upstream {url}; the base URL for clients is {base} (OpenAI's: {base}/v1)"
     if not mitmproxy_defaults.own_process:
         return line
-    program = os.environ.get("X402_PROGRAM", "mitmproxy-x402")
     at = "" if port == PORT else f" -p {port}"
-    return f"{line}; {program} env claude{at} prints the lines for a shell"
+    return f"{line}; {program()} env claude{at} prints the lines for a shell"
 
 
 def _state_folder() -> Path:

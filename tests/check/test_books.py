@@ -48,7 +48,7 @@ def test_what_is_not_confirmed_explains_it() -> None:
     still = entry(2, 50_000, fate="unknown", transaction="")
     line = judge(Movements(9_000_000, 0, {"0xt1": 100_000, "0xt2": 50_000}), entry(1, 100_000), still)
     assert not line.good
-    assert "0.05 of the books are not confirmed yet: ./run.sh reconcile" in line.text
+    assert "0.05 of the books are not confirmed yet: mitmproxy-x402 reconcile" in line.text
     waiting = judge(Movements(9_000_000, 0, {"0xt1": 100_000}), entry(1, 100_000), still)
     assert waiting.good
 

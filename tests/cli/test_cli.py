@@ -151,6 +151,18 @@ class TestHelp:
         cli.main(["--help"])
         assert capsys.readouterr().out.startswith("usage: ./run.sh [VERB]")
 
+    @pytest.mark.parametrize("verb", cli.VERBS)
+    def test_of_a_verb_in_both_ways(self, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["help", verb]) == 0
+        said = capsys.readouterr().out
+        assert cli.main([verb, "--help"]) == 0
+        assert said == capsys.readouterr().out
+        assert said.startswith(f"usage: mitmproxy-x402 {verb}")
+
+    def test_of_a_mistyped_verb(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["help", "walet"]) == 2
+        assert "did you mean wallet?" in capsys.readouterr().err
+
     def test_nothing_beyond_the_standard_library_is_needed(self, tmp_path: Path) -> None:
         code = (
             f"import sys; sys.path.append({str(ADDON)!r}); from mitmproxy_x402.cli.main import main; sys.exit(main())"
@@ -192,6 +204,25 @@ class TestHelp:
         )
         os.close(write)
         assert (answer.returncode, answer.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["archive", "--before", "2026-08-01", "FILE"],
+        ["archive", "FILE", "--before", "2026-08-01"],
+        ["--ledger", "LEDGER", "archive", "--before=2026-08-01", "FILE"],
+        ["backup", "--ledger", "LEDGER", "FILE"],
+    ],
+)
+def test_options_stand_anywhere_among_the_arguments_of_ledger(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [str(tmp_path / "ledger.sqlite3") if argument == "LEDGER" else argument for argument in arguments]
+    if "--ledger" not in named:
+        named += ["--set", f"x402_ledger={tmp_path / 'ledger.sqlite3'}"]
+    assert cli.main(["ledger", *named]) == 2
+    assert "there is no ledger at" in capsys.readouterr().err
 
 
 class TestPath:

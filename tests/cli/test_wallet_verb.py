@@ -318,6 +318,7 @@ def test_what_a_verb_does_not_take_is_refused(tmp_path: Path, arguments: list[st
     answer = run(tmp_path, *arguments)
     assert answer.returncode == 1
     assert f"{name} is not expected" in answer.stderr
+    assert answer.stderr.endswith("See x402 wallet --help.\n")
 
 
 def test_the_network_to_fund_is_the_gateways(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -343,7 +344,7 @@ def test_an_allowance_is_set_and_revoked_at_the_sandbox(tmp_path: Path, sandbox:
     """With its own key, so that other tests see no allowance."""
     assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
     for dollars in ("20", "0.5", "0"):
-        answer = run(tmp_path, "allow", dollars, "--network", "base-sepolia", "--yes", more=beside(sandbox))
+        answer = run(tmp_path, "allow", "--network", "base-sepolia", dollars, "--yes", more=beside(sandbox))
         assert answer.returncode == 0, answer.stderr
         assert "Done: transaction 0x" in answer.stdout
         assert f"Permit2 may take of that: {dollars}." in answer.stdout

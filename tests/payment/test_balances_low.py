@@ -121,4 +121,4 @@ def test_the_proxy_says_it_at_its_start(rpc: Chain, home: Path) -> None:
     rpc.units = 0
     named = ("--set", f"x402_evm_rpc=base-sepolia={rpc.url}")
     with Proxy("http://127.0.0.1:1", *named, home=home) as proxy:
-        proxy.wait_for("has 0 USDC on base-sepolia, not enough for one request: ./run.sh wallet fund")
+        proxy.wait_for("has 0 USDC on base-sepolia, not enough for one request: mitmproxy-x402 wallet fund")

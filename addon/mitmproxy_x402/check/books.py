@@ -11,6 +11,7 @@ from ..chain.movements import Movements, movements
 from ..chain.rpc import Allowance, Rpc
 from ..ledger.interface import LedgerError
 from ..ledger.reading import Entry, is_there, read_entries
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Asset, Network
@@ -91,7 +92,7 @@ def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movem
     if expected == moved.balance and not still:
         return ok("books", f"{text}, which is what the wallet has")
     difference = f"{text}; the wallet has {usd(moved.balance)}"
-    open_ones = f"{usd(still)} of the books are not confirmed yet: ./run.sh reconcile" if still else ""
+    open_ones = f"{usd(still)} of the books are not confirmed yet: {program()} reconcile" if still else ""
     unknown = {name: amount for name, amount in outgoing.items() if name not in named}
     unbooked = left - sum(amount for name, amount in outgoing.items() if name in named)
     if expected == moved.balance:
@@ -109,7 +110,7 @@ def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movem
     if missing:
         parts.append(
             f"{usd(sum(missing.values()))} of {len(missing)} payments is not among what left the wallet: not final "
-            "yet, or a gateway named a transaction that does not exist (./run.sh reconcile tells)"
+            f"yet, or a gateway named a transaction that does not exist ({program()} reconcile tells)"
         )
     said = "; ".join([*parts, *([open_ones] if open_ones else [])]) or "amounts of single transfers differ"
     return todo("books", f"{difference}: {said}.")

@@ -22,6 +22,7 @@ from ..payment import policy
 from ..payment.payer import find_wallets, payers_of, rules_of
 from ..payment.policy import Offer, Purpose
 from ..payment.signing.delegation import refused_key
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network
@@ -322,7 +323,7 @@ async def _balances(
         has = f"{format_usd(balance.held_micro_usd(asset, units))} {asset.symbol} on {network.name}"
         price = offer.requirement.amount if offer is not None and chosen else 0
         if units < price:
-            to_do = f"send {asset.symbol} to {purse.address} ({_program()} wallet fund)"
+            to_do = f"send {asset.symbol} to {purse.address} ({program()} wallet fund)"
             yield todo("balance", f"{has}, less than such a request costs: {to_do}.")
         else:
             enough = f", enough for {units // price} such requests" if price else ""
@@ -330,10 +331,6 @@ async def _balances(
         line = await books.compare(network, asset, purse.address, urls, settings)
         if line is not None:
             yield line
-
-
-def _program() -> str:
-    return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
 
 
 async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[Line]:

@@ -19,6 +19,7 @@ from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
 from ..ledger.sqlite.store import SqliteLedger
+from ..program import program
 from ..protocol.evm import secp256k1
 from ..proxy.startup import authorities
 from ..proxy.startup.self_check import self_check
@@ -67,9 +68,8 @@ def wallets(found: Wallets, settings: Settings) -> Iterator[Line]:
             names = ", ".join(network.name for network in settings.networks if network.family == family)
             yield ok("wallet", f"{purse.address} pays on {names} (from {purse.source})")
     if found.evm is None and found.svm is None:
-        program = os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
         others = f"or set {SVM_VARIABLE} (Solana) or {EVM_VARIABLE} (Base), or name a key file"
-        yield todo("wallet", f"none was found: make one with {program} wallet new, {others}.")
+        yield todo("wallet", f"none was found: make one with {program()} wallet new, {others}.")
         return
     yield ok("key files", "no other user can read them")
     for warning in settings.warnings:

@@ -25,7 +25,7 @@ verbs:
   path       print the path of the script for `mitmdump -s`
 
 Other arguments of serve, web, tui and sandbox go to mitmproxy: --set x402_max_request=0.25, -p 4403, ...
-`{prog} VERB --help` explains one verb. `{prog} --version` prints the version.
+`{prog} VERB --help` or `{prog} help VERB` explains one verb. `{prog} --version` prints the version.
 """
 
 SERVE_HELP = """\

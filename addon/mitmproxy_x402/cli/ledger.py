@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("what")
     parser.add_argument("file", nargs="?", default="")
     parser.add_argument("--before", default="")
-    given = parser.parse_args(list(arguments))
+    given = parser.parse_intermixed_args(list(arguments))  # the options may stand between the two
     if given.what not in ("archive", "backup"):
         raise UsageError(f"{given.what!r:.40} is neither backup nor archive")
     if not given.file:

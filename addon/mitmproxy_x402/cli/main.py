@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from .. import __version__, installation
 from ..errors import X402Error
+from ..program import program
 from .help_texts import (
     BENCH_HELP,
     CHECK_HELP,
@@ -40,11 +41,6 @@ FIRST_LINES = {
 }
 TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
 """mitmproxy's three programs by our verbs."""
-
-
-def program() -> str:
-    """The command by which the user started this program."""
-    return os.environ.get("X402_PROGRAM") or "mitmproxy-x402"
 
 
 def script_path() -> Path:
@@ -75,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     first = arguments[0] if arguments else "serve"
+    if first == "help" and len(arguments) > 1:
+        return _print(_help_of(arguments[1])) if arguments[1] in VERBS else _unknown_verb(arguments[1])
     if first in {"-h", "--help", "help"}:
         return _print(HELP.format(prog=program()))
     if first == "--version":

@@ -28,6 +28,7 @@ from typing import IO, Any, NoReturn
 
 from ..command_line import PORT, WEB_PORT, port_is_free, read_arguments
 from ..errors import SettingsError, X402Error
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import BUILT_IN
 from ..sandbox import Sandbox, SandboxConfig
@@ -138,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
             if choice.once:
                 return 0 if paid else 1
             at = "" if port == PORT else f" -p {port}"
-            _say(PASTE.format(url=url, at=at, program=os.environ.get("X402_PROGRAM") or "mitmproxy-x402"))
+            _say(PASTE.format(url=url, at=at, program=program()))
             code = proxy.wait()
             time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
             raise DemoError(f"the proxy ended by itself, exit code {code}")

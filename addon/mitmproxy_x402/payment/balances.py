@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ..chain.balance import balance, held_micro_usd
 from ..errors import Refused, RpcError
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import Asset, Network, NetworkTable
 from .policy import Offer, Payers
@@ -155,8 +156,8 @@ class Balances:
         raise Refused(
             "wallet_unfunded",
             f"The gateway asks {offer}, and said {ago:.0f} s ago that the wallet {payer} cannot pay that.{has} Nothing "
-            f"was signed. Send {symbol} on {network} to that wallet (./run.sh wallet fund shows how). The gateway is "
-            f"asked again in {left:.0f} s, or as soon as {option} shows that its balance has changed.",
+            f"was signed. Send {symbol} on {network} to that wallet ({program()} wallet fund shows how). The gateway "
+            f"is asked again in {left:.0f} s, or as soon as {option} shows that its balance has changed.",
             asked=str(offer),
         )
 
@@ -207,8 +208,8 @@ class Balances:
             count = left // price
             enough = f"enough for {count} request{'' if count == 1 else 's'}" if count else "not enough for one request"
             logger.warning(
-                "x402: the wallet %s has %s on %s, %s: ./run.sh wallet fund",
-                *(purse.payer, _held(purse, left), purse.network.name, enough),
+                "x402: the wallet %s has %s on %s, %s: %s wallet fund",
+                *(purse.payer, _held(purse, left), purse.network.name, enough, program()),
             )
 
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from ..errors import ChallengeError, Refused
 from ..limits.limits import NOTHING_ASKED, Asked, Budget, Limit, for_request
 from ..limits.whole_request import WholeRequest, normal_path
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.evm.address import EVM_ADDRESS
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
@@ -421,6 +422,7 @@ def _no_wallet(offers: list[Offer]) -> str:
     asked = " or ".join(str(offer) for offer in cheapest.values())
     variables = " or ".join(sorted({KEY_VARIABLES[offer.network.family] for offer in offers}))
     return (
-        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Make a wallet with ./run.sh "
-        f"wallet new, or set {variables} to the key of one that holds USDC there; then start the proxy again."
+        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Make a wallet with "
+        f"{program()} wallet new, or set {variables} to the key of one that holds USDC there; then start the proxy "
+        "again."
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from ..errors import Refused
 from ..gateways import Meaning, gateway_of
 from ..ledger.interface import JobPaid, LedgerError, Outcome, State, Submitted
+from ..program import program
 from ..protocol.http_message import Request
 from ..protocol.messages import PaymentRequired, PaymentRequirements
 from ..protocol.networks import NetworkTable
@@ -269,7 +270,7 @@ def _already_paid() -> Refused:
         "job_already_paid",
         "The gateway asks to be paid for a job that was paid for before through this proxy, and that payment may have "
         "been settled. Nothing more was paid. Poll again: a gateway that has its money answers with the result. If it "
-        "does not, the ledger (./run.sh report) names the payment for the gateway's owners.",
+        f"does not, the ledger ({program()} report) names the payment for the gateway's owners.",
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import Undecodable
+from ..program import program
 from ..protocol.strict_json import decode_json
 from .policy import Offer
 
@@ -14,7 +15,7 @@ _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
     for pattern, sentence in (
         (
             r"PAYMENT_UNFUNDED|.*insufficient_(funds|balance)",
-            "the wallet {payer} has too little {symbol} on {network}; fund it (./run.sh wallet fund)",
+            "the wallet {payer} has too little {symbol} on {network}; fund it ({program} wallet fund)",
         ),
         (
             r"permit2_allowance_required",
@@ -22,7 +23,7 @@ _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
         ),
         (
             r".*(valid_before|valid_after|not_yet_valid|deadline_expired)",
-            "the payment was not valid then by the gateway's clock; ./run.sh check compares it with this one's",
+            "the payment was not valid then by the gateway's clock; {program} check compares it with this one's",
         ),
         (r"PAYMENT_BLOCKHASH_STALE", "its blockhash was too old when it arrived"),
         (r"PAYMENT_REPLAY|duplicate_settlement|.*nonce_already_used|permit2_invalid_nonce", "it was used before"),
@@ -50,7 +51,8 @@ def explain(code: str, offer: Offer, payer: str) -> str:
         )
     for pattern, sentence in _REASONS:
         if pattern.fullmatch(code):
-            words = sentence.format(payer=payer or "", symbol=offer.asset.symbol, network=offer.network.name)
+            symbol, network = offer.asset.symbol, offer.network.name
+            words = sentence.format(payer=payer or "", symbol=symbol, network=network, program=program())
             return f"{code}: {' '.join(words.split())}"
     return code
 

@@ -10,6 +10,7 @@ from html import escape
 
 from .. import __version__
 from ..ledger.reading import Entry
+from ..program import program
 from ..protocol.amounts import format_usd
 from . import chart as report_chart
 from .style import STYLE
@@ -176,7 +177,7 @@ def _unknown(report: Report) -> str:
         for entry in unknown
     ]
     head = _head("time", "USD", "for", "network", "reference")
-    note = "These count as spent. <code>./run.sh reconcile</code> asks the chain what became of them."
+    note = f"These count as spent. <code>{escape(program())} reconcile</code> asks the chain what became of them."
     if more := report.of("unknown").payments - len(unknown):
         note += f" {count(more)} more are in <code>--csv</code>."
     return _folded("Sent, not confirmed yet", head, lines, kind="list", note=note)

@@ -16,6 +16,7 @@ from typing import Any
 from ..ledger.interface import FREE
 from ..ledger.reading import Entry
 from ..ledger.sums import Ceilings
+from ..program import program
 from ..protocol.amounts import format_usd
 from .sums import UNNAMED, WORDS, Report, Sum
 
@@ -117,7 +118,7 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
     each, rejected = report.of("unknown"), report.of("rejected")
     if each.payments:
         lines.append(f"{bold('Sent, not confirmed yet')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD.")
-        lines.append("They count as spent. ./run.sh reconcile asks the chain what became of them:")
+        lines.append(f"They count as spent. {program()} reconcile asks the chain what became of them:")
         lines += _listed(report, report.unknown, lambda entry: entry.reference or "no reference", dim, each.payments)
     if rejected.payments:
         lines += [

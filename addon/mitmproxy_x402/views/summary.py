@@ -8,6 +8,7 @@ from pathlib import Path
 from ..forecast.forecast import Tally
 from ..ledger.interface import Ledger, LedgerError
 from ..ledger.reading import Entry, read_entries
+from ..program import program
 from ..protocol.amounts import format_usd
 from ..report.sums import OPEN, SPENT, total
 from ..report.text import count
@@ -39,7 +40,7 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
 
 def too_many() -> str:
     """In the place of the sums of more than TOO_MANY payments."""
-    return f"more than {TOO_MANY} payments; ./run.sh report adds them up"
+    return f"more than {TOO_MANY} payments; {program()} report adds them up"
 
 
 def paid(entries: Iterable[Entry]) -> str:

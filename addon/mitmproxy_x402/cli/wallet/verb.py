@@ -12,6 +12,7 @@ from typing import NoReturn
 from ...command_line import configured_options, read_arguments
 from ...errors import SettingsError
 from ...payment.payer import find_wallets
+from ...program import program
 from ...settings.options import OPTIONS
 from ...settings.settings import Settings, read_settings
 from . import allow as wallet_allow
@@ -32,7 +33,7 @@ ACCEPTED = {
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"wallet: {message}. See wallet --help.")
+        raise SettingsError(f"wallet: {message}. See {program()} wallet --help.")
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -67,7 +68,7 @@ def _read(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--html", default="")
     parser.add_argument("--upstream", default="")
     parser.add_argument("--set", action="append")
-    given = parser.parse_args(list(arguments))
+    given = parser.parse_intermixed_args(list(arguments))  # the options may stand between the two
     if given.verb not in ACCEPTED:
         parser.error(f"{given.verb!r:.40} is none of {', '.join(ACCEPTED)}")
     foreign = [

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from ...program import program
 from ..interface import LedgerError
 from .schema import MIGRATIONS
 
@@ -86,8 +87,8 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
         if path.stat().st_size and not _has_log(path):
             raise LedgerError(
                 f"The ledger {path} is empty, and its log {path.name}-wal, in which its payments were, is missing. Put "
-                "that back beside it (a running ledger is copied with ./run.sh report --backup FILE). If it is gone "
-                "for good, delete the file: a new ledger begins without what was spent."
+                f"that back beside it (a running ledger is copied with {program()} report --backup FILE). If it is "
+                "gone for good, delete the file: a new ledger begins without what was spent."
             )
         return 0
     if "payment" in tables and version > len(MIGRATIONS):
@@ -117,7 +118,8 @@ def without_log(path: Path) -> str:
     """The message about a file whose log is gone."""
     return (
         f"the ledger {path} was copied or moved without its log {path.name}-wal while a proxy had it open, so its last "
-        "payments are missing and do not count. Put the log back next to it; ./run.sh report --backup FILE copies all"
+        f"payments are missing and do not count. Put the log back next to it; {program()} report --backup FILE "
+        "copies all"
     )
 
 

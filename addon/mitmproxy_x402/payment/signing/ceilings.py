@@ -15,6 +15,7 @@ from typing import Any
 from ...chain.permit2 import Standing, standing
 from ...errors import Refused, RpcError
 from ...ledger.interface import Charge, Ledger, Pending
+from ...program import program
 from ...protocol.amounts import format_usd
 from ...protocol.networks import Network
 from ...schemes.permit2 import sponsors
@@ -161,7 +162,7 @@ def _permit_nonce(offer: Offer, known: Standing, pending: Pending, *, sponsored:
         "permit2_allowance_missing",
         f"The gateway asks {offer} over Permit2, which may take {allowed} {offer.asset.symbol} of this wallet"
         + (f" ({format_usd(pending.permit2)} of it for earlier payments)" if over_permit2 else "")
-        + ". Nothing was paid. To raise that, run ./run.sh wallet allow, which names the dangers.",
+        + f". Nothing was paid. To raise that, run {program()} wallet allow, which names the dangers.",
         asked=str(offer),
     )
 
