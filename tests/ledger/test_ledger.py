@@ -165,6 +165,64 @@ def test_room_returns_as_the_period_rolls(ledger: Ledger, times: Times) -> None:
     ledger.reserve(intent(15), day)
 
 
+def test_a_signature_that_lives_longer_than_the_period_counts_as_long(ledger: Ledger, times: Times) -> None:
+    """Up to 24 hours by x402_max_validity, against an hourly budget."""
+    hour = [budget(15, "hour")]
+    row = ledger.reserve(intent(), hour)
+    ledger.record_sent(row, "nonce", 0, Validity(dies_in=DAY))
+    for passed, state in ((3601, "sent"), (3600, "unknown"), (3600, "settled")):
+        times.pass_by(passed)
+        assert ledger.spent(hour[0]) == ledger.spent(budget(15, "hour", model="m-*")) == 10, state
+        with pytest.raises(OverBudget) as caught:
+            ledger.reserve(intent(), hour)
+        if state != "settled":
+            ledger.finish(row, Outcome("settled" if state == "unknown" else "unknown", "0xt"))
+    assert caught.value.returns_in == pytest.approx(DAY - 3 * 3600 - 1 + 3600)
+    times.pass_by(caught.value.returns_in)
+    ledger.reserve(intent(), hour)
+
+
+def test_a_signature_that_is_made_again_counts_from_its_last(ledger: Ledger, times: Times) -> None:
+    """As a job's polls make it, an hour and more after the payment was reserved."""
+    hour = budget(15, "hour")
+    row = ledger.reserve(intent(), [hour])
+    ledger.record_sent(row, "nonce", 0, Validity(dies_in=900))
+    for _ in range(5):
+        times.pass_by(3000)
+        ledger.record_resent(row, Validity(dies_in=900))
+        assert ledger.spent(hour) == 10
+        with pytest.raises(OverBudget):
+            ledger.reserve(intent(), [hour])
+    times.pass_by(3000)
+    assert ledger.spent(hour) == 10
+    times.pass_by(1500)
+    ledger.reserve(intent(), [hour])
+
+
+def test_a_long_signature_counts_until_a_period_after_the_chain_says_it_moved(ledger: Ledger, times: Times) -> None:
+    hour = budget(15, "hour")
+    row = ledger.reserve(intent(), [hour])
+    ledger.record_sent(row, "nonce", 0, Validity(dies_in=DAY))
+    times.pass_by(7200)
+    now = int(times.wall)  # type: ignore[attr-defined]
+    ledger.record_chain([ChainWord(row, "moved", "0xt", now - 600, AtomicUnits(10), 10)])
+    assert ledger.spent(hour) == 10
+    times.pass_by(2999)
+    assert ledger.spent(hour) == 10
+    times.pass_by(2)
+    assert ledger.spent(hour) == 0
+
+
+def test_what_circle_gateway_has_settled_counts_from_its_reservation(ledger: Ledger, times: Times) -> None:
+    """Its signatures live for seven days, and no chain says what became of one."""
+    for outcome, then in (("settled", 0), ("unknown", 10)):
+        row = ledger.reserve(intent(scheme="gateway"), [])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=7 * DAY))
+        ledger.finish(row, Outcome(outcome, "0xt" if outcome == "settled" else ""))  # type: ignore[arg-type]
+        times.pass_by(DAY + 1)
+        assert ledger.spent(budget(MUCH)) == then
+
+
 def test_more_than_the_whole_budget_never_fits(ledger: Ledger) -> None:
     for period in ("", "day"):
         with pytest.raises(OverBudget) as caught:
@@ -529,7 +587,7 @@ class TestClock(InFile):
         for boot, wall, expected in (("a", 0.0, 10), ("b", -2.0, 20), ("c", 0.9, 30), ("d", 1.1, 20)):
             now = MachineTimes(times.wall + wall * DAY, 5, boot)
             with closing(SqliteLedger(path, now.clock)) as ledger:
-                pay(ledger)
+                ledger.record_sent(ledger.reserve(intent(), []), "nonce", 0, Validity(dies_in=600))
                 assert ledger.spent(budget(MUCH)) == expected
 
     def test_an_uptime_that_runs_backwards_is_not_believed(self, ledger: Ledger, times: MachineTimes) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mitmproxy_x402.ledger.interface import (
     FREE,
+    LONGEST_MS,
     PASSING,
     ChainWord,
     Intent,
@@ -108,9 +109,10 @@ class History:
                 ledger.finish(row, self.random.choice(outcomes))
             elif step == 3:
                 verdict: Any = self.random.choice(("moved", "dead"))
-                ledger.record_chain([ChainWord(row, verdict, micro_usd=self.random.choice((None, 0, 3)))])
+                block_time = self.random.choice((None, self.now // 1000))
+                ledger.record_chain([ChainWord(row, verdict, "", block_time, None, self.random.choice((None, 0, 3)))])
             else:
-                dies_in = self.random.choice((None, 60, 900))
+                dies_in = self.random.choice((None, 60, 900, 1501, 90_000, 600_000))
                 ledger.record_sent(row, f"nonce {row}", 0, Validity(dies_in=dies_in))
         except LedgerError:
             pass
@@ -122,8 +124,10 @@ class History:
         now = self.now
         begin = -1 if budget.seconds is None else now - budget.seconds * 1000
         columns = "id, counted_at, micro_usd, state, free_at, model, path, unclear, uncounted, charged_micro_usd"
+        ends = self.ends()
         found = []
-        for row, at, micro, state, free_at, model, path, unclear, uncounted, charged in query(self.place, columns):
+        for row, reserved, micro, state, free_at, model, path, unclear, uncounted, charged in query(self.place, columns):
+            at = reserved if reserved > begin or reserved <= begin - LONGEST_MS else ends[row]
             if at <= begin or row == but or state in FREE or (lapsed and state == "reserved" and at < now - 300_000):
                 continue
             is_due = free_at is not None and free_at <= now
@@ -131,16 +135,30 @@ class History:
                 is_due and state in PASSING
             ):
                 found.append((at, charged if is_due and state == "settled" else micro - uncounted))
+        return sorted(found)
+
+    def ends(self) -> dict[int, int]:
+        """Until when each payment counts as made, where it is older than a budget's period."""
+        columns = "id, time, counted_at, dead_at, chain_state, chain_time, state"
+        found = {}
+        for row, time, at, dead_at, chain_state, chain_time, state in query(self.place, columns):
+            is_long = state == "unknown" if dead_at is None else dead_at - at > 1_500_000
+            end = at + 90_000_000 if dead_at is None else dead_at
+            if chain_state == "moved" and chain_time is not None:
+                end = at + chain_time * 1000 - time
+            found[row] = end if is_long else at
         return found
 
     def unforgiven(self, budget: Budget) -> int:
         """What was given back without the chain's word, beyond the size of the budget."""
         begin = -1 if budget.seconds is None else self.now - budget.seconds * 1000
-        columns = "counted_at, CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END, model, path, unclear"
+        columns = "id, counted_at, CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END, model, path, unclear"
+        ends = self.ends()
         given_back = sum(
             micro
-            for at, micro, model, path, unclear in query(self.place, columns, "WHERE chain_state IS NULL")
-            if at > begin and matches(budget.scope, None if unclear else model, path, bool(unclear))
+            for row, at, micro, model, path, unclear in query(self.place, columns, "WHERE chain_state IS NULL")
+            if (at > begin or (at > begin - LONGEST_MS and ends[row] > begin))
+            and matches(budget.scope, None if unclear else model, path, bool(unclear))
         )
         return max(given_back - budget.micro_usd, 0)
 
@@ -241,7 +259,8 @@ def test_nothing_goes_through_all_payments(ledger: SqliteLedger) -> None:
     for statement in (sqlite_spending.SPENT, sqlite_spending.PARTS, *sqlite_spending.WITHIN.values()):
         plan = [row[-1] for row in asked(ledger, f"EXPLAIN QUERY PLAN {statement}", values)]
         looked_up = [line for line in plan if " payment" in line or " spending" in line]
-        indexes = ("payment_counted_at (counted_at>? AND counted_at<?)", "(scope=? AND level=? AND span>? AND span<?)")
+        indexes = tuple(f"payment_{its} (counted_at>? AND counted_at<?)" for its in ("counted_at", "outliving"))
+        indexes = (*indexes, "(scope=? AND level=? AND span>? AND span<?)")
         assert looked_up, plan
         assert all("USING" in line and line.endswith(indexes) for line in looked_up), plan
 

@@ -28,6 +28,11 @@ to the size of each budget; beyond that it counts within the budget's period, un
 calls payments rejected or cheap and still takes the whole amount gets at most twice a budget, and with a chain to ask,
 once.
 
+A row counts within a budget's period since its reservation. One whose signature lives long (`OUTLIVES`), as that of a
+job that is signed again at each poll, counts until a period after it ends, whatever its age: it can move its money any
+time until then. If the chain says that it did, it counts until a period after that. Only what a seller over Circle
+Gateway calls settled counts since its reservation: no chain knows more.
+
 The chain's answer is stored next to the gateway's (`ChainWord`): the transaction, the time of its block, the amount
 that moved, and a finding if the two disagree. A row without `chain_state` has not been looked up.
 
@@ -104,6 +109,15 @@ UNCHECKED_CHARGE = "state = 'settled' AND charged_micro_usd IS NOT NULL AND chai
 """SQL for ceilings of which only the gateway says how much it took, as both stores' index has it."""
 UNCHECKED = "state = 'settled' AND chain_state IS NULL AND charged_micro_usd IS NULL AND sends > 0"
 """SQL for other rows that are settled by the gateway's word alone."""
+OUTLIVES = "dead_at - counted_at > 1500000 OR (dead_at IS NULL AND state = 'unknown')"
+"""SQL for rows whose signature lives longer than usual after the reservation, because of its validity or because it was
+signed again, as both stores' index has it."""
+LIVES_UNTIL = """COALESCE(CASE chain_state WHEN 'moved' THEN counted_at + chain_time * 1000 - time END, dead_at,
+        counted_at + CASE scheme WHEN 'gateway' THEN 691200000 ELSE 90000000 END)"""
+"""SQL for the ledger's time after which such a row's signature moves nothing: the chain's time of its settlement, the
+end of its last signature, or the end of the longest that it can have."""
+LONGEST_MS = 9 * 24 * 3600 * 1000
+"""More milliseconds than there can be between a row's reservation and that time."""
 CHARGES = 32
 """Most ceilings that `Ledger.charges` returns."""
 CHARGES_ROWS = 20_000

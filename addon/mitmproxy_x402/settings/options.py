@@ -66,7 +66,7 @@ OPTIONS: tuple[Option, ...] = (
         "Whether sellers may be paid by Circle Gateway: true or false. Such a payment comes out of a balance that you "
         "have deposited with Circle's contract, not out of the wallet. The danger: Circle takes only signatures that "
         "live for seven days, whatever x402_max_validity says, so one whose outcome is unknown can be taken, and "
-        "counts against the budget, for that long. Default: false.",
+        "counts against the budget, for that long and a period more. Default: false.",
     ),
     Option(
         "x402_budget",
@@ -172,7 +172,7 @@ OPTIONS: tuple[Option, ...] = (
         "600",
         "The longest time that a signed EVM authorization stays valid, in seconds, 30 to 86400, whatever the gateway "
         "asks for. Anyone who gets hold of a payment header can submit it that long, and it can move the money "
-        "once. Default: 600.",
+        "once; so above 900 it counts against budgets until a period after it has ended. Default: 600.",
     ),
     Option(
         "x402_solana_rpc",

@@ -214,6 +214,11 @@ MIGRATIONS = (
     WHEN {_counts("NEW")} <> {_counts("OLD")}
     BEGIN {_add(f"{_counts('NEW')} - {_counts('OLD')}", covered)}; END
     """,
+    """
+    -- What budgets count beyond their period: signatures that live long, or are made again.
+    CREATE INDEX payment_outliving ON payment (counted_at)
+        WHERE dead_at - counted_at > 1500000 OR (dead_at IS NULL AND state = 'unknown')
+    """,
 )
 """Each migrates the tables from its index to the next version; PRAGMA user_version is a file's version."""
 

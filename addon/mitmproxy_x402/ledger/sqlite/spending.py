@@ -4,7 +4,7 @@ For each scope that a budget has used, the table `spending` holds sums over span
 Triggers maintain them: a payment is added to one span of each length when it is reserved, and subtracted when it is
 freed. The sum since a given time then consists of the single payments up to the end of the shortest span, the shortest
 spans up to the end of the next longer one (at most 63), and so on until now. A new scope is summed up from the payments
-once.
+once. To these come the few payments of before whose signatures lived on (`interface.OUTLIVES`), one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from ...limits.limits import Budget
-from ..interface import FREE
+from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES
 from .schema import LEVELS, covered
 
 USED_MS = 24 * 3600 * 1000
@@ -48,6 +48,12 @@ _SUM_UP = (
 _PAYMENTS = f"""
     SELECT 0, counted_at AS starts, micro_usd - uncounted AS micro_usd {_COUNTED}
     AND counted_at >= :begin AND counted_at < :end"""
+_OUTLIVING = f"""
+    FROM scope CROSS JOIN payment INDEXED BY payment_outliving WHERE scope.id = :scope AND ({OUTLIVES})
+    AND counted_at < :begin AND counted_at > :begin - {LONGEST_MS} AND {LIVES_UNTIL} >= :begin AND {covered("payment")}"""
+_LIVE = f"""
+    SELECT 0, {LIVES_UNTIL} AS starts, micro_usd - uncounted AS micro_usd {_OUTLIVING}
+    AND payment.state NOT IN {FREE} AND (payment.state <> 'settled' OR COALESCE(scheme, '') <> 'gateway')"""
 _SPANS = """
     SELECT level, span << level AS starts, micro_usd
     FROM spending WHERE scope = :scope AND level = {level} AND span >= {begin} AND span < {end}"""
@@ -64,6 +70,7 @@ def _since() -> str:
     for level, longer in itertools.pairwise(LEVELS):
         parts.append(_SPANS.format(level=level, begin=_next(level), end=f"({_next(longer)} << {longer - level})"))
     parts.append(_SPANS.format(level=LEVELS[-1], begin=_next(LEVELS[-1]), end=2**62))
+    parts.append(_LIVE)
     return " UNION ALL ".join(parts)
 
 
@@ -73,7 +80,9 @@ FORGIVEN = f"""
         AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")})
     + (SELECT COALESCE(SUM(uncounted), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
         AND payment.uncounted <> 0 AND payment.chain_state IS NULL AND payment.state <> 'expired'
-        AND counted_at >= :begin AND {covered("payment")})"""
+        AND counted_at >= :begin AND {covered("payment")})
+    + (SELECT COALESCE(SUM(CASE payment.state WHEN 'expired' THEN micro_usd ELSE uncounted END), 0) {_OUTLIVING}
+        AND payment.chain_state IS NULL)"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
 WITHIN = {
@@ -123,7 +132,7 @@ class Spending:
         return spent + max(int(self._db.execute(FORGIVEN, values).fetchone()[0]) - budget.micro_usd, 0)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
-        """Reservation time of the payment whose expiry frees `needed`."""
+        """Reservation time of the payment whose leaving the period frees `needed`; of one that outlives, its end."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         parts: Iterable[tuple[int, int, int]] = self._db.execute(PARTS, values)
         while True:
