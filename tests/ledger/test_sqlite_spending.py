@@ -126,7 +126,8 @@ class History:
         columns = "id, counted_at, micro_usd, state, free_at, model, path, unclear, uncounted, charged_micro_usd"
         ends = self.ends()
         found = []
-        for row, reserved, micro, state, free_at, model, path, unclear, uncounted, charged in query(self.place, columns):
+        for row, reserved, micro, state, free_at, model, path, unclear, *rest in query(self.place, columns):
+            uncounted, charged = rest
             at = reserved if reserved > begin or reserved <= begin - LONGEST_MS else ends[row]
             if at <= begin or row == but or state in FREE or (lapsed and state == "reserved" and at < now - 300_000):
                 continue

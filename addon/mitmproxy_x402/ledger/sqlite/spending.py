@@ -50,7 +50,8 @@ _PAYMENTS = f"""
     AND counted_at >= :begin AND counted_at < :end"""
 _OUTLIVING = f"""
     FROM scope CROSS JOIN payment INDEXED BY payment_outliving WHERE scope.id = :scope AND ({OUTLIVES})
-    AND counted_at < :begin AND counted_at > :begin - {LONGEST_MS} AND {LIVES_UNTIL} >= :begin AND {covered("payment")}"""
+    AND counted_at < :begin AND counted_at > :begin - {LONGEST_MS} AND {LIVES_UNTIL} >= :begin
+    AND {covered("payment")}"""
 _LIVE = f"""
     SELECT 0, {LIVES_UNTIL} AS starts, micro_usd - uncounted AS micro_usd {_OUTLIVING}
     AND payment.state NOT IN {FREE} AND (payment.state <> 'settled' OR COALESCE(scheme, '') <> 'gateway')"""
