@@ -180,6 +180,42 @@ def test_there_is_no_third_signature(desk: Any) -> None:
     assert shop.states(2) == ["superseded", "rejected"]
 
 
+@pytest.mark.parametrize("code", ["PAYMENT_UNDERPAID", "PAYMENT_BLOCKHASH_STALE"])
+@pytest.mark.parametrize("over", [False, True])
+def test_nor_is_there_a_third_for_its_retries(desk: Any, code: str, over: bool) -> None:
+    """Replacing what was sent ahead counts toward x402_repurchase, also where the replacement was refused first."""
+    shop = desk()
+    shop.teach(challenges.evm("1000"))
+    before = len(shop.states(99))
+    purchase = shop.ahead()
+    assert purchase.rejected(code, 402)
+    if over:
+        with pytest.raises(Refused):
+            shop.buy(purchase, challenges.evm("100000000"))
+    else:
+        shop.buy(purchase, challenges.evm("1000"))
+        assert not purchase.rejected(code, 402)
+    purchase.finish(Outcome("unknown", status=402), complete=False)
+    for _ in range(4):
+        again = shop.purchase()
+        if not again.reuse_retained():
+            assert not shop.predict(again)
+            try:
+                shop.buy(again, challenges.evm("1000"))
+            except Refused as refused:
+                assert refused.reason == "over_repurchase_limit"  # noqa: PT017 - it may be bought once where over
+        if again.payment is not None:
+            assert not again.rejected(code, 402)
+        again.finish(Outcome("unknown", status=402), complete=False)
+    assert len(shop.states(99)) == before + 2
+
+
+def test_nothing_is_sent_ahead_that_could_not_be_replaced(desk: Any) -> None:
+    shop = desk(repurchase="0")
+    shop.teach(challenges.evm("1000"))
+    assert not shop.predict(shop.purchase())
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [("PAYMENT_REPLAY", WORDS), ("PAYMENT_INVALID", WORDS), ("", ""), ("", "other words")]
 )

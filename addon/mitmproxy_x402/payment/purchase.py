@@ -1,9 +1,8 @@
 """All payments made for one client request, from the first reservation to the outcome.
 
 One request, one payment. A second one is signed only if the gateway says that the first was spent, is dead, or was not
-broadcast; `x402_repurchase` bounds their number for one request and its retries. Earlier signatures stay counted. In
-addition, a payment that was sent ahead of its challenge may be replaced once, if the gateway asks as if it had seen
-none.
+broadcast, or if it asks as if it had not seen one that was sent ahead of its challenge. Whatever the reason,
+`x402_repurchase` bounds their number for one request and its retries. Earlier signatures stay counted.
 
 The states of a purchase and its events are in `purchase_states`.
 """
@@ -225,10 +224,11 @@ class Purchase:
     def predict(self) -> bool:
         """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited.
 
-        Nothing is predicted for a request equal to one that was paid for before: the gateway is asked first.
+        Nothing is predicted for a request equal to one that was paid for before: the gateway is asked first. Nor where
+        `x402_repurchase` is 0: a wrong prediction could not be replaced.
         """
         forecast = self._payer.forecast
-        if forecast is None or self._question is None or not self.is_new:
+        if forecast is None or self._question is None or not self.is_new or not self._payer.settings.repurchase:
             return False
         prediction = forecast.predict(self._question, self._payer.clock())
         if prediction is None:
@@ -372,13 +372,12 @@ class Purchase:
             *(self.payment.offer, self.purpose),
             (code or "it asks anew") if asked_anew else f"{code or 'for another reason'}, so it is not paid anew",
         )
-        if not asked_anew or self._known.sends != 1:
+        if not asked_anew or self._known.sends != 1 or not self._may_buy:
             return False
         outcome = Outcome("superseded", status=status, code=code, counts_for=self.payment.window)
         self._step(Event.SUPERSEDE, outcome)
         self.rejected_before.append(self.payment)
         self.payment = None
-        self._known.purchases -= 1
         return True
 
     def redirected(self) -> None:

@@ -28,7 +28,7 @@ request may need, x releases the reservation. An event raises RuntimeError in a 
     WITHDRAW                       NEW x
     SEND                           SENT       SENT       SENT
     REPLACE                                              OWED +
-    SUPERSEDE                                            NEW +
+    SUPERSEDE                                            OWED +
     REJECT                                               CLOSED + r
     REFUSE     CLOSED    CLOSED r
     FAIL       NEW       OWED      SIGNED     RETAINED   RETURNED r  RETURNED   CLOSED

@@ -103,8 +103,9 @@ OPTIONS: tuple[Option, ...] = (
         "false",
         "If true, the payment goes with the first request where its price can be predicted, which saves the round trip "
         "for the challenge. A price is predicted only after three challenges of the same method, path and model have "
-        "confirmed it exactly. If the gateway then asks for something else, it is paid again as usual, and the first "
-        "signature counts against the budget until nobody can submit it any more. The danger: a model that has become "
+        "confirmed it exactly. If the gateway then asks for something else, it is paid again within x402_repurchase "
+        "(if that is 0, nothing is predicted), and the first signature counts against the budget until nobody can "
+        "submit it. The danger: a model that has become "
         "free, or cheaper, may be paid for once more before that is noticed. Default: false.",
     ),
     Option(
