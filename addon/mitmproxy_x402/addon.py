@@ -42,7 +42,8 @@ from .recording.recorder import Recorder
 from .recording.redact import Redactor
 from .settings.narrowing import beyond_narrowing, widened
 from .settings.options import OPTIONS, PREFIX
-from .settings.settings import read_settings, state_home, unknown_options
+from .settings.settings import read_settings, state_home
+from .settings.suggest import is_like_ours, unknown_options
 from .settings.timeouts import Timeouts
 from .settings.values import is_loopback
 from .views import flow_metadata, summary
@@ -53,6 +54,7 @@ from .wallet import sources as wallet
 
 logger = logging.getLogger(__name__)
 
+STARTING = "options that no addon has declared so far were set, and other addons are still being loaded"
 MAX_TOLD = 100
 """Most sets of removed query parameters that are logged."""
 
@@ -123,7 +125,8 @@ class X402Addon:
         try:
             payer, retained = self._build()
             self._desk.use(payer, retained)
-            self._broken = ""
+            # One that nobody declares may be a mistyped limit: nothing is paid before `running` knows.
+            self._broken = STARTING if ctx.options.deferred and not self._running else ""
             self._arrange_speed(fast=payer.settings.fast_path)
         except X402Error as error:
             if self._running and self.payer is not None:
@@ -161,12 +164,18 @@ class X402Addon:
     def running(self) -> None:
         """Report mistyped options, or log who pays for what; prepare what the first payment needs."""
         self._running = True
-        mistaken = " ".join(filter(None, [*self._unusable, unknown_options(ctx.options.deferred)]))
+        typed, filed = mitmproxy_defaults.unclaimed(ctx.options)
+        unknown = unknown_options([*typed, *filter(is_like_ours, filed)], ctx.options.keys())
+        mistaken = " ".join(filter(None, [*self._unusable, unknown]))
+        if self._broken == STARTING:
+            self._broken = ""
         if mistaken:
             self._broken = mistaken
             logger.error("x402: %s", mistaken)
         if self.payer is None or self._broken:
             return
+        for name in filed:
+            logger.warning("x402: mitmproxy's file sets %s, which no loaded addon has as an option", name)
         for warning in self._warnings(self.payer):
             logger.warning("x402: %s", warning)
         for line in self._announcement(self.payer):
@@ -219,6 +228,8 @@ class X402Addon:
         if outdated := authorities.outdated(named=names_authorities()):
             yield f"{outdated} {authorities.remedy()}"
         yield from settings.warnings
+        if ctx.options.allow_hosts and not settings.allow_hosts:
+            yield "allow_hosts is an option of mitmproxy's; which hosts may be paid is said in x402_allow_hosts"
         for mode in ctx.options.mode:
             unpayable = why_unpayable(mode.removeprefix("reverse:"), wallets)
             if unpayable:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from .errors import SettingsError
 from .gateways.blockrun import BASE_GATEWAY, SOLANA_GATEWAY
 from .protocol.networks import Family
+from .settings.options import OPTIONS
+from .settings.suggest import is_like_ours, unknown_options
 from .settings.values import is_loopback
 from .wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
@@ -82,6 +84,20 @@ def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield _LONG[long], value if equals else following
         elif argument[:2] in _SHORT and not argument.startswith("--"):
             yield _SHORT[argument[:2]], argument[2:].removeprefix("=") or following
+
+
+def options_set(pairs: Sequence[str], mattering: Sequence[str]) -> dict[str, str]:
+    """Options by name, from the values of `--set`. Raises SettingsError: one is neither ours nor among `mattering`."""
+    options = dict(read_arguments([part for pair in pairs for part in ("--set", pair)]).options)
+    for name in options:
+        if any(option.name == name for option in OPTIONS) or name in mattering:
+            continue
+        if is_like_ours(name):
+            raise SettingsError(f"--set: {(unknown_options([name]) or '').rstrip('.')}")
+        raise SettingsError(
+            f"--set {name:.40}: only options that begin with x402_ matter here, and {', '.join(mattering)}"
+        )
+    return options
 
 
 def gateway_for(wallets: Wallets) -> str:

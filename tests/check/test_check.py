@@ -137,6 +137,45 @@ class TestThisMachine:
         assert out.endswith("1 to do.\n")
         assert "did you mean x402_budget" in machine.check("--set", "x402_budgt=1")[1]["settings"]
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (
+                ("--modle", "x"),
+                "'--modle' is no argument of check or serve; did you mean --model? See mitmproxy-x402 check",
+            ),
+            (("--wait",), "'--wait' is no argument"),
+            (("gpt-5",), "'gpt-5' is no argument of check or serve."),
+            (("--listen-host",), "expected one argument"),
+        ],
+    )
+    def test_arguments_that_serve_would_not_take(self, machine: Machine, arguments: tuple[str, ...], said: str) -> None:
+        code, lines, out = machine.check(*arguments)
+        assert (code, lines) == (1, {})
+        assert said in out
+
+    def test_arguments_that_serve_takes(self, machine: Machine) -> None:
+        """mitmdump's, and mitmweb's, whose values are no arguments by themselves."""
+        more = ("--no-web-open-browser", "-s", "other.py", "--set", "option_of_other=1", "-w", "flows", "~u chat")
+        assert machine.check(*more)[1]["settings"].startswith("ok")
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [("budget", "x402_budget"), ("max_requests", "x402_max_request"), ("dryrun", "x402_dry_run"), ("whatever", "")],
+    )
+    def test_options_that_nobody_has(self, machine: Machine, name: str, meant: str) -> None:
+        line = machine.check("--set", f"{name}=1")[1]["settings"]
+        assert line.startswith(f"TO DO: There is no option '{name}'; ")
+        assert (f"did you mean {meant}?" in line) == bool(meant)
+
+    def test_options_of_mitmproxys_file(self, machine: Machine) -> None:
+        folder = machine.home / ".mitmproxy"
+        folder.mkdir()
+        (folder / "config.yaml").write_text("option_of_another_script: '1'\n")
+        assert machine.check()[1]["settings"].startswith("ok")
+        (folder / "config.yaml").write_text("budget: 0.01/day\n")
+        assert "did you mean x402_budget?" in machine.check()[1]["settings"]
+
     def test_key_files(self, machine: Machine) -> None:
         key = machine.home / "key"
         key.write_text(EVM_KEY)
@@ -165,7 +204,8 @@ class TestThisMachine:
             assert machine.check("-p", str(other.origin.rpartition(":")[2]))[1]["port"].startswith("TO DO")
             taken.close()
             assert machine.check("-p", str(number))[1]["port"] == f"ok: {number} on 127.0.0.1 is free"
-        assert machine.check("-p", "x")[1]["port"].startswith("TO DO")
+        assert "invalid int value: 'x'" in machine.check("-p", "x")[2]
+        assert machine.check("-p", "70000")[1]["port"].startswith("TO DO")
 
     def test_the_port_where_we_run_already(self, machine: Machine, sandbox: Sandbox, tmp_path: Path) -> None:
         with Proxy(sandbox.url, home=tmp_path) as proxy:
@@ -271,7 +311,7 @@ class TestBalance:
 
     def test_too_little(self, machine: Machine, sandbox: Sandbox) -> None:
         said = self.said(machine, sandbox, evm(1))
-        assert said.startswith("TO DO: 0.000001 USDC on base-sepolia, less than such a request costs")
+        assert said.startswith("TO DO: 0.000001 USDC on base-sepolia, less than the small request of the quote costs")
         assert said.endswith(f"send USDC to {EVM_ADDRESS} (mitmproxy-x402 wallet fund).")
 
     def test_another_chain(self, machine: Machine, sandbox: Sandbox) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_2022_PROGRAM, TOKEN_PROGRAM
-from mitmproxy_x402.settings.options import OPTIONS
-from mitmproxy_x402.settings.settings import FILE_KEYS, Settings, read_settings, unknown_options
+from mitmproxy_x402.settings.options import OPTIONS, Option
+from mitmproxy_x402.settings.settings import FILE_KEYS, Settings, read_settings
+from mitmproxy_x402.settings.suggest import is_like_ours, unknown_options
 from mitmproxy_x402.settings.values import is_loopback
 
 POLYGON = """
@@ -449,12 +450,26 @@ class TestNetworks:
 
 
 def test_unknown_options_are_named_with_the_nearest() -> None:
-    assert unknown_options(["listen_port", "onboarding"]) is None
-    sentence = unknown_options(["x402_max_requst", "x402-networks", "other"])
+    assert unknown_options([]) is None
+    sentence = unknown_options(["x402_max_requst", "x402-networks", "listn_port", "other"], ["listen_port"])
     assert sentence is not None
     assert "no option 'x402_max_requst'; did you mean x402_max_request?" in sentence
     assert "no option 'x402-networks'; did you mean x402_networks?" in sentence
-    assert "other" not in sentence
+    assert "no option 'listn_port'; did you mean listen_port?" in sentence
+    assert "no option 'other'; those of x402 begin with x402_" in sentence
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_name_without_its_prefix_or_with_a_slip_is_taken_for_ours(option: Option) -> None:
+    swapped = option.key[:-2] + option.key[-1] + option.key[-2]
+    for name in (option.key, option.key.upper(), option.key.replace("_", "-"), swapped, f"x420_{option.key}"):
+        assert is_like_ours(name), name
+        assert f"did you mean {option.name}?" in (unknown_options([name]) or ""), name
+
+
+def test_options_of_other_addons_are_not_taken_for_ours() -> None:
+    for name in ("mapping_file", "slack_webhook", "record_to", "rewrite_host", "delay", "verbosity"):
+        assert not is_like_ours(name), name
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,13 @@ from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network
+from ..proxy.startup.mitmproxy_arguments import take
 from ..reconcile.rpcs import remedy, rpcs
 from ..schemes import gateway as gateway_scheme
 from ..schemes import method_of
 from ..settings.options import OPTIONS
-from ..settings.settings import Settings, read_settings, unknown_options
-from ..settings.suggest import nearest
+from ..settings.settings import Settings, read_settings
+from ..settings.suggest import is_like_ours, nearest, unknown_options
 from ..wallet.sources import Wallets
 from . import books
 from . import gateway as check_gateway
@@ -47,6 +48,8 @@ class _Given:
     upstreams: tuple[str, ...]
     model: str
     options: Mapping[str, str]
+    mistaken: str
+    """A sentence for each option that was set and that no addon has; empty: there are none."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,20 @@ def _read(arguments: Sequence[str]) -> _Given:
         else:
             rest.append(argument)
     given = read_arguments(rest)
-    options = {**configured_options(given.options.get("confdir")), **given.options}
-    return _Given(given.upstreams, model, options)
+    taken = take(given.passed_on)
+    if taken.unknown:
+        flag = taken.unknown[0].partition("=")[0]
+        near = nearest(flag, ("--model", "--upstream"), 0.8) or nearest(flag, taken.flags)
+        hint = f"; did you mean {near}?" if near and flag.startswith("-") else "."
+        raise SettingsError(
+            f"check: {taken.unknown[0]!r:.60} is no argument of check or serve{hint} See {program()} check --help."
+        )
+    known = {*taken.options, *(option.name for option in OPTIONS)}
+    configured = configured_options(given.options.get("confdir"))
+    # Scripts may declare further options, and mitmproxy's file may set those of scripts that are not loaded now.
+    unsure = [name for name in (*configured, *given.options) if name not in known and is_like_ours(name)]
+    unknown = unsure if taken.has_scripts else [*unsure, *(name for name in given.options if name not in known)]
+    return _Given(given.upstreams, model, {**configured, **given.options}, unknown_options({*unknown}, known) or "")
 
 
 async def lines(given: _Given) -> AsyncIterator[Line]:
@@ -96,7 +111,7 @@ async def lines(given: _Given) -> AsyncIterator[Line]:
     yield check_machine.certificates(given.options)
     yield check_machine.signing()
     try:
-        settings = _settings(given.options)
+        settings = _settings(given)
     except SettingsError as error:
         yield todo("settings", str(error))
         return
@@ -117,12 +132,11 @@ async def lines(given: _Given) -> AsyncIterator[Line]:
             yield line
 
 
-def _settings(options: Mapping[str, str]) -> Settings:
-    known = {option.name for option in OPTIONS}
-    mistyped = unknown_options(name for name in options if name not in known)
-    if mistyped:
-        raise SettingsError(mistyped)
-    return read_settings({name: options.get(name, "") for name in known}, os.environ, cwd=Path.cwd(), home=Path.home())
+def _settings(given: _Given) -> Settings:
+    if given.mistaken:
+        raise SettingsError(given.mistaken)
+    ours = {option.name: given.options.get(option.name, "") for option in OPTIONS}
+    return read_settings(ours, os.environ, cwd=Path.cwd(), home=Path.home())
 
 
 def _said(settings: Settings) -> str:
@@ -324,9 +338,9 @@ async def _balances(
         price = offer.requirement.amount if offer is not None and chosen else 0
         if units < price:
             to_do = f"send {asset.symbol} to {purse.address} ({program()} wallet fund)"
-            yield todo("balance", f"{has}, less than such a request costs: {to_do}.")
+            yield todo("balance", f"{has}, less than the small request of the quote costs: {to_do}.")
         else:
-            enough = f", enough for {units // price} such requests" if price else ""
+            enough = f", enough for {units // price:,} small requests like that of the quote" if price else ""
             yield ok("balance", f"{has}{enough}")
         line = await books.compare(network, asset, purse.address, urls, settings)
         if line is not None:

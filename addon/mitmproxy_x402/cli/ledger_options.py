@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ..command_line import configured_options, read_arguments
+from ..command_line import configured_options, options_set
 from ..errors import SettingsError
 from ..settings.ledger_place import LedgerPlace, ledger_place
 from ..settings.options import OPTIONS
@@ -39,11 +39,11 @@ def options_of(pairs: Sequence[str]) -> dict[str, str]:
     Raises UsageError: one of `--set` is none of ours.
     """
     ours = {option.name for option in OPTIONS}
-    options = dict(read_arguments([part for pair in pairs for part in ("--set", pair)]).options)
+    try:
+        options = options_set(pairs, ("confdir",))
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
     confdir = options.pop("confdir", None)
-    unknown = sorted(set(options) - ours)
-    if unknown:
-        raise UsageError(f"--set {unknown[0]:.40}: only options that begin with x402_ matter here, and confdir")
     configured = {name: value for name, value in configured_options(confdir).items() if name in ours}
     return {**configured, **options}
 

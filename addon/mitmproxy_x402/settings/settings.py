@@ -6,7 +6,7 @@ to mitmproxy as text and parsed here, because mitmproxy drops a whole script whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,7 +22,7 @@ from ..protocol.networks import NetworkTable
 from .ledger_place import LedgerPlace, ledger_place, ledger_warnings
 from .limit_tables import address, asset, budgets, host, read_limits
 from .networks import read_networks
-from .options import OPTIONS, PREFIX, Option
+from .options import OPTIONS, Option
 from .suggest import nearest, unknown_key
 from .timeouts import Timeouts
 from .values import (
@@ -55,7 +55,6 @@ __all__ = [
     "format_usd",
     "is_loopback",
     "read_settings",
-    "unknown_options",
 ]
 
 T = TypeVar("T")
@@ -214,17 +213,6 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
         file=file,
         warnings=tuple(warnings),
     )
-
-
-def unknown_options(deferred: Iterable[str]) -> str | None:
-    """A sentence for each name of ours among mitmproxy's `deferred` options: nobody declared it, so it is mistyped."""
-    known = [option.name for option in OPTIONS]
-    sentences = []
-    for name in sorted(name for name in deferred if name.lower().replace("-", "_").startswith(PREFIX)):
-        near = nearest(name.lower().replace("-", "_"), known)
-        hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}."
-        sentences.append(f"There is no option {name!r:.60}; {hint}")
-    return " ".join(sentences) or None
 
 
 @dataclass(frozen=True)

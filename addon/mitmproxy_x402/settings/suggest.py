@@ -1,14 +1,20 @@
-"""Suggests the nearest known name for a mistyped one."""
+"""Suggests the nearest known name for a mistyped one, and tells which names were meant for options of ours."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from .options import OPTIONS, PREFIX
+
+_NAMES = {option.key: option.name for option in OPTIONS} | {option.name: option.name for option in OPTIONS}
+_NEAR = 0.8
+"""Likeness from which on a name without our prefix counts as one of ours that is mistyped."""
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that `name` most likely meant, or None when nothing is near."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str | None:
+    """The known name that `name` most likely meant, or None when nothing is so near (1: the same)."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return found[0] if found else None
 
 
@@ -17,3 +23,36 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     near = nearest(key.removeprefix("x402_"), known)
     hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
     return f"{key!r:.60} is no key here; {hint}"
+
+
+def is_like_ours(name: str) -> bool:
+    """Whether `name` begins like our options, is one of them without the prefix, or nearly one."""
+    plain = _plain(name)
+    return plain.startswith("x402") or _meant(plain) is not None
+
+
+def unknown_options(names: Iterable[str], known: Iterable[str] = ()) -> str | None:
+    """A sentence for each of `names`, which no addon has declared as an option; None: there are none.
+
+    `known` are options of mitmproxy, which may have been meant.
+    """
+    others = list(known)
+    sentences = []
+    for name in sorted(names):
+        plain = _plain(name)
+        near = _meant(plain) or nearest(plain, others, _NEAR)
+        if near is None and plain.startswith("x402"):
+            near = nearest(plain, [option.name for option in OPTIONS])
+        hint = f"did you mean {near}?" if near else f"those of x402 begin with {PREFIX}, and no other addon has it."
+        sentences.append(f"There is no option {name!r:.60}; {hint}")
+    return " ".join(sentences) or None
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
+
+
+def _meant(plain: str) -> str | None:
+    """The option of ours that this name is without its prefix, or nearly is."""
+    near = plain if plain in _NAMES else nearest(plain, _NAMES, _NEAR)
+    return None if near is None else _NAMES[near]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ...command_line import configured_options, read_arguments
+from ...command_line import configured_options, options_set
 from ...errors import SettingsError
 from ...payment.payer import find_wallets
 from ...program import program
@@ -84,7 +84,7 @@ def _read(arguments: Sequence[str]) -> Namespace:
 
 def _options(pairs: Sequence[str]) -> Mapping[str, str]:
     """mitmproxy's options and ours by name, from its own file and from `--set`, which wins."""
-    named = read_arguments([part for pair in pairs for part in ("--set", pair)]).options
+    named = options_set(pairs, ("confdir", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"))
     return {**configured_options(named.get("confdir")), **named}
 
 

@@ -106,6 +106,12 @@ def take_unusable(options: Options, names: Container[str]) -> list[str]:
     return complaints
 
 
+def unclaimed(options: Options) -> tuple[list[str], list[str]]:
+    """Names that no addon has declared as an option: of the command line, and of mitmproxy's configuration files."""
+    typed = [name for name, value in options.deferred.items() if hasattr(value, "val")]
+    return typed, [name for name in options.deferred if name not in typed]
+
+
 def hold_port(proxyserver: Any) -> bool:
     """Stop mitmproxy from opening its port before `listen_host` is set. Returns whether `open_port` has to be called.
 
