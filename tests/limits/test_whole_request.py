@@ -99,6 +99,20 @@ DEEP = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b', "model": "dear-1"}'
         (form(("model", "cheap")).replace(b'"model"', b'"model"\r\nContent-Transfer-Encoding: base64'), MULTIPART, ()),
         (form(("model", "dear-1")).replace(b'name="model"', b"name*=UTF-8''mod%65l"), MULTIPART, ()),
         (b"x=1&model=dear-1", URLENCODED, ()),
+        (packed(b"model=good") + b"\0" * 4 + packed(b"&model=dear-1"), URLENCODED, ("gzip",)),
+        (packed(b"model=good") + b"junk" + packed(b"&model=dear-1"), URLENCODED, ("gzip",)),
+        (packed(b"model=good") + packed(b"&model=dear-1"), URLENCODED, ("gzip",)),
+        (packed(b"model=good")[:-4], URLENCODED, ("gzip",)),
+        (zlib.compress(b"model=good") + b"&model=dear-1", URLENCODED, ("deflate",)),
+        (zlib.compress(b"model=good")[2:-4] + b"&model=dear-1", URLENCODED, ("deflate",)),
+        (brotli.compress(b"model=good") + b"&model=dear-1", URLENCODED, ("br",)),
+        (zstd.compress(b"model=good") + b"&model=dear-1", URLENCODED, ("zstd",)),
+        (zstd.compress(b"model=good") + zstd.compress(b"&model=dear-1"), URLENCODED, ("zstd",)),
+        (b"model[]=dear-1", URLENCODED, ()),
+        (b"model[0]=dear-1&model=cheap", URLENCODED, ()),
+        (b"x=1&Model%5Bid%5D=dear-1", URLENCODED, ()),
+        (b"\xef\xbb\xbfmodel=dear-1", URLENCODED, ()),
+        (form(("model[]", "dear-1")), MULTIPART, ()),
         (b"x=1&mod%65l=dear%2d1&model=cheap", URLENCODED, ()),
         (b"model=dear-1", JSON, ()),
         (b"\x00\x01", ("application/octet-stream",), ()),
@@ -116,6 +130,12 @@ def test_the_limit_of_a_model_holds(body: bytes, content_types: tuple[str, ...],
         "/openai/deployments/dear-1/chat/completions",
         "/model/dear-1/invoke",
         "/v1/models/%64ear-1/x",
+        "/v1/chat?model[]=dear-1",
+        "/v1/chat?model%5B0%5D=dear-1",
+        "/v1/chat??model=dear-1",
+        "/v1/chat?a=1?model=dear-1",
+        "/v1/models/good%3F/../dear-1:x",
+        "/v1/models/good/../dear-1:x",
     ],
 )
 def test_the_model_in_the_url(target: str) -> None:
@@ -184,6 +204,15 @@ def test_who_is_certainly_not_meant_is_let_alone(
         "/v1/%c4%b1mages/generations",
         "/v1/ima%ges/generations",
         "/v1/%25252525252525252569mages/x",
+        "/v1/\udcfc/../images/x",
+        "/v1/\ud800\udcfc/../images/x",
+        "/v1/%fc/../images/x",
+        "/v1/%3f/../images/x",
+        "/v1/%23/../images/x",
+        "/v1/#/../images/x",
+        "http://127.0.0.1/v1/images/x",
+        "/v1/x /v1/images/x",
+        "v1/images/x",
     ],
 )
 def test_the_limit_of_a_path_holds(path: str) -> None:
@@ -229,6 +258,11 @@ def test_it_never_fails(body: bytes, content_types: tuple[str, ...], codings: tu
     asked(body, content_types, codings)
     asked(b"{" + body, content_types, codings)
     asked(b"--b\r\n" + body, content_types, codings)
+
+
+@given(st.text(st.characters(codec=None, categories=None) | st.sampled_from("/%.?#&=;[]\udcfc\ud800")))
+def test_no_target_makes_it_fail(target: str) -> None:
+    asked(b"", target=target)
 
 
 def test_what_unfolds_too_far_is_unclear() -> None:

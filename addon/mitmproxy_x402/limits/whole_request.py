@@ -35,6 +35,12 @@ _IN_PATH = re.compile(r"/(?:models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
 """What is its own normal form."""
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Half characters that no bytes are written as."""
+_AMBIGUOUS = re.compile(r"[^!-~]|[?#]")
+"""In a decoded path: a server may take it for the end of the path, drop it, or read it in another encoding."""
+_LISTED = re.compile(r"model\s*\[")
+"""The name of a form's field that some servers read as a list or an object of that name."""
 _DECODER = json.JSONDecoder()
 
 
@@ -63,13 +69,13 @@ class WholeRequest:
         path, _, query = self._target.partition("?")
         normal, path_doubt = normal_path(path)
         in_path = itertools.chain.from_iterable(_IN_PATH.findall(normal))
-        fields = [*parse_qsl(query), *parse_qsl(query.replace(";", "&"))]
-        models = [*in_path, *(value for key, value in fields if _is_model(key))]
-        doubt = ""
+        models = list(in_path)
+        doubt = path_doubt  # it may name a model, too
         try:
+            models += _in_form(query.replace("?", "&"))
             models += _models(_decoded(self._body, self._codings), self._content_types)
         except _Unclear as why:
-            doubt = str(why)
+            doubt = doubt or str(why)
         models += [model.removeprefix("models/") for model in models if model.startswith("models/")]  # Google's way
         if not all(_PLAIN_NAME.fullmatch(model) for model in models):
             doubt = doubt or "its model has characters that servers read differently"
@@ -93,12 +99,16 @@ def normal_path(path: str) -> tuple[str, str]:
         return path, ""
     text, doubt = path, ""
     for _ in range(5):  # proxies in front of the gateway may decode it, too
-        decoded = unquote_to_bytes(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+        # Bytes that are not UTF-8 are written as half characters (PEP 383). None may become a "?", which ends a path.
+        written = _LONE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
+        decoded = unquote_to_bytes(written).decode("utf-8", "replace")
         if decoded == text:
             break
         text = decoded
     else:
         doubt = "its path is encoded too often"
+    if _AMBIGUOUS.search(text):
+        doubt = doubt or "its path has characters that servers read differently"
     text = re.split(r"[?#]", text.replace("\\", "/"), maxsplit=1)[0].lower()
     text = "".join(character for character in text if character > " " and character != "\x7f")
     parts: list[str] = []
@@ -109,9 +119,9 @@ def normal_path(path: str) -> tuple[str, str]:
         elif name not in ("", "."):
             parts.append(name)
     normal = "/" + "/".join(parts)
-    if text.startswith("//") or re.search(r"(^|/)[.]{2}(/|;|$)", text):
+    if not path.startswith("/") or text.startswith("//") or re.search(r"(^|/)[.]{2}(/|;|$)", text):
         doubt = doubt or "its path names a host, or leads upwards, which servers read differently"
-    if not normal.isascii() or "%" in normal:
+    if "%" in normal:
         doubt = doubt or "its path has characters that servers read differently"
     return normal, doubt
 
@@ -122,7 +132,7 @@ def _decoded(body: bytes, codings: Sequence[str]) -> bytes:
         raise _Unclear("its body is encoded too often")
     for name in reversed(names):
         try:
-            body = decode(body, name, MAX_BODY)
+            body = decode(body, name, MAX_BODY, whole=True)
         except Undecodable as why:  # noqa: PERF203 - seldom more than one round
             raise _Unclear(f"its body cannot be decoded: {why}") from None
     if len(body) > MAX_BODY:
@@ -139,12 +149,10 @@ def _models(body: bytes, content_types: Sequence[str]) -> list[str]:
     readings = 0
     if "multipart" in said or body.lstrip().startswith(b"--"):
         readings += 1
-        found += [value for name, value in _fields(body, content_types) if _is_model(name)]
+        found += [value for name, value in _fields(body, content_types)]
     elif "urlencoded" in said:
         readings += 1
-        form = body.decode("utf-8", "replace")
-        fields = [*parse_qsl(form, keep_blank_values=True), *parse_qsl(form.replace(";", "&"), keep_blank_values=True)]
-        found += [value for key, value in fields if _is_model(key)]
+        found += _in_form(body.decode("utf-8", "replace"))
     text = _text(body)
     if text is not None and text.lstrip()[:1] == "{":
         readings += 1
@@ -154,9 +162,18 @@ def _models(body: bytes, content_types: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_model(name: str) -> bool:
-    """Go's decoder, for one, matches the names of keys whatever their case."""
-    return name.strip().lower() == _NAME
+def _in_form(form: str) -> list[str]:
+    """The values of all fields `model` of a query, or of a form that is written like one. Raises _Unclear."""
+    fields = [*parse_qsl(form, keep_blank_values=True), *parse_qsl(form.replace(";", "&"), keep_blank_values=True)]
+    return [value for key, value in fields if _is_model(key, in_form=True)]
+
+
+def _is_model(name: str, *, in_form: bool = False) -> bool:
+    """Whatever its case, as Go's decoder matches keys. Raises _Unclear: it is a form's list of models."""
+    plain = name.strip().removeprefix("\ufeff").strip().lower()
+    if in_form and _LISTED.match(plain):
+        raise _Unclear("its model is no text")
+    return plain == _NAME
 
 
 def _text(body: bytes) -> str | None:
@@ -232,7 +249,7 @@ def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, st
         name = name[2] if isinstance(name, tuple) else name  # encoded, RFC 2231
         if not isinstance(name, str):
             raise _Unclear("its form has a part without a name")
-        if _is_model(name):
+        if _is_model(name, in_form=True):
             charset = part.get_param("charset", "utf-8")
             if part.get("content-transfer-encoding") or str(charset).lower() not in ("utf-8", "us-ascii"):
                 raise _Unclear("its model is encoded")

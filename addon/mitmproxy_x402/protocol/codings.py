@@ -33,6 +33,9 @@ class _Step(Protocol):
 
     piece: int
 
+    @property
+    def is_whole(self) -> bool: ...
+
     def unfold(self, data: bytes) -> Iterator[bytes]: ...
 
 
@@ -46,6 +49,11 @@ class Decoder:
         self._step = make()
         self._taken = 0
         self._given = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was fed ends where the coding does: nothing is missing, and nothing follows."""
+        return self._step.is_whole
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data`, the next part of the body, unfolds to. Raises Undecodable: then no more can be fed."""
@@ -71,16 +79,22 @@ def needs_decoding(coding: str) -> bool:
     return coding.strip().lower() not in ("", "identity")
 
 
-def decode(body: bytes, coding: str, limit: int) -> bytes:
-    """`body` without its Content-Encoding `coding`, up to about `limit` bytes. Raises Undecodable, also beyond that."""
+def decode(body: bytes, coding: str, limit: int, *, whole: bool = False) -> bytes:
+    """`body` without its Content-Encoding `coding`, up to about `limit` bytes. Raises Undecodable, also beyond that.
+
+    With `whole` also where it does not end where the coding does: servers read on, or do not.
+    """
     if not needs_decoding(coding):
         return body
+    decoder = Decoder(coding)
     parts, size = [], 0
-    for part in Decoder(coding).feed(body):
+    for part in decoder.feed(body):
         parts.append(part)
         size += len(part)
         if size > limit:
             raise Undecodable(f"it unfolds to more than {limit} bytes")
+    if whole and body and not decoder.is_whole:
+        raise Undecodable("its end is missing, or something follows it")
     return b"".join(parts)
 
 
@@ -95,7 +109,13 @@ class _Zlib:
         self._first = b""
         self._members = 0
 
+    @property
+    def is_whole(self) -> bool:
+        return self._inner.eof and not self._inner.unused_data
+
     def unfold(self, data: bytes) -> Iterator[bytes]:
+        if self._inner.unused_data:  # zlib would copy it again for each piece
+            return
         if self._bits == zlib.MAX_WBITS:
             self._first += data
             if len(self._first) < 2:
@@ -140,6 +160,10 @@ class _Brotli:
         self._is_bounded = hasattr(self._inner, "can_accept_more_data")
         self.piece = STEP if self._is_bounded else 1
 
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._inner.is_finished())
+
     def unfold(self, data: bytes) -> Iterator[bytes]:
         if not self._is_bounded:
             yield cast(bytes, self._inner.process(data))
@@ -163,6 +187,10 @@ class _Zstandard:
         )
         self._inner = self._new()
         self._members = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._inner.eof)
 
     def unfold(self, data: bytes) -> Iterator[bytes]:
         while data:
