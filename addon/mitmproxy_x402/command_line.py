@@ -137,7 +137,7 @@ def check_upstream(given: str) -> str:
     ):
         raise SettingsError(
             f"the upstream {given!r:.80} is not a gateway's URL: expected https://HOST or https://HOST:PORT. "
-            "A path belongs into the client's base URL."
+            "A path belongs in the client's base URL."
         )
     if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(

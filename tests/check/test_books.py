@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from mitmproxy_x402.chain.movements import Movements
 from mitmproxy_x402.check import books
 from mitmproxy_x402.check.line import Line
@@ -41,22 +43,28 @@ def test_they_agree() -> None:
 def test_another_program_pays_from_the_wallet() -> None:
     line = judge(Movements(9_000_000, 0, {"0xt1": 100_000, "0xother": 5}), entry(1, 100_000))
     assert not line.good
-    assert "0.000005 left in 1 transfers that this ledger does not know (the first: 0xother)" in line.text
+    assert "0.000005 left in 1 transfer that this ledger does not know (the first: 0xother)" in line.text
 
 
 def test_what_is_not_confirmed_explains_it() -> None:
     still = entry(2, 50_000, fate="unknown", transaction="")
     line = judge(Movements(9_000_000, 0, {"0xt1": 100_000, "0xt2": 50_000}), entry(1, 100_000), still)
-    assert not line.good
-    assert "0.05 of the books are not confirmed yet: mitmproxy-x402 reconcile" in line.text
+    assert str(line).startswith("-")
+    assert "0.05 USDC in 1 payment not confirmed yet; mitmproxy-x402 reconcile asks the chain" in line.text
     waiting = judge(Movements(9_000_000, 0, {"0xt1": 100_000}), entry(1, 100_000), still)
     assert waiting.good
+
+
+@pytest.mark.parametrize("left", [{"0xt2": 50_001}, {"0xt2": 40_000, "0xt3": 10_000}])
+def test_what_is_not_confirmed_does_not_explain_more(left: dict[str, int]) -> None:
+    still = entry(2, 50_000, fate="unknown", transaction="")
+    assert not judge(Movements(9_000_000, 0, {"0xt1": 100_000, **left}), entry(1, 100_000), still).good
 
 
 def test_a_receipt_for_nothing() -> None:
     line = judge(Movements(9_000_000, 0, {"0xt1": 100_000}), entry(1, 100_000), entry(2, 50_000))
     assert not line.good
-    assert "0.05 of 1 payments is not among what left the wallet" in line.text
+    assert "0.05 of 1 payment is not among what left the wallet" in line.text
 
 
 def test_what_the_chain_says_moved_is_what_is_booked() -> None:

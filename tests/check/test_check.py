@@ -210,6 +210,7 @@ class TestThisMachine:
     def test_the_port_where_we_run_already(self, machine: Machine, sandbox: Sandbox, tmp_path: Path) -> None:
         with Proxy(sandbox.url, home=tmp_path) as proxy:
             _, lines, _ = machine.check("-p", str(proxy.port))
+            assert "origin_not_allowed" not in proxy.log
         assert lines["port"].endswith("is in use by a proxy of this kind")
 
     def test_mistakes(self, machine: Machine) -> None:
@@ -276,7 +277,7 @@ class TestGateway:
             (("x402_allow_pay_to=0x" + "1" * 40,), "x402_allow_pay_to"),
             (("x402_allow_hosts=a.example",), "x402_allow_hosts"),
             (("x402_allow_networks=solana-devnet",), "x402_allow_networks"),
-            (("x402_budget=0.0001/day",), "0 of the budget of 0.0001/day are spent"),
+            (("x402_budget=0.0001/day",), "0 of the budget of 0.0001/day is spent"),
         ],
     )
     def test_limits(self, machine: Machine, sandbox: Sandbox, options: tuple[str, ...], reason: str) -> None:
@@ -293,10 +294,12 @@ class TestGateway:
             amount = AtomicUnits(9_999_999)
             ledger.reserve(Intent("POST", "h", "/p", "m", Caip2("n"), "a", "b", amount, amount), ())
             _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "x402_dry_run=true")
-        assert "9.999999 of the budget of 10/day are spent" in lines["quote"]
+        assert "9.999999 of the budget of 10/day is spent" in lines["quote"]
 
     def test_without_a_wallet(self, machine: Machine, sandbox: Sandbox) -> None:
-        assert "no wallet is loaded" in machine.check("--upstream", sandbox.url)[1]["quote"]
+        lines = machine.check("--upstream", sandbox.url)[1]
+        assert lines["wallet"].startswith("TO DO")
+        assert lines["quote"].startswith("-: POST /v1/chat/completions (sandbox-1) costs something; ")
 
 
 class TestBalance:

@@ -331,7 +331,7 @@ class TestUpstream:
             ("a.example", "is not a gateway's URL"),
             ("ftp://a.example", "is not a gateway's URL"),
             ("https://", "is not a gateway's URL"),
-            ("https://a.example/v1", "A path belongs into the client's base URL"),
+            ("https://a.example/v1", "A path belongs in the client's base URL"),
             ("https://a.example?x=1", "is not a gateway's URL"),
             ("https://a.example:port", "is not a gateway's URL"),
             ("https://[", "is not a gateway's URL"),

@@ -287,7 +287,7 @@ CASES = {
         "InternalServerError",
         502,
         "The upstream 127.0.0.1:",
-        "could not answer",
+        "could not be reached: connection refused",
         "Nothing was paid",
         sent_up=0,
         retries=0,

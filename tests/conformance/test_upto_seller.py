@@ -170,7 +170,7 @@ def test_the_verb_sets_shows_and_revokes_the_allowance(tmp_path: Path) -> None:
     with Rpc(chain) as rpc:
         poor = allow("20", "--yes")
         assert poor.returncode != 0
-        assert "the coin that pays for gas" in poor.stderr
+        assert " ETH on base-sepolia, and the transaction may cost " in poor.stderr
         chain.tester.send_transaction({"from": chain.operator, "to": EVM_ADDRESS, "value": 10**18, "gas": 21000})
         unasked = allow("20")
         assert "add --yes" in unasked.stderr

@@ -53,10 +53,20 @@ async def fees(network: Network, owner: str, url: str, seconds: float) -> Fees:
     found = Fees(nonce, max(price // 10, 1), 2 * price + 1)
     if funds < found.total:
         raise EvmRpcError(
-            f"The wallet {owner} has {funds / 10**18:.9f} of the coin that pays for gas on {network.name}, and the "
-            f"transaction may cost {found.total / 10**18:.9f}. Nothing was changed. Send it a little of that coin."
+            f"The wallet {owner} has {gas(funds, network)} on {network.name}, and the transaction may cost "
+            f"{gas(found.total, network)}. Nothing was changed. Send the wallet a little of that coin there."
         )
     return found
+
+
+_ETHER = frozenset({1, 10, 8453, 42161, 84532, 421614, 11155111, 11155420})
+"""Chain ids of networks whose gas is paid in ETH."""
+
+
+def gas(wei: int, network: Network) -> str:
+    """An amount of the coin that pays for gas on `network`, with the coin: `0.0000014 ETH`."""
+    amount = f"{wei // 10**18}.{wei % 10**18:018}".rstrip("0").removesuffix(".")
+    return f"{amount} {'ETH' if network.chain_id in _ETHER else 'of the coin that pays for gas'}"
 
 
 def approval(network: Network, asset: Asset, amount: int, fee: Fees, sign: Callable[[bytes], bytes]) -> bytes:

@@ -17,7 +17,7 @@ from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Asset, Network
 from ..report.sums import OPEN
 from ..settings.settings import Settings
-from .line import Line, ok, todo
+from .line import Line, ok, todo, unseen
 
 DAYS = (31, 7, 1)
 """Days to compare; fewer if an RPC does not search so many."""
@@ -78,7 +78,8 @@ def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movem
             named[name] = named.get(name, 0) + int(entry.chain_amount or entry.charged or entry.amount)
     outgoing = {name.lower(): amount for name, amount in moved.outgoing.items()}
     left, booked = sum(outgoing.values()), sum(named.values())
-    still = sum(int(entry.amount) for entry in entries if entry.fate in OPEN)
+    waiting = [int(entry.amount) for entry in entries if entry.fate in OPEN]
+    still = sum(waiting)
 
     def usd(units: int) -> str:
         return format_usd(asset.micro_usd(AtomicUnits(abs(units))))
@@ -92,25 +93,34 @@ def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movem
     if expected == moved.balance and not still:
         return ok("books", f"{text}, which is what the wallet has")
     difference = f"{text}; the wallet has {usd(moved.balance)}"
-    open_ones = f"{usd(still)} of the books are not confirmed yet: {program()} reconcile" if still else ""
+    count = "1 payment" if len(waiting) == 1 else f"{len(waiting)} payments"
+    open_ones = (
+        f"{usd(still)} {asset.symbol} in {count} not confirmed yet; {program()} reconcile asks the chain"
+        if waiting
+        else ""
+    )
     unknown = {name: amount for name, amount in outgoing.items() if name not in named}
     unbooked = left - sum(amount for name, amount in outgoing.items() if name in named)
     if expected == moved.balance:
         return ok("books", f"{text}, which is what the wallet has; {open_ones}")
     missing = {name: amount for name, amount in named.items() if name not in outgoing}
+    if not missing and 0 < expected - moved.balance <= still and len(unknown) <= len(waiting):
+        return unseen("books", f"{network.name}: {open_ones}")  # as after every payment, until it is confirmed
+    transfers = "1 transfer" if len(unknown) == 1 else f"{len(unknown)} transfers"
     parts = []
     if unknown and not still:
         first = next(iter(unknown))
         parts.append(
-            f"{usd(unbooked)} left in {len(unknown)} transfers that this ledger does not know (the first: {first}): "
+            f"{usd(unbooked)} left in {transfers} that this ledger does not know (the first: {first}): "
             "another program or another ledger pays from this wallet"
         )
     elif unknown:
-        parts.append(f"{usd(unbooked)} left in {len(unknown)} transfers that no payment has been matched with yet")
+        parts.append(f"{usd(unbooked)} left in {transfers} that no payment has been matched with yet")
     if missing:
         parts.append(
-            f"{usd(sum(missing.values()))} of {len(missing)} payments is not among what left the wallet: not final "
-            f"yet, or a gateway named a transaction that does not exist ({program()} reconcile tells)"
+            f"{usd(sum(missing.values()))} of {'1 payment' if len(missing) == 1 else f'{len(missing)} payments'} "
+            "is not among what left the wallet: not final yet, or a gateway named a transaction that does not "
+            f"exist ({program()} reconcile tells)"
         )
     said = "; ".join([*parts, *([open_ones] if open_ones else [])]) or "amounts of single transfers differ"
     return todo("books", f"{difference}: {said}.")

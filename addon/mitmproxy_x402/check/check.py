@@ -273,7 +273,10 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
         budgets = policy.admit(offer, purpose, rules_of(settings))
         full = _full(offer, budgets, settings)
     except (Refused, ChallengeError, LedgerError) as error:
-        yield todo("quote", f"{what}: {error}")
+        if isinstance(error, Refused) and error.reason == "no_wallet" and wallets == Wallets():  # said above
+            yield unseen("quote", f"{what} costs something; your limits are compared once a wallet is loaded")
+            return
+        yield todo("quote", f"{what}: {_of_a_question(error)}")
         return
     asked = f"{what} costs {offer}, paid to {offer.requirement.pay_to:.64}"
     if full:
@@ -291,18 +294,23 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
     try:
         quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent_request)
         if quote.required is None:
-            return ok("agent", f"{what}: no price is known, {quote.reason}")
+            return unseen("agent", f"{what}: no price is known, {quote.reason}")
         offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
     except Unreachable as reason:
-        return ok("agent", f"{what}: no price is known, {reason}")
+        return unseen("agent", f"{what}: no price is known, {reason}")
     except (Refused, ChallengeError) as error:
-        return ok("agent", f"{what} would be refused: {error}")
+        return unseen("agent", f"{what} would be refused: {_of_a_question(error)}")
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
         policy.admit(offer, purpose, rules_of(settings))
     except Refused as error:
-        return ok("agent", f"{what} costs {offer}, and would be refused: {error}")
+        return unseen("agent", f"{what} costs {offer}, and would be refused: {_of_a_question(error)}")
     return ok("agent", f"{what} costs {offer}")
+
+
+def _of_a_question(error: Exception) -> str:
+    """The reason of a refusal, without the assurance that nothing was paid: a question pays nothing."""
+    return str(error).replace(" Nothing was paid.", "")
 
 
 def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
@@ -316,7 +324,7 @@ def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
 
 
 def _no_room(budget: Budget, spent: int) -> str:
-    return f"{format_usd(spent)} of the budget of {budget} are spent: wait, or raise x402_budget."
+    return f"{format_usd(spent)} of the budget of {budget} is spent: wait, or raise x402_budget."
 
 
 async def _balances(

@@ -13,7 +13,7 @@ class Line:
     subject: str
     text: str
     seen: bool = True
-    """Whether it was checked; a skipped check is neither in order nor something to do."""
+    """Whether its result is known; without, it is neither in order nor something to do."""
 
     def __str__(self) -> str:
         text = "".join(character if character.isprintable() else "?" for character in self.text)
@@ -32,5 +32,5 @@ def todo(subject: str, text: str) -> Line:
 
 
 def unseen(subject: str, text: str) -> Line:
-    """Skipped; the text says why."""
+    """Neither in order nor something to do: skipped, open, or of no concern to many; the text says why."""
     return Line(True, subject, text, seen=False)

@@ -122,7 +122,7 @@ def _hints(given: _Given, program: str) -> list[str]:
         hints.append(f"The same as lines for ~/.codex/config.toml: {program} env codex --toml{given.at}")
     if given.client in ("claude", "codex") and not given.model:
         flag = "--model" if given.client == "claude" else "-m"
-        hints.append(f"Then: {given.client} {flag} MODEL, one of those that this lists: curl {given.url}/v1/models")
+        hints.append(f"Then run: {given.client} {flag} MODEL (curl {given.url}/v1/models lists the models)")
     return hints
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
 import time
 
@@ -16,6 +18,7 @@ from ..payment.challenge import decoded
 from ..payment.payer import Payment
 from ..payment.purchase import PaidRequest, Purchase
 from ..payment.rejections import says_nothing
+from ..program import program
 from ..protocol.headers import read_settlement
 from ..proxy import header_index
 from ..proxy.body_observers import tap
@@ -81,8 +84,28 @@ def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidReques
             f"The upstream {where} broke off after a payment was sent ({flow.error.msg:.200}), and the x402 addon was "
             "loaded again in between. Whether it was settled is unknown; x402.payments shows it."
         )
-    message = f"The upstream {where} could not answer: {flow.error.msg:.200}. Nothing was paid.{paid_before(purchase)}"
+    unreached = _unreached(flow.error.msg)
+    what = f"could not be reached: {unreached}" if unreached else f"could not answer: {flow.error.msg:.200}"
+    look = f" See {program()} check." if unreached else ""
+    message = f"The upstream {where} {what}. Nothing was paid.{paid_before(purchase)}{look}"
     return error_body("upstream_error", "upstream_failed", message)
+
+
+_NO_CONNECTION = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT})
+
+
+def _unreached(message: str) -> str:
+    """Why there was no connection, in words, from mitmproxy's message; empty if there was one, or nobody knows."""
+    codes = dict.fromkeys(map(int, _ERRNO.findall(message)))  # one for each address that was tried
+    if not codes:
+        return ""
+    if all(code < 0 for code in codes):
+        return "its name cannot be looked up"
+    known = [os.strerror(code).lower() for code in codes if code in _NO_CONNECTION]
+    return ", ".join(known) if len(known) == len(codes) and "onnect call failed" in message else ""
+
+
+_ERRNO = re.compile(r"\[Errno (-?[0-9]{1,5})\]")
 
 
 def paid_before(purchase: PaidRequest | None) -> str:

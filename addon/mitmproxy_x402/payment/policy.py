@@ -331,7 +331,7 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
     return Refused(
         "over_request_limit",
         f"The gateway asks {offer} for this request, more than the {format_usd(limit)} USDC that one request{where} "
-        f"may cost. Nothing was paid. To allow it, {remedy} x402.toml).",
+        f"may cost. Nothing was paid. To allow it, {remedy} x402.toml); to pay less, lower max_tokens or send less.",
         asked=str(offer),
     )
 
@@ -353,7 +353,7 @@ def over_budget(
     where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
     return Refused(
         "over_budget",
-        f"The gateway asks {offer}, and of the budget of {budget} {format_usd(spent)} USDC are spent or under way. "
+        f"The gateway asks {offer}, and {format_usd(spent)} of the budget of {budget} is spent or under way. "
         f"Nothing was paid.{doubt} {when}. To allow it at once, raise {where}.",
         asked=str(offer),
     )

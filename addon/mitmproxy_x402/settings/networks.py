@@ -156,3 +156,13 @@ def _svm_address(table: _Table) -> str:
         return str(Pubkey.from_string(address))
     except ValueError:
         raise table.wrong("address", f"expected {expected}") from None
+
+
+def require_enabled(networks: NetworkTable, name: str) -> None:
+    """Raises SettingsError: `name` is of a network that is known but not enabled."""
+    row = next((row for row in networks.waiting if name in (row.name, row.caip2)), None)
+    if row is not None:
+        raise SettingsError(
+            f"--network {row.name} is known but not enabled: add --set x402_networks={row.name}, or name it in "
+            "x402_networks where you set that for the proxy"
+        )

@@ -325,7 +325,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     text = _read_text(file, f"{file}: the configuration file")
     why = objection(file)
     if why is not None:
-        raise SettingsError(f"{file}: the configuration file is not used: {why}")
+        raise SettingsError(f"the configuration file cannot be trusted: {why}")
     try:
         document = tomli.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError

@@ -14,6 +14,7 @@ from ...errors import EvmRpcError, SettingsError
 from ...protocol.amounts import format_usd
 from ...protocol.networks import Asset, Network
 from ...reconcile.rpcs import remedy, rpcs
+from ...settings.networks import require_enabled
 from ...settings.settings import Settings
 from ...wallet.evm import EvmWallet
 from ..terminal import say
@@ -63,6 +64,8 @@ def _network(given: Namespace, settings: Settings) -> Network:
     network = settings.networks.get(
         given.network or next((n for n in settings.preference if n[:7] == "eip155:"), "base")
     )
+    if network is None:
+        require_enabled(settings.networks, given.network)
     if network is None or network.family != "evm":
         known = ", ".join(row.name for row in settings.networks if row.family == "evm")
         raise SettingsError(f"--network {given.network!r:.60}: expected one of {known}")
@@ -98,7 +101,7 @@ async def _set(place: _Place, units: int, *, sure: bool) -> int:
         if units
         else "Let Permit2 take nothing any more"
     )
-    cost = f"at most {fee.total / 10**18:.9f} of the coin that pays for gas on {network.name}"
+    cost = f"at most {approval.gas(fee.total, network)} on {network.name}"
     say(f"{what}, for {purse.address}; the transaction costs {cost}.")
     if not sure and not _agreed():
         say("Nothing was changed.")

@@ -15,6 +15,7 @@ from ...chain.balance import balance
 from ...errors import RpcError, SettingsError
 from ...protocol.networks import Asset, Family, Network
 from ...reconcile.rpcs import remedy, rpcs
+from ...settings.networks import require_enabled
 from ...settings.settings import Settings
 from ...wallet.sources import Wallets
 from ..terminal import Spinner, say
@@ -110,6 +111,8 @@ async def _what(given: Namespace, settings: Settings, program: str, gateway: Gat
     """The network and token to send: those named, else what the gateway would be paid in. Raises SettingsError."""
     if given.network:
         network = settings.networks.get(given.network)
+        if network is None:
+            require_enabled(settings.networks, given.network)
         if network is None or not network.assets:
             known = ", ".join(row.name for row in settings.networks)
             raise SettingsError(f"--network {given.network!r:.60} is not known; known are {known}")
