@@ -268,6 +268,48 @@ def test_tls_with_http1_upstream(home: Path, pem: Path) -> None:
         assert upstream.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        (b"POST", b"http://127.0.0.1/v1/images/x"),
+        (b"POST", b"/v1/x /v1/images/x"),
+        (b"POST", b"/v1/x\x0bHTTP/1.0"),
+        (b"POST", b"v1/images/x"),
+        (b"POST", b"*"),
+        (b"POST /v1/images/x", b"/v1/x"),
+    ],
+)
+def test_a_path_that_an_http1_upstream_reads_differently_is_refused(
+    home: Path, pem: Path, method: bytes, target: bytes
+) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            upstream.read(peer)
+            peer.send(challenges.answer())
+
+    with Upstream(script, tls=certs.server_context(pem)) as upstream, start(upstream, home, pem) as proxy:
+        with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2")) as client:
+            lenient = h2.config.H2Configuration(
+                header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+            )
+            asks = h2.connection.H2Connection(lenient)
+            asks.initiate_connection()
+            authority = b"127.0.0.1:%d" % proxy.port
+            fields = [(b":method", method), (b":scheme", b"https"), (b":authority", authority), (b":path", target)]
+            asks.send_headers(1, fields)
+            asks.send_data(1, b"{}", end_stream=True)
+            client.send(asks.data_to_send())
+            events: list[Any] = []
+            while not any(isinstance(event, h2.events.StreamEnded) for event in events):
+                events += asks.receive_data(client.receive())
+                client.send(asks.data_to_send())
+        answered = next(dict(event.headers) for event in events if isinstance(event, h2.events.ResponseReceived))
+        said = b"".join(event.data for event in events if isinstance(event, h2.events.DataReceived))
+        assert answered[b":status"] == b"400"
+        assert json.loads(said)["error"]["code"] == "request_head_invalid"
+        assert upstream.requests == []
+
+
 @pytest.mark.parametrize("size", [0, 2, 5_000, 200_000])
 def test_a_request_that_fits_leaves_in_one_record_of_tls(home: Path, pem: Path, size: int) -> None:
     body, first = random.Random(size).randbytes(size), []

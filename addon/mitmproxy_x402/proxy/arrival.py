@@ -6,6 +6,7 @@ mitmproxy reads the whole request before it sends an answer that a hook has set.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Generator
 from typing import Any, cast
@@ -57,6 +58,35 @@ _TOO_MANY = http.Response.make(
 )
 
 
+_UNSPEAKABLE = http.Response.make(
+    400,
+    error_body(
+        "x402_refused",
+        "request_head_invalid",
+        "mitmproxy-x402: the request's target does not begin with a slash or has blanks or control characters in it, "
+        "or its method is no word, so that servers would read another request in it. Nothing was paid.",
+    ),
+    [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
+)
+_TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token (RFC 9110, section 5.6.2)."""
+
+
+def _is_plain(request: http.Request) -> bool:
+    """Whether the request line that is made of `request`, for an HTTP/1 upstream, says just that.
+
+    HTTP/2 and HTTP/3 carry method and path in fields of their own, where anything may stand. A CONNECT, which has no
+    path, is never forwarded.
+    """
+    method, path = request.data.method, request.data.path
+    if _METHOD.fullmatch(method) is None:
+        return False
+    return (
+        _TARGET.fullmatch(path) is not None or (method == b"OPTIONS" and path == b"*") or request.method == "CONNECT"
+    )
+
+
 class ArrivingStream(HttpStream):
     """mitmproxy's HTTP stream, up to the end of the request."""
 
@@ -72,6 +102,8 @@ class ArrivingStream(HttpStream):
         path = event.request.data.path
         if len(event.request.headers.fields) > MAX_FIELDS or path.count(b"&") + path.count(b";") > MAX_FIELDS:
             answer = _TOO_MANY.copy()
+        if not _is_plain(event.request):
+            answer = _UNSPEAKABLE.copy()
         if answer is not None:
             self.flow = http.HTTPFlow(self.context.client, self.context.server)
             self.flow.request, self.flow.response, self.flow.live = event.request, answer, True
