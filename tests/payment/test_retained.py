@@ -18,9 +18,10 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.retained import store
 from mitmproxy_x402.payment.retained.identity import Fingerprint, RequestIdentity, Route
 from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
-from mitmproxy_x402.payment.retained.store import MAX_MEMORIES, REMEMBER_SECONDS, Memory, Retained, RetainedPayments
+from mitmproxy_x402.payment.retained.store import REMEMBER_SECONDS, Memory, Retained, RetainedPayments
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
@@ -360,24 +361,52 @@ def test_another_ledger_has_other_rows(shop: Any, tmp_path: Path) -> None:
     other.close()
 
 
-def test_memories_are_bounded() -> None:
-    retained = RetainedPayments(lambda: 0)
-    for number in range(MAX_MEMORIES + 10):
-        route = ("POST", "h", f"/{number}")
-        retained.remember(RequestIdentity(route, b""), Memory(None, 1, 1, number, "ledger"))
-    assert not retained.expects(("POST", "h", "/9"))
-    assert retained.expects(("POST", "h", "/10"))
-    assert retained.take(RequestIdentity(("POST", "h", "/10"), b"")) is not None
-    assert not retained.expects(("POST", "h", "/10"))
+def test_what_is_still_valid_is_never_forgotten_to_make_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "MAX_MEMORIES", 3)
+    one = Shop(tmp_path, tmp_path / "ledger.sqlite3")
+    first = [one.fail(b"%d" % number) for number in range(3)]
+    with pytest.raises(Refused, match="x402_max_validity") as refused:
+        one.fail(b"3")
+    assert refused.value.reason == "too_many_failed"
+    assert [one.fail(b"%d" % number) for number in range(3)] == first
+    one.now += max(REMEMBER_SECONDS, first[0].valid_until - one.now)
+    one.fail(b"3")
+    one.close()
 
 
-def test_whatever_its_route_the_oldest_is_forgotten() -> None:
-    """Of a route that seldom fails the last is no older than that of one which often does."""
-    retained = RetainedPayments(lambda: 0)
-    often, seldom = ("POST", "h", "/often"), ("POST", "h", "/seldom")
-    for number in range(MAX_MEMORIES - 1):
-        retained.remember(RequestIdentity(often, b"%d" % number), Memory(None, 1, 1, number, "ledger"))
-    retained.remember(RequestIdentity(seldom, b""), Memory(None, 1, 1, 0, "ledger"))
-    retained.remember(RequestIdentity(often, b"one more"), Memory(None, 1, 1, 0, "ledger"))
-    assert retained.take(RequestIdentity(often, b"0")) is None
-    assert retained.take(RequestIdentity(seldom, b"")) is not None
+def test_large_payments_take_more_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = Shop(tmp_path, tmp_path / "ledger.sqlite3")
+    first = one.fail(b"0")
+    monkeypatch.setattr(store, "MAX_HEADERS", len(first.header[1]) + 1)
+    one.fail(b"1")
+    with pytest.raises(Refused, match="x402_max_validity"):
+        one.fail(b"2")
+    one.now = first.valid_until
+    assert one.fail(b"0") != first  # what has expired takes no room
+    one.close()
+
+
+def test_a_request_that_fails_again_and_again_takes_the_room_of_one(tmp_path: Path) -> None:
+    one = Shop(tmp_path, tmp_path / "ledger.sqlite3")
+    payments = [one.fail() for _ in range(1000)]
+    assert payments == payments[:1] * 1000
+    assert all(size < 1000 for _, size in sizes(one.retained))
+    one.close()
+
+
+def sizes(value: object) -> list[tuple[str, int]]:
+    return [(name, len(each)) for name, each in vars(value).items() if isinstance(each, list | dict)]
+
+
+def test_routes_that_lead_nowhere_any_more_are_gone() -> None:
+    now = 0.0
+    retained = RetainedPayments(lambda: now)
+    for number in range(300):
+        identity = RequestIdentity(("POST", "h", f"/{number % 7}"), b"%d" % number)
+        anywhere = (identity, identity.anywhere())
+        retained.remember(identity, Memory(None, 1, 1, number, "ledger", also=anywhere))
+        if number % 2:
+            assert retained.take(identity.anywhere()) is not None
+    now = REMEMBER_SECONDS
+    assert not retained.is_full
+    assert [size for _, size in sizes(retained)] == [0] * len(sizes(retained))

@@ -228,7 +228,9 @@ class Purchase:
         `x402_repurchase` is 0: a wrong prediction could not be replaced.
         """
         forecast = self._payer.forecast
-        if forecast is None or self._question is None or not self.is_new or not self._payer.settings.repurchase:
+        if forecast is None or self._question is None or not self.is_new:
+            return False
+        if not self._payer.settings.repurchase or self._retained.is_full:
             return False
         prediction = forecast.predict(self._question, self._payer.clock())
         if prediction is None:
@@ -245,7 +247,8 @@ class Purchase:
         return True
 
     async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
-        """Make a new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit`.
+        """Make a new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit` or
+        `too_many_failed`.
 
         `challenge_text` gives what the challenge says besides its terms (`challenge.challenge_text`).
         """
@@ -273,9 +276,17 @@ class Purchase:
         return self._known.purchases <= self._payer.settings.repurchase
 
     def _check_purchases(self) -> None:
-        """Raise Refused if this request has reached `x402_repurchase`."""
-        if self._may_buy:
+        """Raise Refused if this request has reached `x402_repurchase`, or nobody's payment could be retained."""
+        if self._may_buy and not self._retained.is_full:
             return
+        if self._may_buy:
+            raise Refused(
+                "too_many_failed",
+                "This proxy keeps the payments of many requests that were paid and never answered completely, to send "
+                "them again instead of paying twice, and has room for no more, so nothing was paid. Find out why the "
+                "gateway takes payments and fails. Each is kept for ten minutes, or for as long as its signature "
+                "lives, which the option x402_max_validity bounds.",
+            )
         purchases, allowed = self._known.purchases, self._payer.settings.repurchase
         times = "once" if purchases == 1 else f"{purchases} times"
         redirect = (

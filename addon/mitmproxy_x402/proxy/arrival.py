@@ -82,9 +82,7 @@ def _is_plain(request: http.Request) -> bool:
     method, path = request.data.method, request.data.path
     if _METHOD.fullmatch(method) is None:
         return False
-    return (
-        _TARGET.fullmatch(path) is not None or (method == b"OPTIONS" and path == b"*") or request.method == "CONNECT"
-    )
+    return _TARGET.fullmatch(path) is not None or (method == b"OPTIONS" and path == b"*") or request.method == "CONNECT"
 
 
 class ArrivingStream(HttpStream):

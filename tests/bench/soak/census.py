@@ -83,8 +83,21 @@ def collect_and_write() -> None:
     write()
 
 
+def _remember_few() -> None:
+    """Forget the oldest failed requests, where the proxy would refuse to pay after many more of them."""
+    remember = retained.RetainedPayments.remember
+
+    def remember_few(self: Any, identity: Any, memory: Any) -> None:
+        remember(self, identity, memory)
+        while len(self._kept) > REMEMBERED:
+            self._remove(next(iter(self._kept)))
+
+    retained.RetainedPayments.remember = remember_few  # type: ignore[method-assign]
+
+
 def running() -> None:
-    retained.MAX_MEMORIES = jobs.MAX_JOBS = payer.MAX_IDENTIFIERS = REMEMBERED
+    jobs.MAX_JOBS = payer.MAX_IDENTIFIERS = REMEMBERED
+    _remember_few()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, write)
     loop.add_signal_handler(signal.SIGUSR2, collect_and_write)

@@ -81,7 +81,7 @@ def _inside(found: Found) -> Iterator[Check]:
     aim = f"at most {allowed} more than before: {FEW}, and one for every 100 attempts"
     yield Check("objects of any kind", aim, f"{number} more of {kind}", number <= allowed)
     over = [f"{name} with {size}" for name, size in after["held"].items() if size > _bound(name, before)]
-    aim = f"none larger than before, or than what is remembered at a time ({REMEMBERED} here)"
+    aim = f"none larger than before, or than twice what is remembered at a time ({REMEMBERED} here)"
     yield _check("containers that the addon's modules and the addon itself keep", aim, over)
     left = [f"{name} with {size}" for name, size in after["held"].items() if name.endswith(_BY_FLOW) and size]
     yield _check("dictionaries by flow", "empty", left)
@@ -91,7 +91,7 @@ def _inside(found: Found) -> Iterator[Check]:
 
 def _bound(name: str, before: dict[str, Any]) -> int:
     size: int = before["held"].get(name, 0)
-    return max(size, REMEMBERED)
+    return max(size, 2 * REMEMBERED)
 
 
 _BY_FLOW = ("._exchanges", "._purchases", "._service._live", "x402service._live")

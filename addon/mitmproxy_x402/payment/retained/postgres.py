@@ -75,6 +75,11 @@ class SharedRetainedPayments:
         """Whether this process keeps a memory for the route; the database is not asked."""
         return self._alone.expects(route)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether this process has no room for what could not be written to the database."""
+        return self._alone.is_full
+
     def may_be_retained_elsewhere(self, *routes: Route) -> bool:
         """Whether the database may have a memory for one of the routes."""
         return bool(self._link.ask(_EXPECTS, ([self._hash(route) for route in routes],)))

@@ -12,27 +12,35 @@ again and how they write the address, and another host can lead them back. So th
 answered by a redirect is also found (`Memory.also`) by any request with the same body, and by any request without a
 body from the same client. Such a request takes it only when it is challenged, so that a free one does not use it up.
 Under however many identities a memory is found, it is taken once.
+
+No memory is forgotten to make room for others, or a flood of failures would let old requests be paid twice. When there
+is no room, nothing new is paid (`Retained.is_full`).
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ...ledger.interface import Ledger
 from ...protocol.networks import NetworkTable
 from ...settings.ledger_place import PostgresUrl
 from ...wallet.sources import Wallets
 from ..payer import Payment
-from .identity import RequestIdentity, Route
+from .identity import Fingerprint, RequestIdentity, Route
 
 REMEMBER_SECONDS = 600
 """Seconds after its last failure during which an equal request counts as a retry."""
-MAX_MEMORIES = 2000
-"""Most failed requests in memory; the oldest are forgotten."""
+MAX_MEMORIES = 10_000
+"""Failed requests in memory from which on nothing new is paid; none is forgotten to make room."""
+MAX_HEADERS = 64 << 20
+"""Characters of the headers of their payments for which the same holds."""
+
+_Key = TypeVar("_Key")
 
 
 @dataclass
@@ -69,6 +77,10 @@ class Retained(Protocol):
     def may_be_retained_elsewhere(self, *routes: Route) -> bool:
         """Whether another proxy may have retained a payment for one of `routes`. Called when a challenge has come."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what fails now has no room in this process, so that nothing new may be paid."""
+
     def remember(self, identity: RequestIdentity, memory: Memory) -> None:
         """Keep `memory` for the next equal request, and for those in `Memory.also`.
 
@@ -95,13 +107,27 @@ class RetainedPayments:
         self._clock = clock
         self._uptime = uptime or clock
         self._kept: dict[int, tuple[tuple[RequestIdentity, ...], Memory]] = {}
-        """Memories by number, oldest first, with the identities that they are found under."""
-        self._by_route: dict[Route, list[int]] = {}
+        """Memories by number, with the identities that they are found under."""
+        self._numbers_of: dict[Route, dict[int, None]] = {}
+        """The numbers of a route's memories."""
+        self._unread: dict[Route, dict[int, None]] = {}
+        """Those whose digests may not be known yet, so that `_found` has not all of them."""
+        self._found: dict[Fingerprint, dict[int, None]] = {}
+        self._ends: list[tuple[float, int]] = []
+        """When they are to be forgotten; a heap, in which some are gone already."""
+        self._size = 0
+        """Characters of the payments' headers."""
         self._numbers = itertools.count()
 
     def expects(self, route: Route) -> bool:
         """Whether there is a memory for the route."""
-        return route in self._by_route
+        return route in self._numbers_of
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many memories as may be."""
+        self._forget()
+        return len(self._kept) >= MAX_MEMORIES or self._size >= MAX_HEADERS
 
     def may_be_retained_elsewhere(self, *_: Route) -> bool:
         """False: no other proxy shares this memory."""
@@ -113,47 +139,54 @@ class RetainedPayments:
         if not memory.forget_at:
             left = memory.payment.valid_until - self._clock() if memory.payment else 0
             memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
-        number, keys = next(self._numbers), (identity, *memory.also)
+        number, keys = next(self._numbers), tuple(dict.fromkeys((identity, *memory.also)))
         self._kept[number] = keys, memory
+        self._size += _size(memory)
+        heapq.heappush(self._ends, (memory.forget_at, number))
         for key in keys:
             key.prepare()
-            self._by_route.setdefault(key.route, []).append(number)
-        while len(self._kept) > MAX_MEMORIES:
-            self._remove(next(iter(self._kept)))
+            self._numbers_of.setdefault(key.route, {})[number] = None
+            self._unread.setdefault(key.route, {})[number] = None
 
     def take(self, identity: RequestIdentity) -> Memory | None:
         """Remove and return the memory of an equal request."""
         now = self._clock()
         self._forget()
-        same_route = dict.fromkeys(self._by_route.get(identity.route, ()))
-        found = [number for number in reversed(same_route) if self._leads(identity, number)]
+        self._read(identity.route)
+        found = list(reversed(self._found.get(identity.fingerprint, ())))
         memories = {number: self._kept[number][1] for number in found}
-        for memory in memories.values():
-            if memory.payment is not None and memory.payment.valid_until <= now:
-                memory.payment = None
         if not found:
             return None
+        for memory in memories.values():
+            if memory.payment is not None and memory.payment.valid_until <= now:
+                self._size -= _size(memory)
+                memory.payment = None
         chosen = next((number for number in found if memories[number].payment is not None), found[0])
         self._remove(chosen)
         return memories[chosen]
 
-    def _leads(self, identity: RequestIdentity, number: int) -> bool:
-        return any(key.fingerprint == identity.fingerprint for key in self._on(identity.route, number))
+    def _read(self, route: Route) -> None:
+        """Enter the route's memories by their digests. Blocks on those that are not ready."""
+        for number in self._unread.pop(route, ()):
+            for key in self._on(route, number):
+                self._found.setdefault(key.fingerprint, {})[number] = None
 
     def _on(self, route: Route, number: int) -> list[RequestIdentity]:
         return [key for key in self._kept[number][0] if key.route == route]
 
     def _remove(self, number: int) -> None:
-        keys, _ = self._kept.pop(number)
+        keys, memory = self._kept.pop(number)
+        self._size -= _size(memory)
         for key in keys:
-            same_route = self._by_route[key.route]
-            same_route.remove(number)
-            if not same_route:
-                del self._by_route[key.route]
+            _take_out(self._numbers_of, key.route, number)
+            if number in self._unread.get(key.route, ()):
+                _take_out(self._unread, key.route, number)
+            elif key.is_ready:
+                _take_out(self._found, key.fingerprint, number)
 
     def withdraw(self, identity: RequestIdentity) -> Memory | None:
         """Remove and return the memory kept under this `identity` object, if there is one."""
-        for number in self._by_route.get(identity.route, []):
+        for number in self._numbers_of.get(identity.route, ()):
             keys, memory = self._kept[number]
             if keys[0] is identity:
                 self._remove(number)
@@ -162,14 +195,32 @@ class RetainedPayments:
 
     async def settle(self, identity: RequestIdentity) -> None:
         """Wait until `take` need not wait for digests."""
-        kept = dict.fromkeys(self._by_route.get(identity.route, ()))
+        kept = list(self._unread.get(identity.route, ()))
         for each in [identity, *(key for number in kept for key in self._on(identity.route, number))]:
             await each.ready()
 
     def _forget(self) -> None:
         now = self._uptime()
-        for number in [number for number, (_, memory) in self._kept.items() if memory.forget_at <= now]:
-            self._remove(number)
+        while self._ends and self._ends[0][0] <= now:
+            _, number = heapq.heappop(self._ends)
+            if number in self._kept:
+                self._remove(number)
+        if len(self._ends) > max(2 * len(self._kept), 50):  # most are gone already
+            self._ends = [(memory.forget_at, number) for number, (_, memory) in self._kept.items()]
+            heapq.heapify(self._ends)
+
+
+def _size(memory: Memory) -> int:
+    return 0 if memory.payment is None else len(memory.payment.header[1])
+
+
+def _take_out(numbers: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
+    """Take `number` out of those of `key`, which goes when it has none left."""
+    left = numbers.get(key)
+    if left is not None:
+        left.pop(number, None)
+        if not left:
+            del numbers[key]
 
 
 def open_retained(ledger: Ledger, wallets: Wallets, networks: NetworkTable) -> Retained | None:
