@@ -74,7 +74,7 @@ CHAT: list[tuple[bytes, list[str]]] = [
         "the last event has no empty line after it; it is read all the same",
         "events without an empty line between them",
     ]),
-    (v.chat(ROLE, v.chunk({"content": 5}), STOP), ["content that is no text"]),
+    (v.chat(ROLE, v.chunk({"content": 5}), STOP), ["content that is no text: 5"]),
     (v.chat(ROLE, v.chunk({"content": "x"}, index=-1), STOP), ["a choice without a usable index, taken as 0"]),
     (v.chat(ROLE, STOP | {"model": "other"}), ["the model changes from \"gpt-5-mini\" to \"other\""]),
     (v.chat(ROLE, STOP | {"id": "other"}), ["the answer's id changes"]),

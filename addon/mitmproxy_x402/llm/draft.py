@@ -108,11 +108,13 @@ class Draft:
                 self.told(Added("citation", "  ".join(word for word in words if word), piece.number, choice=choice))
 
     def words(self, value: Any, what: str) -> str:
-        """`value` if it is text, else empty text; notes anything but None."""
+        """`value` if it is text, else empty text; notes what anything but None is, and how large."""
         if isinstance(value, str):
             return value
         if value is not None:
-            self.notes.add(f"{what} that is no text")
+            said = dump(value)
+            size = f" ({len(said):,} characters of JSON)" if len(said) > 60 else ""
+            self.notes.add(f"{what} that is no text: {line(said, 60)}{size}")
         return ""
 
     def mapping(self, value: Any, what: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .printing import line as printed
+
 MAX_EVENT = 16 * 1024 * 1024
 """Most bytes of one event; a picture in base64 fits."""
 MAX_NOTES = 50
@@ -21,6 +23,7 @@ _BLANK_LINES = re.compile(rb"(?:\r?\n)+")
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT = ord(":")
+_FIELDS = {b"data", b"event", b"id", b"retry"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Parser:
         self._fed = 0
         self._begin: int | None = None  # of the event that is coming in
         self._dropping = False
+        self._strays = ""
 
     @property
     def irregular(self) -> list[str]:
@@ -188,7 +192,10 @@ class Parser:
             self.comments += 1
         elif not self._dropping and self._fits(len(line)):
             name, _, value = line.partition(b":")
-            self._field(name, value.removeprefix(b" "))
+            if name not in _FIELDS and self._errors:
+                self._stray(line, name, value.removeprefix(b" "))
+            else:
+                self._field(name, value.removeprefix(b" "))
         return None
 
     def _field(self, name: bytes, value: bytes) -> None:
@@ -204,12 +211,23 @@ class Parser:
                 self._id = self._text(value)
         elif name == b"retry":
             self._retry(value)
-        elif name == b"error" and self._errors and not self._data:
+        elif name.startswith(_BOM):
+            self._notes.add("a byte order mark in the middle of the stream hides a field")
+
+    def _stray(self, line: bytes, name: bytes, value: bytes) -> None:
+        """A line that clients ignore: an error is read all the same, and of anything else the first one is told."""
+        if name == b"error" and not self._data:
             self._notes.add("an error in a field of its own, which clients ignore")
             self._type = name
             self._data += value + b"\n"
+        elif name.strip(b" {") == b'"error"' and line.startswith(b"{") and not self._data:
+            self._notes.add("an error in a line of its own, which clients ignore")
+            self._data += line + b"\n"
         elif name.startswith(_BOM):
-            self._notes.add("a byte order mark in the middle of the stream hides a field")
+            self._field(name, value)
+        else:
+            self._strays = self._strays or printed(line[:200].decode("utf-8", "replace"), 60)
+            self._notes.add(f"a line that is no field of an event, which clients ignore; the first one: {self._strays}")
 
     def _retry(self, value: bytes) -> None:
         if value.isdigit() and len(value) <= 18:  # ASCII digits only; more would be longer than anybody waits

@@ -71,6 +71,8 @@ def dump(value: Any) -> str:
 
 def decode(text: str) -> tuple[Any, tuple[str, ...]]:
     """The JSON value in `text` and what is ambiguous about it. Raises Undecodable."""
+    if text.startswith("\ufeff"):
+        raise Undecodable("not JSON: it begins with a byte order mark")
     try:
         return decode_json(text.encode())
     except UnicodeEncodeError:

@@ -164,7 +164,10 @@ class MessagesReader(Reader):
             self.draft.notes.add(f"a {said} in a block of another kind")
             piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
         text = delta.get(key)
-        if type(text) is not str:
+        if piece.kind == "call" and isinstance(text, dict):
+            self.draft.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
+            text = dump(text)
+        elif type(text) is not str:
             text = self.draft.words(text, f"the {key} of a fragment")
         if said == "signature_delta":
             piece.sign(text)
@@ -225,6 +228,11 @@ class CompleteReader(Reader):
     dialect = "anthropic-complete"
     end_mark = "stop_reason"
 
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._before: str | None = ""  # the text so far, while every event has repeated it; None: one has not
+        self._events: list[str] = []
+
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
         """What has a `completion` beside its `stop_reason`."""
@@ -243,8 +251,27 @@ class CompleteReader(Reader):
     def whole(self, value: dict[str, Any]) -> None:
         """All of it."""
         self.draft.name(value.get("model"), value.get("id") or value.get("log_id"))
-        self.draft.piece(0, (0,), "text").add(self.draft.words(value.get("completion"), "a completion"))
+        self._add(self.draft.words(value.get("completion"), "a completion"), typed="type" in value)
         if value.get("stop_reason") is not None:
             self.draft.stop(0, value["stop_reason"])
             self.draft.detail("stop", value.get("stop"))
             self.ended = True
+
+    def _add(self, text: str, *, typed: bool) -> None:
+        """Add a fragment. Before versions of 2023-06-01, whose events have a type, each one repeats all of the text."""
+        piece, before = self.draft.piece(0, (0,), "text"), self._before
+        if typed or before is None:
+            self._before = None
+            piece.add(text)
+        elif text.startswith(before):
+            if before:
+                self.draft.notes.add("each completion repeats the one before it; what is repeated is shown once")
+            if self.draft.room(len(text)):
+                self._events.append(text)
+            piece.add(text[len(before) :])
+            self._before = text
+        else:  # they are fragments after all
+            if len(self._events) > 1:
+                piece.replace("".join(self._events))
+            piece.add(text)
+            self._before, self._events = None, []

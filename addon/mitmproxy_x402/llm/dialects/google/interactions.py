@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....errors import Undecodable
 from ...draft import Draft
 from ...pieces import Kind, Piece
-from ...values import MAX_INDEX, count, dump, mapping, sequence, string
+from ...values import MAX_INDEX, count, decode, dump, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
 
@@ -115,33 +116,74 @@ class InteractionsReader(Reader):
             for one in sequence(part.get("annotations")):
                 self._cite(number, one)
         elif kind in ("thought_summary", "thought"):
-            content = mapping(part.get("content"))
-            text = part.get("thought") if isinstance(part.get("thought"), str) else content.get("text")
-            self._piece(number, "reasoning").add(self.draft.words(text, "a thought"))
+            self._thought(number, kind, part)
         elif kind == "thought_signature":
             if string(part.get("signature")):
                 self._piece(number, "reasoning").sign(string(part["signature"]))
-        elif kind == "text_annotation_delta":
+        elif kind in ("text_annotation_delta", "text_annotation"):
             for one in sequence(part.get("annotations")):
                 self._cite(number, one)
         elif kind == "arguments_delta":
-            self._piece(number, "call").add(self.draft.words(part.get("arguments"), "arguments"))
+            text = next(
+                (part[key] for key in ("arguments", "partial_arguments") if isinstance(part.get(key), str)), None
+            )
+            if text is None:
+                self._other(number, kind, part)
+            else:
+                self._piece(number, "call").add(text)
         elif kind == "function_call":
             self._call(number, part)
         elif part:
-            self._piece(number, "other", new=True).keep(kind or "part", part)
+            self._other(number, kind or "part", part)
+
+    def _thought(self, number: int, kind: str, part: dict[str, Any]) -> None:
+        """A thought, in any of the places where it has been seen."""
+        content = part.get("content")
+        inside = [content] if isinstance(content, dict) else sequence(content)
+        found = [part.get("thought"), part.get("text"), content]
+        found += [mapping(one).get("text") for one in (*inside, *sequence(part.get("summary")))]
+        texts = [text for text in found if isinstance(text, str)]
+        if not texts and not string(part.get("signature")):
+            if says_something({key: value for key, value in part.items() if key != "type"}):
+                self._other(number, kind, part)
+            return
+        piece = self._piece(number, "reasoning")
+        for text in texts:
+            piece.add(text)
+        piece.sign(string(part.get("signature")))
+
+    def _other(self, number: int, kind: str, part: dict[str, Any]) -> None:
+        """A part of another kind: what a step's begin has left open, its deltas say under the same type."""
+        last = self._last.get(number)
+        if last is not None and last.kind == "other" and last.name == kind == self._kinds.get(number):
+            before = mapping(last.value)
+            if all(not before.get(key) or before[key] == value for key, value in part.items()):
+                last.keep(kind, {**before, **part})
+                return
+        self._piece(number, "other", new=True).keep(kind, part)
 
     def _call(self, number: int, call: dict[str, Any]) -> None:
-        """A call; its arguments may come in fragments, behind empty ones at its begin."""
-        piece = self._piece(number, "call", new="name" in call)
-        piece.needs_id = False
-        piece.identify(string(call.get("id")))
-        piece.call(self.draft.words(call.get("name"), "the name of a function"))
+        """A call; its arguments may come in fragments, or whole in a delta, behind none at its begin."""
+        identity = string(call.get("id"))
+        name = self.draft.words(call.get("name"), "the name of a function")
         arguments = call.get("arguments")
-        if isinstance(arguments, str):
-            piece.add(arguments)
-        elif arguments:
-            piece.add(dump(arguments))
+        text = arguments if isinstance(arguments, str) else dump(arguments) if arguments else ""
+        known = self._last.get(number)
+        again = (
+            known is not None
+            and known.kind == "call"
+            and (self._kinds.get(number) == "function_call" or bool(identity and identity == known.id))
+            and (not identity or known.id in ("", identity))
+            and (not name or known.name in ("", name))
+            and (isinstance(arguments, str) or not (text and known.size) or _same(known.text, arguments))
+        )
+        piece = self._piece(number, "call", new=bool(name) and not again)
+        piece.needs_id = False
+        piece.identify(identity)
+        if not (again and name == piece.name):
+            piece.call(name)
+        if isinstance(arguments, str) or not piece.size:
+            piece.add(text)
         piece.empty_means = "{}"
 
     def _cite(self, number: int, one: Any) -> None:
@@ -173,3 +215,11 @@ class InteractionsReader(Reader):
             reasoning=thought,
             total=usage.get("total_tokens"),
         )
+
+
+def _same(text: str, value: Any) -> bool:
+    """Whether `text` is JSON for `value`."""
+    try:
+        return bool(decode(text)[0] == value)
+    except Undecodable:
+        return False

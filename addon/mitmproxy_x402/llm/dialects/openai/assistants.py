@@ -30,6 +30,8 @@ class AssistantsReader(Reader):
     def speaks(name: str, value: dict[str, Any]) -> bool:
         """Objects of the family `thread.*`, but for those that only keep what was said."""
         what = value.get("object")
+        if what == "thread" and name == "thread.created":
+            return True
         if not isinstance(what, str) or not what.startswith("thread."):
             return False
         return name.startswith("thread.") or what in ("thread.run", "thread.message.delta", "thread.run.step.delta")

@@ -15,6 +15,13 @@ from ..reader import Reader
 _REASONING, _TEXT, _REFUSAL, _CITED, _AUDIO, _CALL, _FUNCTION, _OTHER = range(8)
 _OBJECTS = {"chat.completion", "chat.completion.chunk", "text_completion"}
 _SOURCES = ("citations", "search_results")
+_IN_MESSAGES = {
+    *("role", "content", "refusal", "tool_calls", "function_call", "audio", "annotations", "images"),
+    *("reasoning_content", "reasoning", "thinking", "reasoning_details"),
+}
+"""Keys of a message that are read; what others say is shown as it came."""
+_REPEATING = {"thinking_blocks", "provider_specific_fields", "reasoning_text"}
+"""Keys under which gateways put what they also say as reasoning."""
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -31,6 +38,7 @@ class ChatReader(Reader):
         self._last: dict[int, int] = {}
         self._texts: dict[int, Piece] = {}
         self._others = 0
+        self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -184,6 +192,28 @@ class ChatReader(Reader):
             self._cite(choice, one, "annotation")
         for one in sequence(said.get("images")):
             self._other(choice, string(mapping(one).get("type")) or "images", one)
+        if not said.keys() <= _IN_MESSAGES:
+            self._further(choice, said)
+
+    def _further(self, choice: int, said: dict[str, Any]) -> None:
+        """What a vendor says under keys of its own, as Groq does of the tools that it has run: as it came."""
+        reasoned = any(said.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+        for key, value in said.items():
+            if key in _IN_MESSAGES or not says_something(value) or (key in _REPEATING and reasoned):
+                continue
+            piece, before = self._unknown.get((choice, key), (None, None))
+            if value == before and not isinstance(value, str):
+                continue
+            if piece is None or not isinstance(value, str) or not isinstance(before, str):
+                self._others += 1
+                piece = self.draft.piece(choice, (_OTHER, self._others), "other")
+                piece.name = key[:100]
+            if isinstance(value, str):
+                piece.add(value)
+            else:
+                piece.keep(key[:100], value)
+            if piece.kept:
+                self._unknown[choice, key] = piece, value
 
     def _text(self, choice: int, content: Any) -> None:
         if content is not None and content != "":
