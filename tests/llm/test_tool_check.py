@@ -146,7 +146,7 @@ def test_hostile_schemas_do_no_harm(schema: Any, said: str) -> None:
 
 def test_the_list_is_bounded() -> None:
     found = misfits({"city": "x", **{f"k{n}": n for n in range(500)}})
-    assert len(found) == MAX_MISFITS
+    assert (len(found), found[-1]) == (MAX_MISFITS + 1, ("", "and more"))
     schema = {"properties": {f"k{n}": {"type": "string"} for n in range(500)}}
     found = misfits({f"k{n}": n for n in range(500)}, schema)
     assert (len(found), found[-1]) == (MAX_MISFITS + 1, ("", "and more"))
@@ -165,3 +165,109 @@ def test_the_checks_of_all_calls_together_are_bounded(monkeypatch: pytest.Monkey
     assert len(found) == 1
     other = checked(Reading("openai-chat", items=tuple(ToolCall("c", "other", "{}", {}) for _ in calls)), asked).misfits
     assert len(other) <= tool_check.MAX_ALL_MISFITS + 2
+
+
+def one(value: Any, schema: Any, **more: Any) -> list[tuple[str, str]]:
+    return misfits({"a": value}, {"type": "object", "properties": {"a": schema}, **more})
+
+
+@pytest.mark.parametrize(
+    ("value", "multiple", "fits"),
+    [
+        (0.3, 0.1, True), (19.99, 0.01, True), (0.07, 0.01, True), (1e300, 0.01, True), (3, 1.5, True),
+        (10**30, 10, True), (0.35, 0.1, False), (5, 2, False), (5, 0, True), (5, -1, True), (True, 2, True), ("5", 2, True),
+    ],
+)  # fmt: skip
+def test_multiples_are_those_of_decimal_numbers(value: Any, multiple: Any, fits: bool) -> None:
+    assert (one(value, {"multipleOf": multiple}) == []) is fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("^a+$", "aaa", True), ("^a+$", "ab", False), (r"^\d{4}-\d{2}-\d{2}$", "2026-11-28", True),
+        (r"^\d{4}-\d{2}-\d{2}$", "2026-11", False), ("^(cat|dog)$", "cow", False), ("^(?:cat|dog)s?$", "dogs", True),
+        ("[+*?{]", "a", False), (r"\{\}", "{}", True), (r"^[^@ ]+@[^@ ]+$", "nobody", False),
+        # What is not checked is not told.
+        ("^(a+)+$", "b", True), ("^a+$", "\u00e9", True), ("^a$", "a\n", True), ("(", "b", True), (r"(a)\1", "b", True),
+        (r"^\p{L}+$", "1", True), ("(?=a)b", "b", True), ("a*" * 20 + "b", "a" * 5000, True), (7, "x", True),
+    ],
+)  # fmt: skip
+def test_patterns_that_cannot_take_long_are_checked(pattern: Any, text: str, fits: bool) -> None:
+    begun = time.process_time()
+    assert one(text, {"type": "string", "pattern": pattern}) == (
+        [] if fits else [("/a", f"is {json.dumps(text)} (text), and must match {pattern}")]
+    )
+    assert time.process_time() - begun < 10
+
+
+def test_names_by_patterns() -> None:
+    schema = {"patternProperties": {"^x_": {"type": "integer"}}, "additionalProperties": {"type": "string"}}
+    assert misfits({"x_1": 1, "y": "s"}, schema) == []
+    assert misfits({"x_1": "a", "y": 2}, schema) == [
+        ("/x_1", 'is "a" (text), and must be integer'),
+        ("/y", "is 2 (a number), and must be string"),
+    ]
+    assert misfits({"x_1": 1, "y": 1}, {**schema, "additionalProperties": False}) == [("/y", "is not declared")]
+    slow = {"patternProperties": {"^(x+)+_": {"type": "integer"}}, "additionalProperties": False}
+    assert misfits({"x_1": "a", "y": 1}, slow) == []
+
+
+@pytest.mark.parametrize("key", ["oneOf", "anyOf"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_alternatives_the_one_that_is_meant_is_told(key: str, turned: bool) -> None:
+    first = {"type": "object", "properties": {"k": {"const": "a"}, "w": {"type": "string"}}, "required": ["k", "w"]}
+    other = {"type": "object", "properties": {"k": {"const": "b"}, "v": {"type": "integer"}}, "required": ["k", "v"]}
+    found = misfits({"k": "b", "v": "x"}, {key: [other, first] if turned else [first, other]})
+    assert found == [("", "fits none of its alternatives"), ("/v", 'is "x" (text), and must be integer')]
+
+
+def test_a_schema_s_own_faults_are_told_as_its_own() -> None:
+    assert one([1], {"minItems": "many"}) == [("", 'the schema cannot be used: its minItems is "many" (text)')]
+    assert one([], {"minItems": "1"}) == [("/a", "[] should be non-empty")]
+    assert one([1], {"minItems": "1"}) == []
+
+
+@pytest.mark.parametrize(
+    "draft", [None, "http://json-schema.org/draft-07/schema#", "http://json-schema.org/draft-04/schema#"]
+)
+def test_lists_of_the_older_drafts(draft: str | None) -> None:
+    more = {"$schema": draft} if draft else {}
+    schema = {"items": [{"type": "integer"}, {"type": "integer"}], "additionalItems": {"type": "string"}}
+    assert one([1, 2, "x"], schema, **more) == []
+    assert one([1, "x", 3], schema, **more) == [
+        ("/a/1", 'is "x" (text), and must be integer'),
+        ("/a/2", "is 3 (a number), and must be string"),
+    ]
+
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FUNCTION = {"name": "f", "parameters": PARAMETERS}
+
+
+@pytest.mark.parametrize("turns", [{}, {"messages": []}])
+@pytest.mark.parametrize(
+    ("path", "tools"),
+    [
+        ("/api/chat", {"tools": [{"type": "function", "function": FUNCTION}]}),
+        (
+            "/model/m/converse",
+            {"toolConfig": {"tools": [{"toolSpec": {"name": "f", "inputSchema": {"json": PARAMETERS}}}]}},
+        ),
+        ("/v1/chat/completions", {"functions": [FUNCTION]}),
+    ],
+)
+def test_tools_are_found_wherever_a_dialect_has_them(path: str, tools: Any, turns: Any) -> None:
+    asked = read_request(path, "application/json", json.dumps({**turns, **tools}).encode())
+    assert asked is not None
+    assert [one.pointer for one in checked(of({}, "f"), asked).misfits] == ["/city"]
+
+
+def test_cohere_s_first_version_has_python_s_types() -> None:
+    parameters = {"city": {"type": "str", "required": True}, "n": {"type": "int"}, "l": {"type": "List[str]"}, "z": {}}
+    body = {"message": "x", "tools": [{"name": "f", "parameter_definitions": parameters}]}
+    asked = read_request("/v1/chat", "application/json", json.dumps(body).encode())
+    assert asked is not None
+    assert checked(of({"city": "x", "n": 1, "l": [], "z": None}, "f"), asked).misfits == ()
+    found = checked(of({"n": "x", "l": {}}, "f"), asked).misfits
+    assert sorted(one.pointer for one in found) == ["/city", "/l", "/n"]

@@ -23,6 +23,8 @@ _BLANK_LINES = re.compile(rb"(?:\r?\n)+")
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT = ord(":")
+_FIELD = re.compile(rb"[A-Za-z0-9_.-]{1,40}")
+"""Names that fields of a later standard may have."""
 _FIELDS = {b"data", b"event", b"id", b"retry"}
 
 
@@ -225,7 +227,7 @@ class Parser:
             self._data += line + b"\n"
         elif name.startswith(_BOM):
             self._field(name, value)
-        else:
+        elif not (_FIELD.fullmatch(name) and name != line) or name.lower() in _FIELDS:
             self._strays = self._strays or printed(line[:200].decode("utf-8", "replace"), 60)
             self._notes.add(f"a line that is no field of an event, which clients ignore; the first one: {self._strays}")
 

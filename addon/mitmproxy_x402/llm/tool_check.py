@@ -1,16 +1,20 @@
 """Checks the tool calls of an answer against the tools that its request declares.
 
 Names are looked up, and arguments are held against the tools' JSON schemas, by jsonschema. Both come from strangers: no
-schema is fetched from anywhere, no regular expression of theirs is run, and the work is bounded.
+schema is fetched from anywhere, a regular expression of theirs is run only where it cannot take long, and the work is
+bounded.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from fractions import Fraction
+from functools import cache, lru_cache
 from typing import Any
 
 from .printing import line
@@ -33,10 +37,13 @@ MAX_ALL_MISFITS = 1000
 _MAX_UNIQUE = 1000
 _UNKNOWN = 100
 """Steps that a search for a similar name counts as."""
-_SKIPPED = frozenset(
-    ("pattern", "patternProperties", "format", "unevaluatedProperties", "unevaluatedItems", "contentSchema")
-)
-"""Keywords that are not checked: strangers' regular expressions can run for ever, and so can some others."""
+_SKIPPED = frozenset(("format", "unevaluatedProperties", "unevaluatedItems", "contentSchema"))
+"""Keywords that are not checked: they say nothing that binds, or take too long."""
+_MAX_PATTERN = 200_000
+"""Most steps of one match of a regular expression, by the worst case; others are not checked."""
+_STEPS_OF_PATTERN = 1000
+"""Steps of a regular expression that count as one of a schema."""
+_QUANTIFIER = re.compile(r"\*|\+|\?|\{(\d{1,3})(,(\d{1,3})?)?\}")
 _KEPT = ("previous_response_id", "prompt.id", "assistant_id", "conversation", "previous_interaction_id")
 """Parameters of requests whose tools may be kept at the vendor's."""
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
@@ -136,6 +143,10 @@ class _TooMuch(Exception):
     """The schema takes more work than anybody waits for."""
 
 
+class _Unusable(Exception):
+    """A keyword of the schema has a value that means nothing; the text says which."""
+
+
 def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
     """Pointer and problem of each place in `value` that `schema` does not allow; `work` is what it took."""
     _work.set(work)
@@ -147,17 +158,22 @@ def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
                 break
     except _TooMuch:
         found.append(("", "the schema is too large to be checked to its end"))
+    except _Unusable as error:
+        found.append(("", f"the schema cannot be used: {error}"))
     except Exception as error:
         found.append(("", f"the schema cannot be used: {line(f'{type(error).__name__}: {error}', 160)}"))
     return found
+
+
+_DRAFTS = {"draft-04": "Draft4Validator", "draft-06": "Draft6Validator", "draft-07": "Draft7Validator"}
 
 
 def _validator(schema: Any) -> Any:
     import referencing  # noqa: PLC0415  (a tenth of a second)
 
     declared = mapping(schema).get("$schema")
-    old = "Draft4Validator" if isinstance(declared, str) and "draft-04" in declared else "Draft202012Validator"
-    return _bounded(old)(schema, registry=referencing.Registry())
+    known = (name for draft, name in _DRAFTS.items() if isinstance(declared, str) and draft in declared)
+    return _bounded(next(known, "Draft202012Validator"))(schema, registry=referencing.Registry())
 
 
 @cache
@@ -166,8 +182,15 @@ def _bounded(name: str) -> Any:
     import jsonschema  # type: ignore[import-untyped]  # noqa: PLC0415
 
     base: Any = getattr(jsonschema, name)
+    checks = {**base.VALIDATORS, "multipleOf": _multiple_of, "pattern": _pattern}
+    checks |= {"patternProperties": _pattern_properties, "additionalProperties": _additional_properties}
+    if name == "Draft202012Validator":  # many schemas have an older draft's lists, and do not say so
+        checks |= {
+            "items": _items(checks["items"]),
+            "additionalItems": jsonschema.Draft7Validator.VALIDATORS["additionalItems"],
+        }
     keywords: dict[str, Any] = {
-        key: _nothing if key in _SKIPPED else _counted(key, check) for key, check in base.VALIDATORS.items()
+        key: _nothing if key in _SKIPPED else _counted(key, check) for key, check in checks.items()
     }
     return jsonschema.validators.extend(base, keywords)
 
@@ -180,17 +203,116 @@ def _counted(key: str, check: Callable[..., Any]) -> Callable[..., Iterator[Any]
             raise _TooMuch
         if work.depth >= MAX_DEPTH:  # whatever the interpreter's own limit is
             raise RecursionError("it leads to itself, or is nested too deeply")
-        if key == "additionalProperties" and "patternProperties" in mapping(schema):
-            return
         if key == "uniqueItems" and len(sequence(instance)) > _MAX_UNIQUE:
             return
         work.depth += 1
         try:
             yield from check(validator, value, instance, schema) or ()
+        except (TypeError, AttributeError):
+            raise _Unusable(f"its {line(key, 40)} is {_shown(value)}") from None
         finally:
             work.depth -= 1
 
     return counted
+
+
+def _items(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    """`items` of a recent draft, which takes lists as the drafts before it did."""
+
+    def items(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if not isinstance(value, list):
+            yield from check(validator, value, instance, schema) or ()
+            return
+        for number, (one, inner) in enumerate(zip(sequence(instance), value, strict=False)):
+            yield from validator.descend(one, inner, path=number, schema_path=number)
+
+    return items
+
+
+def _multiple_of(_: Any, value: Any, instance: Any, __: Any) -> Iterator[Any]:
+    """`multipleOf` of the decimal numbers that are written, not of those that floats stand for."""
+    import jsonschema  # noqa: PLC0415
+
+    if not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (value, instance)) or value <= 0:
+        return
+    try:
+        rest = Fraction(repr(instance)) % Fraction(repr(value))
+    except ValueError:  # infinite
+        return
+    if rest:
+        yield jsonschema.ValidationError(f"is {line(repr(instance), 40)}, and must be a multiple of {value}")
+
+
+def _pattern(_: Any, value: Any, instance: Any, __: Any) -> Iterator[Any]:
+    import jsonschema  # noqa: PLC0415
+
+    if isinstance(instance, str) and isinstance(value, str) and _matches(value, instance) is False:
+        yield jsonschema.ValidationError(f"is {_shown(instance)}, and must match {line(value, 60)}")
+
+
+def _pattern_properties(validator: Any, value: Any, instance: Any, _: Any) -> Iterator[Any]:
+    for pattern, inner in mapping(value).items():
+        for name, one in mapping(instance).items():
+            if _matches(pattern, name):
+                yield from validator.descend(one, inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema  # noqa: PLC0415
+
+    declared, patterns = mapping(schema.get("properties")), mapping(schema.get("patternProperties"))
+    for name, one in mapping(instance).items():
+        if name in declared or any(_matches(pattern, name) is not False for pattern in patterns):
+            continue
+        if value is False:
+            yield jsonschema.ValidationError("is not declared", path=[name])
+        elif isinstance(value, dict):
+            yield from validator.descend(one, value, path=name)
+
+
+def _matches(pattern: str, text: str) -> bool | None:
+    """Whether `text` matches a stranger's regular expression; None: that could take long, or mean something else here.
+
+    Outside of ASCII, and at line ends, Python's classes and anchors are not those of JSON Schema.
+    """
+    if not text.isascii() or "\n" in text:
+        return None
+    compiled = _compiled(pattern)
+    if compiled is None:
+        return None
+    expression, factors = compiled
+    cost = (len(text) + 1) * (len(pattern) + 1)
+    for most in factors:
+        cost *= min(most, len(text) + 1)
+        if cost > _MAX_PATTERN:
+            return None
+    _work.get().steps += cost // _STEPS_OF_PATTERN
+    return expression.search(text) is not None
+
+
+@lru_cache(64)
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[int, ...]] | None:
+    """A regular expression, and in how many ways each of its parts can match; None: nobody can tell that easily.
+
+    Groups that are repeated, references back and looks around are what takes for ever, and is left out.
+    """
+    if len(pattern) > 200 or not pattern.isascii():
+        return None
+    plain = re.sub(r"\\[^0-9kpP]", "x", pattern)
+    plain = re.sub(r"\[\^?\]?[^\]]*\]", "x", plain)
+    if "\\" in plain or re.search(r"\(\?(?!:)|\)[*+?{]", plain):
+        return None
+    factors = [2] * plain.count("|")
+    for found in _QUANTIFIER.finditer(plain.replace("(?:", "(")):
+        least, comma, most = found.groups()
+        if comma or least is None:
+            factors.append(2 if found[0] == "?" else int(most) - int(least) + 1 if most else 1_000_000)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(pattern), tuple(factors)
+    except (re.error, RecursionError, OverflowError):
+        return None
 
 
 def _nothing(*_: Any) -> Iterator[Any]:
@@ -205,17 +327,8 @@ def _told(error: Any) -> Iterator[tuple[str, str]]:
         for name in sequence(wanted):
             if name not in instance:
                 yield f"{pointer}/{_escaped(name)}", "is missing"
-    elif keyword == "additionalProperties" and isinstance(instance, dict):
-        declared = mapping(mapping(error.schema).get("properties"))
-        if wanted is not False:
-            yield pointer, line(error.message, 200)
-            return
-        for name in [key for key in instance if key not in declared][:MAX_MISFITS]:
-            near = get_close_matches(name[:100], [key[:100] for key in declared][:200], 1)
-            hint = (
-                f'; is it "{line(near[0], 100)}"?' if near else f": there are {_listed(declared)}" if declared else ""
-            )
-            yield f"{pointer}/{_escaped(name)}", f"is not declared{hint}"
+    elif keyword == "additionalProperties":
+        yield pointer, f"is not declared{_hint(error)}"
     elif keyword == "type":
         kinds = wanted if isinstance(wanted, list) else [wanted]
         yield pointer, f"is {_shown(instance)}, and must be {' or '.join(line(str(kind), 40) for kind in kinds[:10])}"
@@ -224,10 +337,30 @@ def _told(error: Any) -> Iterator[tuple[str, str]]:
         yield pointer, f"is {_shown(instance)}, and must be {' or '.join(allowed[:10])}"
     elif keyword in ("anyOf", "oneOf") and error.context:
         yield pointer, "fits none of its alternatives"
-        nearest = max(error.context, key=lambda one: (len(one.absolute_path), one.validator not in ("type", "const")))
-        yield from _told(nearest)
+        yield from _told(_nearest(error.context))
     else:
         yield pointer, line(error.message, 200)
+
+
+def _hint(error: Any) -> str:
+    """What a name that is not declared may stand for."""
+    name, declared = str(error.path[-1]), mapping(mapping(error.schema).get("properties"))
+    near = get_close_matches(name[:100], [key[:100] for key in declared][:200], 1)
+    return f'; is it "{line(near[0], 100)}"?' if near else f": there are {_listed(declared)}" if declared else ""
+
+
+def _nearest(errors: Iterable[Any]) -> Any:
+    """The first error of the alternative that is meant: its kind fits, and what tells it from others, if any does."""
+    branches: dict[Any, list[Any]] = {}
+    for error in errors:
+        branches.setdefault(error.schema_path[0], []).append(error)
+
+    def misses(branch: list[Any]) -> tuple[int, int, int]:
+        kinds = sum(not one.path and one.validator == "type" for one in branch)
+        marks = sum(one.validator in ("const", "enum") for one in branch)
+        return kinds, marks, len(branch)
+
+    return min(branches.values(), key=misses)[0]
 
 
 def _pointer(path: Iterable[Any]) -> str:
@@ -244,6 +377,7 @@ def _shown(value: Any) -> str:
     return kind if isinstance(value, (dict, list)) or value is None else f"{line(dump(value), 40)} ({kind})"
 
 
+_COUNTS = {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
 _GOOGLES = ("", "string", "number", "integer", "boolean", "array", "object", "null")
 """Google's types where they come as numbers (`enum-encoding=int`)."""
 
@@ -255,6 +389,9 @@ def plain_schema(schema: Any, depth: int = 0) -> Any:
     if not isinstance(schema, dict) or depth > 64:
         return schema
     plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
+    for key in _COUNTS & plain.keys():  # Google's are text in JSON, as all its numbers of 64 bits
+        if isinstance(plain[key], str) and re.fullmatch("[0-9]{1,18}", plain[key]):
+            plain[key] = int(plain[key])
     if "type_" in plain and "type" not in plain:
         plain["type"] = plain.pop("type_")
     kind = plain.get("type")

@@ -38,6 +38,7 @@ _TOLD = {
 _GROUPS = {"generationConfig", "generation_config", "inferenceConfig", "options"}
 _STORED = "prompt"
 """A prompt that is kept at the vendor's is a group of parameters; one that is text is what the user says."""
+_TOOLS = ("tools", "functions", "toolConfig")
 _CONVERSE = ("inferenceConfig", "schemaVersion", "toolConfig")
 """Keys by which a request in Converse's shape is known elsewhere."""
 _IN_PATH = re.compile(r"/model/([^/]{1,200})/(?:converse|invoke)")
@@ -82,7 +83,7 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
 def _dialect(path: str, asked: dict[str, Any]) -> Dialect:
     for pattern, dialect in _PATHS:
         if pattern.search(path):
-            return dialect if any(key in asked for key in TURNS[dialect]) else "unknown"
+            return dialect if any(key in asked for key in (*TURNS[dialect], *_TOOLS)) else "unknown"
     if isinstance(asked.get("contents"), list):
         return "gemini"
     if isinstance(asked.get("messages"), list) and any(key in asked for key in _CONVERSE):

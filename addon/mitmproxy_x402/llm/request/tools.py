@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -48,10 +49,26 @@ def _named(tool: dict[str, Any], kind: str) -> Tool:
 def _function(function: dict[str, Any]) -> Tool:
     keys = ("parameters", "input_schema", "parametersJsonSchema", "parameters_json_schema", "inputSchema")
     schema = next((function[key] for key in keys if function.get(key) is not None), None)
+    if schema is None and isinstance(function.get("parameter_definitions"), dict):
+        schema = _python_s(function["parameter_definitions"])
     inner = mapping(schema).get("json")  # Bedrock's
     schema = inner if isinstance(inner, dict) and len(mapping(schema)) == 1 else schema
     text, marks = _Short(schema).text, tuple(marks_of(function))
     return Tool(string(function.get("name")), string(function.get("description")), text, marks=marks, schema=schema)
+
+
+_PYTHON_S = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
+
+
+def _python_s(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of parameters that Cohere's first version describes in Python's types."""
+    properties = {}
+    for name, one in parameters.items():
+        kind = re.match(r"[a-z]*", string(mapping(one).get("type")).lower())
+        known = _PYTHON_S.get(kind[0]) if kind else None
+        properties[name] = {"type": known} if known else {}
+    required = [name for name, one in parameters.items() if mapping(one).get("required") is True]
+    return {"type": "object", "properties": properties, "required": required}
 
 
 class _Short:
