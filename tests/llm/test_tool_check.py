@@ -175,7 +175,8 @@ def one(value: Any, schema: Any, **more: Any) -> list[tuple[str, str]]:
     ("value", "multiple", "fits"),
     [
         (0.3, 0.1, True), (19.99, 0.01, True), (0.07, 0.01, True), (1e300, 0.01, True), (3, 1.5, True),
-        (10**30, 10, True), (0.35, 0.1, False), (5, 2, False), (5, 0, True), (5, -1, True), (True, 2, True), ("5", 2, True),
+        (10**30, 10, True), (0.35, 0.1, False), (5, 2, False), (5, 0, True),
+        (5, -1, True), (True, 2, True), ("5", 2, True),
     ],
 )  # fmt: skip
 def test_multiples_are_those_of_decimal_numbers(value: Any, multiple: Any, fits: bool) -> None:
