@@ -28,11 +28,11 @@ from mitmproxy_x402.payment import jobs
 from mitmproxy_x402.payment.jobs import JOB_SECONDS, MAX_ADDRESS, MAX_JOBS, MAX_PROMISE, Job, Jobs, Promise
 from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
-from mitmproxy_x402.payment.polls import DYING_SECONDS, Poll, poll_of
+from mitmproxy_x402.payment.polls import Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
-from mitmproxy_x402.payment.signing.signer import BLOCKHASH_SECONDS
+from mitmproxy_x402.payment.signing.signer import BLOCKHASH_END
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
@@ -42,7 +42,7 @@ from support.ledgers import query
 from support.memory import held
 from support.proxy import EVM_ADDRESS, EVM_KEY, svm_key
 
-DEAD = BLOCKHASH_SECONDS + DYING_SECONDS
+DEAD = BLOCKHASH_END
 SUBMIT = "/v1/videos/generations"
 POLL = f"/api{SUBMIT}/vid%2F1?duration=8&sig=x"
 WHERE = f"https://gateway.blockrun.ai:443 {SUBMIT}/vid/1"

@@ -31,10 +31,6 @@ from .policy import Purpose
 from .purchase import Purchase
 from .retained.identity import RequestIdentity
 
-DYING_SECONDS = 60
-"""Seconds after `valid_until` when a payment on Solana is certainly dead: a blockhash lives for 60 to 90 seconds, and
-`valid_until` assumes the shortest."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -149,7 +145,7 @@ class Poll:
 
     async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
         """The job's payment, if this process has it; once it is dead, a single new one."""
-        submitted, alive = self._payer.ledger.find_job(job.address), self._payer.clock() - DYING_SECONDS
+        submitted, alive = self._payer.ledger.find_job(job.address), self._payer.clock()
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
             raise _unknown()
         if submitted.state == "settled":

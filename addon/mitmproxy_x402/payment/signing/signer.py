@@ -31,7 +31,7 @@ class Signed:
     reference: str
     """What identifies the payment on its chain: the EIP-3009 or Permit2 nonce, or the payer's Solana signature."""
     valid_until: float
-    """Unix seconds after which it can no longer be settled."""
+    """Unix seconds after which it can no longer be settled. Until then a repetition sends it again."""
     window: float
     """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity
@@ -140,11 +140,11 @@ class Signer:
             nonce=nonce,
             sign=sign,
         )
-        born = self._clock() if given is None else given.born
         known = self._rpc.at_hand()  # a gateway may claim any height for its blockhash
         height = known.height if known is not None and known.value == blockhash else None
         validity = Validity(blockhash=blockhash, last_height=height, dies_in=BLOCKHASH_END)
-        return Signed(payload, wallet.address, signature, born + BLOCKHASH_SECONDS, BLOCKHASH_END, validity)
+        until = self._clock() + BLOCKHASH_END
+        return Signed(payload, wallet.address, signature, until, BLOCKHASH_END, validity)
 
 
 def chain_nonce(offer: Offer, nonce: bytes) -> str:
