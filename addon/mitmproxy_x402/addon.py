@@ -253,6 +253,9 @@ class X402Addon:
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
         budgets = ", ".join(str(budget) for budget in settings.budgets)
         lines.append(f"at most {budgets} USDC (x402_budget), written down in {settings.ledger}")
+        if settings.file is not None:
+            more = f", {len(settings.limits)} [[limit]] among them" if settings.limits else ""
+            lines.append(f"settings from {settings.file}{more}")
         if settings.dry_run:
             lines.append("dry run: nothing is signed (x402_dry_run)")
         if not is_loopback(ctx.options.listen_host) and settings.client_token is None:

@@ -54,7 +54,7 @@ _SHORT = {"-m": "mode", "-p": "listen_port"}
 def read_arguments(arguments: Sequence[str]) -> Arguments:
     """Extract `--upstream` from `arguments`, and note which of mitmproxy's options the rest sets.
 
-    Raises SettingsError: an `--upstream` has no value.
+    Raises SettingsError: an `--upstream` or an option of ours has no value.
     """
     upstreams: list[str] = []
     passed_on: list[str] = []
@@ -78,7 +78,9 @@ def _options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         # argparse accepts any unambiguous prefix of a long option.
         long = next((name for name in (*_LONG, "--set") if len(flag) > 3 and name.startswith(flag)), None)
         if long == "--set":
-            name, _, value = (value if equals else following).partition("=")
+            name, assigned, value = (value if equals else following).partition("=")
+            if not assigned and any(option.name == name for option in OPTIONS):
+                raise SettingsError(f"--set {name}: a value must follow, as in --set {name}=VALUE")
             yield name, value
         elif long is not None:
             yield _LONG[long], value if equals else following

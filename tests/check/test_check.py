@@ -147,6 +147,7 @@ class TestThisMachine:
             (("--wait",), "'--wait' is no argument"),
             (("gpt-5",), "'gpt-5' is no argument of check or serve."),
             (("--listen-host",), "expected one argument"),
+            (("--set", "x402_budget"), "--set x402_budget: a value must follow"),
         ],
     )
     def test_arguments_that_serve_would_not_take(self, machine: Machine, arguments: tuple[str, ...], said: str) -> None:

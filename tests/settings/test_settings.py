@@ -13,7 +13,7 @@ from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_2022_PROGRAM, TOKEN_PROGRAM
 from mitmproxy_x402.settings.options import OPTIONS, Option
 from mitmproxy_x402.settings.settings import FILE_KEYS, Settings, read_settings
-from mitmproxy_x402.settings.suggest import is_like_ours, unknown_options
+from mitmproxy_x402.settings.suggest import is_like_ours, unknown_options, unread_variables
 from mitmproxy_x402.settings.values import is_loopback
 
 POLYGON = """
@@ -465,6 +465,22 @@ def test_a_name_without_its_prefix_or_with_a_slip_is_taken_for_ours(option: Opti
     for name in (option.key, option.key.upper(), option.key.replace("_", "-"), swapped, f"x420_{option.key}"):
         assert is_like_ours(name), name
         assert f"did you mean {option.name}?" in (unknown_options([name]) or ""), name
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in OPTIONS if not option.variable], ids=lambda option: option.name
+)
+def test_a_variable_that_names_an_option_is_not_forgotten(option: Option, tmp_path: Path) -> None:
+    empty = {option.name: "" for option in OPTIONS}
+    with pytest.raises(SettingsError, match=f"{option.name.upper()} is not read: use --set {option.name}="):
+        read_settings(empty, {option.name.upper(): "1"}, cwd=tmp_path, home=tmp_path)
+    read_settings(empty, {option.name.upper(): ""}, cwd=tmp_path, home=tmp_path)
+
+
+def test_variables_of_ours_and_of_others_are_left_alone() -> None:
+    ours = ["X402_UPSTREAM", "X402_KEYSTORE_PASSWORD", "X402_PROGRAM", "X402_PYTHON", "X402_VENV", "X402_BROWSER"]
+    assert unread_variables([*ours, *(option.variable for option in OPTIONS), "X402_PRIVATE_KEY", "BUDGET"]) is None
+    assert "did you mean X402_LEDGER?" in (unread_variables(["X402_LEDGR"]) or "")
 
 
 def test_options_of_other_addons_are_not_taken_for_ours() -> None:

@@ -23,7 +23,7 @@ from .ledger_place import LedgerPlace, ledger_place, ledger_warnings
 from .limit_tables import address, asset, budgets, host, read_limits
 from .networks import read_networks
 from .options import OPTIONS, Option
-from .suggest import nearest, unknown_key
+from .suggest import nearest, unknown_key, unread_variables
 from .timeouts import Timeouts
 from .values import (
     Given,
@@ -157,6 +157,8 @@ def read_settings(options: Mapping[str, str], environ: Mapping[str, str], *, cwd
     Reads x402.toml and a client token file, nothing else: whether a key file can be used is the wallet's question.
     Raises SettingsError: with one line that names option, variable or file, key, value and what is allowed.
     """
+    if unread := unread_variables(name for name, value in environ.items() if value.strip()):
+        raise SettingsError(unread)
     file = _find_file(options, environ, cwd, home)
     document = {} if file is None else _read_file(file)
     sources = _Sources(options, environ, document, file, cwd, home)

@@ -31,6 +31,19 @@ def is_like_ours(name: str) -> bool:
     return plain.startswith("x402") or _meant(plain) is not None
 
 
+def unread_variables(names: Iterable[str]) -> str | None:
+    """A sentence for each variable of the environment that looks like an option of ours but is not read; None: none."""
+    read = {option.variable for option in OPTIONS} | {"X402_KEYSTORE_PASSWORD", "X402_UPSTREAM"}
+    sentences = []
+    for name in sorted(name for name in names if name.startswith("X402_") and name not in read):
+        option = _meant(_plain(name.removeprefix("X402_")))
+        if option is not None:
+            variable = next((each.variable for each in OPTIONS if each.name == option), "")
+            instead = f"did you mean {variable}?" if variable else f"use --set {option}=... or x402.toml, and unset it."
+            sentences.append(f"The environment variable {name:.60} is not read: {instead}")
+    return " ".join(sentences) or None
+
+
 def unknown_options(names: Iterable[str], known: Iterable[str] = ()) -> str | None:
     """A sentence for each of `names`, which no addon has declared as an option; None: there are none.
 
