@@ -334,6 +334,17 @@ def test_the_network_to_fund_is_the_gateways(tmp_path: Path, sandbox: Sandbox) -
         assert part in answer.stdout
     answer = run(tmp_path, "fund", "--network", "base", more=more)
     assert f"@8453/transfer?address={EVM}" in answer.stdout
+    answer = run(tmp_path, "fund", "--network", "polygon", more=more)
+    assert "polygon is known but not enabled: add --set x402_networks=polygon" in answer.stderr
+    assert run(tmp_path, "restore", "--solana", typed=WORDS).returncode == 0
+    answer = run(tmp_path, "fund", "--html", "codes.html", more=more)
+    assert "The codes of both wallets are in codes.html." in answer.stdout
+    page = (tmp_path / "codes.html").read_text()
+    assert (
+        page.index("Send USDC on base-sepolia") < page.index(EVM) < page.index("Send USDC on solana") < page.index(SVM)
+    )
+    assert page.count("<svg") == 2
+    (tmp_path / ".blockrun" / ".solana-session").unlink()
     answer = run(tmp_path, "fund", "--upstream", "http://127.0.0.1:1", more=more)
     assert "takes payment is not known (connection refused)" in answer.stdout
     assert f"@8453/transfer?address={EVM}" in answer.stdout
@@ -347,7 +358,9 @@ def test_an_allowance_is_set_and_revoked_at_the_sandbox(tmp_path: Path, sandbox:
         assert answer.returncode == 0, answer.stderr
         assert "Done: transaction 0x" in answer.stdout
         assert f"Permit2 may take of that: {dollars}." in answer.stdout
-        assert f"{dollars}." in run(tmp_path, "allow", "--network", "base-sepolia", more=beside(sandbox)).stdout
+        answer = run(tmp_path, "allow", more=beside(sandbox))
+        assert f"{sandbox.url} takes USDC on base-sepolia." in answer.stdout
+        assert f"Permit2 may take of that: {dollars}." in answer.stdout
 
 
 def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:

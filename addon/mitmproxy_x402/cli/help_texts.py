@@ -149,7 +149,7 @@ usage: {prog} check [--upstream URL] [--model NAME] [MITMPROXY ARGUMENTS]
 Takes the arguments that you would give to serve, and checks that payments will work: versions, settings, wallet and the
 permissions of its files, ledger, port, gateway (over verified TLS), clock, the price of a small request and of one of a
 coding agent's size, whether your limits let it pass, and the wallet's USDC on chain. Each line is ok, or TO DO with
-what to do; - stands before what could not be checked.
+what to do; - stands before what could not be checked, or asks nothing of you.
 
 Nothing is paid or signed. The gateway gets a few requests without a payment; the RPCs of the networks that it takes
 payment on get the wallet's public address. The exit code is 1 if there is something to do, else 0.
@@ -163,7 +163,7 @@ usage: {prog} wallet [--upstream URL]
        {prog} wallet new [--evm | --solana] [--keystore] [--no-backup]
        {prog} wallet restore [--evm | --solana] [--keystore]
        {prog} wallet fund [--evm | --solana | --network NAME] [--wait] [--html FILE] [--upstream URL]
-       {prog} wallet allow [DOLLARS] [--network NAME] [--yes]
+       {prog} wallet allow [DOLLARS] [--network NAME] [--yes] [--upstream URL]
 
 Shows each wallet that the proxy finds: its address, where its key comes from, who can read that, and what it holds;
 then what requests cost at the gateway, how many of them the money is enough for, and what is missing. Keys are never
@@ -179,9 +179,9 @@ printed, and an existing wallet is never moved or changed.
   --evm, --solana  which wallet. MetaMask and Phantom show the same address for the same words.
   --keystore       an encrypted keystore (version 3 JSON) with a password, in ~/.blockrun/keystore.json; EVM only
   --no-backup      show no words: for scripts that back up the file themselves
-  --network NAME   the network, as in base or solana; fund takes the one that the gateway asks for if none is named
+  --network NAME   the network, as in base or solana; fund and allow take the gateway's if none is named
   --wait           wait until more money has arrived
-  --html FILE      write a page with the QR code instead of printing it
+  --html FILE      write a page with the QR code of every wallet instead of printing one
   --yes            do not ask
   --upstream URL   the gateway whose prices are asked
   --set NAME=VALUE an option, as for serve

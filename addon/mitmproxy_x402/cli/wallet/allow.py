@@ -12,12 +12,14 @@ from ...chain import approval
 from ...chain.permit2 import standing
 from ...errors import EvmRpcError, SettingsError
 from ...protocol.amounts import format_usd
-from ...protocol.networks import Asset, Network
+from ...protocol.networks import ENABLED, Asset, Network
 from ...reconcile.rpcs import remedy, rpcs
 from ...settings.networks import require_enabled
 from ...settings.settings import Settings
 from ...wallet.evm import EvmWallet
+from ...wallet.sources import Wallets
 from ..terminal import say
+from .prices import Gateway
 
 DANGERS = """\
 An allowance lets the Permit2 contract take up to that much {symbol} from this wallet, for as long as it stands. It does
@@ -25,13 +27,15 @@ so only with a signature of this wallet's key for each transfer: this proxy sign
 limits. But whoever gets hold of the key, or has this key sign something else for Permit2, can use the allowance too. So
 set it to what you spend in a few days, not to everything, and revoke it with: {program} wallet allow 0
 """
+BASE = next(row for row in ENABLED if row.name == "base")
 MAX_USD = Decimal(100_000)
 
 
-def allow(given: Namespace, settings: Settings, program: str) -> int:
+def allow(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> int:
     """Show the allowance, or set it to `given.amount` dollars. Raises SettingsError and EvmRpcError."""
-    network = _network(given, settings)
     purse: EvmWallet | None = given.found.evm
+    network = _named(given, settings) or (None if purse is None else asyncio.run(_asked(settings, purse, gateway)))
+    network = network or BASE
     if purse is None:
         raise SettingsError(f"there is no wallet for {network.name} yet: {program} wallet new --evm")
     urls = rpcs(network, settings)
@@ -60,10 +64,21 @@ class _Place:
     seconds: float
 
 
-def _network(given: Namespace, settings: Settings) -> Network:
-    network = settings.networks.get(
-        given.network or next((n for n in settings.preference if n[:7] == "eip155:"), "base")
-    )
+async def _asked(settings: Settings, purse: EvmWallet, gateway: Gateway) -> Network | None:
+    """The EVM network that the gateway takes payment on; None: it takes none, or does not answer."""
+    asked = await gateway.prices(settings, Wallets(evm=purse))
+    if asked.small is None:
+        return None
+    say(f"{gateway.upstream} takes {asked.small.asset.symbol} on {asked.small.network.name}.")
+    return asked.small.network
+
+
+def _named(given: Namespace, settings: Settings) -> Network | None:
+    """The network of `--network`, else the first EVM one of x402_networks. Raises SettingsError."""
+    name = given.network or next((n for n in settings.preference if n[:7] == "eip155:"), None)
+    if name is None:
+        return None
+    network = settings.networks.get(name)
     if network is None:
         require_enabled(settings.networks, given.network)
     if network is None or network.family != "evm":

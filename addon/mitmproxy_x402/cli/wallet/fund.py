@@ -82,8 +82,11 @@ async def _fund(given: Namespace, settings: Settings, program: str, gateway: Gat
         sys.stdout.write(terminal_code(link))
         say(link)
     else:
-        _write(page, _page(network, asset, purse.address, link))
-        say(f"The code is in {page}.")
+        every = [(network, asset, purse.address)]
+        if not given.network and not given.family:
+            every += _others(given.found, settings, network)
+        _write(page, _page(every))
+        say(f"The {'code is' if len(every) == 1 else 'codes of both wallets are'} in {page}.")
     held = await _held(place)
     if given.wait:
         await _wait(place, held)
@@ -141,6 +144,14 @@ def _usual(settings: Settings, family: Family) -> Network:
     return next(row for row in named if row is not None and row.family == family)
 
 
+def _others(found: Wallets, settings: Settings, network: Network) -> list[tuple[Network, Asset, str]]:
+    """Network, token and address of the wallet that does not pay on `network`, if there is one."""
+    family: Family = "svm" if network.family == "evm" else "evm"
+    purse = found.for_family(family)
+    usual = _usual(settings, family)
+    return [] if purse is None else [(usual, usual.assets[0], purse.address)]
+
+
 def payment_link(network: Network, asset: Asset, address: str) -> str:
     """The URL that wallet apps read: by ERC-681, or by Solana Pay."""
     if network.family == "evm":
@@ -157,15 +168,24 @@ def terminal_code(link: str) -> str:
     return out.getvalue()
 
 
-def _page(network: Network, asset: Asset, address: str, link: str) -> str:
+def _page(every: Sequence[tuple[Network, Asset, str]]) -> str:
+    """A page with one section for each network, token and address."""
+    first = html.escape(f"Send {every[0][1].symbol} on {every[0][0].name}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{first}</title>'
+        '<meta name="viewport" content="width=device-width"><style>body{font:16px system-ui;max-width:40em;margin:2em '
+        "auto;padding:0 1em;background:#fff;color:#111}code{word-break:break-all}</style>"
+        + "".join(_section(network, asset, address) for network, asset, address in every)
+    )
+
+
+def _section(network: Network, asset: Asset, address: str) -> str:
     import segno  # noqa: PLC0415  # as above
 
+    link = payment_link(network, asset, address)
     code = segno.make(link, error="m", micro=False).svg_inline(scale=6, border=4, dark="#000", light="#fff")
     title = html.escape(f"Send {asset.symbol} on {network.name}")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width"><style>body{font:16px system-ui;max-width:40em;margin:2em '
-        "auto;padding:0 1em;background:#fff;color:#111}code{word-break:break-all}</style>"
         f"<h1>{title}</h1><p><code>{html.escape(address)}</code></p>{code}"
         f"<p>{html.escape(GAS[network.family])} is not needed. Nothing else than {html.escape(asset.symbol)} on "
         f'{html.escape(network.name)} is of use here.</p><p><a href="{html.escape(link)}">Open in a wallet</a></p>'

@@ -26,7 +26,7 @@ ACCEPTED = {
     "new": ("family", "keystore", "no_backup"),
     "restore": ("family", "keystore"),
     "fund": ("family", "network", "wait", "html", "upstream"),
-    "allow": ("amount", "network", "yes"),
+    "allow": ("amount", "network", "yes", "upstream"),
 }
 """What each verb takes, beside `--set`."""
 
@@ -47,9 +47,9 @@ def run(arguments: Sequence[str], program: str) -> int:
         return wallet_new.new(given, home, program)
     if given.verb == "restore":
         return wallet_new.restore(given, home, program)
-    if given.verb == "allow":
-        return wallet_allow.allow(given, settings, program)
     gateway = gateway_of(given.upstream, options, given.found)
+    if given.verb == "allow":
+        return wallet_allow.allow(given, settings, program, gateway)
     if given.verb == "fund":
         return wallet_fund.fund(given, settings, program, gateway)
     return asyncio.run(show(given.found, settings, program, gateway))
