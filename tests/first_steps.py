@@ -46,8 +46,9 @@ TEXT = """\
 
 This is a recorded terminal session, from an empty home to a paid, streamed tool call. (A program typed it into a real
 shell: `python tests/first_steps.py` writes this page.) The gateway is the sandbox on the same machine, which takes play
-money and gives every wallet 1000 USDC of it. To follow it, run `.venv/bin/python -m mitmproxy_x402.sandbox` in another
-terminal, and set `X402_UPSTREAM=http://127.0.0.1:4420` and
+money and gives every wallet 1000 USDC of it. To follow it, run `./run.sh sandbox --once` first, which installs what is
+needed, and save `tool-call.json` from the end of this page. Then run `.venv/bin/python -m mitmproxy_x402.sandbox` in
+another terminal, and set `X402_UPSTREAM=http://127.0.0.1:4420` and
 `X402_EVM_RPC=base-sepolia=http://127.0.0.1:4420/v1/rpc/base-sepolia`. With a real gateway set neither, and send a few
 dollars to the address that `./run.sh wallet fund` shows.
 
