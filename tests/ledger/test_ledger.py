@@ -213,9 +213,9 @@ def test_a_long_signature_counts_until_a_period_after_the_chain_says_it_moved(le
     assert ledger.spent(hour) == 0
 
 
-def test_what_circle_gateway_has_settled_counts_from_its_reservation(ledger: Ledger, times: Times) -> None:
+def test_what_circle_gateway_is_said_to_have_settled_counts_as_long_as_it_lives(ledger: Ledger, times: Times) -> None:
     """Its signatures live for seven days, and no chain says what became of one."""
-    for outcome, then in (("settled", 0), ("unknown", 10)):
+    for outcome, then in (("settled", 10), ("unknown", 20)):
         row = ledger.reserve(intent(scheme="gateway"), [])
         ledger.record_sent(row, "nonce", 0, Validity(dies_in=7 * DAY))
         ledger.finish(row, Outcome(outcome, "0xt" if outcome == "settled" else ""))  # type: ignore[arg-type]

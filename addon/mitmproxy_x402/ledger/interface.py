@@ -30,8 +30,8 @@ once.
 
 A row counts within a budget's period since its reservation. One whose signature lives long (`OUTLIVES`), as that of a
 job that is signed again at each poll, counts until a period after it ends, whatever its age: it can move its money any
-time until then. If the chain says that it did, it counts until a period after that. Only what a seller over Circle
-Gateway calls settled counts since its reservation: no chain knows more.
+time until then. If the chain says that it did, it counts until a period after that. What a seller calls settled is
+only its word, also over Circle Gateway, where no chain can say more.
 
 The chain's answer is stored next to the gateway's (`ChainWord`): the transaction, the time of its block, the amount
 that moved, and a finding if the two disagree. A row without `chain_state` has not been looked up.

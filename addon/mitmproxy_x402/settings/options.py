@@ -65,8 +65,9 @@ OPTIONS: tuple[Option, ...] = (
         "false",
         "Whether sellers may be paid by Circle Gateway: true or false. Such a payment comes out of a balance that you "
         "have deposited with Circle's contract, not out of the wallet. The danger: Circle takes only signatures that "
-        "live for seven days, whatever x402_max_validity says, so one whose outcome is unknown can be taken, and "
-        "counts against the budget, for that long and a period more. Default: false.",
+        "live for seven days, whatever x402_max_validity says, so each can be taken, and counts against every budget, "
+        "for that long and a period more, also if the seller calls it settled: no chain can confirm that. A budget of "
+        "10/day is 10 in eight days then. Default: false.",
     ),
     Option(
         "x402_budget",

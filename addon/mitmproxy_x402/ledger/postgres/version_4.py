@@ -11,8 +11,7 @@ CREATE INDEX x402_payment_outliving ON x402_payment (counted_at)
 CREATE FUNCTION x402_outliving(now_ms bigint, period_ms bigint, models text, paths text)
 RETURNS TABLE (lives_until bigint, counts bigint, given_back bigint) LANGUAGE sql STABLE AS $$
     SELECT life.lives_until,
-        CASE WHEN state = 'settled' AND scheme = 'gateway' THEN 0
-            ELSE x402_counts(state, micro_usd, uncounted) - due.part END,
+        x402_counts(state, micro_usd, uncounted) - due.part,
         CASE WHEN chain_state IS NOT NULL THEN 0 WHEN state = 'expired' THEN micro_usd ELSE uncounted END + due.part
     FROM x402_payment AS its
     CROSS JOIN LATERAL (SELECT coalesce(

@@ -54,7 +54,7 @@ _OUTLIVING = f"""
     AND {covered("payment")}"""
 _LIVE = f"""
     SELECT 0, {LIVES_UNTIL} AS starts, micro_usd - uncounted AS micro_usd {_OUTLIVING}
-    AND payment.state NOT IN {FREE} AND (payment.state <> 'settled' OR COALESCE(scheme, '') <> 'gateway')"""
+    AND payment.state NOT IN {FREE}"""
 _SPANS = """
     SELECT level, span << level AS starts, micro_usd
     FROM spending WHERE scope = :scope AND level = {level} AND span >= {begin} AND span < {end}"""
