@@ -80,6 +80,7 @@ class X402Addon:
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
+        self._is_new_ledger = False
         self._unusable: list[str] = []
         self._told_of: set[tuple[bytes, ...]] = set()
         self._left_alone: list[str] = []
@@ -141,6 +142,7 @@ class X402Addon:
         wallets = find_wallets(settings, os.environ, Path.home())
         ledger = self.payer.ledger if self.payer is not None else None
         if ledger is None or ledger.place != settings.ledger:
+            self._is_new_ledger = isinstance(settings.ledger, Path) and not settings.ledger.exists()
             ledger = open_ledger(settings.ledger)
         make_ready(ledger, settings)
         self.recorder.use(settings)
@@ -251,8 +253,9 @@ class X402Addon:
                 f"no wallet: free answers pass, every challenge is refused; to make one: {program()} wallet new"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
-        budgets = ", ".join(str(budget) for budget in settings.budgets)
-        lines.append(f"at most {budgets} USDC (x402_budget), written down in {settings.ledger}")
+        budgets = ", ".join(budget.in_words() for budget in settings.budgets)
+        new = "a new ledger, without payments so far: " if self._is_new_ledger else ""
+        lines.append(f"at most {budgets} (x402_budget); payments are recorded in {new}{settings.ledger}")
         if settings.file is not None:
             more = f", {len(settings.limits)} [[limit]] among them" if settings.limits else ""
             lines.append(f"settings from {settings.file}{more}")

@@ -466,6 +466,8 @@ class TestSandbox:
         with session(tmp_path, "sandbox", "-p", str(port)) as demo:
             demo.await_line("It runs until Ctrl-C")
             demo.await_line("curl -N")
+            demo.await_line("report --ledger /")
+            demo.await_line("X402_UPSTREAM=http://127.0.0.1:")
             connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
             connection.request("GET", "/v1/models")
             models = json.loads(connection.getresponse().read())

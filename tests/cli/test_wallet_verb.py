@@ -393,3 +393,9 @@ def test_there_is_nothing_to_fund_without_a_wallet(tmp_path: Path) -> None:
     answer = run(tmp_path, "fund", "--solana")
     assert answer.returncode == 1
     assert "x402 wallet new --solana" in answer.stderr
+
+
+@pytest.mark.parametrize("verb", [("fund",), ("allow", "20")])
+def test_a_network_that_is_known_and_not_enabled(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    answer = run(tmp_path, *verb, "--network", "polygon", more={"BLOCKRUN_WALLET_KEY": "0x" + "1" * 64})
+    assert "--network polygon is known but not enabled: add --set x402_networks=polygon" in answer.stderr

@@ -243,3 +243,10 @@ def test_a_compressed_recording_is_followed(tmp_path: Path, capsys: pytest.Captu
 
 def test_no_colour_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in show(capsys, RECORDINGS / "chat-tool", "--events")
+
+
+def test_what_can_be_followed_in_a_folder_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("2026-01-01-a", "2026-01-02-b"):
+        shutil.copytree(RECORDINGS / "chat-gzip", tmp_path / name)
+    assert main(["show", str(tmp_path), "--follow"]) == 1
+    assert f"such as the newest in it, {tmp_path / '2026-01-02-b'}" in capsys.readouterr().err

@@ -184,7 +184,7 @@ class TestHar:
         file = self.har(tmp_path, {"text": STREAM.decode()}, coded, {"text": STREAM.decode()})
         heading = "POST /v1/chat/completions?x=1  status 200\nfirst byte 0.25 s   end 1.75 s\n"
         assert show(capsys, f"{file}#1") == show(capsys, f"{file}#2") == heading + READ
-        assert "   1 chunks\npayment  0.01 USDC settled\n" in show(capsys, f"{file}#3")
+        assert "   1 chunk\npayment  0.01 USDC settled\n" in show(capsys, f"{file}#3")
         assert show(capsys, file).count(READ) == 3
         assert "What is it like in Oslo?" in show(capsys, f"{file}#2", "--request")
 

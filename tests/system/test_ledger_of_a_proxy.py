@@ -50,6 +50,15 @@ def test_a_locked_file_stops_nobody_but_who_pays(home: Path) -> None:
         assert len(shop.sandbox.payments) == 2
 
 
+def test_a_start_says_where_it_records_and_whether_that_is_new(home: Path) -> None:
+    file = home / "mistyped" / "ledger.sqlite3"
+    new = "a new ledger, without payments so far: "
+    for said in (new, ""):
+        with Proxy("http://127.0.0.1:9", "--set", f"x402_ledger={file}", home=home) as proxy:
+            line = proxy.wait_for(r"payments are recorded in .*")
+        assert f"at most 10 USDC a day (x402_budget); payments are recorded in {said}{file}" in line
+
+
 def test_a_lock_of_a_moment_is_waited_for(home: Path) -> None:
     with place(home, *in_file(home)) as shop:
         assert shop.post(BODY).status_code == 200

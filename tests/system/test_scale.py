@@ -141,7 +141,7 @@ def test_nothing_secret_lies_in_the_database_or_the_log(tmp_path: Path, postgres
         one.proxies[0].process.send_signal(signal.SIGTERM)
         one.proxies[0].process.wait(10)
         everything += one.proxies[0].log
-    assert "written down in postgresql://x402@127.0.0.1" in everything
+    assert "payments are recorded in postgresql://x402@127.0.0.1" in everything
     for secret in (PASSWORD, ledger.secrets[0], EVM_KEY[2:], *map(str, sent)):
         assert secret not in everything
         assert secret.encode().hex() not in everything

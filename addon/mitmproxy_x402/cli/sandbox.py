@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -100,6 +101,11 @@ curl:
 
   curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "sandbox-1", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+What was paid, and whether your own wallet and limits would do here:
+
+  {program} report --ledger {ledger}
+  {there} {program} check
 """
 
 
@@ -130,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGHUP, _leave)
     with _gateway(choice) as gateway:
         port = _proxy_port(choice.passed_on)
-        with _proxy(gateway.url, port, choice) as proxy:
+        with _proxy(gateway.url, port, choice) as (proxy, ledger):
             url = f"http://127.0.0.1:{port}"
             _await_port(port, proxy)
             _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
@@ -139,7 +145,9 @@ def run(arguments: Sequence[str]) -> int:
             if choice.once:
                 return 0 if paid else 1
             at = "" if port == PORT else f" -p {port}"
-            _say(PASTE.format(url=url, at=at, program=program()))
+            rpcs = _rpc_variables(gateway.url, choice.networks)
+            there = shlex.join([f"{name}={value}" for name, value in {"X402_UPSTREAM": gateway.url, **rpcs}.items()])
+            _say(PASTE.format(url=url, at=at, program=program(), ledger=shlex.quote(str(ledger)), there=there))
             code = proxy.wait()
             time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
             raise DemoError(f"the proxy ended by itself, exit code {code}")
@@ -218,8 +226,8 @@ def _port_or_another(port: int, who: str) -> int:
 
 
 @contextmanager
-def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Popen[bytes]]:
-    """The proxy as a child process, which is stopped at the end of the block."""
+def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The proxy as a child process, which is stopped at the end of the block, and its ledger, which goes with it."""
     directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
     (directory / "x402.toml").touch()
     command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
@@ -238,7 +246,7 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[subprocess.Pop
     assert process.stdout is not None
     threading.Thread(target=_relay, args=(process.stdout,), name="proxy's output", daemon=True).start()
     try:
-        yield process
+        yield process, directory / "mitmproxy-x402" / "ledger.sqlite3"
     finally:
         process.terminate()
         try:
@@ -281,17 +289,22 @@ def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapp
         for name, value in os.environ.items()
         if (not name.startswith("X402_") and name != "SOLANA_RPC_URL") or name == "X402_PROGRAM"
     }
-    rpcs = {name: f"{gateway}/v1/rpc/{name}" for name in networks}
-    solana = [url for name, url in rpcs.items() if name.startswith("solana")]
     ours = {
-        **{"X402_EVM_RPC": ",".join(f"{name}={url}" for name, url in rpcs.items() if url not in solana)},
-        **({"SOLANA_RPC_URL": ",".join(solana)} if solana else {}),
+        **_rpc_variables(gateway, networks),
         EVM_VARIABLE: f"0x{secrets.token_hex(32)}",
         SVM_VARIABLE: str(Keypair()),
         "X402_CONFIG": str(directory / "x402.toml"),
         "XDG_STATE_HOME": str(directory),  # its ledger goes away with it
     }
     return {**kept, **ours}
+
+
+def _rpc_variables(gateway: str, networks: Sequence[str]) -> dict[str, str]:
+    rpcs = {name: f"{gateway}/v1/rpc/{name}" for name in networks}
+    solana = [url for name, url in rpcs.items() if name.startswith("solana")]
+    evm = [f"{name}={url}" for name, url in rpcs.items() if url not in solana]
+    named = {"X402_EVM_RPC": ",".join(evm), "SOLANA_RPC_URL": ",".join(solana)}
+    return {name: value for name, value in named.items() if value}
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:

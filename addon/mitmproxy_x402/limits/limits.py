@@ -87,6 +87,11 @@ class Budget:
         period = f"/{self.period}" if self.period else " in all"
         return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
 
+    def in_words(self) -> str:
+        """As text for people: `10 USDC a day`."""
+        period = f"{'an' if self.period == 'hour' else 'a'} {self.period}" if self.period else "in all"
+        return f"{format_usd(self.micro_usd)} USDC {period}" + (f" for {self.scope}" if str(self.scope) else "")
+
     def left(self, spent: int) -> str:
         """The rest after `spent` (millionths of a dollar), as text: `9.98 of 10/day`."""
         return f"{format_usd(max(self.micro_usd - spent, 0))} of {self}"
