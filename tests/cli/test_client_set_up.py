@@ -107,6 +107,8 @@ def test_another_port_and_the_client_token(tmp_path: Path) -> None:
         (("claude", "codex"), "one client at a time"),
         (("claude", "--model"), "expected the name of a model"),
         (("codex", "--model", "a'; rm -rf ~"), "expected the name of a model"),
+        (("claude", "--prot", "1"), "'--prot' is not expected. See"),
+        (("openai", "--model", "m"), "--model is for codex and claude"),
         (("claude", "--toml"), "--toml prints a file of Codex's"),
     ],
 )
@@ -153,6 +155,8 @@ def test_codex_gets_its_provider(tmp_path: Path) -> None:
         (("--",), "a program must follow"),
         (("--", "no-such-program"), "there is no program 'no-such-program'"),
         (("-p", "0", "--", "sh"), "expected a port"),
+        (("--prot", "4402", "--", "sh"), "'--prot' is not expected before --"),
+        (("4402", "--", "sh"), "'4402' is not expected before --"),
     ],
 )
 def test_what_cannot_be_run(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

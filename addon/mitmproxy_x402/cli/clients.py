@@ -14,9 +14,14 @@ from pathlib import Path
 
 from ..command_line import PORT, configured_options, read_arguments
 from ..errors import SettingsError
+from ..program import program
 
 TOKEN_VARIABLE = "X402_CLIENT_TOKEN"
 HEALTH_SECONDS = 3
+_VALUED = ("-p", "--listen-port", "--set")
+"""Arguments of ours that a value follows."""
+_TAKEN = ("-p", "--listen-port=", "--set=")
+"""What those begin with that hold their value."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 CODEX = """\
@@ -87,15 +92,19 @@ def _read(arguments: Sequence[str]) -> _Given:
             model = argument.partition("=")[2]
         elif argument == "--toml":
             toml = True
-        elif argument in ("-p", "--listen-port"):
+        elif argument in ("-p", "--listen-port") or argument == "--set":
             rest += [argument, next(waiting, "")]
-        elif argument.startswith("-"):
+        elif argument.startswith(_TAKEN):
             rest.append(argument)
+        elif argument.startswith("-"):
+            raise SettingsError(f"env: {argument!r:.60} is not expected. See {program()} env --help.")
         else:
             clients.append(argument)
             continue
         if argument.startswith("--model") and not _MODEL.fullmatch(model):
             raise SettingsError(f"env: --model {model!r:.60}: expected the name of a model")
+    if model and clients and clients[0] not in ("codex", "claude"):
+        raise SettingsError(f"env: --model is for codex and claude; {clients[0]:.40} is told its model by your program")
     if len(clients) > 1:
         raise SettingsError(f"env: one client at a time, not {' and '.join(clients):.60}")
     options = read_arguments(rest).options
@@ -135,6 +144,9 @@ def run_client(arguments: Sequence[str], program: str) -> int:
         raise SettingsError(f"run: put -- and the client at the end, as in {program} run -- claude")
     at = list(arguments).index("--")
     ours, command = arguments[:at], list(arguments[at + 1 :])
+    for argument, before in zip(ours, ["", *ours], strict=False):
+        if before not in _VALUED and argument not in _VALUED and not argument.startswith(_TAKEN):
+            raise SettingsError(f"run: {argument!r:.60} is not expected before --. See {program} run --help.")
     url = _url(read_arguments(ours).options)
     found = shutil.which(command[0]) if command else None
     if found is None:

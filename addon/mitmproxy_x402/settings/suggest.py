@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from .options import OPTIONS, PREFIX
 
 _NAMES = {option.key: option.name for option in OPTIONS} | {option.name: option.name for option in OPTIONS}
-_NEAR = 0.8
+_NEAR = 0.75
 """Likeness from which on a name without our prefix counts as one of ours that is mistyped."""
 
 
