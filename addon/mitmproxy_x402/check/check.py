@@ -304,7 +304,7 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
     try:
         policy.admit(offer, purpose, rules_of(settings))
     except Refused as error:
-        return unseen("agent", f"{what} costs {offer}, and would be refused: {_of_a_question(error)}")
+        return unseen("agent", f"{what} would be refused: {_of_a_question(error)}")
     return ok("agent", f"{what} costs {offer}")
 
 
