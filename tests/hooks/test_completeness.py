@@ -114,3 +114,14 @@ def test_any_bytes_are_read() -> None:
 )
 def test_what_a_client_can_take(body: bytes, content_type: str, accept: str, stream_only: bool) -> None:
     assert expected("/v1/x", body, content_type, accept).stream_only == stream_only
+
+
+@pytest.mark.parametrize("key", ["error", "Error", "errors", "Errors", "ERROR"])
+def test_an_error_is_one_in_whatever_case_its_key_is_written(key: str) -> None:
+    said = json.dumps({key: {"message": "overloaded"}}).encode()
+    tail = Tail("application/json")
+    tail(said)
+    assert not tail.is_complete
+    tail = Tail("text/event-stream")
+    tail(b"data: " + said + b"\n\ndata: [DONE]\n\n")
+    assert not tail.is_complete

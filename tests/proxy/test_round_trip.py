@@ -276,6 +276,14 @@ def test_any_method_on_any_path_is_paid(rig: Rig, method: str) -> None:
     ] * 2
 
 
+@pytest.mark.parametrize("method", ["get", "Post"])
+def test_methods_are_case_sensitive(rig: Rig, method: str) -> None:
+    rig.script(sell(ok))
+    with rig.client() as client:
+        assert client.ask(request(method)).status == 402
+    assert len(rig.upstream.requests) == 1
+
+
 def test_a_head_request_is_answered_unpaid(rig: Rig) -> None:
     def script(peer: Peer, upstream: Upstream) -> None:
         while True:

@@ -135,7 +135,7 @@ class Tail:
         # A search for plain words first: it costs almost nothing per chunk.
         edge = self._edge + data[:6]
         self._edge = data[-6:] if len(data) >= 6 else edge[-6:]
-        words = b"error" in data or b"failed" in data or b"error" in edge or b"failed" in edge
+        words = any(word in part for part in (data, edge) for word in (b"error", b"Error", b"failed"))
         if not words and not self._alarmed:
             return
         seen = b"".join(self._chunks) + data
@@ -246,11 +246,10 @@ def _says_that_it_failed(said: Any) -> bool:
     return bool(
         failed
         or said.get("type") == "error"
-        or said.get("error")
-        or said.get("errors")
+        or _has_error(said)
         or said.get("success") is False
         or any(
-            isinstance(each, dict) and (each.get("error") or each.get("finish_reason") == "error")
+            isinstance(each, dict) and (_has_error(each) or each.get("finish_reason") == "error")
             for each in _list(said.get("choices"))
         )
     )
@@ -260,7 +259,7 @@ _NAME = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
 _DATA = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 _TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')
 _ALARM = re.compile(
-    rb'event:[ ]?error|"errors?"\s*:\s*(?!null)|"type"\s*:\s*"error"|"status"\s*:\s*"failed"|response\.failed'
+    rb'event:[ ]?error|"[Ee]rrors?"\s*:\s*(?!null)|"type"\s*:\s*"error"|"status"\s*:\s*"failed"|response\.failed'
 )
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n|\r\r")
 
@@ -330,8 +329,13 @@ def _event_says_that_it_failed(said: Any) -> bool:
         return False
     response = said.get("response")
     if isinstance(response, dict):
-        return bool(response.get("error")) or response.get("status") in ("failed", "cancelled")
-    return bool(said.get("error") or said.get("errors")) or said.get("type") in _FAILURES
+        return _has_error(response) or response.get("status") in ("failed", "cancelled")
+    return _has_error(said) or said.get("type") in _FAILURES
+
+
+def _has_error(said: dict[str, Any]) -> bool:
+    """Whether there is an error in it, in whatever case its key is written."""
+    return any(value and key.lower() in ("error", "errors") for key, value in said.items())
 
 
 def _kind(name: str, data: bytes, said: Any) -> str:

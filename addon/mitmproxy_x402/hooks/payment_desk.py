@@ -54,7 +54,7 @@ def may_pay(request: http.Request, settings: Settings) -> bool:
     handshakes).
     """
     return (
-        request.method in settings.pay_methods
+        request.data.method.decode("ascii", "replace") in settings.pay_methods  # as it came: case matters
         and not guard.pays_itself(request)
         and "websocket" not in request.headers.get("upgrade", "").lower()  # also in a list, with a version, in quotes
     )

@@ -24,7 +24,7 @@ MAX_PART_HEAD = 2000
 UNCLEAR = -1
 """An output limit that is there several times, or is no plain number."""
 
-_IN_PATH = re.compile(r"/models/([^/:?]+)(?::|$)")
+_IN_PATH = re.compile(r"/(?:models|tunedModels)/([^/:?]+)(?::|$)")
 _MARK = re.compile(rb'["{}\[\]]')
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.){0,400}")')
 _LIMIT_MARK = b'"max'

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from email.message import Message
 from email.parser import BytesHeaderParser
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..errors import Undecodable
 from ..protocol.codings import decode, needs_decoding
@@ -30,8 +30,9 @@ MAX_PART_HEAD = 16 << 10
 MAX_NAME = 1000
 MAX_CODINGS = 3
 _NAME = "model"
-_IN_PATH = re.compile(r"/(?:models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
+_IN_PATH = re.compile(r"/(?:(?:tuned)?models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
 """As Google, Bedrock and Azure have it: one part of the path, and all that follows up to a colon."""
+_INVISIBLE = re.compile("[\\x00-\\x20\\x7f\\ufeff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
 """What is its own normal form."""
@@ -76,7 +77,7 @@ class WholeRequest:
             models += _models(_decoded(self._body, self._codings), self._content_types)
         except _Unclear as why:
             doubt = doubt or str(why)
-        models += [model.removeprefix("models/") for model in models if model.startswith("models/")]  # Google's way
+        models += [found[1] for model in models if (found := _GOOGLES.fullmatch(model))]
         if not all(_PLAIN_NAME.fullmatch(model) for model in models):
             doubt = doubt or "its model has characters that servers read differently"
         kept = [model for model in dict.fromkeys(models) if len(model) <= MAX_NAME]
@@ -85,6 +86,7 @@ class WholeRequest:
         return Asked(tuple(kept), normal, doubt, path_doubt)
 
 
+_GOOGLES = re.compile(r"(?:tunedM|m)odels/(.+)")
 _PLAIN_NAME = re.compile(r"[ -~]*")
 _PLAIN_DISPOSITION = re.compile(
     r'(?i:form-data)(?:\s*;\s*(?i:filename)="[^"]*")*\s*;\s*(?i:name)="[^"\\;]*"'
@@ -170,9 +172,12 @@ def _in_form(form: str) -> list[str]:
 
 def _is_model(name: str, *, in_form: bool = False) -> bool:
     """Whatever its case, as Go's decoder matches keys. Raises _Unclear: it is a form's list of models."""
-    plain = name.strip().removeprefix("\ufeff").strip().lower()
+    text = unquote(name)
+    plain = _INVISIBLE.sub("", text).strip().lower()
     if in_form and _LISTED.match(plain):
         raise _Unclear("its model is no text")
+    if _INVISIBLE.sub("", text.partition("\0")[0]).strip().lower() == _NAME:  # as far as C reads
+        return True
     return plain == _NAME
 
 

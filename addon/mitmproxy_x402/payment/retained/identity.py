@@ -33,7 +33,8 @@ MAX_IN_PLACE = 64 << 10
 MAX_AT_ONCE = 256 << 10
 """Most bytes of JSON that are decoded by Python's JSON module."""
 MAX_DECODED = 128 << 20
-"""Most decoded bytes of a compressed body; a larger one is compared in its compressed form."""
+"""Most decoded bytes of a compressed body; a larger one, or one that unfolds more than a thousandfold, is compared in
+its compressed form."""
 MAX_TOKENS = 500_000
 """Most tokens of a large JSON body; one with more is compared byte for byte."""
 MAX_BOUNDARY = 80
