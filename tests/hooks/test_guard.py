@@ -15,7 +15,7 @@ from mitmproxy_x402.settings.settings import Settings, read_settings
 from support import challenges
 from support.proxy import Proxy
 from support.rig import Rig
-from support.wire import Client, Message, Peer, Upstream, request
+from support.wire import Client, Message, Peer, Upstream, read_message, request
 
 TOKEN = "client-token-of-the-test"
 
@@ -492,3 +492,64 @@ def test_what_is_refused_keeps_no_secret(home: Path) -> None:
     for secret in ("clienttoken123", "SECRET"):
         assert secret.encode() not in kept
         assert secret not in log
+
+
+@pytest.mark.parametrize(
+    "secret", [TOKEN, "sk-ant-api03-abcdefghijklmnopqrstuvwxyz0123456789", "Bearer%20abcdefghijklmnopqrstuvwx0"]
+)
+def test_a_secret_that_stands_where_a_name_should_is_not_logged(secret: str) -> None:
+    """The log names the parameters that were taken off."""
+    asked = tutils.treq(path=f"/v1/x?{secret}&a=1".encode())
+    gone = guard.strip_credentials(asked, settings(client_token=TOKEN))
+    assert (asked.path, gone) == ("/v1/x?a=1", (b"(a value without a name)",))
+
+
+@pytest.mark.parametrize(
+    "name", ["sk-ant-api03-abcdefghijklmnopqrstuvwxyz0123456789", "X-Api-Key-V2", "api_key_id", "OAuth"]
+)
+def test_names_that_are_keys_or_say_so(name: str) -> None:
+    asked = tutils.treq(path=f"/v1/x?{name}=1&a=1".encode())
+    asked.headers[name] = "1"
+    guard.strip_credentials(asked, settings())
+    assert asked.path == "/v1/x?a=1"
+    assert name not in asked.headers
+
+
+@pytest.mark.parametrize(
+    ("mode", "destination", "spends"),
+    [
+        ("cors", "empty", True),
+        ("same-origin", "empty", True),
+        ("navigate", "document", False),
+        ("navigate", "iframe", False),
+        ("no-cors", "empty", False),
+        ("cors", "image", False),
+        ("cors", "script", False),
+    ],
+)
+def test_of_an_allowed_page_only_scripts_spend(mode: str, destination: str, spends: bool) -> None:
+    """Forms, beacons and tags, which HTML without a script can hold, do not, though they may name their origin."""
+    asked = tutils.treq(headers=[(b"Host", b"127.0.0.1:8402"), (b"Origin", b"http://a.example")])
+    asked.headers["sec-fetch-mode"] = mode
+    asked.headers["sec-fetch-dest"] = destination
+    denial = guard.examine(
+        asked, Caller("127.0.0.1", "127.0.0.1:8402", 8402), settings(allow_origins="http://a.example")
+    )
+    assert (denial is None) is spends
+    assert denial is None or "with fetch()" in denial.message
+
+
+def test_requests_that_were_sent_ahead_are_answered_in_order(rig: Rig) -> None:
+    """Each in a turn of its own: 30 KB of refused ones held up everybody for a second."""
+    one = b"GET /v1/x HTTP/1.1\r\nHost: %s\r\nOrigin: http://evil.example\r\n\r\n"
+    with rig.client() as client:
+        client.send(b"".join(one % b"127.0.0.1" for _ in range(300)))
+        for _ in range(300):
+            assert error_of(read_message(client)) == "origin_not_allowed"
+    assert rig.upstream.requests == []
+
+
+def test_who_has_closed_gets_no_answer_to_what_was_sent_ahead(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2000)
+    assert ask(rig).body == b"ok"

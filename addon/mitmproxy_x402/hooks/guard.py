@@ -16,7 +16,13 @@ from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import is_credential, is_credential_parameter, is_payment, without_parameters
+from ..protocol.credentials import (
+    is_credential,
+    is_credential_parameter,
+    is_credential_value,
+    is_payment,
+    without_parameters,
+)
 from ..proxy import header_index
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
@@ -75,9 +81,19 @@ def allowed_page(request: http.Request, settings: Settings) -> str | None:
 
 def _examine_page(request: http.Request, settings: Settings) -> Denial | None:
     page = page_of(request)
-    if page is None or page in settings.allow_origins:
+    if page is None:
         return None
+    if page in settings.allow_origins:
+        if _is_by_script(request):
+            return None
+        page = ""
     return Denial(403, "origin_not_allowed", f"A web page asked, and web pages may not spend. {_way_in(page)}")
+
+
+def _is_by_script(request: http.Request) -> bool:
+    """Whether a page asks by fetch() or XMLHttpRequest, and not by a form, a tag or a beacon (Fetch Metadata, 2.1)."""
+    mode, destination = request.headers.get("sec-fetch-mode", "cors"), request.headers.get("sec-fetch-dest", "empty")
+    return mode in ("cors", "same-origin") and destination == "empty"
 
 
 def _way_in(page: str) -> str:
@@ -206,13 +222,14 @@ def strip_credentials(
         # What the upstream has put into a URL of its own is the upstream's.
         if not is_own and name.lower() in _OF_UPSTREAM and is_poll():
             return False
-        gone.append(name)
+        gone.append(_WITHOUT_NAME if (is_own and own in name) or is_credential_value(name) else name)
         return True
 
     _filter_query(request, is_gone)
     return tuple(gone)
 
 
+_WITHOUT_NAME = b"(a value without a name)"
 _OF_UPSTREAM = (b"token", b"sig", b"signature")
 
 

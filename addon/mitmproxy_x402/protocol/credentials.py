@@ -39,6 +39,8 @@ _CREDENTIAL = re.compile(
       | cookie2? | sessionid | jsessionid | phpsessid
     )
     | .*(?:api|access|auth|secret|private|bearer|refresh|license|ai|anthropic|gemini|groq)[-_]?(?:key|token|secret)s?
+      (?:[-_.]?(?:v?[0-9]{1,3}|id|value))?
+    | (?:.*[-_.])?oauth[0-9]?
     | .*(?:password|passwd|passphrase)""",
     re.VERBOSE,
 )
@@ -156,10 +158,11 @@ def _is_user_and_password(text: bytes) -> bool:
 
 def is_credential(name: bytes, value: bytes) -> bool:
     """Whether a header is a credential, by its name or because its value looks like nothing else."""
-    if is_credential_name(name) or is_credential_value(value):
+    if is_credential_name(name) or is_credential_value(value) or (len(name) > 20 and is_credential_value(name)):
         return True
     query = value.partition(b"?")[2] if name.lower() == b"referer" else b""
-    return any(map(is_credential_parameter, query.split(b"&", 1000)))
+    # More parameters than anybody sends: whatever they are, the page is nobody's business.
+    return query.count(b"&") > _MOST_PARAMETERS or any(map(is_credential_parameter, query.split(b"&")))
 
 
 def is_payment(name: bytes, value: bytes) -> bool:
@@ -171,6 +174,8 @@ def is_payment(name: bytes, value: bytes) -> bool:
 
 
 # Queries.
+
+_MOST_PARAMETERS = 100
 
 
 def without_parameters(query: bytes, is_gone: Callable[[bytes], bool]) -> bytes:
@@ -193,6 +198,8 @@ def is_credential_parameter(piece: bytes) -> bool:
     if not value:
         return not equals and is_credential_value(unquote_to_bytes(name))
     name = unquote_to_bytes(name)
+    if len(name) >= _SHORTEST_KEY and is_credential_value(name):
+        return True
     if is_credential_name(name):
         return name.lower() != b"token" or not _is_coin(value)
     if is_signature_name(name):

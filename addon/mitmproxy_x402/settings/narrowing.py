@@ -70,7 +70,8 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "allow_assets": _fewer,
     "allow_hosts": _fewer,
     "allow_origins": lambda before, after: set(after) <= set(before),
-    "client_token": lambda before, after: before == after or (before is None and after is not None),
+    # Also where there was none: with a token, other machines and any host name may ask.
+    "client_token": lambda before, after: before == after,
     "ledger": _same,
     "dump": lambda before, after: after is None or after == before,
     "evm_key_file": _same,
