@@ -21,6 +21,7 @@ from mitmproxy import version
 from mitmproxy_x402.cli import launch
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.errors import SettingsError
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.wallet.evm import EvmWallet
 from mitmproxy_x402.wallet.sources import Wallets
@@ -194,6 +195,26 @@ class TestHelp:
     def test_a_mistyped_verb(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["sandobx"]) == 2
         assert "there is no verb 'sandobx'; did you mean sandbox?" in capsys.readouterr().err
+
+    def test_a_word_that_is_like_no_verb(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["blah"]) == 2
+        assert "did you mean" not in capsys.readouterr().err
+
+    def test_a_reader_that_goes_away_before_a_verb_is_done(self, tmp_path: Path) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        SqliteLedger(tmp_path / "ledger.sqlite3").close()
+        for arguments in (["--csv"], ["--json"], []):
+            answer = subprocess.run(
+                command("report", "--ledger", str(tmp_path / "ledger.sqlite3"), *arguments),
+                env=environment(tmp_path),
+                stdout=write,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert (answer.returncode, answer.stderr) == (1, "")
+        os.close(write)
 
     def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
         """As in `./run.sh --help | head -1`."""

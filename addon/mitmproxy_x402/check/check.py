@@ -92,7 +92,7 @@ def _read(arguments: Sequence[str]) -> _Given:
     taken = take(given.passed_on)
     if taken.unknown:
         flag = taken.unknown[0].partition("=")[0]
-        near = nearest(flag, ("--model", "--upstream"), 0.8) or nearest(flag, taken.flags)
+        near = nearest(flag, ("--model", "--upstream"), 0.8) or nearest(flag, taken.flags, 0.7)
         hint = f"; did you mean {near}?" if near and flag.startswith("-") else "."
         raise SettingsError(
             f"check: {taken.unknown[0]!r:.60} is no argument of check or serve{hint} See {program()} check --help."

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. Never a traceback for what a user can cause."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # here, so that a reader that has gone away is noticed here
+        return code
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # the terminal has shown ^C, and the prompt goes to a line of its own
@@ -227,7 +229,7 @@ def _path(_: str, arguments: list[str]) -> int:
 def _unknown_verb(verb: str) -> int:
     from ..settings.suggest import nearest  # noqa: PLC0415  (rarely needed)
 
-    near = nearest(verb, list(VERBS))
+    near = nearest(verb, VERBS, 0.6)
     hint = f"did you mean {near}?" if near else f"known are {', '.join(VERBS)}."
     return _fail(f"there is no verb {verb!r:.60}; {hint} See {program()} --help.", USAGE_ERROR)
 
