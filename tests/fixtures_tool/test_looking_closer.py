@@ -250,3 +250,19 @@ def test_what_can_be_followed_in_a_folder_of_several(tmp_path: Path, capsys: pyt
         shutil.copytree(RECORDINGS / "chat-gzip", tmp_path / name)
     assert main(["show", str(tmp_path), "--follow"]) == 1
     assert f"such as the newest in it, {tmp_path / '2026-01-02-b'}" in capsys.readouterr().err
+
+
+def test_a_body_that_is_no_text_is_shown_as_bytes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "answer.bin"
+    file.write_bytes(b"\xff\x00AZ~\x7f\x1b[2J" + b"\xfe" * 5000)
+    text = show(capsys, file)
+    assert "  000000  ff 00 41 5a 7e 7f 1b 5b 32 4a fe fe fe fe fe fe  ..AZ~..[2J......\n" in text
+    assert text.endswith("  … and 2,962 bytes more\n")
+    assert "\x1b" not in text
+
+
+def test_times_of_chunks_may_be_written_without_spaces(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spaced, tight = (shutil.copytree(RECORDINGS / "chat-tool", tmp_path / name / "chat-tool") for name in "ab")
+    file = tight / "chunks.jsonl"
+    file.write_text(file.read_text().replace(", ", ","))
+    assert show(capsys, tight, "--chunks") == show(capsys, spaced, "--chunks")

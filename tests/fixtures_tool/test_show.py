@@ -122,7 +122,7 @@ class TestShow:
         ("content", "said"),
         [
             (b"", "type unknown, 0 bytes\n"),
-            (b"\x00\xff\x01", "type unknown, 3 bytes\n"),
+            (b"\x00\xff\x01", f"type unknown, 3 bytes\n  000000  {'00 ff 01':<47}  ...\n"),
             (b"plain \x1b[31mtext", "type unknown, 15 bytes\n  plain \\u001b[31mtext\n"),
             (b"x" * 9000, "x…\n"),
         ],

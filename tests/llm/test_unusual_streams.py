@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -210,3 +211,43 @@ def test_a_thread_that_is_created_is_in_the_dialect_of_its_run() -> None:
     run = b'event: thread.run.completed\ndata: {"id":"run_1","object":"thread.run","status":"completed"}\n\n'
     reading = read(first + run)
     assert (reading.dialect, reading.irregular, reading.complete) == ("openai-assistants", (), True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'error: {"code":400,"message":"boom","type":"server_error"}',
+        'data: error: {"code":400,"message":"boom","type":"server_error"}',
+        'data: error: {"error":{"message":"boom","type":"server_error"}}',
+        '{"error":{"message":"boom","type":"server_error"}}',
+    ],
+)
+def test_an_error_s_words_are_told_however_it_is_written(line: str) -> None:
+    reading = read(events(chunk({"content": "Hi"})) + line.encode() + b"\n\n")
+    assert reading.error is not None
+    assert reading.error.startswith("server_error")
+    assert reading.error.endswith("boom")
+
+
+def test_data_that_is_no_json_is_shown() -> None:
+    reading = read(events(chunk({"content": "Hi"})) + b"data: out of memory\n\n")
+    assert reading.unread == ('not JSON: "out of memory"',)
+
+
+def test_arguments_of_an_item_that_are_json() -> None:
+    item = {"type": "function_call", "id": "i", "call_id": "c", "name": "f", "arguments": {"x": 1}}
+    whole = {"id": "r", "object": "response", "model": "m", "status": "completed", "output": [item]}
+    reading = read_answer("application/json", json.dumps(whole).encode())
+    assert reading is not None
+    assert reading.tool_calls == (ToolCall("c", "f", '{"x":1}', {"x": 1}),)
+    assert reading.irregular == ("arguments of a tool call that are JSON, not text with JSON in it",)
+
+
+def test_empty_lines_take_no_memory() -> None:
+    body = b"\n" * 2_000_000 + events(chunk({"content": "Hi"}, "stop"))
+    tracemalloc.start()
+    reading = read(body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reading.items == (Text("Hi"),)
+    assert peak < 16_000_000

@@ -117,6 +117,13 @@ class Draft:
             self.notes.add(f"{what} that is no text: {line(said, 60)}{size}")
         return ""
 
+    def arguments(self, value: Any) -> str:
+        """`value` if it is text, JSON as text (which it should have been, as is noted), else as `words`."""
+        if isinstance(value, (dict, list)):
+            self.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
+            return dump(value)
+        return self.words(value, "arguments")
+
     def mapping(self, value: Any, what: str) -> dict[str, Any]:
         """`value` if it is an object, else an empty one; notes what is lost by that."""
         if type(value) is dict:

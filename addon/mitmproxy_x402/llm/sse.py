@@ -19,7 +19,7 @@ MAX_NOTES = 50
 
 # One event with a single line of data, and perhaps a name before it: what nearly all of them are.
 _PLAIN = re.compile(rb"(?:event: ?([^\r\n]*)\r?\n)?data: ?([^\r\n]*)\r?\n(\r?\n)")
-_BLANK_LINES = re.compile(rb"(?:\r?\n)+")
+_BLANK_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # more at a time takes memory for each
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT = ord(":")
@@ -146,7 +146,7 @@ class Parser:
                 while (plain := _PLAIN.match(data, at)) and plain.end() - at <= self._max_event:
                     yield plain[1] or b"", plain[2], base + at, base + plain.start(3)
                     at = plain.end()
-                if not self._line and (blank := _BLANK_LINES.match(data, at)):
+                while not self._line and (blank := _BLANK_LINES.match(data, at)):
                     at = blank.end()
             mark = _LINE_END.search(data, at)
             if mark is None:

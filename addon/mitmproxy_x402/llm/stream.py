@@ -215,7 +215,12 @@ class StreamReader:
         try:
             value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
-            self._odd_event(name, data, begin, end, error)
+            inner = data.strip().removeprefix(b"error:").strip()
+            if data.lstrip().startswith(b"error:") and self._decodes(inner):
+                self._notes.add("an error behind another field's name, which clients do not read")
+                self._event("error", inner, begin, end)
+            else:
+                self._odd_event(name, data, begin, end, error)
             return
         self._begin_event()
         for fault in faults:
@@ -267,6 +272,7 @@ class StreamReader:
                         self._end_event(name, value, begin, end)
                         return
             self._notes.add(f"{self._who} is {error}")
+            self._draft.leave("not JSON", data[:1000].decode("utf-8", "replace"))
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:
@@ -293,10 +299,11 @@ class StreamReader:
         if _CONTENT & value.keys() - ({"message"} if isinstance(value.get("message"), str) else set()):
             return False
         if "type" in value and value.get("object") != "error":
-            if kind != "error":
+            named = name == "error" and isinstance(value.get("message"), str)  # a field `error`, as of llama.cpp
+            if kind != "error" and not named:
                 return False
             reader = self._reader or self._settle(name, value)
-            if reader is not None and reader.dialect in _HANDLES_ERRORS:
+            if kind == "error" and reader is not None and reader.dialect in _HANDLES_ERRORS:
                 return False
         self._settle(name, value)
         self._draft.fail(error)

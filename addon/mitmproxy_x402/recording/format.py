@@ -424,4 +424,4 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
             raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
 
 
-_CHUNK = re.compile(r"\[([0-9]{1,12}(?:\.[0-9]{1,9})?), ([0-9]{1,15})\]")
+_CHUNK = re.compile(r"\[ *([0-9]{1,12}(?:\.[0-9]{1,9})?) *, *([0-9]{1,15}) *\]")

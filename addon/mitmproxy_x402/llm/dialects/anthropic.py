@@ -164,11 +164,9 @@ class MessagesReader(Reader):
             self.draft.notes.add(f"a {said} in a block of another kind")
             piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
         text = delta.get(key)
-        if piece.kind == "call" and isinstance(text, dict):
-            self.draft.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
-            text = dump(text)
-        elif type(text) is not str:
-            text = self.draft.words(text, f"the {key} of a fragment")
+        if type(text) is not str:
+            call = piece.kind == "call" and isinstance(text, dict)
+            text = self.draft.arguments(text) if call else self.draft.words(text, f"the {key} of a fragment")
         if said == "signature_delta":
             piece.sign(text)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Piece
-from ...values import MAX_INDEX, count, dump, mapping, says_something, sequence, string
+from ...values import MAX_INDEX, count, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
 
@@ -311,10 +311,7 @@ class ChatReader(Reader):
         if type(value) is str:
             piece.add(value)
             return
-        if isinstance(value, (dict, list)):
-            self.draft.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
-            value = dump(value)
-        piece.add(self.draft.words(value, "arguments"))
+        piece.add(self.draft.arguments(value))
 
     def _audio(self, choice: int, audio: dict[str, Any]) -> None:
         """Of sound, only what is spoken in it and how long its data is."""

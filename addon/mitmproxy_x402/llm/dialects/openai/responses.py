@@ -233,7 +233,8 @@ class ResponsesReader(Reader):
 
     def _whole(self, piece: Piece, text: Any) -> None:
         """All of a part's text: it is what its fragments said, where there were any."""
-        words = self.draft.words(text, "a part of an item")
+        call = piece.kind == "call" and isinstance(text, (dict, list))
+        words = self.draft.arguments(text) if call else self.draft.words(text, "a part of an item")
         if not words or piece.says(words):
             return
         if not piece.size:
@@ -264,7 +265,9 @@ class ResponsesReader(Reader):
         if step == "delta":
             if piece.closed:
                 self.draft.notes.add("a fragment for a part that has ended")
-            piece.add(self.draft.words(value.get("delta"), "a fragment"))
+            delta = value.get("delta")
+            call = part == "call" and isinstance(delta, dict)
+            piece.add(self.draft.arguments(delta) if call else self.draft.words(delta, "a fragment"))
         else:
             piece.closed = True
             self._whole(piece, next((value[key] for key in _WHOLE if key in value), None))
