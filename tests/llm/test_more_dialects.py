@@ -122,7 +122,8 @@ def test_without_its_last_third_it_is_not_complete(name: str) -> None:
     if name == "converse nothing":
         return
     reading = read(body[: len(body) * 2 // 3])
-    assert not reading.complete
+    # In these two, only numbers follow the reason of the end.
+    assert reading.complete == (reading.dialect in ("openai-chat", "gemini") and reading.stop_reason is not None)
     assert reading.irregular
     assert answer_text(reading).startswith("model ")
 
