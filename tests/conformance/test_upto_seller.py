@@ -178,9 +178,9 @@ def test_the_verb_sets_shows_and_revokes_the_allowance(tmp_path: Path) -> None:
         done = allow("20.5", "--yes")
         assert done.returncode == 0, done.stderr
         assert "An allowance lets the Permit2 contract take" in done.stdout
-        assert "Permit2 may take of it: 20.5." in done.stdout
+        assert "Permit2 may take of that: 20.5." in done.stdout
         assert chain.allowance(EVM_ADDRESS) == 20_500_000
-        assert "Permit2 may take of it: 20.5." in allow().stdout
+        assert "Permit2 may take of that: 20.5." in allow().stdout
         assert allow("0", "--yes").returncode == 0
         assert chain.allowance(EVM_ADDRESS) == 0
         assert allow("-1").returncode != 0
