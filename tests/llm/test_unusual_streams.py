@@ -251,3 +251,10 @@ def test_empty_lines_take_no_memory() -> None:
     tracemalloc.stop()
     assert reading.items == (Text("Hi"),)
     assert peak < 16_000_000
+
+
+def test_two_calls_with_one_id_are_told() -> None:
+    calls = [{"index": n, "id": "a", "function": {"name": "f", "arguments": "{}"}} for n in range(2)]
+    reading = read(events(chunk({"tool_calls": calls}), chunk({}, "tool_calls")))
+    assert len(reading.tool_calls) == 2
+    assert reading.irregular == ("tool call 2 has the id of one before it",)

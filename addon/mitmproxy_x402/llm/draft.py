@@ -260,6 +260,7 @@ class Draft:
 
     def _items(self, notes: Notes, ended: bool) -> Iterable[Item]:
         calls = 0
+        ids: set[tuple[int, str]] = set()
         for (choice, _), piece in sorted(self._pieces.items(), key=lambda entry: entry[0]):
             if piece.kind == "citation":
                 if piece.value is not None:
@@ -274,6 +275,9 @@ class Draft:
                 notes.add("half of a surrogate pair stands alone")
             if piece.kind == "call":
                 calls += 1
+                if piece.id and (choice, piece.id) in ids:
+                    notes.add(f"tool call {calls} has the id of one before it")
+                ids.add((choice, piece.id))
                 yield _call(piece, text, choice, calls, notes if ended else None)
             elif piece.kind == "reasoning":
                 if text or piece.signature:
