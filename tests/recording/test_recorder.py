@@ -276,6 +276,17 @@ def test_compressed_answers_are_there_twice(rig: Recorded, coding: str, pack: Ca
     assert (found.response.body, found.response.decoded) == ("response.json", "response.decoded.json")
 
 
+def test_a_coding_that_ends_early_is_noted(rig: Recorded) -> None:
+    body = gzip.compress(random.Random(1).randbytes(5000))[:-1000]
+    rig.fresh(answering(body, b"Content-Encoding: gzip"))
+    with rig.client() as client:
+        assert client.ask(request()).body == body
+    found = rig.one()
+    assert found.complete
+    (note,) = found.notes
+    assert note == f"decoded to {len(found.decoded_body())} bytes: the coding ends early"
+
+
 def test_a_broken_coding_is_noted(rig: Recorded) -> None:
     body = gzip.compress(EVENT)[:10] + b"\xff" * 5000
     rig.fresh(answering(body, b"Content-Encoding: gzip"))
