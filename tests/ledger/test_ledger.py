@@ -426,6 +426,36 @@ class TestChain:
         assert ledger.record_chain([ChainWord(row, "moved", micro_usd=10)]) == ["settled"]
         assert ledger.spent(budget(MUCH)) == 10
 
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("said", [{"state": "rejected"}, {"state": "settled", "charged_micro_usd": 0}])
+    def test_a_used_nonce_of_which_nothing_more_is_known_counts_in_whole(
+        self, ledger: Ledger, times: Times, said: Any, when: str
+    ) -> None:
+        """Before its signature has expired or after it was forgiven."""
+        row = ledger.reserve(intent(scheme="upto"), [])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=600))
+        ledger.finish(row, Outcome(**{"transaction": "0xt", **said}))
+        if when == "after":
+            times.pass_by(601)
+            ledger.release(ledger.reserve(intent(), []))
+            assert ledger.spent(budget(MUCH)) == 0
+        ledger.record_chain([ChainWord(row, "used")])
+        times.pass_by(601)
+        ledger.release(ledger.reserve(intent(), []))
+        assert ledger.spent(budget(MUCH)) == 10
+        assert [entry.row for entry in read_unproven(ledger.place)] == [row], "the transfer is still looked for"
+        ledger.record_chain([ChainWord(row, "moved", "0xt", 1, AtomicUnits(4), 4)])
+        assert ledger.spent(budget(MUCH)) == 4
+
+    @pytest.mark.parametrize("state", ["reserved", "released", "unknown", "dead"])
+    def test_a_used_nonce_changes_nothing_else(self, ledger: Ledger, path: LedgerPlace, state: Any) -> None:
+        row = in_state(ledger, "unknown" if state == "dead" else state)
+        if state == "dead":
+            ledger.record_chain([ChainWord(row, "dead")])
+        before = query(path, "*", f"WHERE id = {row}")
+        ledger.record_chain([ChainWord(row, "used")])
+        assert query(path, "*", f"WHERE id = {row}") == before
+
     def test_a_gateway_cannot_revive_what_the_chain_calls_dead(self, ledger: Ledger) -> None:
         row = in_state(ledger, "unknown")
         ledger.record_chain([ChainWord(row, "dead")])

@@ -113,6 +113,6 @@ def test_what_ceilings_came_to(ledger: Ledger, path: LedgerPlace) -> None:
     pay(1000, Outcome("unknown"), exact=24)
     pay(5000, charged(1), scheme="exact")
     ledger.release(pay(7000, None))
-    assert read_ceilings(path) == Ceilings(5, 500, 56, 4, 47, 86, 1, 1000)
+    assert read_ceilings(path) == Ceilings(5, 500, 56, 4, 47, 86, 1, 1000, 3, 16)
     assert read_ceilings(path, date(2100, 1, 1)) == Ceilings()
     assert {entry.exact_micro_usd for entry in read_entries(path)} == {None, 20, 21, 22, 23, 24}

@@ -574,6 +574,20 @@ class TestVerb:
             ],
         ),
         (
+            Ceilings(2, 80_000, 0, unproven=2),
+            [
+                "Ceilings (upto): 2 payments, charged 0 of at most 0.08 USD.",
+                "Their charges (0 USD) are what the gateway says: the chain has not confirmed them.",
+            ],
+        ),
+        (
+            Ceilings(3, 300, 30, unproven=1, unproven_charged=10),
+            [
+                "Ceilings (upto): 3 payments, charged 0.00003 of at most 0.0003 USD.",
+                "The charges of 1 of them (0.00001 USD) are what the gateway says: the chain has not confirmed them.",
+            ],
+        ),
+        (
             Ceilings(unknown=2, unknown_most=200),
             ["Ceilings (upto): 2 payments, at most 0.0002 USD: what was charged of them is not known yet."],
         ),

@@ -48,7 +48,8 @@ class Outcome:
     @property
     def open(self) -> list[Found]:
         """The payments whose outcome is still unknown."""
-        return sorted((one for one in self.found if one.word is None), key=lambda one: one.entry.row)
+        still = (one for one in self.found if one.verdict.kind not in ("moved", "dead"))
+        return sorted(still, key=lambda one: one.entry.row)
 
     @property
     def wrong(self) -> list[Found]:

@@ -18,6 +18,7 @@ payment may be made. It never ends the counting: anyone who has seen the header 
     rejected, superseded, unknown --> settled            by the gateway's word, or by the chain's
     sent, rejected, superseded, unknown, settled --> expired   the chain says that it was not taken and never can be
     any state but reserved and released --> settled      the chain says that money has moved, even if `expired`
+    expired --> rejected     by the chain, if it expired by itself: the nonce is used, so something was taken
 
 All states count except `released` and `expired`. So `unknown` counts until the chain has been asked, however long that
 takes; if there is no chain to ask, it counts until the budget's period is over.
@@ -41,7 +42,7 @@ keeps its row. After a second sending a rejection says nothing about the first, 
 
 A row counts for `micro_usd` less `uncounted`. For a ceiling (scheme `upto`) the whole is reserved. The charge that the
 answer reports is stored as `charged`; the rest is freed when the signature has expired (`dead_at`), or as soon as the
-chain says how much moved.
+chain says how much moved. If the chain says that the nonce is used, and not what moved, nothing is freed.
 
 A process that crashes leaves `reserved` rows that will never be sent, and `sent` rows without an outcome. The next
 process to open the ledger releases the former and makes the latter `unknown`; `reserved` rows older than LAPSE_SECONDS
@@ -280,8 +281,9 @@ class ChainWord:
     """What the chain says about one payment, in a final block."""
 
     row: int
-    verdict: Literal["moved", "dead"]
-    """`dead`: it was not taken, and cannot be submitted any more by the chain's clock or height."""
+    verdict: Literal["moved", "dead", "used"]
+    """`dead`: it was not taken, and cannot be submitted any more by the chain's clock or height. `used`: it was taken,
+    and what moved cannot be had (yet): the whole counts until that is known, and the look-ups go on."""
     transaction: str = ""
     block_time: int | None = None
     """Unix seconds."""

@@ -69,6 +69,9 @@ class Ceilings:
     unknown: int = 0
     """Payments whose charge is not known yet."""
     unknown_most: int = 0
+    unproven: int = 0
+    """Payments whose charge is the gateway's word alone."""
+    unproven_charged: int = 0
 
 
 CEILINGS = """
@@ -76,8 +79,10 @@ CEILINGS = """
         COALESCE(SUM(taken), 0) AS charged, COUNT(taken + exact_micro_usd) AS compared,
         COALESCE(SUM(CASE WHEN exact_micro_usd IS NOT NULL THEN taken END), 0) AS compared_charged,
         COALESCE(SUM(CASE WHEN taken IS NOT NULL THEN exact_micro_usd END), 0) AS exact,
-        COUNT(*) - COUNT(taken) AS unknown, COALESCE(SUM(CASE WHEN taken IS NULL THEN micro_usd END), 0) AS unknown_most
-    FROM (SELECT micro_usd, exact_micro_usd,
+        COUNT(*) - COUNT(taken) AS unknown,
+        COALESCE(SUM(CASE WHEN taken IS NULL THEN micro_usd END), 0) AS unknown_most,
+        COUNT(said) AS unproven, COALESCE(SUM(said), 0) AS unproven_charged
+    FROM (SELECT micro_usd, exact_micro_usd, CASE WHEN chain_state IS NULL THEN charged_micro_usd END AS said,
             CASE chain_state WHEN 'moved' THEN micro_usd - uncounted WHEN 'dead' THEN 0
                 ELSE charged_micro_usd END AS taken
         FROM {table} WHERE scheme = 'upto' AND state NOT IN ('reserved', 'released') AND time >= {begin}) AS ceiling"""

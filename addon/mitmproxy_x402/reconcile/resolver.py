@@ -38,6 +38,8 @@ class Found:
         verdict, row = self.verdict, self.entry.row
         if verdict.kind == "dead":
             return ChainWord(row, "dead", finding=self.finding)
+        if verdict.kind == "used":
+            return ChainWord(row, "used")
         if verdict.kind != "moved":
             return None
         amount = AtomicUnits(verdict.amount)

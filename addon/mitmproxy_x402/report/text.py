@@ -152,6 +152,12 @@ def ceilings(its: Ceilings) -> list[str]:
         elif its.compared:
             text += f" ({its.compared} of them {format_usd(its.compared_charged)}; exact: {format_usd(its.exact)})"
         said.append(f"{text} USD.")
+    if its.unproven:
+        its_charges = "Their charges" if its.unproven == its.payments else f"The charges of {its.unproven} of them"
+        said.append(
+            f"{its_charges} ({format_usd(its.unproven_charged)} USD) are what the gateway says: the chain has not "
+            "confirmed them."
+        )
     if its.unknown:
         what = "of it" if its.unknown == 1 else "of them"
         known = f"{CEILINGS}: {count(its.unknown)}" if not said else f"{count(its.unknown)} more"
@@ -215,7 +221,10 @@ def _object(each: Sum) -> dict[str, Any]:
 
 
 def _ceilings(its: Ceilings) -> dict[str, Any]:
-    """`exact_usd` is what the sellers asked beside `compared` of them, which were charged `compared_charged_usd`."""
+    """`exact_usd` is what the sellers asked beside `compared` of them, which were charged `compared_charged_usd`.
+
+    Of `unproven` only the gateway says what was charged.
+    """
     return {
         "payments": its.payments,
         "ceiling_usd": format_usd(its.most),
@@ -223,6 +232,8 @@ def _ceilings(its: Ceilings) -> dict[str, Any]:
         "compared": its.compared,
         "compared_charged_usd": format_usd(its.compared_charged),
         "exact_usd": format_usd(its.exact),
+        "unproven": its.unproven,
+        "unproven_charged_usd": format_usd(its.unproven_charged),
         "not_known": its.unknown,
         "not_known_ceiling_usd": format_usd(its.unknown_most),
     }

@@ -142,7 +142,8 @@ def _ceiling(entry: Entry, payer: Payer) -> str:
         return "  upto: not known yet what was charged"
     charged = format_usd(asset.micro_usd(AtomicUnits(int(taken))))
     otherwise = "" if entry.exact_micro_usd is None else f" (exact: {format_usd(entry.exact_micro_usd)})"
-    return f"  upto: charged {charged} of at most {format_usd(entry.micro_usd)}{otherwise}"
+    whose = "" if entry.chain_amount else ", by the gateway's word"
+    return f"  upto: charged {charged} of at most {format_usd(entry.micro_usd)}{otherwise}{whose}"
 
 
 def _budgets(payer: Payer) -> list[str]:

@@ -108,6 +108,12 @@ _CHAIN = """
             amount text, micro_usd bigint)
     WHERE its.id = word.id AND its.state = ANY(word.sources)
         AND (word.verdict = 'moved' OR its.chain_state IS DISTINCT FROM 'moved')"""
+# Something was taken, so nothing is given back by itself any more.
+_USED = """
+    UPDATE x402_payment SET free_at = NULL, uncounted = 0,
+        state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END
+    WHERE id = ANY(%s::bigint[]) AND chain_state IS NULL AND state NOT IN ('reserved', 'released')
+        AND (free_at IS NOT NULL OR uncounted <> 0 OR state = 'expired')"""
 # Writes a row that nothing finds and the next x402_recover deletes. Its commit waits like all commits: a primary whose
 # standby is gone accepts sessions, and then keeps every payment waiting.
 _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, forget_at) VALUES ('', '', '', 0, 0)"
@@ -285,8 +291,10 @@ class PostgresLedger:
     def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
         """Record the chain's answers, along CHAIN_TRANSITIONS. Returns the state of each row."""
         for begin in range(0, len(words), MOST_TOGETHER):
-            some = [_word(word) for word in words[begin : begin + MOST_TOGETHER]]
-            self.link.ask(_CHAIN, (json.dumps(some),))
+            some = words[begin : begin + MOST_TOGETHER]
+            self.link.ask(_CHAIN, (json.dumps([_word(word) for word in some if word.verdict != "used"]),))
+            if used := [word.row for word in some if word.verdict == "used"]:
+                self.link.ask(_USED, (used,))
         return [self._state({"id": word.row, "reference": None}) for word in words]
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:

@@ -90,6 +90,11 @@ CHAIN: dict[str, str] = {
     "dead": f"""
     UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
     WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
+    # Something was taken, so nothing is given back by itself any more.
+    "used": """
+    UPDATE payment SET free_at = NULL, uncounted = 0, state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END
+    WHERE id = :row AND chain_state IS NULL AND state NOT IN ('reserved', 'released')
+        AND (free_at IS NOT NULL OR uncounted <> 0 OR state = 'expired')""",
 }
 # Two halves, for an index each; `{now}` is the ledger's time.
 PENDING = f"""
