@@ -133,6 +133,18 @@ def test_a_secret_that_others_can_read_is_refused(
 FILES = [name for name in USES if name not in ("dump", "ledger")]
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_what_stands_beside_the_ledger_is_a_file(home: Path, suffix: str, is_new: bool) -> None:
+    place = home / "ledgers" / "other.sqlite3"
+    if not is_new:
+        place.touch(0o600)
+    os.mkfifo(f"{place}{suffix}", 0o600)
+    with pytest.raises(LedgerError, match=f"other.sqlite3{suffix} is not a regular file"):
+        SqliteLedger(place)
+    assert place.exists() is not is_new
+
+
 @pytest.mark.parametrize("shape", ["pipe", "device", "endless", "socket", "folder", "huge"])
 @pytest.mark.parametrize(("file", "kind", "use"), [USES[name] for name in FILES], ids=FILES)
 def test_what_is_no_regular_file_holds_no_start_up(

@@ -460,7 +460,7 @@ def test_what_the_upstream_says_of_pages_stays(open_rig: Rig) -> None:
     open_rig.script(free)
     with open_rig.client() as client:
         answer = client.ask(request("GET", "/v1/x", b"", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}"))
-    assert [value for name, value in answer.fields if name.lower().startswith(b"access")] == [b"*", b"X-Own"]
+    assert [value for name, value in answer.fields if name.lower().startswith(b"access-control-expose")] == [b"X-Own"]
 
 
 def test_an_image_of_an_allowed_page_spends_nothing(open_rig: Rig) -> None:
@@ -553,3 +553,18 @@ def test_who_has_closed_gets_no_answer_to_what_was_sent_ahead(rig: Rig) -> None:
     with rig.client() as client:
         client.send(b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2000)
     assert ask(rig).body == b"ok"
+
+
+def test_an_allowed_page_may_read_with_credentials_what_is_open_to_all(open_rig: Rig) -> None:
+    """`*` opens an answer to no fetch() with credentials (Fetch, section 3.3.5)."""
+
+    def open_to_all(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nok")
+
+    open_rig.script(open_to_all)
+    with open_rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}"))
+    assert answer.body == b"ok"
+    assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
+    assert answer.get(b"access-control-allow-credentials") == b"true"

@@ -24,6 +24,7 @@ from mitmproxy_x402.protocol.payment_required import (
     MAX_BODY,
     MAX_ENTRIES,
     MAX_HEADER,
+    MAX_VALUES,
     Get,
     challenge_header,
     offers_nothing,
@@ -481,3 +482,21 @@ class TestSettlement:
     def test_absent_or_unreadable(self, value: str) -> None:
         assert read_settlement(lambda _: None) is None
         assert read_settlement(getter(("PAYMENT-RESPONSE", value))) is None
+
+
+@pytest.mark.parametrize("value", ["{}", "1", "[]", '"a"', '{"a":[]}'])
+@pytest.mark.parametrize("key", ["accepts", "more"])
+def test_a_challenge_of_too_many_values_is_refused_in_words(value: str, key: str) -> None:
+    terms = {"x402Version": 2, "accepts": [ENTRY]}
+    said = json.dumps(terms)[:-1] + f', "{key}": [{",".join([value] * MAX_VALUES)}]}}'
+    with pytest.raises(ChallengeError, match=f"more than the {MAX_VALUES} values that are read"):
+        read_payment_required(None, said.encode())
+    assert read_payment_required(None, f"[{said}]".replace("x402Version", "version").encode()) is None
+
+
+def test_a_challenge_of_as_many_entries_as_are_read_has_room_for_their_schemas() -> None:
+    entry = {**ENTRY, "description": "a, b, c", "outputSchema": {f"field{n}": {"type": "string"} for n in range(20)}}
+    said = json.dumps({"x402Version": 2, "accepts": [entry] * MAX_ENTRIES}).encode()
+    required = read_payment_required(None, said)
+    assert required is not None
+    assert len(required.accepts) == MAX_ENTRIES

@@ -179,6 +179,39 @@ def test_more_parameters_than_anybody_needs(rig: Rig, query: str) -> None:
         assert client.ask(request("POST", "/v1/x?" + "a=b&" * 900)).body == b"ok"
 
 
+@pytest.mark.parametrize("separator", ["&", ";"])
+def test_more_parameters_in_referers_than_anybody_needs(rig: Rig, separator: str) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(OK)
+
+    rig.script(script)
+    referers = [f"Referer: http://a/?{separator.join(f'p{n}=1' for n in range(90))}"] * 12
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x", b"{}", *referers))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (431, "request_head_too_large")
+        assert client.ask(request("POST", "/v1/x", b"{}", *referers[:9])).body == b"ok"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "302 Found"])
+def test_an_answer_with_more_in_its_head_than_anybody_looks_at_arrives_whole(rig: Rig, status: str) -> None:
+    """What is looked at is bounded by the redactor; what is passed on is not."""
+    location = b"/v1?" + b"&".join(b"p%d=%d" % (n, n) for n in range(10_000))
+    fields = [b"X-%d: %d" % (n, n) for n in range(5_000)]
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        lines = (b"HTTP/1.1 " + status.encode(), b"Location: " + location, *fields, b"Content-Length: 2", b"", b"ok")
+        peer.send(b"\r\n".join(lines))
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request(body=status.encode()))
+    assert (answer.status, answer.body) == (int(status[:3]), b"ok")
+    assert answer.get(b"location") == location
+    assert all(answer.get(b"x-%d" % n) == b"%d" % n for n in (0, 2_000, 4_999))
+
+
 def chunks_of(data: bytes, cuts: Callable[[], int]) -> tuple[bytes, list[int]]:
     """What our reader makes of `data`, fed in pieces; and the sizes of the pieces that it gave."""
     reader, buffer, given, sizes, at = Chunks(), ReceiveBuffer(), bytearray(), [], 0

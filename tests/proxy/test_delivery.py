@@ -10,7 +10,7 @@ import pytest
 from support import challenges
 from support.proxy import Proxy
 from support.rig import Rig
-from support.wire import Peer, Upstream, request
+from support.wire import Peer, Upstream, read_message, request
 
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 ODD = {
@@ -131,4 +131,15 @@ def test_a_request_that_cannot_be_read_gets_one_answer(rig: Rig, head: bytes) ->
     status, _, body = said.partition(b"\r\n\r\n")
     assert status.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403"))
     assert json.loads(body)["error"]["message"]
+    assert rig.upstream.requests == []
+
+
+def test_a_request_with_an_odd_header_is_told_that_it_is_the_header(rig: Rig) -> None:
+    rig.script(lambda *_: None)
+    with rig.client() as client:
+        client.send(b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-\xc3\xae: 1\r\nContent-Length: 0\r\n\r\n")
+        answer = read_message(client)
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["type"], error["code"]) == (400, "x402_refused", "request_head_invalid")
+    assert error["message"].startswith("The request's head cannot be passed on: ")
     assert rig.upstream.requests == []

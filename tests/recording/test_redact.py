@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mitmproxy import http
 
-from mitmproxy_x402.recording.redact import Redactor
+from mitmproxy_x402.recording.redact import MAX_FIELDS, MAX_PARAMETERS, Redactor
 
 TOKEN = "client-token/+=1"
 
@@ -101,3 +101,30 @@ def test_headers_keep_their_order_case_and_bytes() -> None:
     fields = ((b"B", b"\xff\x00"), (b"a", b"1"), (b"b", b"2"))
     assert Redactor(TOKEN).fields(http.Headers(fields)) == fields
     assert Redactor(None).fields(None) == ()
+
+
+@pytest.mark.parametrize("separator", ["&", ";"])
+def test_a_url_with_more_parameters_than_anybody_sends_loses_its_query(separator: str) -> None:
+    few, many = (separator.join(f"p{n}=1" for n in range(count)) for count in (MAX_PARAMETERS, MAX_PARAMETERS + 2))
+    assert redacted("Location", f"/v1?{few}") == f"/v1?{few}"
+    assert redacted("Location", f"/v1?{many}") == "/v1?[redacted]"
+    assert Redactor().path(f"/v1?{many}".encode()) == b"/v1?[redacted]"
+
+
+def test_the_parameters_of_all_urls_of_a_head_count_together() -> None:
+    query = b"&".join(b"p%d=1" % n for n in range(300))
+    fields = tuple((b"Link", b"</v1?%b>" % query) for _ in range(10))
+    values = [value for _, value in Redactor(TOKEN).fields(http.Headers(fields))]
+    assert values == [fields[0][1]] * 3 + [b"</v1?[redacted]"] * 7
+    assert Redactor(TOKEN).shown(fields) == values
+
+
+def test_of_more_fields_than_anybody_sends_all_values_are_taken_out() -> None:
+    fields = tuple((b"x-%d" % n, b"y") for n in range(MAX_FIELDS + 500))
+    redactor = Redactor(TOKEN)
+    for values in (
+        [value for _, value in redactor.fields(http.Headers(fields))],
+        [value.encode() for _, value in redactor.texts(fields)],
+        redactor.shown(fields),
+    ):
+        assert values == [b"y"] * MAX_FIELDS + [b"[redacted]"] * 500

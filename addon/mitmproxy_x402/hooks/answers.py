@@ -84,6 +84,9 @@ def upstream_error(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidReques
             f"The upstream {where} broke off after a payment was sent ({flow.error.msg:.200}), and the x402 addon was "
             "loaded again in between. Whether it was settled is unknown; x402.payments shows it."
         )
+    if not flow.request.host:  # mitmproxy has found it invalid before it chose an upstream
+        message = f"The request's head cannot be passed on: {flow.error.msg:.200}. Nothing was paid."
+        return error_body("x402_refused", "request_head_invalid", message)
     unreached = _unreached(flow.error.msg)
     what = f"could not be reached: {unreached}" if unreached else f"could not answer: {flow.error.msg:.200}"
     look = f" See {program()} check." if unreached else ""

@@ -41,17 +41,19 @@ def opening(origin: str) -> Fields:
     """The CORS headers that let `origin` read an answer."""
     return (
         (b"access-control-allow-origin", _raw(origin)),
+        (b"access-control-allow-credentials", b"true"),
         (b"access-control-expose-headers", EXPOSED.encode()),
         (b"vary", b"Origin"),
     )
 
 
 def open_to(response: http.Response, origin: str) -> None:
-    """Let `origin` read `response`. CORS headers of the upstream that allow it already are left alone."""
+    """Let `origin` read `response`, also where it asked with credentials, for which `*` does not do."""
     headers = response.headers
     allowed = headers.get("access-control-allow-origin")
     ours = dict(opening(origin))
-    if allowed not in ("*", origin):
+    headers["access-control-allow-credentials"] = "true"
+    if allowed != origin:
         headers["access-control-allow-origin"] = origin
         headers.add("vary", "Origin")
     if "access-control-expose-headers" not in headers:

@@ -12,7 +12,13 @@ from ..protocol.codings import decode
 from ..protocol.headers import read_settlement
 from ..protocol.http_message import Response
 from ..protocol.messages import PaymentRequired
-from ..protocol.payment_required import MAX_BODY, challenge_header, offers_nothing, read_payment_required
+from ..protocol.payment_required import (
+    MAX_BODY,
+    MAX_VALUES,
+    challenge_header,
+    offers_nothing,
+    read_payment_required,
+)
 from ..protocol.strict_json import decode_json
 
 MISMATCH = "mismatch"
@@ -43,7 +49,7 @@ def rejection_code(response: Response, gateway: Gateway) -> str | None:
     or with a reason of the reference facilitators, whose servers answer 412 if the Permit2 allowance is too small.
     """
     try:
-        said, _ = decode_json(_decoded(response))
+        said, _ = decode_json(_decoded(response), MAX_VALUES)
     except Undecodable:
         said = None
     found = (
@@ -81,7 +87,7 @@ def challenge_text(response: Response, gateway: Gateway) -> str:
     """
     try:
         required = read(response) if response.status_code == 402 else None
-        said, _ = decode_json(_decoded(response))
+        said, _ = decode_json(_decoded(response), MAX_VALUES)
     except ChallengeError:
         return ""
     except Undecodable:

@@ -28,6 +28,10 @@ STEP = 64 << 10
 """Bytes that one step may unfold to, or half as much again, where the library can be told so."""
 
 
+class UnfoldsTooFar(Undecodable):
+    """Exceeds a bound: what it decodes to elsewhere has no known size."""
+
+
 class _Step(Protocol):
     """One decompressor: `unfold` is given at most `piece` bytes at once, and gives parts of bounded size."""
 
@@ -65,7 +69,7 @@ class Decoder:
                 for unfolded in self._step.unfold(piece):
                     self._given += len(unfolded)
                     if self._given > min(MAX_DECODED, max(FREE, self._taken * MAX_RATIO)):
-                        raise Undecodable(f"it unfolds too far: {self._taken} bytes became more than {self._given}")
+                        raise UnfoldsTooFar(f"it unfolds too far: {self._taken} bytes became more than {self._given}")
                     if unfolded:
                         yield unfolded
             except Undecodable:
@@ -139,7 +143,7 @@ class _Zlib:
 def _one_more(members: int) -> int:
     """Raises Undecodable: that would be too many."""
     if members >= MAX_MEMBERS:
-        raise Undecodable(f"it has more than {MAX_MEMBERS} members")
+        raise UnfoldsTooFar(f"it has more than {MAX_MEMBERS} members")
     return members + 1
 
 
@@ -207,6 +211,7 @@ _STEPS: dict[str, Callable[[], _Step]] = {
     "gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
     "x-gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
     "deflate": lambda: _Zlib(zlib.MAX_WBITS),
+    "deflateraw": lambda: _Zlib(-zlib.MAX_WBITS),  # no standard's, but mitmproxy's views decode it
     "br": _Brotli,
     "zstd": _Zstandard,
 }

@@ -161,8 +161,11 @@ def is_credential(name: bytes, value: bytes) -> bool:
     if is_credential_name(name) or is_credential_value(value) or (len(name) > 20 and is_credential_value(name)):
         return True
     query = value.partition(b"?")[2] if name.lower() == b"referer" else b""
+    if not query:
+        return False
     # More parameters than anybody sends: whatever they are, the page is nobody's business.
-    return query.count(b"&") > _MOST_PARAMETERS or any(map(is_credential_parameter, query.split(b"&")))
+    pieces = _SEPARATOR.split(query, _MOST_PARAMETERS + 1)
+    return len(pieces) > _MOST_PARAMETERS + 1 or any(map(is_credential_parameter, pieces))
 
 
 def is_payment(name: bytes, value: bytes) -> bool:
@@ -176,6 +179,7 @@ def is_payment(name: bytes, value: bytes) -> bool:
 # Queries.
 
 _MOST_PARAMETERS = 100
+_SEPARATOR = re.compile(rb"[&;]")
 
 
 def without_parameters(query: bytes, is_gone: Callable[[bytes], bool]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import ChallengeError, Undecodable
 from .messages import AtomicUnits, Json, PaymentRequired, PaymentRequirements
-from .strict_json import decode_base64, decode_json, shown
+from .strict_json import TooManyValues, decode_base64, decode_json, is_too_deep, shown
 
 PAYMENT_REQUIRED = "PAYMENT-REQUIRED"
 X_PAYMENT_REQUIRED = "X-PAYMENT-REQUIRED"
@@ -25,6 +25,8 @@ MAX_BODY = 1024 * 1024
 """Bytes of a 402's body that are read."""
 MAX_ENTRIES = 256
 """Entries of `accepts` that are read."""
+MAX_VALUES = 1 << 14
+"""Values in a challenge, at all depths: each costs some microseconds, and 1 MiB can hold half a million."""
 MAX_REASONS = 16
 """Descriptions of unreadable entries that are kept."""
 MAX_SECONDS = 2**53
@@ -79,7 +81,7 @@ def offers_nothing(header: str | None, body: bytes) -> str:
     for said in (header, body):
         try:
             data = decode_base64(said[:MAX_HEADER], tolerant=True) if isinstance(said, str) else said
-            value, _ = decode_json(data or b"")
+            value, _ = decode_json(data or b"", MAX_VALUES)
         except Undecodable:
             continue
         if isinstance(value, dict) and value.get("accepts") == []:
@@ -122,9 +124,20 @@ def needed(entry: Json, key: str) -> str:
 
 
 def _terms(data: Callable[[], bytes]) -> tuple[dict[str, Any], tuple[str, ...]] | None:
-    """The JSON object with a filled `accepts` list behind `data`, and its faults; None if there is none."""
+    """The JSON object with a filled `accepts` list behind `data`, and its faults; None if there is none.
+
+    Raises ChallengeError where it has too many values to be read.
+    """
+    said = b""
     try:
-        value, faults = decode_json(data())
+        said = data()
+        value, faults = decode_json(said, MAX_VALUES)
+    except TooManyValues:
+        if b'"x402Version"' not in said or is_too_deep(said[:MAX_HEADER]):
+            return None
+        raise ChallengeError(
+            f"The challenge is unreadable: it has more than the {MAX_VALUES} values that are read. Nothing was paid."
+        ) from None
     except Undecodable:
         return None
     if not isinstance(value, dict):

@@ -18,6 +18,8 @@ MAX_DEPTH = 64
 
 _STRING = re.compile(rb'"[^"]*"?')
 """A string without escapes, also one that does not end."""
+_BEGINS = (b"{", b"[", b",")
+"""One stands before each value, but also in strings."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -44,11 +46,18 @@ def encode_base64(value: object) -> str:
     return base64.b64encode(_COMPACT.encode(value).encode()).decode()
 
 
-def decode_json(data: bytes) -> tuple[Any, tuple[str, ...]]:
+class TooManyValues(Undecodable):
+    """More values than are read."""
+
+
+def decode_json(data: bytes, most: int | None = None) -> tuple[Any, tuple[str, ...]]:
     """The JSON value in `data` (UTF-8) and what is ambiguous about it: doubled keys, numbers outside JSON's or ours.
 
-    The caller decides whether the faults matter: they do in a challenge, not in an error page. Raises Undecodable.
+    The caller decides whether the faults matter: they do in a challenge, not in an error page. Raises Undecodable;
+    TooManyValues, before anything is parsed, where there may be more than `most` values.
     """
+    if most is not None and sum(map(data.count, _BEGINS)) > most:
+        raise TooManyValues(f"more than {most} values")
     if is_too_deep(data):
         raise Undecodable(f"nested deeper than {MAX_DEPTH} levels")
     try:

@@ -15,6 +15,7 @@ from mitmproxy import http
 from mitmproxy.net.http.http1 import expected_http_body_size
 
 from ..errors import error_body
+from . import header_index
 from .exchange import EXCHANGE, Exchange, shallow_copy
 from .internals import (
     DropStream,
@@ -39,7 +40,7 @@ Closing at once would lose the answer for a client that reads only after it has 
 """
 
 MAX_FIELDS = 1000
-"""Most headers of a request, and most parameters of its query: each one is examined."""
+"""Most headers of a request, and most parameters of its query and its Referer: each one is examined."""
 
 Steps = Generator[commands.Command, Any, None]
 AtOnce = Callable[[http.Request], "http.Response | None"]
@@ -52,7 +53,8 @@ _TOO_MANY = http.Response.make(
     error_body(
         "x402_refused",
         "request_head_too_large",
-        f"A request with more than {MAX_FIELDS} headers, or as many parameters in its query. Nothing was paid.",
+        f"A request with more than {MAX_FIELDS} headers, or as many parameters in its query or Referer. Nothing was "
+        "paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
@@ -85,6 +87,12 @@ def _is_plain(request: http.Request) -> bool:
     return _TARGET.fullmatch(path) is not None or (method == b"OPTIONS" and path == b"*") or request.method == "CONNECT"
 
 
+def _parameters(request: http.Request) -> int:
+    """How many ampersands and semicolons its target and its Referers have."""
+    urls = (request.data.path, *header_index.values(request.headers, b"referer"))
+    return sum(url.count(b"&") + url.count(b";") for url in urls)
+
+
 class ArrivingStream(HttpStream):
     """mitmproxy's HTTP stream, up to the end of the request."""
 
@@ -97,8 +105,8 @@ class ArrivingStream(HttpStream):
         """Handle the request's head as mitmproxy does, but send an answer that is known already at once."""
         assert isinstance(event, RequestHeaders)
         answer = None if self.at_once is None else self.at_once(event.request)
-        path = event.request.data.path
-        if len(event.request.headers.fields) > MAX_FIELDS or path.count(b"&") + path.count(b";") > MAX_FIELDS:
+        head = event.request.headers
+        if len(head.fields) > MAX_FIELDS or _parameters(event.request) > MAX_FIELDS:
             answer = _TOO_MANY.copy()
         if not _is_plain(event.request):
             answer = _UNSPEAKABLE.copy()

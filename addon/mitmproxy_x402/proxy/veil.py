@@ -6,13 +6,14 @@ only. The stream restores them in what goes onto the wire, unless an addon has r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mitmproxy import http
 
 from .exchange import shallow_copy
 
+Fields = tuple[tuple[bytes, bytes], ...]
 Message = TypeVar("Message", http.Request, http.Response)
 
 
@@ -29,10 +30,10 @@ def _veiled(shown: bytes, real: bytes) -> Veiled:
     return veiled
 
 
-def veil(message: http.Message, shown: Callable[[bytes, bytes], bytes]) -> None:
-    """Veil each header of `message` for which `shown(name, value)` returns another value."""
+def veil(message: http.Message, shown: Callable[[Fields], Sequence[bytes]]) -> None:
+    """Veil each header of `message` whose value `shown`, which gives one for each field, replaces."""
     fields = message.headers.fields
-    values = [shown(*field) for field in fields]
+    values = shown(fields)
     if any(seen != value for seen, (_, value) in zip(values, fields, strict=True)):
         message.headers.fields = tuple(
             [

@@ -17,6 +17,10 @@ from .format import REDACTED
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _REDACTED = REDACTED.encode()
+MAX_FIELDS = 1000
+"""Most fields of a head that are looked at; of the rest every value is taken out."""
+MAX_PARAMETERS = 1000
+"""Most parameters in all URLs of a head that are looked at; of a URL beyond that the whole query is taken out."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -28,14 +32,14 @@ class Redactor:
 
     def fields(self, headers: http.Headers | None) -> Fields:
         """The headers as they came, without their secrets."""
-        return (
-            () if headers is None else tuple((name, self._value(name.lower(), value)) for name, value in headers.fields)
-        )
+        fields = () if headers is None else headers.fields
+        return tuple((name, value) for (name, _), value in zip(fields, self._values(fields), strict=True))
 
     def texts(self, fields: Fields) -> tuple[tuple[str, str], ...]:
         """The same, one character a byte."""
+        values = self._values(fields)
         return tuple(
-            [(name.decode("latin-1"), self._value(name.lower(), value).decode("latin-1")) for name, value in fields]
+            [(name.decode("latin-1"), value.decode("latin-1")) for (name, _), value in zip(fields, values, strict=True)]
         )
 
     def path(self, path: bytes) -> bytes:
@@ -45,18 +49,35 @@ class Redactor:
             path = path.replace(self._token or b"", _REDACTED)
             path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
             path = b"/" + _REDACTED if self._has_token(path) else path  # it holds slashes, some of them encoded
+        if _separators(query) > MAX_PARAMETERS:
+            return path + mark + _REDACTED
         return path + mark + b"&".join(self._part(part) for part in query.split(b"&"))
 
     def text(self, text: str) -> str:
         """A sentence without the client token."""
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
-    def shown(self, name: bytes, value: bytes) -> bytes:
-        """A header's value as people may see it. Of an `Authorization` that pays, the scheme stays."""
-        low = name.lower()
-        if is_payment(name, value) and low == b"authorization":
-            return value.partition(b" ")[0] + b" " + _REDACTED
-        return self._value(low, value)
+    def shown(self, fields: Fields) -> list[bytes]:
+        """The headers' values as people may see them. Of an `Authorization` that pays, the scheme stays."""
+        return [
+            real.partition(b" ")[0] + b" " + _REDACTED
+            if value is _REDACTED and name.lower() == b"authorization" and is_payment(name, real)
+            else value
+            for (name, real), value in zip(fields, self._values(fields), strict=True)
+        ]
+
+    def _values(self, fields: Fields) -> list[bytes]:
+        """The values of a head's fields, without their secrets."""
+        room = MAX_PARAMETERS
+        values = []
+        for name, value in fields[:MAX_FIELDS]:
+            low = name.lower()
+            if low in _WITH_URL and (count := _separators(value)):
+                room -= count
+                if room < 0:
+                    value = value.partition(b"?")[0] + b"?" + _REDACTED  # noqa: PLW2901
+            values.append(self._value(low, value))
+        return values + [_REDACTED] * (len(fields) - len(values))
 
     def _value(self, name: bytes, value: bytes) -> bytes:
         if is_secret_name(name) or is_credential_value(value):
@@ -79,3 +100,8 @@ class Redactor:
 
     def _has_token(self, text: bytes) -> bool:
         return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))
+
+
+def _separators(query: bytes) -> int:
+    """How many ampersands and semicolons there are; parameters stand between them."""
+    return query.count(b"&") + query.count(b";")

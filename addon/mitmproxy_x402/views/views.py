@@ -22,7 +22,7 @@ from mitmproxy.hooks import UpdateHook
 from ..errors import Undecodable
 from ..llm.reading import Reading
 from ..payment.payer import Payer
-from ..protocol.codings import Decoder, needs_decoding
+from ..protocol.codings import Decoder, UnfoldsTooFar, needs_decoding
 from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from . import comment, contentview, flow_metadata
@@ -83,6 +83,9 @@ class Body:
                 if self._unfolded > MAX_UNFOLDED:
                     self._decoder = None
                     return True
+        except UnfoldsTooFar:
+            self._decoder = None
+            return True
         except Undecodable:  # then mitmproxy shows it as it came
             self._decoder = None
         return False

@@ -28,6 +28,7 @@ def make_file(path: Path) -> bool:
     """
     # An existing file is opened by SQLite alone: closing it would release the locks of this process's other
     # connections to it.
+    _check_beside(path)
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # -wal and -shm get the same mode
         with suppress(OSError):  # so that the file's name survives a power cut
@@ -68,6 +69,17 @@ def check_file(path: Path) -> None:
         raise LedgerError(f"{path} is not a file that can hold a ledger; name another one.")
     if not os.access(path, os.R_OK):
         raise LedgerError(f"The ledger {path} cannot be read: you are not allowed to read it.")
+
+
+def _check_beside(path: Path) -> None:
+    """Raise LedgerError if SQLite would write payments into something beside the file that keeps none, as a pipe."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        beside = Path(f"{path}{suffix}")
+        if beside.exists() and not beside.is_file():
+            raise LedgerError(
+                f"{beside} is not a regular file, but SQLite keeps a part of the ledger there. Remove it, or name "
+                "another file with the option x402_ledger."
+            )
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:
