@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -115,3 +116,10 @@ def test_where_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RuntimeError, match="install eth-account"):
         library()
+
+
+def test_a_process_that_has_signed_ends_well() -> None:
+    """The destructor of wallycore's bindings crashed at the end of processes such as pytest's own."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__, "-k", "published"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

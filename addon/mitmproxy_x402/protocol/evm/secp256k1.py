@@ -8,8 +8,10 @@ a hundred times slower, and not written against attackers who measure time.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ class Library:
 def _wallycore() -> Library:
     import wallycore  # type: ignore[import-untyped]  # noqa: PLC0415  # one of the three
 
+    _keep_for_ever("swig_runtime_data")
     wallycore.secp_randomize(os.urandom(32))  # blinds the arithmetic against those who measure it
     flags = wallycore.EC_FLAG_ECDSA | wallycore.EC_FLAG_RECOVERABLE
 
@@ -69,6 +72,13 @@ def _wallycore() -> Library:
         return bytes(wallycore.ec_public_key_decompress(compressed)[1:])
 
     return Library("wallycore", sign, public_key, recover)
+
+
+def _keep_for_ever(module: str) -> None:
+    """Never free what the modules whose names begin so hold: SWIG's destructor can crash where Python is ending."""
+    for name in [name for name in sys.modules if name.startswith(module)]:
+        for held in vars(sys.modules[name]).values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
 def _coincurve() -> Library:
