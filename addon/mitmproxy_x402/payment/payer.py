@@ -47,12 +47,12 @@ BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
 REFRESH_SECONDS = 20
 """Age in seconds at which another blockhash is looked up, while payments are sent ahead."""
 
-
 IDENTIFIER = "pay_"
 """Prefix of a payment identifier, which must have 16 to 128 characters."""
 MAX_IDENTIFIERS = 2000
 _NEXT_MAY_DO = frozenset(
-    {"over_request_limit", "over_budget", "balance_too_low", "permit2_allowance_missing", "wallet_unfunded"}
+    {"over_request_limit", "over_budget", "balance_too_low", "wallet_unfunded"}
+    | {"permit2_allowance_missing", "permit_under_way"}
 )
 """Codes of refusals after which the next offer is tried."""
 
@@ -269,7 +269,7 @@ class Payer:
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
             self.outcomes.flush()  # a settled payment can take nothing more
-            look = await self._ceilings.look(offer, payer, order.required.extensions)
+            look = await self._ceilings.look(offer, payer, order.required)
         nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
         row = reserve() if order.at_once else await _patiently(reserve)
@@ -277,7 +277,7 @@ class Payer:
         try:
             permit_nonce = None
             if look is not None and payer is not None:
-                permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required.extensions)
+                permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required)
             durable = self._make_durable(order.at_once)
             signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
             identifier = self._identifier(row, order.replaces, nonce)
@@ -294,6 +294,8 @@ class Payer:
         finally:
             self._unsigned.discard(row)
         self.balances.signed(offer, payment.payer)
+        if permit_nonce is not None:
+            self._ceilings.signed(offer, payment.payer, permit_nonce, self.clock() + payment.window)
         return payment
 
     def _nonce(self, order: _Order, offer: Offer) -> bytes:
@@ -308,10 +310,7 @@ class Payer:
         wallet = self.wallets.for_family(offer.network.family)
         assert wallet is not None
         intent = Intent(
-            purpose.method,
-            purpose.host,
-            purpose.path,
-            purpose.model,
+            *(purpose.method, purpose.host, purpose.path, purpose.model),
             offer.network.caip2,
             offer.asset.address,
             requirement.pay_to,

@@ -3,20 +3,22 @@
 Facilitators check each ceiling on its own. So here the amounts that earlier payments may still take, by the ledger,
 plus this one must fit the balance, and those over Permit2 the allowance. If the allowance is too small and the seller
 sponsors one, the payment carries a permit for exactly this ceiling; no other payment over Permit2 is made until it has
-ended, because a permit replaces the allowance.
+ended, or the token's nonce shows that the permit was used, because a permit replaces the allowance.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime, timezone
 
 from ...chain.permit2 import Standing, standing
 from ...errors import Refused, RpcError
 from ...ledger.interface import Charge, Ledger, Pending
 from ...program import program
 from ...protocol.amounts import format_usd
+from ...protocol.messages import PaymentRequired
 from ...protocol.networks import Network
 from ...schemes.permit2 import sponsors
 from ..policy import Offer, Purpose, Schemes
@@ -34,6 +36,11 @@ QUANTILE = 0.75
 """Share of requests for which a ceiling has to be cheaper than the exact price."""
 DECAY = 0.92
 """Weight of each charge relative to the next newer one."""
+
+UNSIGNED_SECONDS = 900
+"""Seconds for which a permit is taken to be under way, until it is signed and its end is known."""
+MOST_PERMITS = 10
+"""Permits of one token that are remembered, newest first."""
 
 OVER_PERMIT2 = ("permit2", "upto")
 
@@ -58,6 +65,8 @@ class Ceilings:
         self._seconds = seconds
         self._clock = clock
         self._rests_until: dict[str, float] = {}
+        self._permits: dict[tuple[str, str, str], OrderedDict[int, Permit]] = {}
+        """The last permits, by wallet, network and token, and then by the token's nonce."""
 
     def order(self, offers: list[Offer], purpose: Purpose) -> list[Offer]:
         """Order `offers`, which are ranked by price, so that ceilings have their place for `purpose`.
@@ -99,7 +108,7 @@ class Ceilings:
         """Note that a seller refuses payments like `offer`: its network is paid another way for EXACT_SECONDS."""
         self._rests_until[offer.network.caip2] = self._clock() + EXACT_SECONDS
 
-    async def look(self, offer: Offer, payer: str, extensions: Any) -> Look:
+    async def look(self, offer: Offer, payer: str, required: PaymentRequired) -> Look:
         """Ask chain and ledger before `offer` is reserved. Raises RpcError, and what `permit_nonce` does."""
         before = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, 0)
         urls = self._rpcs(offer.network)
@@ -108,16 +117,78 @@ class Ceilings:
         except RpcError:
             self._rests_until[offer.network.caip2] = self._clock() + RPC_SECONDS
             raise
-        _permit_nonce(offer, known, before, sponsored=sponsors(extensions, offer.asset))
+        if not before.permit2:
+            self._permits.pop(_token(offer, payer), None)  # each has been settled or has expired
+        self._permit_nonce(offer, payer, known, before, required)
         return Look(known, before)
 
-    def permit_nonce(self, offer: Offer, payer: str, row: int, look: Look, extensions: Any) -> int | None:
+    def permit_nonce(self, offer: Offer, payer: str, row: int, look: Look, required: PaymentRequired) -> int | None:
         """The token's nonce for the permit that the payment of `offer` has to carry; None: it needs none.
 
-        `row` is its reservation in the ledger. Raises Refused: `balance_too_low` or `permit2_allowance_missing`.
+        `row` is its reservation in the ledger. Raises Refused: `balance_too_low`, `permit2_allowance_missing` or
+        `permit_under_way`.
         """
         after = self._ledger.pending(payer, offer.network.caip2, offer.asset.address, row)
-        return _permit_nonce(offer, look.standing, look.with_(after), sponsored=sponsors(extensions, offer.asset))
+        nonce = self._permit_nonce(
+            offer, payer, look.standing, look.with_(after), required, is_alone=look.before == after
+        )
+        if nonce is not None:
+            self.signed(offer, payer, nonce, self._clock() + UNSIGNED_SECONDS)
+        return nonce
+
+    def signed(self, offer: Offer, payer: str, nonce: int, until: float) -> None:
+        """Note that the payment of `offer` carries a permit with the token's `nonce`, and lives `until` (Unix time)."""
+        permits = self._permits.setdefault(_token(offer, payer), OrderedDict())
+        permits[nonce] = Permit(offer.micro_usd, until)
+        while len(permits) > MOST_PERMITS:
+            permits.popitem(last=False)
+
+    def _permit_nonce(
+        self,
+        offer: Offer,
+        payer: str,
+        known: Standing,
+        pending: Pending,
+        required: PaymentRequired,
+        *,
+        is_alone: bool = True,
+    ) -> int | None:
+        """Implements `permit_nonce` for what is `known` of the chain and `pending` by the ledger.
+
+        `is_alone`: no other payment was made or settled since the chain was asked.
+        """
+        now, at = self._clock(), -1 if known.nonce is None else known.nonce
+        permits = self._permits.get(_token(offer, payer)) or OrderedDict[int, Permit]()
+        ends = [permit.until for permit in permits.values() if permit.until > now]
+        unused = [nonce for nonce, permit in permits.items() if nonce >= at and permit.until > now]
+        sums = {0}
+        for nonce, permit in permits.items():
+            if nonce < at:
+                sums |= {each + permit.micro_usd for each in sums}
+        return _permit_nonce(
+            offer,
+            known,
+            pending,
+            # the header of version 1 carries no permit
+            sponsored=required.x402_version == 2 and sponsors(required.extensions, offer.asset),
+            # all that is pending came with permits that are used
+            used=is_alone and not unused and pending.permit2 in sums,
+            until=max(ends, default=None),
+        )
+
+
+def _token(offer: Offer, payer: str) -> tuple[str, str, str]:
+    return payer, offer.network.caip2, offer.asset.address
+
+
+@dataclass(frozen=True)
+class Permit:
+    """A permit that was signed with a payment."""
+
+    micro_usd: int
+    """The payment's amount, in millionths of a dollar."""
+    until: float
+    """Unix seconds until which the payment can be settled."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +210,13 @@ class Look:
         return Pending(before.all + after.all, before.permit2 + after.permit2)
 
 
-def _permit_nonce(offer: Offer, known: Standing, pending: Pending, *, sponsored: bool) -> int | None:
-    """Implements `Ceilings.permit_nonce`. The ledger's amounts are millionths of a dollar, rounded up."""
+def _permit_nonce(
+    offer: Offer, known: Standing, pending: Pending, *, sponsored: bool, used: bool, until: float | None
+) -> int | None:
+    """Implements `Ceilings.permit_nonce`. The ledger's amounts are millionths of a dollar, rounded up.
+
+    `used` says whether the permits of all `pending` payments are, and `until` when the last of them ends, if known.
+    """
     scale = 10**offer.asset.decimals
     most = offer.requirement.amount
     before, over_permit2 = (_units(micro_usd, scale) for micro_usd in (pending.all, pending.permit2))
@@ -155,8 +231,18 @@ def _permit_nonce(offer: Offer, known: Standing, pending: Pending, *, sponsored:
         )
     if known.allowance >= over_permit2 + most:
         return None
-    if sponsored and known.nonce is not None and over_permit2 == 0:
-        return known.nonce
+    if sponsored and known.nonce is not None:
+        if over_permit2 == 0 or used:
+            return known.nonce
+        end = "" if until is None else f"{datetime.fromtimestamp(until, timezone.utc).astimezone():%H:%M:%S %z}"
+        raise Refused(
+            "permit_under_way",
+            f"The gateway asks {offer} over Permit2, with a permit of which only one can be under way at a time, and "
+            f"earlier payments over Permit2 may still take {format_usd(pending.permit2)} {offer.asset.symbol}. Nothing "
+            f"was paid. Ask again when they are settled, or have expired{end and f', at the latest at {end}'}. To pay "
+            f"several at a time, run {program()} wallet allow, which names the dangers.",
+            asked=str(offer),
+        )
     allowed = format_usd(known.allowance * 10**6 // scale)
     raise Refused(
         "permit2_allowance_missing",
