@@ -166,6 +166,21 @@ def test_an_unused_permit_is_in_the_way_of_all_others(shops: Any) -> None:
     assert caught.value.reason == "permit_under_way"
 
 
+def test_used_permits_do_not_hide_a_payment_that_counts_on_the_allowance(shops: Any) -> None:
+    shop, rpc = shops()
+    first = shop.pay(challenge(entry(amount=900), sponsored=True))
+    shop.send(first)
+    rpc.nonce = 8
+    shop.settle(shop.pay(challenge(entry(), sponsored=True)), 1)
+    rpc.allowance, rpc.nonce = CEILING - 1, 9
+    plain = shop.pay(challenge(entry(amount=900), sponsored=True))
+    assert "amount" not in message(plain)["extensions"]["eip2612GasSponsoring"]["info"]
+    shop.ledger.finish(first.row, Outcome("settled", transaction="0x" + "ab" * 32, charged_micro_usd=900))
+    with pytest.raises(Refused) as caught:
+        shop.pay(challenge(entry(), sponsored=True))
+    assert caught.value.reason == "permit_under_way"
+
+
 @pytest.mark.parametrize("allowance", [0, CEILING])
 def test_version_1_carries_no_permit(shops: Any, allowance: int) -> None:
     """So Permit2 is paid only from an allowance that stands, and nothing is signed that cannot be settled."""

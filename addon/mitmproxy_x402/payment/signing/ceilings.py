@@ -132,7 +132,9 @@ class Ceilings:
         nonce = self._permit_nonce(
             offer, payer, look.standing, look.with_(after), required, is_alone=look.before == after
         )
-        if nonce is not None:
+        if nonce is None:  # it counts on the allowance: no permit is signed beside it, whatever became of earlier ones
+            self._permits.pop(_token(offer, payer), None)
+        else:
             self.signed(offer, payer, nonce, self._clock() + UNSIGNED_SECONDS)
         return nonce
 
