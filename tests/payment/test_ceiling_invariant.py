@@ -4,7 +4,8 @@ A wallet pays by exact prices, exact prices over Permit2, ceilings and Circle Ga
 what it wants of a ceiling, when it wants, tells the truth about it or nothing, says that it charged nothing and settles
 later, or refuses. At every moment:
 
-    what was taken, and what live signatures may yet take, is counted against the budget, and within it;
+    what was taken, and what live signatures may yet take, is counted against the budget, and within it, or was forgiven
+    once, as what a gateway takes after it has said that it took nothing;
     the ceilings that may yet be taken fit what the balance and the allowance were when they were signed, together with
     all that was signed before them (an exact price asks nobody, and may be signed after them);
     at most one payment with a permit is under way.
@@ -31,6 +32,7 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import effort
+from support.ledgers import query
 from support.proxy import EVM_KEY
 from support.token_rpc import TokenRpc
 
@@ -169,7 +171,13 @@ class World:
         recent = self.now - (self.budget.seconds or 0)
         may_be = sum(note.payment.amount for note in alive if note.since > recent)
         taken = sum(note.charged for note in self.notes if note.settled and note.since > recent)
-        assert taken + may_be <= self.ledger.spent(self.budget) <= self.budget.micro_usd
+        spent = self.ledger.spent(self.budget)
+        rows = [str(note.payment.row) for note in self.notes if note.since > recent]
+        given_back = "CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END"
+        ((forgiven,),) = query(self.ledger.path, f"COALESCE(SUM({given_back}), 0)", f"WHERE id IN ({','.join(rows)})")
+        # No chain tells of what was taken after a rejection; that is forgiven once.
+        assert taken + may_be <= spent + min(forgiven, self.budget.micro_usd)
+        assert spent <= self.budget.micro_usd
         ceilings = [note for note in alive if _over(note)]
         if not self.exact_since_ceilings():
             assert sum(note.payment.amount for note in ceilings) <= self.rpc.balance
