@@ -164,7 +164,7 @@ def test_an_unknown_network_comes_with_rows_to_paste(tmp_path: Path) -> None:
     assert choose(challenge(asked), rules_of(settings), BOTH).network.caip2 == "eip155:196"
 
 
-@pytest.mark.parametrize("name", ['"\n[[limit]]', "x" * 100, "USD\x1b", None])
+@pytest.mark.parametrize("name", ['"\n[[limit]]', "x" * 100, "USD\x1b", None, "GatewayWalletBatched"])
 def test_what_a_seller_writes_is_no_row_to_paste_unless_it_is_plain(name: object) -> None:
     asked = replace(entry("eip155:196", asset="0x" + "ab" * 20), extra={"name": name, "version": "2"})
     assert "\n" not in str(refused(challenge(asked)))

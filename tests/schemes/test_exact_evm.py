@@ -161,6 +161,8 @@ def test_pay_to_gets_its_checksum(case: Callable[[str], str]) -> None:
         ("AQqnMFBwGZEoti85aTVRy8XYpKrho7GaMDx9ZB3CEeKA", "is not an address"),
         (PAY_TO.replace("e9", "E9"), "wrong checksum"),
         ("0x" + "0" * 40, "is the zero address"),
+        ("0x000000000022D473030F116dDEE9F6B43aC78BA3", "is a contract that settles payments"),
+        ("0x402085c248EeA27D92E8b30b2C58ed07f9E20001", "is a contract that settles payments"),
         (PAYER, "is the paying wallet itself"),
         (PAYER.lower(), "is the paying wallet itself"),
         (BASE.assets[0].address.lower(), "is the token's own contract"),

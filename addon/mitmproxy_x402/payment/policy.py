@@ -18,7 +18,7 @@ from ..protocol.evm.address import EVM_ADDRESS
 from ..protocol.messages import Caip2, PaymentRequired, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
 from ..protocol.strict_json import shown
-from ..schemes import Method, exact_evm, exact_svm, gateway, method_of, permit2
+from ..schemes import GATEWAY_DOMAIN, Method, exact_evm, exact_svm, gateway, method_of, permit2
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 
 KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
@@ -250,8 +250,8 @@ def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> 
     found = _EVM_NETWORK.fullmatch(requirement.network) if network is None else None
     name, version = requirement.extra.get("name"), requirement.extra.get("version")
     facts = (name, version)
-    if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts):
-        return ""
+    if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts) or name == GATEWAY_DOMAIN:
+        return ""  # Circle's domain is not the token's
     if (found is None and (network is None or network.family != "evm")) or not re.fullmatch(
         EVM_ADDRESS, requirement.asset
     ):

@@ -13,6 +13,7 @@ from eth_hash.auto import keccak
 
 from ..errors import ChallengeError
 from ..protocol.evm.address import checksum_address, parse_address
+from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown
@@ -33,6 +34,7 @@ _TRANSFER_TYPE = (
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 _ZERO = bytes(20)
+_SETTLERS = tuple(parse_address(each) for each in (PERMIT2, *SETTLERS.values()))
 
 
 def authorize(
@@ -125,6 +127,7 @@ def check_recipient(pay_to: str, payer: str | None, asset: Asset) -> None:
     reasons = {
         parse_address(asset.address): "is the token's own contract: what is sent there is lost",
         _ZERO: "is the zero address: what is sent there is lost",
+        **dict.fromkeys(_SETTLERS, "is a contract that settles payments: what is sent there is lost"),
     }
     if payer is not None:
         reasons[parse_address(payer)] = "is the paying wallet itself"

@@ -227,8 +227,9 @@ def _permit_nonce(
         held = f", of which {format_usd(pending.all)} may still be taken by earlier payments" if before else ""
         raise Refused(
             "balance_too_low",
-            f"The gateway asks {offer}, and the wallet holds {has} {offer.asset.symbol}{held}. Nothing was paid. A "
-            "ceiling must be there in whole: send more to the wallet, or set the option x402_schemes to exact.",
+            f"The gateway asks {offer}, and the wallet holds {has} {offer.asset.symbol}{held}. Nothing was paid. "
+            f"{'A ceiling' if offer.is_ceiling else 'The amount'} must be there in whole: send more to the wallet, or "
+            "set the option x402_schemes to exact.",
             asked=str(offer),
         )
     if known.allowance >= over_permit2 + most:
