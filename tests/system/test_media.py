@@ -135,7 +135,7 @@ def test_a_restart_in_the_middle_pays_nothing_twice(home: Path, network: str) ->
             billed = answers["videos"]
             if network == "solana-devnet":
                 assert billed[2].json()["error"]["code"] == "job_payment_pending"
-                age(shop.proxy.ledger, 200)
+                age(shop.proxy.ledger, 400)
                 billed[2] = poll(shop, jobs["videos"])
                 shop.expect(0, [("unknown", 1, None), *[("settled", 1, None)] * 2, ("settled", 1, 1)], STATES)
             else:

@@ -237,7 +237,7 @@ class TestVerbs:
         assert "no TLS, round trip" in line
         (line,) = [line for line in paid("check", ledger=postgres.fresh().url)[1].splitlines() if "ledger" in line]
         assert line.startswith("ok")
-        assert "will be created when the proxy starts" in line
+        assert "will be made when the proxy starts" in line
         (line,) = [
             line for line in paid("check", ledger="postgresql://u:p@127.0.0.1:9/d")[1].splitlines() if "ledger" in line
         ]

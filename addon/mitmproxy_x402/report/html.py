@@ -177,7 +177,7 @@ def _unknown(report: Report) -> str:
         for entry in unknown
     ]
     head = _head("time", "USD", "for", "network", "reference")
-    note = f"These count as spent. <code>{escape(program())} reconcile</code> asks the chain what became of them."
+    note = f"These count as spent. <code>{escape(program())} reconcile</code> asks the chain about them."
     if more := report.of("unknown").payments - len(unknown):
         note += f" {count(more)} more are in <code>--csv</code>."
     return _folded("Sent, not confirmed yet", head, lines, kind="list", note=note)

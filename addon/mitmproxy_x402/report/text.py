@@ -118,7 +118,7 @@ def _apart(report: Report, bold: Callable[[str], str], dim: Callable[[str], str]
     each, rejected = report.of("unknown"), report.of("rejected")
     if each.payments:
         lines.append(f"{bold('Sent, not confirmed yet')}: {count(each.payments)}, {format_usd(each.micro_usd)} USD.")
-        lines.append(f"They count as spent. {program()} reconcile asks the chain what became of them:")
+        lines.append(f"They count as spent. {program()} reconcile asks the chain about them:")
         lines += _listed(report, report.unknown, lambda entry: entry.reference or "no reference", dim, each.payments)
     if rejected.payments:
         lines += [

@@ -56,8 +56,10 @@ def is_starting(master: Master) -> bool:
 
 def unsent(proxyserver: Any) -> int:
     """Bytes that mitmproxy has buffered for any peer; `proxyserver` is its addon of that name."""
-    transports = [each for handler in proxyserver.connections.values() for each in handler.transports.values()]
-    return sum(each.writer.transport.get_write_buffer_size() for each in transports if each.writer is not None)
+    writers = [each.writer for handler in proxyserver.connections.values() for each in handler.transports.values()]
+    # mitmproxy's own writer of UDP has no transport, and buffers nothing that we could count.
+    transports = [getattr(writer, "transport", None) for writer in writers]
+    return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
 
 NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
