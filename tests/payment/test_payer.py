@@ -512,9 +512,11 @@ def test_no_challenge_whatever_leaves_a_client_without_an_answer(
         assert error["code"] != "internal_error"
 
 
-def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
+def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that ends in the middle of load leaves no reservation, and no fault in its log."""
     bench = Bench(tmp_path)
+    synced = bench.loop.create_future()  # a disk may be done before anybody waits for it
+    monkeypatch.setattr(bench.ledger, "durable_soon", lambda: synced)
     identity = RequestIdentity(("POST", "http://127.0.0.1:1", "/v1/x"), b"{}")
     purchase = Purchase(bench.payer, RetainedPayments(lambda: NOW), PURPOSE, identity)
     required = read_payment_required(None, json.dumps(challenges.evm()).encode())
@@ -525,6 +527,7 @@ def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
     purchase.break_off(Outcome("unknown"))
     bench.payer.close()
     bench.ledger.close()
+    synced.set_result(None)
     with closing(bench.loop), pytest.raises(Refused, match="shutting down"):
         bench.loop.run_until_complete(buying)
     assert query(bench.settings.ledger, "state") == [("released",)]
