@@ -245,16 +245,17 @@ def strip_trailers(request: http.Request) -> None:
     """Take credentials and payments out of trailers, where none may be (RFC 9110, section 6.5.1)."""
     trailers = request.trailers
     if trailers is not None:
-        trailers.fields = tuple(
-            [field for field in trailers.fields if not (is_credential(*field) or is_payment(*field))]
-        )
+        _strip_secrets(trailers)
 
 
 def forget_credentials(request: http.Request) -> None:
     """Take every credential and payment off a request that goes nowhere: views, flow files and logs keep it."""
-    headers = request.headers
-    headers.fields = tuple([field for field in headers.fields if not (is_credential(*field) or is_payment(*field))])
+    _strip_secrets(request.headers)
     _filter_query(request, is_credential_parameter)
+
+
+def _strip_secrets(fields: http.Headers) -> None:
+    fields.fields = tuple([field for field in fields.fields if not (is_credential(*field) or is_payment(*field))])
 
 
 def pays_itself(request: http.Request) -> bool:
