@@ -211,7 +211,8 @@ def sse(data: bytes) -> None:
     parts: list[Event] = []
     for at in range(0, len(stream), step):
         parts += pieces.feed(stream[at : at + step])
-        assert len(pieces._line) + len(pieces._data) <= LAST_MOST + 1
+        kept = [len(each) for each in vars(pieces).values() if isinstance(each, bytes | bytearray)]
+        assert sum(kept) <= 2 * LAST_MOST + 3  # a name, lines of data, and the beginning of a byte order mark
     whole.end()
     pieces.end()
     assert parts == events

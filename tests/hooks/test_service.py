@@ -14,6 +14,7 @@ import pytest
 from mitmproxy.test import tflow
 
 from mitmproxy_x402.hooks.service import Service
+from mitmproxy_x402.proxy.exchange import EXCHANGE, Exchange
 from support import challenges
 from support.patience import eventually
 from support.proxy import DOOR, Proxy
@@ -166,7 +167,8 @@ def test_a_stop_does_not_wait_for_a_client_that_has_left() -> None:
     flows = [tflow.tflow(), tflow.tflow()]
     for flow in flows:
         flow.client_conn.timestamp_end = None
-        service._live.add(flow)
+        vars(flow)[EXCHANGE] = Exchange()
+        service.requestheaders(flow)
     assert service.under_way() == 2
     flows[0].client_conn.timestamp_end = 1.0
     assert service.under_way() == 1

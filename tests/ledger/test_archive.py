@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import date, timezone
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.ledger import archive as module
 from mitmproxy_x402.ledger.archive import archive, back_up
 from mitmproxy_x402.ledger.interface import ChainWord, Intent, Ledger, LedgerBusy, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import read_entries
@@ -51,6 +52,18 @@ def pay(ledger: Ledger, word: Any = "settled", micro: int = 10, *budgets: Budget
 def in_file(file: Path) -> list[dict[str, str]]:
     with gzip.open(file, "rt", newline="") as text:
         return list(csv.DictReader(text))
+
+
+def once_written(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+    """Calls `then` when the file has been written, just after its folder was synced."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            then()
+
+    monkeypatch.setattr(os, "fsync", fsync)
 
 
 WORDS = ("settled", "unknown", "released", "rejected", "superseded", "reserved", "sent")
@@ -112,13 +125,7 @@ def test_what_changes_meanwhile_stays(
     rows = [pay(ledger, "unknown") for _ in range(3)]
     times.pass_by(40 * DAY)
     pay(ledger)
-    real = module._digest
-
-    def digest(file: Path) -> str:
-        ledger.record_chain([ChainWord(rows[1], "moved", "0xt")])
-        return real(file)
-
-    monkeypatch.setattr(module, "_digest", digest)
+    once_written(monkeypatch, lambda: ledger.record_chain([ChainWord(rows[1], "moved", "0xt")]))
     done = archive(path, FAR, tmp_path / "old", for_ever=False)
     assert (done.rows, done.removed) == (3, 2)
     assert [(entry.row, entry.fate) for entry in read_entries(path)] == [(2, "settled"), (4, "settled")]
@@ -132,10 +139,8 @@ def test_without_a_good_file_nothing_leaves(  # noqa: PLR0917
     times.pass_by(40 * DAY)
     pay(ledger)
     file = tmp_path / "old"
-    real = module._write
 
-    def write(file: Path, *rest: Any) -> None:
-        real(file, *rest)
+    def spoil() -> None:
         if fault == "gone":
             file.unlink()
         else:
@@ -146,7 +151,7 @@ def test_without_a_good_file_nothing_leaves(  # noqa: PLR0917
     elif fault == "folder":
         file = tmp_path / "no" / "old"
     else:
-        monkeypatch.setattr(module, "_write", write)
+        once_written(monkeypatch, spoil)
     with pytest.raises(LedgerError, match="Nothing was taken out of the ledger"):
         archive(path, FAR, file, for_ever=False)
     assert len(read_entries(path)) == 2

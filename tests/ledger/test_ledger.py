@@ -586,14 +586,16 @@ class TestSupersededInFile(InFile):
             times.pass_by(300 + 3601)
             assert [ledger.spent(budget(MUCH)), ledger.spent(budget(MUCH, path="/"))] == [0, 0]
 
-    def test_what_counts_is_looked_up_in_an_index(self, ledger: SqliteLedger) -> None:
+    @pytest.mark.usefixtures("ledger")
+    def test_what_counts_is_looked_up_in_an_index(self, path: Path) -> None:
         lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_ending (free_at<?)"
         for statement, indexes in (
             (statements.LAPSE, {lapsed}),
             (statements.END, {due}),
             (statements.LAST, {lapsed, due}),
         ):
-            plan = [row[-1] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
+            with closing(sqlite3.connect(path)) as db:
+                plan = [row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
             assert {step.partition(" INDEX ")[2] for step in plan if step.startswith("SEARCH")} == indexes, plan
             # Only the last row is looked for without one, from the table's own end.
             assert [step for step in plan if step.startswith("SCAN payment")] == ["SCAN payment"] * (len(indexes) - 1)

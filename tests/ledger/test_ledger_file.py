@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from mitmproxy_x402.ledger.interface import Intent, Ledger, LedgerBusy, LedgerEr
 from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite.liveness import is_alive
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
-from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, SqliteLedger
+from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, COLLISION_MS, SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledgers import MachineTimes, query, state_of
@@ -229,15 +230,24 @@ def test_the_log_is_brought_into_the_file_beside_other_work(ledger: SqliteLedger
 class TestLocked:
     """A file that another program has locked stops nobody but who pays."""
 
-    def test_only_the_first_write_waits(self, ledger: SqliteLedger, path: Path) -> None:
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("BEGIN IMMEDIATE")
+    def test_only_the_first_write_waits(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[sqlite3.Connection] = []
+
+        def connect(*args: Any, **more: Any) -> sqlite3.Connection:
+            made.append(real(*args, **more))
+            return made[-1]
+
+        real = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        with closing(SqliteLedger(path)) as ledger, closing(real(path, isolation_level=None)) as other:
+            (its_own,) = made
+            other.execute("BEGIN IMMEDIATE")
             with pytest.raises(LedgerBusy):
                 ledger.reserve(intent(), [])
-            assert ledger._db.execute("PRAGMA busy_timeout").fetchone() == (0,)
-            db.execute("ROLLBACK")
-        ledger.reserve(intent(), [])
-        assert ledger._db.execute("PRAGMA busy_timeout").fetchone() != (0,)
+            assert its_own.execute("PRAGMA busy_timeout").fetchone() == (0,)
+            other.execute("ROLLBACK")
+            ledger.reserve(intent(), [])
+            assert its_own.execute("PRAGMA busy_timeout").fetchone() == (COLLISION_MS,)
 
     def test_outcomes_wait_for_the_end_of_it(self, ledger: SqliteLedger, path: Path) -> None:
         row = ledger.reserve(intent(), [])

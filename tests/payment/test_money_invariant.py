@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import sqlite3
 import time
@@ -56,8 +55,6 @@ BATCH = 100
 """Sequences a test."""
 SLOWER, SHARED_BATCH = 100, 10
 """In a database fewer are tried, and fewer a test."""
-DEAD = 2**22 + 7
-"""No process id."""
 TRANSACTION = "0x" + "ab" * 32
 PLACE = ("POST", "http://h:1", "/v1/x")
 WORDS = "what an unpaid request is told"
@@ -142,13 +139,13 @@ class World:
         self.slowest = 0.0
         self.notes: dict[str, Note] = {}
         self.reserved: dict[str, float] = {}
-        self.processes = [self.start(pid) for pid in (os.getpid(), os.getppid())]
+        self.processes = [self.start(pid) for pid in (1, 2)]
         self.raw = sqlite3.connect(place) if isinstance(place, Path) else None
 
     # The machine.
 
     def start(self, pid: int) -> Process:
-        ledger = self.open(pid)
+        ledger = self.open()
         late: list[Callable[[], object]] = []
         payer = Payer(
             self.settings,
@@ -164,11 +161,9 @@ class World:
     def wall(self) -> float:
         return self.now + self.offset
 
-    def open(self, pid: int) -> Ledger:
+    def open(self) -> Ledger:
         assert isinstance(self.place, Path)
-        ledger = SqliteLedger(self.place, Clock(self.wall, lambda: self.now - self.booted, f"boot-{self.boot}"))
-        ledger._process = f"boot-{self.boot} {pid}"
-        return ledger
+        return SqliteLedger(self.place, Clock(self.wall, lambda: self.now - self.booted, f"boot-{self.boot}"))
 
     def hold(self, _: Ledger) -> Retained:
         return RetainedPayments(self.wall, lambda: self.now - self.booted)
@@ -187,10 +182,7 @@ class World:
         self.processes[self.processes.index(process)] = self.start(process.pid)
 
     def kill(self, process: Process) -> None:
-        assert self.raw is not None
-        self.raw.execute("UPDATE payment SET process = ? WHERE process LIKE ?", (f"x {DEAD}", f"% {process.pid}"))
-        self.raw.commit()
-        process.ledger.close()
+        process.ledger.close()  # which lets go of the lock by which others know that a process lives
 
     def query(self, columns: str, rest: str) -> list[tuple[Any, ...]]:
         assert self.raw is not None
@@ -403,7 +395,7 @@ class SharedWorld(World):
         self._now = seconds
         self.times.wall = seconds + getattr(self, "slowest", 0)
 
-    def open(self, _: int) -> Ledger:
+    def open(self) -> Ledger:
         assert isinstance(self.place, PostgresUrl)
         return PostgresLedger(self.place)
 

@@ -102,25 +102,25 @@ class Driven:
         for number in range(len(self.case.reads) + 1):
             self.step(number)
         while self._left:
-            self._happens(self._left.pop(0))
+            self.happens(self._left.pop(0))
         return self
 
     def step(self, number: int) -> None:
         """The request comes, or one read of the answer."""
         if number == 0:
-            self._happens(events.Start())
-            self._happens(events.DataReceived(self.context.client, self.case.asked))
+            self.happens(events.Start())
+            self.happens(events.DataReceived(self.context.client, self.case.asked))
         elif self.case.reads[number - 1]:
-            self._happens(events.DataReceived(self.server, self.case.reads[number - 1]))
+            self.happens(events.DataReceived(self.server, self.case.reads[number - 1]))
         else:
             self.server.state = ConnectionState.CLOSED
-            self._happens(events.ConnectionClosed(self.server))
+            self.happens(events.ConnectionClosed(self.server))
 
-    def _happens(self, event: events.Event) -> None:
+    def happens(self, event: events.Event) -> None:
         for command in self.layer.handle_event(event):
             reply = self._reply(command)
             if reply is not None:
-                self._happens(reply)
+                self.happens(reply)
 
     def _reply(self, command: commands.Command) -> events.Event | None:
         if isinstance(command, commands.SendData) and command.connection is self.context.client:
@@ -194,7 +194,7 @@ def test_a_leg_that_was_left_behind_reaches_nobody() -> None:
     assert isinstance(stream, X402Stream)
     stream.leg_id = -1
     before = len(driven.written)
-    driven._happens(events.DataReceived(driven.server, b"7\r\n, world\r\n"))
+    driven.happens(events.DataReceived(driven.server, b"7\r\n, world\r\n"))
     assert len(driven.written) == before
 
 
