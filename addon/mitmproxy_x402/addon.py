@@ -38,6 +38,7 @@ from .proxy.layer import install
 from .proxy.startup import authorities, fast_path, mitmproxy_defaults
 from .proxy.startup.self_check import self_check
 from .proxy.veil import veil, veil_path
+from .reconcile.rpcs import watched
 from .recording.recorder import Recorder
 from .recording.redact import Redactor
 from .settings.narrowing import beyond_narrowing, widened
@@ -148,6 +149,7 @@ class X402Addon:
         self.recorder.use(settings)
         self._redactor = Redactor(settings.client_token)
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
+        ledger.watch(watched(settings))
         return payer, open_retained(ledger, wallets, settings.networks)
 
     def _arrange_speed(self, *, fast: bool) -> None:

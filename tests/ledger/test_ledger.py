@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -366,6 +367,34 @@ class TestCeiling:
         ledger.record_chain([ChainWord(row, "moved", "0xt", 1, AtomicUnits(1), 1) for row in rows])
         assert ledger.spent(counts) == 4
         assert read_unproven(ledger.place) == []
+
+    @pytest.mark.parametrize("said", [{"state": "rejected"}, {"state": "settled", "charged_micro_usd": 0}])
+    @pytest.mark.parametrize("nothing", [{}, {"scheme": "gateway"}, {"wallet": ""}, {"network": "eip155:1"}])
+    def test_where_the_chain_is_asked_nothing_is_forgiven_without_its_word(
+        self, path: LedgerPlace, ledger: Ledger, times: Times, said: Any, nothing: dict[str, Any]
+    ) -> None:
+        """Also what has expired while no proxy ran. The chain cannot say anything about the last three."""
+        counts = budget(20)
+        paid = replace(intent(10, scheme="upto", wallet="0xw"), **nothing)
+        row = ledger.reserve(paid, [counts])
+        ledger.record_sent(row, "nonce", 0, Validity(dies_in=300))
+        ledger.finish(row, Outcome(**{"transaction": "0xt", **said}))
+        ledger.close()
+        times.pass_by(301)
+        with closing(open_with(path, times)) as other:
+            assert other.spent(counts) == 0, "a proxy that has no RPC forgives"
+            other.watch([Caip2("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"), Caip2("eip155:8453")])
+            if nothing:
+                assert other.spent(counts) == 0
+                return
+            assert other.spent(counts) == 10
+            with pytest.raises(OverBudget) as refused:
+                other.reserve(intent(11), [counts])
+            assert (refused.value.spent, refused.value.awaited) == (10, 10)
+            assert read_unproven(path)[0].row == row
+            other.record_chain([ChainWord(row, "dead")])
+            assert other.spent(counts) == 0
+            other.reserve(intent(20), [counts])
 
     def test_of_unknown_life_it_counts_for_ever(self, ledger: Ledger, times: Times) -> None:
         row = ledger.reserve(intent(10), [])

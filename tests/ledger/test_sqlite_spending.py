@@ -39,6 +39,7 @@ MODELS = ("gpt-5", "gpt-5-mini", "GPT-5", "claude*", "", None)
 PATHS = ("/v1/chat", "/api/v1/chat", "/v1/markets/1", "/api/v1/markets/2", "/api/api/v1/chat", "/apiary", "/")
 MODEL_PATTERNS = ("", "", "gpt-5*", "gpt-?", "*", "none")
 PATH_PATTERNS = ("", "", "/v1/chat", "/api/v1/chat", "/v1/markets/*", "/v1/chat/*", "/api", "/*", "/v1/market?/1")
+BASE, SEPOLIA = Caip2("eip155:8453"), Caip2("eip155:84532")
 PERIODS: tuple[Period, ...] = ("", "hour", "day", "month")
 PAUSES = (0, 0, 0.001, 0.3, 1.024, 60, 301, 3599, 3600, 40_000, 86_400, 700_000, 2_592_000)
 SEEDS = {"sqlite": 15, "postgres": 2}
@@ -51,6 +52,9 @@ class History:
     def __init__(self, seed: int, place: LedgerPlace, times: Any, ledgers: list[Ledger]) -> None:
         self.random = random.Random(seed)
         self.place, self.times, self.ledgers = place, times, ledgers
+        self.watched: set[Caip2] = set(self.random.sample([BASE, SEPOLIA], self.random.randrange(3)))
+        for ledger in ledgers:
+            ledger.watch(self.watched)
         self.rows: list[tuple[Ledger, int]] = []
 
     @property
@@ -75,7 +79,10 @@ class History:
         ledger, micro = self.random.choice(self.ledgers), self.random.choice((0, 1, 7, 1000))
         model, path = self.random.choice(MODELS), self.random.choice(PATHS)
         wanted = Intent(
-            *("POST", "h", path, model, Caip2("eip155:8453"), "0xa", "0xb", AtomicUnits(micro), micro),
+            *("POST", "h", path, model, self.random.choice((BASE, SEPOLIA))),
+            *("0xa", "0xb", AtomicUnits(micro), micro),
+            scheme=self.random.choice(("exact", "exact", "upto", "gateway")),
+            wallet=self.random.choice(("0xw", "0xw", "")),
             is_model_unclear=self.random.random() < 0.1,
         )
         budgets = [self.budget(self.random.choice((0, 5, 1500, 4000, 10**6))) for _ in range(self.random.randrange(3))]
@@ -89,6 +96,7 @@ class History:
             spent = sum(amount for _, amount in self.counting(budget, but=row)) + self.unforgiven(budget)
             if spent + micro > budget.micro_usd:
                 assert refusal is not None, budget
+                assert refusal.awaited == self.given_back(budget)[0]
                 assert (refusal.budget, refusal.spent, refusal.returns_in) == (budget, *self.refusal(budget, micro))
                 return
         assert refusal is None
@@ -151,17 +159,26 @@ class History:
         return found
 
     def unforgiven(self, budget: Budget) -> int:
-        """What was given back without the chain's word, beyond the size of the budget."""
+        """What was given back without the chain's word: all of it if that is asked, else beyond the budget's size."""
+        awaited, others = self.given_back(budget)
+        return awaited + max(others - budget.micro_usd, 0)
+
+    def given_back(self, budget: Budget) -> tuple[int, int]:
         begin = -1 if budget.seconds is None else self.now - budget.seconds * 1000
-        columns = "id, counted_at, CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END, model, path, unclear"
+        columns = """id, counted_at, CASE state WHEN 'expired' THEN micro_usd ELSE uncounted END, state, free_at,
+            charged_micro_usd, micro_usd - uncounted, model, path, unclear, network, scheme, wallet"""
         ends = self.ends()
-        given_back = sum(
-            micro
-            for row, at, micro, model, path, unclear in query(self.place, columns, "WHERE chain_state IS NULL")
-            if (at > begin or (at > begin - LONGEST_MS and ends[row] > begin))
-            and matches(budget.scope, None if unclear else model, path, bool(unclear))
-        )
-        return max(given_back - budget.micro_usd, 0)
+        found = [0, 0]
+        for row, at, micro, *rest in query(self.place, columns, "WHERE chain_state IS NULL"):
+            state, free_at, charged, counts, model, path, unclear, network, scheme, wallet = rest
+            due = 0
+            if free_at is not None and free_at <= self.now:  # is about to be
+                due = counts - charged if state == "settled" else counts if state in PASSING else 0
+            if (at > begin or (at > begin - LONGEST_MS and ends[row] > begin)) and matches(
+                budget.scope, None if unclear else model, path, bool(unclear)
+            ):
+                found[0 if network in self.watched and scheme != "gateway" and wallet else 1] += micro + due
+        return found[0], found[1]
 
     def refusal(self, budget: Budget, wanted: int) -> tuple[int, Any]:
         counting = self.counting(budget)
@@ -264,6 +281,15 @@ def test_nothing_goes_through_all_payments(ledger: SqliteLedger) -> None:
         indexes = (*indexes, "(scope=? AND level=? AND span>? AND span<?)")
         assert looked_up, plan
         assert all("USING" in line and line.endswith(indexes) for line in looked_up), plan
+
+
+def test_what_was_given_back_is_found_by_indexes(ledger: SqliteLedger) -> None:
+    values = {"scope": 1, "begin": 5, "watched": ""}
+    plan = [row[-1] for row in asked(ledger, f"EXPLAIN QUERY PLAN {sqlite_spending.FORGIVEN}", values)]
+    used = [line.split("payment_")[1] for line in plan if " payment" in line]
+    assert used == [
+        *("forgiven (counted_at>?)", "given_back (counted_at>?)", "outliving (counted_at>? AND counted_at<?)")
+    ], plan
 
 
 def test_many_payments_are_few_parts(ledger: SqliteLedger, times: MachineTimes) -> None:

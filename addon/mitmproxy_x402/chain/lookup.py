@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..protocol.networks import Network
 from .evm_lookup import EvmLookUp
@@ -39,7 +40,7 @@ async def look_up(network: Network, payments: Sequence[Sent], rpcs: Sequence[Rpc
         verdict = verdicts.get(payment.key) or open_because("no RPC could be asked")
         if verdict.kind == "open" and failures and not verdict.disputed:
             why = "; ".join([*([verdict.why] if payment.key in verdicts else []), *failures])
-            verdict = open_because(why, later=verdict.later)
+            verdict = replace(open_because(why, later=verdict.later), unreachable=payment.key not in verdicts)
         verdicts[payment.key] = verdict
     return verdicts
 

@@ -67,6 +67,8 @@ class Verdict:
     """The origins of the RPCs that say so."""
     later: bool = False
     """For `open`: whether the same RPC will know later."""
+    unreachable: bool = False
+    """For `open`: whether no RPC answered."""
     disputed: bool = False
     """Whether RPCs contradict each other; then `kind` is `open`."""
 

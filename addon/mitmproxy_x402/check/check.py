@@ -27,7 +27,7 @@ from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network
 from ..proxy.startup.mitmproxy_arguments import take
-from ..reconcile.rpcs import remedy, rpcs
+from ..reconcile.rpcs import remedy, rpcs, watched
 from ..schemes import gateway as gateway_scheme
 from ..schemes import method_of
 from ..settings.options import OPTIONS
@@ -318,6 +318,7 @@ def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
     spent = [0 for _ in budgets]
     if is_there(settings.ledger):
         with closing(open_ledger(settings.ledger)) as ledger:
+            ledger.watch(watched(settings))
             spent = ledger.spent_of(budgets)
     full = [each for each in zip(budgets, spent, strict=True) if each[1] + offer.micro_usd > each[0].micro_usd]
     return _no_room(*full[0]) if full else ""

@@ -59,7 +59,9 @@ class Reconciling:
         self._began: float | None = None
         """When the last round through the ledger began, in Unix seconds; None: there was none."""
         self._before: float | None = None
-        """The same of the round before that."""
+        """The same of the round before that, or None if no RPC answered in it."""
+        self._unanswered = False
+        """Whether no RPC has answered for some payment in this round."""
         self._resolver: tuple[Payer, Resolver] | None = None
 
     def running(self) -> None:
@@ -105,6 +107,7 @@ class Reconciling:
         try:
             entries = self._open(payer)
             async for some in self._resolver_of(payer).resolve(entries):
+                self._unanswered |= any(one.verdict.unreachable for one in some)
                 known = [one for one in some if one.word is not None]
                 for first in range(0, len(known), AT_ONCE):
                     assert self._loop is not None
@@ -120,7 +123,8 @@ class Reconciling:
             return []
         now = time.time()
         if not self._after:
-            self._before, self._began = self._began, now
+            self._before, self._began = None if self._unanswered else self._began, now
+            self._unanswered = False
         rows = read_unproven(place, self._after, MOST)
         self._after = rows[-1].row if len(rows) == MOST else 0
         return [

@@ -24,10 +24,10 @@ All states count except `released` and `expired`. So `unknown` counts until the 
 takes; if there is no chain to ask, it counts until the budget's period is over.
 
 An expired signature may have been submitted while it was valid. That it was not is only the gateway's word, and so is
-how much of a ceiling it took. So what has `expired` by itself, and what was given back of ceilings, is forgiven only up
-to the size of each budget; beyond that it counts within the budget's period, until the chain has spoken. A gateway that
-calls payments rejected or cheap and still takes the whole amount gets at most twice a budget, and with a chain to ask,
-once.
+how much of a ceiling it took. On networks whose chain is asked (`Ledger.watch`) what has `expired` by itself, and what
+was given back of ceilings, counts within the budget's period until the chain has spoken. Elsewhere it is forgiven up to
+the size of each budget. A gateway that calls payments rejected or cheap and still takes the whole amount gets at most
+twice a budget, and with a chain to ask, once.
 
 A row counts within a budget's period since its reservation. One whose signature lives long (`OUTLIVES`), as that of a
 job that is signed again at each poll, counts until a period after it ends, whatever its age: it can move its money any
@@ -63,7 +63,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -145,13 +145,17 @@ class LedgerBusy(LedgerError):
 
 
 class OverBudget(Refused):
-    """A budget has no room for this payment. `returns_in` is the number of seconds until it has; None: never."""
+    """A budget has no room for this payment. `returns_in` is the number of seconds until it has; None: never.
 
-    def __init__(self, budget: Budget, spent: int, returns_in: float | None) -> None:
+    `awaited` millionths of a dollar of what is spent count only until the chain says that they were not taken.
+    """
+
+    def __init__(self, budget: Budget, spent: int, returns_in: float | None, awaited: int = 0) -> None:
         super().__init__("over_budget", f"{spent} of {budget.micro_usd} millionths of a dollar are spent.")
         self.budget = budget
         self.spent = spent
         self.returns_in = returns_in
+        self.awaited = awaited
 
 
 @dataclass(frozen=True)
@@ -333,6 +337,9 @@ class Ledger(Protocol):
     @property
     def process(self) -> str:
         """How rows name this process."""
+
+    def watch(self, networks: Collection[Caip2]) -> None:
+        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number.

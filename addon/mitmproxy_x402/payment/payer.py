@@ -329,8 +329,8 @@ class Payer:
             return self.ledger.reserve(intent, budgets)
         except OverBudget as over:
             doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
-            now = self.clock()
-            raise policy.over_budget(offer, over.budget, over.spent, over.returns_in, now, doubt=doubt) from None
+            its = over.budget, over.spent, over.returns_in
+            raise policy.over_budget(offer, *its, self.clock(), awaited=over.awaited, doubt=doubt) from None
 
     def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
         """The fields of an `Intent` by which budgets for models and paths count it."""

@@ -337,9 +337,16 @@ def _over_limit(offer: Offer, limit: int, where: str, remedy: str) -> Refused:
 
 
 def over_budget(
-    offer: Offer, budget: Budget, spent: int, returns_in: float | None, now: float, *, doubt: str = ""
+    offer: Offer,
+    budget: Budget,
+    spent: int,
+    returns_in: float | None,
+    now: float,
+    *,
+    awaited: int = 0,
+    doubt: str = "",
 ) -> Refused:
-    """The refusal for a `budget` of which `spent` is used.
+    """The refusal for a `budget` of which `spent` is used, `awaited` of it until the chain says that it was not taken.
 
     `returns_in` is the number of seconds from `now` (Unix seconds) until there is room, or None; `doubt` says why it is
     not certain that the budget applies.
@@ -350,6 +357,11 @@ def over_budget(
         moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
         when = f"Room for it returns at {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
     doubt = f" It counts here, since {doubt}." if doubt else ""
+    if awaited:
+        doubt += (
+            f" {format_usd(awaited)} of that was not taken, as the gateway says; it counts until your RPC says so, too "
+            f"({program()} reconcile asks at once)."
+        )
     where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
     return Refused(
         "over_budget",

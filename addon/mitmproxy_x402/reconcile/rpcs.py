@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..protocol.messages import Caip2
 from ..protocol.networks import Network
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings
@@ -33,6 +34,13 @@ def rpcs(network: Network, settings: Settings) -> tuple[str, ...]:
         return named
     public = PUBLIC.get(network.caip2, ())
     return public if network.family == "evm" else (*settings.solana_rpc, *public)
+
+
+def watched(settings: Settings) -> frozenset[Caip2]:
+    """The networks on which a proxy with these settings asks the chain what became of payments."""
+    if settings.reconcile == "off":
+        return frozenset()
+    return frozenset(network.caip2 for network in settings.networks if named_rpcs(network, settings))
 
 
 def remedy(network: Network) -> str:

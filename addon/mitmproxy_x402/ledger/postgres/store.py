@@ -19,7 +19,7 @@ import os
 import secrets
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from ...limits.limits import Budget
@@ -120,6 +120,8 @@ _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, fo
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
+_AWAITED = "SELECT awaited FROM x402_given_back(x402_time(), %s::bigint, %s, %s)"
+_WATCH = "SELECT set_config('x402.watched', %s, false)"
 _PENDING = f"""
     SELECT COALESCE(SUM(micro_usd), 0)::bigint,
         COALESCE(SUM(micro_usd) FILTER (WHERE scheme IN ('permit2', 'upto')), 0)::bigint
@@ -160,6 +162,8 @@ class PostgresLedger:
         """References of the rows sent last: a server that has lost rows reuses their numbers."""
         self._outcomes: deque[_Ending] = deque(maxlen=MAX_OUTCOMES)
         """Outcomes that are not written yet, because the database was unreachable."""
+        self._watched = ""
+        """The networks on which nothing is forgiven, with a blank before and after each."""
         self.link = Link(url, self._begin)
 
     @property
@@ -172,10 +176,17 @@ class PostgresLedger:
         session.execute(_WRITES.encode())
         self._write_outcomes(lambda some: session.execute(_FINISH.encode(), (some,)).fetchall())
         session.execute("SELECT x402_begin()")
+        session.execute(_WATCH.encode(), (self._watched,))
         # Others can reserve in between; the next session to begin closes what is left over.
         for _ in range(RECOVERIES):
             if (session.execute("SELECT x402_recover(%s)", (RECOVERED,)).fetchone() or (0,))[0] < RECOVERED:
                 break
+
+    def watch(self, networks: Collection[Caip2]) -> None:
+        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
+        if (watched := f" {' '.join(sorted(networks))} ") != self._watched:
+            self._watched = watched
+            self.link.ask(_WATCH, (watched,))
 
     # The life of a row.
 
@@ -186,7 +197,8 @@ class PostgresLedger:
             raise JobPaid
         if full is not None:
             budget = budgets[full - 1]
-            raise OverBudget(budget, spent, self._returns(budget, spent + intent.micro_usd, intent.micro_usd))
+            returns_in = self._returns(budget, spent + intent.micro_usd, intent.micro_usd)
+            raise OverBudget(budget, spent, returns_in, self._awaited(budget))
         self._reserved[row] = session
         return int(row)
 
@@ -197,6 +209,12 @@ class PostgresLedger:
         ((period,), (model,), (path,)) = _patterns([budget])
         ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
         return None if returns_ms is None else returns_ms / 1000
+
+    def _awaited(self, budget: Budget) -> int:
+        """The part of what counts against `budget` that does so only until the chain says that it was not taken."""
+        ((period,), (model,), (path,)) = _patterns([budget])
+        ((awaited,),) = self.link.ask(_AWAITED, (period, model, path))
+        return int(awaited)
 
     def durable_soon(self) -> Awaitable[None] | None:
         """Nothing to wait for: `record_sent` waits for the database's disk."""

@@ -75,14 +75,21 @@ def _since() -> str:
     return " UNION ALL ".join(parts)
 
 
-# Amounts freed without the chain's word: whole payments, and parts of ceilings; an index each.
+_WATCHED = "INSTR(:watched, ' ' || network || ' ') AND scheme <> 'gateway' AND wallet <> ''"
+# Amounts freed without the chain's word: whole payments, and parts of ceilings, an index each. In two sums: on networks
+# that are watched, and on others.
 FORGIVEN = f"""
-    SELECT (SELECT COALESCE(SUM(micro_usd), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
-        AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")})
-    + (SELECT COALESCE(SUM(uncounted), 0) FROM scope CROSS JOIN payment WHERE scope.id = :scope
+    SELECT COALESCE(SUM(CASE WHEN watched THEN given_back END), 0),
+        COALESCE(SUM(CASE WHEN watched IS NOT 1 THEN given_back END), 0)
+    FROM (
+        SELECT micro_usd AS given_back, {_WATCHED} AS watched FROM scope CROSS JOIN payment WHERE scope.id = :scope
+        AND payment.state = 'expired' AND payment.chain_state IS NULL AND counted_at >= :begin AND {covered("payment")}
+    UNION ALL
+        SELECT uncounted, {_WATCHED} FROM scope CROSS JOIN payment WHERE scope.id = :scope
         AND payment.uncounted <> 0 AND payment.chain_state IS NULL AND payment.state <> 'expired'
-        AND counted_at >= :begin AND {covered("payment")})
-    + (SELECT COALESCE(SUM(CASE payment.state WHEN 'expired' THEN micro_usd ELSE uncounted END), 0) {_OUTLIVING}
+        AND counted_at >= :begin AND {covered("payment")}
+    UNION ALL
+        SELECT CASE payment.state WHEN 'expired' THEN micro_usd ELSE uncounted END, {_WATCHED} {_OUTLIVING}
         AND payment.chain_state IS NULL)"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
@@ -100,6 +107,8 @@ class Spending:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self.watched = ""
+        """The networks on which nothing is forgiven, with a blank before and after each."""
 
     def find(self, budget: Budget) -> int | None:
         """The number of the budget's scope; None: `use` has to be called first."""
@@ -129,8 +138,18 @@ class Spending:
         """Millionths of a dollar that count against `budget` at `now`."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         spent = int(self._db.execute(SPENT, values).fetchone()[0])
-        # Amounts freed without the chain's word are forgiven up to the budget's size (`ledger.interface`).
-        return spent + max(int(self._db.execute(FORGIVEN, values).fetchone()[0]) - budget.micro_usd, 0)
+        awaited, others = self._given_back(scope, budget, now)
+        return spent + awaited + max(others - budget.micro_usd, 0)
+
+    def awaited(self, scope: int, budget: Budget, now: int) -> int:
+        """The part of `spent` that counts only until the chain says that it was not taken."""
+        return self._given_back(scope, budget, now)[0]
+
+    def _given_back(self, scope: int, budget: Budget, now: int) -> tuple[int, int]:
+        """Amounts freed without the chain's word (`ledger.interface`): on watched networks, and on others."""
+        values = {"scope": scope, "begin": _begin(budget, now), "watched": self.watched}
+        awaited, others = self._db.execute(FORGIVEN, values).fetchone()
+        return int(awaited), int(others)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
         """Reservation time of the payment whose leaving the period frees `needed`; of one that outlives, its end."""

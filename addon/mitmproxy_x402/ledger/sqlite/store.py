@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,10 @@ class SqliteLedger:
             if boot_of(process) == boot:
                 self._db.execute(statements.NEVER_SENT, (process,))
             self._db.execute(statements.UNHEARD_OF, (process,))
+
+    def watch(self, networks: Collection[Caip2]) -> None:
+        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
+        self._spending.watched = f" {' '.join(sorted(networks))} "
 
     def now_ms(self) -> int:
         """The ledger's own time, milliseconds."""
@@ -339,10 +343,11 @@ class SqliteLedger:
         needed = spent + wanted - budget.micro_usd
         if needed <= 0:
             return
+        awaited = self._spending.awaited(scope, budget, now)
         if budget.seconds is None or wanted > budget.micro_usd:
-            raise OverBudget(budget, spent, None)
+            raise OverBudget(budget, spent, None, awaited)
         leaves = self._spending.leaves_at(scope, budget, now, needed)
-        raise OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds)
+        raise OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds, awaited)
 
     # SQLite.
 
