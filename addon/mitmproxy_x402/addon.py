@@ -189,11 +189,11 @@ class X402Addon:
         warming = functools.partial(_warm_up, loop, settle)
         threading.Thread(target=warming, name="x402 warm-up", daemon=True).start()
         self._looking = loop.create_task(_look_at_wallets(self.payer))
-        listening = proxyserver.listen_addrs
         if self._port_is_held:
             self._moving = loop.create_task(mitmproxy_defaults.open_port(proxyserver))
-        elif "listen_host" in self._improved and mitmproxy_defaults.beyond_loopback(listening()):
-            self._moving = loop.create_task(mitmproxy_defaults.move_to(ctx.options, listening))
+        elif "listen_host" in self._improved and mitmproxy_defaults.beyond_loopback(proxyserver):
+            moving = mitmproxy_defaults.move_to(ctx.options, proxyserver.listen_addrs)
+            self._moving = loop.create_task(moving)
             self._moving.add_done_callback(lambda _: self._lock_web())
             return
         self._lock_web()

@@ -87,6 +87,23 @@ def test_the_port_that_mitmproxy_begins_to_open_too_early(home: Path, tool: str,
             assert listening(proxy.process.pid) == LOOPBACK
 
 
+def test_no_port_opens_elsewhere_for_a_moment_whatever_other_modes_there_are(home: Path) -> None:
+    """Ports of modes that name an address are opened once, and no port at all of those that name none but here."""
+    ours, *ports = (free_port() for _ in range(5))
+    first = f"reverse:http://127.0.0.1:1@{ours}"
+    modes = ["regular", "socks5", f"upstream:http://127.0.0.1:{ours}", f"reverse:http://127.0.0.1:{ours}"]
+    others = [part for mode, port in zip(modes, ports, strict=True) for part in ("--mode", f"{mode}@127.0.0.2:{port}")]
+    more = [part for _ in range(3) for part in ("--mode", f"reverse:http://127.0.0.1:1@{free_port()}")]
+    ready = rf"listening at 127\.0\.0\.1:{ours}"
+    with Proxy("http://127.0.0.1:1", "--mode", first, *others, *more, home=home, listening=ready) as proxy:
+        assert listening(proxy.process.pid) == {"0100007F", "0200007F"}
+        for port in ports:
+            proxy.wait_for(rf"listening at 127\.0\.0\.2:{port}")
+    assert "listening at *" not in proxy.log
+    opened = re.findall(r"listening at (\S+?)\.?\n", proxy.log)
+    assert len(opened) == len(set(opened)) == 9, proxy.log
+
+
 def test_a_port_that_is_taken_ends_the_start(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +12,15 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.hooks import reconciling
+from mitmproxy_x402.ledger.interface import Intent, Outcome, Validity
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.mitmweb import Web
 from support.patience import eventually
 from support.place import Place
-from support.proxy import Proxy
+from support.proxy import EVM_ADDRESS, Proxy
+from support.wire import free_port
 
 BODY = {"model": "sandbox-1", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
 SOON = "import mitmproxy_x402.hooks.reconciling as r\nr.PAUSE, r.RIPE_SECONDS = 0.2, 0\n"
@@ -63,6 +69,41 @@ def test_what_stays_open_is_asked_in_each_round_and_then_hourly(pause: int) -> N
     assert all(later - earlier <= max(3600, pause) + pause for earlier, later in pairwise(asked))
     assert len([now for now in asked if now > final + pause]) <= 10
     assert reconciling.is_due(row, rounds[-1], None)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_what_expired_while_no_proxy_ran_counts_until_the_chain_was_asked(home: Path, answers: bool) -> None:
+    """The gateway may have taken it, whatever it said."""
+    (home / "soon.py").write_text(SOON)
+    with Sandbox(SandboxConfig()).run_in_thread() as sandbox:
+        url = f"{sandbox.url}/v1/rpc/base-sepolia" if answers else f"http://127.0.0.1:{free_port()}"
+        options = ("--set", f"x402_evm_rpc=base-sepolia={url}", "--set", "x402_budget=1/day")
+        proxy = Proxy(sandbox.url, *options, home=home)
+        proxy.load_first(home / "soon.py")
+        with closing(SqliteLedger(proxy.ledger)) as ledger:
+            row = ledger.reserve(_rejected(), [])
+            ledger.record_sent(row, NONCE, 0, Validity(valid_before=int(time.time()) - 1000, dies_in=0))
+            ledger.finish(row, Outcome("rejected"))
+        with proxy:
+            place = Place(home, sandbox, proxy)
+            if answers:
+                eventually(lambda: place.post(BODY).status_code == 200)
+                assert place.rows("state, chain_state")[0] == ("expired", "dead")
+                return
+            answer = place.post(BODY)
+            assert answer.status_code == 400
+            assert " 1 USD of what is spent counts until your RPC says, as the gateway does, that it was" in answer.text
+            assert sandbox.payments == []
+
+
+NONCE = f"0x{7:064x}"
+
+
+def _rejected() -> Intent:
+    """A payment of a dollar on the sandbox's network, which it never saw."""
+    its = "0x036CbD53842c5426634e7929541eC2318f3dCF7e", EVM_ADDRESS, AtomicUnits(10**6), 10**6
+    where = "POST", "127.0.0.1", "/v1/chat/completions", None, Caip2("eip155:84532")
+    return Intent(*where, *its, wallet=EVM_ADDRESS, nonce=NONCE)
 
 
 def test_nothing_is_asked_without_an_rpc_of_the_users(home: Path) -> None:

@@ -359,8 +359,8 @@ def over_budget(
     doubt = f" It counts here, since {doubt}." if doubt else ""
     if awaited:
         doubt += (
-            f" {format_usd(awaited)} of that was not taken, as the gateway says; it counts until your RPC says so, too "
-            f"({program()} reconcile asks at once)."
+            f" {format_usd(awaited)} USD of what is spent counts until your RPC says, as the gateway does, that it was "
+            f"not taken ({program()} reconcile asks at once)."
         )
     where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
     return Refused(

@@ -33,7 +33,7 @@ try:
         ResponseTrailers,
     )
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
-    from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
+    from mitmproxy.proxy.mode_specs import ReverseMode
 except ImportError as moved:
     raise SettingsError(
         f"mitmproxy {version.VERSION} has moved what the x402 handshake needs ({moved}): not starting. "
@@ -56,7 +56,6 @@ __all__ = [
     "HttpStream",
     "ReceiveBuffer",
     "ReceiveHttp",
-    "RegularMode",
     "RequestData",
     "RequestEndOfMessage",
     "RequestHeaders",

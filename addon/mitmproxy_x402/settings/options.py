@@ -202,7 +202,9 @@ OPTIONS: tuple[Option, ...] = (
         "When the proxy asks the chain what became of payments that nobody has confirmed: background (a while after "
         "they were sent, until it is known), now (once, when it starts) or off (never; the verb reconcile does it when "
         "told). Only the RPCs in x402_evm_rpc and x402_solana_rpc are asked, which then learn the wallet's "
-        "addresses; if there are none, nothing is asked. No payment waits for it. Default: background.",
+        "addresses; if there are none, nothing is asked. On their networks a payment that the gateway calls rejected "
+        "counts against the budgets until they have answered, unless this is off. No payment waits for it. Default: "
+        "background.",
     ),
     Option(
         "x402_reconcile_rate",

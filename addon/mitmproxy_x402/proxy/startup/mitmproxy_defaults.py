@@ -15,7 +15,6 @@ from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
 
 from ...settings.values import is_loopback
-from ..internals import RegularMode, ReverseMode
 
 own_process = False
 """Whether our command line started this process, not `mitmdump -s`: then process-wide settings may be changed."""
@@ -112,6 +111,10 @@ def unclaimed(options: Options) -> tuple[list[str], list[str]]:
     return typed, [name for name in options.deferred if name not in typed]
 
 
+_STOPPABLE = ("dns", "regular", "reverse", "socks5", "transparent", "upstream")
+"""Names of the modes that do no more than open sockets when they start."""
+
+
 def hold_port(proxyserver: Any) -> bool:
     """Stop mitmproxy from opening its port before `listen_host` is set. Returns whether `open_port` has to be called.
 
@@ -121,7 +124,7 @@ def hold_port(proxyserver: Any) -> bool:
     """
     opening = [task for task in asyncio.all_tasks() if task.get_name() == "setup_servers" and not task.done()]
     instances = getattr(proxyserver.servers, "_instances", {})
-    if not opening or not all(type(mode) in (ReverseMode, RegularMode) for mode in instances):
+    if not opening or not all(mode.type_name in _STOPPABLE for mode in instances):
         return False
     for server in (server for task in asyncio.all_tasks() for server in _half_open(task)):
         server.close()
@@ -179,6 +182,10 @@ def file_options(confdir: str) -> dict[str, object]:
     return found
 
 
-def beyond_loopback(addresses: Sequence[tuple[str, int]]) -> bool:
-    """Whether other machines can reach one of `addresses`."""
-    return any(not is_loopback(address[0]) for address in addresses)
+def beyond_loopback(proxyserver: Any) -> bool:
+    """Whether other machines can reach a port whose mode names no address, so that `listen_host` was to decide it."""
+    return any(
+        server.mode.custom_listen_host is None and not is_loopback(address[0])
+        for server in proxyserver.servers
+        for address in server.listen_addrs
+    )
