@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import Refused
-from mitmproxy_x402.payment.payer import rules_of
+from mitmproxy_x402.payment.offered import rules_of
 from mitmproxy_x402.payment.policy import KEY_VARIABLES, Offer, Payers, Purpose, admit, choose
 from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements

@@ -10,7 +10,7 @@ import pytest
 from eth_account import Account
 
 from mitmproxy_x402.errors import ChallengeError, Refused
-from mitmproxy_x402.payment.payer import rules_of
+from mitmproxy_x402.payment.offered import rules_of
 from mitmproxy_x402.payment.policy import choose
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN

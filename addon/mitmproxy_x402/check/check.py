@@ -19,7 +19,8 @@ from ..ledger.opening import open_ledger
 from ..ledger.reading import is_there
 from ..limits.limits import Budget
 from ..payment import policy
-from ..payment.payer import find_wallets, payers_of, rules_of
+from ..payment.offered import payers_of, rules_of
+from ..payment.payer import find_wallets
 from ..payment.policy import Offer, Purpose
 from ..payment.signing.delegation import refused_key
 from ..program import program

@@ -17,6 +17,7 @@ from ..protocol.payment_required import (
     MAX_VALUES,
     challenge_header,
     offers_nothing,
+    read_challenge_header,
     read_payment_required,
 )
 from ..protocol.strict_json import decode_json
@@ -34,7 +35,9 @@ def read(response: Response) -> PaymentRequired | None:
 
     Raises ChallengeError: it has one that cannot be used.
     """
-    return read_payment_required(challenge_header(response.headers.get), _decoded(response))
+    header = challenge_header(response.headers.get)
+    found = read_challenge_header(header) if header else None  # then the body does not matter
+    return found or read_payment_required(header, _decoded(response))
 
 
 def why_none(response: Response) -> str:

@@ -25,17 +25,17 @@ from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
 from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
 from ..limits.limits import Budget
 from ..limits.whole_request import normal_path
-from ..protocol.headers import X_PAYMENT, payment_header, with_identifier
-from ..protocol.messages import AtomicUnits, PaymentPayload, PaymentRequired
-from ..protocol.networks import Family
+from ..protocol.headers import X_PAYMENT, with_identifier
+from ..protocol.messages import AtomicUnits, PaymentRequired
 from ..reconcile.rpcs import named_rpcs, rpcs
 from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
 from .balances import Balances
+from .offered import Challenges, payers_of, rules_of
 from .outcomes import Outcomes
-from .policy import Offer, Purpose, Rules
+from .policy import Offer, Purpose
 from .signing.ceilings import OVER_PERMIT2, Ceilings
 from .signing.signer import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
 
@@ -55,31 +55,6 @@ _NEXT_MAY_DO = frozenset(
     | {"permit2_allowance_missing", "permit_under_way"}
 )
 """Codes of refusals after which the next offer is tried."""
-
-
-def rules_of(settings: Settings) -> Rules:
-    """The part of `settings` that the policy needs."""
-    return Rules(
-        networks=settings.networks,
-        max_request=settings.max_request,
-        max_validity=settings.max_validity,
-        preference=settings.preference,
-        schemes=settings.schemes,
-        gateway=settings.gateway,
-        budgets=settings.budgets,
-        limits=settings.limits,
-        allow_pay_to=settings.allow_pay_to,
-        allow_networks=settings.allow_networks,
-        allow_assets=settings.allow_assets,
-        allow_hosts=settings.allow_hosts,
-    )
-
-
-def payers_of(wallets: Wallets, settings: Settings) -> policy.Payers:
-    """The paying address for each family of chains; None in a dry run without a wallet."""
-    both: tuple[Family, Family] = ("evm", "svm")
-    found = {family: wallet.address for family in both if (wallet := wallets.for_family(family)) is not None}
-    return found or ({"evm": None, "svm": None} if settings.dry_run else {})
 
 
 def find_wallets(settings: Settings, environ: Mapping[str, str], home: Path) -> Wallets:
@@ -194,6 +169,9 @@ class Payer:
         self.clock = clock
         self._entropy = entropy
         self.rules = rules_of(settings)
+        self.payers = payers_of(wallets, settings)
+        """The paying address for each family of chains; None in a dry run without a wallet."""
+        self._challenges = Challenges(self.rules, self.payers)
         self._identifiers: OrderedDict[int, str] = OrderedDict()
         """The payment identifiers, by row of the ledger."""
         self.forecast = Forecast() if settings.preauthorize else None
@@ -207,11 +185,6 @@ class Payer:
         self._unsigned: set[int] = set()
         """Rows of the ledger that are reserved for payments which are being signed."""
         self._is_closed = False
-
-    @property
-    def payers(self) -> policy.Payers:
-        """The paying address for each family of chains; None in a dry run without a wallet."""
-        return payers_of(self.wallets, self.settings)
 
     async def pay(
         self,
@@ -238,7 +211,7 @@ class Payer:
         await self.read_whole(purpose, at_once=at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
         failure: X402Error | None = None
-        offers = policy.ranked(required, self.rules, self.payers)
+        offers = self._challenges.offered(required).offers
         if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
             offers = self._ceilings.order(offers, purpose)
         for offer in offers:
@@ -361,10 +334,7 @@ class Payer:
         extensions = with_identifier(required.extensions, identifier)
         if signed.permit is not None:
             extensions = with_permit(extensions, signed.permit)
-        message = PaymentPayload(
-            required.x402_version, offer.requirement, signed.payload, required.resource, extensions
-        )
-        header = payment_header(message)
+        header = self._challenges.offered(required).frame(offer, extensions).around(signed.payload)
         both = required.in_body and required.x402_version == 2
         times = signed.valid_until, signed.window, signed.validity
         return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
@@ -376,7 +346,7 @@ class Payer:
         and the ledger's row of `first` counts for them all. The caller ensures that wallet, network, asset and payee
         are the same, and the amount is not higher. Raises what `pay` does.
         """
-        offers = [offer for offer in policy.ranked(required, self.rules, self.payers) if offer.method == first.scheme]
+        offers = [offer for offer in self._challenges.offered(required).offers if offer.method == first.scheme]
         if not offers or first.scheme in OVER_PERMIT2:
             raise Refused(
                 "job_not_payable",

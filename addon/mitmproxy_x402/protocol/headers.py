@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ..errors import ChallengeError, PaymentHeaderError, Undecodable
 from .messages import AtomicUnits, Json, PaymentPayload, PaymentRequirements, SettlementResponse, X402Version
 from .payment_required import MAX_HEADER, Get, Unreadable, needed, read_entry
-from .strict_json import decode_base64, decode_json, encode_base64, shown
+from .strict_json import base64_text, compact_json, decode_base64, decode_json, encode_base64, shown
 
 PAYMENT_SIGNATURE = "PAYMENT-SIGNATURE"
 PAYMENT_RESPONSE = "PAYMENT-RESPONSE"
@@ -32,31 +33,53 @@ _CHARGE = re.compile(r"0|[1-9][0-9]{0,77}")
 _ID_KEYS = ("transaction", "txHash", "transactionHash", "signature")
 
 
+@dataclass(frozen=True)
+class PaymentFrame:
+    """A payment header but for its payload: what is the same in all payments of one entry of a challenge."""
+
+    name: str
+    _before: str
+    """JSON up to the payload."""
+    _after: str
+
+    def around(self, payload: Json) -> tuple[str, str]:
+        """Name and value of the header that carries `payload`. Raises ChallengeError: it does not fit into a header."""
+        value = base64_text(f"{self._before}{_encoded(payload)}{self._after}")
+        if len(value) > MAX_HEADER:
+            raise ChallengeError(
+                f"The challenge cannot be answered: echoing its extensions makes a header of {len(value)} characters,"
+                f" more than the {MAX_HEADER} that servers could accept. Nothing was paid."
+            )
+        return self.name, value
+
+
+def payment_frame(version: X402Version, accepted: PaymentRequirements, resource: Any, extensions: Any) -> PaymentFrame:
+    """The header that pays `accepted`, but for its payload. Raises ChallengeError: JSON cannot say what is echoed."""
+    before: dict[str, Any] = {"x402Version": version}
+    if version == 1:
+        before |= {"scheme": accepted.scheme, "network": accepted.network}
+        return PaymentFrame(X_PAYMENT, f'{_encoded(before)[:-1]},"payload":', "}")
+    if resource is not None:
+        before["resource"] = resource
+    before["accepted"] = accepted.raw
+    after = "}" if extensions is None else f',"extensions":{_encoded(extensions)}}}'
+    return PaymentFrame(PAYMENT_SIGNATURE, f'{_encoded(before)[:-1]},"payload":', after)
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return compact_json(value)
+    except (ValueError, RecursionError) as error:
+        raise ChallengeError(f"The challenge cannot be echoed: {error}. Nothing was paid.") from None
+
+
 def payment_header(payment: PaymentPayload) -> tuple[str, str]:
     """Name and value of the request header that carries `payment`, in its own version.
 
     Raises ChallengeError when what has to be echoed does not fit into a header.
     """
-    message: dict[str, Any] = {"x402Version": payment.x402_version}
-    if payment.x402_version == 1:
-        message |= {"scheme": payment.accepted.scheme, "network": payment.accepted.network}
-        message["payload"] = payment.payload
-    else:
-        if payment.resource is not None:
-            message["resource"] = payment.resource
-        message |= {"accepted": payment.accepted.raw, "payload": payment.payload}
-        if payment.extensions is not None:
-            message["extensions"] = payment.extensions
-    try:
-        value = encode_base64(message)
-    except (ValueError, RecursionError) as error:
-        raise ChallengeError(f"The challenge cannot be echoed: {error}. Nothing was paid.") from None
-    if len(value) > MAX_HEADER:
-        raise ChallengeError(
-            f"The challenge cannot be answered: echoing its extensions makes a header of {len(value)} characters,"
-            f" more than the {MAX_HEADER} that servers could accept. Nothing was paid."
-        )
-    return (X_PAYMENT if payment.x402_version == 1 else PAYMENT_SIGNATURE), value
+    frame = payment_frame(payment.x402_version, payment.accepted, payment.resource, payment.extensions)
+    return frame.around(payment.payload)
 
 
 def with_identifier(extensions: Any, identifier: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import ChallengeError, Undecodable
@@ -21,6 +22,8 @@ WWW_AUTHENTICATE = "WWW-Authenticate"
 
 MAX_HEADER = 64 * 1024
 """Characters of one header that are read or written: servers cut requests off well below that."""
+KEPT_HEADER = 8192
+"""Characters of a header whose challenge is kept decoded, with those of the last others."""
 MAX_BODY = 1024 * 1024
 """Bytes of a 402's body that are read."""
 MAX_ENTRIES = 256
@@ -60,10 +63,9 @@ def read_payment_required(header: str | None, body: bytes) -> PaymentRequired | 
     with and passes through. Raises ChallengeError: it is a challenge, and no entry can be read; the message says why.
     """
     oversized = header is not None and len(header) > MAX_HEADER
-    if header is not None and not oversized:
-        terms = _terms(lambda: decode_base64(header, tolerant=True))
-        if terms is not None:
-            return _required(*terms, default_version=2)
+    found = read_challenge_header(header) if header is not None else None
+    if found is not None:
+        return found
     if len(body) <= MAX_BODY:
         terms = _terms(lambda: body)
         if terms is not None and "x402Version" in terms[0]:
@@ -74,6 +76,24 @@ def read_payment_required(header: str | None, body: bytes) -> PaymentRequired | 
             f" more than the {MAX_HEADER} that are read. Nothing was paid."
         )
     return None
+
+
+def read_challenge_header(header: str) -> PaymentRequired | None:
+    """The challenge in a header; None: it holds none. Raises ChallengeError, as above.
+
+    Equal headers give the same object, if it is still known: gateways send one challenge again and again.
+    """
+    if len(header) <= KEPT_HEADER:
+        return _kept(header)
+    return None if len(header) > MAX_HEADER else _in_header(header)
+
+
+def _in_header(header: str) -> PaymentRequired | None:
+    terms = _terms(lambda: decode_base64(header, tolerant=True))
+    return None if terms is None else _required(*terms, default_version=2)
+
+
+_kept = lru_cache(maxsize=64)(_in_header)
 
 
 def offers_nothing(header: str | None, body: bytes) -> str:

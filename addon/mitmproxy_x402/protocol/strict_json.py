@@ -42,8 +42,18 @@ def decode_base64(value: str, *, tolerant: bool = False) -> bytes:
 
 def encode_base64(value: object) -> str:
     """`value` as compact JSON in standard padded base64. Raises ValueError for what JSON cannot say (NaN, cycles)."""
+    return base64_text(compact_json(value))
+
+
+def compact_json(value: object) -> str:
+    """`value` as JSON without blanks. Raises ValueError for what JSON cannot say (NaN, cycles)."""
     # ASCII only: every reader decodes it alike, and a lone surrogate survives as the escape that it came as.
-    return base64.b64encode(_COMPACT.encode(value).encode()).decode()
+    return _COMPACT.encode(value)
+
+
+def base64_text(text: str) -> str:
+    """`text`, which is ASCII, in standard padded base64."""
+    return binascii.b2a_base64(text.encode("ascii"), newline=False).decode("ascii")
 
 
 class TooManyValues(Undecodable):

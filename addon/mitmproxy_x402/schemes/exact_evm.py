@@ -124,16 +124,22 @@ def check_recipient(pay_to: str, payer: str | None, asset: Asset) -> None:
         recipient = parse_address(pay_to)
     except ValueError as error:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {error}. Nothing was signed.") from None
+    reason = _lost(recipient, payer, asset.address)
+    if reason:
+        raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
+
+
+@lru_cache(maxsize=1024)
+def _lost(recipient: bytes, payer: str | None, token: str) -> str:
+    """Why nobody wants to pay `recipient`, as a clause; empty: nothing is known against it."""
     reasons = {
-        parse_address(asset.address): "is the token's own contract: what is sent there is lost",
+        parse_address(token): "is the token's own contract: what is sent there is lost",
         _ZERO: "is the zero address: what is sent there is lost",
         **dict.fromkeys(_SETTLERS, "is a contract that settles payments: what is sent there is lost"),
     }
     if payer is not None:
         reasons[parse_address(payer)] = "is the paying wallet itself"
-    reason = reasons.get(recipient)
-    if reason:
-        raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
+    return reasons.get(recipient, "")
 
 
 def check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:

@@ -11,7 +11,7 @@ from ...check import gateway as gateways
 from ...command_line import check_upstream, gateway_for
 from ...errors import ChallengeError, Refused
 from ...payment import policy
-from ...payment.payer import payers_of, rules_of
+from ...payment.offered import payers_of, rules_of
 from ...payment.policy import Offer
 from ...protocol.messages import PaymentRequired
 from ...settings.settings import Settings

@@ -68,7 +68,7 @@ class Ceilings:
         self._permits: dict[tuple[str, str, str], OrderedDict[int, Permit]] = {}
         """The last permits, by wallet, network and token, and then by the token's nonce."""
 
-    def order(self, offers: list[Offer], purpose: Purpose) -> list[Offer]:
+    def order(self, offers: Sequence[Offer], purpose: Purpose) -> Sequence[Offer]:
         """Order `offers`, which are ranked by price, so that ceilings have their place for `purpose`.
 
         A ceiling comes after the exact price of its network, unless it is likely to be cheaper. Networks on which
