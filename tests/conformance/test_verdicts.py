@@ -30,7 +30,9 @@ from x402.schemas.v1 import PaymentPayloadV1, PaymentRequirementsV1
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.reference_payer import Shopper, challenge_of, decoded, encoded, exact
-from support.spoils import EVM, EVM_V1, STRICTER_EVM, STRICTER_SVM, SVM, SVM_V1, Case
+from support.spoils.envelope import Case
+from support.spoils.evm import EVM, EVM_V1, STRICTER_EVM
+from support.spoils.svm import STRICTER_SVM, SVM, SVM_V1
 from x402 import x402ResourceServerSync
 
 FUNDS = 10**9

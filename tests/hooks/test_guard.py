@@ -10,23 +10,11 @@ import pytest
 from mitmproxy.test import tutils
 
 from mitmproxy_x402.hooks import guard
-from mitmproxy_x402.hooks.guard import Caller
-from mitmproxy_x402.settings.settings import Settings, read_settings
 from support import challenges
 from support.proxy import Proxy
 from support.rig import Rig
+from support.spenders import TOKEN, caller, error_of, sell, settings
 from support.wire import Client, Message, Peer, Upstream, read_message, request
-
-TOKEN = "client-token-of-the-test"
-
-
-def sell(peer: Peer, upstream: Upstream) -> None:
-    while True:
-        message = upstream.read(peer)
-        if message.get(b"payment-signature") is None and message.get(b"x-payment") is None:
-            peer.send(challenges.answer())
-        else:
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
 @pytest.fixture(scope="module", params=["", "token", "forward"])
@@ -52,14 +40,6 @@ def ask(rig: Rig, *headers: str, path: str = "/v1/x", token: bool = True) -> Mes
     mine = [f"Authorization: Bearer {TOKEN}"] if token and rig.mode else []
     with rig.client() as client:
         return client.ask(request("POST", path, b"{}", *mine, *headers))
-
-
-def error_of(answer: Message) -> str:
-    body = json.loads(answer.body)
-    assert body["type"] == "error"
-    assert body["error"]["message"]
-    assert answer.get(b"x-should-retry") == b"false"
-    return str(body["error"]["code"])
 
 
 def test_the_clients_credentials_stay_here(rig: Rig) -> None:
@@ -302,15 +282,6 @@ def test_the_client_token(rig: Rig, where: str) -> None:
     assert TOKEN not in rig.proxy.log.replace(f"x402_client_token={TOKEN}", "")
 
 
-def caller(peer: str = "127.0.0.1", host: str | None = "127.0.0.1:4402") -> Caller:
-    return Caller(peer, host, 4402)
-
-
-def settings(**options: str) -> Settings:
-    named = {f"x402_{key}": value for key, value in options.items()}
-    return read_settings(named, {}, cwd=Path("/nonexistent"), home=Path("/nonexistent"))
-
-
 @pytest.mark.parametrize("peer", ["192.168.1.7", "10.0.0.1", "fe80::1", ""])
 def test_other_machines_need_a_token(peer: str) -> None:
     asked = tutils.treq(headers=((b"host", b"10.0.0.2"),))
@@ -325,14 +296,6 @@ def test_other_machines_need_a_token(peer: str) -> None:
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_needs_none(peer: str) -> None:
     assert guard.examine(tutils.treq(), caller(peer), settings()) is None
-
-
-def test_an_origin_that_the_user_trusts_may_spend() -> None:
-    asked = tutils.treq(headers=((b"origin", b"http://LOCALHOST:3000"),))
-    trusting = settings(allow_origins="http://localhost:3000")
-    assert guard.examine(asked, caller(), trusting) is None
-    asked.headers["origin"] = "http://localhost:3001"
-    assert guard.examine(asked, caller(), trusting) is not None
 
 
 @pytest.mark.parametrize(
@@ -399,80 +362,6 @@ def test_bytes_that_are_no_text_get_a_refusal_and_not_past_it(rig: Rig, header: 
     assert not rig.upstream.requests
 
 
-ORIGIN = "http://localhost:3000"
-
-
-@pytest.fixture(scope="module", params=["", "token"])
-def open_rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    token = ("--set", f"x402_client_token={TOKEN}") if request.param else ()
-    home = tmp_path_factory.mktemp("open")
-    with Upstream(sell) as upstream:
-        with Proxy(upstream.url, "--set", f"x402_allow_origins={ORIGIN}", *token, home=home) as proxy:
-            yield Rig(proxy, upstream, request.param)
-
-
-def test_an_allowed_page_may_ask_and_read(open_rig: Rig) -> None:
-    open_rig.script(sell)
-    with open_rig.client() as client:
-        client.send(
-            request(
-                *("OPTIONS", "/v1/x", b"", f"Origin: {ORIGIN}", "Access-Control-Request-Method: POST"),
-                *("Access-Control-Request-Headers: authorization,content-type", "Sec-Fetch-Site: same-site"),
-            )
-        )
-        preflight = Message(client.until(b"\r\n\r\n"))  # a 204 has neither a length nor a body
-        assert preflight.status == 204
-        assert preflight.get(b"access-control-allow-origin") == ORIGIN.encode()
-        assert preflight.get(b"access-control-allow-methods") == b"POST"
-        assert preflight.get(b"access-control-allow-headers") == b"authorization,content-type"
-        assert open_rig.upstream.requests == []
-        answer = client.ask(
-            request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", "Sec-Fetch-Site: same-site", f"x-api-key: {TOKEN}")
-        )
-    assert answer.body == b"ok"
-    assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
-    assert b"PAYMENT-RESPONSE" in (answer.get(b"access-control-expose-headers") or b"")
-
-
-def test_an_allowed_page_may_read_why_it_was_refused(open_rig: Rig) -> None:
-    def hang_up(peer: Peer, upstream: Upstream) -> None:
-        upstream.read(peer)
-
-    for script, status, host in ((hang_up, 502, "127.0.0.1"), (sell, 403, "rebound.example")):
-        if open_rig.mode and status == 403:
-            continue  # whoever has the token may use any name
-        open_rig.script(script)
-        data = request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}")
-        with open_rig.client() as client:
-            answer = client.ask(data.replace(b"Host: 127.0.0.1", f"Host: {host}".encode()))
-        assert answer.status == status
-        assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
-
-
-def test_what_the_upstream_says_of_pages_stays(open_rig: Rig) -> None:
-    def free(peer: Peer, upstream: Upstream) -> None:
-        upstream.read(peer)
-        peer.send(
-            b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: X-Own\r\n"
-            b"Content-Length: 2\r\n\r\nok"
-        )
-
-    open_rig.script(free)
-    with open_rig.client() as client:
-        answer = client.ask(request("GET", "/v1/x", b"", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}"))
-    assert [value for name, value in answer.fields if name.lower().startswith(b"access-control-expose")] == [b"X-Own"]
-
-
-def test_an_image_of_an_allowed_page_spends_nothing(open_rig: Rig) -> None:
-    open_rig.script(sell)
-    with open_rig.client() as client:
-        answer = client.ask(
-            request("GET", "/v1/x", b"", "Sec-Fetch-Site: same-site", f"Referer: {ORIGIN}/", f"x-api-key: {TOKEN}")
-        )
-    assert (answer.status, error_of(answer)) == (403, "origin_not_allowed")
-    assert open_rig.upstream.requests == []
-
-
 def test_what_is_refused_keeps_no_secret(home: Path) -> None:
     """Nor does a right client token stay in a flow file where a page was refused that had it."""
     arguments = ("--set", "x402_client_token=clienttoken123", "-w", str(home / "flows"))
@@ -515,30 +404,6 @@ def test_names_that_are_keys_or_say_so(name: str) -> None:
     assert name not in asked.headers
 
 
-@pytest.mark.parametrize(
-    ("mode", "destination", "spends"),
-    [
-        ("cors", "empty", True),
-        ("same-origin", "empty", True),
-        ("navigate", "document", False),
-        ("navigate", "iframe", False),
-        ("no-cors", "empty", False),
-        ("cors", "image", False),
-        ("cors", "script", False),
-    ],
-)
-def test_of_an_allowed_page_only_scripts_spend(mode: str, destination: str, spends: bool) -> None:
-    """Forms, beacons and tags, which HTML without a script can hold, do not, though they may name their origin."""
-    asked = tutils.treq(headers=[(b"Host", b"127.0.0.1:8402"), (b"Origin", b"http://a.example")])
-    asked.headers["sec-fetch-mode"] = mode
-    asked.headers["sec-fetch-dest"] = destination
-    denial = guard.examine(
-        asked, Caller("127.0.0.1", "127.0.0.1:8402", 8402), settings(allow_origins="http://a.example")
-    )
-    assert (denial is None) is spends
-    assert denial is None or "with fetch()" in denial.message
-
-
 def test_requests_that_were_sent_ahead_are_answered_in_order(rig: Rig) -> None:
     """Each in a turn of its own: 30 KB of refused ones held up everybody for a second."""
     one = b"GET /v1/x HTTP/1.1\r\nHost: %s\r\nOrigin: http://evil.example\r\n\r\n"
@@ -553,18 +418,3 @@ def test_who_has_closed_gets_no_answer_to_what_was_sent_ahead(rig: Rig) -> None:
     with rig.client() as client:
         client.send(b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2000)
     assert ask(rig).body == b"ok"
-
-
-def test_an_allowed_page_may_read_with_credentials_what_is_open_to_all(open_rig: Rig) -> None:
-    """`*` opens an answer to no fetch() with credentials (Fetch, section 3.3.5)."""
-
-    def open_to_all(peer: Peer, upstream: Upstream) -> None:
-        upstream.read(peer)
-        peer.send(b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nok")
-
-    open_rig.script(open_to_all)
-    with open_rig.client() as client:
-        answer = client.ask(request("POST", "/v1/x", b"{}", f"Origin: {ORIGIN}", f"x-api-key: {TOKEN}"))
-    assert answer.body == b"ok"
-    assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
-    assert answer.get(b"access-control-allow-credentials") == b"true"

@@ -12,11 +12,18 @@ import pytest
 from mitmproxy_x402.ledger.interface import Ledger
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of
+from support.postgres import Postgres
 
 
 @pytest.fixture(params=KINDS)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
     return place_of(request.param, tmp_path, request)
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> PostgresUrl:
+    """An empty database."""
+    return postgres.empty()
 
 
 @pytest.fixture

@@ -27,11 +27,7 @@ from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledgers import MachineTimes, query, state_of
 from support.patience import eventually
-
-
-def intent(micro: int = 10) -> Intent:
-    network = Caip2("eip155:8453")
-    return Intent("POST", "h", "/v1/x", "m-1", network, "0xa", "0xb", AtomicUnits(micro), micro, nonce="0xnonce")
+from support.payments import intent
 
 
 @pytest.fixture
@@ -212,7 +208,7 @@ class TestPowerCut:
         """That it was sent may not have been on the disk."""
         times = MachineTimes()
         with closing(SqliteLedger(path, times.clock)) as ledger:
-            ledger.reserve(intent(), [])
+            ledger.reserve(intent(nonce="0xnonce"), [])
         times.boot, times.uptime = "second", 10
         with closing(SqliteLedger(path, times.clock)) as ledger:
             assert ledger.spent(Budget(10**6, "day")) == 10

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from mitmproxy import http
-from test_payer import KEYS, Bench
 
 from mitmproxy_x402.errors import X402Error, error_code
 from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.policy import Purpose
 from support import challenges
+from support.payers import KEYS, Bench
 from support.proxy import Proxy
 from support.wire import Peer, Upstream, request
 

@@ -15,7 +15,9 @@ from x402.mechanisms.svm.signers import KeypairSigner
 
 from mitmproxy_x402.sandbox import Rates
 from support.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded, exact
-from support.spoils import COMPUTE_BUDGET, EVM, STRICTER_EVM, STRICTER_SVM, SVM, Case, rebuilt, resigned
+from support.spoils.envelope import Case
+from support.spoils.evm import EVM, STRICTER_EVM, resigned
+from support.spoils.svm import COMPUTE_BUDGET, STRICTER_SVM, SVM, rebuilt
 from x402 import x402ClientSync
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"

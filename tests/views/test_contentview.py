@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import gzip
 import json
 import threading
 import zlib
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import brotli
 import pytest
-from mitmproxy import http
-from mitmproxy.test import tflow, tutils
 
 from mitmproxy_x402.cli.sandbox import REQUEST
-from mitmproxy_x402.llm import values
-from mitmproxy_x402.protocol.strict_json import decode_json
 from mitmproxy_x402.sandbox.answers import meaning
 from mitmproxy_x402.sandbox.vendors import chat, messages
-from mitmproxy_x402.views import contentview, flow_metadata, reading
-from support import challenges, zstd
-from support.console import io
+from mitmproxy_x402.views import contentview, reading
+from support import zstd
 from support.contentviews import Shown, names, priority, show
+from support.looking import ARGUMENTS, JSON, STREAM, flow, lines_of, look
 from support.patience import eventually
-
-EVENTS = "text/event-stream; charset=utf-8"
-JSON = "application/json"
-STREAM = b"".join(chat.stream(REQUEST, meaning(REQUEST), 0))
-ARGUMENTS = '"city": "Oslo"'
-"""What no single event of STREAM has in it."""
-
-contentview.register()
-
-
-def flow(body: bytes = STREAM, kind: str = EVENTS, path: str = "/v1/chat/completions", **headers: str) -> http.HTTPFlow:
-    made = tflow.tflow(
-        req=tutils.treq(method=b"POST", path=path.encode(), content=json.dumps(REQUEST).encode()),
-        resp=tutils.tresp(content=body, headers=http.Headers(content_type=kind, **headers)),
-    )
-    made.request.headers["content-type"] = JSON
-    return made
-
-
-def look(at: http.HTTPFlow, view: str = "auto") -> Shown:
-    async def run() -> Shown:
-        return show(at.response, at, view)
-
-    seen: list[Shown] = []
-    eventually(lambda: (seen.append(asyncio.run(run())), "are being read" not in seen[-1].text)[1])
-    return seen[-1]
-
-
-def lines_of(text: str) -> list[str]:
-    return reading.wrapped(text).split("\n")
 
 
 def test_the_answers_fragments_are_put_together() -> None:
@@ -159,123 +121,6 @@ def test_a_large_picture_is_a_line() -> None:
 def test_one_json_text_with_very_many_values_is_not_parsed_here() -> None:
     body = b'{"choices": [' + b"0," * reading.MAX_VALUES + b"0]}"
     eventually(lambda: "`fixtures show` reads it" in look(flow(body, JSON)).text)
-
-
-# A view never holds the proxy up: the work that the event loop does, and that between two of its turns, is counted.
-
-CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "word %d"}, "finish_reason": null}]}\n\n'
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """Whether each piece of an answer was read by the event loop's thread, and its size."""
-    found: list[tuple[bool, int]] = []
-    mine, feed = threading.current_thread(), reading.llm.StreamReader.feed
-
-    def counted(self: Any, data: bytes) -> None:
-        found.append((threading.current_thread() is mine, len(data)))
-        feed(self, data)
-
-    monkeypatch.setattr(reading.llm.StreamReader, "feed", counted)
-    return found
-
-
-def read_whole(answers: reading.Answers, *of: Any, **how: Any) -> str:
-    eventually(lambda: "being read" not in answers.text(*of, **how))
-    return answers.text(*of, **how)
-
-
-@pytest.mark.parametrize("growing", [True, False])
-@pytest.mark.parametrize("coding", ["", "gzip"])
-def test_a_long_stream_is_read_elsewhere_in_small_pieces(
-    steps: list[tuple[bool, int]], growing: bool, coding: str
-) -> None:
-    body = b"".join(CHUNK % number for number in range(10_000))
-    sent = gzip.compress(body) if coding else body
-    assert "word 9999" in read_whole(reading.Answers(), EVENTS, sent, coding=coding, growing=growing)
-    assert sum(size for _, size in steps) == len(body)
-    assert not any(here for here, _ in steps)
-    assert max(size for _, size in steps) <= reading.SLICE
-
-
-def test_what_the_event_loop_reads_itself_is_short(steps: list[tuple[bool, int]]) -> None:
-    answers = reading.Answers()
-    for size in range(1, 60):
-        read_whole(answers, EVENTS, CHUNK % size * size)
-    assert any(here for here, _ in steps)
-    assert max(size for here, size in steps if here) <= 8 << 10
-
-
-@pytest.mark.parametrize("bound", ["MAX_READ", "MAX_EVENTS"])
-def test_how_much_is_read_is_bounded_and_said(
-    steps: list[tuple[bool, int]], monkeypatch: pytest.MonkeyPatch, bound: str
-) -> None:
-    monkeypatch.setattr(reading, bound, {"MAX_READ": 1 << 20, "MAX_EVENTS": 10_000}[bound])
-    body = b"".join(CHUNK % number for number in range(30_000))
-    text = read_whole(reading.Answers(), EVENTS, body)
-    what = {"MAX_READ": "1 MB of this answer is", "MAX_EVENTS": "10,000 events of this answer are"}[bound]
-    assert f"only the first {what} read here" in " ".join(text.split())
-    assert "word 9000" in text.replace("\n  ", " ")
-    assert "not complete" not in text
-    assert sum(size for _, size in steps) <= (1 << 20) + reading.SLICE
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        (EVENTS, b"data: " + b'{"choices": [{"index": 0, "delta": {"content": "a"}}], "x": [%s0]}\n\n'),
-        (JSON, b'{"choices": [{"index": 0, "message": {"content": "a"}}], "x": [%s0]}'),
-        ("application/x-ndjson", b'{"message": {"content": "a"}, "done": false, "x": [%s0]}\n{"done": true}\n'),
-        (JSON, b'[{"candidates": [{"content": {"parts": [{"text": "a"}]}}], "x": [%s0]}]'),
-        (EVENTS, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\nevent: x\ndata: [%s0]'),
-    ],
-)
-def test_no_json_with_very_many_values_is_parsed(monkeypatch: pytest.MonkeyPatch, kind: str, body: bytes) -> None:
-    """Python lets no other thread run while its parser does."""
-    parsed: list[int] = []
-    monkeypatch.setattr(values, "decode_json", lambda data: (parsed.append(len(data)), decode_json(data))[1])
-    for unit in (b"0,", b'{"a":1},', b"[[[]]],", b'"\\"",'):
-        dense = body % (unit * reading.MAX_VALUES)
-        assert read_whole(reading.Answers(), kind, dense)
-    assert not parsed or max(parsed) < 1000
-
-
-def test_a_call_is_not_held_against_tools_in_a_request_of_very_many_values() -> None:
-    asked = flow()
-    asked.request.text = json.dumps({**REQUEST, "x": [0] * reading.MAX_VALUES})
-    read_whole(reading.answers, EVENTS, STREAM, reading.asked_by(asked.request))
-    assert "hold the calls against its tools here" in " ".join(look(asked).text.split())
-
-
-def test_of_a_very_long_argument_the_beginning_is_shown() -> None:
-    arguments = json.dumps({"x": "begun" + "a" * 1_000_000})
-    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    body = json.dumps({"choices": [{"index": 0, "message": {"tool_calls": [call]}, "finish_reason": "stop"}]}).encode()
-    text = read_whole(reading.Answers(), JSON, body)
-    assert "tool call 1: f" in text
-    assert '"begunaaa' in text
-    assert "the rest is left out" in text
-
-
-def test_a_long_answer_is_shown_with_its_beginning_and_its_end() -> None:
-    begun = b'data: {"choices": [{"index": 0, "delta": {"content": "begun %s"}, "finish_reason": null}]}\n\n'
-    body = begun % (b"x" * 500_000)
-    answers = reading.Answers()
-    eventually(lambda: "begun" in answers.text("text/event-stream", body))
-    shown = answers.text("text/event-stream", body)
-    assert "`fixtures show` prints them ...)" in " ".join(shown.split())
-    assert "the answer is not complete" in shown
-    assert len(shown) < reading.MAX_TEXT * 1.1
-
-
-def test_what_was_read_in_a_thread_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = reading.Answers(kept=2)
-    said, text, data = reading.read(EVENTS, "gzip", gzip.compress(STREAM))
-    assert said is not None
-    assert (len(said.tool_calls), data) == (1, STREAM)
-    answers.remember(data, text)
-    monkeypatch.delattr(reading.llm.StreamReader, "feed")
-    assert ARGUMENTS in answers.text("text/event-stream", STREAM)
 
 
 def packed(coding: str) -> bytes:
@@ -398,129 +243,6 @@ def test_priorities_elsewhere(data: bytes) -> None:
     picture = flow(data, "image/png")
     assert priority("llm stream", data, picture.response, picture) < 0
     assert priority("x402", data, picture.response, picture) < 0
-
-
-# The payment.
-
-
-def paid(**facts: Any) -> http.HTTPFlow:
-    made = flow()
-    challenge = challenges.evm()
-    encoded = base64.b64encode(json.dumps(challenge).encode()).decode()
-    made.metadata = {
-        "x402.state": "settled",
-        "x402.amount": "0.013081",
-        "x402.network": "base-sepolia",
-        "x402.pay_to": challenges.PAY_TO,
-        "x402.transaction": "0xabcdef0123456789",
-        "x402.legs": "2",
-        "x402.challenge": {
-            "status": 402,
-            "headers": [["PAYMENT-REQUIRED", encoded], ["X-Odd", "\x1b[2J"]],
-            "body": b'{"price":{"amount":"0.02"}}',
-        },
-        **{f"x402.{key}": value for key, value in facts.items()},
-    }
-    return made
-
-
-def test_the_answer_begins_with_the_payment() -> None:
-    lines = look(paid(cut="cut at 4 MB of 12 MB")).text.splitlines()
-    assert lines[:5] == [
-        "0.013081 USDC on base-sepolia: paid",
-        f"to {challenges.PAY_TO}",
-        "transaction 0xabcdef0123456789",
-        "The body is cut at 4 MB of 12 MB: x402_view_limit.",
-        " ",
-    ]
-
-
-def test_the_handshake() -> None:
-    text = look(paid(), "x402").text
-    assert "requests sent upstream: 2" in text
-    assert f"-> exact on base-sepolia: 0.013081 USDC, within 300 s\n       to {challenges.PAY_TO}\n" in text
-    assert '"maxTimeoutSeconds": 300' in text
-    assert '"amount": "0.02"' in text
-    assert "X-Odd: \\u001b[2J" in text
-
-
-def test_the_handshake_survives_a_flow_file(tmp_path: Any) -> None:
-    file = tmp_path / "flows"
-    with file.open("wb") as stream:
-        io.FlowWriter(stream).add(paid())
-    with file.open("rb") as stream:
-        (loaded,) = io.FlowReader(stream).stream()
-    assert isinstance(loaded, http.HTTPFlow)
-    assert look(loaded, "x402").text == look(paid(), "x402").text
-
-
-@pytest.mark.parametrize("how", ["live", "copied", "loaded"])
-def test_a_challenge_does_not_bury_the_tab_detail(how: str) -> None:
-    """mitmproxy prints the `repr` of all metadata there."""
-    asked = flow()
-    asked.response = http.Response.make(402, b"x" * 4000, {"PAYMENT-REQUIRED": "a" * 3000})
-    flow_metadata.challenged(asked)
-    if how == "copied":
-        asked = asked.copy()
-    elif how == "loaded":
-        file = BytesIO()
-        io.FlowWriter(file).add(asked)
-        file.seek(0)
-        (loaded,) = io.FlowReader(file).stream()
-        assert isinstance(loaded, http.HTTPFlow)
-        flow_metadata.loaded(loaded)
-        asked = loaded
-    assert repr(asked.metadata["x402.challenge"]).startswith("<402, 7,")
-    assert len(repr(asked.metadata)) < 100
-    assert "Its body:\n  xxxx" in look(asked, "x402").text
-
-
-@pytest.mark.parametrize("value", [None, 7, "x", b"x", [], [1], [[1]], {}, {"a": 1}, [["a", "b", "c"]], "\ud800"])
-@pytest.mark.parametrize("key", ["status", "headers", "body", ""])
-def test_metadata_that_others_wrote_does_no_harm(key: str, value: Any) -> None:
-    challenge = {"status": 402, "headers": [["a", "b"]], "body": b"x", key: value} if key else value
-    made = paid(challenge=challenge, state=value, cut=value, refused=value)
-    flow_metadata.loaded(made)
-    assert len(repr(made.metadata)) < 1000
-    for view in ("x402", "LLM stream"):
-        assert isinstance(look(made, view).text, str)
-
-
-@pytest.mark.parametrize(
-    ("challenge", "expected"),
-    [
-        ({"status": 402, "headers": [], "body": b"no challenge"}, "no challenge"),
-        ({"status": 402, "headers": [], "body": b'{"x402Version": 9, "accepts": [{}]}'}, "speaks x402 version 9"),
-        ({"status": 402, "headers": [], "body": json.dumps(challenges.evm(network="eip155:1", asset="0xab")).encode()},
-         "exact on eip155:1: 13081 of 0xab"),
-        ({"status": 402, "headers": [["content-encoding", "gzip"]], "body": gzip.compress(b'{"accepts": []}')}, "402"),
-        ({}, "402"),
-    ],
-)  # fmt: skip
-def test_any_402(challenge: dict[str, Any], expected: str) -> None:
-    assert expected in look(paid(challenge=challenge), "x402").text
-
-
-def test_nothing_to_pay() -> None:
-    assert look(flow(), "x402").text == "Nothing was asked to be paid."
-
-
-def test_a_refusal_shows_the_handshake_by_itself() -> None:
-    refused = paid(state="refused", refused="over_request_limit", asked="0.013081 USDC on base-sepolia")
-    refused.response = http.Response.make(
-        400, b'{"error": {"message": "The gateway asks too much."}}', {"content-type": JSON}
-    )
-    shown = look(refused)
-    assert shown.name == "x402"
-    assert shown.text.startswith("refused over_request_limit: asked 0.013081 USDC on base-sepolia\n")
-    assert "The client got 400:\n  The gateway asks too much." in shown.text
-
-
-def test_a_refusal_after_a_payment() -> None:
-    text = look(paid(state="unknown", refused="over_repurchase_limit"), "x402").text
-    assert text.startswith(
-        "0.013081 USDC on base-sepolia: sent, not confirmed yet, then refused\nover_repurchase_limit\n"
-    )
 
 
 def test_another_dialect() -> None:

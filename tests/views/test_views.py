@@ -1,11 +1,9 @@
-"""What mitmweb shows of a flow, and that the client gets what it would get without anybody looking."""
+"""What the views of mitmweb and mitmproxy are given: the body while it streams, and only where somebody looks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
-import json
 import re
 import threading
 import time
@@ -20,45 +18,15 @@ from mitmproxy.test import tflow
 
 from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from mitmproxy_x402.sandbox.answers import FREE
 from mitmproxy_x402.views import views
 from support import certs
 from support.console import io, taddons
 from support.mitmweb import Web, length
 from support.place import place
-from support.proxy import DOOR, ROOT, Proxy
+from support.proxy import DOOR, Proxy
 from support.versions import IS_12
-from support.wire import Peer, Upstream, read_message, request
-
-SHOWN = "1k"
-"""x402_view_limit of the screen that most tests look at."""
-
-
-class Stage:
-    """An upstream that sends the pieces of `play` one by one, each when the test says `go`."""
-
-    def __init__(self) -> None:
-        self.upstream = Upstream(self._script)
-        self._pieces: list[bytes] = []
-        self._may = threading.Semaphore(0)
-        self._reset = False
-
-    def play(self, *pieces: bytes, reset: bool = False) -> None:
-        self._pieces, self._reset = list(pieces), reset
-        self._may = threading.Semaphore(0)
-
-    def go(self, count: int = 1) -> None:
-        for _ in range(count):
-            self._may.release()
-
-    def _script(self, peer: Peer, upstream: Upstream) -> None:
-        upstream.read(peer)
-        may = self._may
-        for piece in self._pieces:
-            assert may.acquire(timeout=20)
-            peer.send(piece)
-        if self._reset:
-            peer.close(reset=True)
+from support.viewers import ASK, HEAD, SHOWN, USAGE, Stage, ask
+from support.wire import read_message
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +59,6 @@ def dump(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
         yield proxy
 
 
-ASK = request("POST", "/v1/chat/completions", json.dumps(REQUEST).encode(), "Connection: close")
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 EVENTS = [b"data: %d %s\n\n" % (number, b"x" * 300) for number in range(4)]
 """More than SHOWN."""
 LIMIT = 1024
@@ -119,9 +85,6 @@ def received(proxy: Proxy, stage: Stage, sent: list[bytes], look: Callable[[int]
             got += client.exactly(len(piece))
             look(number)
         return got + client.rest()
-
-
-# What the client gets.
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
@@ -220,8 +183,6 @@ def test_a_script_that_is_loaded_again_in_mid_stream(home: Path, stage: Stage) -
         assert "Traceback" not in web.log
 
 
-# Who looks.
-
 WHO = """
 import logging
 def responseheaders(flow):
@@ -291,113 +252,10 @@ def test_mitmdump_prints_the_answer_put_together(home: Path) -> None:
         running.proxy.wait_for('"city": "Oslo"')
 
 
-# What was paid.
-
-
-@pytest.fixture(scope="module")
-def one_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """A screen before a sandbox whose streams say what was settled."""
-    with Sandbox(SandboxConfig(settle="before")).run_in_thread() as sandbox:
-        with Web(sandbox.url, home=tmp_path_factory.mktemp("home")) as proxy:
-            yield proxy
-            assert "Traceback" not in proxy.log
-
-
-@pytest.fixture
-def shop(one_shop: Web) -> Web:
-    one_shop.clear()
-    return one_shop
-
-
-USAGE = {**REQUEST, "stream_options": {"include_usage": True}}
-
-
-def ask(web: Web, body: dict[str, Any], fault: str = "", path: str = "/v1/chat/completions") -> httpx.Response:
-    headers = {"x-sandbox-fault": fault} if fault else {}
-    return httpx.post(web.url + path, json=body, headers=headers, timeout=20)
-
-
-def test_a_paid_stream(shop: Web) -> None:
-    assert ask(shop, USAGE).status_code == 200
-    flow = shop.wait_for_flow(lambda flow: "tok" in flow["comment"])
-    assert re.fullmatch(
-        r"paid 0\.001\d* USDC base-sepolia 0x[0-9a-f]{6}… · 1 tool call · \d+ tok · first byte (\d+ ms|[\d.]+ s)",
-        flow["comment"],
-    )
-    assert flow["marked"] == "🟢"
-    assert "tool call 1: forecast" in shop.view(flow)
-    assert "paid\nto 0x" in shop.view(flow)
-    assert "umbrella" in shop.view(flow, message="request")
-    assert "-> exact on base-sepolia: 0.001" in shop.view(flow, "x402")
-    assert shop.view(flow, "raw").count("data: ") > 10
-
-
-def test_while_it_streams(shop: Web) -> None:
-    """The comment has what is known, the view what has come; both get complete by themselves."""
-    started: list[httpx.Response] = []
-    client = threading.Thread(target=lambda: started.append(ask(shop, USAGE, "slow-chunks;seconds=0.07")))
-    client.start()
-    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("sent 0.0014 USDC base-sepolia · first byte"))
-    assert flow["marked"] == ""
-    shop.wait_for_flow(lambda flow: length(flow) and "not finished" in shop.view(flow))
-    client.join()
-    flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"] and "tool call" in flow["comment"])
-    assert shop.content(flow) == started[0].content
-
-
-@pytest.mark.parametrize(
-    ("more", "fault", "comment", "mark"),
-    [
-        ({}, "receipt", r"sent 0\.001\d* USDC base-sepolia, not confirmed yet · 1 tool call · \d+ tok · .*", "🟡"),
-        ({"max_tokens": 500_000}, "", r"refused over_request_limit: asked 2\.50\d* USDC on base-sepolia", "⛔"),
-        ({}, "reject;code=PAYMENT_UNDERPAID", r"rejected 0\.001\d* USDC base-sepolia.*", "🟠"),
-        ({"model": FREE}, "", r"free · 1 tool call · \d+ tok · first byte .*", ""),
-        ({"stream": False}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
-        ({}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
-        ({}, "cut", r"paid 0\.001\d* USDC base-sepolia .* · first byte .* · interrupted", "🟢"),
-    ],
-)  # fmt: skip
-def test_what_became_of_it(shop: Web, more: dict[str, Any], fault: str, comment: str, mark: str) -> None:
-    with contextlib.suppress(httpx.RemoteProtocolError):
-        ask(shop, {**USAGE, **more, "user": fault}, fault)
-    flow = shop.wait_for_flow(lambda flow: re.fullmatch(comment, flow["comment"]), f"as {comment}")
-    assert flow["marked"] == mark
-
-
-def test_a_refusal_shows_the_handshake(shop: Web) -> None:
-    ask(shop, {**USAGE, "max_tokens": 600_000})
-    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("refused over_request_limit: asked 3"))
-    text = shop.view(flow)
-    assert text.startswith("refused over_request_limit: asked 3.0")
-    assert "The client got 400:" in text
-    assert "exact on base-sepolia: 3.0" in text
-
-
-def test_what_the_guard_refuses(shop: Web) -> None:
-    answer = httpx.post(
-        shop.url + "/v1/chat/completions", json=USAGE, headers={"origin": "https://evil.example"}, timeout=30
-    )
-    flow = shop.wait_for_flow(lambda flow: flow["comment"] == "refused origin_not_allowed")
-    assert flow["marked"] == "⛔"
-    assert " ".join(answer.json()["error"]["message"].split()) in " ".join(shop.view(flow).split())
-
-
 def test_an_upstream_that_does_not_answer(web: Web, stage: Stage) -> None:
     stage.play()
     assert ask(web, USAGE).status_code == 502
     web.wait_for_flow(lambda flow: flow["comment"] == "no answer")
-
-
-def test_what_a_user_writes_stays(shop: Web) -> None:
-    client = threading.Thread(target=lambda: ask(shop, {**USAGE, "user": "two"}, "slow-chunks;seconds=0.07"))
-    client.start()
-    flow = shop.wait_for_flow(lambda flow: flow["comment"].startswith("sent "))
-    shop.api(f"flows/{flow['id']}", "PUT", {"comment": "mine", "marked": ":cat:"})
-    client.join()
-    ask(shop, {**USAGE, "user": "three"})
-    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])  # read after the other one was
-    (after,) = [each for each in shop.flows() if each["id"] == flow["id"]]
-    assert (after["comment"], after["marked"]) == ("mine", "🐱")
 
 
 def test_nothing_is_kept_with_0(home: Path) -> None:
@@ -407,33 +265,6 @@ def test_nothing_is_kept_with_0(home: Path) -> None:
             flow = shop.wait_for_flow(lambda flow: "paid" in flow["comment"])
     assert flow["response"]["contentLength"] is None
     assert "tool call" not in flow["comment"]
-
-
-FILTERS = {
-    "~comment ^sent": 1,
-    "~comment ^refused": 1,
-    "~comment ^free": 1,
-    "~comment tool.call": 2,
-    "~marked & ! ~comment ^refused & ! ~c 200": 1,
-    "~bs forecast": 2,
-    "~marked": 3,
-    "~marker green_circle": 1,
-    "~meta x402.state:.unknown": 1,
-    "~meta x402.refused:.over": 1,
-    "~meta x402.transaction & ! ~c 200": 1,
-    "! ~meta x402.state": 1,
-}
-
-
-def test_filters(shop: Web) -> None:
-    ask(shop, {**USAGE, "user": "a"}, "error")
-    ask(shop, {**USAGE, "user": "b"}, "receipt")
-    ask(shop, {**USAGE, "max_tokens": 700_000})
-    ask(shop, {**USAGE, "model": FREE})
-    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])
-    assert {expression: len(shop.matching(expression)) for expression in FILTERS} == FILTERS
-    table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
-    assert table == list(FILTERS)[:5]
 
 
 @pytest.mark.parametrize("coding", ["gzip", "", "x-none"])

@@ -12,30 +12,30 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import test_ceiling_invariant
-import test_ceilings
 import test_malicious_gateways as malicious
+from test_ceiling_invariant import entry
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import ChainWord, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.purchase import Purchase
-from mitmproxy_x402.protocol.messages import AtomicUnits
+from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets
 from support import challenges, effort
+from support.ceilings import PURPOSE, challenge
 from support.ledgers import query
 from support.token_rpc import TokenRpc
 
 METHODS = ("exact", "permit2", "upto", "gateway", "svm")
-CODES = (*malicious.CODES, "permit2_allowance_required", "permit2_invalid_nonce")
 AMOUNTS = (1, 10, 25, 60, 100)
 SEQUENCES = 40
 
@@ -55,36 +55,25 @@ class World(malicious.World):
     rpc: TokenRpc
     loop: asyncio.AbstractEventLoop
 
-    def buy(self, number: int, purchase: Purchase) -> None:
+    codes = (*malicious.CODES, "permit2_allowance_required", "permit2_invalid_nonce")
+
+    def run(self, buying: Coroutine[Any, Any, Payment]) -> Payment:
+        return self.loop.run_until_complete(buying)
+
+    def required(self) -> PaymentRequired:
         if self.random.random() < 0.2:
             self.rpc.allowance = self.random.choice((0, 50, 10**6))
         offered = [self.entry(method) for method in self.random.sample(METHODS, self.random.randint(1, 4))]
-        required = test_ceilings.challenge(*offered, sponsored=self.random.random() < 0.5)
-        try:
-            payment = self.loop.run_until_complete(purchase.buy(required))
-        except X402Error as error:
-            self.seen[getattr(error, "reason", "")] += 1
-            self.running.remove((number, purchase))
-            purchase.finish(Outcome("unknown", status=400), complete=False)
-        else:
-            self.reserved[payment.row] = self.now
+        return challenge(*offered, sponsored=self.random.random() < 0.5)
 
     def entry(self, method: str) -> dict[str, Any]:
         amount = self.random.choice(AMOUNTS)
         if method != "svm":
-            return test_ceiling_invariant.entry(method, amount)
-        entry: dict[str, Any] = challenges.svm(recentBlockhash=malicious.BLOCKHASH)["accepts"][0]
-        return entry | {"amount": str(amount)}
+            return entry(method, amount)
+        offered: dict[str, Any] = challenges.svm(recentBlockhash=malicious.BLOCKHASH)["accepts"][0]
+        return offered | {"amount": str(amount)}
 
-    def send(self, number: int, purchase: Purchase) -> None:
-        try:
-            purchase.sending()
-        except X402Error:
-            self.running.remove((number, purchase))
-            purchase.finish(Outcome("unknown", status=400), complete=False)
-            return
-        payment = purchase.payment
-        assert payment is not None
+    def note(self, payment: Payment) -> None:
         message: Any = json.loads(base64.b64decode(payment.header[1]))
         said = message["payload"]
         if "permit2Authorization" in said:
@@ -195,8 +184,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(autouse=True)
-def codes(monkeypatch: pytest.MonkeyPatch, rpc: TokenRpc, loop: asyncio.AbstractEventLoop) -> None:
-    monkeypatch.setattr(malicious, "CODES", CODES)
+def _chain(monkeypatch: pytest.MonkeyPatch, rpc: TokenRpc, loop: asyncio.AbstractEventLoop) -> None:
     monkeypatch.setattr(World, "rpc", rpc, raising=False)
     monkeypatch.setattr(World, "loop", loop, raising=False)
 
@@ -236,9 +224,9 @@ def test_a_gateway_that_takes_all_and_always_says_the_same_gets_twice_a_budget_a
         assert hour.seconds is not None
         since: list[tuple[float, int]] = []
         for _ in range(120):
-            required = test_ceilings.challenge(test_ceiling_invariant.entry(method, 100))
+            required = challenge(entry(method, 100))
             try:
-                payment = world.loop.run_until_complete(payer.pay(required, test_ceilings.PURPOSE))
+                payment = world.loop.run_until_complete(payer.pay(required, PURPOSE))
             except X402Error:
                 world.now += 500
                 continue

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ceilings import FACILITATOR, PAY_TO, PURPOSE, USDC, challenge
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import Clock, Outcome
@@ -32,6 +31,7 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import effort
+from support.ceilings import FACILITATOR, PAY_TO, PURPOSE, USDC, challenge
 from support.ledgers import query
 from support.proxy import EVM_KEY
 from support.token_rpc import TokenRpc

@@ -1,12 +1,8 @@
-"""Payments over Permit2: when they are made, what goes with them, and that promises never exceed what is there."""
+"""Payments over Permit2: when they are made, and that promises never exceed what is there."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,89 +15,11 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import EvmRpcError, Refused
 from mitmproxy_x402.ledger.interface import Charge, Outcome
-from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
 from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, Ceilings, expected_charge
 from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
-from mitmproxy_x402.protocol.messages import PaymentRequired
-from mitmproxy_x402.protocol.payment_required import read_payment_required
-from mitmproxy_x402.settings.settings import read_settings
-from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
-from support.proxy import EVM_KEY
-from support.token_rpc import TokenRpc
-from support.wire import free_port
-
-USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
-PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
-FACILITATOR = "0x14fDa13953Fc30428938E6BF950d036e77214e52"
-CEILING, EXACT = 17_686, 2_000
-PURPOSE = Purpose("POST", "127.0.0.1", "/v1/chat/completions", "test-1")
-
-
-def entry(scheme: str = "upto", amount: int = CEILING, **extra: Any) -> dict[str, Any]:
-    facilitator = {"facilitatorAddress": FACILITATOR} if scheme == "upto" else {}
-    return {
-        **{"scheme": scheme, "network": "eip155:8453", "amount": str(amount), "asset": USDC, "payTo": PAY_TO},
-        **{"maxTimeoutSeconds": 300, "extra": {"name": "USD Coin", "version": "2", **facilitator, **extra}},
-    }
-
-
-def challenge(*entries: dict[str, Any], sponsored: bool = False) -> PaymentRequired:
-    extensions = {"eip2612GasSponsoring": {"info": {"description": "x", "version": "1"}, "schema": {}}}
-    said = {"x402Version": 2, "accepts": list(entries), "extensions": extensions if sponsored else {}}
-    required = read_payment_required(None, json.dumps(said).encode())
-    assert required is not None
-    return required
-
-
-BOTH = (entry(), entry("exact", EXACT))
-
-
-class Shop:
-    """A payer with one wallet, its ledger and an RPC that says what it holds."""
-
-    def __init__(self, home: Path, rpc: TokenRpc | None, **options: str) -> None:
-        self.now = 1_800_000_000.0
-        url = f"http://127.0.0.1:{free_port()}" if rpc is None else rpc.url
-        given = {"x402_evm_rpc": f"base={url}", "x402_schemes": "upto", "x402_rpc_timeout": "5"}
-        given |= {f"x402_{key}": value for key, value in options.items()}
-        settings = read_settings(given, {}, cwd=home, home=home)
-        self.ledger = SqliteLedger(home / "ledger.sqlite3")
-        wallets = load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, home))
-        self.payer = Payer(settings, wallets, self.ledger, clock=lambda: self.now)
-
-    def pay(self, required: PaymentRequired, **more: Any) -> Payment:
-        return asyncio.run(self.payer.pay(required, PURPOSE, **more))
-
-    def send(self, payment: Payment) -> None:
-        self.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
-
-    def settle(self, payment: Payment, charged: int) -> None:
-        self.send(payment)
-        outcome = Outcome("settled", transaction="0x" + "ab" * 32, charged_micro_usd=charged)
-        self.ledger.finish(payment.row, outcome)
-
-    def spent(self) -> int:
-        return self.ledger.spent(self.payer.settings.budgets[0])
-
-
-@pytest.fixture
-def shops(tmp_path: Path) -> Iterator[Any]:
-    with ExitStack() as stack:
-
-        def make(balance: int = 1_000_000, allowance: int = 0, nonce: int | None = 7, **options: str) -> Any:
-            rpc = stack.enter_context(TokenRpc(8453, balance, allowance, nonce))
-            shop = Shop(tmp_path, rpc, **options)
-            stack.callback(shop.ledger.close)
-            return shop, rpc
-
-        yield make
-
-
-def message(payment: Payment) -> dict[str, Any]:
-    return dict(json.loads(base64.b64decode(payment.header[1])))
+from support.ceilings import BOTH, CEILING, EXACT, FACILITATOR, PURPOSE, USDC, Shop, challenge, entry, message
 
 
 def test_a_ceiling_within_the_allowance_is_signed_and_reserved_whole(shops: Any) -> None:
@@ -114,103 +32,6 @@ def test_a_ceiling_within_the_allowance_is_signed_and_reserved_whole(shops: Any)
     assert shop.spent() == CEILING
     assert rpc.asked == ["eth_chainId", "eth_call", "eth_call", "eth_call"]
     assert len(rpc.requests) == 1, "one request"
-
-
-def test_without_an_allowance_the_seller_s_sponsoring_is_used_once_at_a_time(
-    shops: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop, rpc = shops()
-    required = challenge(*BOTH, sponsored=True)
-    first = shop.pay(required)
-    info = message(first)["extensions"]["eip2612GasSponsoring"]["info"]
-    assert (info["amount"], info["nonce"], info["description"]) == (str(CEILING), "7", "x")
-    caplog.set_level("INFO")
-    assert shop.pay(required).offer.method == "exact", "one permit under way"
-    assert "0.002 USDC on base is paid, since another way was not open" in caplog.text
-    assert "earlier payments over Permit2 may still take 0.017686 USDC" in caplog.text
-    shop.settle(first, 686)
-    rpc.allowance, rpc.nonce = 17_000, 8
-    third = shop.pay(required)
-    assert message(third)["extensions"]["eip2612GasSponsoring"]["info"]["nonce"] == "8"
-    shop.payer.release(third.row)
-    small = shop.pay(challenge(entry(amount=17_000)))
-    assert small.offer.method == "upto", "what the permit left serves without another"
-
-
-def test_a_permit_under_way_is_named_and_one_that_the_chain_has_used_is_not_in_the_way(shops: Any) -> None:
-    """A streamed answer does not say that its payment is settled; the token's nonce says that its permit is used."""
-    shop, rpc = shops()
-    required = challenge(entry(), sponsored=True)
-    for number in range(3):
-        shop.send(shop.pay(required))
-        with pytest.raises(Refused, match=r"only one can be under way .* at the latest at \d\d:\d\d:\d\d") as caught:
-            shop.pay(required)
-        assert caught.value.reason == "permit_under_way"
-        rpc.allowance, rpc.nonce = CEILING - 686, 8 + number
-    plain = shop.pay(challenge(entry("exact", 1000, assetTransferMethod="permit2"), sponsored=True))
-    assert "amount" in message(plain)["extensions"]["eip2612GasSponsoring"]["info"]
-
-
-def test_an_unused_permit_is_in_the_way_of_all_others(shops: Any) -> None:
-    """Also where as much is pending as other permits, which are used, were for."""
-    shop, rpc = shops()
-    required = challenge(entry(), sponsored=True)
-    streamed = shop.pay(required)
-    shop.send(streamed)
-    rpc.nonce = 8
-    shop.settle(shop.pay(required), CEILING)
-    rpc.nonce = 9
-    shop.send(shop.pay(required))
-    with pytest.raises(Refused) as caught:
-        shop.pay(required)
-    assert caught.value.reason == "permit_under_way"
-
-
-def test_used_permits_do_not_hide_a_payment_that_counts_on_the_allowance(shops: Any) -> None:
-    shop, rpc = shops()
-    first = shop.pay(challenge(entry(amount=900), sponsored=True))
-    shop.send(first)
-    rpc.nonce = 8
-    shop.settle(shop.pay(challenge(entry(), sponsored=True)), 1)
-    rpc.allowance, rpc.nonce = CEILING - 1, 9
-    plain = shop.pay(challenge(entry(amount=900), sponsored=True))
-    assert "amount" not in message(plain)["extensions"]["eip2612GasSponsoring"]["info"]
-    shop.ledger.finish(first.row, Outcome("settled", transaction="0x" + "ab" * 32, charged_micro_usd=900))
-    with pytest.raises(Refused) as caught:
-        shop.pay(challenge(entry(), sponsored=True))
-    assert caught.value.reason == "permit_under_way"
-
-
-@pytest.mark.parametrize("allowance", [0, CEILING])
-def test_version_1_carries_no_permit(shops: Any, allowance: int) -> None:
-    """So Permit2 is paid only from an allowance that stands, and nothing is signed that cannot be settled."""
-    shop, _ = shops(allowance=allowance)
-    over_permit2, exact = (
-        {**one, "network": "base", "maxAmountRequired": one.pop("amount"), "resource": "http://127.0.0.1/x"}
-        for one in (entry(), entry("exact", EXACT))
-    )
-    extensions = {"eip2612GasSponsoring": {"info": {"description": "x", "version": "1"}, "schema": {}}}
-    said = {"x402Version": 1, "error": "", "accepts": [over_permit2, exact], "extensions": extensions}
-    required = read_payment_required(None, json.dumps(said).encode())
-    assert required is not None
-    assert shop.pay(required).offer.method == ("upto" if allowance else "exact")
-    if not allowance:
-        with pytest.raises(Refused) as caught:
-            shop.pay(replace(required, accepts=required.accepts[:1]))
-        assert caught.value.reason == "permit2_allowance_missing"
-        assert shop.pay(challenge(entry(), sponsored=True)).offer.method == "upto", "no permit is under way"
-
-
-def test_no_permit_is_signed_beside_a_payment_that_counts_on_the_allowance(shops: Any) -> None:
-    """It would set the allowance to its own amount, and leave the earlier payment with nothing."""
-    shop, _ = shops(allowance=CEILING)
-    plain = shop.pay(challenge(*BOTH, sponsored=True))
-    assert plain.offer.method == "upto"
-    assert shop.pay(challenge(*BOTH, sponsored=True)).offer.method == "exact"
-    with pytest.raises(Refused, match="wallet allow"):
-        shop.pay(challenge(entry(), sponsored=True))
-    shop.payer.release(plain.row)
-    assert shop.pay(challenge(entry(amount=CEILING + 1), sponsored=True)).offer.method == "upto"
 
 
 @pytest.mark.parametrize("nonce", [None, 7])
@@ -349,18 +170,6 @@ def test_auto_is_not_lured_into_a_ceiling_of_many_times_the_price(shops: Any) ->
     payment = shop.pay(challenge(lure, BOTH[1]))
     shop.settle(payment, MOST_TIMES * EXACT)
     assert shop.pay(challenge(lure, BOTH[1])).offer.method == "exact", "it has shown what it takes"
-
-
-@pytest.mark.parametrize("wanted", ["from", "asset", "spender", "amount", "nonce", "deadline", "signature"])
-def test_a_seller_that_fills_in_the_permit_itself_gets_none(shops: Any, wanted: str) -> None:
-    shop, _ = shops()
-    info = {"description": "x", "version": "1", wanted: "0x" + "66" * 20}
-    said = {"x402Version": 2, "accepts": [entry()], "extensions": {"eip2612GasSponsoring": {"info": info}}}
-    required = read_payment_required(None, json.dumps(said).encode())
-    assert required is not None
-    with pytest.raises(Refused, match="wallet allow"):
-        shop.pay(required)
-    assert shop.spent() == 0
 
 
 LIES = {

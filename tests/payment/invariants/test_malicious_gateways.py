@@ -18,6 +18,7 @@ import base64
 import json
 import random
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ import pytest
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import ChainWord, Clock, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
@@ -79,6 +80,8 @@ class Signature:
 
 
 class World:
+    codes = CODES
+
     def __init__(self, seed: int, place: Path, settings: Settings, wallets: Wallets, *, looks: bool) -> None:
         self.random = random.Random(seed)
         self.place, self.settings, self.wallets, self.looks = place, settings, wallets, looks
@@ -113,17 +116,25 @@ class World:
             self.buy(number, purchase)
 
     def buy(self, number: int, purchase: Purchase) -> None:
-        required = challenge(self.random.choice((1, 10, 25, 60, 100)), svm=self.random.random() < 0.4)
         try:
-            purchase.buy(required).send(None)
-        except StopIteration as made:
-            self.reserved[made.value.row] = self.now
+            payment = self.run(purchase.buy(self.required()))
         except X402Error as error:
             self.seen[getattr(error, "reason", "")] += 1
             self.running.remove((number, purchase))
             purchase.finish(Outcome("unknown", status=400), complete=False)
         else:
-            raise AssertionError("it waited")
+            self.reserved[payment.row] = self.now
+
+    def run(self, buying: Coroutine[Any, Any, Payment]) -> Payment:
+        """To its end: nothing is waited for."""
+        try:
+            buying.send(None)
+        except StopIteration as made:
+            return made.value  # type: ignore[no-any-return]
+        raise AssertionError("it waited")
+
+    def required(self) -> PaymentRequired:
+        return challenge(self.random.choice((1, 10, 25, 60, 100)), svm=self.random.random() < 0.4)
 
     def send(self, number: int, purchase: Purchase) -> None:
         try:
@@ -132,8 +143,11 @@ class World:
             self.running.remove((number, purchase))
             purchase.finish(Outcome("unknown", status=400), complete=False)
             return
-        payment = purchase.payment
-        assert payment is not None
+        assert purchase.payment is not None
+        self.note(purchase.payment)
+
+    def note(self, payment: Payment) -> None:
+        """What the gateway has in hand now."""
         said: Any = json.loads(base64.b64decode(payment.header[1]))["payload"]
         authorization = said.get("authorization")
         reference = authorization["nonce"] if authorization else said["transaction"]
@@ -161,7 +175,7 @@ class World:
         purchase.finish(outcome, complete=200 <= status < 300 and self.random.random() < 0.6)
 
     def reject(self, number: int, purchase: Purchase) -> None:
-        code, status = self.random.choice(CODES), self.random.choice(REJECTIONS)
+        code, status = self.random.choice(self.codes), self.random.choice(REJECTIONS)
         self.seen[code] += 1
         try:
             again = purchase.rejected(code, status)

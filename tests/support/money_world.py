@@ -1,13 +1,4 @@
-"""What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
-
-Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
-leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every other
-world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the payer,
-the purchases, the forecast, the held payments and the ledger are the real ones, once in a file and once in a database,
-where the two proxies are on two machines and hold payments together.
-
-`pytest --sequences 50000` runs more of them; a failure names its seed.
-"""
+"""A small world of two proxies with one ledger, a gateway, and clients, in which anything may happen in any order."""
 
 from __future__ import annotations
 
@@ -16,13 +7,11 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.forecast.forecast import TRUST
@@ -39,22 +28,16 @@ from mitmproxy_x402.payment.retained.store import Retained, RetainedPayments
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from mitmproxy_x402.settings.settings import Settings, read_settings
-from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
-from support import challenges, effort
+from mitmproxy_x402.settings.settings import Settings
+from mitmproxy_x402.wallet.sources import Wallets
+from support import challenges
 from support.ledgers import DatabaseTimes
-from support.postgres import Postgres
-from support.proxy import EVM_KEY
 
 STEPS = 30
 NOT_TAKEN = ("PAYMENT_UNDERPAID", "PAYMENT_BLOCKHASH_STALE")
 PRICES = (10, 25, 60)
 CONTENTS = 3
 """Different requests."""
-BATCH = 100
-"""Sequences a test."""
-SLOWER, SHARED_BATCH = 100, 10
-"""In a database fewer are tried, and fewer a test."""
 TRANSACTION = "0x" + "ab" * 32
 PLACE = ("POST", "http://h:1", "/v1/x")
 WORDS = "what an unpaid request is told"
@@ -412,62 +395,3 @@ class SharedWorld(World):
         process.ledger.close()
         while (session,) in self.times.ask("SELECT x402_alive()"):
             time.sleep(0.001)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    count = int(metafunc.config.getoption("--sequences") or (2000 if effort.thorough else 400))
-    if "batch" in metafunc.fixturenames:
-        metafunc.parametrize("batch", range(-(-count // BATCH)))
-    if "shared_batch" in metafunc.fixturenames:
-        metafunc.parametrize("shared_batch", range(-(-count // SLOWER // SHARED_BATCH)))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    return read_settings(
-        {"x402_budget": "0.000200/hour, 0.000900", "x402_ledger_sync": "false"}, {}, cwd=home, home=home
-    )
-
-
-@pytest.fixture(scope="module")
-def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
-    return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
-
-
-@contextmanager
-def named(seed: int) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
-        raise
-
-
-def test_the_invariant(batch: int, tmp_path: Path, settings: Settings, wallets: Wallets) -> None:
-    for seed in range(batch * BATCH, (batch + 1) * BATCH):
-        world = World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=bool(seed % 2))
-        with named(seed), closing(world):
-            world.play()
-
-
-def test_the_invariant_on_two_machines(
-    shared_batch: int, postgres: Postgres, settings: Settings, wallets: Wallets
-) -> None:
-    for seed in range(shared_batch * SHARED_BATCH, (shared_batch + 1) * SHARED_BATCH):
-        with named(seed):
-            SharedWorld(seed, postgres.empty(), settings, wallets)
-
-
-def test_the_worlds_in_which_payments_go_ahead_see_all_of_it(
-    tmp_path: Path, settings: Settings, wallets: Wallets
-) -> None:
-    sent_ahead, seen = 0, set()
-    for seed in range(1, 121, 2):
-        with closing(World(seed, tmp_path / f"{seed}.sqlite3", settings, wallets, ahead=True)) as world:
-            world.play()
-            sent_ahead += world.sent_ahead
-            seen |= set(world.query("state, code", ""))
-    assert sent_ahead > 100
-    assert {("superseded", None), ("superseded", "PAYMENT_UNDERPAID")} <= seen
-    assert {"settled", "unknown", "rejected", "released", "expired"} <= {state for state, _ in seen}

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from mitmproxy import http
-from test_money_invariant import CHALLENGES, PRICES, Process, Running, World, run
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import Outcome
@@ -23,6 +22,7 @@ from mitmproxy_x402.payment.polls import Poll, poll_of, remember
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import effort
+from support.money_world import CHALLENGES, PRICES, Process, Running, World, run
 from support.proxy import EVM_KEY
 
 SEQUENCES = 100

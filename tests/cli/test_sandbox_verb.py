@@ -1,0 +1,89 @@
+"""The verb `sandbox`: one paid request to watch, then a gateway and a proxy until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from support import effort
+from support.sessions import SECONDS, run, session
+from support.versions import IS_12
+from support.wire import free_port
+
+
+class TestSandbox:
+    @pytest.mark.parametrize("network", effort.chosen(["base-sepolia", "solana-devnet", "both"], "both"))
+    def test_one_request_is_paid_and_shown(self, tmp_path: Path, network: str) -> None:
+        """With settings and keys about that would spoil it, were they looked at."""
+        (tmp_path / "x402.toml").write_text('max_request = "0"\nclient_token = "never-to-be-asked"')
+        (tmp_path / ".mitmproxy").mkdir()
+        (tmp_path / ".mitmproxy/config.yaml").write_text("x402_max_request: '0'\n")
+        arguments = ("sandbox", "--once", "--network", network, "-p", str(free_port()))
+        answer = run(tmp_path, *arguments, BLOCKRUN_WALLET_KEY="not to be read", X402_CLIENT_TOKEN="nor-this-one")
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert 'tool call  forecast({"city": "Oslo", "days": 7, "unit": "celsius"})' in answer.stdout
+        assert "data: [DONE]" in answer.stdout
+        assert "settled, transaction " in answer.stdout
+        assert "\x1b" not in answer.stdout
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".mitmproxy", "x402.toml"]
+
+    @pytest.mark.parametrize("number", effort.chosen([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
+    def test_it_serves_until_told_to_end_and_leaves_nothing(self, tmp_path: Path, number: signal.Signals) -> None:
+        port = free_port()
+        with session(tmp_path, "sandbox", "-p", str(port)) as demo:
+            demo.await_line("It runs until Ctrl-C")
+            demo.await_line("curl -N")
+            demo.await_line("report --ledger /")
+            demo.await_line("X402_UPSTREAM=http://127.0.0.1:")
+            connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+            connection.request("GET", "/v1/models")
+            models = json.loads(connection.getresponse().read())
+            connection.close()
+            assert "sandbox-1" in [model["id"] for model in models["data"]]
+            if number == signal.SIGINT:
+                os.killpg(demo.process.pid, number)  # as a terminal does: to everything in it
+            else:
+                demo.process.send_signal(number)  # as `kill` does: to the one
+            code, said = demo.end()
+            assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+            assert not demo.has_orphans()
+        assert "Traceback" not in said
+
+    def test_a_taken_port(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            answer = run(tmp_path, "sandbox", "--once", "-p", str(taken.getsockname()[1]))
+        assert answer.returncode == 1
+        assert "this port is in use" in answer.stderr
+
+    def test_in_mitmweb(self, tmp_path: Path) -> None:
+        port, web = str(free_port()), str(free_port())
+        arguments = ("sandbox", "--web", "-p", port, "--web-port", web, "--no-web-open-browser")
+        if not IS_12:
+            answer = run(tmp_path, *arguments)
+            assert "has no login" in answer.stdout + answer.stderr
+            return
+        with session(tmp_path, *arguments) as demo:
+            demo.await_line(f"Web server listening at http://127.0.0.1:{web}/")
+            demo.await_line("settled, transaction ")
+            demo.await_line("It runs until Ctrl-C")
+            demo.process.send_signal(signal.SIGTERM)
+            assert demo.end()[0] == 143
+            assert not demo.has_orphans()
+
+    def test_a_proxy_that_cannot_start_ends_it(self, tmp_path: Path) -> None:
+        answer = run(tmp_path, "sandbox", "--once", "-p", str(free_port()), "--set", "x402_max_request=lots")
+        assert answer.returncode == 1
+        assert "x402_max_request = 'lots'" in answer.stdout
+        assert "the proxy did not start, exit code 1" in answer.stderr
+
+    @pytest.mark.parametrize("arguments", [("--network", "base"), ("--network",), ("-p", "x")])
+    def test_wrong_arguments(self, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+        answer = run(tmp_path, "sandbox", *arguments)
+        assert answer.returncode == 1
+        assert "expected" in answer.stderr
