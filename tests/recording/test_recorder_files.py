@@ -7,6 +7,7 @@ import hashlib
 import logging
 import resource
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.recording import thread as recorder_thread
-from mitmproxy_x402.recording.files import Folder, OpenFiles, replace_file
+from mitmproxy_x402.recording.files import MAX_CHUNKS, Folder, OpenFiles, replace_file
 from mitmproxy_x402.recording.format import RecordedResponse, Recording, read_recording, read_recordings
-from mitmproxy_x402.recording.names import extension, folder_name
+from mitmproxy_x402.recording.names import extension, folder_name, rfc3339
 from mitmproxy_x402.recording.thread import Begin, End, Job, Outputs, Response, Writer
+from support.patience import eventually
 from support.recorded import recording
 
-WHEN = datetime(2025, 7, 8, 9, 15, 0, 123_999, timezone.utc)
+WHEN = datetime(2025, 7, 8, 9, 15, 0, 123_999, timezone.utc).timestamp()
 
 
 @contextmanager
@@ -90,7 +92,7 @@ class TestNames:
         ],
     )
     def test_folders(self, method: str, path: str, expected: str) -> None:
-        name = folder_name(WHEN, 7, method, path)
+        name = folder_name(rfc3339(WHEN), 7, method, path)
         assert name == f"20250708T091500.123Z-000007-{expected}"
         assert len(name) <= 110
         assert Path("/x", name).resolve().parent == Path("/x")
@@ -225,6 +227,52 @@ class TestWriter:
             name = one.folder.name.encode()
             assert [piece for _, piece in one.pieces()] == [b"%s %d\n" % (name, number) for number in range(100)]
             assert one.complete
+        assert writer.has_room(recorder_thread.MAX_WAITING)
+
+    @pytest.mark.parametrize("coding", ["", "deflate"])
+    def test_what_is_over_at_once_has_its_chunks_in_the_head(self, tmp_path: Path, coding: str) -> None:
+        writer, job = Writer(), self.job(tmp_path)
+        pieces = [b"data: 1\n\n", b"data: 2\n\n"]
+        data = zlib.compress(b"".join(pieces)) if coding else b"".join(pieces)
+        writer.put(Begin(job, plain, "application/json", b"{}"))
+        writer.put(Response(job, known(coding), SSE, coding))
+        writer.put((job, 0.1, data[:9]))
+        writer.put((job, 0.2000004, data[9:]))
+        writer.put(End(job, known(coding, state="complete")))
+        assert writer.close(20)
+        found = read_recording(tmp_path / "one")
+        assert [chunk.seconds for chunk in found.chunks()] == [0.1, 0.2]
+        assert (found.body(), found.decoded_body(), found.complete) == (data, b"".join(pieces), True)
+        assert found.response is not None
+        assert found.response.sha256 == hashlib.sha256(data).hexdigest()
+        names = {"flow.json", "request.json", "response.sse", *(["response.decoded.sse"] if coding else [])}
+        assert {file.name for file in (tmp_path / "one").iterdir()} == names
+        assert {file.stat().st_mode & 0o777 for file in (tmp_path / "one").iterdir()} == {0o600}
+
+    def test_many_chunks_have_a_file(self, tmp_path: Path) -> None:
+        writer, job = Writer(), self.job(tmp_path)
+        writer.put(Begin(job, plain, "", None))
+        writer.put(Response(job, plain, SSE, ""))
+        for number in range(MAX_CHUNKS + 1):
+            writer.put((job, number, b"x"))
+        writer.put(End(job, known(state="complete")))
+        assert writer.close(20)
+        assert len((tmp_path / "one" / "chunks.jsonl").read_text().splitlines()) == MAX_CHUNKS + 1
+        assert len(read_recording(tmp_path / "one").chunks()) == MAX_CHUNKS + 1
+
+    def test_what_goes_on_is_there_before_its_end(self, tmp_path: Path) -> None:
+        writer, job = Writer(), self.job(tmp_path)
+        writer.put(Begin(job, plain, "application/json", b"{}"))
+        eventually((tmp_path / "one" / "flow.json").exists)
+        writer.put(Response(job, plain, SSE, ""))
+        writer.put((job, 0.1, b"data: 1\n\n"))
+        eventually((tmp_path / "one" / "response.sse").exists)
+        writer.put((job, 0.2, b"data: 2\n\n"))
+        writer.put(End(job, known(state="complete")))
+        assert writer.close(20)
+        found = read_recording(tmp_path / "one")
+        assert list(found.pieces()) == [(0.1, b"data: 1\n\n"), (0.2, b"data: 2\n\n")]
+        assert (found.complete, found.in_head) == (True, None)
         assert writer.has_room(recorder_thread.MAX_WAITING)
 
     def test_what_waits_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

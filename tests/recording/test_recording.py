@@ -58,7 +58,10 @@ def test_one_that_was_never_finished_is_incomplete(tmp_path: Path) -> None:
 _latin = st.text(st.characters(max_codepoint=255))
 _headers = st.lists(st.tuples(_latin, _latin), max_size=4).map(tuple)
 _seconds = st.none() | st.floats(0, 1e9)
-_PAIR = re.compile(r'\[\n +("(?:[^"\\]|\\.)*"),\n +("(?:[^"\\]|\\.)*")\n +\]')
+_chunks = st.none() | st.lists(st.builds(Chunk, _seconds.map(lambda s: round(s or 0.0, 6)), st.integers(0, 99))).map(
+    tuple
+)
+_PAIR = re.compile(r'\[\n +("(?:[^"\\]|\\.)*"|[0-9.e-]+),\n +("(?:[^"\\]|\\.)*"|[0-9]+)\n +\]')
 
 
 @given(_headers, _latin)
@@ -83,6 +86,7 @@ def test_headers_and_paths_of_any_bytes(headers: tuple[tuple[str, str], ...], pa
         end=_seconds,
         payment=st.none() | st.builds(RecordedPayment, *[st.text()] * 6),
         notes=st.lists(st.text(), max_size=3).map(tuple),
+        in_head=_chunks,
     )
 )
 def test_the_head_is_plain_json_indented_with_a_line_for_each_header(any_recording: Recording) -> None:
@@ -114,6 +118,24 @@ def test_without_chunks_the_body_is_one_piece(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", recording(tmp_path / "x"))
     (folder / "chunks.jsonl").unlink()
     assert list(read_recording(folder).pieces()) == [(0.0, BODY)]
+
+
+def test_chunks_in_the_head(tmp_path: Path) -> None:
+    chunks = (Chunk(0.5, 9), Chunk(0.75, 5), Chunk(0.75, 4))
+    folder = write(tmp_path / "x", recording(tmp_path / "x", in_head=chunks))
+    (folder / "chunks.jsonl").unlink()
+    found = read_recording(folder)
+    assert found.chunks() == chunks
+    assert list(found.pieces()) == [(0.5, BODY[:9]), (0.75, BODY[9:14]), (0.75, BODY[14:])]
+
+
+@pytest.mark.parametrize("chunks", ["{}", "[1]", "[[1]]", "[[1, -1]]", '[["1", 2]]', "[[true, 2]]", "[[1, 2, 3]]"])
+def test_damaged_chunks_in_the_head(tmp_path: Path, chunks: str) -> None:
+    folder = write(tmp_path / "x", recording(tmp_path / "x", in_head=()))
+    head = (folder / "flow.json").read_text()
+    (folder / "flow.json").write_text(head.replace('"chunks": []', f'"chunks": {chunks}'))
+    with pytest.raises(RecordingError, match=r"timing\.chunks: expected a list"):
+        read_recording(folder)
 
 
 @pytest.mark.parametrize("chunks", ["nonsense\n", "[1, -2]\n", "[1e999, 2]\n", "[0.5, 9]\n\n[1, 2]\n", "[nan, 1]\n"])

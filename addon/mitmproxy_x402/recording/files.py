@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
-from .format import CHUNKS, HEAD, Recording, to_text
+from .format import CHUNKS, HEAD, Chunk, Recording, to_text
 from .names import extension
 
 MAX_OPEN = 64
@@ -20,6 +20,8 @@ MAX_OPEN = 64
 MAX_TWINS = 100
 MAX_WHOLE = 1 << 16
 """Bytes of an answer that are kept until its end, for its digest."""
+MAX_CHUNKS = 64
+"""Chunks whose times stand in the head, where the answer is over before anything of it is written."""
 
 Piece = tuple[float, bytes]
 """A chunk of the answer: seconds since the request began, and the bytes."""
@@ -95,6 +97,8 @@ class Folder:
         """The answer so far, where it came at once."""
         self._digest: str | None = None
         self._chunks_size = 0
+        self._chunks: tuple[Chunk, ...] | None = None
+        """The chunks, where they stand in the head and have no file."""
         self._decoder: Decoder | None = None
         self._decoded: str | None = None
         self._decoded_size = 0
@@ -165,17 +169,22 @@ class Folder:
                 self._notes.append(f"not decoded: {error}")
         self._known, self._stale = known, True
 
-    def add(self, pieces: Sequence[Piece]) -> None:
-        """More of the answer."""
+    def add(self, pieces: Sequence[Piece], last: bool = False) -> None:
+        """More of the answer. `last`: `close` and `end` follow at once."""
         assert self._response is not None
         before = self.size > 0, self._decoded
         data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
-        self._files.write(f"{self._path}/{self._response}", data, self.size)
+        if last and self.size == 0 and len(pieces) <= MAX_CHUNKS:  # to make a file costs more than all that is in it
+            write_new(f"{self._path}/{self._response}", data)
+            self._chunks = tuple([Chunk(round(seconds, 6), len(piece)) for seconds, piece in pieces])
+        else:
+            self._files.write(f"{self._path}/{self._response}", data, self.size)
         self._whole = data if self.size == 0 and len(data) <= MAX_WHOLE else None
         self.size += len(data)
-        lines = "".join([f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces]).encode()
-        self._files.write(f"{self._path}/{CHUNKS}", lines, self._chunks_size)
-        self._chunks_size += len(lines)
+        if self._chunks is None:
+            lines = "".join([f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces]).encode()
+            self._files.write(f"{self._path}/{CHUNKS}", lines, self._chunks_size)
+            self._chunks_size += len(lines)
         if self._decoder is not None:
             self._decode(self._decoder, data)
         self._stale = self._stale or before != (self.size > 0, self._decoded)
@@ -195,7 +204,8 @@ class Folder:
 
     def close(self) -> None:
         """Nothing more is added."""
-        self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
+        if self._chunks is None or self._decoded is not None:
+            self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
     def end(self, recording: Recording) -> Recording:
         """The flow is over. Gives the recording with all that is known now."""
@@ -228,7 +238,10 @@ class Folder:
             body = self._response if self.size else None
             response = _changed(response, body=body, decoded=self._decoded, size=self.size, sha256=self._digest)
         notes = (*recording.notes, *self._notes)
-        return _changed(recording, folder=self.path, request=request, response=response, notes=notes)
+        return _changed(
+            recording,
+            **{"folder": self.path, "request": request, "response": response, "notes": notes, "in_head": self._chunks},
+        )
 
 
 _Thing = TypeVar("_Thing")

@@ -4,7 +4,8 @@
     request.json      the request's body (.txt, .bin, ... by its content type); missing where there is none
     response.sse      the answer's body, byte for byte as it came (.json, .mp3, ... by its content type)
     response.decoded.sse   the same without its Content-Encoding, where it has one
-    chunks.jsonl      a line for each chunk as it came: [seconds since the request began, bytes]
+    chunks.jsonl      a line for each chunk as it came: [seconds since the request began, bytes]; a short answer's are
+                      in flow.json instead, under timing.chunks
 
 A recording is `open` until the flow is over, then `complete` or `incomplete`; one that stays open was interrupted
 (the proxy was killed), and holds what had arrived by then. Method, path and headers are the bytes of the wire, one
@@ -13,6 +14,7 @@ character a byte (ISO-8859-1), with `REDACTED` in place of secrets.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -146,6 +148,8 @@ class Recording:
     """Requests sent upstream for this one."""
     notes: tuple[str, ...] = ()
     """What a reader should know, as that the body could not be decoded."""
+    in_head: tuple[Chunk, ...] | None = None
+    """The chunks of a short answer, which flow.json lists itself; None: they are in chunks.jsonl."""
 
     @property
     def complete(self) -> bool:
@@ -167,7 +171,7 @@ class Recording:
 
     def chunks(self) -> tuple[Chunk, ...]:
         """How the answer came. Raises RecordingError."""
-        return tuple(_read_chunks(self.folder / CHUNKS))
+        return self.in_head if self.in_head is not None else tuple(_read_chunks(self.folder / CHUNKS))
 
     def pieces(self) -> Iterator[tuple[float, bytes]]:
         """Each chunk of the answer with its time. They make up `body()`, whatever chunks.jsonl says of their sizes."""
@@ -231,7 +235,11 @@ def to_document(recording: Recording) -> dict[str, Any]:
             "bytes": response.size,
             "sha256": response.sha256,
         },
-        "timing": {"first_byte": _rounded(recording.first_byte), "end": _rounded(recording.end)},
+        "timing": {
+            "first_byte": _rounded(recording.first_byte),
+            "end": _rounded(recording.end),
+            **({} if recording.in_head is None else {"chunks": [[one.seconds, one.size] for one in recording.in_head]}),
+        },
         "payment": None
         if payment is None
         else {
@@ -279,7 +287,8 @@ def to_text(recording: Recording) -> str:
         f'  "http_version": {_quoted(request.http_version)},\n  "upstream": {_quoted(request.upstream)},\n'
         f'  "headers": {_pairs(request.headers)},\n  "body": {_value(request.body)},\n  "bytes": {request.size},\n'
         f'  "sha256": {_value(request.sha256)}\n }},\n "response": {answer},\n'
-        f' "timing": {{\n  "first_byte": {_number(recording.first_byte)},\n  "end": {_number(recording.end)}\n }},\n'
+        f' "timing": {{\n  "first_byte": {_number(recording.first_byte)},\n  "end": {_number(recording.end)}'
+        f"{_listed(recording.in_head)}\n }},\n"
         f' "payment": {paid},\n "legs": {recording.legs},\n "notes": {_texts(recording.notes)}\n}}\n'
     )
 
@@ -296,6 +305,15 @@ def _number(seconds: float | None) -> str:
     return "null" if seconds is None else repr(round(seconds, 6))
 
 
+def _listed(chunks: tuple[Chunk, ...] | None) -> str:
+    if chunks is None:
+        return ""
+    if not chunks:
+        return ',\n  "chunks": []'
+    lines = ",\n   ".join([f"[{chunk.seconds!r}, {chunk.size}]" for chunk in chunks])
+    return f',\n  "chunks": [\n   {lines}\n  ]'
+
+
 def _texts(texts: tuple[str, ...]) -> str:
     if len(texts) == 2:  # are on one line, as a name with its value
         return f"[{_quoted(texts[0])}, {_quoted(texts[1])}]"
@@ -306,8 +324,12 @@ def _texts(texts: tuple[str, ...]) -> str:
 def _pairs(headers: Headers) -> str:
     if not headers:
         return "[]"
-    lines = ",\n   ".join([f"[{_quoted(name)}, {_quoted(value)}]" for name, value in headers])
-    return f"[\n   {lines}\n  ]"
+    return "[\n   " + ",\n   ".join(map(_pair, headers)) + "\n  ]"
+
+
+@functools.lru_cache(1024)  # most of them come every time
+def _pair(header: tuple[str, str]) -> str:
+    return f"[{_quoted(header[0])}, {_quoted(header[1])}]"
 
 
 # Reading. What cannot be right is refused with its place; nothing outside the folder is ever read.
@@ -369,6 +391,7 @@ def read_recording(folder: Path) -> Recording:
         payment=_payment(top.table("payment")) if top.optional("payment", dict) is not None else None,
         legs=top.optional("legs", int) or 1,
         notes=tuple(str(note) for note in top.optional("notes", list) or ()),
+        in_head=tuple(map(_chunk, times.pairs("chunks"))) if times.optional("chunks", list) is not None else None,
     )
 
 
@@ -407,6 +430,10 @@ def _payment(table: Table) -> RecordedPayment:
         table.get("state", str),
         *(table.optional(key, str) or "" for key in ("amount", "network", "pay_to", "transaction", "refused")),
     )
+
+
+def _chunk(pair: tuple[float, float]) -> Chunk:
+    return Chunk(pair[0], int(pair[1]))
 
 
 def _read_chunks(file: Path) -> Iterator[Chunk]:

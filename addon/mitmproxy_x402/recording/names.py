@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from datetime import datetime
+from datetime import datetime, timezone
 
+_LOOKED_AT = 500
+"""Characters of a path that are looked at for a name."""
 MAX_SLUG = 60
 """Characters of a path that go into a name; 255 bytes is the most that file systems take, some only 143."""
 
@@ -62,16 +64,33 @@ def moment(when: datetime) -> str:
     return f"{when:%Y%m%dT%H%M%S}.{when.microsecond // 1000:03d}Z"
 
 
-def folder_name(when: datetime, number: int, method: str, path: str) -> str:
-    """The name of a recording's folder: its time (UTC), a running number, and what was asked, its secrets taken out."""
-    parts = [moment(when), f"{number:06d}", slug(method)[:16], slug(path.partition("?")[0])[:MAX_SLUG].strip("-.")]
-    return "-".join(part for part in parts if part)
+def rfc3339(seconds: float) -> str:
+    """The same of seconds since the epoch, as people write it: `2025-07-08T09:15:00.123Z`."""
+    thousandths = int(seconds * 1000 + 4e-4)  # a float of today's seconds is as much as that beside it
+    return f"{_date_time(thousandths // 1000)}.{thousandths % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=16)  # a busy proxy begins many requests in one second
+def _date_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def folder_name(started: str, number: int, method: str, path: str) -> str:
+    """The name of a recording's folder: its time (RFC 3339), a running number, what was asked without its secrets."""
+    when = started.translate(_NO_MARKS)
+    return f"{when}-{number:06d}{_what(method, path[:_LOOKED_AT].partition('?')[0])}"
 
 
 @functools.lru_cache(maxsize=256)  # an agent asks the same path over and over
+def _what(method: str, path: str) -> str:
+    parts = [slug(method)[:16], slug(path)[:MAX_SLUG].strip("-.")]
+    return "".join(f"-{part}" for part in parts if part)
+
+
 def slug(text: str) -> str:
     """`text` with nothing left in it but ASCII letters, digits, dots, underscores and single hyphens."""
     return _DOTS.sub(".", _OTHER.sub("-", text)).strip("-.")
 
 
+_NO_MARKS = str.maketrans("", "", "-:")
 _OTHER, _DOTS = re.compile(r"[^A-Za-z0-9._]+"), re.compile(r"\.\.+")

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,8 +22,8 @@ from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from ..settings.settings import Settings
 from ..views.flow_metadata import is_health
-from . import names as recorder_names
 from .format import RecordedPayment, RecordedRequest, RecordedResponse, Recording
+from .names import folder_name, rfc3339
 from .plan import Plan, asked_of, make_plan
 from .redact import Redactor
 from .thread import Begin, End, Job, Request, Response, Writer
@@ -32,6 +31,7 @@ from .thread import Begin, End, Job, Request, Response, Writer
 PATIENCE = 10.0
 """Seconds that the end of the proxy waits for the disk."""
 TOO_SLOW = "the disk is too slow"
+_CHECKS = (b"GET", b"HEAD")
 
 logger = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of the process: a script that is loaded again goes on counting
@@ -59,7 +59,9 @@ def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Reco
     def wrapped(self: Recorder, flow: http.HTTPFlow) -> None:
         if (self.plan is None and not self.open) or exchange_of(flow) is None:
             return
-        if is_health(flow.request):  # a supervisor asks every few seconds, and nobody upstream
+        if flow.request.data.method in _CHECKS and is_health(
+            flow.request
+        ):  # a supervisor asks every few seconds, and nobody upstream
             return
         try:
             hook(self, flow)
@@ -100,9 +102,8 @@ class Recorder:
             self._writer.complain(plan.folder, TOO_SLOW)
             return None
         sent = flow.request.data
-        started = datetime.fromtimestamp(sent.timestamp_start, timezone.utc)
-        path = _text(plan.redactor.path(sent.path))
-        name = recorder_names.folder_name(started, next(_numbers), _text(sent.method), path)
+        started, path = rfc3339(sent.timestamp_start), _text(plan.redactor.path(sent.path))
+        name = folder_name(started, next(_numbers), _text(sent.method), path)
         job = Job(plan.folder, name, plan.outputs)
         began = time.monotonic() - max(0.0, time.time() - sent.timestamp_start)
         found = self.open[flow] = _Open(plan, job, began, body)
@@ -191,11 +192,21 @@ def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> functools.partial[Recor
     anything is written.
     """
     request, response, metadata, exchange = flow.request, flow.response, flow.metadata, exchange_of(flow)
-    sent, upstream = request.data, (request.scheme, request.host, request.port)
+    sent = request.data
     return functools.partial(
         _recording,
         redactor,
-        (flow.id, sent.timestamp_start, sent.method, sent.path, sent.http_version, sent.headers.fields, upstream),
+        (
+            flow.id,
+            sent.timestamp_start,
+            sent.method,
+            sent.path,
+            sent.http_version,
+            sent.headers.fields,
+            sent.scheme,
+            sent.host,
+            sent.port,
+        ),
         None if response is None else _parts(response.data),
         tuple([metadata.get(key, "") for key in _PAID]) if "x402.state" in metadata else None,
         exchange.legs if exchange is not None else int(str(metadata.get("x402.legs", "1"))),
@@ -221,7 +232,7 @@ def _recording(
     legs: int,
     **more: Any,
 ) -> Recording:
-    flow_id, began, method, path, version, headers, (scheme, host, port) = asked
+    flow_id, began, method, path, version, headers, scheme, host, port = asked
     response = None
     if answered is not None:
         answer_began, status, reason, answer_version, answer_headers, trailers = answered
@@ -235,13 +246,13 @@ def _recording(
     return Recording(
         folder=_NOWHERE,
         id=flow_id,
-        started=_rfc3339(began),
+        started=rfc3339(began),
         request=RecordedRequest(
             method=_text(method),
             path=_text(redactor.path(path)),
             http_version=_text(version),
             headers=redactor.texts(headers),
-            upstream=f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}",
+            upstream=f"{_text(scheme)}://{f'[{host}]' if ':' in host else host}:{port}",
         ),
         response=response,
         first_byte=None if answered is None or answer_began is None else max(0.0, answer_began - began),
@@ -256,12 +267,10 @@ _NOWHERE = Path()
 
 def _first(message: http.Message, name: bytes) -> str:
     """The first header of that name; empty where there is none."""
-    return next((_text(value) for key, value in message.headers.fields if key.lower() == name), "")
-
-
-def _rfc3339(seconds: float) -> str:
-    when = datetime.fromtimestamp(seconds, timezone.utc)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for key, value in message.headers.fields:
+        if len(key) == len(name) and key.lower() == name:
+            return _text(value)
+    return ""
 
 
 def _text(raw: bytes) -> str:

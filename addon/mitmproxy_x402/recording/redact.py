@@ -21,6 +21,9 @@ MAX_FIELDS = 1000
 """Most fields of a head that are looked at; of the rest every value is taken out."""
 MAX_PARAMETERS = 1000
 """Most parameters in all URLs of a head that are looked at; of a URL beyond that the whole query is taken out."""
+_MAX_KNOWN = 2048
+_MAX_KNOWN_BYTES = 200
+"""Bounds of the fields that are remembered as having no secret: clients and gateways send most of them every time."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -29,6 +32,8 @@ class Redactor:
 
     def __init__(self, client_token: str | None = None) -> None:
         self._token = client_token.encode("utf-8", "surrogateescape") if client_token else None
+        self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+        """Fields that hold no secret, or no longer, with their text."""
 
     def fields(self, headers: http.Headers | None) -> Fields:
         """The headers as they came, without their secrets."""
@@ -37,6 +42,10 @@ class Redactor:
 
     def texts(self, fields: Fields) -> tuple[tuple[str, str], ...]:
         """The same, one character a byte."""
+        known = self._known.get
+        texts = [known(field) for field in fields[:MAX_FIELDS]]
+        if len(texts) == len(fields) and all(texts):
+            return tuple([text for text in texts if text is not None])
         values = self._values(fields)
         return tuple(
             [(name.decode("latin-1"), value.decode("latin-1")) for (name, _), value in zip(fields, values, strict=True)]
@@ -45,6 +54,8 @@ class Redactor:
     def path(self, path: bytes) -> bytes:
         """A request's path and query, or a URL, without secrets."""
         path, mark, query = path.partition(b"?")
+        if not mark and self._token is None:
+            return path
         if self._has_token(path):
             path = path.replace(self._token or b"", _REDACTED)
             path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
@@ -70,14 +81,28 @@ class Redactor:
         """The values of a head's fields, without their secrets."""
         room = MAX_PARAMETERS
         values = []
-        for name, value in fields[:MAX_FIELDS]:
+        for field in fields[:MAX_FIELDS]:
+            name, value = field
+            if field in self._known:
+                values.append(value)
+                continue
             low = name.lower()
             if low in _WITH_URL and (count := _separators(value)):
                 room -= count
                 if room < 0:
-                    value = value.partition(b"?")[0] + b"?" + _REDACTED  # noqa: PLW2901
-            values.append(self._value(low, value))
+                    value = value.partition(b"?")[0] + b"?" + _REDACTED
+            seen = self._value(low, value)
+            values.append(seen)
+            if seen == field[1] and len(name) + len(seen) <= _MAX_KNOWN_BYTES:
+                self._remember(name, seen)
         return values + [_REDACTED] * (len(fields) - len(values))
+
+    def _remember(self, name: bytes, seen: bytes) -> None:
+        """A field is seen as it came. Of one that was veiled before, no more than what is seen is kept."""
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        name, seen = bytes(name), bytes(seen)
+        self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")
 
     def _value(self, name: bytes, value: bytes) -> bytes:
         if is_secret_name(name) or is_credential_value(value):

@@ -56,9 +56,16 @@ class Table:
     def seconds(self, key: str) -> float | None:
         """A time; None where it is not known."""
         found = self.value.get(key)
-        if found is None or (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 1e12):
-            return found
+        if found is None or _is_number(found):
+            return None if found is None else float(found)
         raise self.wrong(key, "expected seconds")
+
+    def pairs(self, key: str) -> tuple[tuple[float, float], ...]:
+        """Pairs of numbers from zero on."""
+        pairs = self.get(key, list)
+        if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+            raise self.wrong(key, "expected a list of [seconds, bytes]")
+        return tuple((one, other) for one, other in pairs)
 
     def file_name(self, key: str) -> str | None:
         """The name of a file in the folder, and of nothing outside of it; None where there is none."""
@@ -73,6 +80,10 @@ class Table:
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs):
             raise self.wrong(key, "expected a list of [name, value]")
         return tuple((str(name), str(value)) for name, value in pairs)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
 
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")

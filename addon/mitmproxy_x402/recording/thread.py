@@ -7,12 +7,11 @@ stream is delayed.
 
 from __future__ import annotations
 
-import functools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +143,8 @@ class Writer:
         self._ended: queue.SimpleQueue[End | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._files = OpenFiles()
+        self._young: dict[Job, list[Message]] = {}
+        """What came of recordings that began in the last round: most of them end in the next one."""
         self._hurry = threading.Event()
         self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
         self._taken = 0
@@ -181,65 +182,94 @@ class Writer:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
-        while True:
-            messages = [self._queue.get()]
-            if messages[0] is not None:
+        over = False
+        while not over:
+            messages: list[Message] = []
+            if not self._young:
+                first = self._queue.get()
+                over = first is None
+                messages = [first] if first is not None else []
+            if not over:
                 self._hurry.wait(PAUSE)
-            size = 0
-            while messages[-1] is not None and size < ROUND and not self._queue.empty():
-                size += _size(messages[-1])
-                messages.append(self._queue.get())
-            if self._waiting() - size < HURRY:
+            size = sum(map(_size, messages))
+            while not over and size < ROUND and not self._queue.empty():
+                message = self._queue.get()
+                if message is None:
+                    over = True
+                else:
+                    messages.append(message)
+                    size += _size(message)
+            hurry = self._waiting() - size >= HURRY
+            if not hurry:
                 self._hurry.clear()
-            self._taken += self._write(messages)
-            if messages[-1] is None:
-                self._ended.put(None)
-                return
+            self._taken += self._write(messages, wait=not (over or hurry))
+        self._ended.put(None)
 
     def _run_ends(self) -> None:
         while (message := self._ended.get()) is not None:
-            self._try(message.job, functools.partial(self._end, message))
+            self._try(message.job, self._end, message)
             self._finished += _size(message)
             self._ends_taken += 1
 
-    def _write(self, messages: list[Message | None]) -> int:
-        """Write a round of messages: the chunks of a flow together. Gives the bytes that wait no longer."""
-        pieces: dict[Job, list[Piece]] = {}
+    def _write(self, messages: Sequence[Message], *, wait: bool = False) -> int:
+        """Write a round of messages, those of a recording together. Gives the bytes that wait no longer.
+
+        `wait`: keep back what has just begun, which costs far less once it is over.
+        """
+        young, self._young = self._young, {}
+        parts: dict[Job, list[Message]] = dict(young)
         size = 0
         for message in messages:
-            if message is None:
-                continue
-            if isinstance(message, tuple):
-                job, seconds, data = message
-                pieces.setdefault(job, []).append((seconds, data))
+            job = message[0] if isinstance(message, tuple) else message.job
+            if isinstance(message, End):
+                size += self._write_some(job, parts.pop(job, []), over=True)
+                size += self._finish(message)
             else:
-                self._add(message.job, pieces.pop(message.job, []))
-                self._try(message.job, functools.partial(self._do, message))
-                if isinstance(message, End):
-                    if message.wanted is not None or not message.job.is_short or self._ends_taken < self._ends_given:
-                        self._ends_given += 1
-                        self._ended.put(message)  # where its size is counted
-                        continue
-                    self._try(message.job, functools.partial(self._end, message))
-                pieces[message.job] = []
-            size += _size(message)
-        for job, some in pieces.items():
-            self._add(job, some)
-            if job.folder is not None and not job.trouble:
-                self._try(job, job.folder.flush)
+                parts.setdefault(job, []).append(message)
+        for job, some in parts.items():
+            if wait and job.folder is None and job not in young:
+                self._young[job] = some
+            else:
+                size += self._write_some(job, some, over=False)
         return size
 
-    def _add(self, job: Job, pieces: list[Piece]) -> None:
+    def _write_some(self, job: Job, messages: Sequence[Message], *, over: bool) -> int:
+        """Write what came of one recording: its chunks at once. `over`: there is no more. Gives the bytes of it."""
+        pieces: list[Piece] = []
+        size = 0
+        for message in messages:
+            size += _size(message)
+            if isinstance(message, tuple):
+                pieces.append(message[1:])
+            else:
+                self._add(job, pieces, last=False)
+                pieces = []
+                self._try(job, self._do, message)
+        self._add(job, pieces, last=over)
+        if job.folder is not None and not (over or job.trouble):
+            self._try(job, job.folder.flush)
+        return size
+
+    def _finish(self, message: End) -> int:
+        """End a recording, here or in the other thread. Gives the bytes that wait no longer."""
+        job = message.job
+        if job.folder is not None:
+            self._try(job, job.folder.close)
+        if message.wanted is not None or not job.is_short or self._ends_taken < self._ends_given:
+            self._ends_given += 1
+            self._ended.put(message)
+            return 0
+        self._try(job, self._end, message)
+        return _size(message)
+
+    def _add(self, job: Job, pieces: list[Piece], *, last: bool) -> None:
         folder = job.folder
         if pieces and folder is not None and not job.trouble:
-            self._try(job, lambda: folder.add(pieces))
+            self._try(job, folder.add, pieces, last)
 
-    def _do(self, message: Begin | Request | Response | End) -> None:
+    def _do(self, message: Begin | Request | Response) -> None:
         job = message.job
-        if isinstance(message, End):
-            if job.folder is not None:
-                job.folder.close()
-        elif isinstance(message, Begin):
+        if isinstance(message, Begin):
             job.folder = Folder(job.parent, job.name, self._files)
             job.folder.begin(message.known, message.kind, message.body)
         elif job.folder is None or job.trouble:
@@ -273,10 +303,10 @@ class Writer:
         if self._told:
             self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
 
-    def _try(self, job: Job, work: Callable[[], None]) -> None:
-        """Do some of the work for a recording. Trouble ends that recording, with a line in the log for each cause."""
+    def _try(self, job: Job, work: Callable[..., None], *given: Any) -> None:
+        """Call `work` with what is `given`. Trouble ends that recording, with a line in the log for each cause."""
         try:
-            work()
+            work(*given)
         except OSError as error:
             self._trouble(job, error.strerror or type(error).__name__)
         except RecordingError as error:
