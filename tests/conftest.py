@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mitmproxy_x402.fixtures import plugin
-from support import certs, effort
+from support import effort
+from support.running import certs
 
 if TYPE_CHECKING:
-    from support.postgres import Postgres
+    from support.ledger.postgres import Postgres
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -119,7 +120,7 @@ def _ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of the tests' own."""
-    from support.postgres import Postgres  # noqa: PLC0415  (only where a test needs it)
+    from support.ledger.postgres import Postgres  # noqa: PLC0415  (only where a test needs it)
 
     server = Postgres()
     try:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from mitmproxy_x402.recording.format import CHUNKS, HEAD, Headers, Recording, read_recordings, to_text
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.further import further, vendor
 from support.proxy import Proxy
-from support.shapes import clients, shape_of
+from support.recording.further import further, vendor
+from support.recording.shapes import clients, shape_of
 
 sys.path.append(str(Path(__file__).parent / "llm"))  # where the streams are that are sent
 from more_streams import every_stream

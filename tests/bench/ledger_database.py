@@ -25,7 +25,7 @@ from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.limits.limits import Budget, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
-from support.postgres import Postgres
+from support.ledger.postgres import Postgres
 
 INTENT = Intent("POST", "gateway", "/v1/x", "model", Caip2("eip155:8453"), "0xUSDC", "0xSeller", AtomicUnits(1), 1)
 BUDGETS = (Budget(10**12, "day"), Budget(10**12, "month"))

@@ -19,8 +19,8 @@ from mitmproxy_x402.chain.verdict import Sent, Verdict
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.schemes.exact_evm import authorize
 from mitmproxy_x402.wallet.evm import evm_wallet
-from support.anvil import Anvil, anvil
-from support.relay_rpc import RelayRpc, error, node, relay, result
+from support.chains.anvil import Anvil, anvil
+from support.chains.relay_rpc import RelayRpc, error, node, relay, result
 
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
 STRANGER = "0x14fDa13953Fc30428938E6BF950d036e77214e52"

@@ -20,13 +20,15 @@ from mitmproxy_x402.protocol.evm.permit2_contracts import SETTLERS
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.schemes.permit2 import authorize
 from mitmproxy_x402.wallet.evm import evm_wallet
-from support.anvil import Permit2Anvil, running
+from support.chains.anvil import Permit2Anvil, running
 from support.patience import eventually
 from support.wire import free_port
 
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
 COURIER = "0x00000000000000000000000000000000000c0de1"
-_CODE = json.loads((Path(__file__).parents[1] / "conformance" / "judge.json").read_text())["JudgeCourier"]["runtime"]
+_CODE = json.loads((Path(__file__).parents[1] / "conformance" / "contracts" / "judge.json").read_text())[
+    "JudgeCourier"
+]["runtime"]
 _SETTLE = "settle(((address,uint256),uint256,uint256),uint256,address,(address,address,uint256),bytes)"
 _PERMIT, _WITNESS = "((address,uint256),uint256,uint256)", "(address,address,uint256)"
 VALIDITY = 300

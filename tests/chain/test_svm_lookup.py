@@ -21,8 +21,8 @@ from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.chains.svm_chain import SvmChain
 from mitmproxy_x402.schemes.exact_svm import build
-from support.relay_rpc import error, node, relay, result
-from support.verbs import Ahead
+from support.chains.relay_rpc import error, node, relay, result
+from support.running.verbs import Ahead
 
 LATER = 1200
 """Seconds after which a blockhash is dead, whatever the clocks."""

@@ -21,9 +21,9 @@ from mitmproxy_x402.ledger.interface import Intent
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support import certs
-from support.json_rpc import HUSH, Answer, Rpc, evm
+from support.chains.json_rpc import HUSH, Answer, Rpc, evm
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy, svm_key
+from support.running import certs
 
 
 def free_port() -> int:

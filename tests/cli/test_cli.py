@@ -11,7 +11,7 @@ import pytest
 
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from support.sessions import command, environment
+from support.running.sessions import command, environment
 
 ADDON = Path(cli.__file__).resolve().parents[2]
 

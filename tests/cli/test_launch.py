@@ -19,8 +19,8 @@ from mitmproxy_x402.wallet.sources import Wallets
 from mitmproxy_x402.wallet.svm import SvmWallet
 from support import effort
 from support.proxy import EVM_KEY
-from support.sessions import SECONDS, command, environment, run, session
-from support.versions import IS_12
+from support.running.sessions import SECONDS, command, environment, run, session
+from support.running.versions import IS_12
 from support.wire import free_port
 
 EVM = EvmWallet("0x0", "test", lambda digest: digest)

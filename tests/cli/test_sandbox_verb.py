@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from support import effort
-from support.sessions import SECONDS, run, session
-from support.versions import IS_12
+from support.running.sessions import SECONDS, run, session
+from support.running.versions import IS_12
 from support.wire import free_port
 
 

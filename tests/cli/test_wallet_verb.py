@@ -18,7 +18,7 @@ import pytest
 from eth_account import Account
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.json_rpc import Rpc
+from support.chains.json_rpc import Rpc
 
 WORDS = "abandon " * 11 + "about"
 """BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""

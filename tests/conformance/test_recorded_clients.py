@@ -10,7 +10,7 @@ from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.recording.format import Recording, read_recordings
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.proxy import Proxy
-from support.shapes import NAMES, Answers, clients, shape_of
+from support.recording.shapes import NAMES, Answers, clients, shape_of
 
 
 @dataclass

@@ -12,7 +12,7 @@ import zxingcpp
 from mitmproxy_x402.cli.wallet.fund import payment_link, terminal_code
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.wallet import making, writing
-from support import npm
+from support.running import npm
 
 PASSWORD = "correct horse"
 PACKAGES = {"ethers": "6.15.0", "@solana/web3.js": "1.98.4", "ed25519-hd-key": "1.3.0", "bip39": "3.1.0"}

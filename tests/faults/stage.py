@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from support import certs
+from support.running import certs
 
 from .gateway import AT_THE_DOOR, Gateway, Shop
 from .rpc import Rpc

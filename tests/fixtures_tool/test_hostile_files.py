@@ -17,7 +17,7 @@ from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
 from mitmproxy_x402.fixtures.__main__ import main
-from support.console import io
+from support.showing.console import io
 
 EVIL = "\x1b]0;x\x07\x9b2J\u202e</pre></style><script>alert(1)</script>\"'<img src=x onerror=alert(1)>"
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")

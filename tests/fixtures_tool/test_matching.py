@@ -14,7 +14,7 @@ from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.fixtures.json_diff import differences
 from mitmproxy_x402.fixtures.matching import MATCHES, Asked, Miss, Shelf, canonical, is_same_path, read_match
 from mitmproxy_x402.recording.format import Recording, read_recording
-from support.recordings import write_recording
+from support.recording.recordings import write_recording
 
 CHAT = "/v1/chat/completions"
 

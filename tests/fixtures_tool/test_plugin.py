@@ -16,7 +16,7 @@ import pytest
 import tomli
 
 from mitmproxy_x402.fixtures.plugin import Serve
-from support.recordings import JSON, write_recording
+from support.recording.recordings import JSON, write_recording
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "x402_fixtures"

@@ -17,7 +17,7 @@ from mitmproxy_x402.fixtures.show import comparing
 from mitmproxy_x402.fixtures.show.sources import read_sources
 from mitmproxy_x402.recording.format import Recording, read_recording
 from mitmproxy_x402.sandbox.answers import Meaning, meaning
-from support.shapes import NAMES
+from support.recording.shapes import NAMES
 from support.wire import Client, Message, Peer, request
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"

@@ -16,7 +16,7 @@ import pytest
 
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.fixtures.__main__ import main
-from support.recordings import JSON, write_recording
+from support.recording.recordings import JSON, write_recording
 
 PATH = "/v1/chat/completions"
 

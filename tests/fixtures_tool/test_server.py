@@ -14,7 +14,7 @@ import pytest
 from mitmproxy_x402.fixtures.replay import replay_of
 from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.recording.format import read_recording, read_recordings
-from support.recordings import SSE, write_recording
+from support.recording.recordings import SSE, write_recording
 from support.wire import Client, Message, read_message, request
 
 CHUNKS = [(0.1, b"data: {\n"), (0.2, b"\n"), (0.3, b"data: h\xc3"), (0.4, b"\xa9llo\n\ndata: [DONE]\n\n")]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.fixtures.__main__ import main
-from support.recordings import JSON, write_recording
+from support.recording.recordings import JSON, write_recording
 
 ASKED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "What is it like in Oslo?"}]}
 

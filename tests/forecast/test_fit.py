@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.forecast.fit import MARGIN, fit, simplest
-from support.forecasts import Shop, asked
+from support.paying.forecasts import Shop, asked
 
 
 @given(st.integers(0, 400), st.integers(1, 40), st.integers(1, 400), st.integers(1, 40))

@@ -14,7 +14,7 @@ import pytest
 from mitmproxy_x402.forecast.forecast import CONFIRM_SECONDS, MAX_QUOTES, MOST_TRUST, TRUST
 from mitmproxy_x402.forecast.quote import MAX_BODY, MAX_POINTS, Question, read_question
 from support import challenges
-from support.forecasts import ENOUGH, NOW, PLACE, WORDS, Shop, asked, read
+from support.paying.forecasts import ENOUGH, NOW, PLACE, WORDS, Shop, asked, read
 
 
 def test_equal_requests_are_foretold_after_three_that_were() -> None:

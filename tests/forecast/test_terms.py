@@ -10,7 +10,7 @@ import pytest
 
 from mitmproxy_x402.forecast.terms import MAX_NUMBERS, MAX_TERMS, take_apart, with_blockhash
 from support import challenges
-from support.forecasts import NOW, WORDS, Shop, asked, read
+from support.paying.forecasts import NOW, WORDS, Shop, asked, read
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
 

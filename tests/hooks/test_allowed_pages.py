@@ -9,9 +9,9 @@ from mitmproxy.test import tutils
 
 from mitmproxy_x402.hooks import guard
 from mitmproxy_x402.hooks.guard import Caller
+from support.paying.spenders import TOKEN, caller, error_of, sell, settings
 from support.proxy import Proxy
 from support.rig import Rig
-from support.spenders import TOKEN, caller, error_of, sell, settings
 from support.wire import Message, Peer, Upstream, request
 
 

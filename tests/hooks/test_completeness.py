@@ -11,7 +11,7 @@ import pytest
 from mitmproxy_x402.hooks.completeness import MAX_TAIL, Tail, expected
 from mitmproxy_x402.hooks.outline import Outline
 from support.endings import COMPLETE, INCOMPLETE
-from support.memory import held
+from support.running.memory import held
 from support.wire import Peer, read_message
 
 

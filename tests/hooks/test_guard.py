@@ -11,9 +11,9 @@ from mitmproxy.test import tutils
 
 from mitmproxy_x402.hooks import guard
 from support import challenges
+from support.paying.spenders import TOKEN, caller, error_of, sell, settings
 from support.proxy import Proxy
 from support.rig import Rig
-from support.spenders import TOKEN, caller, error_of, sell, settings
 from support.wire import Client, Message, Peer, Upstream, read_message, request
 
 

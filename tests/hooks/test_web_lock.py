@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from support import challenges
-from support.mitmweb import Web
 from support.patience import eventually
 from support.proxy import Proxy
-from support.versions import IS_12
+from support.running.versions import IS_12
+from support.showing.mitmweb import Web
 from support.wire import Peer, Upstream, free_port, request
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from mitmproxy_x402.ledger.interface import Ledger
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of
-from support.postgres import Postgres
+from support.ledger.ledgers import KINDS, DatabaseTimes, MachineTimes, Times, open_with, place_of
+from support.ledger.postgres import Postgres
 
 
 @pytest.fixture(params=KINDS)

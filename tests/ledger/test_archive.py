@@ -25,7 +25,7 @@ from mitmproxy_x402.ledger.sums import read_groups
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import Times, query
+from support.ledger.ledgers import Times, query
 
 DAY = 24 * 3600
 FAR = date(2999, 1, 1)

@@ -21,8 +21,8 @@ from mitmproxy_x402.ledger.reading import read_unproven
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace
-from support.ledgers import Times, open_with, query, state_of
-from support.payments import DAY, MUCH, budget, in_state, intent, pay
+from support.ledger.ledgers import Times, open_with, query, state_of
+from support.ledger.payments import DAY, MUCH, budget, in_state, intent, pay
 
 
 @pytest.mark.parametrize("state", TRANSITIONS)

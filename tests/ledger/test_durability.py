@@ -24,7 +24,7 @@ from mitmproxy_x402.ledger.sqlite.kernel_sync import KernelSync
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
-from support.ledgers import MachineTimes, query
+from support.ledger.ledgers import MachineTimes, query
 
 DAY = Budget(10**9, "day")
 

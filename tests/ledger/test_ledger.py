@@ -31,8 +31,8 @@ from mitmproxy_x402.ledger.interface import (
 from mitmproxy_x402.ledger.reading import read_unproven
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import Times, open_with, query, state_of
-from support.payments import DAY, MUCH, budget, in_state, intent
+from support.ledger.ledgers import Times, open_with, query, state_of
+from support.ledger.payments import DAY, MUCH, budget, in_state, intent
 
 STEPS: dict[State, Callable[[Ledger, int], object]] = {
     "sent": lambda ledger, row: ledger.record_sent(row, "nonce", 0),

@@ -15,8 +15,8 @@ from mitmproxy_x402.ledger.interface import (
 from mitmproxy_x402.ledger.sqlite import schema, statements
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from support.ledgers import MachineTimes, state_of
-from support.payments import DAY, MUCH, budget, in_state, intent, pay
+from support.ledger.ledgers import MachineTimes, state_of
+from support.ledger.payments import DAY, MUCH, budget, in_state, intent, pay
 
 
 @pytest.fixture

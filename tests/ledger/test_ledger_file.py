@@ -25,9 +25,9 @@ from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, COLLISION_MS, SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
-from support.ledgers import MachineTimes, query, state_of
+from support.ledger.ledgers import MachineTimes, query, state_of
+from support.ledger.payments import intent
 from support.patience import eventually
-from support.payments import intent
 
 
 @pytest.fixture

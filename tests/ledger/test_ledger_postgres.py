@@ -25,9 +25,9 @@ from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
-from support.ledgers import DatabaseTimes, MachineTimes, query, state_of
-from support.payments import intent
-from support.postgres import Postgres
+from support.ledger.ledgers import DatabaseTimes, MachineTimes, query, state_of
+from support.ledger.payments import intent
+from support.ledger.postgres import Postgres
 
 PATIENCE = 20
 

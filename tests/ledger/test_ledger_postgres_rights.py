@@ -26,9 +26,9 @@ from mitmproxy_x402.payment.retained.store import Memory
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
-from support.ledgers import DatabaseTimes, query
-from support.payments import intent
-from support.postgres import PASSWORD, Postgres
+from support.ledger.ledgers import DatabaseTimes, query
+from support.ledger.payments import intent
+from support.ledger.postgres import PASSWORD, Postgres
 from support.proxy import EVM_KEY
 from support.wire import free_port
 

@@ -33,7 +33,7 @@ from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
-from support.ledgers import KINDS, DatabaseTimes, MachineTimes, open_with, place_of, query
+from support.ledger.ledgers import KINDS, DatabaseTimes, MachineTimes, open_with, place_of, query
 
 MODELS = ("gpt-5", "gpt-5-mini", "GPT-5", "claude*", "", None)
 PATHS = ("/v1/chat", "/api/v1/chat", "/v1/markets/1", "/api/v1/markets/2", "/api/api/v1/chat", "/apiary", "/")

@@ -15,7 +15,7 @@ from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sums import Ceilings, read_ceilings, read_groups
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
-from support.ledgers import Times
+from support.ledger.ledgers import Times
 
 ZONES = (timezone.utc, ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kathmandu"), ZoneInfo("America/St_Johns"), None)
 

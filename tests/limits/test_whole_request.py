@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.limits.limits import Asked, Limit, Scope, for_request
 from mitmproxy_x402.limits.whole_request import MAX_BODY, WholeRequest, normal_path
-from support import zstd
+from support.recording import zstd
 
 DEAR = b'{"messages": [], "model": "dear-1"}'
 JSON = ("application/json",)

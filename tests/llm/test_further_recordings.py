@@ -21,7 +21,7 @@ from mitmproxy_x402.fixtures.show.showing import reading_of
 from mitmproxy_x402.fixtures.show.sources import read_sources
 from mitmproxy_x402.llm import Citation, Reading, Text, read_answer
 from mitmproxy_x402.recording.format import read_recording
-from support.further import further
+from support.recording.further import further
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.llm.sse import Event, Notes, Parser
 from support import effort
-from support.work import allocated, lines_executed
+from support.running.work import allocated, lines_executed
 
 BOM = b"\xef\xbb\xbf"
 TOKENS = [

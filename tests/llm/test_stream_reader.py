@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mitmproxy_x402.llm import Reading, StreamReader, ToolCall, answer_text, differences, read_answer
 from mitmproxy_x402.llm.framing.elements import Elements
 from support import effort
-from support.work import allocated, kept, lines_executed
+from support.running.work import allocated, kept, lines_executed
 
 STREAMS = v.every_stream() | more_streams.every_stream()
 NAMES = st.sampled_from(sorted(STREAMS))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.payers import Bench
+from support.paying.payers import Bench
 
 
 @pytest.fixture(scope="module")

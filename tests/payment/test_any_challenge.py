@@ -17,7 +17,7 @@ from mitmproxy_x402.errors import X402Error, error_body, error_code
 from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from support import effort
-from support.payers import (
+from support.paying.payers import (
     ENTRIES,
     KEYS,
     MAX_REQUEST,

@@ -15,7 +15,7 @@ from mitmproxy_x402.payment.policy import Offer
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network, NetworkTable
 from support import challenges
-from support.json_rpc import Rpc, evm
+from support.chains.json_rpc import Rpc, evm
 from support.proxy import EVM_ADDRESS, Proxy
 
 PRICE = 1000

@@ -22,7 +22,7 @@ from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.policy import Purpose
 from support import challenges
-from support.payers import KEYS, Bench
+from support.paying.payers import KEYS, Bench
 from support.proxy import Proxy
 from support.wire import Peer, Upstream, request
 

@@ -26,9 +26,9 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.ledgers import query
+from support.ledger.ledgers import query
+from support.ledger.postgres import Postgres
 from support.place import place
-from support.postgres import Postgres
 from support.proxy import EVM_KEY
 
 SETTLED = Outcome("settled", "0x" + "ab" * 32, 200)

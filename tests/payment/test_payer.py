@@ -25,8 +25,8 @@ from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.protocol.headers import payment_required_header
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges
-from support.ledgers import query
-from support.payers import (
+from support.ledger.ledgers import query
+from support.paying.payers import (
     ENTRIES,
     NOW,
     PURPOSE,

@@ -32,9 +32,9 @@ from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.ledgers import query
+from support.chains.rpc import BLOCKHASH, GatedRpc
+from support.ledger.ledgers import query
 from support.proxy import EVM_KEY, svm_key
-from support.rpc import BLOCKHASH, GatedRpc
 from support.wire import free_port
 
 PLACE = ("POST", "http://h:1", "/v1/x")

@@ -23,7 +23,7 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.ledgers import query
+from support.ledger.ledgers import query
 from support.proxy import EVM_KEY
 
 CELLS = [(stage, event) for stage, row in TABLE.items() for event in row]

@@ -13,7 +13,7 @@ from mitmproxy_x402.payment.rejections import says_nothing
 from mitmproxy_x402.protocol.headers import PAYMENT_RESPONSE
 from mitmproxy_x402.protocol.strict_json import encode_base64
 from support import challenges
-from support.ledgers import query
+from support.ledger.ledgers import query
 from support.patience import eventually
 from support.proxy import Proxy
 from support.wire import Peer, Upstream

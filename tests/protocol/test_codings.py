@@ -14,7 +14,7 @@ import pytest
 from mitmproxy_x402.errors import Undecodable
 from mitmproxy_x402.protocol.codings import FREE, MAX_MEMBERS, STEP, Decoder, needs_decoding
 from mitmproxy_x402.protocol.codings import decode as decode_whole
-from support import zstd
+from support.recording import zstd
 
 TEXT = "".join(f'data: {{"n": {n}, "text": "€ und mehr"}}\n\n' for n in range(2000)).encode()
 

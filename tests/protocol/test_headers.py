@@ -19,7 +19,7 @@ from mitmproxy_x402.protocol.payment_required import (
     MAX_HEADER,
     read_payment_required,
 )
-from support.offers import ENTRY, as_header, challenge, getter
+from support.paying.offers import ENTRY, as_header, challenge, getter
 
 
 class TestPayment:

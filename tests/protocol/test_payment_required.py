@@ -29,7 +29,7 @@ from mitmproxy_x402.protocol.payment_required import (
     read_payment_required,
 )
 from mitmproxy_x402.protocol.strict_json import is_too_deep
-from support.offers import ENTRY, as_header, challenge, getter
+from support.paying.offers import ENTRY, as_header, challenge, getter
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
 

@@ -21,7 +21,7 @@ from mitmproxy_x402.proxy import dispatch
 from mitmproxy_x402.proxy.dispatch import index_of, run_at_once
 from mitmproxy_x402.proxy.exchange import X402ChallengeHook
 from mitmproxy_x402.proxy.startup import fast_path
-from support.masters import DumpMaster, Master, ScriptLoader, fast
+from support.running.masters import DumpMaster, Master, ScriptLoader, fast
 
 
 class Noted:

@@ -24,9 +24,9 @@ from mitmproxy_x402.proxy.http1 import MAX_JOINED
 from mitmproxy_x402.proxy.layer import install
 from mitmproxy_x402.proxy.stream import X402Stream
 from mitmproxy_x402.settings.timeouts import Timeouts
-from support.console import Proxyserver, taddons
-from support.masters import Master, fast
-from support.versions import IS_12
+from support.running.masters import Master, fast
+from support.running.versions import IS_12
+from support.showing.console import Proxyserver, taddons
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.ledgers import query
+from support.ledger.ledgers import query
 from support.patience import eventually
 from support.place import Place
 from support.proxy import Proxy
-from support.verbs import Ahead, run
+from support.running.verbs import Ahead, run
 
 BODY = {"model": "sandbox-1", "max_tokens": 2000, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
 

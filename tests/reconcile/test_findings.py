@@ -19,10 +19,10 @@ from mitmproxy_x402.reconcile.findings import SENTENCES, finding
 from mitmproxy_x402.reconcile.resolver import sent_of
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support import challenges
-from support.ledgers import query
+from support.ledger.ledgers import query
 from support.patience import eventually
 from support.proxy import Proxy
-from support.verbs import Ahead, run
+from support.running.verbs import Ahead, run
 from support.wire import Peer, Upstream
 
 FIELDS: dict[str, Any] = {

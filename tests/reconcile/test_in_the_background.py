@@ -16,10 +16,10 @@ from mitmproxy_x402.ledger.interface import Intent, Outcome, Validity
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.mitmweb import Web
 from support.patience import eventually
 from support.place import Place
 from support.proxy import EVM_ADDRESS, Proxy
+from support.showing.mitmweb import Web
 from support.wire import free_port
 
 BODY = {"model": "sandbox-1", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from support import changer
-from support.recorders import Recorded, recording_proxy
+from support.recording.recorders import Recorded, recording_proxy
 
 
 @pytest.fixture(scope="module")

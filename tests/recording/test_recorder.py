@@ -12,10 +12,11 @@ import brotli
 import pytest
 
 from mitmproxy_x402.recording.format import read_recording, read_recordings
-from support import challenges, zstd
+from support import challenges
 from support.changer import set_options
 from support.proxy import EVM_KEY, Proxy
-from support.recorders import EVENT, STREAM, Recorded, answering, chunk, idle, recording_proxy, until
+from support.recording import zstd
+from support.recording.recorders import EVENT, STREAM, Recorded, answering, chunk, idle, recording_proxy, until
 from support.rig import Rig
 from support.wire import TIMEOUT, Peer, Upstream, request
 

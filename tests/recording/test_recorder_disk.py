@@ -12,7 +12,7 @@ from pathlib import Path
 from mitmproxy_x402.recording.format import read_recording, read_recordings
 from support.changer import set_options
 from support.proxy import Proxy
-from support.recorders import EVENT, STREAM, Recorded, answering, begin, chunk, until
+from support.recording.recorders import EVENT, STREAM, Recorded, answering, begin, chunk, until
 from support.wire import TIMEOUT, Peer, Upstream, request
 
 

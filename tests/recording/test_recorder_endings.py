@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mitmproxy_x402.recording.format import Recording, read_recordings
 from support import challenges
-from support.recorders import EVENT, STREAM, Recorded, begin, chunk, recording_proxy
+from support.recording.recorders import EVENT, STREAM, Recorded, begin, chunk, recording_proxy
 from support.wire import TIMEOUT, Peer, Upstream, request
 
 

@@ -22,7 +22,7 @@ from mitmproxy_x402.recording.format import RecordedResponse, Recording, read_re
 from mitmproxy_x402.recording.names import extension, folder_name, rfc3339
 from mitmproxy_x402.recording.thread import Begin, End, Job, Outputs, Response, Writer
 from support.patience import eventually
-from support.recorded import recording
+from support.recording.recorded import recording
 
 WHEN = datetime(2025, 7, 8, 9, 15, 0, 123_999, timezone.utc).timestamp()
 

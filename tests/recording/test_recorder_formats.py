@@ -20,9 +20,9 @@ from mitmproxy_x402.recording.files import Folder, OpenFiles, Piece
 from mitmproxy_x402.recording.format import RecordedResponse, Recording
 from mitmproxy_x402.recording.har import HarFiles
 from mitmproxy_x402.views import comment
-from support.console import io
-from support.recorded import recording
-from support.recording_formats import FlowFile, Redactor, with_body
+from support.recording.recorded import recording
+from support.recording.recording_formats import FlowFile, Redactor, with_body
+from support.showing.console import io
 
 SSE = b'data: {"text": "\xe2\x82\xac \\"quoted\\" </script>"}\n\n'
 RUN = "20250708T091500.123Z-42"

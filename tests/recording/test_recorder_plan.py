@@ -10,7 +10,7 @@ from mitmproxy.test import tflow
 
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.settings.settings import Settings, read_settings
-from support.recording_formats import Filter, make_plan
+from support.recording.recording_formats import Filter, make_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what mitmproxy's filters call
 

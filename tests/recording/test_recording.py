@@ -25,7 +25,7 @@ from mitmproxy_x402.recording.format import (
     to_document,
     to_text,
 )
-from support.recorded import BODY, recording, write
+from support.recording.recorded import BODY, recording, write
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

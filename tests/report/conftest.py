@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.reports import Written
+from support.showing.reports import Written
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from mitmproxy_x402.report import chart as report_chart
 from mitmproxy_x402.report import html as report_html
 from mitmproxy_x402.report import sums as report
 from mitmproxy_x402.report import text as report_text
-from support.reports import BASE, NOON, Written, entry, make
+from support.showing.reports import BASE, NOON, Written, entry, make
 
 
 class TestReading:

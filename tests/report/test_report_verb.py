@@ -14,7 +14,7 @@ import pytest
 
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.ledger.reading import read_entries
-from support.reports import Written
+from support.showing.reports import Written
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.reference_payer import Shopper
+from support.chains.reference_payer import Shopper
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 Start = Callable[..., tuple[Sandbox, Shopper]]

@@ -12,7 +12,7 @@ import pytest
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.sandbox import Rates, SandboxConfig
-from support.reference_payer import CHAT, challenge_of, exact
+from support.chains.reference_payer import CHAT, challenge_of, exact
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"

@@ -15,7 +15,7 @@ import pytest
 from mitmproxy_x402.protocol.headers import read_settlement
 from mitmproxy_x402.sandbox import FAULTS, Sandbox
 from mitmproxy_x402.sandbox.faults import UnknownFault, fault_help, read_faults
-from support.reference_payer import CHAT, PATH, Shopper, challenge_of, encoded
+from support.chains.reference_payer import CHAT, PATH, Shopper, challenge_of, encoded
 
 FREE = {**CHAT, "model": "sandbox-free"}
 STREAM = {**FREE, "stream": True}

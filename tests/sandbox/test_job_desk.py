@@ -12,7 +12,7 @@ import pytest
 from solders.keypair import Keypair
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.reference_payer import Message, Shopper, challenge_of, encoded
+from support.chains.reference_payer import Message, Shopper, challenge_of, encoded
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 Start = Callable[..., tuple[Sandbox, Shopper]]

@@ -14,7 +14,7 @@ from x402.mechanisms.svm.exact.client import ExactSvmScheme
 from x402.mechanisms.svm.signers import KeypairSigner
 
 from mitmproxy_x402.sandbox import Rates
-from support.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded, exact
+from support.chains.reference_payer import CHAT, Shopper, challenge_of, close_rpc, decoded, encoded, exact
 from support.spoils.envelope import Case
 from support.spoils.evm import EVM, STRICTER_EVM, resigned
 from support.spoils.svm import COMPUTE_BUDGET, STRICTER_SVM, SVM, rebuilt

@@ -21,8 +21,8 @@ import pytest
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.sandbox import FAULTS, Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.work import blob
-from support.certs import make
-from support.reference_payer import CHAT, PATH, Shopper
+from support.chains.reference_payer import CHAT, PATH, Shopper
+from support.running.certs import make
 
 SOLANA = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 FREE = {**CHAT, "model": "sandbox-free"}

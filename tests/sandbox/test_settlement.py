@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from support.chains.reference_payer import CHAT, PATH, decoded, encoded
 from support.patience import eventually
-from support.reference_payer import CHAT, PATH, decoded, encoded
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 STREAM = {**CHAT, "stream": True}

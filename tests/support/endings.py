@@ -9,7 +9,7 @@ import zlib
 import brotli
 
 from .attacker import http, sse
-from .zstd import compress as zstd
+from .recording.zstd import compress as zstd
 
 DELTA = {"type": "response.output_text.delta", "delta": "a" * 40}
 CHUNK = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}

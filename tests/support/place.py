@@ -12,7 +12,7 @@ import httpx
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 
-from .ledgers import query
+from .ledger.ledgers import query
 from .patience import eventually
 from .proxy import Proxy, svm_key
 

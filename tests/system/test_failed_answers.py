@@ -16,8 +16,8 @@ import pytest
 from support import challenges
 from support.attacker import CLAUDE_TRIES, Stage, http, stage
 from support.endings import COMPLETE, INCOMPLETE
+from support.recording.zstd import compress as zstd
 from support.wire import request as raw_request
-from support.zstd import compress as zstd
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import httpx
 
 from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from support.ledgers import locked
+from support.ledger.ledgers import locked
 from support.patience import eventually
 from support.place import place
 from support.proxy import Proxy

@@ -18,7 +18,7 @@ import pytest
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.media import speech
 from support import challenges
-from support.ledgers import age
+from support.ledger.ledgers import age
 from support.place import Place, place
 from support.proxy import Proxy, svm_key
 from support.wire import Peer, Upstream

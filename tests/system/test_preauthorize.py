@@ -13,7 +13,7 @@ import pytest
 
 from mitmproxy_x402.forecast.forecast import TRUST
 from mitmproxy_x402.sandbox import Rates, Sandbox, SandboxConfig
-from support.ahead import AHEAD, ENOUGH, IN_VAIN, ON, TWO_LEGS, models
+from support.paying.ahead import AHEAD, ENOUGH, IN_VAIN, ON, TWO_LEGS, models
 from support.place import Place, place
 from support.proxy import Proxy, svm_key
 

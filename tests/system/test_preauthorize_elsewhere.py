@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support import challenges
-from support.ahead import AHEAD, ENOUGH, IN_VAIN, ON, models
+from support.paying.ahead import AHEAD, ENOUGH, IN_VAIN, ON, models
 from support.proxy import Proxy
 from support.rig import Rig
 from support.wire import Message, Peer, Upstream, request

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support.chains.token_rpc import TokenRpc
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
-from support.token_rpc import TokenRpc
 from support.wire import request
 
 NETWORK = "base-sepolia"

@@ -23,7 +23,7 @@ import pytest
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support import changer, effort
 from support.changer import set_options
-from support.ledgers import locked
+from support.ledger.ledgers import locked
 from support.place import Place, place
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.wire import free_port

@@ -25,12 +25,12 @@ from mitmproxy_x402.views import summary
 from mitmproxy_x402.views.commands import Commands
 from mitmproxy_x402.views.summary import closing_lines
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
-from support.console import CommandManager, taddons
-from support.ledgers import KINDS, place_of
-from support.mitmweb import Web
+from support.ledger.ledgers import KINDS, place_of
 from support.patience import eventually
 from support.place import place
 from support.proxy import EVM_ADDRESS, EVM_KEY
+from support.showing.console import CommandManager, taddons
+from support.showing.mitmweb import Web
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what mitmproxy imports, see support.console
 TOML = """

@@ -15,10 +15,10 @@ from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.sandbox.answers import meaning
 from mitmproxy_x402.sandbox.vendors import chat, messages
 from mitmproxy_x402.views import contentview, reading
-from support import zstd
-from support.contentviews import Shown, names, priority, show
-from support.looking import ARGUMENTS, JSON, STREAM, flow, lines_of, look
 from support.patience import eventually
+from support.recording import zstd
+from support.showing.contentviews import Shown, names, priority, show
+from support.showing.looking import ARGUMENTS, JSON, STREAM, flow, lines_of, look
 
 
 def test_the_answers_fragments_are_put_together() -> None:

@@ -13,8 +13,8 @@ from mitmproxy import http
 
 from mitmproxy_x402.views import flow_metadata
 from support import challenges
-from support.console import io
-from support.looking import JSON, flow, look
+from support.showing.console import io
+from support.showing.looking import JSON, flow, look
 
 
 def paid(**facts: Any) -> http.HTTPFlow:

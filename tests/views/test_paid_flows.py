@@ -13,9 +13,9 @@ import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.sandbox.answers import FREE
-from support.mitmweb import Web, length
 from support.proxy import ROOT
-from support.viewers import USAGE, ask
+from support.showing.mitmweb import Web, length
+from support.showing.viewers import USAGE, ask
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.llm import values
 from mitmproxy_x402.protocol.strict_json import decode_json
 from mitmproxy_x402.views import reading
-from support.looking import ARGUMENTS, EVENTS, JSON, STREAM, flow, look
 from support.patience import eventually
+from support.showing.looking import ARGUMENTS, EVENTS, JSON, STREAM, flow, look
 
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "word %d"}, "finish_reason": null}]}\n\n'
 

@@ -19,13 +19,13 @@ from mitmproxy.test import tflow
 from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from mitmproxy_x402.views import views
-from support import certs
-from support.console import io, taddons
-from support.mitmweb import Web, length
 from support.place import place
 from support.proxy import DOOR, Proxy
-from support.versions import IS_12
-from support.viewers import ASK, HEAD, SHOWN, USAGE, Stage, ask
+from support.running import certs
+from support.running.versions import IS_12
+from support.showing.console import io, taddons
+from support.showing.mitmweb import Web, length
+from support.showing.viewers import ASK, HEAD, SHOWN, USAGE, Stage, ask
 from support.wire import read_message
 
 

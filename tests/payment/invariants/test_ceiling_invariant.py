@@ -31,10 +31,10 @@ from mitmproxy_x402.payment.payer import Payer, Payment
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import effort
-from support.ceilings import FACILITATOR, PAY_TO, PURPOSE, USDC, challenge
-from support.ledgers import query
+from support.chains.token_rpc import TokenRpc
+from support.ledger.ledgers import query
+from support.paying.ceilings import FACILITATOR, PAY_TO, PURPOSE, USDC, challenge
 from support.proxy import EVM_KEY
-from support.token_rpc import TokenRpc
 
 STEPS = 120
 SKEW = 600

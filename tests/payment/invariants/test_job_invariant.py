@@ -22,7 +22,7 @@ from mitmproxy_x402.payment.polls import Poll, poll_of, remember
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import effort
-from support.money_world import CHALLENGES, PRICES, Process, Running, World, run
+from support.paying.money_world import CHALLENGES, PRICES, Process, Running, World, run
 from support.proxy import EVM_KEY
 
 SEQUENCES = 100

@@ -39,7 +39,7 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges, effort
-from support.ledgers import query
+from support.ledger.ledgers import query
 from support.proxy import EVM_KEY, svm_key
 
 STEPS = 40

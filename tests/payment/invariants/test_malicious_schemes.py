@@ -31,9 +31,9 @@ from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets
 from support import challenges, effort
-from support.ceilings import PURPOSE, challenge
-from support.ledgers import query
-from support.token_rpc import TokenRpc
+from support.chains.token_rpc import TokenRpc
+from support.ledger.ledgers import query
+from support.paying.ceilings import PURPOSE, challenge
 
 METHODS = ("exact", "permit2", "upto", "gateway", "svm")
 AMOUNTS = (1, 10, 25, 60, 100)

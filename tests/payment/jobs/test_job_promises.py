@@ -26,7 +26,7 @@ from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.jobs import (
+from support.paying.jobs import (
     POLL,
     SUBMIT,
     SUBMITTED,
@@ -36,8 +36,8 @@ from support.jobs import (
     refused,
     request,
 )
-from support.memory import held
 from support.proxy import svm_key
+from support.running.memory import held
 
 
 class TestPromise:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mitmproxy_x402.payment.retained import identity as request_identity
 from mitmproxy_x402.payment.retained.identity import MAX_AT_ONCE, MAX_IN_PLACE, RequestIdentity, body_digest
 from mitmproxy_x402.payment.retained.store import Memory, RetainedPayments
-from support.zstd import compress as zstd
+from support.recording.zstd import compress as zstd
 
 ROUTE = ("POST", "https://h:443", "/v1/x")
 PADDING = "p" * MAX_AT_ONCE

@@ -27,7 +27,7 @@ from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.ledgers import EPOCH, KINDS, DatabaseTimes, place_of
+from support.ledger.ledgers import EPOCH, KINDS, DatabaseTimes, place_of
 from support.proxy import EVM_KEY
 
 ROUTE = ("POST", "https://h:443", "/v1/x")

@@ -27,7 +27,7 @@ from mitmproxy_x402.settings.ledger_place import PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
-from support.postgres import Postgres
+from support.ledger.postgres import Postgres
 from support.proxy import EVM_KEY, svm_key
 
 ROUTE = ("POST", "https://gateway.example:443", "/v1/x?secret-query")

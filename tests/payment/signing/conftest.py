@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.ceilings import Shop
-from support.token_rpc import TokenRpc
+from support.chains.token_rpc import TokenRpc
+from support.paying.ceilings import Shop
 
 
 @pytest.fixture

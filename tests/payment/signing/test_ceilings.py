@@ -19,7 +19,7 @@ from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.purchase import NOT_VERIFIED
 from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, Ceilings, expected_charge
 from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
-from support.ceilings import BOTH, CEILING, EXACT, FACILITATOR, PURPOSE, USDC, Shop, challenge, entry, message
+from support.paying.ceilings import BOTH, CEILING, EXACT, FACILITATOR, PURPOSE, USDC, Shop, challenge, entry, message
 
 
 def test_a_ceiling_within_the_allowance_is_signed_and_reserved_whole(shops: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.protocol.payment_required import read_payment_required
-from support.ceilings import BOTH, CEILING, EXACT, challenge, entry, message
+from support.paying.ceilings import BOTH, CEILING, EXACT, challenge, entry, message
 
 
 def test_without_an_allowance_the_seller_s_sponsoring_is_used_once_at_a_time(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..reference_payer import Message, ReferencePayer
+from ..chains.reference_payer import Message, ReferencePayer
 
 Spoil = Callable[[Message, ReferencePayer], Message]
 OTHER = "0x000000000000000000000000000000000000dEaD"

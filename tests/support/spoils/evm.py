@@ -11,7 +11,7 @@ from eth_account import Account
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
 
-from ..reference_payer import Message, ReferencePayer
+from ..chains.reference_payer import Message, ReferencePayer
 from .envelope import ENVELOPE, ENVELOPE_V1, OTHER, Case, Spoil, drop, put
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

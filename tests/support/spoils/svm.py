@@ -16,7 +16,7 @@ from solders.signature import Signature
 from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
-from ..reference_payer import Message, ReferencePayer
+from ..chains.reference_payer import Message, ReferencePayer
 from .envelope import ENVELOPE, ENVELOPE_V1, Case, Spoil, put
 
 Instructions = list[Instruction]

@@ -1,0 +1,139 @@
+"""The same handshake over QUIC on either side, which mitmproxy opens for every `reverse:https://`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aioquic.asyncio import QuicConnectionProtocol, connect, serve
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, StreamReset
+
+from support import challenges
+from support.proxy import Proxy
+from support.running import certs
+from support.wire import free_port
+
+Headers = dict[bytes, bytes]
+
+
+class Http3(QuicConnectionProtocol):
+    """One end of a connection: collects messages whole."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.h3: H3Connection | None = None
+        self.heads: dict[int, Headers] = {}
+        self.bodies: dict[int, bytes] = {}
+
+    def quic_event_received(self, event: Any) -> None:
+        self.h3 = self.h3 or H3Connection(self._quic)
+        for each in self.h3.handle_event(event):
+            if isinstance(each, HeadersReceived):
+                self.heads[each.stream_id] = dict(each.headers)
+                self.bodies[each.stream_id] = b""
+            elif isinstance(each, DataReceived):
+                self.bodies[each.stream_id] += each.data
+            if getattr(each, "stream_ended", False):
+                self.whole(each.stream_id, self.heads[each.stream_id], self.bodies[each.stream_id])
+
+    def whole(self, stream: int, head: Headers, body: bytes) -> None:
+        raise NotImplementedError
+
+    def send(self, stream: int, head: list[tuple[bytes, bytes]], body: bytes) -> None:
+        assert self.h3 is not None
+        self.h3.send_headers(stream, head)
+        self.h3.send_data(stream, body, end_stream=True)
+        self.transmit()
+
+
+class Seller(Http3):
+    seen: list[tuple[bytes, bool, Headers]]
+
+    def whole(self, stream: int, head: Headers, body: bytes) -> None:  # noqa: ARG002
+        paid = b"payment-signature" in head
+        self.seen.append((head[b":path"], paid, head))
+        if head[b":path"] == b"/hang":
+            return
+        name, _, value = challenges.header(challenges.evm()).strip().partition(b": ")
+        if paid:
+            self.send(stream, [(b":status", b"200"), (b"set-cookie", b"a=S3CRET")], b"goods")
+        else:
+            self.send(stream, [(b":status", b"402"), (name.lower(), value)], b"pay")
+
+
+class Buyer(Http3):
+    waits: dict[int, asyncio.Future[tuple[Any, bytes]]]
+
+    async def ask(
+        self, port: int, path: bytes, *headers: tuple[bytes, bytes], body: bytes = b"{}"
+    ) -> tuple[Any, bytes]:
+        """The status and the body of the answer; `reset` or `closed` in the place of the status."""
+        self.waits = vars(self).get("waits", {})
+        self.h3 = self.h3 or H3Connection(self._quic)
+        stream = self._quic.get_next_available_stream_id()
+        self.waits[stream] = asyncio.get_running_loop().create_future()
+        head = [
+            (b":method", b"POST"),
+            (b":scheme", b"https"),
+            (b":authority", b"127.0.0.1:%d" % port),
+            (b":path", path),
+        ]
+        self.send(stream, [*head, *headers], body)
+        return await asyncio.wait_for(self.waits[stream], 20)
+
+    def whole(self, stream: int, head: Headers, body: bytes) -> None:
+        self.waits[stream].set_result((int(head[b":status"]), body))
+
+    def quic_event_received(self, event: Any) -> None:
+        super().quic_event_received(event)
+        for stream, wait in vars(self).get("waits", {}).items():
+            if isinstance(event, StreamReset) and event.stream_id == stream and not wait.done():
+                wait.set_result(("reset", b""))
+            elif isinstance(event, ConnectionTerminated) and not wait.done():
+                wait.set_result(("closed", b""))
+
+
+def test_pays_refuses_and_ends_one_stream_alone(tmp_path: Path, home: Path) -> None:
+    """A time-out of one stream leaves the others of its connection alone; no secret stays in the flows."""
+    pem, port = certs.make(tmp_path), free_port()
+    Seller.seen = []
+    serving = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+    serving.load_cert_chain(pem, pem)
+    asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
+    options = ("--set", f"ssl_verify_upstream_trusted_ca={pem}", "-w", str(home / "flows"))
+
+    async def run() -> None:
+        server = await serve("127.0.0.1", port, configuration=serving, create_protocol=Seller)
+        proxy = Proxy(f"https://127.0.0.1:{port}", *options, "--set", "x402_first_byte_timeout=3", home=home)
+        await asyncio.to_thread(proxy.__enter__)
+        try:
+            async with connect("127.0.0.1", proxy.port, configuration=asking, create_protocol=Buyer) as buyer:
+                assert isinstance(buyer, Buyer)
+                secret = (b"x-api-key", b"S3CRET")
+                assert await buyer.ask(proxy.port, b"/v1/x?key=S3CRET", secret) == (200, b"goods")
+                hanging = asyncio.ensure_future(buyer.ask(proxy.port, b"/hang"))
+                assert await buyer.ask(proxy.port, b"/v1/y", body=b'"y"') == (200, b"goods")
+                assert (await hanging)[0] in ("reset", 504)
+                assert await buyer.ask(proxy.port, b"/v1/z", body=b'"z"') == (200, b"goods")
+                status, body = await buyer.ask(proxy.port, b"/v1/o", (b"origin", b"http://evil.example"))
+                assert (status, json.loads(body)["error"]["code"]) == (403, "origin_not_allowed")
+                own = (b"payment-signature", b"S3CRET")
+                assert await buyer.ask(proxy.port, b"/v1/own", own) == (200, b"goods")
+        finally:
+            await asyncio.to_thread(proxy.__exit__)
+            server.close()
+        assert "S3CRET" not in proxy.log
+
+    asyncio.run(run())
+    paths = [(path, paid) for path, paid, _ in Seller.seen]
+    bought = [(path, paid) for path in (b"/v1/x", b"/v1/y", b"/v1/z") for paid in (False, True)]
+    assert sorted(paths) == sorted([*bought, (b"/hang", False), (b"/v1/own", True)])
+    assert Seller.seen[-1][2][b"payment-signature"] == b"S3CRET"
+    assert all(b"x-api-key" not in head for *_, head in Seller.seen)
+    assert b"S3CRET" not in (home / "flows").read_bytes()

@@ -1,0 +1,1 @@
+"""Chains and their RPCs, as tests play them, and the reference payer."""

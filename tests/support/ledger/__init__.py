@@ -1,0 +1,1 @@
+"""Ledgers of both kinds, their clocks, and payments in them."""

@@ -1,0 +1,1 @@
+"""Payers, gateways and clients that tests play, and what they pay for."""
