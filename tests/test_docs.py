@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomli
 
-from bench import report, results
+from bench.outcome import report, results
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.fixtures import usage
 from mitmproxy_x402.protocol.networks import BUILT_IN

@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import machine, plot, report, results
+from . import machine
 from .blocks import blocks
 from .candidates import OWN, AbsentError, Candidate, baseline
 from .cells import CELLS, CLOSELY, cells_named
-from .ledger_writes import ledger_writes
+from .outcome import plot, report, results
+from .outcome.results import Results, three
+from .parts.ledger_writes import ledger_writes
+from .parts.reading import reading, views
+from .parts.signing import signing
 from .peers import PEERS
 from .place import Place
 from .processes import ROOT
 from .profiles import profile
-from .reading import reading, views
 from .resources import kept, large_answer, open_streams, start_up
-from .results import Results, three
 from .rounds import Run, say
-from .signing import signing
 from .soak import page, verdict
 from .soak.run import soak
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .candidates import NEAR, mitmdump, ours
-from .load import Job
 from .place import Place
 from .processes import Worker
-from .work import Work
+from .sides.load import Job
+from .sides.work import Work
 
-WATCHDOG = Path(__file__).with_name("watchdog.py")
+WATCHDOG = Path(__file__).parent / "sides" / "watchdog.py"
 
 
 @dataclass

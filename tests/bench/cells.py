@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .candidates import NEAR, Way
-from .load import Job
-from .work import Work
+from .sides.load import Job
+from .sides.work import Work
 
 _SHORT = Work()
 _FAR = Way(far=True)

@@ -125,7 +125,7 @@ def _httpx(name: str, *requirements: str) -> Start:
     def start(place: Place, way: Way) -> Running:
         _only_near_base(way)
         python = python_with(name, requirements)
-        worker = Worker([str(python), "-m", "tests.bench.peer_httpx"], place.environ(place.new_home(name)))
+        worker = Worker([str(python), "-m", "tests.bench.sides.peer_httpx"], place.environ(place.new_home(name)))
         return Running(place.port("base", far=False), worker.pid, worker=worker)
 
     return start

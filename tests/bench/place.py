@@ -37,9 +37,9 @@ class Place:
         self._homes = 0
         self._confdir = folder / "confdir"
         self._confdir.mkdir()
-        self.gateway = Server("gateway", str(pem))
+        self.gateway = Server("sides.gateway", str(pem))
         far = {name: port for name, port in self.gateway.ports.items() if name.endswith("-tls")}
-        self.delay = Server("delay", str(DELAY), json.dumps(far))
+        self.delay = Server("sides.delay", str(DELAY), json.dumps(far))
 
     def __enter__(self) -> Place:
         return self

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from .load import Found, Job
+from .sides.load import Found, Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,11 +156,11 @@ class Server:
 
 
 class Worker:
-    """A process that runs jobs, a line each way: `tests.bench.load`, or a client that pays by itself."""
+    """A process that runs jobs, a line each way: `tests.bench.sides.load`, or a client that pays by itself."""
 
     def __init__(self, command: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            list(command or [sys.executable, "-m", "tests.bench.load"]),
+            list(command or [sys.executable, "-m", "tests.bench.sides.load"]),
             cwd=ROOT,
             env=None if environ is None else dict(environ),
             stdin=subprocess.PIPE,

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from .candidates import NEAR, AbsentError, Candidate
-from .load import Job
 from .peers import python_with
 from .place import Place
 from .processes import Worker
+from .sides.load import Job
 
 SECONDS = 12
 TOP = 30

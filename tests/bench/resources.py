@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .candidates import NEAR, SERVE, Start, mitmdump, ours
-from .load import Job
 from .place import Place
 from .processes import Worker, forget_peak, memory
-from .work import Work
+from .sides.load import Job
+from .sides.work import Work
 
 STREAMING = ("--set", "stream_large_bodies=1")
 LARGE = 100 * 1024 * 1024

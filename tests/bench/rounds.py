@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 from .candidates import AbsentError, Candidate, Running, Way
 from .cells import CLOSELY, Cell
-from .load import Found, Job
+from .outcome.stats import percentile
 from .place import Place
 from .processes import Worker, cpu_seconds, forget_peak, memory, waited_seconds
-from .stats import percentile
-from .work import Work
+from .sides.load import Found, Job
+from .sides.work import Work
 
 WARM_REQUESTS = 60
 

@@ -12,19 +12,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import report, targets
 from bench.candidates import OWN, Candidate, Running, Way
 from bench.cells import cells_named
-from bench.load import Answer
+from bench.outcome import report, targets
+from bench.outcome.results import Results, Row, read
+from bench.outcome.stats import percentile, ratios, spread
 from bench.place import Place
 from bench.processes import Worker
-from bench.results import Results, Row, read
 from bench.rounds import Run
+from bench.sides.load import Answer
+from bench.sides.work import Work, event, read_work, stamps
 from bench.soak.plan import KINDS, draw, request
 from bench.soak.run import Sample
 from bench.soak.verdict import CERTAIN, slope_of
-from bench.stats import percentile, ratios, spread
-from bench.work import Work, event, read_work, stamps
 from mitmproxy_x402.sandbox.faults import read_faults
 from support import effort
 

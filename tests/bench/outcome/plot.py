@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from .candidates import Candidate
+from ..candidates import Candidate
 from .results import Results, Row
 from .stats import Spread, ratios
 

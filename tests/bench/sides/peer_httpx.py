@@ -1,6 +1,6 @@
 """Runs in a venv with the official x402 package: its httpx client as a worker that pays by itself.
 
-Takes the jobs of `tests.bench.load` and answers like it; the key is in BLOCKRUN_WALLET_KEY.
+Takes the jobs of `tests.bench.sides.load` and answers like it; the key is in BLOCKRUN_WALLET_KEY.
 """
 
 from __future__ import annotations

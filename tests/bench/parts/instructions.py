@@ -1,7 +1,7 @@
 """Counts the machine instructions of one request, by valgrind: the same on every machine and under every load.
 
-`python -m tests.bench.instructions` measures bare mitmdump, the addon without its fast path, with all of it, with each
-row of it alone, and with all but that row. Instructions in the kernel are not counted.
+`python -m tests.bench.parts.instructions` measures bare mitmdump, the addon without its fast path, with all of it,
+with each row of it alone, and with all but that row. Instructions in the kernel are not counted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from mitmproxy_x402.proxy.startup.fast_path import PATCHES
 
-from .candidates import SCRIPT
-from .load import Job
-from .place import Place
-from .processes import Process, Worker, free_port
+from ..candidates import SCRIPT
+from ..place import Place
+from ..processes import Process, Worker, free_port
+from ..sides.load import Job
 
 WARM = 60
 PATIENCE = 600

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.ledger_database`: what the ledger costs in PostgreSQL, and how much of it there can be.
+"""`python -m tests.bench.parts.ledger_database`: what the ledger costs in PostgreSQL, and how much of it there can be.
 
 Starts a server of its own, which waits for the disk as a real one does, and prints Markdown: milliseconds of each call
 as the proxy's event loop feels them, beside a bare round trip and a bare INSERT; payments a second that so many
@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `support`, as pytest has it
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for `support`, as pytest has it
 
 from mitmproxy_x402.deferred import MOST
 from mitmproxy_x402.ledger.interface import Intent, Outcome

@@ -1,5 +1,6 @@
-"""A gateway that costs next to nothing, so that it is not what is measured: `python -m tests.bench.gateway [PEM]`.
+"""A gateway that costs next to nothing, so that it is not what is measured.
 
+`python -m tests.bench.sides.gateway [PEM]` runs it.
 Asks for a payment in the recorded shape and believes every payment header; counts them, so that a double payment shows.
 Prints one line of JSON when it listens, the port of each door: those of `prices.CHARGING`, and `free`, which answers at
 once; with a PEM file (certificate and key) also one for TLS each, as `base-tls`. At every door `GET /bench/counts`

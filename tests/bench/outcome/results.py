@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .blocks import Blocks
-from .resources import StartUp
-from .rounds import Block, Outcome
+from ..blocks import Blocks
+from ..resources import StartUp
+from ..rounds import Block, Outcome
 from .stats import percentile
 
 Three = tuple[float, float, float]

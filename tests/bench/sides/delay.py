@@ -1,4 +1,4 @@
-"""Puts a network's way between two ports: `python -m tests.bench.delay SECONDS '{"name": PORT, ...}'`.
+"""Puts a network's way between two ports: `python -m tests.bench.sides.delay SECONDS '{"name": PORT, ...}'`.
 
 Every byte arrives that many seconds later, in both directions. Prints one line of JSON: the port that stands before
 each.

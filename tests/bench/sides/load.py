@@ -1,4 +1,4 @@
-"""The client's side, in a process of its own: `python -m tests.bench.load` takes a job a line and answers with a line.
+"""The client's side: `python -m tests.bench.sides.load` takes a job a line and answers with a line.
 
 Raw sockets and a parser that knows just enough HTTP/1.1, because at one request at a time an HTTP client of the usual
 kind takes longer than the proxy that is measured.

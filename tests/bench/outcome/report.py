@@ -6,9 +6,9 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from .candidates import OWN, Candidate
-from .cells import CELLS, Cell
-from .processes import ROOT
+from ..candidates import OWN, Candidate
+from ..cells import CELLS, Cell
+from ..processes import ROOT
 from .results import Results, Row
 from .stats import ratios
 from .targets import targets

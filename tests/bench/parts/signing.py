@@ -21,9 +21,9 @@ from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets, warm_up
 
-from .place import Place
-from .prices import challenge_value
-from .work import PATH
+from ..place import Place
+from ..sides.prices import challenge_value
+from ..sides.work import PATH
 
 WARM = 50
 

@@ -1,0 +1,1 @@
+"""What a run has found: results, their statistics, the report, its pictures, and the targets."""

@@ -1,0 +1,1 @@
+"""Parts that are measured alone: signing, the ledger, reading, machine instructions."""
