@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import tempfile
 import urllib.request
 from dataclasses import replace
@@ -20,9 +19,7 @@ from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.proxy import Proxy
 from support.recording.further import further, vendor
 from support.recording.shapes import clients, shape_of
-
-sys.path.append(str(Path(__file__).parent / "llm"))  # where the streams are that are sent
-from more_streams import every_stream
+from support.vendors.more_streams import every_stream
 
 RECORDINGS = Path(__file__).parent / "recordings"
 NOW = 1_767_225_600

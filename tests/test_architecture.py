@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "addon" / "mitmproxy_x402"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LINT = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"]
 
 
@@ -82,11 +84,29 @@ def test_every_package_has_a_first_page() -> None:
 
 
 def test_no_folder_is_crowded_and_no_module_long() -> None:
-    for folder in {path.parent for path in MODULES}:
-        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    every = [*MODULES, *TESTS]
+    for folder in {path.parent for path in every}:
+        modules = [
+            path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py", "conftest.py")
+        ]
         assert len(modules) <= 12, folder
-    for path in MODULES:
+    for path in every:
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """pytest tells them apart by their names alone."""
+    names = Counter(path.name for path in TESTS if path.name.startswith("test_"))
+    assert names.most_common(1)[0][1] == 1, names.most_common(1)
+
+
+def test_tests_import_no_private_names_of_the_package() -> None:
+    def is_private(name: str) -> bool:
+        return name.startswith("mitmproxy_x402.") and any(
+            part.startswith("_") and not part.startswith("__") for part in name.split(".")
+        )
+
+    assert not [f"{path.name}: {name}" for path in TESTS for name in imported(path) if is_private(name)]
 
 
 def test_the_map_names_every_package() -> None:

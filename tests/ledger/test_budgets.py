@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.ledger.interface import (
-    TRANSITIONS,
-    ChainWord,
-    Ledger,
-    Outcome,
-    OverBudget,
-    State,
-    Validity,
-)
+from mitmproxy_x402.ledger.interface import TRANSITIONS, ChainWord, Ledger, Outcome, OverBudget, State, Validity
 from mitmproxy_x402.ledger.reading import read_unproven
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_x402.ledger.interface import (
-    Ledger,
-    Validity,
-)
+from mitmproxy_x402.ledger.interface import Ledger, Validity
 from mitmproxy_x402.ledger.sqlite import schema, statements
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger

@@ -10,8 +10,6 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-import vendor_streams as shapes
-from vendor_server import Vendor
 
 from mitmproxy_x402.llm import (
     Citation,
@@ -27,6 +25,8 @@ from mitmproxy_x402.llm import (
 )
 from mitmproxy_x402.sandbox.answers import MODELS, dump, meaning
 from mitmproxy_x402.sandbox.vendors import chat, gemini, messages, responses
+from support.vendors import vendor_streams as shapes
+from support.vendors.vendor_server import Vendor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported

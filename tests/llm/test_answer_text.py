@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-import vendor_streams as v
 
 from mitmproxy_x402.llm import (
     Other,
@@ -21,6 +20,7 @@ from mitmproxy_x402.llm import (
     differences,
     read_answer,
 )
+from support.vendors import vendor_streams as v
 
 
 def reading(body: bytes) -> Reading:

@@ -14,7 +14,6 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from more_streams import SEEN, every_stream
 
 from mitmproxy_x402.fixtures.server import FixtureServer
 from mitmproxy_x402.fixtures.show.showing import reading_of
@@ -22,6 +21,7 @@ from mitmproxy_x402.fixtures.show.sources import read_sources
 from mitmproxy_x402.llm import Citation, Reading, Text, read_answer
 from mitmproxy_x402.recording.format import read_recording
 from support.recording.further import further
+from support.vendors.more_streams import SEEN, every_stream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported

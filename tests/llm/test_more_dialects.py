@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
-import more_streams as m
 import openai
 import pytest
-import vendor_streams as v
-from vendor_server import Vendor
 
 from mitmproxy_x402.llm import (
     Citation,
@@ -30,6 +27,9 @@ from mitmproxy_x402.llm import (
     differences,
     read_answer,
 )
+from support.vendors import more_streams as m
+from support.vendors import vendor_streams as v
+from support.vendors.vendor_server import Vendor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
-import re
 from collections.abc import Iterable
 from typing import Any
 
-import more_streams
 import pytest
-import vendor_streams as v
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +15,13 @@ from mitmproxy_x402.llm import Reading, StreamReader, ToolCall, answer_text, dif
 from mitmproxy_x402.llm.framing.elements import Elements
 from support import effort
 from support.running.work import allocated, kept, lines_executed
+from support.vendors import more_streams
+from support.vendors import vendor_streams as v
+from support.vendors.mutations import UNSAFE, VALUES, mutated
 
 STREAMS = v.every_stream() | more_streams.every_stream()
 NAMES = st.sampled_from(sorted(STREAMS))
 TEXTS = st.sampled_from(sorted(name for name in STREAMS if not name.startswith("converse")))
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def read(chunks: Iterable[bytes], **bounds: int) -> Reading:
@@ -104,8 +102,6 @@ def test_what_may_precede_json(blank: bytes, name: str) -> None:
         assert (reading.text, reading.complete, reading.irregular) == ("Yes", True, ())
 
 
-# The elements of an array.
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -145,9 +141,6 @@ def test_an_element_over_the_bound_is_dropped() -> None:
         reading = read(chunks, max_event=1000)
         assert (reading.text, reading.complete) == ("ac", True)
         assert reading.irregular == ("an element of the array is larger than 1000 bytes and is dropped",)
-
-
-# Bounds.
 
 
 def test_text_over_the_bound_is_left_out() -> None:
@@ -241,9 +234,6 @@ def test_memory_is_bounded_whatever_comes(name: str) -> None:
     assert sum(map(len, reading.irregular)) < 50_000
 
 
-# Work.
-
-
 @pytest.mark.parametrize(
     "one",
     [
@@ -312,30 +302,6 @@ def test_an_element_that_grows_is_not_copied() -> None:
     assert allocated(lambda: reader.feed(b"y"), 200) < 10 * size
 
 
-# Strange input.
-
-ODD = [None, True, False, 0, 1, -1, 7, 10**9, 10**400, 1.5, 1e999, "", "x", "\ud800", "\x1b[2J\u202e", "stop", "text"]
-ODD += [[], {}, [None], [[]], [{}], {"type": "text"}, {"message": "m"}, "response.completed", "message_stop"]
-KEYS = [
-    *("type", "object", "choices", "delta", "message", "content", "tool_calls", "function", "arguments", "name", "id"),
-    *("index", "finish_reason", "usage", "error", "candidates", "parts", "text", "functionCall", "args", "item"),
-    *("output_index", "content_block", "input", "partial_json", "response", "output", "summary", "role", "status"),
-    *("reasoning", "reasoning_details", "thinking", "signature", "prompt_tokens", "input_tokens", "usageMetadata"),
-    *("thought", "function_call", "custom", "audio", "data", "system", "messages", "contents", "tools", "parameters"),
-]
-TYPES = [
-    *("message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error"),
-    *("response.created", "response.output_item.added", "response.output_text.delta", "response.completed", "message"),
-    *("response.function_call_arguments.delta", "response.output_item.done", "response.failed", "function_call"),
-    *("reasoning", "tool_use", "text_delta", "input_json_delta", "chat.completion.chunk", "output_text", "refusal"),
-]
-VALUES = st.recursive(
-    st.sampled_from([*ODD, *TYPES]) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
-    max_leaves=25,
-)
-
-
 def check(body: bytes) -> None:
     """Whatever it is: it is read, shown safely, and equal to itself."""
     reader = StreamReader()
@@ -360,17 +326,6 @@ def test_any_json_is_read(values: list[Any]) -> None:
     check(f"[{','.join(texts)}]".encode())
     for text in texts[:1]:
         check(text.encode())
-
-
-def mutated(value: Any, choose: random.Random, chance: float) -> Any:
-    if choose.random() < chance:
-        return copy.deepcopy(choose.choice(ODD))
-    if isinstance(value, dict):
-        changed = {key: mutated(one, choose, chance) for key, one in value.items() if choose.random() > chance}
-        if choose.random() < chance:
-            changed[choose.choice(KEYS)] = choose.choice(ODD)
-        return changed
-    return [mutated(one, choose, chance) for one in value] if isinstance(value, list) else value
 
 
 @settings(deadline=None, max_examples=effort.examples(200))

@@ -17,16 +17,7 @@ from mitmproxy_x402.errors import X402Error, error_body, error_code
 from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from support import effort
-from support.paying.payers import (
-    ENTRIES,
-    KEYS,
-    MAX_REQUEST,
-    RECORDED,
-    SVM_ADDRESS,
-    Bench,
-    assert_pays,
-    signed,
-)
+from support.paying.payers import ENTRIES, KEYS, MAX_REQUEST, RECORDED, SVM_ADDRESS, Bench, assert_pays, signed
 from support.proxy import EVM_ADDRESS, Proxy
 from support.wire import Peer, Upstream, free_port, request
 

@@ -14,10 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError
-from mitmproxy_x402.protocol.headers import (
-    payment_header,
-    read_settlement,
-)
+from mitmproxy_x402.protocol.headers import payment_header, read_settlement
 from mitmproxy_x402.protocol.messages import PaymentPayload, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import (
     MAX_BODY,

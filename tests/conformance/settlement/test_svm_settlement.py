@@ -18,10 +18,7 @@ from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
-from x402.http.utils import (
-    decode_payment_signature_header,
-    encode_payment_signature_header,
-)
+from x402.http.utils import decode_payment_signature_header, encode_payment_signature_header
 from x402.mechanisms.svm.exact import ExactSvmClientScheme, ExactSvmFacilitatorScheme
 from x402.mechanisms.svm.exact.v1.client import ExactSvmSchemeV1 as ClientV1
 from x402.mechanisms.svm.exact.v1.facilitator import ExactSvmSchemeV1

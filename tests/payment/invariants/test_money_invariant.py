@@ -21,10 +21,7 @@ from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import effort
 from support.ledger.postgres import Postgres
-from support.paying.money_world import (
-    SharedWorld,
-    World,
-)
+from support.paying.money_world import SharedWorld, World
 from support.proxy import EVM_KEY
 
 BATCH = 100

@@ -26,16 +26,7 @@ from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
-from support.paying.jobs import (
-    POLL,
-    SUBMIT,
-    SUBMITTED,
-    WHERE,
-    Gateway,
-    buy,
-    refused,
-    request,
-)
+from support.paying.jobs import POLL, SUBMIT, SUBMITTED, WHERE, Gateway, buy, refused, request
 from support.proxy import svm_key
 from support.running.memory import held
 

@@ -12,14 +12,7 @@ import pytest
 from mitmproxy_x402.ledger.interface import LedgerError, Outcome
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
-from support.paying.jobs import (
-    OTHER,
-    TRANSACTION,
-    Gateway,
-    authorization,
-    buy,
-    refused,
-)
+from support.paying.jobs import OTHER, TRANSACTION, Gateway, authorization, buy, refused
 
 
 @pytest.fixture

@@ -15,15 +15,7 @@ from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.polls import Poll
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
-from support.paying.jobs import (
-    DEAD,
-    SUBMIT,
-    Gateway,
-    buy,
-    refused,
-    required,
-    svm,
-)
+from support.paying.jobs import DEAD, SUBMIT, Gateway, buy, refused, required, svm
 
 
 @pytest.fixture

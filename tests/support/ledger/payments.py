@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mitmproxy_x402.ledger.interface import (
-    Intent,
-    Ledger,
-    Outcome,
-    State,
-)
+from mitmproxy_x402.ledger.interface import Intent, Ledger, Outcome, State
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 

@@ -6,9 +6,7 @@ import base64
 import json
 from typing import Any
 
-from mitmproxy_x402.protocol.payment_required import (
-    Get,
-)
+from mitmproxy_x402.protocol.payment_required import Get
 
 ENTRY: dict[str, Any] = {
     "scheme": "exact",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from vendor_streams import dump, events, numbered, state
+from support.vendors.vendor_streams import dump, events, numbered, state
 
 
 def lines(*values: Any) -> bytes:
@@ -342,7 +342,7 @@ SEEN = {
 
 
 def _seen() -> dict[str, bytes]:
-    folder = Path(__file__).parent / "cases" / "streams"
+    folder = Path(__file__).parents[2] / "llm" / "cases" / "streams"
     return {
         f"{dialect} {name}": (folder / name / "response.sse").read_bytes()
         for dialect, names in SEEN.items()
