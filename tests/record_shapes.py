@@ -14,7 +14,8 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-from mitmproxy_x402.recording.format import CHUNKS, HEAD, Headers, Recording, read_recordings, to_text
+from mitmproxy_x402.recording.format import CHUNKS, HEAD, Headers, Recording, read_recordings
+from mitmproxy_x402.recording.head import to_text
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.proxy import Proxy
 from support.recording.further import further, vendor

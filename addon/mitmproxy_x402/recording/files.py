@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
-from .format import CHUNKS, HEAD, Chunk, Recording, to_text
+from .format import CHUNKS, HEAD, Chunk, Recording
+from .head import to_text
 from .names import extension
 
 MAX_OPEN = 64

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote_plus
 
 from .. import __version__
-from .format import Headers, RecordedResponse, Recording, to_document
+from .format import Headers, RecordedResponse, Recording
+from .head import to_document
 
 MAX_FILE = 8 << 20
 """Bytes of a file beyond which the next flow goes into a new one."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mitmproxy_x402.recording.format import RecordedPayment, RecordedRequest, RecordedResponse, Recording, to_text
+from mitmproxy_x402.recording.format import RecordedPayment, RecordedRequest, RecordedResponse, Recording
+from mitmproxy_x402.recording.head import to_text
 
 BODY = b"data: 1\n\ndata: 2\n\n"
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mitmproxy_x402.recording.format import CHUNKS, HEAD, RecordedRequest, RecordedResponse, Recording, to_document
+from mitmproxy_x402.recording.format import CHUNKS, HEAD, RecordedRequest, RecordedResponse, Recording
+from mitmproxy_x402.recording.head import to_document
 
 SSE = (("Content-Type", "text/event-stream; charset=utf-8"), ("Transfer-Encoding", "chunked"))
 JSON = (("Content-Type", "application/json"),)
