@@ -27,7 +27,7 @@ SLICE = 1 << 10
 """Bytes of HTTP/2 that are processed before anybody looks at the clock."""
 
 _WORK = "x402_work"
-"""The attribute of a connection that holds the seconds its last read took to process."""
+"""The attribute of a connection that holds the seconds of processor time that its last read took to process."""
 _WAITING = "x402_waiting"
 """The attribute of a connection of which something that was read has not been processed yet."""
 
@@ -67,8 +67,11 @@ class FairReader:
 
 
 def worked(connection: Connection, since: float) -> None:
-    """Note how long the last read of `connection` took to process: from `since` (monotonic clock) until now."""
-    took = time.monotonic() - since
+    """Note how long the last read of `connection` took to process: from `since` until now.
+
+    By `time.thread_time`: other programs that had the processor in between are no reason to read less.
+    """
+    took = time.thread_time() - since
     if took > LONG:
         vars(connection)[_WORK] = took
 

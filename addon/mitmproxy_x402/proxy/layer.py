@@ -13,7 +13,7 @@ from mitmproxy.connection import Connection, ConnectionState
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import run_at_once
-from .fair_reader import InTurns, worked
+from .fair_reader import LEAST, InTurns, worked
 from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
@@ -75,7 +75,8 @@ class X402Layer(HttpLayer):
             server.__class__ = Http2Server
 
     def _handle_event(self, event: events.Event) -> Steps:
-        began = time.monotonic()
+        is_long = isinstance(event, events.DataReceived) and len(event.data) > LEAST
+        began = time.thread_time() if is_long else 0.0
         if isinstance(event, events.Wakeup) and event.command is self._alarm:
             self._alarm = None
             yield from self._cut_overdue()
@@ -91,8 +92,8 @@ class X402Layer(HttpLayer):
             # A wait that begins later cannot end before the shortest time-out from now.
             self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
             yield self._alarm
-        if isinstance(event, events.DataReceived):
-            worked(event.connection, began)
+        if is_long:
+            worked(cast(events.DataReceived, event).connection, began)
 
     def _go_on(self, event: events.Event) -> Steps:
         """Handle an event as mitmproxy does, with fewer writes and fewer tasks.
