@@ -43,6 +43,13 @@ MAX_FIELDS = 1000
 """Most headers of a request, and most parameters of its query and its Referer: each one is examined."""
 
 Steps = Generator[commands.Command, Any, None]
+
+
+def nothing() -> Steps:
+    """No step."""
+    yield from ()
+
+
 AtOnce = Callable[[http.Request], "http.Response | None"]
 
 CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
@@ -211,10 +218,11 @@ class ArrivingStream(HttpStream):
 
     def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
         """Never apply `stream_large_bodies` to a request: a streamed body cannot be sent twice."""
-        if not request or not self.context.options.stream_large_bodies:
-            return (yield from super().check_body_size(request))
-        if not self.context.options.body_size_limit:
+        options = self.context.options
+        if not options.body_size_limit and (request or not options.stream_large_bodies):
             return False
+        if not request or not options.stream_large_bodies:
+            return (yield from super().check_body_size(request))
         context, self.context = self.context, shallow_copy(self.context)
         self.context.options = cast(Any, _WithoutStreaming(context.options))
         try:

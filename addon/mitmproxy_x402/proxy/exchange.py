@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from mitmproxy import http
@@ -11,9 +11,11 @@ from mitmproxy import http
 from .internals import ReverseMode, commands
 
 
-@dataclass
 class Exchange:
-    """What the stream and the addon tell each other about one request of the client."""
+    """What the stream and the addon tell each other about one request of the client.
+
+    The defaults belong to the class, so that making one costs nothing; its repr shows none of its secrets.
+    """
 
     client_host: str | None = None
     """The Host (or :authority) as the client wrote it, before reverse mode rewrote it; repeated ones joined."""
@@ -21,22 +23,22 @@ class Exchange:
     """Set by the addon: headers to add to the errors that the stream itself answers with."""
     max_body: int = 1 << 62
     """Set by the addon: most bytes of the request's body that are buffered."""
-    refuse_body: Callable[[], http.Response] | None = field(default=None, repr=False)
+    refuse_body: Callable[[], http.Response] | None = None
     """Set by the addon: makes the answer to a request whose body is longer than that."""
     client_path: str = ""
     """The path and query that the client wrote, before any hook could change them."""
     client_method: str = ""
-    client_fields: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    client_fields: tuple[tuple[bytes, bytes], ...] = ()
     """The header fields as the client sent them."""
-    client_body: bytes = field(default=b"", repr=False)
+    client_body: bytes = b""
     """The body as the client sent it; set before the request hook."""
     may_pay: bool = False
     """Set by the addon: whether a 402 to this request is held back and shown to the addon."""
     resend: bool = False
     """Set by the addon in the challenge hook: send the request again. The stream resets it."""
-    secret_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    secret_headers: tuple[tuple[bytes, bytes], ...] = ()
     """Set by the addon: headers that are sent upstream with the next leg and never stored in the flow."""
-    about_to_send: Callable[[], http.Response | None] | None = field(default=None, repr=False)
+    about_to_send: Callable[[], http.Response | None] | None = None
     """Set by the addon: called just before a leg with secret headers is handed to the upstream connection. Must not
     raise. If it returns an answer, the headers are not sent: the client gets that answer, or, on the first leg, the
     request goes without them."""
@@ -46,7 +48,7 @@ class Exchange:
     """Set by the addon: why the 402 that the client gets was not paid."""
     error_answer: bytes | None = None
     """Set by the addon in the error hook: JSON body of the error that the client gets."""
-    watch: Callable[[bytes], None] | None = field(default=None, repr=False)
+    watch: Callable[[bytes], None] | None = None
     """Set by the addon in `responseheaders`: called with each chunk of the body as the gateway sent it. Must not
     raise."""
     legs: int = 1

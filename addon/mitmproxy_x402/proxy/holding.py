@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 class HoldingStream(ArrivingStream):
     """mitmproxy's HTTP stream, which holds a 402 back if the addon may pay it."""
 
-    _held_head: http.Response | None
+    _held_head: http.Response | None = None
     _held_body: bytearray
 
     def _send_leg(self) -> Steps:

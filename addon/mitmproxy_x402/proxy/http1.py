@@ -6,14 +6,14 @@ import logging
 import math
 import re
 import time
-from typing import Any
+from typing import Any, cast
 
 import h11
 from mitmproxy import http
 from mitmproxy.net.http import http1
 
 from ..errors import error_body
-from .arrival import Steps
+from .arrival import Steps, nothing
 from .fair_reader import LONG, set_waiting
 from .internals import (
     ChunkedReader,
@@ -129,13 +129,15 @@ class ChunksInTurns:
 
     def _handle_event(self, event: Any) -> Steps:
         if isinstance(event, events.Wakeup):
-            if event.command is self._turn:
-                yield from self._read_on()
-            return
+            return self._read_on() if event.command is self._turn else nothing()
         if isinstance(event, events.ConnectionClosed) and self._turn is not None:
-            self._is_last = True
-            yield from self._read_on()
-        yield from super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
+            return self._read_rest(event)
+        return cast(Steps, super()._handle_event(event))  # type: ignore[misc]  # mitmproxy's
+
+    def _read_rest(self, event: events.ConnectionClosed) -> Steps:
+        self._is_last = True
+        yield from self._read_on()
+        yield from super()._handle_event(event)  # type: ignore[misc]
 
     def _read_on(self) -> Steps:
         self._turn = None
@@ -150,11 +152,14 @@ class ChunksInTurns:
             self.body_reader.paused = False
             self.body_reader.until = math.inf if self._is_last else time.monotonic() + LONG
 
-    def _end_turn(self) -> Steps:
-        if isinstance(self.body_reader, Chunks) and self.body_reader.paused and self._turn is None:
-            self._turn = commands.RequestWakeup(0)
-            set_waiting(self.conn, waits=True)
-            yield self._turn
+    def _end_turn(self, reader: Chunks) -> Steps:
+        if reader.paused and self._turn is None:
+            yield from self._wait_for_turn()
+
+    def _wait_for_turn(self) -> Steps:
+        self._turn = commands.RequestWakeup(0)
+        set_waiting(self.conn, waits=True)
+        yield self._turn
 
 
 class Http1Server(ChunksInTurns, _http1.Http1Server):
@@ -162,20 +167,16 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
 
     def send(self, event: HttpEvent) -> Steps:
         """Send nothing to a client whose connection is closed: it has had an answer."""
-        if self.conn.state & ConnectionState.CAN_WRITE:
-            yield from super().send(event)
+        return nothing() if self.conn.state in _NOT_WRITABLE else super().send(event)
 
     def read_headers(self, event: Any) -> Steps:
         """Read a head, one that was sent ahead in a turn of its own: thousands fit into one read."""
         if not isinstance(event, events.DataReceived):
-            yield from super().read_headers(event)
-        elif self._turn is None:
-            if event.data or not self.buf:
-                yield from self._read_head(event)
-            else:  # mitmproxy goes on with what is left of the last read
-                self._turn = commands.RequestWakeup(0)
-                set_waiting(self.conn, waits=True)
-                yield self._turn
+            return super().read_headers(event)
+        if self._turn is not None:
+            return nothing()
+        # Without data, mitmproxy goes on with what is left of the last read.
+        return self._read_head(event) if event.data or not self.buf else self._wait_for_turn()
 
     def _read_on(self) -> Steps:
         yield from super()._read_on()
@@ -190,10 +191,15 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
             yield command
 
     def _handle_event(self, event: Any) -> Steps:
+        if isinstance(event, events.DataReceived):
+            return self._read_bounded(event)
         if isinstance(event, events.ConnectionClosed) and self._turn is not None and self.state == self.read_headers:
             self.buf = ReceiveBuffer()  # who has closed wants no answer to what was sent ahead
+        return super()._handle_event(event)
+
+    def _read_bounded(self, event: events.DataReceived) -> Steps:
         yield from super()._handle_event(event)
-        if isinstance(event, events.DataReceived) and len(self.buf) > MAX_HEAD and self.state != self.passthrough:
+        if len(self.buf) > MAX_HEAD and self.state != self.passthrough:
             yield from self._bound()
 
     def _bound(self) -> Steps:
@@ -221,9 +227,11 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
             logger.info("Dropped the trailers of an HTTP/1.1 request.")
             yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
             yield from self.mark_done(request=True)
-        yield from self._end_turn()
+        if isinstance(self.body_reader, Chunks):
+            yield from self._end_turn(self.body_reader)
 
 
+_NOT_WRITABLE = (ConnectionState.CLOSED, ConnectionState.CAN_READ)
 _CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
@@ -254,6 +262,9 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
     def send(self, event: HttpEvent) -> Steps:
         """Send a head together with the body that follows it: one TLS record instead of two."""
         holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
+        return self._send_joined(event, holds=holds) if holds or self._head is not None else super().send(event)
+
+    def _send_joined(self, event: HttpEvent, *, holds: bool) -> Steps:
         for command in super().send(event):
             head, self._head = self._head, None
             joined = head is not None and join(head, command)
@@ -281,8 +292,6 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
                     yield from self._give_up(f"it sent more than {MAX_INTERIM} interim responses")
                     return
                 logger.debug("Dropped an interim response: %s", bytes(head[0]).decode("latin-1"))
-            if not self.buf:
-                return
         yield from self._read_head(event)
         if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
             yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")
@@ -292,8 +301,10 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         self._most = None
         stream = None if self.stream_id is None else self.streams.get(self.stream_id)
         if not isinstance(stream, X402Stream) or not stream.exchange.secrets_sent:
-            yield from super().read_headers(event)
-            return
+            return super().read_headers(event)
+        return self._read_paid_head(event, stream)
+
+    def _read_paid_head(self, event: Any, stream: X402Stream) -> Steps:
         data = bytes(self.buf)
         steps = super().read_headers(event)
         for command in steps:
@@ -332,7 +343,8 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
             assert self.stream_id is not None
             yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
             yield from self.mark_done(response=True)
-        yield from self._end_turn()
+        if isinstance(self.body_reader, Chunks):
+            yield from self._end_turn(self.body_reader)
         if self.state == self.read_body and len(self.buf) > MAX_HEAD:
             yield from self._give_up(f"a line between its chunks, or its trailers, are longer than {MAX_HEAD} bytes")
 

@@ -13,6 +13,7 @@ from mitmproxy.connection import Connection, ConnectionState
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import run_at_once
+from .exchange import shallow_copy
 from .fair_reader import LEAST, InTurns, worked
 from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
@@ -51,7 +52,9 @@ class X402Layer(HttpLayer):
     def make_stream(self, stream_id: int) -> Steps:
         """Make an `X402Stream`, where mitmproxy makes an HttpStream."""
         self._forget_closed()
-        self.streams[stream_id] = X402Stream(self.context.fork(), stream_id, self.timeouts, self.at_once)
+        context = shallow_copy(self.context)  # its `fork` makes a connection, and throws it away
+        context.layers = self.context.layers.copy()
+        self.streams[stream_id] = X402Stream(context, stream_id, self.timeouts, self.at_once)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def repair(self, connection: Connection) -> None:
@@ -134,6 +137,8 @@ class X402Layer(HttpLayer):
 
         mitmproxy would also reuse the failure of a connection that could not be made for all later requests.
         """
+        if all(connection.state is not ConnectionState.CLOSED for connection in self.connections):
+            return
         needed = {self.context.client, self.context.server, *self.waiting_for_establishment}
         needed |= {each.context.server for each in self.streams.values()}
         for connection in set(self.connections) - needed:

@@ -31,7 +31,7 @@ from mitmproxy.connection import Connection
 
 from ..errors import error_body
 from ..settings.timeouts import Timeouts
-from .arrival import CANCELLED, AtOnce, Steps
+from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, shallow_copy
 from .holding import MAX_LEGS, HoldingStream
@@ -74,32 +74,34 @@ _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 class X402Stream(HoldingStream):
     """mitmproxy's HTTP stream, which can send its request upstream more than once."""
 
+    waits_for = ""
+    """The field of Timeouts that limits what the stream waits for; empty: it waits for nothing."""
+    _since = 0.0
+    _began = 0.0
+    _answering = False
+    """Whether a final response's headers are on their way to the client."""
+    _chunked: bool | None = None
+    """Whether an HTTP/1.1 client gets the answer in chunks; None: no answer yet, or HTTP/2."""
+    _reused: Connection | None = None
+    """The connection of this leg, if it has served an earlier leg."""
+    _sent_again = False
+
     def __init__(self, context: Any, stream_id: int, timeouts: Timeouts, at_once: AtOnce | None = None) -> None:
         super().__init__(context, stream_id)
         self.at_once = at_once
         self.exchange = Exchange()
         self.timeouts = timeouts
-        self.waits_for = ""  # the field of Timeouts that limits what the stream waits for; empty: it waits for nothing
-        self._since = 0.0
-        self._began = 0.0
         self.leg_id = stream_id
-        self._answering = False  # a final response's headers are on their way to the client
-        self._chunked: bool | None = (
-            None  # whether an HTTP/1.1 client gets the answer in chunks; None: no answer yet, or HTTP/2
-        )
-        self._reused: Connection | None = None  # the connection of this leg, if it has served an earlier leg
-        self._sent_again = False
-        self._held_head: http.Response | None = None
         self._held_body = bytearray()
 
     # What passes between the stream and its connections. handle_event and not _handle_event, because the replies to
     # blocking commands do not pass through the latter.
 
-    def handle_event(self, event: events.Event) -> Steps:  # noqa: PLR0912  # one branch for each kind of command
+    def handle_event(self, event: events.Event) -> Steps:
         """Translate between the leg's stream id and the client's, and replace mitmproxy's error pages by JSON."""
         if isinstance(event, _RESPONSE_EVENTS):
             if event.stream_id != self.leg_id:
-                return
+                return nothing()
             event.stream_id = self.stream_id
             if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
                 # We have closed the connection, which must not count as the end of an answer without a length.
@@ -107,9 +109,11 @@ class X402Stream(HoldingStream):
             self._take_note(event)
             if isinstance(event, ResponseData) and self._answering and not self._paused:
                 # A piece of a body: HttpStream handles it in this state without waiting for anything.
-                yield from self.server_state(event)
-                return
-        for command in super().handle_event(event):
+                return cast(Steps, self.server_state(event))
+        return self._translated(super().handle_event(event))
+
+    def _translated(self, steps: Steps) -> Steps:
+        for command in steps:
             if isinstance(command, SendHttp):
                 if command.connection is self.context.client:
                     if isinstance(command.event, ResponseHeaders):
@@ -123,7 +127,7 @@ class X402Stream(HoldingStream):
                 yield DropStream(self.leg_id)
             elif isinstance(command, HttpRequestHook):  # before any addon can change it
                 self.exchange.client_body = self.flow.request.data.content or b""
-            elif _is_idle_talk(command):
+            elif isinstance(command, commands.Log) and command.message.startswith(_IDLE_TALK):
                 continue
             yield command
 
@@ -359,9 +363,8 @@ def _kept_open(request: http.Request) -> http.Request:
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
-def _is_idle_talk(command: commands.Command) -> bool:
-    """Whether it is the log line that mitmproxy writes for each streamed answer: here all answers are streamed."""
-    return isinstance(command, commands.Log) and command.message.startswith("Streaming response")
+_IDLE_TALK = "Streaming response"
+"""How the log line begins that mitmproxy writes for each streamed answer: here all answers are streamed."""
 
 
 def _error_status(code: Any) -> int | None:
