@@ -22,9 +22,8 @@ from mitmproxy_x402.recording.format import (
     RecordingError,
     read_recording,
     read_recordings,
-    to_document,
-    to_text,
 )
+from mitmproxy_x402.recording.head import to_document, to_text
 from support.recording.recorded import BODY, recording, write
 
 
