@@ -37,7 +37,7 @@ from .proxy.fair_reader import Fairness
 from .proxy.layer import install
 from .proxy.startup import authorities, fast_path, mitmproxy_defaults
 from .proxy.startup.self_check import self_check
-from .proxy.veil import veil, veil_path
+from .proxy.veil import veil, veil_path, veil_reason
 from .reconcile.rpcs import watched
 from .recording.recorder import Recorder
 from .recording.redact import Redactor
@@ -357,12 +357,14 @@ class X402Addon:
         if exchange.own_headers:
             cors.open_to(flow.response, exchange.own_headers[0][1].decode())
         veil(flow.response, self._redactor.shown)
+        veil_reason(flow.response, self._redactor.reason)
         self._desk.responseheaders(flow)
 
     def x402_challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a 402 that is held back."""
         if flow.response is not None:
             veil(flow.response, self._redactor.shown)
+            veil_reason(flow.response, self._redactor.reason)
         return self._desk.challenge(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import challenges
 from support.patience import eventually
 from support.proxy import Proxy
 from support.rig import Rig
@@ -70,6 +73,60 @@ def test_a_request_that_mitmproxy_rejects(rig: Rig) -> None:
     kept = saved(rig)
     assert kept.count(b"/v1/marked") >= 2
     assert [secret for secret in SECRETS if secret in kept] == []
+
+
+ECHOES = {
+    "header": b"HTTP/1.1 200 OK\r\nX-Echo: %s\r\nContent-Length: 2\r\n\r\nok",
+    "in the midst": b"HTTP/1.1 200 OK\r\nX-Echo: you sent [%s]\r\nContent-Length: 2\r\n\r\nok",
+    "location": b"HTTP/1.1 303 See Other\r\nLocation: /x?payment=%s&y=1\r\nContent-Length: 2\r\n\r\nok",
+    "type": b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: 2\r\n\r\nok",
+    "reason": b"HTTP/1.1 200 OK %s\r\nContent-Length: 2\r\n\r\nok",
+    "status line": b"%s\r\nContent-Length: 2\r\n\r\nok",
+    "header line": b"HTTP/1.1 200 OK\r\n%s\r\n\r\nok",
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\nok",
+    "coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\nok",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n%s\r\n",
+    "trailer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-echo: %s\r\n\r\n",
+    "trailer line": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n%s\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early\r\nX-Echo: %s\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "behind it": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok%s",
+}
+"""Answers in which a gateway repeats the payment where it does not belong."""
+
+
+@pytest.mark.parametrize("what", ["payment", "signature"])
+def test_a_payment_that_the_gateway_repeats(home: Path, what: str) -> None:
+    made: list[bytes] = []
+
+    def repeat(peer: Peer, upstream: Upstream) -> None:
+        asked = upstream.read(peer)
+        paid = asked.get(b"payment-signature")
+        if paid is None:
+            peer.send(challenges.answer())
+            repeat(peer, upstream)
+            return
+        signature = json.loads(base64.b64decode(paid))["payload"]["signature"].encode()
+        made.extend((paid, signature))
+        peer.send(
+            ECHOES[asked.start.split()[1][4:].decode().replace("_", " ")] % (paid if what == "payment" else signature)
+        )
+        peer.close()
+
+    dumps = ("--set", f"x402_dump={home / 'dump'}", "--set", "x402_dump_format=native,har,mitm")
+    arguments = ("-w", str(home / "flows"), "--set", f"hardump={home / 'har'}", "--set", "flow_detail=4", *dumps)
+    with Upstream(repeat) as upstream, Proxy(upstream.url, *arguments, home=home) as proxy:
+        for place in ECHOES:
+            with proxy.client() as client:
+                client.send(request("POST", f"/v1/{place.replace(' ', '_')}", place.encode()))
+                arrived = client.until(b"\r\n\r\n")
+                if place in ("header", "location", "reason"):
+                    assert made[-2 if what == "payment" else -1] in arrived, "it is delivered as it came"
+        proxy.process.terminate()
+        proxy.wait_for_end()
+        kept = {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and "ledger" not in path.name}
+        kept[home / "log"] = proxy.log.encode()
+    assert len(set(made)) == 2 * len(ECHOES)
+    assert [path for path, data in kept.items() if any(secret in data for secret in made)] == []
 
 
 def test_an_answer_that_still_runs_when_the_proxy_stops(rig: Rig) -> None:

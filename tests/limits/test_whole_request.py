@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.limits.limits import Asked, Limit, Scope, for_request
-from mitmproxy_x402.limits.whole_request import MAX_BODY, WholeRequest, normal_path
+from mitmproxy_x402.limits.whole_request import MAX_BODY, MAX_FIELDS, MAX_MARKS, WholeRequest, normal_path
 from support.recording import zstd
 
 DEAR = b'{"messages": [], "model": "dear-1"}'
@@ -274,3 +275,28 @@ def test_no_target_makes_it_fail(target: str) -> None:
 def test_what_unfolds_too_far_is_unclear() -> None:
     assert "cannot be decoded" in asked(packed(b" " * (MAX_BODY + 1)), JSON, ("gzip",)).model_doubt
     assert "larger than 64 MB" in asked(b" " * MAX_BODY + b"{}").model_doubt
+
+
+MANY = {
+    "objects": b'{"x": [' + b'{"a":1},' * MAX_MARKS + b'1], "model": "m"}',
+    "keys": b"{" + b'"a":1,' * MAX_MARKS + b'"model": "m"}',
+    "quotes in a text": b'{"x": "' + b'\\"' * MAX_MARKS + b'", "model": "m"}',
+    "backslashes in a text": b'{"x": "' + b"\\\\" * MAX_MARKS + b'", "model": "m"}',
+    "depth": b'{"x": ' + b"[" * MAX_MARKS,
+    "fields": b"a=1&" * MAX_FIELDS + b"model=m",
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_a_multitude_is_unclear_before_a_parser_gets_it(what: str) -> None:
+    """It would build millions of objects, for seconds in which no other thread runs."""
+    found = asked(MANY[what], ("application/x-www-form-urlencoded",) if what == "fields" else JSON)
+    assert re.search("more than|nested|backslashes", found.model_doubt)
+
+
+@pytest.mark.parametrize(
+    "text", ["a, b: [c] {d} " * MAX_MARKS, '\\"a\\\\' * 1000, "\\\\" * 400, '\\\\\\"', "[" * 1000], ids=range(5)
+)
+def test_a_long_text_is_no_multitude(text: str) -> None:
+    found = asked(b'{"x": "%s", "model": "m"}' % text.encode())
+    assert (found.models, found.model_doubt) == (("m",), "")

@@ -176,6 +176,33 @@ def is_payment(name: bytes, value: bytes) -> bool:
     return key in PAYMENT_HEADERS
 
 
+_SHORTEST_PAYMENT = 132
+"""Bytes of a signature on EVM, in hex."""
+_SIGNATURE_HEX = re.compile(rb"0x[0-9a-fA-F]{130}(?![0-9a-fA-F])")
+_OBJECT = re.compile(rb"eyJ?[A-Za-z0-9+/_-]{100,}")
+"""What a JSON object begins with in base64."""
+
+
+def holds_payment(value: bytes) -> bool:
+    """Whether a payment as its header has it, or the signature of one, stands in `value`, whoever wrote it there."""
+    if len(value) < _SHORTEST_PAYMENT:
+        return False
+    if _SIGNATURE_HEX.search(value):
+        return True
+    return any(map(_is_payload, _OBJECT.findall(value[:_MOST_SEARCHED])))
+
+
+_MOST_SEARCHED = 65536
+
+
+def _is_payload(text: bytes) -> bool:
+    """Whether it is a PaymentPayload, and no PaymentRequired, which names what is accepted."""
+    plain = base64.b64decode(text.translate(_STANDARD)[: len(text) // 4 * 4])
+    return b'"x402Version"' in plain and b'"payload"' in plain and b'"accepts"' not in plain
+
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+
 # Queries.
 
 _MOST_PARAMETERS = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from .internals import (
     layer,
 )
 from .stream import X402Stream
+from .veil import without_bytes
 
 
 class Http2Client(InTurns, _http2.Http2Client):
@@ -127,7 +127,7 @@ class X402Layer(HttpLayer):
                     todo.append(events.HookCompleted(hook))
                     continue
                 if isinstance(command, commands.Log):
-                    command.message = _QUOTED.sub("(left out, for it may hold a secret)", command.message)
+                    command.message = without_bytes(command.message)
                 yield command
         if held is not None:
             yield held
@@ -180,8 +180,6 @@ class X402Layer(HttpLayer):
 
 _SHARED = (_http2.Http2Client, _http3.Http3Client)
 """Clients whose connection several streams share."""
-_QUOTED = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
-"""Matches bytes that mitmproxy quotes in a log line, such as a head that it cannot parse; they may hold a secret."""
 
 
 def install(

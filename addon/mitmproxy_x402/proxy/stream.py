@@ -54,7 +54,7 @@ from .internals import (
     commands,
     events,
 )
-from .veil import unveiled
+from .veil import unveiled, without_quotes
 
 logger = logging.getLogger(__name__)
 
@@ -310,10 +310,10 @@ class X402Stream(HoldingStream):
         payment can settle only once, so this cannot pay twice.
         """
         self.waits_for = ""
-        if self.exchange.timed_out:
-            event.message = self.exchange.timed_out
-        elif (
+        event.message = self.exchange.timed_out or without_quotes(event.message)
+        if (
             isinstance(event, ResponseProtocolError)
+            and not self.exchange.timed_out
             and self._reused is not None
             and not self._sent_again
             and self.server_state == self.state_wait_for_response_headers

@@ -1,11 +1,12 @@
 """Hides secrets in a flow: views, flow files and other addons see `[redacted]`, the upstream gets the real value.
 
-The value of a header, or a path, is replaced by an object that reads as `[redacted]` and holds the real bytes in memory
-only. The stream restores them in what goes onto the wire, unless an addon has replaced the object.
+The value of a header, a path or a reason phrase is replaced by an object that reads as `[redacted]` and holds the real
+bytes in memory only. The stream restores them in what goes onto the wire, unless an addon has replaced the object.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -50,17 +51,40 @@ def veil_path(request: http.Request, shown: bytes) -> None:
         request.data.path = _veiled(shown, path)
 
 
+def veil_reason(response: http.Response, shown: Callable[[bytes], bytes]) -> None:
+    """Veil the reason phrase of `response` if `shown` gives another for it."""
+    reason = response.data.reason
+    if (seen := shown(reason)) != reason and not isinstance(reason, Veiled):
+        response.data.reason = _veiled(seen, reason)
+
+
+_BYTES = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
+_LONG_TEXT = re.compile(r"""'[^']{24,}'|"[^"]{24,}\"""")
+_LEFT_OUT = "(left out, for it may hold a secret)"
+
+
+def without_bytes(message: str) -> str:
+    """A log line without the bytes that mitmproxy quotes in it, such as a head that it cannot parse."""
+    return _BYTES.sub(_LEFT_OUT, message)
+
+
+def without_quotes(message: str) -> str:
+    """What went wrong with a message, without longer pieces of that message."""
+    return _LONG_TEXT.sub(_LEFT_OUT, without_bytes(message))
+
+
 def unveiled(message: Message) -> Message:
     """`message` itself, or, if something in it is veiled, a copy with the real values."""
     fields = message.headers.fields
-    path = message.data.path if isinstance(message, http.Request) else b""
-    if not isinstance(path, Veiled) and not any(isinstance(value, Veiled) for _, value in fields):
+    where = "path" if isinstance(message, http.Request) else "reason"
+    line = getattr(message.data, where)
+    if not isinstance(line, Veiled) and not any(isinstance(value, Veiled) for _, value in fields):
         return message
     copied = shallow_copy(message)
     copied.data = shallow_copy(message.data)
     copied.data.headers = http.Headers(
         [(name, value.real if isinstance(value, Veiled) else value) for name, value in fields]
     )
-    if isinstance(path, Veiled):
-        vars(copied.data)["path"] = path.real
+    if isinstance(line, Veiled):
+        vars(copied.data)[where] = line.real
     return copied

@@ -11,7 +11,13 @@ from urllib.parse import unquote_to_bytes
 
 from mitmproxy import http
 
-from ..protocol.credentials import is_credential_parameter, is_credential_value, is_payment, is_secret_name
+from ..protocol.credentials import (
+    holds_payment,
+    is_credential_parameter,
+    is_credential_value,
+    is_payment,
+    is_secret_name,
+)
 from .format import REDACTED
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -68,6 +74,10 @@ class Redactor:
         """A sentence without the client token."""
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
+    def reason(self, phrase: bytes) -> bytes:
+        """A reason phrase, or all of it taken out."""
+        return _REDACTED if self._has_token(phrase) or holds_payment(phrase) else phrase
+
     def shown(self, fields: Fields) -> list[bytes]:
         """The headers' values as people may see them. Of an `Authorization` that pays, the scheme stays."""
         return [
@@ -105,7 +115,7 @@ class Redactor:
         self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")
 
     def _value(self, name: bytes, value: bytes) -> bytes:
-        if is_secret_name(name) or is_credential_value(value):
+        if is_secret_name(name) or is_credential_value(value) or holds_payment(value):
             return _REDACTED
         if name in _WITH_URL and b"?" in value:
             value = self.path(value)
@@ -121,7 +131,7 @@ class Redactor:
         name, equals, value = piece.partition(b"=")
         if value and (is_secret_name(unquote_to_bytes(name)) or is_credential_parameter(piece)):
             return name + equals + _REDACTED
-        return _REDACTED if self._has_token(piece) else piece
+        return _REDACTED if self._has_token(piece) or holds_payment(unquote_to_bytes(piece)) else piece
 
     def _has_token(self, text: bytes) -> bool:
         return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))
