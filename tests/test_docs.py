@@ -29,7 +29,7 @@ NEVER_SENT = {
     *("x402_error", "settings_invalid", "wallet_invalid", "payment_header_invalid", "demo_failed", "recording_invalid"),
 }
 """Codes of errors that end a start, or are caught on the way: no client sees them."""
-_MAKERS = {"_Objection": 1, "Refused": 0, "_not_allowed": 0, "Denial": 1, "refusal": 1, "error_body": 1}
+_MAKERS = {"Objection": 1, "Refused": 0, "_not_allowed": 0, "Denial": 1, "refusal": 1, "error_body": 1}
 """What makes an answer for clients, and which of its arguments is the code."""
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 

@@ -50,13 +50,15 @@ class Refused(X402Error):
     """We could sign but will not, or cannot: the client gets `code` and the reason, nothing was signed.
 
     The message names what was asked, what the limit was, and the option that changes it. `asked` is the price alone,
-    where one was chosen: "0.013081 USDC on base".
+    where one was chosen: "0.013081 USDC on base". `why` is the reason as half a sentence, for a list of entries; empty:
+    only the message has it.
     """
 
-    def __init__(self, code: str, message: str, *, asked: str = "") -> None:
+    def __init__(self, code: str, message: str, *, asked: str = "", why: str = "") -> None:
         super().__init__(message)
         self.reason = code
         self.asked = asked
+        self.why = why
 
 
 class RpcError(X402Error):

@@ -20,8 +20,9 @@ from mitmproxy_x402.gateways import blockrun
 from mitmproxy_x402.llm import StreamReader, Text, answer_text, checked, read_request, request_text
 from mitmproxy_x402.llm.sse import Event, Parser
 from mitmproxy_x402.payment import challenge
+from mitmproxy_x402.payment.offer import Offer
 from mitmproxy_x402.payment.offered import rules_of
-from mitmproxy_x402.payment.policy import Offer, choose
+from mitmproxy_x402.payment.policy import choose
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.protocol.headers import (
     payment_header,

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import X402Error, error_body, error_code
-from mitmproxy_x402.payment.payer import Payment
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.networks import BUILT_IN
 from support import effort
 from support.paying.payers import ENTRIES, KEYS, MAX_REQUEST, RECORDED, SVM_ADDRESS, Bench, assert_pays, signed

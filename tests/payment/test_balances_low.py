@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.payment.balances import Balances
-from mitmproxy_x402.payment.policy import Offer
+from mitmproxy_x402.payment.offer import Offer
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, Network, NetworkTable
 from support import challenges

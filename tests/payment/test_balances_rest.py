@@ -15,8 +15,8 @@ from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.balances import LOOK_SECONDS, REST_SECONDS
+from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
-from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments

@@ -19,8 +19,8 @@ from mitmproxy import http
 
 from mitmproxy_x402.errors import X402Error, error_code
 from mitmproxy_x402.payment import challenge
-from mitmproxy_x402.payment.payer import Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.signing.payment import Payment
 from support import challenges
 from support.paying.payers import KEYS, Bench
 from support.proxy import Proxy

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError, Refused, RpcError
 from mitmproxy_x402.ledger.interface import Outcome
-from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.headers import payment_required_header
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges

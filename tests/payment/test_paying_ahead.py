@@ -20,8 +20,8 @@ from mitmproxy_x402.forecast.quote import Question
 from mitmproxy_x402.ledger.interface import Clock, LedgerError, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.challenge import MISMATCH
+from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import REFRESH_SECONDS, Payer
-from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments

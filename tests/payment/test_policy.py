@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import Refused
+from mitmproxy_x402.payment.offer import Offer, Payers, Purpose
 from mitmproxy_x402.payment.offered import rules_of
-from mitmproxy_x402.payment.policy import KEY_VARIABLES, Offer, Payers, Purpose, admit, choose
+from mitmproxy_x402.payment.policy import admit, choose
+from mitmproxy_x402.payment.reasons.refusals import KEY_VARIABLES
 from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
 from mitmproxy_x402.protocol.networks import BUILT_IN, TOKEN_PROGRAM, Asset, Family, Network
@@ -110,7 +112,7 @@ def test_what_the_table_does_not_have_is_named_and_what_it_has(code: str, asked:
     assert refusal.reason == code
     assert named in str(refusal)
     if "x402_schemes" not in named:
-        assert "'exact' with USDC on base, base-sepolia, arc, solana, solana-devnet" in str(refusal)
+        assert "is set to pay by exact, with USDC on base, base-sepolia, arc, solana, solana-devnet." in str(refusal)
     assert ("x402.toml" in str(refusal)) == (code != "scheme_not_supported"), "advice that can help, and no other"
 
 

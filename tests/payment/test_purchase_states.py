@@ -13,8 +13,8 @@ import pytest
 from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
-from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.purchase_states import DRAWN, TABLE, Event, Stage
 from mitmproxy_x402.payment.retained.identity import RequestIdentity

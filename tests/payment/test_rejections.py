@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mitmproxy_x402.payment.rejections import says_nothing
+from mitmproxy_x402.payment.reasons.rejections import says_nothing
 from mitmproxy_x402.protocol.headers import PAYMENT_RESPONSE
 from mitmproxy_x402.protocol.strict_json import encode_base64
 from support import challenges

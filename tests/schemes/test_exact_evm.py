@@ -163,9 +163,14 @@ def test_pay_to_gets_its_checksum(case: Callable[[str], str]) -> None:
         ("0x" + "0" * 40, "is the zero address"),
         ("0x000000000022D473030F116dDEE9F6B43aC78BA3", "is a contract that settles payments"),
         ("0x402085c248EeA27D92E8b30b2C58ed07f9E20001", "is a contract that settles payments"),
+        ("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002", "is a contract that settles payments"),
+        ("0x77777777Dcc4d5A8B6E418Fd04D8997ef11000eE", "is a contract that settles payments"),
+        ("0x0077777d7EBA4688BDeF3E311b846F25870A19B9", "is a contract that settles payments"),
+        ("0x2222222d7164433c4c09b0b0d809a9b52c04c205", "is a contract that settles payments"),
+        ("0x0022222ABE238Cc2C7Bb1f21003F0a260052475B", "is a contract that settles payments"),
         (PAYER, "is the paying wallet itself"),
         (PAYER.lower(), "is the paying wallet itself"),
-        (BASE.assets[0].address.lower(), "is the token's own contract"),
+        (BASE.assets[0].address.lower(), "is a token's own contract"),
     ],
 )
 def test_a_wrong_pay_to_is_refused(pay_to: str, reason: str) -> None:

@@ -29,6 +29,7 @@ NONCE = bytes(range(16))
 SVM = [network for network in BUILT_IN if network.family == "svm"]
 MAINNET = SVM[0]
 USDC = MAINNET.assets[0]
+OWN_ACCOUNT = str(get_associated_token_address(PAIR.pubkey(), Pubkey.from_string(USDC.address)))
 TOKEN_2022 = Asset(str(Pubkey.new_unique()), decimals=9, token_program=TOKEN_2022_PROGRAM)
 
 
@@ -152,13 +153,13 @@ class TestMemo:
         ({"extra": {"feePayer": FEE_PAYER[:-4]}}, r"extra\.feePayer must be"),
         ({"extra": {"feePayer": PAYER}}, "takes part in the payment"),
         ({"extra": {"feePayer": USDC.address}}, "takes part in the payment"),
-        (
-            {"extra": {"feePayer": str(get_associated_token_address(PAIR.pubkey(), Pubkey.from_string(USDC.address)))}},
-            "takes part in the payment",
-        ),
+        ({"extra": {"feePayer": OWN_ACCOUNT}}, "takes part in the payment"),
         ({"extra": {"feePayer": "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"}}, "takes part in the payment"),
         ({"pay_to": PAYER}, "is the paying wallet itself"),
-        ({"pay_to": "1" * 32}, "is no account"),
+        ({"pay_to": OWN_ACCOUNT}, "is the paying wallet itself"),
+        ({"pay_to": "1" * 32}, "is a program or a token"),
+        ({"pay_to": USDC.address}, "is a program or a token"),
+        ({"pay_to": USDC.token_program}, "is a program or a token"),
         ({"pay_to": "0x..."}, "payTo must be 32 bytes in base58"),
         ({"pay_to": "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"}, "payTo must be"),
         ({"pay_to": PAY_TO + " "}, "payTo must be"),

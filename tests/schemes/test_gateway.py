@@ -60,6 +60,7 @@ def test_vector() -> None:
         {"extra": {**EXTRA, "version": "2"}},
         {"extra": {"name": "GatewayWalletBatched"}},
         {"pay_to": PAYER},
+        {"pay_to": EXTRA["verifyingContract"]},
         {"max_timeout_seconds": 10**8},
     ],
 )

@@ -19,9 +19,9 @@ from ..ledger.opening import open_ledger
 from ..ledger.reading import is_there
 from ..limits.limits import Budget
 from ..payment import policy
+from ..payment.offer import Offer, Purpose
 from ..payment.offered import payers_of, rules_of
 from ..payment.payer import find_wallets
-from ..payment.policy import Offer, Purpose
 from ..payment.signing.delegation import refused_key
 from ..program import program
 from ..protocol.amounts import format_usd
@@ -269,9 +269,9 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
         return
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
-        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
-        yield offer
-        budgets = policy.admit(offer, purpose, rules_of(settings))
+        rules, payers = rules_of(settings), payers_of(wallets, settings)
+        yield policy.choose(quote.required, rules, payers)
+        offer, budgets = policy.choose_for(quote.required, purpose, rules, payers)
         full = _full(offer, budgets, settings)
     except (Refused, ChallengeError, LedgerError) as error:
         if isinstance(error, Refused) and error.reason == "no_wallet" and wallets == Wallets():  # said above
@@ -296,15 +296,11 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
         quote = await check_gateway.quote(upstream, trust, (small.model,), check_gateway.agent_request)
         if quote.required is None:
             return unseen("agent", f"{what}: no price is known, {quote.reason}")
-        offer = policy.choose(quote.required, rules_of(settings), payers_of(wallets, settings))
+        purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
+        offer, _ = policy.choose_for(quote.required, purpose, rules_of(settings), payers_of(wallets, settings))
     except Unreachable as reason:
         return unseen("agent", f"{what}: no price is known, {reason}")
     except (Refused, ChallengeError) as error:
-        return unseen("agent", f"{what} would be refused: {_of_a_question(error)}")
-    purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
-    try:
-        policy.admit(offer, purpose, rules_of(settings))
-    except Refused as error:
         return unseen("agent", f"{what} would be refused: {_of_a_question(error)}")
     return ok("agent", f"{what} costs {offer}")
 

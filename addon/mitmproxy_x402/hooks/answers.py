@@ -15,9 +15,9 @@ from ..gateways import Gateway, gateway_of
 from ..ledger.interface import Outcome
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
-from ..payment.payer import Payment
 from ..payment.purchase import PaidRequest, Purchase
-from ..payment.rejections import says_nothing
+from ..payment.reasons.rejections import says_nothing
+from ..payment.signing.payment import Payment
 from ..program import program
 from ..protocol.headers import read_settlement
 from ..proxy import header_index

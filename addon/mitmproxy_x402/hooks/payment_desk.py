@@ -23,10 +23,10 @@ from ..ledger.interface import Clock
 from ..limits.request_model import read_model
 from ..limits.whole_request import WholeRequest
 from ..payment import challenge, jobs, polls
+from ..payment.offer import Purpose
 from ..payment.payer import Payer
-from ..payment.policy import Purpose
 from ..payment.purchase import PaidRequest, Purchase
-from ..payment.rejections import explain
+from ..payment.reasons.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
 from ..payment.retained.store import Retained, RetainedPayments
 from ..proxy.exchange import Exchange, exchange_of, origin_of, upstream_of

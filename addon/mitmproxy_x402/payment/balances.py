@@ -21,7 +21,7 @@ from ..errors import Refused, RpcError
 from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import Asset, Network, NetworkTable
-from .policy import Offer, Payers
+from .offer import Offer, Payers
 
 LOW_REQUESTS = 20
 """A wallet that pays for fewer requests than this is low."""
@@ -150,6 +150,7 @@ class Balances:
                 f"Circle Gateway for that. Nothing was signed. Deposit {symbol} there, or set the option x402_gateway "
                 f"to false. The gateway is asked again in {left:.0f} s.",
                 asked=str(offer),
+                why=f"the gateway said {ago:.0f} s ago that too little lies with Circle Gateway for that",
             )
         option = "x402_evm_rpc" if offer.network.family == "evm" else "x402_solana_rpc"
         has = "" if known.balance is None else f" It holds {_held(purse, known.balance)}."
@@ -159,6 +160,7 @@ class Balances:
             f"was signed. Send {symbol} on {network} to that wallet ({program()} wallet fund shows how). The gateway "
             f"is asked again in {left:.0f} s, or as soon as {option} shows that its balance has changed.",
             asked=str(offer),
+            why=f"the gateway said {ago:.0f} s ago that the wallet {payer} cannot pay that",
         )
 
     def _is_over(self, known: _Shortfall) -> bool:

@@ -29,7 +29,7 @@ from ..ledger.interface import Ledger, State, Submitted
 from ..protocol.http_message import Request, upstream_origin
 from ..protocol.networks import Family
 from ..protocol.strict_json import decode_json
-from .payer import Payment
+from .signing.payment import Payment
 
 JOB_SECONDS = 24 * 3600
 """Seconds after the request's payment during which anything is signed for a job; results are kept about as long."""

@@ -15,7 +15,7 @@ from ..protocol.networks import Family
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets
 from . import policy
-from .policy import Offer, Rules
+from .offer import Offer, Payers, Rules
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -36,7 +36,7 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def payers_of(wallets: Wallets, settings: Settings) -> policy.Payers:
+def payers_of(wallets: Wallets, settings: Settings) -> Payers:
     """The paying address for each family of chains; None in a dry run without a wallet."""
     both: tuple[Family, Family] = ("evm", "svm")
     found = {family: wallet.address for family in both if (wallet := wallets.for_family(family)) is not None}
@@ -73,7 +73,7 @@ class Offered:
 class Challenges:
     """The challenges that are known under one set of `rules` and `payers`, for as long as others keep them."""
 
-    def __init__(self, rules: Rules, payers: policy.Payers) -> None:
+    def __init__(self, rules: Rules, payers: Payers) -> None:
         self._rules = rules
         self._payers = payers
         self._known: dict[int, tuple[weakref.ref[PaymentRequired], Offered]] = {}

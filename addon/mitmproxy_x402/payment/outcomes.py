@@ -14,8 +14,8 @@ from ..deferred import Batch, Later
 from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
 from ..protocol.amounts import format_usd
-from .policy import Offer, Purpose
-from .rejections import explain
+from .offer import Offer, Purpose
+from .reasons.rejections import explain
 
 logger = logging.getLogger(__name__)
 

@@ -7,37 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import logging
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..chain.solana_rpc import Blockhash, SolanaRpc
 from ..deferred import Later
-from ..errors import EvmRpcError, Refused, RpcError, X402Error
+from ..errors import ChallengeError, EvmRpcError, Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
-from ..ledger.interface import UNKNOWN, Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted, Validity
+from ..ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, OverBudget, Submitted
 from ..limits.limits import Budget
 from ..limits.whole_request import normal_path
-from ..protocol.headers import X_PAYMENT, with_identifier
-from ..protocol.messages import AtomicUnits, PaymentRequired
+from ..protocol.messages import PaymentRequired
 from ..reconcile.rpcs import named_rpcs, rpcs
-from ..schemes.permit2 import with_permit
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
 from . import policy
 from .balances import Balances
+from .offer import Offer, Purpose
 from .offered import Challenges, payers_of, rules_of
 from .outcomes import Outcomes
-from .policy import Offer, Purpose
+from .reasons import refusals
 from .signing.ceilings import OVER_PERMIT2, Ceilings
-from .signing.signer import BLOCKHASH_SECONDS, Signed, Signer, chain_nonce
+from .signing.payment import Identifiers, Payment, payment_of
+from .signing.signer import BLOCKHASH_SECONDS, Signer, chain_nonce
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +45,8 @@ BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
 REFRESH_SECONDS = 20
 """Age in seconds at which another blockhash is looked up, while payments are sent ahead."""
 
-IDENTIFIER = "pay_"
-"""Prefix of a payment identifier, which must have 16 to 128 characters."""
-MAX_IDENTIFIERS = 2000
 _NEXT_MAY_DO = frozenset(
-    {"over_request_limit", "over_budget", "balance_too_low", "wallet_unfunded"}
+    {"upstream_not_allowed", "over_request_limit", "over_budget", "balance_too_low", "wallet_unfunded"}
     | {"permit2_allowance_missing", "permit_under_way"}
 )
 """Codes of refusals after which the next offer is tried."""
@@ -93,39 +88,6 @@ def _at_once(payment: Coroutine[Any, Any, Payment]) -> Payment:
         return made
     payment.close()
     raise AssertionError("a payment that was to be made at once waited for something")
-
-
-@dataclass(frozen=True)
-class Payment:
-    """A signed payment, ready to be sent. Its header can move money, so no repr or log shows it."""
-
-    offer: Offer
-    payer: str
-    """Public address of the wallet that signed."""
-    reference: str
-    """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
-    header: tuple[str, str] = field(repr=False)
-    row: int
-    """The ledger's row of its reservation."""
-    valid_until: float
-    """Unix seconds after which it can no longer be settled."""
-    window: float
-    """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
-    validity: Validity = field(default=UNKNOWN, compare=False)
-    """The same in the chain's terms, for the ledger. Only the process that signed it has this."""
-    in_both_headers: bool = False
-    """Whether to send it in X-PAYMENT, too: servers with version 2 terms in the body alone may read either."""
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers that a request carries for it."""
-        name, value = self.header
-        return ((name, value), (X_PAYMENT, value)) if self.in_both_headers else (self.header,)
-
-    @property
-    def amount(self) -> AtomicUnits:
-        """In atomic units of the offer's asset."""
-        return self.offer.requirement.amount
 
 
 @dataclass(frozen=True)
@@ -172,8 +134,7 @@ class Payer:
         self.payers = payers_of(wallets, settings)
         """The paying address for each family of chains; None in a dry run without a wallet."""
         self._challenges = Challenges(self.rules, self.payers)
-        self._identifiers: OrderedDict[int, str] = OrderedDict()
-        """The payment identifiers, by row of the ledger."""
+        self._identifiers = Identifiers()
         self.forecast = Forecast() if settings.preauthorize else None
         """What challenges have taught, with `x402_preauthorize`; else None."""
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
@@ -204,38 +165,38 @@ class Payer:
         says it did not take: over Permit2 its nonce is used again, so that only one of the two can be settled. With
         `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2.
 
-        After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run, JobPaid), LedgerError
-        and RpcError (no blockhash): nothing was signed. Raises ChallengeError: the chosen entry breaks a rule of its
-        scheme, or is too large to be echoed; a signature made by then is discarded.
+        Where an entry cannot be paid, the next best is tried; after the last, the error is the first entry's and names
+        the reasons for all. After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run,
+        JobPaid), LedgerError and RpcError (no blockhash): nothing was signed. Raises ChallengeError: an entry is too
+        large to be echoed; a signature made by then is discarded.
         """
         await self.read_whole(purpose, at_once=at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
-        failure: X402Error | None = None
+        failures: list[tuple[Offer, X402Error]] = []
         offers = self._challenges.offered(required).offers
         if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
             offers = self._ceilings.order(offers, purpose)
         for offer in offers:
             if at_once and offer.method in OVER_PERMIT2:
-                failure = failure or _waits(offer)
+                failures.append((offer, _waits(offer)))
                 continue
             try:
                 payment = await self._paid(order, offer)
-            except (RpcError, Refused) as error:
-                if not (isinstance(error, RpcError) or error.reason in _NEXT_MAY_DO):
+            except (ChallengeError, RpcError, Refused) as error:
+                if isinstance(error, Refused) and error.reason not in _NEXT_MAY_DO:
                     raise
-                failure = failure or error
+                failures.append((offer, error))
             else:
-                if failure is not None and not at_once:
-                    why = str(failure).partition(" Nothing was paid.")[0]
+                if failures and not at_once:
+                    why = "; ".join(f"{other}: {refusals.reason_of(error)}" for other, error in failures)
                     logger.info("x402: %s is paid, since another way was not open: %s", offer, why)
                 return payment
-        assert failure is not None
-        raise failure
+        raise policy.none_of(failures, required, self.rules, self.payers)
 
     async def _paid(self, order: _Order, offer: Offer) -> Payment:
         budgets = policy.admit(offer, order.purpose, self.rules)
         if self.settings.dry_run:
-            raise policy.dry_run(offer, order.purpose)
+            raise refusals.dry_run(offer, order.purpose)
         payer = self.payers[offer.network.family]
         if payer is not None:
             self.balances.check(order.purpose.host, offer, payer)
@@ -253,8 +214,9 @@ class Payer:
                 permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required)
             durable = self._make_durable(order.at_once)
             signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
-            identifier = self._identifier(row, order.replaces, nonce)
-            payment = self._payment(order.required, offer, row, signed, identifier)
+            identifier = self._identifiers.new(row, order.replaces, nonce)
+            offered = self._challenges.offered(order.required)
+            payment = payment_of(order.required, offered, offer, signed, row=row, identifier=identifier)
             if durable is not None:
                 await durable
             if self._is_closed:
@@ -303,7 +265,7 @@ class Payer:
         except OverBudget as over:
             doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
             its = over.budget, over.spent, over.returns_in
-            raise policy.over_budget(offer, *its, self.clock(), awaited=over.awaited, doubt=doubt) from None
+            raise refusals.over_budget(offer, *its, self.clock(), awaited=over.awaited, doubt=doubt) from None
 
     def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
         """The fields of an `Intent` by which budgets for models and paths count it."""
@@ -321,24 +283,6 @@ class Payer:
         self.ledger.durable_now()
         return None
 
-    def _identifier(self, row: int, replaces: int | None, nonce: bytes) -> str:
-        """The request's id for the seller (extension `payment-identifier`), the same in all its payments."""
-        known = self._identifiers.get(replaces) if replaces is not None else None
-        identifier = known or IDENTIFIER + hashlib.sha256(b"payment-identifier" + nonce).hexdigest()[:32]
-        self._identifiers[row] = identifier
-        while len(self._identifiers) > MAX_IDENTIFIERS:
-            self._identifiers.popitem(last=False)
-        return identifier
-
-    def _payment(self, required: PaymentRequired, offer: Offer, row: int, signed: Signed, identifier: str) -> Payment:
-        extensions = with_identifier(required.extensions, identifier)
-        if signed.permit is not None:
-            extensions = with_permit(extensions, signed.permit)
-        header = self._challenges.offered(required).frame(offer, extensions).around(signed.payload)
-        both = required.in_body and required.x402_version == 2
-        times = signed.valid_until, signed.window, signed.validity
-        return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
-
     async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
         """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
 
@@ -346,7 +290,8 @@ class Payer:
         and the ledger's row of `first` counts for them all. The caller ensures that wallet, network, asset and payee
         are the same, and the amount is not higher. Raises what `pay` does.
         """
-        offers = [offer for offer in self._challenges.offered(required).offers if offer.method == first.scheme]
+        offered = self._challenges.offered(required)
+        offers = [offer for offer in offered.offers if offer.method == first.scheme]
         if not offers or first.scheme in OVER_PERMIT2:
             raise Refused(
                 "job_not_payable",
@@ -357,10 +302,10 @@ class Payer:
         await self.read_whole(purpose)
         policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
-            raise policy.dry_run(offer, purpose)
+            raise refusals.dry_run(offer, purpose)
         assert offer.network.family == "evm"
         signed = await self._signer.sign(offer, nonce, None)
-        return self._payment(required, offer, row, signed, self._identifiers.get(row, ""))
+        return payment_of(required, offered, offer, signed, row=row, identifier=self._identifiers.get(row))
 
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a predicted challenge, made like that of `pay`, with the same errors.

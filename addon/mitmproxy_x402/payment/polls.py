@@ -25,11 +25,12 @@ from ..protocol.networks import NetworkTable
 from ..protocol.strict_json import shown
 from . import jobs
 from .jobs import Job, Jobs
+from .offer import Purpose
 from .outcomes import Ending
-from .payer import Payer, Payment
-from .policy import Purpose
+from .payer import Payer
 from .purchase import Purchase
 from .retained.identity import RequestIdentity
+from .signing.payment import Payment
 
 logger = logging.getLogger(__name__)
 

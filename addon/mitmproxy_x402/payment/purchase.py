@@ -21,13 +21,15 @@ from ..gateways import Meaning, gateway_of
 from ..ledger.interface import Ledger, Outcome, State
 from ..protocol.messages import PaymentRequired
 from .challenge import MISMATCH
+from .offer import Purpose
 from .outcomes import Ending
-from .payer import Payer, Payment
-from .policy import Purpose, scopes_of
+from .payer import Payer
+from .policy import scopes_of
 from .purchase_states import TABLE, Event, Stage
 from .retained.identity import RequestIdentity, without_body
 from .retained.store import Memory, Retained
 from .signing.ceilings import OVER_PERMIT2
+from .signing.payment import Payment
 
 NOT_VERIFIED = frozenset(
     {

@@ -16,6 +16,13 @@ from ..protocol.networks import Family
 Method = Literal["exact", "permit2", "upto", "gateway"]
 GATEWAY_DOMAIN = "GatewayWalletBatched"
 """`extra.name` of an entry that Circle Gateway settles; its scheme is `exact`, too."""
+GATEWAY_WALLETS = {
+    True: "0x77777777Dcc4d5A8B6E418Fd04D8997ef11000eE",
+    False: "0x0077777d7EBA4688BDeF3E311b846F25870A19B9",
+}
+"""Circle's contract GatewayWallet on mainnets, and on testnets (npm @circle-fin/x402-batching 3.3.0)."""
+GATEWAY_MINTERS = ("0x2222222d7164433c4C09B0b0D809a9b52C04C205", "0x0022222ABE238Cc2C7Bb1f21003F0a260052475B")
+"""Circle's contract GatewayMinter, the same (Circle's documentation of Gateway)."""
 
 _EIP3009 = ("default", "eip3009")
 

@@ -17,6 +17,7 @@ from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown
+from . import GATEWAY_MINTERS, GATEWAY_WALLETS
 
 CLOCK_SKEW = 600
 """Seconds by which `validAfter` lies in the past: with `now` itself, a clock that is fast fails on chain."""
@@ -34,7 +35,9 @@ _TRANSFER_TYPE = (
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 _ZERO = bytes(20)
-_SETTLERS = tuple(parse_address(each) for each in (PERMIT2, *SETTLERS.values()))
+_SETTLERS = frozenset(
+    parse_address(each) for each in (PERMIT2, *SETTLERS.values(), *GATEWAY_WALLETS.values(), *GATEWAY_MINTERS)
+)
 
 
 def authorize(
@@ -103,7 +106,7 @@ def check(
             f"The challenge wants {asset.symbol} on {network.name} by EIP-3009, which that token does not take."
             " Nothing was signed."
         )
-    check_recipient(requirement.pay_to, payer, asset)
+    check_recipient(requirement.pay_to, payer, network)
     check_domain(requirement, network, asset)
     validity = seconds(requirement, max_validity)
     if validity < MIN_VALIDITY:
@@ -118,22 +121,22 @@ def seconds(requirement: PaymentRequirements, max_validity: int) -> int:
     return min(requirement.max_timeout_seconds or DEFAULT_VALIDITY, max_validity)
 
 
-def check_recipient(pay_to: str, payer: str | None, asset: Asset) -> None:
+def check_recipient(pay_to: str, payer: str | None, network: Network) -> None:
     """Raises ChallengeError where money for `pay_to` would be lost, or go nowhere."""
     try:
         recipient = parse_address(pay_to)
     except ValueError as error:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {error}. Nothing was signed.") from None
-    reason = _lost(recipient, payer, asset.address)
+    reason = _lost(recipient, payer, tuple(asset.address for asset in network.assets))
     if reason:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
 
 
 @lru_cache(maxsize=1024)
-def _lost(recipient: bytes, payer: str | None, token: str) -> str:
+def _lost(recipient: bytes, payer: str | None, tokens: tuple[str, ...]) -> str:
     """Why nobody wants to pay `recipient`, as a clause; empty: nothing is known against it."""
     reasons = {
-        parse_address(token): "is the token's own contract: what is sent there is lost",
+        **dict.fromkeys(map(parse_address, tokens), "is a token's own contract: what is sent there is lost"),
         _ZERO: "is the zero address: what is sent there is lost",
         **dict.fromkeys(_SETTLERS, "is a contract that settles payments: what is sent there is lost"),
     }

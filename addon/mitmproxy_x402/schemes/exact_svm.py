@@ -89,9 +89,13 @@ def check(requirement: PaymentRequirements, asset: Asset, payer: str | None) -> 
     mint, program = _key(asset.address), _key(asset.token_program)
     owner = None if payer is None else _key(payer)
     pay_to = _named(requirement.pay_to, "payTo")
-    if pay_to in (owner, Pubkey.default()):
-        what = "the paying wallet itself" if pay_to == owner else "no account: what is sent there is lost"
-        raise ChallengeError(f"The challenge's payTo {requirement.pay_to} is {what}. Nothing was signed.")
+    what = ""
+    if owner is not None and pay_to in (owner, _token_account(owner, mint, program)):
+        what = "is the paying wallet itself"
+    elif pay_to in (mint, program, _MEMO, _COMPUTE_BUDGET, Pubkey.default()):
+        what = "is a program or a token: what is sent there is lost"
+    if what:
+        raise ChallengeError(f"The challenge's payTo {requirement.pay_to} {what}. Nothing was signed.")
     if requirement.amount > _MAX_AMOUNT:
         raise ChallengeError(
             f"The challenge asks for {requirement.amount}, more than a Solana transfer can hold. Nothing was signed."

@@ -12,12 +12,10 @@ from ..errors import ChallengeError
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown
-from . import GATEWAY_DOMAIN, exact_evm
+from . import GATEWAY_DOMAIN, GATEWAY_WALLETS, exact_evm
 from .exact_evm import Sign, check_recipient
 
 VERSION = "1"
-CONTRACTS = {True: "0x77777777Dcc4d5A8B6E418Fd04D8997ef11000eE", False: "0x0077777d7EBA4688BDeF3E311b846F25870A19B9"}
-"""GatewayWallet on mainnets, and on testnets (npm @circle-fin/x402-batching 3.3.0)."""
 USDC = {
     1: "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48",
     10: "0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85",
@@ -35,7 +33,7 @@ USDC = {
     421614: "0x75faf114eafb1BDbe2F0316DF893fd58CE46AA4d",
     5042002: "0x3600000000000000000000000000000000000000",
 }
-"""The token of the contract's balances, by chain id (the same package)."""
+"""The token of the contract's balances, by chain id (npm @circle-fin/x402-batching 3.3.0)."""
 TESTNETS = frozenset({43113, 80002, 84532, 421614, 5042002})
 MIN_SECONDS = 604_900
 """Seconds of validity: Circle requires seven days when it receives the payment, and the way there takes a while."""
@@ -44,7 +42,7 @@ MAX_SECONDS = 2 * MIN_SECONDS
 
 def contract(network: Network) -> str:
     """GatewayWallet on `network`."""
-    return CONTRACTS[network.chain_id not in TESTNETS]
+    return GATEWAY_WALLETS[network.chain_id not in TESTNETS]
 
 
 def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, payer: str | None) -> None:
@@ -52,7 +50,7 @@ def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, p
 
     Raises ChallengeError, which says what rule it breaks.
     """
-    check_recipient(requirement.pay_to, payer, asset)
+    check_recipient(requirement.pay_to, payer, network)
     if USDC.get(network.chain_id, "").lower() != asset.address.lower():
         raise ChallengeError(
             f"The challenge wants {asset.symbol} on {network.name} by Circle Gateway, which does not hold that."

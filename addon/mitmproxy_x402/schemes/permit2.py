@@ -57,7 +57,7 @@ def check(
 
     Raises ChallengeError, which says what rule it breaks.
     """
-    check_recipient(requirement.pay_to, payer, asset)
+    check_recipient(requirement.pay_to, payer, network)
     check_domain(requirement, network, asset)
     if requirement.amount < 1:
         raise ChallengeError("The challenge asks for nothing, which Permit2 does not settle. Nothing was signed.")

@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from mitmproxy import http
 
 from ..ledger.interface import State
-from ..payment.policy import Offer
+from ..payment.offer import Offer
 from ..protocol.amounts import format_usd
 
 MOST = 64 * 1024

@@ -13,8 +13,8 @@ from mitmproxy import http
 
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment import challenge
+from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
-from mitmproxy_x402.payment.policy import Purpose
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments

@@ -27,7 +27,8 @@ import pytest
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import Clock, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
+from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import effort

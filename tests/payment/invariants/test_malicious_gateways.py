@@ -29,11 +29,12 @@ import pytest
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import ChainWord, Clock, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import Settings, read_settings

@@ -25,8 +25,8 @@ from test_ceiling_invariant import entry
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import ChainWord, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.purchase import Purchase
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.messages import AtomicUnits, PaymentRequired
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets

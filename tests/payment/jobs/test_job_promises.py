@@ -20,7 +20,7 @@ from mitmproxy_x402.hooks.answers import watch_for_job
 from mitmproxy_x402.ledger.interface import LedgerError
 from mitmproxy_x402.payment import jobs
 from mitmproxy_x402.payment.jobs import JOB_SECONDS, MAX_ADDRESS, MAX_JOBS, MAX_PROMISE, Job, Jobs, Promise
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.polls import poll_of
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity

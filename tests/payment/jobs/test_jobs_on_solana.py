@@ -11,8 +11,8 @@ import pytest
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import Outcome
-from mitmproxy_x402.payment.payer import Payment
 from mitmproxy_x402.payment.polls import Poll
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
 from support.paying.jobs import DEAD, SUBMIT, Gateway, buy, refused, required, svm

@@ -15,13 +15,14 @@ from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.ledger.interface import Ledger, Outcome
 from mitmproxy_x402.ledger.opening import open_ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained import store
 from mitmproxy_x402.payment.retained.identity import Fingerprint, RequestIdentity, Route
 from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
 from mitmproxy_x402.payment.retained.store import REMEMBER_SECONDS, Memory, Retained, RetainedPayments
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import read_settings

@@ -10,8 +10,9 @@ from typing import Any
 
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import read_settings

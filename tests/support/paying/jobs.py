@@ -17,12 +17,13 @@ from mitmproxy_x402.hooks.answers import watch_for_job
 from mitmproxy_x402.ledger.interface import Clock, Outcome, Submitted
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.jobs import Jobs
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.polls import Poll, poll_of
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.payment.signing.signer import BLOCKHASH_END
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2, PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required

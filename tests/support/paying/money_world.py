@@ -19,12 +19,13 @@ from mitmproxy_x402.forecast.quote import Question
 from mitmproxy_x402.ledger.interface import LAPSE_SECONDS, Clock, Ledger, Outcome
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
 from mitmproxy_x402.payment.retained.store import Retained, RetainedPayments
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl

@@ -20,8 +20,9 @@ from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.payment.payer import Payer, Payment
-from mitmproxy_x402.payment.policy import Purpose
+from mitmproxy_x402.payment.offer import Purpose
+from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.messages import PaymentRequired
 from mitmproxy_x402.protocol.networks import BUILT_IN, Asset, Network
 from mitmproxy_x402.protocol.payment_required import read_payment_required

@@ -11,8 +11,8 @@ from ...check import gateway as gateways
 from ...command_line import check_upstream, gateway_for
 from ...errors import ChallengeError, Refused
 from ...payment import policy
+from ...payment.offer import Offer
 from ...payment.offered import payers_of, rules_of
-from ...payment.policy import Offer
 from ...protocol.messages import PaymentRequired
 from ...settings.settings import Settings
 from ...wallet.sources import Wallets

@@ -10,7 +10,7 @@ from ...chain import permit2
 from ...chain.balance import balance, held_micro_usd
 from ...check import gateway as gateways
 from ...errors import RpcError
-from ...payment.policy import Offer
+from ...payment.offer import Offer
 from ...payment.signing.ceilings import OVER_PERMIT2
 from ...protocol.amounts import format_usd
 from ...protocol.networks import Asset, Family, Network

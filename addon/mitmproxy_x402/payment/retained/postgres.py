@@ -36,8 +36,8 @@ from ...ledger.postgres.store import PostgresLedger
 from ...protocol.messages import AtomicUnits, PaymentRequirements
 from ...protocol.networks import NetworkTable
 from ...wallet.sources import Wallets
-from ..payer import Payment
-from ..policy import Offer
+from ..offer import Offer
+from ..signing.payment import Payment
 from .identity import RequestIdentity, Route
 from .store import REMEMBER_SECONDS, Memory, RetainedPayments
 

@@ -30,7 +30,7 @@ from ...ledger.interface import Ledger
 from ...protocol.networks import NetworkTable
 from ...settings.ledger_place import PostgresUrl
 from ...wallet.sources import Wallets
-from ..payer import Payment
+from ..signing.payment import Payment
 from .identity import Fingerprint, RequestIdentity, Route
 
 REMEMBER_SECONDS = 600

@@ -21,7 +21,7 @@ from ...protocol.amounts import format_usd
 from ...protocol.messages import PaymentRequired
 from ...protocol.networks import Network
 from ...schemes.permit2 import sponsors
-from ..policy import Offer, Purpose, Schemes
+from ..offer import Offer, Purpose, Schemes
 
 EXACT_SECONDS = 600
 """Seconds without `upto` and Permit2 on a network after a seller has refused one."""
@@ -231,6 +231,7 @@ def _permit_nonce(
             f"{'A ceiling' if offer.is_ceiling else 'The amount'} must be there in whole: send more to the wallet, or "
             "set the option x402_schemes to exact.",
             asked=str(offer),
+            why=f"the wallet holds {has} {offer.asset.symbol}{held}",
         )
     if known.allowance >= over_permit2 + most:
         return None
@@ -245,14 +246,18 @@ def _permit_nonce(
             f"was paid. Ask again when they are settled, or have expired{end and f', at the latest at {end}'}. To pay "
             f"several at a time, run {program()} wallet allow, which names the dangers.",
             asked=str(offer),
+            why=f"earlier payments over Permit2 may still take {format_usd(pending.permit2)} {offer.asset.symbol}"
+            f"{end and f' until {end}'}, and only one permit can be under way ({program()} wallet allow)",
         )
-    allowed = format_usd(known.allowance * 10**6 // scale)
+    allowed = f"{format_usd(known.allowance * 10**6 // scale)} {offer.asset.symbol} of this wallet" + (
+        f" ({format_usd(pending.permit2)} of it for earlier payments)" if over_permit2 else ""
+    )
     raise Refused(
         "permit2_allowance_missing",
-        f"The gateway asks {offer} over Permit2, which may take {allowed} {offer.asset.symbol} of this wallet"
-        + (f" ({format_usd(pending.permit2)} of it for earlier payments)" if over_permit2 else "")
-        + f". Nothing was paid. To raise that, run {program()} wallet allow, which names the dangers.",
+        f"The gateway asks {offer} over Permit2, which may take {allowed}. Nothing was paid. To raise that, run "
+        f"{program()} wallet allow, which names the dangers.",
         asked=str(offer),
+        why=f"Permit2 may take {allowed} ({program()} wallet allow)",
     )
 
 

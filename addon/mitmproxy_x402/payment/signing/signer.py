@@ -11,7 +11,7 @@ from ...ledger.interface import Validity
 from ...protocol.messages import Json
 from ...schemes import exact_evm, exact_svm, gateway, permit2
 from ...wallet.sources import Wallets
-from ..policy import Offer
+from ..offer import Offer
 
 FACILITATOR_MARGIN = 6
 """Seconds that an EVM authorization must still be valid when a facilitator checks it."""

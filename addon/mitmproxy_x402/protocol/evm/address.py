@@ -19,7 +19,7 @@ def parse_address(text: str) -> bytes:
     Raises ValueError with a clause that completes "payTo ...".
     """
     if not _ADDRESS.fullmatch(text):
-        raise ValueError("is not an address: 0x and 40 hex digits are")
+        raise ValueError("is not an address, which is 0x and 40 hex digits")
     address = bytes.fromhex(text[2:])
     digits = text[2:]
     # In one case there is no checksum to verify; in mixed case a wrong one means a mistyped or damaged address.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..errors import Undecodable
-from ..program import program
-from ..protocol.strict_json import decode_json
-from .policy import Offer
+from ...errors import Undecodable
+from ...program import program
+from ...protocol.strict_json import decode_json
+from ..offer import Offer
 
 _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
     (re.compile(pattern), sentence)

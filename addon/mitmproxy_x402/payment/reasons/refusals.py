@@ -1,0 +1,257 @@
+"""Words refusals: what was asked, why it is not paid, and which option to change; for several entries, of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from ...errors import Refused, X402Error
+from ...limits.limits import Budget
+from ...program import program
+from ...protocol.amounts import format_usd
+from ...protocol.evm.address import EVM_ADDRESS
+from ...protocol.messages import PaymentRequired, PaymentRequirements
+from ...protocol.networks import Family, Network
+from ...protocol.strict_json import shown
+from ...schemes import GATEWAY_DOMAIN
+from ...wallet.sources import EVM_VARIABLE, SVM_VARIABLE
+from ..offer import Offer, Purpose, Rules
+
+KEY_VARIABLES: dict[Family, str] = {"evm": EVM_VARIABLE, "svm": SVM_VARIABLE}
+MAX_LISTED = 16
+"""Most reasons that a refusal gives, and most entries that it names for each of them."""
+
+FORBIDDEN, NO_WALLET, NOT_ENABLED, NOT_CHOSEN, UNSIGNABLE, UNKNOWN_ASSET, UNKNOWN_NETWORK, UNKNOWN_SCHEME = range(8)
+"""Ranks of objections."""
+
+
+class Objection(NamedTuple):
+    """Why an entry cannot be paid."""
+
+    rank: int
+    """How close the entry is to being payable; the closest gives the refusal its code and advice."""
+    code: str
+    what: str
+    """The entry, as in "0.001 USDC on base"."""
+    why: str
+    """The reason, which completes a sentence about the entry."""
+    advice: str = ""
+    offer: Offer | None = None
+
+
+def failed(offer: Offer, error: X402Error) -> Objection:
+    """The objection to `offer` that `error` makes, which came up when it was to be paid."""
+    return Objection(FORBIDDEN, "", str(offer), reason_of(error), "", offer)
+
+
+def paused(offer: Offer) -> Objection:
+    """The objection to `offer` while payments like it rest (`Ceilings`)."""
+    why = "it is not tried, since a seller has refused such a payment, or no RPC answered, a few minutes ago"
+    return Objection(FORBIDDEN, "", str(offer), why, "", offer)
+
+
+def reason_of(error: X402Error) -> str:
+    """What `error` says of an entry, as half a sentence about it."""
+    if isinstance(error, Refused) and error.why:
+        return error.why
+    text = re.split(r"\.? Nothing was (?:paid|signed)\.", str(error), maxsplit=1)[0].removesuffix(".")
+    return text.replace("The challenge's ", "its ").replace("The challenge ", "it ")
+
+
+def with_each(error: X402Error, required: PaymentRequired, objections: Sequence[Objection]) -> X402Error:
+    """`error`, which says why the best entry is not paid, with the reasons for all others if there are any."""
+    if len(objections) + len(required.unreadable) < 2:
+        return error
+    text = str(error) + _each(required, objections)
+    return Refused(error.reason, text, asked=error.asked) if isinstance(error, Refused) else type(error)(text)
+
+
+def nothing_to_pay(required: PaymentRequired, rules: Rules, objections: Sequence[Objection]) -> Refused:
+    """The refusal if no entry can be paid: led by the closest entry, followed by the reasons for the others."""
+    if not objections:
+        said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
+        return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
+    nearest = min(objections, key=lambda objection: objection.rank)
+    offer = nearest.offer
+    if nearest.rank == FORBIDDEN and offer is not None:
+        text = (
+            f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {nearest.why[:1].upper()}"
+            f"{nearest.why[1:]} (nor in x402.toml). Nothing was paid. To allow it, add it there."
+        )
+    elif nearest.rank == NO_WALLET:
+        text = _no_wallet([each.offer for each in objections if each.rank == NO_WALLET and each.offer is not None])
+    elif offer is not None:
+        text = f"The gateway asks {nearest.what}; {nearest.why}. Nothing was paid."
+    else:
+        asked = ", ".join(dict.fromkeys(each.what for each in objections[:MAX_LISTED]))
+        text = f"The gateway wants to be paid by {asked}. {_payable(rules)} Nothing was paid."
+    if len(objections) > 1 or required.unreadable:
+        text += _each(required, objections)
+    if nearest.advice:
+        text += f" {nearest.advice}"
+    return Refused(nearest.code, text, asked=str(offer) if offer is not None else "")
+
+
+def _payable(rules: Rules) -> str:
+    """A sentence about what can be paid under `rules`."""
+    ways = ["exact"]
+    if rules.schemes != "exact":
+        ways += ["exact over Permit2", "upto"]
+    if rules.gateway:
+        ways.append("exact by Circle Gateway")
+    places: dict[str, list[str]] = {}
+    for network in rules.networks:
+        symbols = list(dict.fromkeys(asset.symbol for asset in network.assets))
+        places.setdefault(_and(symbols), []).append(network.name)
+    tokens = "; ".join(f"{symbols} on {', '.join(names)}" for symbols, names in places.items() if symbols)
+    return f"This proxy is set to pay by {_and(ways)}, with {tokens}."
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
+
+
+def _each(required: PaymentRequired, objections: Sequence[Objection]) -> str:
+    """A list of the entries with the reason why each cannot be paid; those with one reason stand together."""
+    entries: dict[str, list[str]] = {}
+    for each in objections:
+        entries.setdefault(each.why, []).append(each.what)
+    parts = [f"{_named(what)}: {why}" for why, what in entries.items()] + [
+        f"{each:.120}" for each in required.unreadable
+    ]
+    if len(parts) > MAX_LISTED:
+        parts[MAX_LISTED - 1 :] = [f"and {len(parts) - MAX_LISTED + 1} other reasons"]
+    return f" Its {len(objections) + len(required.unreadable)} entries: " + "; ".join(parts) + "."
+
+
+def _named(entries: Sequence[str]) -> str:
+    """`entries` with how often each is there."""
+    counted = {entry: entries.count(entry) for entry in dict.fromkeys(entries)}
+    words = [entry if count == 1 else f"{entry} ({count} times)" for entry, count in counted.items()]
+    if len(words) > MAX_LISTED:
+        words[MAX_LISTED - 1 :] = [f"{len(words) - MAX_LISTED + 1} others"]
+    return _and(words)
+
+
+def _no_wallet(offers: list[Offer]) -> str:
+    cheapest = {offer.network.name: offer for offer in sorted(offers, key=lambda o: -o.micro_usd)}
+    asked = " or ".join(str(offer) for offer in cheapest.values())
+    variables = " or ".join(sorted({KEY_VARIABLES[offer.network.family] for offer in offers}))
+    return (
+        f"The gateway asks {asked}, and no wallet is loaded for that. Nothing was paid. Make a wallet with "
+        f"{program()} wallet new, or set {variables} to the key of one that holds USDC there; then start the proxy "
+        "again."
+    )
+
+
+def upstream_not_allowed(offer: Offer, host: str) -> Refused:
+    """The refusal for an upstream that is not in the list of those that may be paid."""
+    return Refused(
+        "upstream_not_allowed",
+        f"The gateway asks {offer}. The upstream {host} is not in the option x402_allow_hosts "
+        "(or allow_hosts in x402.toml). Nothing was paid. To allow it, add it there.",
+        asked=str(offer),
+        why=f"the upstream {host} is not in the option x402_allow_hosts",
+    )
+
+
+def over_limit(offer: Offer, limit: int, where: str, key: str) -> Refused:
+    """The refusal for an `offer` of more than `limit` (millionths of a dollar), which `key` sets."""
+    most = f"the {format_usd(limit)} USDC that one request{where} may cost"
+    return Refused(
+        "over_request_limit",
+        f"The gateway asks {offer} for this request, more than {most}. Nothing was paid. To allow it, raise {key}; to "
+        "pay less, lower max_tokens or send less.",
+        asked=str(offer),
+        why=f"it is more than {most} ({key})",
+    )
+
+
+def over_budget(
+    offer: Offer,
+    budget: Budget,
+    spent: int,
+    returns_in: float | None,
+    now: float,
+    *,
+    awaited: int = 0,
+    doubt: str = "",
+) -> Refused:
+    """The refusal for a `budget` of which `spent` is used, `awaited` of it until the chain says that it was not taken.
+
+    `returns_in` is the number of seconds from `now` (Unix seconds) until there is room, or None; `doubt` says why it is
+    not certain that the budget applies.
+    """
+    if returns_in is None:
+        when = "Room for it never returns by itself"
+    else:
+        moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
+        when = f"Room for it returns at {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
+    doubt = f" It counts here, since {doubt}." if doubt else ""
+    if awaited:
+        doubt += (
+            f" {format_usd(awaited)} USD of what is spent counts until your RPC says, as the gateway does, that it was "
+            f"not taken ({program()} reconcile asks at once)."
+        )
+    where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
+    used = f"{format_usd(spent)} of the budget of {budget} is spent or under way"
+    return Refused(
+        "over_budget",
+        f"The gateway asks {offer}, and {used}. Nothing was paid.{doubt} {when}. To allow it at once, raise {where}.",
+        asked=str(offer),
+        why=f"{used} ({where})",
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = -(-int(seconds) // 60)
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    parts = [f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]
+    return " ".join(part for part in parts if part) or "a moment"
+
+
+def dry_run(offer: Offer, purpose: Purpose) -> Refused:
+    """The refusal with which a dry run ends."""
+    return Refused(
+        "dry_run",
+        f"Dry run: {offer} would have been paid to {shown(offer.requirement.pay_to)} for {purpose!s:.200}. Nothing was "
+        "signed. To pay, switch the option x402_dry_run off.",
+        asked=str(offer),
+    )
+
+
+def paste(what: str, requirement: PaymentRequirements, network: Network | None) -> str:
+    """Advice with the rows of x402.toml that would make `requirement` payable; `network` is its, if that is known."""
+    row = _row_to_paste(requirement, network)
+    if not row:
+        return f"To pay {what}, describe it with [[network]] and [[asset]] in x402.toml (docs/configuration.md)."
+    return (
+        f"To pay {what}, compare these rows, which the seller names, with the token's own contract (a wrong number of "
+        f"decimals makes your limits wrong), and add them to x402.toml:\n{row}"
+    )
+
+
+def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> str:
+    """The rows of x402.toml that would add the EVM asset; empty if the challenge does not say enough."""
+    found = _EVM_NETWORK.fullmatch(requirement.network) if network is None else None
+    name, version = requirement.extra.get("name"), requirement.extra.get("version")
+    facts = (name, version)
+    if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts) or name == GATEWAY_DOMAIN:
+        return ""  # Circle's domain is not the token's
+    if (found is None and (network is None or network.family != "evm")) or not re.fullmatch(
+        EVM_ADDRESS, requirement.asset
+    ):
+        return ""
+    row = f'[[network]]\ncaip2 = "{requirement.network}"\nname = "chain-{found[1]}"\n' if found else ""
+    where = f"chain-{found[1]}" if found else network.name if network else ""
+    return (
+        f'{row}[[asset]]\nnetwork = "{where}"\naddress = "{requirement.asset}"\nsymbol = "UNKNOWN"\ndecimals = 6\n'
+        f'domain_name = "{name}"\ndomain_version = "{version}"\n'
+    )
+
+
+_EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,19})")
+_DOMAIN_FACT = re.compile(r"[A-Za-z0-9 ._+-]{1,32}")
+"""Allowed text for rows to be pasted into x402.toml, since a seller wrote it."""
