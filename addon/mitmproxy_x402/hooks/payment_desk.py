@@ -29,6 +29,7 @@ from ..payment.purchase import PaidRequest, Purchase
 from ..payment.reasons.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
 from ..payment.retained.store import Retained, RetainedPayments
+from ..proxy import header_index
 from ..proxy.exchange import Exchange, exchange_of, origin_of, upstream_of
 from ..proxy.startup import authorities
 from ..settings.settings import Settings
@@ -56,7 +57,7 @@ def may_pay(request: http.Request, settings: Settings) -> bool:
     return (
         request.data.method.decode("ascii", "replace") in settings.pay_methods  # as it came: case matters
         and not guard.pays_itself(request)
-        and "websocket" not in request.headers.get("upgrade", "").lower()  # also in a list, with a version, in quotes
+        and "websocket" not in header_index.text(request.headers, b"upgrade").lower()  # also in a list, in quotes
     )
 
 
@@ -144,12 +145,13 @@ class PaymentDesk:
         purchase = self._purchases.get(flow)
         if purchase is None:
             request = flow.request
+            said = functools.partial(header_index.text, request.headers)
             body = request.raw_content or b""
             path = answers.printable(request.path.partition("?")[0])
-            model = read_model(path, body, request.headers.get("content-type", ""))
-            client = answers.client_name(request.headers.get("user-agent", ""), flow.client_conn.peername)
-            said = request.headers.get_all("content-type"), request.headers.get_all("content-encoding")
-            whole = WholeRequest(request.path, body, *said)
+            model = read_model(path, body, said(b"content-type"))
+            client = answers.client_name(said(b"user-agent"), flow.client_conn.peername)
+            several = [header_index.get_all(request.headers, name) for name in (b"content-type", b"content-encoding")]
+            whole = WholeRequest(request.path, body, *several)
             purpose = Purpose(answers.printable(request.method), request.host, path, model, client, whole)
             question = read_question(_place(identity.route), model, body) if payer.forecast is not None else None
             purchase = polls.poll_of(request, payer, _jobs) or Purchase(
@@ -251,13 +253,12 @@ class PaymentDesk:
         purchase.answered(response.status_code, lambda: answers.acknowledges(response, answers.upstream_gateway(flow)))
         answers.watch_for_job(flow, purchase, _jobs)
         if response.raw_content is None and 200 <= response.status_code < 300:  # streamed, and not failed yet
-            get = response.headers.get
+            get = functools.partial(header_index.text, response.headers)
             get_ours = functools.partial(_client_header, exchange)
-            wanted = expected(
-                exchange.client_path, exchange.client_body, get_ours(b"content-type"), get_ours(b"accept")
-            )
+            kind, accepted = get_ours(b"content-type"), get_ours(b"accept")
+            wanted = expected(exchange.client_path, exchange.client_body, kind, accepted)
             if response.status_code != PARTIAL or get_ours(b"range"):
-                exchange.watch = Tail(get("content-type", ""), get("content-encoding", ""), wanted)
+                exchange.watch = Tail(get(b"content-type"), get(b"content-encoding"), wanted)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Record the outcome of the payment."""

@@ -19,9 +19,9 @@ from urllib.parse import unquote_to_bytes
 from .evm.address import EVM_ADDRESS
 from .headers import BASE58_DIGIT
 
-PAYMENT_HEADERS = ("payment-signature", "x-payment")
+PAYMENT_HEADERS = (b"payment-signature", b"x-payment")
 """A client that sends one of these pays by itself."""
-_PAYMENT_SCHEMES = ("payment", "l402", "lsat")
+_PAYMENT_SCHEMES = (b"payment", b"l402", b"lsat")
 """Schemes of `Authorization` that pay (draft-ryan-httpauth-payment, L402), in lower case."""
 
 # Names.
@@ -80,7 +80,7 @@ def _kind(name: bytes) -> int:
     spelt = _spelt(name)
     if any(map(_CREDENTIAL.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)):
         return _IS_CREDENTIAL
-    if spelt[0] in (*PAYMENT_HEADERS, "set-cookie", "set-cookie2"):
+    if spelt[0].encode("latin-1") in (*PAYMENT_HEADERS, b"set-cookie", b"set-cookie2"):
         return _IS_SECRET
     return _IS_SIGNATURE if any(map(_SIGNATURE.fullmatch, spelt)) else _IS_OTHER
 
@@ -170,9 +170,9 @@ def is_credential(name: bytes, value: bytes) -> bool:
 
 def is_payment(name: bytes, value: bytes) -> bool:
     """Whether a header is a payment by the client itself."""
-    key = name.lower().decode("latin-1")
-    if key == "authorization":
-        return value.partition(b" ")[0].lower().decode("latin-1") in _PAYMENT_SCHEMES
+    key = name.lower()
+    if key == b"authorization":
+        return value.partition(b" ")[0].lower() in _PAYMENT_SCHEMES
     return key in PAYMENT_HEADERS
 
 

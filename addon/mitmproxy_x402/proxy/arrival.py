@@ -96,8 +96,10 @@ def _is_plain(request: http.Request) -> bool:
 
 def _parameters(request: http.Request) -> int:
     """How many ampersands and semicolons its target and its Referers have."""
-    urls = (request.data.path, *header_index.values(request.headers, b"referer"))
-    return sum(url.count(b"&") + url.count(b";") for url in urls)
+    found = 0
+    for url in (request.data.path, *header_index.values(request.headers, b"referer")):
+        found += url.count(b"&") + url.count(b";")
+    return found
 
 
 class ArrivingStream(HttpStream):

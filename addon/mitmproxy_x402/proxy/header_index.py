@@ -13,32 +13,48 @@ _NONE: Sequence[bytes] = ()
 
 def values(headers: http.Headers, name: str | bytes) -> Sequence[bytes]:
     """The raw values of all headers called `name`, whatever its case."""
-    fields = headers.fields
-    index: tuple[object, dict[bytes, list[bytes]]] | None = headers.__dict__.get(_INDEX)
-    if index is None or index[0] is not fields:
-        found: dict[bytes, list[bytes]] = {}
-        for written, value in fields:
-            key = written.lower()
-            if key in found:
-                found[key].append(value)
-            else:
-                found[key] = [value]
-        index = fields, found
-        if type(fields) is tuple:  # a list could be changed in place
-            headers.__dict__[_INDEX] = index
+    index = headers.__dict__.get(_INDEX)
+    if index is None or index[0] is not headers.fields:
+        index = _made(headers)
     wanted = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-    return index[1].get(wanted.lower(), _NONE)
+    found: Sequence[bytes] = index[1].get(wanted.lower(), _NONE)
+    return found
+
+
+def _made(headers: http.Headers) -> tuple[object, dict[bytes, list[bytes]]]:
+    fields = headers.fields
+    found: dict[bytes, list[bytes]] = {}
+    for written, value in fields:
+        key = written.lower()
+        if key in found:
+            found[key].append(value)
+        else:
+            found[key] = [value]
+    if type(fields) is tuple:  # a list could be changed in place
+        headers.__dict__[_INDEX] = fields, found
+    return fields, found
 
 
 def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
     """The same as `headers.get_all(name)`."""
-    return [value.decode("utf-8", "surrogateescape") for value in values(headers, name)]
+    # The same as `values`, which would be one more call for each of some forty look-ups that a request takes.
+    index = headers.__dict__.get(_INDEX)
+    if index is None or index[0] is not headers.fields:
+        index = _made(headers)
+    wanted = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    found = index[1].get(wanted.lower())
+    return [value.decode("utf-8", "surrogateescape") for value in found] if found else []
 
 
 def get(headers: http.Headers, key: str | bytes, default: str | None = None) -> str | None:
     """The same as `headers.get(key, default)`: repeated headers are joined with commas."""
     found = values(headers, key)
     return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
+
+
+def text(headers: http.Headers, key: str | bytes) -> str:
+    """The value of the header `key`, repeated ones joined with commas; empty if there is none."""
+    return get(headers, key) or ""
 
 
 def has(headers: http.Headers, key: str | bytes) -> bool:

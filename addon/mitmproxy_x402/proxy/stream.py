@@ -19,6 +19,7 @@ being cut off, error pages in HTML.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -31,6 +32,7 @@ from mitmproxy.connection import Connection
 
 from ..errors import error_body
 from ..settings.timeouts import Timeouts
+from . import header_index
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, shallow_copy
@@ -145,7 +147,8 @@ class X402Stream(HoldingStream):
         request, response = self.flow.request, event.response
         if event.end_stream or request.http_version != "HTTP/1.1" or response.status_code < 200:
             return
-        if "content-length" not in response.headers and "transfer-encoding" not in response.headers:
+        has = functools.partial(header_index.has, response.headers)
+        if not has(b"content-length") and not has(b"transfer-encoding"):
             event.response = response.copy()
             event.response.headers["transfer-encoding"] = "chunked"
             if response.is_http10:
@@ -153,7 +156,7 @@ class X402Stream(HoldingStream):
 
     def _learn_framing(self, response: http.Response) -> None:
         if self._answering and isinstance(self._http_layer().connections[self.context.client], _http1.Http1Server):
-            self._chunked = "chunked" in response.headers.get("transfer-encoding", "").lower()
+            self._chunked = "chunked" in header_index.text(response.headers, b"transfer-encoding").lower()
 
     def pass_on(self, event: ResponseData) -> commands.SendData | None:
         """The write that passes a piece of an answer on to the client; None: it has to go through the layers.
@@ -355,7 +358,10 @@ def _kept_open(request: http.Request) -> http.Request:
 
     With it the upstream would close after its 402, and the payment would need a new connection.
     """
-    if request.http_version != "HTTP/1.1" or request.headers.get("connection", "").strip().lower() != "close":
+    if (
+        request.http_version != "HTTP/1.1"
+        or header_index.text(request.headers, b"connection").strip().lower() != "close"
+    ):
         return request
     return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
 

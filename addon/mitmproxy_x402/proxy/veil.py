@@ -35,7 +35,7 @@ def veil(message: http.Message, shown: Callable[[Fields], Sequence[bytes]]) -> N
     """Veil each header of `message` whose value `shown`, which gives one for each field, replaces."""
     fields = message.headers.fields
     values = shown(fields)
-    if any(seen != value for seen, (_, value) in zip(values, fields, strict=True)):
+    if values != [value for _, value in fields]:
         message.headers.fields = tuple(
             [
                 (name, value if seen == value or isinstance(value, Veiled) else _veiled(seen, value))
@@ -78,7 +78,7 @@ def unveiled(message: Message) -> Message:
     fields = message.headers.fields
     where = "path" if isinstance(message, http.Request) else "reason"
     line = getattr(message.data, where)
-    if not isinstance(line, Veiled) and not any(isinstance(value, Veiled) for _, value in fields):
+    if not isinstance(line, Veiled) and Veiled not in [type(value) for _, value in fields]:
         return message
     copied = shallow_copy(message)
     copied.data = shallow_copy(message.data)

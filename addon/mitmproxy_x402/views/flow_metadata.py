@@ -121,4 +121,4 @@ HEALTH = "/x402/health"
 
 def is_health(request: http.Request) -> bool:
     """Whether the request is for us and not for the upstream."""
-    return request.method in ("GET", "HEAD") and request.path.partition("?")[0] == HEALTH
+    return request.path.partition("?")[0] == HEALTH and request.method in ("GET", "HEAD")
