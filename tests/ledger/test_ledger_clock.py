@@ -85,11 +85,13 @@ class TestSupersededInFile:
         lapsed, due = "payment_open (state=? AND counted_at<?)", "payment_ending (free_at<?)"
         for statement, indexes in (
             (statements.LAPSE, {lapsed}),
+            (statements.LAPSED_ELSEWHERE, {lapsed}),
             (statements.END, {due}),
             (statements.LAST, {lapsed, due}),
         ):
             with closing(sqlite3.connect(path)) as db:
-                plan = [row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", (0,))]
+                values = (0,) * statement.count("?")
+                plan = [row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert {step.partition(" INDEX ")[2] for step in plan if step.startswith("SEARCH")} == indexes, plan
             # Only the last row is looked for without one, from the table's own end.
             assert [step for step in plan if step.startswith("SCAN payment")] == ["SCAN payment"] * (len(indexes) - 1)

@@ -58,6 +58,11 @@ class History:
         self.rows: list[tuple[Ledger, int]] = []
 
     @property
+    def servers(self) -> list[Ledger]:
+        """The ledgers whose reservations any of them lets lapse."""
+        return [ledger for ledger in self.ledgers if not isinstance(ledger, SqliteLedger)]
+
+    @property
     def now(self) -> int:
         ledger = self.ledgers[0]
         return ledger.now_ms() if isinstance(ledger, SqliteLedger) else round(self.times.wall * 1000)
@@ -93,11 +98,14 @@ class History:
         except OverBudget as over:
             refusal = over
         for budget in budgets:
-            spent = sum(amount for _, amount in self.counting(budget, but=row)) + self.unforgiven(budget)
+            spent = sum(amount for _, amount in self.counting(budget, but=row, by=ledger)) + self.unforgiven(budget)
             if spent + micro > budget.micro_usd:
                 assert refusal is not None, budget
                 assert refusal.awaited == self.given_back(budget)[0]
-                assert (refusal.budget, refusal.spent, refusal.returns_in) == (budget, *self.refusal(budget, micro))
+                assert (refusal.budget, refusal.spent, refusal.returns_in) == (
+                    budget,
+                    *self.refusal(budget, micro, ledger),
+                )
                 return
         assert refusal is None
 
@@ -127,8 +135,12 @@ class History:
 
     # What is to be expected, from the rows alone.
 
-    def counting(self, budget: Budget, but: int | None = None, lapsed: bool = True) -> list[tuple[int, int]]:
-        """When each payment that counts was reserved, and its amount, oldest first."""
+    def counting(self, budget: Budget, but: int | None = None, by: Ledger | None = None) -> list[tuple[int, int]]:
+        """When each payment that counts was reserved, and its amount, oldest first.
+
+        When the ledger `by` reserves, old reservations lapse: in a file its own, since others may be about to send.
+        """
+        lapsing = {row for ledger, row in self.rows if by is not None and by in (ledger, *self.servers)}
         now = self.now
         begin = -1 if budget.seconds is None else now - budget.seconds * 1000
         columns = "id, counted_at, micro_usd, state, free_at, model, path, unclear, uncounted, charged_micro_usd"
@@ -137,7 +149,12 @@ class History:
         for row, reserved, micro, state, free_at, model, path, unclear, *rest in query(self.place, columns):
             uncounted, charged = rest
             at = reserved if reserved > begin or reserved <= begin - LONGEST_MS else ends[row]
-            if at <= begin or row == but or state in FREE or (lapsed and state == "reserved" and at < now - 300_000):
+            if (
+                at <= begin
+                or row == but
+                or state in FREE
+                or (row in lapsing and state == "reserved" and at < now - 300_000)
+            ):
                 continue
             is_due = free_at is not None and free_at <= now
             if matches(budget.scope, None if unclear else model, path, bool(unclear)) and not (
@@ -180,8 +197,8 @@ class History:
                 found[0 if network in self.watched and scheme != "gateway" and wallet else 1] += micro + due
         return found[0], found[1]
 
-    def refusal(self, budget: Budget, wanted: int) -> tuple[int, Any]:
-        counting = self.counting(budget)
+    def refusal(self, budget: Budget, wanted: int, by: Ledger) -> tuple[int, Any]:
+        counting = self.counting(budget, by=by)
         spent = sum(micro for _, micro in counting) + self.unforgiven(budget)
         if budget.seconds is None or wanted > budget.micro_usd:
             return spent, None
@@ -194,7 +211,7 @@ class History:
 
     def check(self, budget: Budget) -> None:
         found = [ledger.spent(budget) for ledger in self.ledgers]
-        expected = sum(micro for _, micro in self.counting(budget, lapsed=False)) + self.unforgiven(budget)
+        expected = sum(micro for _, micro in self.counting(budget)) + self.unforgiven(budget)
         assert found == [expected] * len(found), budget
 
 
@@ -211,7 +228,7 @@ def matches(scope: Scope, model: str | None, path: str, unclear: bool) -> bool:
 @contextmanager
 def history(seed: int, place: LedgerPlace) -> Iterator[History]:
     times: Any = DatabaseTimes(place) if isinstance(place, PostgresUrl) else MachineTimes(1.7e9 + seed * 12345.678)
-    ledgers = [open_with(place, times) for _ in range(2)]
+    ledgers = [open_with(place, times) for _ in range(1 + seed % 2)]
     try:
         yield History(seed, place, times, ledgers)
     finally:

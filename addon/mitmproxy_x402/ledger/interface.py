@@ -46,8 +46,9 @@ chain says how much moved. If the chain says that the nonce is used, and not wha
 
 A process that crashes leaves `reserved` rows that will never be sent, and `sent` rows without an outcome. The next
 process to open the ledger releases the former and makes the latter `unknown`; `reserved` rows older than LAPSE_SECONDS
-are released in any case. In a file, all open rows of an earlier boot become `unknown`, because a power cut may have
-lost the change to `sent`. A process is known to have ended by a lock that the system drops, or by its session with the
+are released without that, in a file only once their process has ended. There the change to `sent` may come a moment
+late, and a note (`sqlite.departures`) stands for it. All open rows of an earlier boot become `unknown`, because a power
+cut may have lost that. A process is known to have ended by a lock that the system drops, or by its session with the
 database. This is safe even if the process was only slow: its row must still be `reserved` to become `sent`, or the
 header is not sent.
 
@@ -361,6 +362,9 @@ class Ledger(Protocol):
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
+
+    def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
+        """As `record_sent`, but the row itself may become `sent` a moment later; until then it is not released."""
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """Count another sending of the same header, or of another signature over the same nonce. Called before it.

@@ -13,7 +13,7 @@ from ..settings.ledger_place import LedgerPlace, PostgresUrl
 from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, Clock, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
-from .sqlite.liveness import is_alive
+from .sqlite.liveness import Processes
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
 """A payment's state for people: `reserved` and `sent` are `under way` while their process is running.
@@ -170,17 +170,14 @@ def each_entry(place: LedgerPlace, since: int = 0) -> Iterator[Entry]:
         yield from (_entry(row, row["alive"]) for row in each_row(place, since))
         return
     check_file(place)
-    boot, alive = Clock().boot_name, dict[str, bool]()
+    processes = Processes(place, Clock().boot_name)
     try:
         with closing(open_to_read(place)) as db:
             db.row_factory = sqlite3.Row
             if not version_of(db, place):
                 return
             for row in db.execute("SELECT * FROM payment WHERE time >= ? ORDER BY id", (since,)):
-                process = row["process"]
-                if process not in alive:
-                    alive[process] = is_alive(place, process, boot)
-                yield _entry(dict(row), alive[process])
+                yield _entry(processes.as_left(row), processes.is_alive(row["process"]))
     except sqlite3.Error as error:
         raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
 
@@ -218,9 +215,8 @@ def _read_file(path: Path, statement: str, values: tuple[Any, ...]) -> list[Entr
             rows = db.execute(statement, values).fetchall() if version else []
     except sqlite3.Error as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
-    boot = Clock().boot_name
-    alive = {process: is_alive(path, process, boot) for process in {row["process"] for row in rows}}
-    return [_entry(dict(row), alive[row["process"]]) for row in rows]
+    processes = Processes(path, Clock().boot_name)
+    return [_entry(row, processes.is_alive(row["process"])) for row in map(processes.as_left, rows)]
 
 
 def _entry(row: Mapping[str, Any], alive: bool) -> Entry:

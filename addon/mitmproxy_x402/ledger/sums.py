@@ -20,7 +20,7 @@ from .opening import require_driver
 from .reading import Fate, fate_of
 from .sqlite import tally
 from .sqlite.file import check_file, open_to_read, version_of
-from .sqlite.liveness import is_alive
+from .sqlite.liveness import Processes
 
 TALLY_SINCE = 8
 """The first version of the tables that has the sums; a proxy has to migrate older files first."""
@@ -128,7 +128,7 @@ def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | No
 def _of_file(path: Path, begin: int, zone: tzinfo | None) -> Iterator[tuple[Any, ...]]:
     """The groups in a file, with the fate instead of the state."""
     check_file(path)
-    boot = Clock().boot_name
+    processes = Processes(path, Clock().boot_name)
     try:
         with closing(open_to_read(path)) as db:
             if version_of(db, path) < TALLY_SINCE:
@@ -144,7 +144,7 @@ def _of_file(path: Path, begin: int, zone: tzinfo | None) -> Iterator[tuple[Any,
                 yield day, fate_of(state, False), *rest
             db.row_factory = sqlite3.Row
             for row in db.execute(tally.UNDER_WAY, (begin,)):
-                fate = fate_of(row["state"], is_alive(path, row["process"], boot))
+                fate = fate_of(processes.as_left(row)["state"], processes.is_alive(row["process"]))
                 its = row["network"], row["model"] or "", row["path"], row["client"] or ""
                 yield _day(row["time"], zone), fate, *its, 1, row["micro_usd"], row["micro_usd"]
     except sqlite3.Error as error:

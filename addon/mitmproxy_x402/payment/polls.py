@@ -186,7 +186,7 @@ class Poll:
             self._payer.ledger.record_resent(self.payment.row, self.payment.validity)
         else:
             payment = self.payment
-            self._payer.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
+            self._payer.ledger.record_departure(payment.row, payment.reference, payment.valid_until, payment.validity)
         job.sends += 1
         self.sent = True
 

@@ -313,7 +313,7 @@ class Purchase:
             self._payer.ledger.record_resent(self.payment.row)
         else:
             payment = self.payment
-            self._payer.ledger.record_sent(payment.row, payment.reference, payment.valid_until, payment.validity)
+            self._payer.ledger.record_departure(payment.row, payment.reference, payment.valid_until, payment.validity)
             known.purchases += 1
             known.last_row = self.payment.row
             if self._prediction is not None and self._payer.forecast is not None:

@@ -234,6 +234,10 @@ class PostgresLedger:
         self._reserved.pop(row, None)
         self._keep(row, reference)
 
+    def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
+        """The same as `record_sent`: only the database tells others what has left."""
+        self.record_sent(row, reference, valid_until, validity)
+
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """Count another sending of the same header, or of another signature over the same nonce. Called before it."""
         values = validity.valid_before, milliseconds_at_least(validity.dies_in), row

@@ -1,5 +1,7 @@
 """Tells which of the processes that wrote to a ledger are still running, by locks that the system drops with them.
 
+Also closes what ended ones have left open, and keeps the ledger's time across boots.
+
 Each process locks a file of its own next to the ledger, `ledger.sqlite3-proxy-TOKEN`, and its rows contain the token.
 So reused process ids (in a container every proxy may be number 1), machines without /proc, and several containers on
 one volume cannot lead to a wrong result.
@@ -9,10 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import secrets
+import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from ..interface import Clock
+from . import statements
+from .departures import Departures, noted
 
 _NAME = re.compile(r"lock:([0-9a-f]{16}) [0-9]+ (.*)", re.DOTALL)
 _INFIX = "-proxy-"
@@ -37,13 +47,16 @@ class ProcessLock:
             os.close(self._fd)
         self.process = f"lock:{token} {os.getpid()} {boot}"
         """How rows name this process."""
+        self.departures = Departures(self._fd)
 
-    def close(self) -> None:
-        """Release the lock: the process counts as ended."""
+    def close(self, *, has_open_rows: bool = False) -> None:
+        """Release the lock: the process counts as ended. Its file stays where somebody has to close its rows."""
         if self._fd < 0:
             return
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        self.departures.close()
+        if not has_open_rows and not self.departures.waiting:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         os.close(self._fd)
         self._fd = -1
 
@@ -63,6 +76,78 @@ def is_alive(ledger: Path, process: str, boot: str) -> bool:
     except OSError:
         return True
     return True
+
+
+def may_have_left(ledger: Path, process: str, row: int) -> bool:
+    """Whether the row `row` may have been sent though it is only reserved, by `process`, which has ended.
+
+    If its notes (`departures`) are gone, as beside a copy of the ledger, any may have been.
+    """
+    found = _NAME.fullmatch(process)
+    if found is None:  # of a version that made no notes
+        return False
+    rows = noted(_file(ledger, found[1]))
+    return rows is None or row in rows
+
+
+def close_ended(db: sqlite3.Connection, ledger: Path, processes: Iterable[str], boot: str) -> None:
+    """Close the open rows of those of `processes` that have ended. Called in a transaction.
+
+    What did not leave is released. For rows of an earlier boot, a power cut may have lost everything after the
+    reservation (`durability`), so all of them may have been sent.
+    """
+    for process in processes:
+        if is_alive(ledger, process, boot):
+            continue
+        if boot_of(process) == boot:
+            reserved = db.execute(statements.RESERVED, (process,)).fetchall()
+            unsent = [(row,) for (row,) in reserved if not may_have_left(ledger, process, row)]
+            db.executemany(statements.RELEASE, unsent)
+        db.execute(statements.UNHEARD_OF, (process,))
+
+
+def record_open(db: sqlite3.Connection, ledger: Path, process: str, clock: Clock) -> bool:
+    """Record that `process` has the file open, and delete the records of ended ones. Returns whether there were any."""
+    opened = [one for (one,) in db.execute("SELECT process FROM opened")]
+    for one in opened:
+        if not is_alive(ledger, one, clock.boot_name):
+            db.execute("DELETE FROM opened WHERE process = ?", (one,))
+    db.execute("INSERT INTO opened VALUES (?, ?)", (process, int(clock.wall() * 1000)))
+    return bool(opened)
+
+
+def start_clock(db: sqlite3.Connection, clock: Clock) -> int:
+    """The ledger's time at uptime zero of this boot, in milliseconds, set by the first process to open it."""
+    boot = clock.boot_name
+    known = db.execute("SELECT counted_at - uptime FROM clock WHERE boot = ?", (boot,)).fetchone()
+    if known is not None:
+        return int(known[0])
+    last = "SELECT MAX(t) FROM (SELECT MAX(counted_at) t FROM payment UNION ALL SELECT MAX(counted_at) t FROM clock)"
+    then = db.execute(last).fetchone()[0] or 0
+    now, uptime = max(then, int(clock.wall() * 1000)), int(clock.uptime() * 1000)
+    db.execute("DELETE FROM clock")
+    db.execute("INSERT INTO clock VALUES (?, ?, ?)", (boot, now, uptime))
+    return now - uptime
+
+
+class Processes:
+    """The processes in the rows of one ledger, each looked up once."""
+
+    def __init__(self, ledger: Path, boot: str) -> None:
+        self.is_alive = functools.cache(functools.partial(self._is_alive, ledger, boot))
+        """Whether the process that a row names is running."""
+        self._ledger = ledger
+
+    @staticmethod
+    def _is_alive(ledger: Path, boot: str, process: str) -> bool:
+        return is_alive(ledger, process, boot)
+
+    def as_left(self, row: sqlite3.Row) -> dict[str, Any]:
+        """`row`, which is `sent` if it may have been when its process ended."""
+        process = row["process"]
+        if row["state"] != "reserved" or self.is_alive(process):
+            return dict(row)
+        return {**dict(row), "state": "sent"} if may_have_left(self._ledger, process, row["id"]) else dict(row)
 
 
 def boot_of(process: str) -> str:

@@ -219,6 +219,7 @@ MIGRATIONS = (
     CREATE INDEX payment_outliving ON payment (counted_at)
         WHERE dead_at - counted_at > 1500000 OR (dead_at IS NULL AND state = 'unknown')
     """,
+    "-- From here on a reserved row of an ended process may have been sent (`departures`), which older versions ignore",
 )
 """Each migrates the tables from its index to the next version; PRAGMA user_version is a file's version."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...limits.limits import Budget
 from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES
@@ -21,6 +21,9 @@ USED_MS = 24 * 3600 * 1000
 """Milliseconds between two updates of a scope's time of last use."""
 KEPT_MS = 40 * 24 * 3600 * 1000
 """Milliseconds after which an unused scope is deleted when a new one is added: each costs time at every reservation."""
+
+KNOWN_MS = 1000
+"""Milliseconds for which sums from the tables are used."""
 
 _FIND = "SELECT id, used_at, for_ever FROM scope WHERE model = ? AND path = ?"
 _USE = "UPDATE scope SET used_at = ?, for_ever = for_ever OR ? WHERE id = ?"
@@ -167,6 +170,55 @@ class Spending:
             shorter = (0, *LEVELS)[LEVELS.index(level)]
             values = {"scope": scope, "begin": starts, "end": starts + (1 << level)}
             parts = self._db.execute(WITHIN[shorter], values)
+
+
+class Room:
+    """Finds room in budgets without asking the tables, where only this process has reserved since they were asked.
+
+    Sums grow only by what is reserved, and by a few other changes, after which `forget` is called. So the last sums and
+    what was reserved since are never too low together. Where they leave no room, and after KNOWN_MS, the tables are
+    asked again. Works over the connection `db`.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._version = self._found = -1
+        """SQLite's number for the state of the file, which others' changes alter and ours do not; and the last one."""
+        self._asked_at = self._last_at = 0
+        self._cumulative = 0
+        self._spent: dict[Budget, int] = {}
+
+    def forget(self) -> None:
+        """Ask the tables next time: the sums may have grown."""
+        self._spent = {}
+        self._version = -1
+
+    def known(self, now: int, wanted: int, budgets: Sequence[Budget]) -> tuple[int, int] | None:
+        """The ledger's time and the sum ever reserved, if `wanted` is known to fit all `budgets`; else None.
+
+        Called in a transaction that keeps other writers out.
+        """
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        self._found = version
+        if version != self._version:
+            self.forget()
+            return None
+        if not self._asked_at <= now < self._asked_at + KNOWN_MS:
+            return None
+        for budget in budgets:
+            spent = self._spent.get(budget)
+            if spent is None or spent + wanted > budget.micro_usd:
+                return None
+        return max(now, self._last_at), self._cumulative
+
+    def reserved(self, now: int, cumulative: int, micro_usd: int, spent: Mapping[Budget, int], *, is_new: bool) -> None:
+        """Another `micro_usd` was reserved at `now`, after `cumulative`; `spent` are sums from the tables before it."""
+        if is_new:
+            self._asked_at, self._version = now, self._found
+            self._spent |= spent
+        self._last_at, self._cumulative = now, cumulative + micro_usd
+        for budget in self._spent:  # whether it covers the request or not
+            self._spent[budget] += micro_usd
 
 
 def _begin(budget: Budget, now: int) -> int:

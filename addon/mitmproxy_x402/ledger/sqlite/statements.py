@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..interface import (
     CHAIN_TRANSITIONS,
@@ -15,8 +16,10 @@ from ..interface import (
     TRANSITIONS,
     UNPROVEN,
     State,
+    Validity,
     sources,
 )
+from ..moments import milliseconds_at_least
 
 REPLACED = f"({', '.join(repr(state) for state in REPLACEABLE)})"
 ENDING = f"({', '.join(repr(state) for state in PASSING)})"
@@ -35,7 +38,9 @@ INSERT = """
 # SQLite uses the index of open rows only for a condition in the same words.
 LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 DUE = "free_at <= {now}"
-LAPSE = f"UPDATE payment SET state = 'released' WHERE {LAPSED.format(now='?')}"
+LAPSE = f"UPDATE payment SET state = 'released' WHERE {LAPSED.format(now='?')} AND process = ?"
+# Other processes' rows: who is alive may be about to send them.
+LAPSED_ELSEWHERE = f"SELECT DISTINCT process FROM payment WHERE {LAPSED.format(now='?')} AND process <> ?"
 END = f"""
     UPDATE payment SET free_at = NULL, state = CASE WHEN state IN {ENDING} THEN 'expired' ELSE state END,
         uncounted = CASE WHEN state = 'settled' AND chain_state IS NULL
@@ -47,10 +52,25 @@ LAST = f"""
     SELECT now, cumulative, EXISTS (SELECT 1 FROM payment WHERE {LAPSED.format(now="now")}),
            EXISTS (SELECT 1 FROM payment WHERE {DUE.format(now="now")})
     FROM last"""
-SENT = f"""
-    UPDATE payment SET state = 'sent', sends = 1, reference = ?, valid_until = ?, valid_before = ?, blockhash = ?,
-        last_height = ?, dead_at = MAX(counted_at, ?) + ?
-    WHERE id = ? AND state IN {_sources("sent")}"""
+_LEAVES = """sends = 1, reference = :reference, valid_until = :valid_until, valid_before = :valid_before,
+        blockhash = :blockhash, last_height = :last_height, dead_at = MAX(counted_at, :sent_at) + :dies_in"""
+SENT = f"UPDATE payment SET state = 'sent', {_LEAVES} WHERE id = :row AND state IN {_sources('sent')}"
+
+
+def sent(row: int, reference: str, valid_until: float, validity: Validity, now: int) -> dict[str, Any]:
+    """The parameters of SENT for a payment that leaves at `now`, the ledger's time."""
+    return {
+        "row": row,
+        "reference": reference,
+        "valid_until": int(valid_until),
+        "valid_before": validity.valid_before,
+        "blockhash": validity.blockhash or None,
+        "last_height": validity.last_height,
+        "sent_at": now,
+        "dies_in": milliseconds_at_least(validity.dies_in),
+    }
+
+
 RESENT = """
     UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
         valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
@@ -58,7 +78,8 @@ RESENT = """
     WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
 RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
 # Rows of a process that has ended.
-NEVER_SENT = "UPDATE payment SET state = 'released' WHERE state = 'reserved' AND process = ?"
+OPEN = "SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')"
+RESERVED = "SELECT id FROM payment WHERE state = 'reserved' AND process = ?"
 UNHEARD_OF = """
     UPDATE payment SET state = 'unknown', sends = MAX(sends, 1),
         reference = COALESCE(reference, CASE WHEN network LIKE 'eip155:%' THEN nonce END)
@@ -81,6 +102,12 @@ FINISH = {
     WHERE id = :row AND sends > 0"""
     for state in TRANSITIONS
 }
+# Both at once, for an exact payment that is settled before the table knows that it was sent.
+SENT_AND_SETTLED = f"""
+    UPDATE payment SET state = 'settled', {_LEAVES}, transaction_id = NULLIF(:transaction, ''), status = :status,
+        code = NULLIF(:code, ''), request_id = NULLIF(:request_id, ''), first_byte_ms = :first_byte, total_ms = :total,
+        bytes = :size
+    WHERE id = :row AND state = 'reserved'"""
 CHAIN: dict[str, str] = {
     "moved": f"""
     UPDATE payment SET state = 'settled', chain_state = 'moved', chain_transaction = NULLIF(:transaction, ''),

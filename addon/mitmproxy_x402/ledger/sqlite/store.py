@@ -34,11 +34,12 @@ from ..interface import (
 )
 from ..moments import milliseconds, milliseconds_at_least
 from . import statements
+from .departures import LATEST_MS
 from .durability import Disk, Sync, sync_of
 from .file import make_file, without_log
-from .liveness import ProcessLock, boot_of, is_alive, sweep
+from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep
 from .schema import migrate
-from .spending import Spending
+from .spending import Room, Spending
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ OPENING_SECONDS = 2
 COLLISION_MS = 10
 """Milliseconds that a write waits, on the event loop, for another process's, which normally takes a tenth of one.
 After a write that timed out, others do not wait at all until one succeeds."""
+MAX_RESERVED = 10_000
+"""Most rows of which it is remembered when they were reserved."""
 CHECKPOINT_PAGES = 16_000
 """Pages of the log (64 MB) after which SQLite runs a checkpoint on the event loop."""
 CHECKPOINT_PAYMENTS = 250
@@ -62,6 +65,8 @@ class SqliteLedger:
         self._unwritten: list[tuple[int, Outcome]] = []
         """Outcomes that could not be written; they are written with the next ones."""
         self._payments = 0
+        self._reserved: dict[int, int] = {}
+        """Rows that this process reserved and has not sent: the ledger's time by this boot's clock, oldest first."""
         self._is_blocked = False
         """Whether the last write found the file locked by another process."""
         why = folder_objection(path.resolve().parent) or objection(path)  # SQLite puts its log beside the file
@@ -75,7 +80,9 @@ class SqliteLedger:
                 undo.callback(self._lock.close)
                 self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None)
                 undo.callback(self._db.close)
+                self._departures = self._lock.departures
                 self._spending = Spending(self._db)
+                self._room = Room(self._db)
                 self._prepare()
                 self._disk = Disk(path, self._failure, make_sync)
             except (OSError, sqlite3.Error) as error:
@@ -103,56 +110,27 @@ class SqliteLedger:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             migrate(self._db, version)
-            self._anchor = self._start_clock()
-            self._recover()
-            self._open()
+            self._anchor = start_clock(self._db, self._clock)
+            still_open = [process for (process,) in self._db.execute(statements.OPEN)]
+            close_ended(self._db, self.path, still_open, self._clock.boot_name)
+            if record_open(self._db, self.path, self.process, self._clock) and self._is_cut:
+                logger.warning("x402: %s", without_log(self.path))
         sweep(self.path)
         with self._guarded():
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the file itself records that it is open
             self._db.execute(f"PRAGMA busy_timeout = {COLLISION_MS}")
 
-    def _open(self) -> None:
-        """Record that this process has the file open, and delete the records of ended processes."""
-        opened = [process for (process,) in self._db.execute("SELECT process FROM opened")]
-        if opened and self._is_cut:
-            logger.warning("x402: %s", without_log(self.path))
-        for process in opened:
-            if not is_alive(self.path, process, self._clock.boot_name):
-                self._db.execute("DELETE FROM opened WHERE process = ?", (process,))
-        self._db.execute("INSERT INTO opened VALUES (?, ?)", (self.process, _now_ms(self._clock.wall)))
-
-    def _start_clock(self) -> int:
-        """The ledger's time at uptime zero of this boot, in milliseconds, set by the first process to open it."""
-        boot = self._clock.boot_name
-        known = self._db.execute("SELECT counted_at - uptime FROM clock WHERE boot = ?", (boot,)).fetchone()
-        if known is not None:
-            return int(known[0])
-        last = (
-            "SELECT MAX(t) FROM (SELECT MAX(counted_at) t FROM payment UNION ALL SELECT MAX(counted_at) t FROM clock)"
-        )
-        then = self._db.execute(last).fetchone()[0] or 0
-        now, uptime = max(then, _now_ms(self._clock.wall)), _now_ms(self._clock.uptime)
-        self._db.execute("DELETE FROM clock")
-        self._db.execute("INSERT INTO clock VALUES (?, ?, ?)", (boot, now, uptime))
-        return now - uptime
-
-    def _recover(self) -> None:
-        """Close the open rows of processes that have ended.
-
-        For rows of an earlier boot, a power cut may have lost everything after the reservation (`durable_soon`).
-        """
-        rows = self._db.execute("SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')").fetchall()
-        boot = self._clock.boot_name
-        for (process,) in rows:
-            if is_alive(self.path, process, boot):
-                continue
-            if boot_of(process) == boot:
-                self._db.execute(statements.NEVER_SENT, (process,))
-            self._db.execute(statements.UNHEARD_OF, (process,))
-
     def watch(self, networks: Collection[Caip2]) -> None:
         """From now on forgive nothing on these networks without their chain's word: this process asks it."""
         self._spending.watched = f" {' '.join(sorted(networks))} "
+        self._room.forget()
+
+    def _lapse(self, now: int) -> None:
+        """Release what was reserved long ago and never sent, by this process or by one that has ended."""
+        self._write_departures()
+        self._db.execute(statements.LAPSE, (now, self.process))
+        elsewhere = self._db.execute(statements.LAPSED_ELSEWHERE, (now, self.process)).fetchall()
+        close_ended(self._db, self.path, [process for (process,) in elsewhere], self._clock.boot_name)
 
     def now_ms(self) -> int:
         """The ledger's own time, milliseconds."""
@@ -163,15 +141,19 @@ class SqliteLedger:
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
         with self._transaction():
-            now, cumulative, lapsed, due = self._now()
-            if lapsed:
-                self._db.execute(statements.LAPSE, (now,))
-            if due:
-                self._db.execute(statements.END, (now,))
+            now = self._uptime()
+            known = self._room.known(now, intent.micro_usd, budgets)
+            if known is None:
+                now, cumulative, lapsed, due = self._now()
+                if lapsed:
+                    self._lapse(now)
+                if due:
+                    self._db.execute(statements.END, (now,))
+            else:
+                now, cumulative = known
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
-            for budget in budgets:
-                self._find_room(budget, intent.micro_usd, now)
+            spent = {} if known else {budget: self._find_room(budget, intent.micro_usd, now) for budget in budgets}
             values = (
                 *(_now_ms(self._clock.wall), now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
@@ -182,6 +164,10 @@ class SqliteLedger:
             )
             row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None
+        self._room.reserved(now, cumulative, intent.micro_usd, spent, is_new=known is None)
+        self._reserved[row] = self._uptime()
+        while len(self._reserved) > MAX_RESERVED:
+            del self._reserved[next(iter(self._reserved))]
         self._payments += 1
         if self._payments % CHECKPOINT_PAYMENTS == 0:
             self._disk.checkpoint_soon()
@@ -209,22 +195,45 @@ class SqliteLedger:
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
-        its = validity.valid_before, validity.blockhash or None, validity.last_height
-        dies_in = milliseconds_at_least(validity.dies_in)
-        now = self._anchor + _now_ms(self._clock.uptime)
-        self._change(statements.SENT, (reference, int(valid_until), *its, now, dies_in, row))
+        self._reserved.pop(row, None)
+        self._change(statements.SENT, statements.sent(row, reference, valid_until, validity, self._uptime()))
+
+    def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
+        """As `record_sent`, with a note in place of a transaction, where an event loop runs and the row is not old."""
+        now = self._uptime()
+        if now - self._reserved.get(row, now - LATEST_MS) < LATEST_MS and self._departures.note(
+            row, statements.sent(row, reference, valid_until, validity, now), self._catch_up
+        ):
+            del self._reserved[row]
+            return
+        self.record_sent(row, reference, valid_until, validity)
+
+    def _catch_up(self) -> None:
+        """Have the table say what has left. Called outside of a transaction."""
+        if self._departures.waiting:
+            rows = list(self._departures.waiting)
+            with self._transaction():
+                self._write_departures()
+            self._departures.written(rows)
+
+    def _write_departures(self) -> None:
+        self._db.executemany(statements.SENT, self._departures.waiting.values())
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """Count another sending of the same header, or of another signature over the same nonce. Called before it."""
-        now = self._anchor + _now_ms(self._clock.uptime)
+        self._catch_up()
+        self._room.forget()
+        now = self._uptime()
         dies_in = milliseconds_at_least(validity.dies_in)
         dead_at = None if dies_in is None else now + dies_in
         self._change(statements.RESENT, (validity.valid_before, dead_at, row))
 
     def release(self, row: int) -> None:
         """Release a reservation that will not be sent. Does nothing to a row that was sent."""
-        with self._guarded():
-            self._db.execute(statements.RELEASE, (row,))
+        self._reserved.pop(row, None)
+        if row not in self._departures.waiting:
+            with self._guarded():
+                self._db.execute(statements.RELEASE, (row,))
 
     def finish(self, row: int, outcome: Outcome) -> State:
         """Record the outcome of a sent payment. Returns the row's state, which may already have been more definite."""
@@ -234,12 +243,16 @@ class SqliteLedger:
         """Record the outcomes of several payments, as `finish` does."""
         before = self._unwritten
         every, self._unwritten = [*before, *endings], []
+        if any(outcome.state != "settled" or outcome.charged_micro_usd is not None for _, outcome in every):
+            self._room.forget()
         try:
             with self._transaction():
-                return [self._finish(row, outcome) for row, outcome in every][len(before) :]
+                states = [self._finish(row, outcome) for row, outcome in every]
         except LedgerError:
             self._unwritten = every
             raise
+        self._departures.written(row for row, _ in every)
+        return states[len(before) :]
 
     def _finish(self, row: int, outcome: Outcome) -> State:
         counts_for = milliseconds_at_least(outcome.counts_for)
@@ -251,6 +264,12 @@ class SqliteLedger:
             "charged": None if outcome.charged is None else str(outcome.charged),
             "charged_micro_usd": outcome.charged_micro_usd,
         }
+        sent = self._departures.waiting.get(row)
+        if sent is not None:
+            at_once = outcome.state == "settled" and outcome.charged_micro_usd is None
+            if at_once and self._db.execute(statements.SENT_AND_SETTLED, {**sent, **values}).rowcount == 1:
+                return "settled"
+            self._db.execute(statements.SENT, sent)
         self._db.execute(statements.FINISH[outcome.state], values)
         return self._state(row)
 
@@ -260,6 +279,8 @@ class SqliteLedger:
 
     def record_chain(self, words: Sequence[ChainWord]) -> list[State]:
         """Record the chain's answers, along CHAIN_TRANSITIONS. Returns the state of each row."""
+        self._catch_up()
+        self._room.forget()
         with self._transaction():
             for word in words:
                 values = {
@@ -288,6 +309,7 @@ class SqliteLedger:
 
     def find_job(self, job: str) -> Submitted | None:
         """The last payment recorded for `job`, in any state; None: there is none."""
+        self._catch_up()
         with self._transaction("DEFERRED"):
             found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
@@ -306,7 +328,7 @@ class SqliteLedger:
         (following,) = self._db.execute(statements.FOLLOWING, (job, row)).fetchone()
         return None if following is None else int(following)
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
+    def _change(self, statement: str, values: tuple[Any, ...] | dict[str, Any]) -> None:
         with self._guarded():
             changed = self._db.execute(statement, values).rowcount
         if changed != 1:
@@ -331,18 +353,22 @@ class SqliteLedger:
                 self._db.execute(statements.END, (now,))
             return [self._spending.spent(self._spending.use(budget, now), budget, now) for budget in budgets]
 
+    def _uptime(self) -> int:
+        """The ledger's time by this boot's clock, milliseconds; rows may be ahead of it."""
+        return self._anchor + _now_ms(self._clock.uptime)
+
     def _now(self) -> tuple[int, int, int, int]:
         """The result of `statements.LAST`."""
-        now = self._anchor + _now_ms(self._clock.uptime)
+        now = self._uptime()
         return self._db.execute(statements.LAST, (now,)).fetchone() or (now, 0, 0, 0)
 
-    def _find_room(self, budget: Budget, wanted: int, now: int) -> None:
-        """Raise OverBudget if `wanted` does not fit the budget."""
+    def _find_room(self, budget: Budget, wanted: int, now: int) -> int:
+        """What counts against `budget`. Raises OverBudget if `wanted` does not fit it, too."""
         scope = self._spending.use(budget, now)
         spent = self._spending.spent(scope, budget, now)
         needed = spent + wanted - budget.micro_usd
         if needed <= 0:
-            return
+            return spent
         awaited = self._spending.awaited(scope, budget, now)
         if budget.seconds is None or wanted > budget.micro_usd:
             raise OverBudget(budget, spent, None, awaited)
@@ -400,11 +426,12 @@ class SqliteLedger:
         with contextlib.suppress(LedgerError):
             if self._unwritten:
                 self.finish_all([])
+            self._catch_up()
         self._disk.close()
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("DELETE FROM opened WHERE process = ?", (self.process,))
         self._db.close()
-        self._lock.close()
+        self._lock.close(has_open_rows=bool(self._reserved))
 
 
 def _closer(ledger: weakref.ref[SqliteLedger], process: int) -> Callable[[], None]:

@@ -1,0 +1,96 @@
+"""Notes that payments have left, before the table says so: eight bytes in a file instead of a transaction.
+
+The file is the one that each process holds a lock on (`liveness`). What is in it survives the end of the process, and
+whoever closes the rows of an ended process reads it: a row that is only `reserved` in the table and noted here was
+sent. After a power cut, which it may not survive, every reserved row counts as sent anyway. The table catches up within
+NOTE_SECONDS, mostly together with the payment's outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..interface import LedgerError
+
+NOTE_SECONDS = 0.25
+"""Seconds after which the table says what the notes say."""
+RETRY_SECONDS = 1
+"""Seconds after which that is tried again."""
+LATEST_MS = 150_000
+"""Age of a reservation up to which a note is enough: well before it lapses (`interface.LAPSE_SECONDS`)."""
+SLOTS = 512
+"""Most notes that wait for the table."""
+_ROW = struct.Struct("=q")
+
+
+class Departures:
+    """The notes of this process in the open file `fd`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.waiting: dict[int, dict[str, Any]] = {}
+        """By row: what the table has to learn of payments that have left, as parameters of `statements.SENT`."""
+        self._slots: dict[int, int] = {}
+        self._free = list(range(SLOTS))
+        self._is_due = False
+
+    def note(self, row: int, values: dict[str, Any], catch_up: Callable[[], None]) -> bool:
+        """Note that `row` leaves now, and have `catch_up` called soon, which tells the table of all that wait.
+
+        Returns whether that is done; else there is no room, or no event loop.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if not self._free or self._fd < 0:
+            return False
+        slot = self._free.pop()
+        try:
+            done = os.pwrite(self._fd, _ROW.pack(row), slot * _ROW.size) == _ROW.size
+        except OSError:
+            done = False
+        if not done:
+            self._free.append(slot)
+            return False
+        self.waiting[row], self._slots[row] = values, slot
+        self._call(loop, NOTE_SECONDS, catch_up)
+        return True
+
+    def _call(self, loop: asyncio.AbstractEventLoop, seconds: float, catch_up: Callable[[], None]) -> None:
+        if not self._is_due:
+            self._is_due = True
+            loop.call_later(seconds, self._on_time, loop, catch_up)
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop, catch_up: Callable[[], None]) -> None:
+        self._is_due = False
+        if self._fd < 0:
+            return
+        try:
+            catch_up()
+        except LedgerError:  # the notes hold until the file can be written again
+            self._call(loop, RETRY_SECONDS, catch_up)
+
+    def close(self) -> None:
+        """Note nothing more. What still waits, and the file, are left to whoever closes the rows of this process."""
+        self._fd = -1
+
+    def written(self, rows: Iterable[int]) -> None:
+        """Take back the notes of `rows`, of which the table knows. They stay in the file until others replace them."""
+        for row in rows:
+            if self.waiting.pop(row, None) is not None:
+                self._free.append(self._slots.pop(row))
+
+
+def noted(file: Path) -> frozenset[int] | None:
+    """The rows that a process has noted in its `file`, and some earlier ones; None: the file is gone."""
+    try:
+        data = file.read_bytes()[: SLOTS * _ROW.size]
+    except FileNotFoundError:
+        return None
+    return frozenset(row for (row,) in _ROW.iter_unpack(data[: len(data) // _ROW.size * _ROW.size]))
