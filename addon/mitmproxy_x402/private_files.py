@@ -25,7 +25,7 @@ class Unfit(Exception):
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """What is in the regular file `path`, which waits for nobody. Raises Unfit; also where it has over `most` bytes."""
+    """The content of the regular file `path`; never blocks. Raises Unfit, also if it has more than `most` bytes."""
     try:
         # A pipe without a writer would be waited for, and to open some devices does something.
         if (kind := _no_regular_file(path.stat().st_mode)) is not None:
@@ -73,7 +73,7 @@ def objection(path: Path) -> str | None:
 
 
 def folder_objection(path: Path) -> str | None:
-    """The same for a folder to write into: nobody else may make files there, not even with the sticky bit."""
+    """Like `objection`, for a folder to write into: nobody else may make files there, not even with the sticky bit."""
     if sys.platform == "win32":
         return None
     try:

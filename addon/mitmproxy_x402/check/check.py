@@ -274,7 +274,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
         offer, budgets = policy.choose_for(quote.required, purpose, rules, payers)
         full = _full(offer, budgets, settings)
     except (Refused, ChallengeError, LedgerError) as error:
-        if isinstance(error, Refused) and error.reason == "no_wallet" and wallets == Wallets():  # said above
+        if isinstance(error, Refused) and error.reason == "no_wallet" and wallets == Wallets():  # another line says so
             yield unseen("quote", f"{what} costs something; your limits are compared once a wallet is loaded")
             return
         yield todo("quote", f"{what}: {_of_a_question(error)}")

@@ -22,15 +22,15 @@ class Line:
 
 
 def ok(subject: str, text: str) -> Line:
-    """In order."""
+    """A line that says that `subject` is in order."""
     return Line(True, subject, text)
 
 
 def todo(subject: str, text: str) -> Line:
-    """Not in order; the text says what to do."""
+    """A line that says what to do about `subject`."""
     return Line(False, subject, text)
 
 
 def unseen(subject: str, text: str) -> Line:
-    """Neither in order nor something to do: skipped, open, or of no concern to many; the text says why."""
+    """A line that is neither: skipped, open, or of no concern to many; the text says why."""
     return Line(True, subject, text, seen=False)

@@ -19,9 +19,9 @@ from ..program import program
 TOKEN_VARIABLE = "X402_CLIENT_TOKEN"
 HEALTH_SECONDS = 3
 _VALUED = ("-p", "--listen-port", "--set")
-"""Arguments of ours that a value follows."""
+"""Arguments whose value is the next argument."""
 _TAKEN = ("-p", "--listen-port=", "--set=")
-"""What those begin with that hold their value."""
+"""Beginnings of arguments that hold their value themselves, as in `-p4402`."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 CODEX = """\
@@ -33,7 +33,7 @@ base_url = "{url}/v1"
 wire_api = "responses"
 env_key = "PROXY_KEY"
 """
-"""What Codex reads in ~/.codex/config.toml. `-c` options mean the same."""
+"""Codex's configuration in ~/.codex/config.toml; its `-c` options set the same keys."""
 
 
 def variables(url: str, key: str) -> Mapping[str, Mapping[str, str]]:
@@ -78,11 +78,11 @@ class _Given:
     url: str
     """Where the proxy listens."""
     at: str
-    """The `-p` that says so; empty: the usual port."""
+    """The `-p` argument for that URL; empty: the default port."""
 
 
 def _read(arguments: Sequence[str]) -> _Given:
-    """Raises SettingsError."""
+    """Parse the command line of `env`. Raises SettingsError."""
     clients, model, rest, toml = [], "", [], False
     waiting = iter(arguments)
     for argument in waiting:
@@ -125,7 +125,7 @@ def _lines(given: _Given, values: Mapping[str, str]) -> list[str]:
 
 
 def _hints(given: _Given, program: str) -> list[str]:
-    """What to tell the user besides, on stderr."""
+    """Hints for the user, which are printed on stderr."""
     hints = []
     if given.client == "codex":
         hints.append(f"The same as lines for ~/.codex/config.toml: {program} env codex --toml{given.at}")

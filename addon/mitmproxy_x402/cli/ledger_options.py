@@ -29,14 +29,14 @@ class Parser(ArgumentParser):
         self.add_argument("--set", dest="settings", action="append", default=[])
 
     def error(self, message: str) -> NoReturn:
-        """As UsageError, which the verb's caller prints."""
+        """Raise UsageError, which the verb's caller prints."""
         raise UsageError(message)
 
 
 def options_of(pairs: Sequence[str]) -> dict[str, str]:
     """Our options by name, from mitmproxy's own file and from the values of `--set`.
 
-    Raises UsageError: one of `--set` is none of ours.
+    Raises UsageError: a `--set` names no option of ours.
     """
     ours = {option.name for option in OPTIONS}
     try:

@@ -1,4 +1,4 @@
-"""The verbs: `./run.sh VERB`, `mitmproxy-x402 VERB` and `python -m mitmproxy_x402 VERB` are the same.
+"""Runs a verb: `./run.sh VERB`, `mitmproxy-x402 VERB` and `python -m mitmproxy_x402 VERB` are the same.
 
 Nothing but the standard library is imported before a verb needs it: the help works without anything installed.
 """
@@ -51,7 +51,7 @@ def script_path() -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit code. Never a traceback for what a user can cause."""
+    """Run a verb; returns the exit code. Mistakes of the user's end in one message, never in a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(arguments)
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         if sys.stderr.isatty():
-            sys.stderr.write("\n")  # the terminal has shown ^C, and the prompt goes to a line of its own
+            sys.stderr.write("\n")  # the terminal has shown ^C; the prompt is to begin a new line
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output went away; the interpreter must not complain of it at its end.
+        # The reader of our output has gone; without this the interpreter would report that when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except X402Error as error:
@@ -193,7 +193,7 @@ def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a f
     if not _enter_checkout():
         return _fail("the tests are not installed; they run in a checkout: ./run.sh test")
     parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "2"]
-    # Each process takes neighbours, which share proxies; who is done first takes from the other.
+    # Neighbouring tests share proxies, so each process takes a run of them; an idle one steals from the other.
     _become([sys.executable, "-I", "-m", "pytest", "--dist", "worksteal", *parallel, *arguments])
 
 

@@ -110,21 +110,21 @@ What was paid, and whether your own wallet and limits would do here:
 
 
 class DemoError(X402Error):
-    """The demo failed; says at which step."""
+    """A step of the demo failed; the message says which."""
 
     code = "demo_failed"
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The command line."""
+    """The command line of `sandbox`."""
 
     once: bool
     verb: str
-    """What the proxy is started as: `serve` or `web`."""
+    """The verb that starts the proxy: `serve` or `web`."""
     networks: tuple[str, ...]
     scheme: Scheme
-    """What the gateway sells by, beside `exact`, and the proxy pays by."""
+    """The scheme that the gateway offers beside `exact`, and that the proxy pays by."""
     passed_on: tuple[str, ...]
 
 
@@ -322,7 +322,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
-    """One streamed request with a tool call, as it arrives; whether it was complete and paid."""
+    """Send one streamed request with a tool call, and print it as it arrives. Returns whether it is complete and paid."""
     _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     started = time.monotonic()
@@ -353,7 +353,7 @@ def _message(body: bytes) -> str:
 
 
 def _print_events(response: HTTPResponse, started: float) -> str | None:
-    """Print every line of the stream with its time; the tool call put together, or None when the stream was cut."""
+    """Print every line of the stream with its time. Returns the whole tool call, or None if the stream was cut."""
     name, fragments, complete = "", [], False
     width = shutil.get_terminal_size((120, 24)).columns - 12
     for line in response:
@@ -373,7 +373,7 @@ def _print_events(response: HTTPResponse, started: float) -> str | None:
 
 
 def _shortened(line: str, width: int) -> str:
-    """`line` cut to `width`; of an event its choices, rather than what every event repeats."""
+    """`line` cut to `width`; an event that is too long begins with its choices, since the rest is in every event."""
     start = line.find('"choices"')
     if len(line) > width and start > 0:
         line = f"data: {{...{line[start:]}"

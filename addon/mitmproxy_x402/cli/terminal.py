@@ -17,8 +17,8 @@ TRIES = 3
 """How often a question is asked."""
 
 
-TURN_SECONDS = 0.2
-"""From one step of a spinner to the next."""
+STEP_SECONDS = 0.2
+"""Seconds between two steps of a spinner."""
 
 
 class NoAnswerError(SettingsError):
@@ -75,20 +75,20 @@ class Spinner:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._turning: asyncio.Task[None] | None = None
+        self._spinning: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         if sys.stderr.isatty():
-            self._turning = asyncio.create_task(self._turn())
+            self._spinning = asyncio.create_task(self._spin())
 
     async def __aexit__(self, *_: object) -> None:
-        if self._turning is not None:
-            self._turning.cancel()
+        if self._spinning is not None:
+            self._spinning.cancel()
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    async def _turn(self) -> None:
+    async def _spin(self) -> None:
         for sign in itertools.cycle("|/-\\"):
             sys.stderr.write(f"\r{sign} {self._text}")
             sys.stderr.flush()
-            await asyncio.sleep(TURN_SECONDS)
+            await asyncio.sleep(STEP_SECONDS)

@@ -219,7 +219,7 @@ def strip_credentials(
         is_own = bool(own) and (own in piece or own in unquote_to_bytes(piece))
         if not is_own and (not by_rule or name.lower() in let_through or not is_credential_parameter(piece)):
             return False
-        # What the upstream has put into a URL of its own is the upstream's.
+        # Whatever stands in a URL that the upstream has made is the upstream's.
         if not is_own and name.lower() in _OF_UPSTREAM and is_poll():
             return False
         gone.append(_WITHOUT_NAME if (is_own and own in name) or is_credential_value(name) else name)

@@ -68,7 +68,7 @@ class Outline:
                 at += 1
 
     def _pass_text(self, data: bytes, at: int) -> int:
-        """Where it goes on behind the text, or at the chunk's end."""
+        """The position behind the text, or the chunk's end if the text goes on."""
         begin = at
         if self._escapes:
             self._escapes = False
@@ -130,7 +130,7 @@ class Outline:
             self._texts += not left
 
     def _tell(self, part: bytearray) -> None:
-        """A text, an object of a list, or a part of an object is over."""
+        """Judge what has just ended: a text, an object of a list, or a part of an object."""
         text = part.decode("utf-8", "replace").strip()
         if text[:1] == "{":
             try:

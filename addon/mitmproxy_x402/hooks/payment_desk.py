@@ -42,7 +42,7 @@ from .log_lines import say
 logger = logging.getLogger(__name__)
 
 PARTIAL = 206
-"""The status of a part, which is complete only if the client asked for one."""
+"""Partial Content: complete only if the client asked for a part."""
 
 _retained = RetainedPayments(time.time, Clock().uptime)  # module level: survives a script that is reloaded
 _jobs = jobs.Jobs(time.time)  # also survives a reload
@@ -346,7 +346,7 @@ def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response 
         if purchase.sent:
             return answers.outcome_unknown(f"{error} An earlier try was sent.")
         return _refusal(error, purchase)
-    except Exception as error:  # as above
+    except Exception as error:  # a fault of ours must not lose the flow
         flow_metadata.refused(flow, "internal_error")
         return fault(error, purchase)
     return None

@@ -33,7 +33,7 @@ AT_ONCE = 20
 """Most rows that are recorded in one iteration of mitmproxy's event loop."""
 HOUR = 3600.0
 SETTLING_SECONDS = 900
-"""After the end of its validity a payment is final by then, on chains that go on as usual."""
+"""Seconds after the end of its validity by which a payment is final, unless the chain stalls."""
 STOP_SECONDS = 2
 """Seconds that the shutdown waits for the thread."""
 

@@ -29,7 +29,7 @@ STEP = 64 << 10
 
 
 class UnfoldsTooFar(Undecodable):
-    """Exceeds a bound: what it decodes to elsewhere has no known size."""
+    """The body exceeds a bound; how large it would become elsewhere is not known."""
 
 
 class _Step(Protocol):

@@ -137,7 +137,7 @@ _VENDORS = re.compile(
 
 def is_credential_value(value: bytes) -> bool:
     """Whether a header's or parameter's value, with percent signs decoded, looks like a credential and nothing else."""
-    if b" " in value:  # as in all of them
+    if b" " in value:  # every scheme is followed by one
         scheme = _SCHEME.search(value)
         if scheme is not None and (scheme["basic"] is None or _is_user_and_password(scheme["basic"])):
             return True

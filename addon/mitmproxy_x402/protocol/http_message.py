@@ -17,23 +17,23 @@ class Request(Protocol):
 
     @property
     def method(self) -> str:
-        """As in `POST`."""
+        """The method, such as `POST`."""
 
     @property
     def scheme(self) -> str:
-        """`http` or `https`: of the upstream."""
+        """The upstream's scheme: `http` or `https`."""
 
     @property
     def host(self) -> str:
-        """Of the upstream."""
+        """The upstream's host."""
 
     @property
     def port(self) -> int:
-        """Of the upstream."""
+        """The upstream's port."""
 
     @property
     def path(self) -> str:
-        """With its query."""
+        """The path with its query."""
 
     @property
     def headers(self) -> Fields:
@@ -50,7 +50,7 @@ class Response(Protocol):
 
     @property
     def status_code(self) -> int:
-        """As in 402."""
+        """The status, such as 402."""
 
     @property
     def headers(self) -> Fields:

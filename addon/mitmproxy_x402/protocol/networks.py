@@ -84,7 +84,7 @@ class NetworkTable:
         return self._by_name.get(name)
 
     def known(self, name: str) -> Network | None:
-        """As `get`, with the networks that are known and not enabled."""
+        """Like `get`, but also finds networks that are known and not enabled."""
         return self._by_name.get(name) or self._known_by_name.get(name)
 
     @property

@@ -191,7 +191,7 @@ def _has_entries(entries: Any) -> bool:
 
 def _required(found: dict[str, Any], faults: tuple[str, ...], default_version: Literal[2] | None) -> PaymentRequired:
     version = found.get("x402Version", default_version)
-    if version not in (1, 2) or type(version) is not int:  # True and 2.0 are equal to versions, and none
+    if version not in (1, 2) or type(version) is not int:  # True equals 1 and 2.0 equals 2, but neither is a version
         raise ChallengeError(
             f"The challenge speaks x402 version {shown(version)}; versions 1 and 2 can be paid. Nothing was paid."
         )

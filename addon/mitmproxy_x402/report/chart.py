@@ -58,7 +58,7 @@ def slots(report: Report) -> list[Slot]:
 
 
 def svg(report: Report, title: str, names: Sequence[str], key: Callable[[Group], str]) -> str:
-    """The bars, stacked by what `key` says of a payment. `names` have colours; who hears the chart hears `title`."""
+    """The bars, stacked by what `key` says of a payment. `names` have colours; screen readers read `title`."""
     columns = slots(report)
     heights = column_heights(report, columns, names, key)
     most = max([sum(column.values()) for column in heights] + [1])

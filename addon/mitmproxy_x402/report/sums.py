@@ -36,7 +36,7 @@ WORDS: Mapping[Fate, str] = {
 
 @dataclass(frozen=True)
 class Sum:
-    """So many payments of so many millionths of a dollar, and how much of that is not confirmed yet."""
+    """A number of payments, their sum in millionths of a dollar, and how much of both is not confirmed yet."""
 
     payments: int = 0
     micro_usd: int = 0
@@ -150,7 +150,7 @@ def by(groups: Iterable[Group], key: Callable[[Group], Name]) -> dict[Name, Sum]
 
 
 def groups_of(entries: Iterable[Entry], zone: tzinfo | None) -> list[Group]:
-    """What `ledger.sums.read_groups` makes of them, each for itself."""
+    """Each of `entries` as a Group of its own, in the form of `ledger.sums.read_groups`."""
     every = [_group(entry, moment(entry, zone).date().isoformat()) for entry in entries]
     return sorted(every, key=lambda group: group.day)
 

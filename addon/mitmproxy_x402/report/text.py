@@ -168,7 +168,7 @@ def ceilings(its: Ceilings) -> list[str]:
 def _listed(
     report: Report, entries: Sequence[Entry], more: Callable[[Entry], str], dim: Callable[[str], str], there_are: int
 ) -> Iterable[str]:
-    """Some of `entries`, which are some of so many."""
+    """The first of `entries`, two lines each; `there_are` says how many there are in all."""
     for entry in entries[:MAX_LISTED]:
         place = f"{report.network(entry.network):<14} {plain(entry.what, 36)}"
         yield f"  {report.moment(entry):%Y-%m-%d %H:%M}  {format_usd(entry.micro_usd):<9} {place}"
@@ -179,7 +179,7 @@ def _listed(
 
 
 def count(payments: int) -> str:
-    """So many payments, in words."""
+    """A number of payments, in words."""
     return "1 payment" if payments == 1 else f"{payments} payments"
 
 

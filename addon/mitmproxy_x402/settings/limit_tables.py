@@ -28,7 +28,7 @@ def budgets(given: Given) -> tuple[Budget, ...]:
 
 
 def read_budgets(given: Given, scope: Scope) -> tuple[Budget, ...]:
-    """As `budgets`, for the requests of `scope`."""
+    """Budgets for the requests of `scope`, in any form that `budgets` reads."""
     value = given.value
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]

@@ -251,7 +251,7 @@ class _Sources:
         return default if given is None else read(given)
 
     def default(self, key: str, read: Callable[[Given], T]) -> T:
-        """As `get`, with the option's own default."""
+        """The first value that is there, read; else the option's own default."""
         option = _BY_KEY[key]
         return self.get(key, read, read(Given(option.name, option.otherwise, self.cwd, self.home)))
 

@@ -43,7 +43,7 @@ FROM_A_FAUCET = """\
 {network} is a test network, whose {symbol} is worth nothing. A faucet gives some: https://faucet.circle.com\
 """
 TEST_NETWORKS = ("sepolia", "devnet", "testnet")
-"""Parts of their names."""
+"""Parts of the names of networks whose money is worth nothing."""
 GAS = {"evm": "ETH", "svm": "SOL"}
 
 

@@ -28,7 +28,7 @@ class Prices:
     required: PaymentRequired | None = None
     """What it asks for a small request."""
     small: Offer | None = None
-    """What would be paid of that."""
+    """The entry of it that would be paid."""
     agent: Offer | None = None
     """The same for a request of a coding agent's size."""
     reason: str = ""

@@ -1,4 +1,4 @@
-"""The verb `wallet`: shows the wallets and what they hold; makes, restores and funds one. Never prints a key."""
+"""Parses the command line of `wallet` and runs what it names: show, new, restore, fund or allow. Never prints a key."""
 
 from __future__ import annotations
 
