@@ -322,7 +322,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
-    """Send one streamed request with a tool call, and print it as it arrives. Returns whether it is complete and paid."""
+    """Send a streamed request with a tool call, and print it as it arrives. Returns whether it is complete and paid."""
     _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     started = time.monotonic()
