@@ -223,6 +223,28 @@ def test_a_folder_such_as_tmp_is_fine_on_the_way(home: Path) -> None:
     assert objection(home / "new" / "file") is None
 
 
+@pytest.mark.parametrize("shape", ["link in an open folder", "folder behind a link in an open folder", "loop"])
+def test_each_link_on_the_way_is_looked_at(home: Path, tmp_path: Path, shape: str) -> None:
+    """Who can replace it can choose another of the user's files."""
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    (home / "real").mkdir()
+    (home / "real" / "key").write_text("")
+    if shape == "loop":
+        (home / "one").symlink_to(home / "two")
+        (home / "two").symlink_to(home / "one" / "x")
+        assert objection(home / "one") is None, "opening it reports the error"
+        return
+    middle, first = open_to_all / "middle", home / "first"
+    is_file = shape == "link in an open folder"
+    middle.symlink_to(home / "real" / "key" if is_file else home / "real")
+    first.symlink_to(middle)
+    wanted = first if is_file else first / "key"
+    assert objection(wanted) is None
+    open_to_all.chmod(0o777)
+    assert f"chmod go-w {open_to_all}" in str(objection(wanted))
+
+
 def test_links_are_looked_at_from_both_ends(home: Path, tmp_path: Path) -> None:
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()

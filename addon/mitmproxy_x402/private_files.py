@@ -9,6 +9,7 @@ A file with a secret may not be readable by others either; secrets that a contai
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -114,13 +115,17 @@ def _is_mounted_secret(path: Path) -> bool:
 
 
 def _on_the_way(path: Path) -> Iterator[str]:
-    """`path` and the folders above it, as written and with links resolved."""
+    """`path` and the folders above it, as written, behind each link, and with all links resolved."""
+    starts = [os.path.abspath(path), os.path.realpath(path)]  # noqa: PTH100  # Path.absolute keeps `..`
     seen = set()
-    for start in (os.path.abspath(path), os.path.realpath(path)):  # noqa: PTH100  # Path.absolute keeps `..`
+    for start in starts:  # which grows meanwhile
         for place in (start, *map(str, Path(start).parents)):
             if place not in seen:
                 seen.add(place)
                 yield place
+                with contextlib.suppress(OSError):  # no link
+                    target = Path(place).parent / Path(place).readlink()
+                    starts.append(os.path.normpath(target))
 
 
 def _why_unsafe(place: Path, status: os.stat_result) -> str | None:

@@ -82,6 +82,40 @@ def test_a_signature_that_is_made_again_counts_from_its_last(ledger: Ledger, tim
     ledger.reserve(intent(), [hour])
 
 
+def test_what_is_signed_again_needs_room_in_the_budgets_of_now(ledger: Ledger, times: Times) -> None:
+    """Payments of many hours could otherwise move their money within one."""
+    hour, month = budget(15, "hour"), budget(MUCH, "month")
+    rows = []
+    for _ in range(3):
+        rows.append(ledger.reserve(intent(), [hour]))
+        ledger.record_sent(rows[-1], "nonce", 0, Validity(dies_in=900))
+        times.pass_by(4000)
+    ledger.renew(rows[0], 900, [month, hour])
+    assert ledger.spent(hour) == 10
+    ledger.renew(rows[0], 900, [month, hour])
+    before = query(ledger.place, "*")
+    with pytest.raises(OverBudget) as refused:
+        ledger.renew(rows[1], 900, [month, hour])
+    assert (refused.value.budget, refused.value.spent) == (hour, 10)
+    assert refused.value.returns_in == pytest.approx(900 + 3600, abs=1)
+    assert query(ledger.place, "*") == before
+    times.pass_by(900 + 3601)
+    ledger.renew(rows[1], 900, [month, hour])
+    ledger.renew(rows[1], 900, [budget(5, "hour")])  # it counts already, and no more than before
+    assert ledger.spent(hour) == 10
+
+
+def test_a_signature_of_two_weeks_counts_for_two_weeks(ledger: Ledger, times: Times) -> None:
+    day = budget(15)
+    row = ledger.reserve(intent(scheme="gateway"), [day])
+    ledger.record_sent(row, "nonce", 0, Validity(dies_in=14 * DAY))
+    for _ in range(14):
+        times.pass_by(DAY)
+        assert ledger.spent(day) == 10
+    times.pass_by(DAY + 1)
+    assert ledger.spent(day) == 0
+
+
 def test_a_long_signature_counts_until_a_period_after_the_chain_says_it_moved(ledger: Ledger, times: Times) -> None:
     hour = budget(15, "hour")
     row = ledger.reserve(intent(), [hour])

@@ -118,7 +118,7 @@ LIVES_UNTIL = """COALESCE(CASE chain_state WHEN 'moved' THEN counted_at + chain_
         counted_at + CASE scheme WHEN 'gateway' THEN 691200000 ELSE 90000000 END)"""
 """SQL for the ledger's time after which such a row's signature moves nothing: the chain's time of its settlement, the
 end of its last signature, or the end of the longest that it can have."""
-LONGEST_MS = 9 * 24 * 3600 * 1000
+LONGEST_MS = 16 * 24 * 3600 * 1000
 """More milliseconds than there can be between a row's reservation and that time."""
 CHARGES = 32
 """Most ceilings that `Ledger.charges` returns."""
@@ -372,6 +372,9 @@ class Ledger(Protocol):
         `validity` is that of the new signature. Raises LedgerError: the row was never sent, or is rejected, superseded
         or expired.
         """
+
+    def renew(self, row: int, lives: float, budgets: Sequence[Budget]) -> None:
+        """Before a sent payment is signed again: count it for another `lives` seconds. Raises OverBudget: no room."""
 
     def release(self, row: int) -> None:
         """Release a reservation that will not be sent. Does nothing to a row that was sent."""

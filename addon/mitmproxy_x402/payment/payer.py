@@ -6,11 +6,12 @@ The order is the rule: nothing is signed that the policy has not admitted and th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from .outcomes import Outcomes
 from .reasons import refusals
 from .signing.ceilings import OVER_PERMIT2, Ceilings
 from .signing.payment import Identifiers, Payment, payment_of
-from .signing.signer import BLOCKHASH_SECONDS, Signer, chain_nonce
+from .signing.signer import BLOCKHASH_SECONDS, Signer, chain_nonce, longest
 
 logger = logging.getLogger(__name__)
 
@@ -260,8 +261,14 @@ class Payer:
             *self._spelling(purpose),
             exact_micro_usd=offer.exact,
         )
-        try:
+        with self._told(offer, purpose):
             return self.ledger.reserve(intent, budgets)
+
+    @contextlib.contextmanager
+    def _told(self, offer: Offer, purpose: Purpose) -> Iterator[None]:
+        """Raise the refusal for people where a budget has no room for `offer`."""
+        try:
+            yield
         except OverBudget as over:
             doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
             its = over.budget, over.spent, over.returns_in
@@ -300,10 +307,13 @@ class Payer:
             )
         offer, row = offers[0], first.row
         await self.read_whole(purpose)
-        policy.admit(offer, purpose, self.rules)
+        budgets = policy.admit(offer, purpose, self.rules)
         if self.settings.dry_run:
             raise refusals.dry_run(offer, purpose)
         assert offer.network.family == "evm"
+        # From now on it counts as long as the new signature can live, also where its budget's period is over.
+        with self._told(offer, purpose):
+            self.ledger.renew(row, longest(offer.method, self.settings.max_validity), budgets)
         signed = await self._signer.sign(offer, nonce, None)
         return payment_of(required, offered, offer, signed, row=row, identifier=self._identifiers.get(row))
 

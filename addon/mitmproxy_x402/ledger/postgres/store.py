@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -69,6 +70,9 @@ _RESENT = """
     UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
         valid_before = greatest(valid_before, %s::bigint), dead_at = greatest(dead_at, x402_time() + %s::bigint)
     WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
+_RENEW = """
+    SELECT full_number, spent, more FROM x402_renew(
+        %s, %s::bigint, %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 # Both sub-selects: without waiting for the disk, because a crash would only leave more counted.
 _RELEASE = """
     UPDATE x402_payment SET state = 'released'
@@ -196,25 +200,17 @@ class PostgresLedger:
         if job_paid:
             raise JobPaid
         if full is not None:
-            budget = budgets[full - 1]
-            returns_in = self._returns(budget, spent + intent.micro_usd, intent.micro_usd)
-            raise OverBudget(budget, spent, returns_in, self._awaited(budget))
+            raise self._over(budgets[full - 1], spent, intent.micro_usd)
         self._reserved[row] = session
         return int(row)
 
-    def _returns(self, budget: Budget, wanted: int, its: int) -> float | None:
-        """Seconds until enough has left the budget's period; None: never."""
-        if budget.seconds is None or its > budget.micro_usd:
-            return None
-        ((period,), (model,), (path,)) = _patterns([budget])
-        ((returns_ms,),) = self.link.ask(_RETURNS, (wanted - budget.micro_usd, period, model, path))
-        return None if returns_ms is None else returns_ms / 1000
-
-    def _awaited(self, budget: Budget) -> int:
-        """The part of what counts against `budget` that does so only until the chain says that it was not taken."""
+    def _over(self, budget: Budget, spent: int, wanted: int) -> OverBudget:
         ((period,), (model,), (path,)) = _patterns([budget])
         ((awaited,),) = self.link.ask(_AWAITED, (period, model, path))
-        return int(awaited)
+        if period is None or wanted > budget.micro_usd:
+            return OverBudget(budget, spent, None, awaited)
+        ((returns_ms,),) = self.link.ask(_RETURNS, (spent + wanted - budget.micro_usd, period, model, path))
+        return OverBudget(budget, spent, None if returns_ms is None else returns_ms / 1000, awaited)
 
     def durable_soon(self) -> Awaitable[None] | None:
         """Nothing to wait for: `record_sent` waits for the database's disk."""
@@ -243,6 +239,13 @@ class PostgresLedger:
         values = validity.valid_before, milliseconds_at_least(validity.dies_in), row
         ((reference,),) = self._change(_RESENT, values)
         self._keep(row, reference)
+
+    def renew(self, row: int, lives: float, budgets: Sequence[Budget]) -> None:
+        """Before a sent payment is signed again: count it for another `lives` seconds. Raises OverBudget: no room."""
+        values = row, math.ceil(lives * 1000), [budget.micro_usd for budget in budgets], *_patterns(budgets)
+        ((full, spent, more),) = self.link.ask(_RENEW, values)
+        if full is not None:
+            raise self._over(budgets[full - 1], spent, more)
 
     def release(self, row: int) -> None:
         """Release a reservation that will not be sent. Does nothing to a row that was sent."""

@@ -1,4 +1,5 @@
-"""Version 5 of the ledger's tables in PostgreSQL: on networks that a proxy watches, nothing is forgiven by itself.
+"""Version 5 of the ledger's tables in PostgreSQL: on networks that a proxy watches, nothing is forgiven by itself;
+and a payment that is signed again needs room in the budgets.
 
 A session names its networks in the setting `x402.watched` with a blank before and after each. One of a proxy of the
 version before has none, and counts as before.
@@ -12,7 +13,7 @@ CREATE FUNCTION x402_is_watched(its x402_payment) RETURNS boolean LANGUAGE sql S
         AND its.scheme <> 'gateway' AND its.wallet <> '', false)
 $$;
 
--- As before, and whether each is on a watched network.
+-- As before, but for signatures of Circle Gateway that live up to two weeks; and whether each is on a watched network.
 DROP FUNCTION x402_outliving;
 CREATE FUNCTION x402_outliving(now_ms bigint, period_ms bigint, models text, paths text)
 RETURNS TABLE (lives_until bigint, counts bigint, given_back bigint, watched boolean) LANGUAGE sql STABLE AS $$
@@ -27,7 +28,7 @@ RETURNS TABLE (lives_until bigint, counts bigint, given_back bigint, watched boo
     CROSS JOIN LATERAL (
         SELECT CASE WHEN free_at <= now_ms THEN x402_ends_with(its) ELSE 0 END AS part) AS due
     WHERE (dead_at - counted_at > 1500000 OR (dead_at IS NULL AND state = 'unknown'))
-        AND counted_at <= now_ms - period_ms AND counted_at > now_ms - period_ms - 777600000
+        AND counted_at <= now_ms - period_ms AND counted_at > now_ms - period_ms - 1382400000
         AND life.lives_until > now_ms - period_ms
         AND x402_covers(models, paths, x402_limit_model(its), x402_limit_path(its))
 $$;
@@ -63,5 +64,37 @@ RETURNS bigint LANGUAGE sql STABLE AS $$
     SELECT awaited + greatest(others - most, 0)
         + (SELECT coalesce(sum(counts), 0)::bigint FROM x402_outliving(now_ms, period_ms, models, paths))
     FROM x402_given_back(now_ms, period_ms, models, paths)
+$$;
+
+-- Count a sent payment for as long as another signature over its nonce will live. full_number: the budget without room
+-- for that, with what is spent of it and what the payment would add; then nothing has changed.
+CREATE FUNCTION x402_renew(
+    its_id bigint, lives_ms bigint, limits bigint[], periods_ms bigint[], models text[], paths text[],
+    OUT full_number integer, OUT spent bigint, OUT more bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    died_at bigint;
+    before bigint[];
+    after bigint[];
+BEGIN
+    SELECT dead_at INTO died_at FROM x402_payment
+        WHERE id = its_id AND state IN ('sent', 'unknown', 'settled') FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(lock_key, 0) FROM x402_ledger;
+    before := ARRAY(SELECT sums.spent FROM x402_spent_of(limits, periods_ms, models, paths) AS sums);
+    UPDATE x402_payment SET dead_at = greatest(dead_at, x402_time() + lives_ms) WHERE id = its_id;
+    after := ARRAY(SELECT sums.spent FROM x402_spent_of(limits, periods_ms, models, paths) AS sums);
+    FOR number IN 1 .. coalesce(array_length(limits, 1), 0) LOOP
+        IF after[number] > before[number] AND after[number] > limits[number] THEN
+            UPDATE x402_payment SET dead_at = died_at WHERE id = its_id;
+            full_number := number;
+            spent := before[number];
+            more := after[number] - before[number];
+            RETURN;
+        END IF;
+    END LOOP;
+END
 $$;
 """

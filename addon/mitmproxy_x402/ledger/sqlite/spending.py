@@ -14,8 +14,9 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...limits.limits import Budget
-from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES
+from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES, OverBudget
 from .schema import LEVELS, covered
+from .statements import NOT_RENEWED, RENEW
 
 USED_MS = 24 * 3600 * 1000
 """Milliseconds between two updates of a scope's time of last use."""
@@ -144,15 +145,38 @@ class Spending:
         awaited, others = self._given_back(scope, budget, now)
         return spent + awaited + max(others - budget.micro_usd, 0)
 
-    def awaited(self, scope: int, budget: Budget, now: int) -> int:
-        """The part of `spent` that counts only until the chain says that it was not taken."""
-        return self._given_back(scope, budget, now)[0]
-
     def _given_back(self, scope: int, budget: Budget, now: int) -> tuple[int, int]:
         """Amounts freed without the chain's word (`ledger.interface`): on watched networks, and on others."""
         values = {"scope": scope, "begin": _begin(budget, now), "watched": self.watched}
         awaited, others = self._db.execute(FORGIVEN, values).fetchone()
         return int(awaited), int(others)
+
+    def find_room(self, budget: Budget, wanted: int, now: int) -> int:
+        """What counts against `budget`. Raises OverBudget if `wanted` does not fit it, too."""
+        scope = self.use(budget, now)
+        spent = self.spent(scope, budget, now)
+        if spent + wanted > budget.micro_usd:
+            raise self._over(scope, budget, spent, wanted, now)
+        return spent
+
+    def renew(self, row: int, until: int, budgets: Iterable[Budget], now: int) -> None:
+        """Count the payment `row` until `until`. Raises OverBudget: a budget has no room for what that adds."""
+        scopes = [(self.use(budget, now), budget) for budget in budgets]
+        before = [self.spent(scope, budget, now) for scope, budget in scopes]
+        (died_at,) = self._db.execute("SELECT dead_at FROM payment WHERE id = ?", (row,)).fetchone()
+        self._db.execute(RENEW, (until, row))
+        for (scope, budget), spent in zip(scopes, before, strict=True):
+            more = self.spent(scope, budget, now) - spent
+            if more > 0 and spent + more > budget.micro_usd:
+                self._db.execute(NOT_RENEWED, (died_at, row))
+                raise self._over(scope, budget, spent, more, now)
+
+    def _over(self, scope: int, budget: Budget, spent: int, wanted: int, now: int) -> OverBudget:
+        awaited = self._given_back(scope, budget, now)[0]
+        if budget.seconds is None or wanted > budget.micro_usd:
+            return OverBudget(budget, spent, None, awaited)
+        leaves = self.leaves_at(scope, budget, now, spent + wanted - budget.micro_usd)
+        return OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds, awaited)
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
         """Reservation time of the payment whose leaving the period frees `needed`; of one that outlives, its end."""

@@ -76,6 +76,10 @@ RESENT = """
         valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
         dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
     WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
+RENEW = """
+    UPDATE payment SET dead_at = MAX(COALESCE(dead_at, ?1), ?1)
+    WHERE id = ?2 AND state IN ('sent', 'unknown', 'settled')"""
+NOT_RENEWED = "UPDATE payment SET dead_at = ? WHERE id = ?"
 RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
 # Rows of a process that has ended.
 OPEN = "SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import sqlite3
 import weakref
@@ -26,7 +27,6 @@ from ..interface import (
     LedgerBusy,
     LedgerError,
     Outcome,
-    OverBudget,
     Pending,
     State,
     Submitted,
@@ -153,7 +153,9 @@ class SqliteLedger:
                 now, cumulative = known
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
-            spent = {} if known else {budget: self._find_room(budget, intent.micro_usd, now) for budget in budgets}
+            spent = (
+                {} if known else {budget: self._spending.find_room(budget, intent.micro_usd, now) for budget in budgets}
+            )
             values = (
                 *(_now_ms(self._clock.wall), now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
@@ -227,6 +229,14 @@ class SqliteLedger:
         dies_in = milliseconds_at_least(validity.dies_in)
         dead_at = None if dies_in is None else now + dies_in
         self._change(statements.RESENT, (validity.valid_before, dead_at, row))
+
+    def renew(self, row: int, lives: float, budgets: Sequence[Budget]) -> None:
+        """Before a sent payment is signed again: count it for another `lives` seconds. Raises OverBudget: no room."""
+        self._catch_up()
+        self._room.forget()
+        with self._transaction():
+            now = self._now()[0]
+            self._spending.renew(row, now + math.ceil(lives * 1000), budgets, now)
 
     def release(self, row: int) -> None:
         """Release a reservation that will not be sent. Does nothing to a row that was sent."""
@@ -361,19 +371,6 @@ class SqliteLedger:
         """The result of `statements.LAST`."""
         now = self._uptime()
         return self._db.execute(statements.LAST, (now,)).fetchone() or (now, 0, 0, 0)
-
-    def _find_room(self, budget: Budget, wanted: int, now: int) -> int:
-        """What counts against `budget`. Raises OverBudget if `wanted` does not fit it, too."""
-        scope = self._spending.use(budget, now)
-        spent = self._spending.spent(scope, budget, now)
-        needed = spent + wanted - budget.micro_usd
-        if needed <= 0:
-            return spent
-        awaited = self._spending.awaited(scope, budget, now)
-        if budget.seconds is None or wanted > budget.micro_usd:
-            raise OverBudget(budget, spent, None, awaited)
-        leaves = self._spending.leaves_at(scope, budget, now, needed)
-        raise OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds, awaited)
 
     # SQLite.
 

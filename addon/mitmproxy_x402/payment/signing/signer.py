@@ -9,7 +9,7 @@ from ...chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
 from ...forecast.terms import BLOCKHASH
 from ...ledger.interface import Validity
 from ...protocol.messages import Json
-from ...schemes import exact_evm, exact_svm, gateway, permit2
+from ...schemes import Method, exact_evm, exact_svm, gateway, permit2
 from ...wallet.sources import Wallets
 from ..offer import Offer
 
@@ -19,6 +19,11 @@ BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
 """Seconds for which a blockhash is certainly valid after it was signed: at least 60, less the age of a cached one."""
 BLOCKHASH_END = 300
 """Seconds after which a signed transaction has certainly expired: 150 blocks at five times their usual length."""
+
+
+def longest(method: Method, max_validity: int) -> int:
+    """The most seconds after which nobody can settle an EVM payment of this kind that is signed now."""
+    return (gateway.MAX_SECONDS if method == "gateway" else max_validity) + exact_evm.CLOCK_SKEW
 
 
 @dataclass(frozen=True)
