@@ -362,7 +362,7 @@ OPTIONS: tuple[Option, ...] = (
         "x402_fast_path",
         "true",
         "While the addon is loaded, replace the functions of mitmproxy that take most of a request's time with faster "
-        "ones that have the same effects, and keep what was loaded at the start out of the garbage collector's rounds. "
+        "ones that have the same effects, and spare the garbage collector the objects that were loaded at the start. "
         "All is put back when the script is unloaded, and a function that another addon has replaced is left alone. "
         "false leaves mitmproxy as it is; a paid request then takes about twice as long inside the proxy. Default: "
         "true.",

@@ -1,4 +1,4 @@
-"""Version 1 of the tables and functions: payments, their sums, and payments that are retained for repetitions."""
+"""Version 1 of the ledger's tables in PostgreSQL: payments, their sums, and payments that are kept to be sent again."""
 
 SQL = """
 CREATE TABLE x402_ledger (

@@ -1,4 +1,4 @@
-"""Version 2: what left counts until it is dead, ceilings, and columns for what the chain says."""
+"""Version 2 of the ledger's tables in PostgreSQL: payments count until they are dead; ceilings; the chain's word."""
 
 SQL = """
 ALTER TABLE x402_payment

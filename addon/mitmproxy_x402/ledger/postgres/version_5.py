@@ -1,5 +1,6 @@
-"""Version 5 of the ledger's tables in PostgreSQL: on networks that a proxy watches, nothing is forgiven by itself;
-and a payment that is signed again needs room in the budgets.
+"""Version 5 of the ledger's tables in PostgreSQL: where a proxy asks the chain, its word alone gives amounts back.
+
+A payment that is signed again needs room in the budgets.
 
 A session names its networks in the setting `x402.watched` with a blank before and after each. One of a proxy of the
 version before has none, and counts as before.

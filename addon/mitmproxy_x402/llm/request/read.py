@@ -1,4 +1,4 @@
-"""Reads a request to a language model."""
+"""Reads a request to a language model, in any dialect, into a RequestReading for people."""
 
 from __future__ import annotations
 
