@@ -17,7 +17,8 @@ from mitmproxy_x402.chain.solana_rpc import CACHE_SECONDS, FINALIZED_SECONDS
 from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.forecast.forecast import TRUST
 from mitmproxy_x402.forecast.quote import Question
-from mitmproxy_x402.ledger.interface import Clock, LedgerError, Outcome
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import LedgerError, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.challenge import MISMATCH
 from mitmproxy_x402.payment.offer import Purpose

@@ -19,7 +19,7 @@ from mitmproxy import ctx, http
 
 from ..errors import Refused, X402Error, error_code
 from ..forecast.quote import Place, read_question
-from ..ledger.interface import Clock
+from ..ledger.clock import Clock
 from ..limits.request_model import read_model
 from ..limits.whole_request import WholeRequest
 from ..payment import challenge, jobs, polls

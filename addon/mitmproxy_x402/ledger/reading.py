@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, Clock, LedgerError
+from .clock import Clock
+from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
 from .sqlite.liveness import Processes

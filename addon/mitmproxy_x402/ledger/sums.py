@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..settings.ledger_place import LedgerPlace, PostgresUrl
-from .interface import FREE, Clock, LedgerError
+from .clock import Clock
+from .interface import FREE, LedgerError
 from .moments import local_time, midnight
 from .opening import require_driver
 from .reading import Fate, fate_of

@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.errors import X402Error
-from mitmproxy_x402.ledger.interface import Clock, Outcome
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.signing.payment import Payment

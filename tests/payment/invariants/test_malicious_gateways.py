@@ -27,7 +27,8 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.errors import X402Error
-from mitmproxy_x402.ledger.interface import ChainWord, Clock, Outcome
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import ChainWord, Outcome
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer

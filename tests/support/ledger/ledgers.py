@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import psycopg
 
-from mitmproxy_x402.ledger.interface import Clock, Ledger
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import Ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl

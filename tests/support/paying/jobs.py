@@ -14,7 +14,8 @@ from mitmproxy.test import tflow
 
 from mitmproxy_x402.errors import Refused
 from mitmproxy_x402.hooks.answers import watch_for_job
-from mitmproxy_x402.ledger.interface import Clock, Outcome, Submitted
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import Outcome, Submitted
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.jobs import Jobs
 from mitmproxy_x402.payment.offer import Purpose

@@ -16,7 +16,8 @@ from typing import Any
 from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.forecast.forecast import TRUST
 from mitmproxy_x402.forecast.quote import Question
-from mitmproxy_x402.ledger.interface import LAPSE_SECONDS, Clock, Ledger, Outcome
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import LAPSE_SECONDS, Ledger, Outcome
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.offer import Purpose

@@ -6,7 +6,8 @@ from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import ClassVar
 
-from mitmproxy_x402.ledger.interface import Clock, Intent, Outcome
+from mitmproxy_x402.ledger.clock import Clock
+from mitmproxy_x402.ledger.interface import Intent, Outcome
 from mitmproxy_x402.ledger.reading import Entry, Fate
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..interface import Clock
+from ..clock import Clock
 from . import statements
 from .departures import Departures, noted
 

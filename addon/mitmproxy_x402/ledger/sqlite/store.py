@@ -17,11 +17,11 @@ from ...errors import Refused
 from ...limits.limits import Budget
 from ...private_files import folder_objection, objection
 from ...protocol.messages import AtomicUnits, Caip2
+from ..clock import Clock
 from ..interface import (
     UNKNOWN,
     ChainWord,
     Charge,
-    Clock,
     Intent,
     JobPaid,
     LedgerBusy,

@@ -1,0 +1,47 @@
+"""The clocks of the ledger: the wall clock, and one that cannot be set, with the boot that it counts from."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _boot_on_macos() or f"process {os.getpid()} {time.time_ns()}"  # does not change while the process runs
+
+
+def _boot_on_macos() -> str:
+    if sys.platform != "darwin":
+        return ""
+    text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+    failed = ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0)
+    return "" if failed else text.value.decode("ascii", "replace")
+
+
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The two clocks of the ledger: the wall clock, and one that cannot be set and includes sleep; in seconds."""
+
+    wall: Callable[[], float] = time.time
+    uptime: Callable[[], float] = lambda: time.clock_gettime(_UPTIME)
+    boot: str = ""
+    """Name of the boot; uptimes of the same boot are comparable. Empty: it is determined."""
+
+    @property
+    def boot_name(self) -> str:
+        """The name of the boot that `uptime` counts from."""
+        return self.boot or _BOOT
+
+
+_BOOT = _boot()
