@@ -21,7 +21,7 @@ from . import installation
 from .command_line import PORT, why_unpayable
 from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
-from .hooks.log_lines import QuietProbes, add_dates, say
+from .hooks.log_lines import QuietProbes, add_dates, printable, say
 from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
 from .hooks.reconciling import Reconciling
@@ -322,7 +322,7 @@ class X402Addon:
             page = guard.page_of(flow.request)
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
             guard.forget_credentials(flow.request)
-            say(logging.WARNING, flow, "refused: %s", answers.printable(told))
+            say(logging.WARNING, flow, "refused: %s", printable(told))
             refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.max_body = settings.max_body
@@ -338,7 +338,7 @@ class X402Addon:
         if not names or names in self._told_of or len(self._told_of) > MAX_TOLD:
             return
         self._told_of.add(names)
-        said = answers.printable(b", ".join(names).decode("utf-8", "replace"))
+        said = printable(b", ".join(names).decode("utf-8", "replace"))
         say(logging.INFO, flow, "taken off the query, since it looks like a credential: %s (x402_forward_names)", said)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

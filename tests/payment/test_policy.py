@@ -130,7 +130,7 @@ def test_a_refusal_says_of_each_entry_why_it_cannot_be_paid() -> None:
         entry("base", 7, scheme="upto"),
         replace(entry("base", 8), extra={"name": "GatewayWalletBatched", "version": "1"}),
     ]
-    text = str(refused(challenge(*entries, unreadable=("accepts[5]: asset must be a string, got null",))))
+    text = str(refused(challenge(*entries, unreadable=("accepts[5]: asset must be a string, got nothing",))))
     for why in (
         'the asset "0xabab',
         "0.000005 USDC on base: its payTo",
@@ -173,7 +173,7 @@ def test_what_a_seller_writes_is_no_row_to_paste_unless_it_is_plain(name: object
 
 
 def test_a_challenge_with_nothing_in_it_says_why() -> None:
-    refusal = refused(challenge(unreadable=("accepts[0]: asset must be a string, got null",)))
+    refusal = refused(challenge(unreadable=("accepts[0]: asset must be a string, got nothing",)))
     assert refusal.reason == "challenge_invalid"
     assert "asset must be a string" in str(refusal)
 

@@ -146,7 +146,7 @@ class TestMemo:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"extra": {}}, r"extra\.feePayer must be 32 bytes in base58, got None"),
+        ({"extra": {}}, r"extra\.feePayer must be 32 bytes in base58, got nothing"),
         ({"extra": {"feePayer": None}}, r"extra\.feePayer must be"),
         ({"extra": {"feePayer": 7}}, r"extra\.feePayer must be"),
         ({"extra": {"feePayer": "0" * 44}}, r"extra\.feePayer must be"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import re
 import time
@@ -16,6 +17,7 @@ from ..ledger.interface import Outcome
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
 from ..payment.purchase import PaidRequest, Purchase
+from ..payment.reasons.receipts import contradictions
 from ..payment.reasons.rejections import says_nothing
 from ..payment.signing.payment import Payment
 from ..program import program
@@ -24,6 +26,7 @@ from ..proxy import header_index
 from ..proxy.body_observers import tap
 from ..proxy.exchange import Exchange, upstream_of
 from ..settings.values import is_loopback
+from .log_lines import printable, say
 
 JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
@@ -143,6 +146,9 @@ def outcome(flow: http.HTTPFlow, exchange: Exchange, payment: Payment | None = N
     get = functools.partial(header_index.get, response.headers)
     receipt = read_settlement(get, upstream_gateway(flow).receipt_header)
     offer = None if payment is None else payment.offer
+    if receipt is not None and payment is not None:
+        for contradiction in contradictions(receipt, payment.offer, payment.payer):
+            say(logging.WARNING, flow, "the receipt contradicts the payment: %s", contradiction)
     named = "" if receipt is None or not receipt.success else receipt.transaction
     if receipt is not None and receipt.success and offer is not None and offer.method == "gateway":
         named = named or receipt.transfer
@@ -173,12 +179,6 @@ def acknowledges(response: http.Response, gateway: Gateway) -> bool:
     """Whether `response` acknowledges a payment, rather than a free answer."""
     get = functools.partial(header_index.get, response.headers)
     return get("x-free-model") is None and read_settlement(get, gateway.receipt_header) is not None
-
-
-def printable(text: str) -> str:
-    """`text`, which a client wrote, for logs and tables: at most 400 characters, unprintable ones as `?`."""
-    shown = text[:400]
-    return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)
 
 
 _VERSION = re.compile(r"/v?[0-9][^/]*$")

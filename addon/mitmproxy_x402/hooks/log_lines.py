@@ -8,8 +8,6 @@ from typing import Any
 
 from mitmproxy import http
 
-from .answers import printable
-
 logger = logging.getLogger(__name__)
 
 CONNECTED, LEFT = "client connect", "client disconnect"
@@ -22,6 +20,12 @@ def add_dates(formatter: logging.Formatter | None) -> None:
     """Begin each line with the date, where mitmproxy writes only the time: logs cover more than a day."""
     if formatter is not None and formatter.default_time_format == "%H:%M:%S":
         formatter.default_time_format = "%Y-%m-%d %H:%M:%S"
+
+
+def printable(text: str) -> str:
+    """`text`, which a client wrote, for logs and tables: at most 400 characters, unprintable ones as `?`."""
+    shown = text[:400]
+    return shown if shown.isprintable() else "".join(char if char.isprintable() else "?" for char in shown)
 
 
 def say(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> None:

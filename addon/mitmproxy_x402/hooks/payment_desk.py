@@ -37,7 +37,7 @@ from ..settings.values import is_loopback
 from ..views import flow_metadata
 from . import answers, guard, service
 from .completeness import Tail, expected
-from .log_lines import say
+from .log_lines import printable, say
 
 logger = logging.getLogger(__name__)
 
@@ -147,12 +147,12 @@ class PaymentDesk:
             request = flow.request
             said = functools.partial(header_index.text, request.headers)
             body = request.raw_content or b""
-            path = answers.printable(request.path.partition("?")[0])
+            path = printable(request.path.partition("?")[0])
             model = read_model(path, body, said(b"content-type"))
             client = answers.client_name(said(b"user-agent"), flow.client_conn.peername)
             several = [header_index.get_all(request.headers, name) for name in (b"content-type", b"content-encoding")]
             whole = WholeRequest(request.path, body, *several)
-            purpose = Purpose(answers.printable(request.method), request.host, path, model, client, whole)
+            purpose = Purpose(printable(request.method), request.host, path, model, client, whole)
             question = read_question(_place(identity.route), model, body) if payer.forecast is not None else None
             purchase = polls.poll_of(request, payer, _jobs) or Purchase(
                 payer, self.retained, purpose, identity, question, client=_address(flow.client_conn.peername)

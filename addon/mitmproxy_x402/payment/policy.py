@@ -84,12 +84,13 @@ def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> O
         return _unknown_scheme(requirement)
     if network is None:
         advice = refusals.paste("there", requirement, None)
-        what, why = f"the network {where}", "the network is not known"
+        what, why = f"{requirement.scheme} on the network {where}", "the network is not known"
         return Objection(refusals.UNKNOWN_NETWORK, "network_not_allowed", what, why, advice)
     asset = network.asset(requirement.asset)
     if asset is None:
         advice = refusals.paste("with it", requirement, network)
-        what, why = f"the asset {shown(requirement.asset, 80)} on {where}", "the asset is not known"
+        what = f"{requirement.scheme} with the asset {shown(requirement.asset, 80)} on {where}"
+        why = "the asset is not known"
         return Objection(refusals.UNKNOWN_ASSET, "asset_not_allowed", what, why, advice)
     offer = Offer(requirement, network, asset, method)
     if rules.networks.get(network.caip2) is None:
@@ -140,7 +141,7 @@ def _unknown_scheme(requirement: PaymentRequirements) -> Objection:
     by = f" with the assetTransferMethod {shown(transfer, 40)}" if transfer is not None else ""
     what = f"the scheme {shown(requirement.scheme, 40)}{by} on {shown(requirement.network)}"
     why = "this proxy does not know how to pay so, and no option changes that"
-    return Objection(refusals.UNKNOWN_SCHEME, "scheme_not_supported", what, why, "No option changes that.")
+    return Objection(refusals.UNKNOWN_SCHEME, "scheme_not_supported", what, why)
 
 
 def _forbidden(offer: Offer, rules: Rules) -> Objection | None:

@@ -69,8 +69,9 @@ def payment_frame(version: X402Version, accepted: PaymentRequirements, resource:
 def _encoded(value: Any) -> str:
     try:
         return compact_json(value)
-    except (ValueError, RecursionError) as error:
-        raise ChallengeError(f"The challenge cannot be echoed: {error}. Nothing was paid.") from None
+    except (ValueError, RecursionError):
+        why = "it holds what JSON cannot say, or nests it too deeply"
+        raise ChallengeError(f"The challenge cannot be echoed: {why}. Nothing was paid.") from None
 
 
 def payment_header(payment: PaymentPayload) -> tuple[str, str]:

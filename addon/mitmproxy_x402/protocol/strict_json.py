@@ -166,10 +166,13 @@ _FAST: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(  # the class's 
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """`value` for a sentence to a person: one line of ASCII, quoted where it is text, cut at `limit` characters."""
-    text = json.dumps(value[:limit] if isinstance(value, str) else str(value)[:limit])
-    if not isinstance(value, str):
-        text = text[1:-1]
+    """A JSON `value` for a sentence to a person: one line of ASCII as JSON writes it, cut at `limit` characters.
+
+    None is "nothing": the key is not there, or holds null.
+    """
+    if value is None:
+        return "nothing"
+    text = json.dumps(value[:limit] if isinstance(value, str) else value)
     return text if len(text) <= limit else text[:limit] + "..."
 
 

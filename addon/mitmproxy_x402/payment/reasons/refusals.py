@@ -86,7 +86,8 @@ def nothing_to_pay(required: PaymentRequired, rules: Rules, objections: Sequence
         text = f"The gateway asks {nearest.what}; {nearest.why}. Nothing was paid."
     else:
         asked = ", ".join(dict.fromkeys(each.what for each in objections[:MAX_LISTED]))
-        text = f"The gateway wants to be paid by {asked}. {_payable(rules)} Nothing was paid."
+        why = f": {nearest.why}" if len(objections) == 1 else ""
+        text = f"The gateway wants to be paid by {asked}{why}. {_payable(rules)} Nothing was paid."
     if len(objections) > 1 or required.unreadable:
         text += _each(required, objections)
     if nearest.advice:
