@@ -328,7 +328,8 @@ class X402Addon:
         exchange.max_body = settings.max_body
         exchange.refuse_body = functools.partial(_refuse_body, flow, settings.max_body)
         exchange.may_pay = may_pay(flow.request, settings)
-        gone = guard.strip_credentials(flow.request, settings, lambda: self._desk.is_poll(flow.request))
+        is_poll = functools.partial(self._desk.is_poll, flow.request)
+        gone = guard.strip_credentials(flow.request, settings, is_poll, self._redactor.knows)
         self._tell_of_parameters(flow, gone)
         veil(flow.request, self._redactor.shown)
         veil_path(flow.request, self._redactor.path(flow.request.data.path))

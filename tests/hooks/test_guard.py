@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from mitmproxy.test import tutils
 
 from mitmproxy_x402.hooks import guard
+from mitmproxy_x402.recording.redact import Redactor
 from support import challenges
 from support.paying.spenders import TOKEN, caller, error_of, sell, settings
 from support.proxy import Proxy
@@ -167,6 +169,36 @@ def test_what_is_no_key_goes_upstream(value: str) -> None:
     asked = tutils.treq(path=path, headers=((b"X-One", value.encode()),))
     assert guard.strip_credentials(asked, settings()) == ()
     assert (asked.data.path, asked.headers["x-one"]) == (path, value)
+
+
+@pytest.mark.parametrize("options", [{}, {"forward_names": "x-trace,cookie"}, {"client_token": TOKEN}])
+def test_what_was_seen_before_is_judged_as_it_was_at_first(options: dict[str, str]) -> None:
+    """Fields that people may see are known from then on, and not looked at again: none of them may be a credential."""
+    redactor = Redactor(options.get("client_token"))
+    key = b"sk-ant-api03-aA0" + b"b" * 20
+    names = [b"X-Trace", b"Referer", b"Location", b"Authorization", b"Cookie", b"Payment-Signature", b"X-Sig", key]
+    page = b"https://a.test/"
+    long_query = page + b"?" + b"&".join([b"a=1"] * 150)
+    values = [
+        b"1",
+        b"Bearer x",
+        b"L402 x",
+        key,
+        page,
+        page + b"?key=" + key,
+        page + b"?a=1",
+        long_query,
+        TOKEN.encode(),
+    ]
+    for field in itertools.product(names, values):
+        kept = []
+        for is_known in (lambda _: False, redactor.knows, redactor.knows):
+            asked = tutils.treq(headers=(field,))
+            guard.strip_credentials(asked, settings(**options), is_known=is_known)
+            kept.append(asked.headers.fields)
+            redactor.shown((field,))
+        assert kept == [kept[0]] * 3
+    assert redactor.knows((b"X-Trace", b"1"))
 
 
 def test_what_only_sounds_like_a_credential_goes_upstream(rig: Rig) -> None:

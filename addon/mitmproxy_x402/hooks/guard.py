@@ -188,13 +188,17 @@ def _query_keys(path: str) -> list[str]:
 
 
 def strip_credentials(
-    request: http.Request, settings: Settings, is_poll: Callable[[], bool] = lambda: False
+    request: http.Request,
+    settings: Settings,
+    is_poll: Callable[[], bool] = lambda: False,
+    is_known: Callable[[tuple[bytes, bytes]], bool] = lambda _: False,
 ) -> tuple[bytes, ...]:
     """Take the client's own credentials off; with `forward_auth` only those that are our client token.
 
     Payments of the client's own stay, and everything else stays as it came, byte for byte, the rest of the query
-    included. `is_poll` says whether the request asks after a job, whose URL the upstream has made. Gives the names of
-    the query's parameters that are gone: without them the request may mean something else.
+    included. `is_poll` says whether the request asks after a job, whose URL the upstream has made; `is_known`, whether
+    a field of its head is known to be no secret. Gives the names of the query's parameters that are gone: without them
+    the request may mean something else.
     """
     own = _raw(settings.client_token or "")
     if settings.forward_auth and not own:
@@ -209,7 +213,7 @@ def strip_credentials(
         )
 
     headers = request.headers
-    kept = tuple([field for field in headers.fields if not goes(*field)])
+    kept = tuple([field for field in headers.fields if is_known(field) or not goes(*field)])
     if len(kept) != len(headers.fields):
         headers.fields = kept
     gone: list[bytes] = []

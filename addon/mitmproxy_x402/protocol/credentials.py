@@ -129,10 +129,13 @@ _VENDORS = re.compile(
     | hv[bsr]\.[A-Za-z0-9_-]{20,} | do[opr]_v1_[0-9a-f]{32,} | dapi[0-9a-f]{32} | lin_api_[A-Za-z0-9]{32,}
     | (?:secret|ntn)_[A-Za-z0-9]{40,} | sb[pv]_[0-9a-f]{32,} | sb_secret_[A-Za-z0-9_-]{20,} | vc[kp]_[A-Za-z0-9]{32,}
     | [0-9]{8,10}:AA[A-Za-z0-9_-]{30,}                                            # Telegram
-    | eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*                     # JSON Web Token (RFC 7519)
     )""",
     re.VERBOSE,
 )
+
+
+_JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.")
+"""A JSON Web Token (RFC 7519)."""
 
 
 def is_credential_value(value: bytes) -> bool:
@@ -144,6 +147,9 @@ def is_credential_value(value: bytes) -> bool:
     if len(value) >= _SHORTEST_KEY:
         for word in _WORD.finditer(value):
             if _VENDORS.match(value, word.start()):
+                return True
+            # Only before a full stop: else it is tried at each length of a long word, which base64 of JSON is.
+            if value[word.end() : word.end() + 1] == b"." and _JWT.match(value, word.start()):
                 return True
     return False
 

@@ -28,8 +28,12 @@ MAX_FIELDS = 1000
 MAX_PARAMETERS = 1000
 """Most parameters in all URLs of a head that are looked at; of a URL beyond that the whole query is taken out."""
 _MAX_KNOWN = 2048
-_MAX_KNOWN_BYTES = 200
-"""Bounds of the fields that are remembered as having no secret: clients and gateways send most of them every time."""
+_MAX_KNOWN_FIELD = 4096
+_MAX_KNOWN_BYTES = 256 << 10
+"""Bounds of the fields that are remembered as having no secret, their number, the bytes of one and of all: clients and
+gateways send most of them every time, the terms of a challenge among them."""
+_LONG_NAME = 20
+"""Bytes of a name from which on the name itself may be a secret."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -39,6 +43,7 @@ class Redactor:
     def __init__(self, client_token: str | None = None) -> None:
         self._token = client_token.encode("utf-8", "surrogateescape") if client_token else None
         self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+        self._known_bytes = 0
         """Fields that hold no secret, or no longer, with their text."""
 
     def fields(self, headers: http.Headers | None) -> Fields:
@@ -87,6 +92,11 @@ class Redactor:
             for (name, real), value in zip(fields, self._values(fields), strict=True)
         ]
 
+    def knows(self, field: tuple[bytes, bytes]) -> bool:
+        """Whether `field` was seen before, and no secret or payment is in its name or its value."""
+        name, value = field
+        return field in self._known and type(value) is bytes and len(name) <= _LONG_NAME
+
     def _values(self, fields: Fields) -> list[bytes]:
         """The values of a head's fields, without their secrets."""
         room = MAX_PARAMETERS
@@ -103,14 +113,17 @@ class Redactor:
                     value = value.partition(b"?")[0] + b"?" + _REDACTED
             seen = self._value(low, value)
             values.append(seen)
-            if seen == field[1] and len(name) + len(seen) <= _MAX_KNOWN_BYTES:
+            # The parameters of all URLs of a head count together, so each is looked at.
+            if seen == field[1] and low not in _WITH_URL and len(name) + len(seen) <= _MAX_KNOWN_FIELD:
                 self._remember(name, seen)
         return values + [_REDACTED] * (len(fields) - len(values))
 
     def _remember(self, name: bytes, seen: bytes) -> None:
         """A field is seen as it came. Of one that was veiled before, no more than what is seen is kept."""
-        if len(self._known) >= _MAX_KNOWN:
+        self._known_bytes += len(name) + len(seen)
+        if len(self._known) >= _MAX_KNOWN or self._known_bytes > _MAX_KNOWN_BYTES:
             self._known.clear()
+            self._known_bytes = len(name) + len(seen)
         name, seen = bytes(name), bytes(seen)
         self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")
 

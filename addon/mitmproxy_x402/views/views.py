@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
@@ -137,6 +137,7 @@ class Views:
 
     def __init__(self, payer: Callable[[], Payer | None]) -> None:
         self._payer = payer
+        self._looks: bool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._reader = ThreadPoolExecutor(1, "x402 views")
@@ -145,10 +146,19 @@ class Views:
         """Register the content views."""
         contentview.register()
 
+    def configure(self, _: Iterable[str]) -> None:
+        """Options have changed: ask anew whether somebody looks."""
+        self._looks = None
+
+    def _somebody_looks(self) -> bool:
+        if self._looks is None:
+            self._looks = somebody_looks()
+        return self._looks
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The answer begins: keep what comes of it, say what was paid."""
         payer = self._payer()
-        if exchange_of(flow) is None or flow.response is None or payer is None or not somebody_looks():
+        if exchange_of(flow) is None or flow.response is None or payer is None or not self._somebody_looks():
             return
         limit = payer.settings.view_limit
         if flow.response.stream and limit:
@@ -187,7 +197,7 @@ class Views:
         if exchange_of(flow) is None:
             flow_metadata.loaded(flow)
             return None
-        if not somebody_looks():
+        if not self._somebody_looks():
             return None
         if body is not None and flow.response is not None:
             body.show_all(flow)
