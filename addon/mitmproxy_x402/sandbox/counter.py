@@ -18,9 +18,8 @@ from .config import SandboxConfig
 from .faults import Fault, FaultDesk, UnknownFault
 from .jobs import Job, JobDesk, Poll, has_proof
 from .media import media_route
-from .payments.late import LateSettlements
 from .payments.pricing import GIFT, PriceList, Quote, Rates, metered, quote
-from .payments.till import Ticket, Till
+from .payments.till import LateSettlements, Ticket, Till
 from .records import Kept, ReceivedPayment, ReceivedRequest
 from .sending import WHOLE_FAILURES, break_off, cut_off, send, split
 from .wire import Exchange, Pairs

@@ -6,8 +6,11 @@ the same payment may come again and is charged once at most. Once `settled` it i
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...protocol.messages import AtomicUnits, PaymentPayload, SettlementResponse, X402Version
@@ -81,6 +84,31 @@ class Ticket:
         transaction, transfer = ("", told) if self._offer.scheme == "gateway" else (told, "")
         charged = self.record.charged if self.is_ceiling and self.record.state == "settled" else None
         return SettlementResponse(True, transaction, network, self.record.payer, amount=charged, transfer=transfer)
+
+
+class LateSettlements:
+    """Settles each payment `seconds` after its work, by `clock` (Unix seconds): whenever somebody looks."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._number = itertools.count()
+        self._waiting: list[tuple[float, int, Ticket]] = []
+
+    def add(self, ticket: Ticket) -> None:
+        """The work for it is done."""
+        if ticket.is_deferred:
+            return
+        ticket.is_deferred = True
+        heapq.heappush(self._waiting, (self._clock() + self.seconds, next(self._number), ticket))
+
+    def settle_due(self) -> None:
+        """Move the money of all whose time has come. One that the chain refuses by then is never paid."""
+        while self._waiting and self._waiting[0][0] <= self._clock():
+            due, _, ticket = heapq.heappop(self._waiting)
+            with suppress(Rejected):  # nobody is left to tell
+                ticket.settle(due)
+            ticket.release()
 
 
 class Till:
