@@ -22,7 +22,7 @@ from .command_line import PORT, why_unpayable
 from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
 from .hooks.log_lines import QuietProbes, add_dates, printable, say
-from .hooks.payment_desk import PaymentDesk, fault, may_pay, names_authorities, refuse
+from .hooks.payment_desk import PaymentDesk, may_pay, names_authorities, refuse
 from .hooks.peers import Peers
 from .hooks.reconciling import Reconciling
 from .hooks.web_lock import WebLock, is_web, open_by_file
@@ -296,7 +296,7 @@ class X402Addon:
         try:
             self._examine(flow, exchange)
         except Exception as error:  # otherwise mitmproxy would forward the request, unguarded and with its credentials
-            refuse(flow, fault(error))
+            refuse(flow, answers.fault(error))
 
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:

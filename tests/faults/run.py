@@ -130,7 +130,7 @@ def _strike_file(scene: Scene, trial: Trial) -> Result:
 
 def _open_rows(trial: Trial) -> int:
     """How many stay open, since they could not be written."""
-    return int((trial.what.point, trial.what.fault) in (("rpc", "disk"), ("send", "disk"), ("send", "timeout")))
+    return int((trial.what.point, trial.what.fault) in (("rpc", "disk"), ("send", "disk")))
 
 
 # All at their points at once, then it happens to all of them.

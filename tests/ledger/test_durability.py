@@ -24,6 +24,7 @@ from mitmproxy_x402.ledger.sqlite.kernel_sync import KernelSync
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
+from support.ledger.disks import SlowDisk
 from support.ledger.ledgers import MachineTimes, query
 
 DAY = Budget(10**9, "day")
@@ -41,37 +42,6 @@ def log_of(path: Path) -> Path:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "ledger.sqlite3"
-
-
-class SlowDisk:
-    """A `Sync` whose syncs end when the test says so."""
-
-    def __init__(self, _: int = -1) -> None:
-        self.fd, self._end = os.pipe()
-        os.set_blocking(self.fd, False)
-        self.begun = 0
-        self.error: OSError | None = None
-
-    def begin(self) -> None:
-        if self.error is not None:
-            raise self.error
-        self.begun += 1
-
-    def finish(self) -> None:
-        os.write(self._end, b"!")
-
-    def ended(self) -> bool:
-        try:
-            os.read(self.fd, 1)
-        except BlockingIOError:
-            return False
-        if self.error is not None:
-            raise self.error
-        return True
-
-    def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._end)
 
 
 @pytest.fixture

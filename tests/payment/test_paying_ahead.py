@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mitmproxy_x402.forecast.forecast import TRUST
 from mitmproxy_x402.forecast.quote import Question
 from mitmproxy_x402.ledger.clock import Clock
 from mitmproxy_x402.ledger.interface import LedgerError, Outcome
+from mitmproxy_x402.ledger.sqlite.durability import Sync, sync_of
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.challenge import MISMATCH
 from mitmproxy_x402.payment.offer import Purpose
@@ -48,12 +49,13 @@ OFFERED = "7Fy41AwHz9RSnHpXFuoawWo3ZBox49MqZL7LDweh3oZD"
 class Desk:
     """One payer and one clock. `ask` is an ordinary handshake that is answered."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, make_sync: Callable[[int], Sync] = sync_of, **options: str) -> None:
         given = {"x402_preauthorize": "true", "x402_solana_rpc": f"http://127.0.0.1:{free_port()}"}
         given |= {f"x402_{key}": value for key, value in options.items()}
         self.now = 1_700_000_000.0
         self.settings = read_settings(given, {}, cwd=folder, home=folder)
-        self.ledger = SqliteLedger(folder / "ledger.sqlite3", Clock(lambda: self.now, lambda: self.now, "boot"))
+        clock = Clock(lambda: self.now, lambda: self.now, "boot")
+        self.ledger = SqliteLedger(folder / "ledger.sqlite3", clock, make_sync)
         keys = {"BLOCKRUN_WALLET_KEY": EVM_KEY, "SOLANA_WALLET_KEY": svm_key()}
         wallets = load_wallets(WalletSources(keys, folder))
         self.payer = Payer(self.settings, wallets, self.ledger, clock=lambda: self.now)

@@ -28,6 +28,8 @@ from ..proxy.exchange import Exchange, upstream_of
 from ..settings.values import is_loopback
 from .log_lines import printable, say
 
+logger = logging.getLogger(__name__)
+
 JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
 """Tells both SDKs not to retry: the same request would be refused again."""
@@ -56,6 +58,17 @@ def say_why(flow: http.HTTPFlow, payment: Payment, why: str) -> None:
 
 
 _FRAMING = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"trailer", b"x-should-retry"})
+
+
+def fault(error: Exception, purchase: PaidRequest | None = None) -> http.Response:
+    """The answer after a fault of ours. Names only the type of `error`: its text may hold a secret."""
+    name = type(error).__name__
+    logger.error("x402: a fault of the addon: %s", name)
+    paid = (
+        "A payment was sent, its outcome is unknown." if purchase is not None and purchase.sent else "Nothing was paid."
+    )
+    message = f"mitmproxy-x402 failed ({name}). {paid}{paid_before(purchase)}"
+    return refusal(500, "internal_error", message)
 
 
 def outcome_unknown(message: str) -> http.Response:

@@ -99,7 +99,14 @@ class PaymentDesk:
         if known and not identity.is_ready:
             return self._start_later(flow, exchange, payer, identity, foretold=foretold)
         self._start(flow, exchange, payer, identity, known=known, foretold=foretold)
-        return None
+        purchase = self._purchases.get(flow)
+        return self._wait(exchange, purchase) if isinstance(purchase, Purchase) and purchase.waits else None
+
+    async def _wait(self, exchange: Exchange, purchase: Purchase) -> None:
+        """Wait until a payment that goes ahead of its challenge is safe in the ledger; without that it does not go."""
+        await purchase.durable()
+        if purchase.payment is None:
+            exchange.secret_headers, exchange.about_to_send = (), None
 
     async def _start_later(
         self, flow: http.HTTPFlow, exchange: Exchange, payer: Payer, identity: RequestIdentity, *, foretold: bool
@@ -107,6 +114,9 @@ class PaymentDesk:
         await self.retained.settle(identity)
         await payer.read_whole(self._purchase(flow, payer, identity).purpose)
         self._start(flow, exchange, payer, identity, known=True, foretold=foretold)
+        purchase = self._purchases.get(flow)
+        if isinstance(purchase, Purchase):
+            await self._wait(exchange, purchase)
 
     def _start(
         self,
@@ -126,7 +136,7 @@ class PaymentDesk:
         except X402Error as error:
             refuse(flow, _refusal(error, purchase), error_code(error))
         except Exception as error:  # without its payment the request would be paid again
-            refuse(flow, fault(error, purchase))
+            refuse(flow, answers.fault(error, purchase))
 
     def _pays_ahead(self, flow: http.HTTPFlow, purchase: PaidRequest) -> bool:
         """Whether the first leg carries a payment: a retained one, or one for a predicted challenge."""
@@ -237,7 +247,7 @@ class PaymentDesk:
             say(logging.WARNING, flow, "not paid: %s", error)
             refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
         except Exception as error:  # a fault of ours must not lose the flow
-            refuse(flow, fault(error, purchase))
+            refuse(flow, answers.fault(error, purchase))
 
     # After a payment.
 
@@ -348,7 +358,7 @@ def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response 
         return _refusal(error, purchase)
     except Exception as error:  # a fault of ours must not lose the flow
         flow_metadata.refused(flow, "internal_error")
-        return fault(error, purchase)
+        return answers.fault(error, purchase)
     return None
 
 
@@ -399,17 +409,6 @@ def _note(flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> Non
     if purchase.payment is not None:
         flow_metadata.paid_by(flow, purchase.payment.row)
     exchange.forget()
-
-
-def fault(error: Exception, purchase: PaidRequest | None = None) -> http.Response:
-    """The answer after a fault of ours. Names only the type of `error`: its text may hold a secret."""
-    name = type(error).__name__
-    logger.error("x402: a fault of the addon: %s", name)
-    paid = (
-        "A payment was sent, its outcome is unknown." if purchase is not None and purchase.sent else "Nothing was paid."
-    )
-    message = f"mitmproxy-x402 failed ({name}). {paid}{answers.paid_before(purchase)}"
-    return answers.refusal(500, "internal_error", message)
 
 
 def names_authorities() -> bool:

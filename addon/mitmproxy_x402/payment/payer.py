@@ -11,8 +11,8 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,8 @@ class Payer:
         `replaces` is the ledger's row of an earlier payment for the same request, or of the one that started `job`.
         `blockhash` is used instead of the challenge's. `instead_of` is a payment for the same request that the gateway
         says it did not take: over Permit2 its nonce is used again, so that only one of the two can be settled. With
-        `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2.
+        `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2; then the
+        caller awaits `Payment.durable` before it is sent.
 
         Where an entry cannot be paid, the next best is tried; after the last, the error is the first entry's and names
         the reasons for all. After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run,
@@ -213,12 +214,14 @@ class Payer:
             permit_nonce = None
             if look is not None and payer is not None:
                 permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required)
-            durable = self._make_durable(order.at_once)
+            durable = self.ledger.durable_soon() if self.settings.ledger_sync else None
             signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
             identifier = self._identifiers.new(row, order.replaces, nonce)
             offered = self._challenges.offered(order.required)
             payment = payment_of(order.required, offered, offer, signed, row=row, identifier=identifier)
-            if durable is not None:
+            if durable is not None and order.at_once:
+                payment = replace(payment, durable=durable)
+            elif durable is not None:
                 await durable
             if self._is_closed:
                 raise _ended()
@@ -281,15 +284,6 @@ class Payer:
         asked = purpose.asked()
         return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
 
-    def _make_durable(self, at_once: bool) -> Awaitable[None] | None:
-        """Make the reservation durable. Returns what the payment has to wait for before it is sent."""
-        if not self.settings.ledger_sync:
-            return None
-        if not at_once:
-            return self.ledger.durable_soon()
-        self.ledger.durable_now()
-        return None
-
     async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
         """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
 
@@ -320,7 +314,7 @@ class Payer:
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:
         """The payment for a predicted challenge, made like that of `pay`, with the same errors.
 
-        Waits for nothing. None: no recent blockhash is at hand.
+        Waits for nothing; `Payment.durable` is left to the caller. None: no recent blockhash is at hand.
         """
         required = prediction.required
         network = self.settings.networks.get(required.accepts[0].network)

@@ -10,7 +10,7 @@ The states of a purchase and its events are in `purchase_states`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from ..errors import Refused, X402Error
 from ..forecast.forecast import Prediction
 from ..forecast.quote import Question
 from ..gateways import Meaning, gateway_of
-from ..ledger.interface import Ledger, Outcome, State
+from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..protocol.messages import PaymentRequired
 from .challenge import MISMATCH
 from .offer import Purpose
@@ -26,27 +26,13 @@ from .outcomes import Ending
 from .payer import Payer
 from .policy import scopes_of
 from .purchase_states import TABLE, Event, Stage
+from .reasons import refusals
+from .reasons.rejections import NOT_VERIFIED
 from .retained.identity import RequestIdentity, without_body
 from .retained.store import Memory, Retained
 from .signing.ceilings import OVER_PERMIT2
 from .signing.payment import Payment
 
-NOT_VERIFIED = frozenset(
-    {
-        "permit2_allowance_required",
-        "permit2_2612_amount_mismatch",
-        "permit2_amount_mismatch",
-        "permit2_token_mismatch",
-        "permit2_not_yet_valid",
-        "permit2_deadline_expired",
-        "invalid_permit2_spender",
-        "invalid_permit2_signature",
-        "invalid_permit2_recipient_mismatch",
-        "invalid_exact_evm_insufficient_balance",
-        "insufficient_funds",
-    }
-)
-"""Reasons for rejecting a payment over Permit2 before the nonce is checked: another scheme may work."""
 MAX_WAIT = 20
 """Most seconds between making a payment ahead of its challenge and sending it; usually none."""
 
@@ -144,6 +130,7 @@ class Purchase:
         """The request as the forecast sees it; None: it is not predicted."""
         self._prediction: Prediction | None = None
         self._made = 0.0
+        self._unsynced: Awaitable[None] | None = None
         self._replaced: Payment | None = None
         """The payment that the gateway says it did not take, before another one was made."""
         self._stage = Stage.NEW
@@ -215,19 +202,13 @@ class Purchase:
         """Raises Refused where `payment` was made for a request that other limits are for."""
         others = scopes_of(self.purpose, self._payer.rules) - self._known.limits
         if others:
-            raise Refused(
-                "other_limit",
-                f"This request repeats one, or follows a redirect from one, that was paid {payment.offer} and never "
-                f"answered completely. That payment is not held to the [[limit]] for {' and '.join(sorted(others))} in "
-                "x402.toml, which this request falls under, so it was not sent again, and nothing more was paid. Wait "
-                "ten minutes, or ask the gateway's operator why it answers paid requests so.",
-            )
+            raise refusals.other_limit(payment.offer, others)
 
     def predict(self) -> bool:
         """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited.
 
-        Nothing is predicted for a request equal to one that was paid for before: the gateway is asked first. Nor where
-        `x402_repurchase` is 0: a wrong prediction could not be replaced.
+        `durable` has to be awaited before it is sent. Nothing is predicted for a request equal to one that was paid for
+        before: the gateway is asked first. Nor where `x402_repurchase` is 0: a wrong prediction could not be replaced.
         """
         forecast = self._payer.forecast
         if forecast is None or self._question is None or not self.is_new:
@@ -244,6 +225,7 @@ class Purchase:
         if payment is None:
             return False
         self.payment, self._prediction, self._made = payment, prediction, self._payer.clock()
+        self._unsynced = payment.durable
         self._known.limits = scopes_of(self.purpose, self._payer.rules)
         self._step(Event.SIGN)
         return True
@@ -303,10 +285,29 @@ class Purchase:
             "change the request, or raise that option.",
         )
 
+    @property
+    def waits(self) -> bool:
+        """Whether `durable` has to be awaited before `payment` is sent."""
+        return self._unsynced is not None
+
+    async def durable(self) -> None:
+        """Wait until a payment that was made ahead survives a power cut. One that does not is withdrawn."""
+        if self._unsynced is not None:
+            try:
+                await self._unsynced
+            except LedgerError:
+                if self._stage is not Stage.OVER:  # it is where the client has left meanwhile
+                    self._prediction = None
+                    self._step(Event.WITHDRAW)
+            self._unsynced = None
+
     def sending(self) -> None:
         """Record that the header is being sent. Raises LedgerError: it must not be sent."""
         assert self.payment is not None
         known = self._known
+        if self._unsynced is not None:  # nobody has waited for it
+            self._payer.ledger.durable_now()
+            self._unsynced = None
         if self.ahead and not 0 <= self._payer.clock() - self._made < MAX_WAIT:
             self._payer.release(self.payment.row)  # held up, as by an interception: another one is made
         if known.sends:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import EvmRpcError, Refused
 from mitmproxy_x402.ledger.interface import Charge, Outcome
-from mitmproxy_x402.payment.purchase import NOT_VERIFIED
+from mitmproxy_x402.payment.reasons.rejections import NOT_VERIFIED
 from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, PROBES, Ceilings, expected_charge
 from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -211,6 +211,17 @@ def _duration(seconds: float) -> str:
     days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
     parts = [f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]
     return " ".join(part for part in parts if part) or "a moment"
+
+
+def other_limit(offer: Offer, scopes: Collection[str]) -> Refused:
+    """The refusal to send a payment of `offer` again, for a request that limits of other `scopes` are for."""
+    return Refused(
+        "other_limit",
+        f"This request repeats one, or follows a redirect from one, that was paid {offer} and never answered "
+        f"completely. That payment is not held to the [[limit]] for {' and '.join(sorted(scopes))} in x402.toml, which "
+        "this request falls under, so it was not sent again, and nothing more was paid. Wait ten minutes, or ask the "
+        "gateway's operator why it answers paid requests so.",
+    )
 
 
 def dry_run(offer: Offer, purpose: Purpose) -> Refused:

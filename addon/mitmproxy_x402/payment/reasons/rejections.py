@@ -10,6 +10,23 @@ from ...program import program
 from ...protocol.strict_json import decode_json
 from ..offer import Offer
 
+NOT_VERIFIED = frozenset(
+    {
+        "permit2_allowance_required",
+        "permit2_2612_amount_mismatch",
+        "permit2_amount_mismatch",
+        "permit2_token_mismatch",
+        "permit2_not_yet_valid",
+        "permit2_deadline_expired",
+        "invalid_permit2_spender",
+        "invalid_permit2_signature",
+        "invalid_permit2_recipient_mismatch",
+        "invalid_exact_evm_insufficient_balance",
+        "insufficient_funds",
+    }
+)
+"""Reasons for rejecting a payment over Permit2 before the nonce is checked: another scheme may work."""
+
 _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
     (re.compile(pattern), sentence)
     for pattern, sentence in (
