@@ -1,10 +1,10 @@
 """What was settled <= what the ledger counts <= the budget, whatever happens in whatever order.
 
-Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients that
-leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every other
-world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the payer,
-the purchases, the forecast, the retained payments and the ledger are the real ones, once in a file and once in a database,
-where the two proxies are on two machines and share retained payments.
+Each sequence is a small world: two proxies with one ledger, a gateway that settles at once, late or never, clients
+that leave and come back, processes that die between any two steps, reboots, and a wall clock that jumps. In every
+other world payments go ahead of their challenges, and the gateway changes its prices. Time itself is simulated; the
+payer, the purchases, the forecast, the retained payments and the ledger are the real ones, once in a file and once in
+a database, where the two proxies are on two machines and share retained payments.
 
 `pytest --sequences 50000` runs more of them; a failure names its seed.
 """
