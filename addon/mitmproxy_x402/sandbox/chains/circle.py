@@ -12,8 +12,7 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from .evm_ledger import Transfer, read_transfer, transfer_digest
-from .evm_payloads import checksum_address, signer, uint, word
+from .evm_payloads import Transfer, checksum_address, read_transfer, signer, transfer_digest, uint, word
 from .interface import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 
 NAME, VERSION = "GatewayWalletBatched", "1"

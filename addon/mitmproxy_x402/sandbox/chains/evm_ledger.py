@@ -8,43 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eth_hash.auto import keccak
 
 from ...protocol.networks import Asset, Network
-from .evm_payloads import ADDRESS, BYTES32, SIGNATURE, checksum_address, number, signer, text, uint
+from .circle import Circle
+from .evm_payloads import Transfer, checksum_address, read_transfer, signer, transfer_digest, uint
 from .evm_transactions import EvmTransactions
 from .interface import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, Rejected, Verified
 from .permit2 import Permit2, Permitted
-
-if TYPE_CHECKING:
-    from .circle import Circle
 
 MIN_SECONDS_LEFT = 6
 """A facilitator wants this long to get the transaction into a block."""
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-_TRANSFER_TYPE = (
-    b"TransferWithAuthorization(address from,address to,uint256 value,"
-    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
-)
-
 
 BLOCK_SECONDS = 0.05
 """From one block to the next: so a transaction is as deep as anybody wants within seconds."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The signed message of EIP-3009. Addresses are lower case."""
-
-    sender: str
-    to: str
-    value: int
-    valid_after: int
-    valid_before: int
-    nonce: str
 
 
 @dataclass(frozen=True)
@@ -79,17 +60,8 @@ class EvmLedger:
         self.permit2 = Permit2(self, network.chain_id, self.asset.address, self._separator, facilitator)
         self.permit2.opening = allowance
         self.transactions = EvmTransactions()
-        self._circle: Any = None
-
-    @property
-    def circle(self) -> Circle:
+        self.circle = Circle(network.chain_id, opening_balance, clock)
         """The balances that lie with Circle Gateway."""
-        from .circle import Circle  # noqa: PLC0415  (it reads transfers as this module does)
-
-        if self._circle is None:
-            self._circle = Circle(self.network.chain_id, self._opening, self._clock)
-        found: Circle = self._circle
-        return found
 
     def extra(self) -> dict[str, Any]:
         """The signing domain's name and version, which a payer must not believe but facilitators want to see."""
@@ -198,23 +170,3 @@ def domain_separator(network: Network, asset: Asset) -> bytes:
     name, version = (keccak(text.encode()) for text in (asset.domain_name, asset.domain_version))
     contract = bytes.fromhex(asset.address[2:]).rjust(32, b"\0")
     return keccak(keccak(_DOMAIN_TYPE) + name + version + uint(network.chain_id) + contract)
-
-
-def transfer_digest(separator: bytes, transfer: Transfer) -> bytes:
-    """What the payer signs: EIP-712 over the domain and the transfer."""
-    sender, to = (bytes.fromhex(address[2:]).rjust(32, b"\0") for address in (transfer.sender, transfer.to))
-    numbers = b"".join(uint(number) for number in (transfer.value, transfer.valid_after, transfer.valid_before))
-    message = keccak(keccak(_TRANSFER_TYPE) + sender + to + numbers + bytes.fromhex(transfer.nonce[2:]))
-    return keccak(b"\x19\x01" + separator + message)
-
-
-def read_transfer(payload: Mapping[str, Any]) -> tuple[Transfer, bytes]:
-    """The EIP-3009 message in a payload, and its signature. Raises Rejected."""
-    authorization = payload.get("authorization")
-    if not isinstance(authorization, Mapping):
-        raise Rejected(INVALID, "The payload has no authorization; an EIP-3009 transfer is expected.")
-    sender, to = (text(authorization, name, ADDRESS).lower() for name in ("from", "to"))
-    value, after, before = (number(authorization, name) for name in ("value", "validAfter", "validBefore"))
-    nonce = text(authorization, "nonce", BYTES32).lower()
-    signature = bytes.fromhex(text(payload, "signature", SIGNATURE).removeprefix("0x"))
-    return Transfer(sender, to, value, after, before, nonce), signature

@@ -1,9 +1,13 @@
-"""Reads signed EVM payloads strictly, and recovers who signed them. Addresses are lower case inside."""
+"""Reads signed EVM payloads strictly, EIP-3009 transfers among them, and recovers who signed them.
+
+Addresses are lower case inside.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from eth_hash.auto import keccak
@@ -16,6 +20,22 @@ BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 SIGNATURE = re.compile(r"(?:0x)?[0-9a-fA-F]{130}")
 NUMBER = re.compile(r"[0-9]{1,78}")
 _WORD = 2**256
+_TRANSFER_TYPE = (
+    b"TransferWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The signed message of EIP-3009. Addresses are lower case."""
+
+    sender: str
+    to: str
+    value: int
+    valid_after: int
+    valid_before: int
+    nonce: str
 
 
 def checksum_address(address: str) -> str:
@@ -64,3 +84,23 @@ def uint(value: int) -> bytes:
 def word(address: str) -> bytes:
     """An address as a word of the ABI."""
     return bytes.fromhex(address[2:]).rjust(32, b"\0")
+
+
+def transfer_digest(separator: bytes, transfer: Transfer) -> bytes:
+    """What the payer signs: EIP-712 over the domain and the transfer."""
+    sender, to = (bytes.fromhex(address[2:]).rjust(32, b"\0") for address in (transfer.sender, transfer.to))
+    numbers = b"".join(uint(number) for number in (transfer.value, transfer.valid_after, transfer.valid_before))
+    message = keccak(keccak(_TRANSFER_TYPE) + sender + to + numbers + bytes.fromhex(transfer.nonce[2:]))
+    return keccak(b"\x19\x01" + separator + message)
+
+
+def read_transfer(payload: Mapping[str, Any]) -> tuple[Transfer, bytes]:
+    """The EIP-3009 message in a payload, and its signature. Raises Rejected."""
+    authorization = payload.get("authorization")
+    if not isinstance(authorization, Mapping):
+        raise Rejected(INVALID, "The payload has no authorization; an EIP-3009 transfer is expected.")
+    sender, to = (text(authorization, name, ADDRESS).lower() for name in ("from", "to"))
+    value, after, before = (number(authorization, name) for name in ("value", "validAfter", "validBefore"))
+    nonce = text(authorization, "nonce", BYTES32).lower()
+    signature = bytes.fromhex(text(payload, "signature", SIGNATURE).removeprefix("0x"))
+    return Transfer(sender, to, value, after, before, nonce), signature
