@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.hooks.completeness import MAX_TAIL, Tail, expected
-from mitmproxy_x402.hooks.outline import Outline
+from mitmproxy_x402.hooks.outline import MAX_MARKS, Outline
 from support.endings import COMPLETE, INCOMPLETE
 from support.running.memory import held
 from support.wire import Peer, read_message
@@ -84,10 +84,40 @@ def test_the_outline_is_what_decoding_would_say(seed: int) -> None:
             text = text[size:]
         assert outline.is_whole
         objects = [said] if isinstance(said, dict) else [each for each in said if isinstance(each, dict)]
-        assert [{key[:100]: bool(inner) for key, inner in each.items()} for each in told] == [
+        seen = [{key[:100]: bool(inner) for key, inner in each.items()} for each in told]
+        expected_of_each = [
             {"long" if len(json.dumps(key)) > 102 else key: bool(inner) for key, inner in each.items()}
             for each in objects
         ]
+        rest = iter(expected_of_each)
+        assert all(each in rest for each in seen), "in their order"
+        assert [each for each in seen if "error" in each] == [each for each in expected_of_each if "error" in each]
+        if isinstance(said, dict) and any(isinstance(inner, dict) and inner for inner in said.values()):
+            assert seen == expected_of_each
+
+
+@pytest.mark.parametrize("piece", [b"[],", b'{"a":1},', b"[[]],", b'{"a": {"b": []}},', b'{"\\"": 1},', b'{"a":1}\n'])
+def test_a_multitude_of_small_values_costs_little(piece: bytes) -> None:
+    """Flat ones are passed over; others are looked at one by one, and there is an end to that."""
+    judged: list[object] = []
+    outline = Outline(lambda each: bool(judged.append(each)))
+    lines = piece.endswith(b"\n")
+    outline.feed(b"" if lines else b"[")
+    for _ in range(40):
+        outline.feed(piece * (3 * MAX_MARKS // 100))
+    outline.feed(b"" if lines else b"1]")
+    is_flat = piece in (b"[],", b'{"a":1},', b'{"a":1}\n')
+    assert outline.is_whole == is_flat
+    assert len(judged) <= (0 if is_flat else MAX_MARKS)
+
+
+def test_a_failure_among_a_multitude_is_found() -> None:
+    for said in (b'{"a": 1, "Error": "x"}', b'{"\\u0065rror": 1}', b'{"success": false}'):
+        tail = Tail("application/json")
+        tail(b"[" + b'{"a":1},' * 9000)
+        tail(said[:9])
+        tail(said[9:] + b',{"a":1}' * 9000 + b"]")
+        assert not tail.is_complete
 
 
 def test_any_bytes_are_read() -> None:

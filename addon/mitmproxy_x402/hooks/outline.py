@@ -14,10 +14,23 @@ from typing import Any
 MAX_OUTLINE, MAX_TEXT = 64 << 10, 100
 """Bytes kept of the upper levels, and of each string there. What exceeds the first is judged in several parts."""
 
+MAX_MARKS = 1_000_000
+"""Brackets and texts that are looked at one by one, a second's work; with more of them, it counts as broken."""
+
 # None of them ever goes back over more than one text, so their work is linear.
 _OF_TEXT = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
 _OF_LEVEL = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]{0,100}"[^"{}\[\]]*)*')
-_OF_DEPTH = re.compile(rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]*"[^"{}\[\]]*)*')
+_FLAT = rb'[^"{}\[\]]*(?:"[^"\\{}\[\]]*"[^"{}\[\]]*)*'
+_OF_DEPTH = re.compile(rb'[^"{}\[\]]*(?:(?:"[^"\\{}\[\]]*"|\{%b\}|\[%b\])[^"{}\[\]]*)*' % (_FLAT, _FLAT))
+_PLAIN = rb'(?:"[^"\\{}\[\]]*"|-?[0-9][0-9.eE+-]*|true|false|null)'
+_PAIR = rb'"[^"\\{}\[\]]*"\s*:\s*' + _PLAIN
+_IN_ROW = re.compile(
+    rb"[\s,]*(?:(?:\{\s*(?:%b\s*,\s*)*%b\s*\}|\[\s*(?:%b\s*,\s*)*%b\s*\]|\{\s*\}|\[\s*\])[\s,]*)*"
+    % (_PAIR, _PAIR, _PLAIN, _PLAIN)
+)
+"""Flat values in a row, as of a long list or in lines."""
+_ALARM = re.compile(rb"\\|error|fail|success|choices", re.IGNORECASE)
+"""Without one of these, no flat value says that it failed."""
 
 
 class Outline:
@@ -30,7 +43,7 @@ class Outline:
         self.failed = False
         self._judge = judge
         self._levels = levels
-        self._texts = 0
+        self._texts = self._marks = 0
         self._closers = bytearray()
         """Of the brackets that are open."""
         self._deep_from = 0
@@ -50,10 +63,20 @@ class Outline:
     def feed(self, data: bytes) -> None:
         """One more chunk. What is outside of all brackets is skipped."""
         at = 0
+        is_calm: bool | None = None
         while at < len(data) and not self._broken:
+            self._marks += 1
+            self._broken = self._marks > MAX_MARKS
             if self._in_text:
                 at = self._pass_text(data, at)
                 continue
+            if self._closers in (b"", _IN_LIST):
+                if is_calm is None:
+                    is_calm = _ALARM.search(data) is None
+                if is_calm and (row := _IN_ROW.match(data, at)) and row.end() > at:
+                    self._texts += not self._closers and bool(row[0].strip(b" \t\r\n,"))
+                    at = row.end()
+                    continue
             found = (_OF_DEPTH if self._deep_from else _OF_LEVEL).match(data, at)
             assert found is not None
             if self._deep_from:
@@ -164,5 +187,5 @@ def _last_comma(level: bytes) -> int:
 
 
 _QUOTE, _LIST, _OF_LIST = b'"[]'
-_OBJECT = b"}"
+_OBJECT, _IN_LIST = b"}", b"]"
 _CLOSER_OF = {ord("{"): ord("}"), _LIST: _OF_LIST}
