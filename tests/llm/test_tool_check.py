@@ -80,11 +80,39 @@ def test_an_unknown_tool() -> None:
     assert misfits({}, name="xyz") == [("", "the request declares no such tool: it has weather")]
 
 
+def test_a_call_where_the_request_says_that_there_are_no_tools() -> None:
+    (misfit,) = checked(of({}), request()).misfits
+    assert misfit.problem == "the request declares no tools at all"
+    assert checked(of({}, kind="web_search"), request()).misfits == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "why"),
+    [
+        ("(a+)+$", "aaa", "is not tried since it could take long"),
+        ("a*a*a*a*$", "a" * 900, "is not tried on 900 characters, since that could take long"),
+        ("^[a-z]+$", "ä", "is not tried on text with line ends, or beyond ASCII"),
+    ],
+)
+def test_a_pattern_that_is_not_tried_is_named(pattern: str, text: str, why: str) -> None:
+    asked = request({"name": "weather", "input_schema": {"properties": {"a": {"pattern": pattern}}}})
+    reading = checked(of({"a": text}), asked)
+    assert reading.misfits == ()
+    (said,) = reading.unchecked
+    assert said.startswith(f"weather: the pattern {pattern} {why}")
+    assert said in answer_text(reading)
+
+
+def test_arguments_that_are_too_long_to_be_checked_are_named() -> None:
+    reading = checked(of({"city": "x" * 300_000}), request({"name": "weather", "input_schema": SCHEMA}))
+    assert reading.unchecked == ("weather: its arguments have more than 262,144 characters",)
+
+
 @pytest.mark.parametrize(
     "asked",
     [
         None,
-        request(),
+        read_request("/v1/messages", "application/json", b'{"messages": []}'),
         request(path="/v1/responses", input="x", previous_response_id="r"),
         request(path="/v1/responses", prompt={"id": "p"}),
         request({"type": "web_search_20250305", "name": "web_search"}),

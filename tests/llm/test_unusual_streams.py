@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Other, Reading, Reasoning, Text, ToolCall, read_answer, read_steps
+from mitmproxy_x402.llm import Other, Reading, Reasoning, Text, ToolCall, answer_text, read_answer, read_steps
 
 
 def events(*values: Any) -> bytes:
@@ -258,3 +258,49 @@ def test_two_calls_with_one_id_are_told() -> None:
     reading = read(events(chunk({"tool_calls": calls}), chunk({}, "tool_calls")))
     assert len(reading.tool_calls) == 2
     assert reading.irregular == ("tool call 2 has the id of one before it",)
+
+
+SIGNED = {"google": {"thought_signature": "abc"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        events(
+            {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f"}}]}}]},
+            {"choices": [{"delta": {"tool_calls": [{"index": 0, "extra_content": SIGNED, "function": {}}]}}]},
+        ),
+        events({"choices": [{"delta": {"tool_calls": [
+            {"id": "c", "function": {"name": "f", "extra_content": SIGNED}}]}}]}),
+        events({"type": "content_block_start", "index": 0, "content_block": {
+            **{"type": "tool_use", "id": "c", "name": "f", "input": {}, "caller": {"type": "direct"}},
+            "extra_content": SIGNED}}),
+        events({"type": "response.output_item.added", "output_index": 0, "item": {
+            "type": "function_call", "call_id": "c", "name": "f", "arguments": "", "extra_content": SIGNED}}),
+        events({"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "extra_content": SIGNED}}]}}]}),
+        events({"contentBlockStart": {"contentBlockIndex": 0, "start": {
+            "toolUse": {"toolUseId": "c", "name": "f", "extra_content": SIGNED}}}}),
+        b'{"model":"m","message":{"tool_calls":[{"function":{"name":"f"},"extra_content":%s}]},"done":false}\n{}\n'
+        % json.dumps(SIGNED).encode(),
+    ],
+)  # fmt: skip
+def test_what_a_vendor_says_of_a_call_under_other_keys_is_shown(body: bytes) -> None:
+    reading = read(body)
+    (call,) = reading.tool_calls
+    assert [(detail.name, detail.value) for detail in call.further] == [("extra_content", SIGNED)]
+    assert '"thought_signature": "abc"' in answer_text(reading)
+    found = read_steps("text/event-stream", body)
+    assert found is not None
+    assert [added.what for step in found[1] for added in step.added].count("extra_content") == 1
+
+
+def test_zero_values_and_usual_keys_of_a_call_are_not_shown() -> None:
+    call = {
+        "index": 0,
+        "id": "c",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+        "custom": {},
+        "x": None,
+    }
+    assert read(events({"choices": [{"delta": {"tool_calls": [call]}}]})).tool_calls[0].further == ()

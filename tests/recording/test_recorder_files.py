@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import logging
 import resource
@@ -248,6 +249,19 @@ class TestWriter:
         names = {"flow.json", "request.json", "response.sse", *(["response.decoded.sse"] if coding else [])}
         assert {file.name for file in (tmp_path / "one").iterdir()} == names
         assert {file.stat().st_mode & 0o777 for file in (tmp_path / "one").iterdir()} == {0o600}
+
+    @pytest.mark.parametrize(("change", "said"), [(-4, "the coding ends early"), (4, "something follows its end")])
+    def test_how_a_coding_ends_is_told(self, tmp_path: Path, change: int, said: str) -> None:
+        writer, job = Writer(), self.job(tmp_path)
+        data = gzip.compress(b"data: 1\n\n")
+        data = data[:change] if change < 0 else data + b"\0" * change
+        writer.put(Begin(job, plain, "", None))
+        writer.put(Response(job, known("gzip"), SSE, "gzip"))
+        writer.put((job, 0.1, data))
+        writer.put(End(job, known("gzip", state="complete")))
+        assert writer.close(20)
+        found = read_recording(tmp_path / "one")
+        assert (found.notes, found.body()) == ((f"decoded to 9 bytes: {said}",), data)
 
     def test_many_chunks_have_a_file(self, tmp_path: Path) -> None:
         writer, job = Writer(), self.job(tmp_path)

@@ -14,7 +14,15 @@ _NOT_TEXT = (Other, ToolCall, Citation)
 MAX_DIFFERENCES = 100
 _AROUND = 20
 _NAMES = {"id", "call_id", "item_id", "tool_use_id", "container_id", "file_id"}
-_SEALS = {"signature", "encrypted_content", "encrypted_index", "thoughtSignature", "obfuscation", "expires_at"}
+_SEALS = {
+    "signature",
+    "encrypted_content",
+    "encrypted_index",
+    "thoughtSignature",
+    "thought_signature",
+    "obfuscation",
+    "expires_at",
+}
 """Keys whose values differ from one answer to the next without a meaning."""
 
 
@@ -46,8 +54,9 @@ def _differences(a: Reading, b: Reading) -> Iterator[str]:
     details, others_ = ({one.name: one.value for one in each.details} for each in (a, b))
     yield from _values(details, others_, "details")
     ones, others = _by_choice(a), _by_choice(b)
-    for choice in sorted({*ones, *others}):
-        where = f"choice {choice + 1}, " if len({*ones, *others}) > 1 else ""
+    choices = sorted({*ones, *others})
+    for choice in choices:
+        where = f"choice {choice + 1}, " if len(choices) > 1 else ""
         yield from _choice(ones.get(choice, []), others.get(choice, []), where)
 
 
@@ -102,6 +111,8 @@ def _call(one: ToolCall, other: ToolCall, who: str) -> Iterator[str]:
     for name in ("name", "kind"):
         if getattr(one, name) != getattr(other, name):
             yield f"{who}: {name}: {_short(getattr(one, name))} / {_short(getattr(other, name))}"
+    mine, theirs = ({detail.name: detail.value for detail in call.further} for call in (one, other))
+    yield from _values(mine, theirs, who)
     if one.parsed is None or other.parsed is None:
         yield from _text(one.arguments, other.arguments, f"{who}: arguments")
     else:

@@ -21,6 +21,8 @@ MAX_TEXT = 64 * 1024 * 1024
 """Characters of one answer that are kept, of all its parts together."""
 MAX_ITEMS = 10_000
 """Parts of one answer that are kept."""
+MAX_SEQUENCE = 50_000
+"""Elements of one array in an answer that are read."""
 MAX_DETAILS = 50
 """Details of errors and ends that are kept."""
 MAX_UNREAD = 20
@@ -135,7 +137,9 @@ class Draft:
     def sequence(self, value: Any, what: str) -> list[Any]:
         """`value` if it is an array, else an empty one; notes what is lost by that."""
         if type(value) is list:
-            return value
+            if len(value) > MAX_SEQUENCE:
+                self.notes.add(f"{what}: only the first {MAX_SEQUENCE:,} of {len(value):,} are read")
+            return value[:MAX_SEQUENCE]
         if value:
             self.notes.add(f"{what} that is no array: {line(dump(value), 60)}")
         return []
@@ -298,7 +302,8 @@ def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None)
     broken = (
         piece.broken(text) if late and text and parsed is None and piece.tool != "custom" and not piece.cut else None
     )
-    return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken)
+    further = tuple(Detail(key, value) for key, value in piece.further.items())
+    return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken, further)
 
 
 def _arguments(text: str, who: str, notes: Notes) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .printing import shortened
 from .reading import Added, Broken
-from .values import dump, joined
+from .values import dump, joined, says_something
 
 if TYPE_CHECKING:
     from .draft import Draft
@@ -20,6 +20,8 @@ MAX_NAME = 1000
 MAX_ORIGINS = 50_000
 """Most fragments of one call whose events are remembered; further ones are attributed to the last."""
 
+MAX_FURTHER = 20
+"""Most further keys of one call that are kept."""
 MAX_SLOTS = 100
 """Most fragmented texts within one part of another kind."""
 
@@ -50,6 +52,8 @@ class Piece:
         """Of a call: the arguments that no fragment at all stands for."""
         self.needs_id = True
         """Of a call: whether its dialect gives every call an id."""
+        self.further: dict[str, Any] = {}
+        """Of a call: what its vendor says of it under other keys."""
         self.hints: list[str] = []
         """Of a call whose arguments come by paths: these parts as JSON, as they came."""
         self.slots: dict[Path, StringIO] = {}
@@ -116,6 +120,18 @@ class Piece:
             self.name += fragment
             if self._draft.trace is not None:
                 self._told("tool call", fragment)
+
+    def beside(self, said: dict[str, Any], known: frozenset[str]) -> None:
+        """Of a call: keep what is `said` of it under keys that are not `known`."""
+        if said.keys() <= known:
+            return
+        for key, value in said.items():
+            if key in known or not says_something(value) or self.further.get(key) == value:
+                continue
+            if len(self.further) < MAX_FURTHER and self.kept and self._draft.room(len(dump(value))):
+                self.further[key[:100]] = value
+                if self._draft.trace is not None:
+                    self._told(key, dump(value))
 
     def keep(self, kind: str, value: Any) -> None:
         """Make it a part of another kind, with `value` and the vendor's `kind`."""

@@ -71,6 +71,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """Further information about an error, the end or a call: a quota, an explanation."""
+
+    name: str
+    """The vendor's key."""
+    value: Any
+    """As it came: a JSON value."""
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """Where arguments stop being JSON."""
 
@@ -97,6 +107,8 @@ class ToolCall:
     """`function`, `custom` (its input is plain text), or the vendor's name for a tool that it runs itself."""
     broken: Broken | None = None
     """Set if the answer has ended and the arguments are not JSON."""
+    further: tuple[Detail, ...] = ()
+    """What the vendor says of it under keys that have no meaning here; bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +136,6 @@ class Other:
 
 
 Item = Text | Reasoning | Refusal | ToolCall | Citation | Other
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """Further information about an error or the end: a broken call, a quota, an explanation."""
-
-    name: str
-    """The vendor's key."""
-    value: Any
-    """As it came: a JSON value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class Reading:
     """Events of unknown types, each once with its beginning; they are not an anomaly."""
     misfits: tuple[Misfit, ...] = ()
     """What does not fit the request's tools, as `checked` found; bounded."""
+    unchecked: tuple[str, ...] = ()
+    """What `checked` left out, described for people; bounded."""
 
     @property
     def text(self) -> str:

@@ -19,7 +19,7 @@ MAX_NOTES = 50
 
 # One event with a single line of data, and perhaps a name before it: what nearly all of them are.
 _PLAIN = re.compile(rb"(?:event: ?([^\r\n]*)\r?\n)?data: ?([^\r\n]*)\r?\n(\r?\n)")
-_BLANK_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # more at a time takes memory for each
+_BLANK_LINES = re.compile(rb"(?:\r?\n){1,1000}|\r{1,1000}(?=\r)")  # more at a time takes memory for each
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT = ord(":")

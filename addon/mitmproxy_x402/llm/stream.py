@@ -16,6 +16,10 @@ from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
 from .values import decode_bounded, string
 
+MAX_EVENTS = 200_000
+"""Events of one answer that are read; the longest answers have fewer."""
+MAX_UNKNOWN = 5_000
+"""Events in no known dialect after which the rest of an answer is not read."""
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
 _DONE = b"[DONE]"
@@ -49,9 +53,12 @@ class StreamReader:
         max_items: int = MAX_ITEMS,
         *,
         max_values: int | None = None,
+        max_events: int = MAX_EVENTS,
         traced: bool = False,
     ) -> None:
         """`max_values`: values in the JSON of one event that is read; None: any number."""
+        self._max_events = max_events
+        self._full = False  # no more is read
         self._max_event = max_event
         self._max_values = max_values
         self._notes = Notes()
@@ -85,7 +92,7 @@ class StreamReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer; ignored after `end`."""
-        if self._ended:
+        if self._ended or self._full:
             return
         if self._head is not None:
             self._head += data
@@ -103,6 +110,8 @@ class StreamReader:
             self._parser = Parser(self._max_event, errors=True)
             self._take_in(data)
         self._ended = True
+        if self._full:
+            return
         if self._parser is not None:
             self._last_event(self._parser)
         elif isinstance(self._framing, Lines):
@@ -125,6 +134,8 @@ class StreamReader:
             self._reader.settle()
         form = self._parser or self._framing
         remarks = [*(form.irregular if form else ()), *self._notes.texts()]
+        if self._full:
+            remarks.insert(0, f"only its first {self._events - 1:,} events are read")
         return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
 
     def steps(self) -> list[Step]:
@@ -161,9 +172,12 @@ class StreamReader:
         if self._parser is not None:
             for name, text, begin, end in self._parser.raw(data):
                 self._event(name.decode("utf-8", "replace") if name else "message", text, begin, end)
-        elif self._framing is not None:
-            for kind, one, begin, end in self._framing.feed(data):
-                self._event(kind or "message", one, begin, end)
+                if self._full:
+                    return
+        for kind, one, begin, end in () if self._framing is None else self._framing.feed(data):
+            self._event(kind or "message", one, begin, end)
+            if self._full:
+                return
 
     def _last_event(self, parser: Parser) -> None:
         """Read the last event without an empty line after it, if it is complete."""
@@ -180,7 +194,7 @@ class StreamReader:
         parser.end()
 
     def _last_lines(self, lines: Lines) -> None:
-        while (line := lines.rest()) is not None:
+        while not self._full and (line := lines.rest()) is not None:
             if lines.several:
                 self._event("message", line.data, line.begin, line.end)
             else:
@@ -198,7 +212,7 @@ class StreamReader:
                 self._notes.add(f"the answer is {error}")
                 return
             self._notes.add("JSON objects with nothing between them")
-            for one in several:
+            for one in several[: self._max_events]:
                 self._event("message", one, begin, end)
             return
         self._begin_event()
@@ -250,7 +264,7 @@ class StreamReader:
             self._notes.add("events without an empty line between them")
             at = begin
             for one in text.split(b"\n"):
-                if one.strip():
+                if one.strip() and not self._full:
                     self._event("message", one.strip(), at, end)
             return
         elif name == "error" and not text.startswith(b"{"):
@@ -357,6 +371,8 @@ class StreamReader:
     def _begin_event(self) -> None:
         self._events += 1
         self._draft.event = self._events
+        most = self._max_events if self._reader is not None else min(self._max_events, MAX_UNKNOWN)
+        self._full = self._full or self._events > most
 
     def _end_event(self, name: str, value: dict[str, Any] | None, begin: int, end: int) -> None:
         draft = self._draft

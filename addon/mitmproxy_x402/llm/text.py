@@ -38,6 +38,8 @@ def answer_text(reading: Reading) -> str:
         lines += section("events of unknown types:", [f"  - {line(one, 300)}" for one in reading.unread])
     if reading.misfits:
         lines += section("does not fit the tools of the request:", map(_misfit, reading.misfits))
+    if reading.unchecked:
+        lines += section("not checked:", [f"  - {line(one, 300)}" for one in reading.unchecked])
     return "\n".join([*lines, *irregular(reading.irregular)]) + "\n"
 
 
@@ -100,10 +102,14 @@ def call_heading(call: ToolCall) -> str:
 
 
 def call_body(call: ToolCall) -> list[str]:
-    """What the tool is called with; where that is no JSON, a mark under the place."""
+    """What the tool is called with; where that is no JSON, a mark under the place. Then what else is said of it."""
     if call.broken is not None:
-        return _broken(call.arguments, call.broken)
-    return indented(call.arguments if call.kind == "custom" else pretty_arguments(call.arguments))
+        lines = _broken(call.arguments, call.broken)
+    else:
+        lines = indented(call.arguments if call.kind == "custom" else pretty_arguments(call.arguments))
+    for detail in call.further:
+        lines += _detail(detail)
+    return lines
 
 
 def _broken(arguments: str, broken: Broken) -> list[str]:

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -20,6 +20,7 @@ from typing import Any
 from .printing import line
 from .reading import Misfit, Reading, ToolCall
 from .request.asking import RequestReading, Tool
+from .request.tools import MAX_TOOLS
 from .values import dump, mapping, sequence
 
 MAX_MISFITS = 20
@@ -32,6 +33,8 @@ MAX_ALL_STEPS = 100_000
 """The same for all calls of an answer together."""
 MAX_DEPTH = 160
 """Keywords within keywords of a schema; of $defs that refer to each other, each counts."""
+MAX_UNCHECKED = 20
+"""Reasons for which something was not checked that are told."""
 MAX_ALL_MISFITS = 1000
 """Misfits of one answer that are told."""
 _MAX_UNIQUE = 1000
@@ -62,7 +65,7 @@ def checked(reading: Reading, asked: RequestReading | None) -> Reading:
             found.append(Misfit(number, call.name, "", "this call and those after it are not checked: it is too much"))
             break
         found += _misfits(number, call, tools)
-    return replace(reading, misfits=tuple(found))
+    return replace(reading, misfits=tuple(found), unchecked=tuple(tools.unchecked))
 
 
 class _Tools:
@@ -71,6 +74,7 @@ class _Tools:
     def __init__(self, asked: RequestReading) -> None:
         self.asked = asked
         self.steps = 0
+        self.unchecked: dict[str, None] = {}
         self._by_name: dict[str, Tool] = {}
         self._schemas: dict[str, Any] = {}
         for tool in asked.tools:
@@ -79,6 +83,11 @@ class _Tools:
     def of(self, name: str) -> Tool | None:
         """The first tool of that name."""
         return self._by_name.get(name)
+
+    def leave(self, name: str, why: str) -> None:
+        """Note what of calls of the tool `name` was not checked, and why."""
+        if len(self.unchecked) < MAX_UNCHECKED:
+            self.unchecked[f"{line(name, 60)}: {why}"] = None
 
     def schema(self, tool: Tool) -> Any:
         """Its schema in JSON Schema's words; made once."""
@@ -93,11 +102,16 @@ def _misfits(number: int, call: ToolCall, tools: _Tools) -> Iterator[Misfit]:
         tools.steps += _UNKNOWN
         yield from _unknown(number, call, tools.asked)
         return
-    if tool.schema is None or call.parsed is None or len(call.arguments) > MAX_ARGUMENTS:
+    if tool.schema is None or call.parsed is None:
+        return
+    if len(call.arguments) > MAX_ARGUMENTS:
+        tools.leave(call.name, f"its arguments have more than {MAX_ARGUMENTS:,} characters")
         return
     work = _Work()
     problems = _problems(call.parsed, tools.schema(tool), work)
     tools.steps += work.steps
+    for why in work.unchecked:
+        tools.leave(call.name, why)
     for told, (pointer, problem) in enumerate(dict.fromkeys(problems)):
         if told == MAX_MISFITS:
             yield Misfit(number, call.name, "", "and more")
@@ -108,7 +122,11 @@ def _misfits(number: int, call: ToolCall, tools: _Tools) -> Iterator[Misfit]:
 def _unknown(number: int, call: ToolCall, asked: RequestReading) -> Iterator[Misfit]:
     """A call of a tool that is not declared; where none is, the vendor's end may have some that nobody sees."""
     names = _named(asked.tools)
-    if not call.name or not names or any(name in _KEPT for name, _ in asked.parameters):
+    if not call.name or len(asked.tools) >= MAX_TOOLS or any(name in _KEPT for name, _ in asked.parameters):
+        return
+    if not names:
+        if asked.without_tools:
+            yield Misfit(number, call.name, "", "the request declares no tools at all")
         return
     near = get_close_matches(call.name[:100], names, 1)
     hint = f'; is it "{line(near[0], 100)}"?' if near else f": it has {_listed(names)}"
@@ -134,6 +152,8 @@ class _Work:
     steps: int = 0
     depth: int = 0
     """Keywords within keywords that are being checked now."""
+    unchecked: dict[str, None] = field(default_factory=dict)
+    """What was left out, and why."""
 
 
 _work: ContextVar[_Work] = ContextVar("work")
@@ -276,18 +296,27 @@ def _matches(pattern: str, text: str) -> bool | None:
     Outside of ASCII, and at line ends, Python's classes and anchors are not those of JSON Schema.
     """
     if not text.isascii() or "\n" in text:
+        _untried(pattern, "on text with line ends, or beyond ASCII, which engines match differently")
         return None
     compiled = _compiled(pattern)
     if compiled is None:
+        _untried(pattern, "since it could take long, or is no expression that every engine knows")
         return None
     expression, factors = compiled
     cost = (len(text) + 1) * (len(pattern) + 1)
     for most in factors:
         cost *= min(most, len(text) + 1)
         if cost > _MAX_PATTERN:
+            _untried(pattern, f"on {len(text):,} characters, since that could take long")
             return None
     _work.get().steps += cost // _STEPS_OF_PATTERN
     return expression.search(text) is not None
+
+
+def _untried(pattern: str, why: str) -> None:
+    unchecked = _work.get().unchecked
+    if len(unchecked) < MAX_UNCHECKED:
+        unchecked[f"the pattern {line(pattern, 60)} is not tried {why}"] = None
 
 
 @lru_cache(64)

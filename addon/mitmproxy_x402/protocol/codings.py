@@ -40,6 +40,9 @@ class _Step(Protocol):
     @property
     def is_whole(self) -> bool: ...
 
+    @property
+    def is_over(self) -> bool: ...
+
     def unfold(self, data: bytes) -> Iterator[bytes]: ...
 
 
@@ -58,6 +61,11 @@ class Decoder:
     def is_whole(self) -> bool:
         """Whether what was fed ends where the coding does: nothing is missing, and nothing follows."""
         return self._step.is_whole
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of the coding has come, whatever follows it."""
+        return self._step.is_over
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data`, the next part of the body, unfolds to. Raises Undecodable: then no more can be fed."""
@@ -117,6 +125,10 @@ class _Zlib:
     def is_whole(self) -> bool:
         return self._inner.eof and not self._inner.unused_data
 
+    @property
+    def is_over(self) -> bool:
+        return self._inner.eof
+
     def unfold(self, data: bytes) -> Iterator[bytes]:
         if self._inner.unused_data:  # zlib would copy it again for each piece
             return
@@ -168,6 +180,10 @@ class _Brotli:
     def is_whole(self) -> bool:
         return bool(self._inner.is_finished())
 
+    @property
+    def is_over(self) -> bool:
+        return self.is_whole
+
     def unfold(self, data: bytes) -> Iterator[bytes]:
         if not self._is_bounded:
             yield cast(bytes, self._inner.process(data))
@@ -195,6 +211,10 @@ class _Zstandard:
     @property
     def is_whole(self) -> bool:
         return bool(self._inner.eof)
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_whole
 
     def unfold(self, data: bytes) -> Iterator[bytes]:
         while data:

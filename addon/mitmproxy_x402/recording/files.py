@@ -211,7 +211,8 @@ class Folder:
     def end(self, recording: Recording) -> Recording:
         """The flow is over. Gives the recording with all that is known now."""
         if recording.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
-            self._notes.append(f"decoded to {self._decoded_size} bytes: the coding ends early")
+            what = "something follows its end" if self._decoder.is_over else "the coding ends early"
+            self._notes.append(f"decoded to {self._decoded_size} bytes: {what}")
             self._decoder = None
         if self._whole is not None:
             self._digest, self._whole = hashlib.sha256(self._whole).hexdigest(), None

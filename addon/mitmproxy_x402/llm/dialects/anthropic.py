@@ -22,6 +22,9 @@ _EVENTS = {
     *("message_start", "message_delta", "message_stop"),
     *("content_block_start", "content_block_delta", "content_block_stop"),
 }
+_IN_CALLS = frozenset(("type", "id", "name", "input"))
+_DIRECT = {"type": "direct"}
+"""The caller of a tool where it is the model itself."""
 _ENDS = ("stop_details", "stop_sequence")
 """Keys that say more about why a message ended."""
 
@@ -118,6 +121,7 @@ class MessagesReader(Reader):
             piece.identify(string(block.get("id")))
             piece.call(self.draft.words(block.get("name"), "the name of a tool"))
             piece.tool = "function" if kind == "tool_use" else kind
+            piece.beside(block, _IN_CALLS if block.get("caller") != _DIRECT else _IN_CALLS | {"caller"})
             given = dump(block.get("input", {}))
             piece.empty_means = given if self.draft.room(len(given)) else "{}"
         elif kind == "text":

@@ -12,6 +12,7 @@ from .reader import Reader
 
 _EVENTS = {"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"}
 _CITED = 1
+_IN_CALLS = frozenset(("toolUseId", "name", "input", "type"))
 
 
 class ConverseReader(Reader):
@@ -79,6 +80,7 @@ class ConverseReader(Reader):
                 piece = self._piece(number, "call")
                 piece.identify(string(call.get("toolUseId")))
                 piece.call(self.draft.words(call.get("name"), "the name of a tool"))
+                piece.beside(call, _IN_CALLS)
                 if string(call.get("type")):
                     piece.tool = string(call["type"])[:100]
                 if "input" in call:

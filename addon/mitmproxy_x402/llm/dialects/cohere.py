@@ -25,6 +25,11 @@ def _use(draft: Draft, usage: dict[str, Any]) -> None:
     draft.use(input=whole["input_tokens"], output=whole["output_tokens"], cached=usage.get("cached_tokens"))
 
 
+_IN_CALLS = frozenset(("id", "type", "index", "function"))
+_IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
+_IN_CALLS_V1 = frozenset(("name", "parameters", "generation_id"))
+
+
 class ChatV2Reader(Reader):
     """Events around parts of one message, or the message. The end is `message-end`."""
 
@@ -99,6 +104,8 @@ class ChatV2Reader(Reader):
         piece = self.draft.piece(0, (_CALL, number), "call")
         function = self.draft.mapping(call.get("function"), "a function")
         piece.identify(string(call.get("id")))
+        piece.beside(call, _IN_CALLS)
+        piece.beside(function, _IN_FUNCTIONS)
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         arguments = function.get("arguments")
         piece.add(dump(arguments) if isinstance(arguments, dict) else self.draft.words(arguments, "arguments"))
@@ -213,6 +220,7 @@ class ChatV1Reader(Reader):
             if number not in self._calls:
                 call, said = self._call(number), self.draft.mapping(one, "a tool call")
                 call.call(self.draft.words(said.get("name"), "the name of a tool"))
+                call.beside(said, _IN_CALLS_V1)
                 call.add(dump(said.get("parameters") or {}))
         for one in sequence(response.get("citations")):
             self._cite(one)

@@ -9,6 +9,8 @@ from ..values import dump, sequence, string
 from .reader import Reader
 
 _REASONING, _TEXT, _CALL, _OTHER = range(4)
+_IN_CALLS = frozenset(("id", "type", "index", "function"))
+_IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
 
 
 class OllamaReader(Reader):
@@ -67,6 +69,8 @@ class OllamaReader(Reader):
         )
         piece.needs_id = False
         piece.identify(string(call.get("id")))
+        piece.beside(call, _IN_CALLS)
+        piece.beside(function, _IN_FUNCTIONS)
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         arguments = function.get("arguments")
         piece.add(arguments if isinstance(arguments, str) else dump(arguments if arguments is not None else {}))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ..sse import MAX_EVENT, Notes
 from . import Framed
 
 _MARK = re.compile(rb'["\[\]{},]')
+_INNER = re.compile(rb'["\[\]{}]')
+"""The marks that count within an element."""
 _IN_STRING = re.compile(rb'["\\]')
 _SPACE = b" \t\r\n"
+MAX_DEPTH = 1000
+"""Brackets within brackets, as of the parser of JSON."""
+MAX_MARKS = 2_000_000
+"""Brackets, and commas between elements, of one array that are looked at: some seconds."""
 
 
 class Elements:
@@ -25,6 +32,8 @@ class Elements:
         self._first = True
         self._more = False
         self._depth = 0
+        self._marks = 0
+        self._stopped = False
         self._fed = 0
         self._in_string = False
         self._escaped = False
@@ -34,12 +43,15 @@ class Elements:
         """What is out of order so far, in words for people; bounded."""
         return self._notes.texts()
 
-    def feed(self, data: bytes) -> list[Framed]:
+    def feed(self, data: bytes) -> Iterator[Framed]:
         """The elements that `data` completes. The first byte of all must be the opening bracket."""
-        found: list[Framed] = []
         at = begin = 0
         base, self._fed = self._fed, self._fed + len(data)
-        while not self.ended and (mark := self._next(data, at)) >= 0:
+        while not (self.ended or self._stopped) and (mark := self._next(data, at)) >= 0:
+            self._marks += 1
+            if self._marks > MAX_MARKS or self._depth > MAX_DEPTH:
+                self._stop()
+                return
             byte, at = data[mark : mark + 1], mark + 1
             if byte == b'"':
                 self._in_string = not self._in_string
@@ -52,18 +64,25 @@ class Elements:
                 if self.ended or (byte == b"," and self._depth == 1):
                     self._keep(data[begin:mark])
                     begin = at
-                    self._take(found, base + mark)
+                    element = self._take(base + mark)
+                    if element is not None:
+                        yield element
         if self.ended and not self._more and data[begin:].strip(_SPACE):
             self._notes.add("something follows the array")
             self._more = True
-        elif self._depth:
+        elif self._depth and not self._stopped:
             self._keep(data[begin:])
-        return found
 
     def end(self) -> None:
         """There is no more."""
-        if not self.ended:
+        if not (self.ended or self._stopped):
             self._notes.add("the array does not end")
+
+    def _stop(self) -> None:
+        deep = self._depth > MAX_DEPTH
+        self._notes.add(f"the array is {'nested too deeply' if deep else 'too large'}: the rest of it is not read")
+        self._stopped = True
+        self._element.clear()
 
     def _next(self, data: bytes, at: int) -> int:
         """Where the next mark is that means something; -1: not in `data`."""
@@ -74,7 +93,7 @@ class Elements:
             if mark is None or mark[0] == b'"':
                 return -1 if mark is None else mark.start()
             self._escaped, at = True, mark.end()
-        mark = _MARK.search(data, at)
+        mark = (_MARK if self._depth < 2 else _INNER).search(data, at)
         return -1 if mark is None else mark.start()
 
     def _keep(self, piece: bytes) -> None:
@@ -85,13 +104,15 @@ class Elements:
         if not self._dropping:
             self._element += piece
 
-    def _take(self, found: list[Framed], end: int) -> None:
+    def _take(self, end: int) -> Framed | None:
+        found = None
         kept = bytes(self._element).rstrip(_SPACE)
         element = kept.lstrip(_SPACE)
         if element:
             end -= len(self._element) - len(kept)
-            found.append(Framed("", element, end - len(element), end))
+            found = Framed("", element, end - len(element), end)
         elif not self._dropping and not (self.ended and self._first):
             self._notes.add("an element of the array is missing")
         self._first = self._dropping = False
         self._element = bytearray()
+        return found

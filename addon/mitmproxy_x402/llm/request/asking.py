@@ -82,3 +82,5 @@ class RequestReading:
     parameters: tuple[tuple[str, str], ...] = ()
     """All other settings with their values as JSON, cut, without secrets."""
     irregular: tuple[str, ...] = ()
+    without_tools: bool = False
+    """Whether it says itself that there are none: its list of tools is empty."""

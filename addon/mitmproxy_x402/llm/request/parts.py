@@ -15,6 +15,8 @@ _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
 _TEXTS = {"text", "input_text", "output_text", "summary_text", "reasoning_text"}
 _CALLS = {"function_call", "custom_tool_call", "mcp_call"}
 _MAX_SOURCE = 200
+MAX_PARTS = 5000
+"""Parts of one message that are read, and its calls."""
 _CACHE = ("cache_control", "cacheControl", "cachePoint", "prompt_cache_breakpoint")
 _BEDROCK_MEDIA = ("image", "document", "video", "audio")
 _SEALS = ("thoughtSignature", "thought_signature")
@@ -25,7 +27,8 @@ def parts_of(content: Any) -> Iterator[Part]:
     if isinstance(content, str):
         yield Text(content)
         return
-    for part in [content] if isinstance(content, dict) else sequence(content):
+    parts = [content] if isinstance(content, dict) else sequence(content)
+    for part in parts[:MAX_PARTS]:
         if isinstance(part, str):
             yield Text(part)
         else:
@@ -33,6 +36,13 @@ def parts_of(content: Any) -> Iterator[Part]:
             if not said or not said.keys() <= {*_CACHE, *_SEALS}:
                 yield part_of(said)
             yield from marks_of(said)
+    yield from left_out(parts)
+
+
+def left_out(parts: list[Any]) -> Iterator[Mark]:
+    """A mark behind the parts that are read, where there are more."""
+    if len(parts) > MAX_PARTS:
+        yield Mark("left out", f"{len(parts) - MAX_PARTS:,} more")
 
 
 def marks_of(part: dict[str, Any]) -> Iterator[Mark]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,8 +14,8 @@ from ...protocol.strict_json import decode_json
 from ..reading import Dialect
 from ..sse import Notes
 from ..values import dump, mapping, sequence, string
-from .asking import RequestReading
-from .tools import tools_of
+from .asking import Message, RequestReading
+from .tools import MAX_TOOLS, tools_of
 from .turns import TURNS, messages_of
 
 _PATHS: tuple[tuple[re.Pattern[str], Dialect], ...] = (
@@ -49,6 +50,9 @@ MAX_REQUEST = 64 * 1024 * 1024
 """Bytes of a request that is read: pictures travel in it."""
 MAX_VALUE = 200
 """Characters of a parameter's value that are shown."""
+MAX_MESSAGES = 20_000
+"""Messages and parts of them that are read."""
+MAX_PARAMETERS = 500
 
 
 def read_request(path: str, content_type: str, body: bytes) -> RequestReading | None:
@@ -72,12 +76,29 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
     notes = Notes()
     for fault in faults:
         notes.add(fault)
-    messages = tuple(messages_of(dialect, asked, notes))
+    messages = tuple(_bounded(messages_of(dialect, asked, notes), notes))
+    tools = tuple(islice(tools_of(asked), MAX_TOOLS))
+    if len(tools) == MAX_TOOLS:
+        notes.add(f"only its first {MAX_TOOLS:,} tools are read")
     found = _IN_PATH.search(path)
     model = string(asked.get("model")) or read_model(path, b"") or (unquote(found[1]) if found else None)
     streamed = asked.get("stream") is True or path.endswith(_STREAMED)
-    parameters = (*_parameters(asked), *_query(query))
-    return RequestReading(dialect, model, streamed, messages, tuple(tools_of(asked)), parameters, tuple(notes.texts()))
+    parameters = (*islice(_parameters(asked), MAX_PARAMETERS), *_query(query))
+    if len(parameters) >= MAX_PARAMETERS:
+        notes.add(f"only its first {MAX_PARAMETERS} parameters are shown")
+    without = not tools and any(asked.get(key) == [] for key in _TOOLS)
+    return RequestReading(dialect, model, streamed, messages, tools, parameters, tuple(notes.texts()), without)
+
+
+def _bounded(messages: Iterator[Message], notes: Notes) -> Iterator[Message]:
+    """The messages up to some number of parts."""
+    read = 0
+    for message in messages:
+        yield message
+        read += 1 + len(message.parts)
+        if read >= MAX_MESSAGES:
+            notes.add(f"only its first {MAX_MESSAGES:,} messages and parts are read")
+            return
 
 
 def _dialect(path: str, asked: dict[str, Any]) -> Dialect:

@@ -11,6 +11,8 @@ from ..values import dump, mapping, sequence, string
 from .asking import Tool
 from .parts import either, marks_of
 
+MAX_TOOLS = 5000
+"""Tools of one request that are read."""
 MAX_PARAMETERS = 400
 """Characters of a tool's parameters that are shown."""
 _MAX_DEPTH = 4

@@ -9,7 +9,7 @@ from ..reading import Dialect, Reasoning, Refusal, Text
 from ..sse import Notes
 from ..values import mapping, sequence, string
 from .asking import Media, Message, Part, ToolResult
-from .parts import chat_call, either, marks_of, part_of, parts_of, result_of
+from .parts import MAX_PARTS, chat_call, either, left_out, marks_of, part_of, parts_of, result_of
 
 TURNS: dict[Dialect, tuple[str, ...]] = {
     "openai-chat": ("messages", "prompt"),
@@ -110,12 +110,14 @@ def _chat_parts(role: str, turn: dict[str, Any]) -> Iterator[Part]:
         return
     yield from _chat_reasoning(turn)
     yield from parts_of(turn.get("content"))
-    for image in sequence(turn.get("images")):
+    for image in sequence(turn.get("images"))[:MAX_PARTS]:
         yield Media("image", size=len(image) * 3 // 4 if isinstance(image, str) else None)
     if string(turn.get("refusal")):
         yield Refusal(string(turn["refusal"]))
-    for call in sequence(turn.get("tool_calls")):
+    calls = sequence(turn.get("tool_calls"))
+    for call in calls[:MAX_PARTS]:
         yield chat_call(mapping(call))
+    yield from left_out(calls)
     if turn.get("function_call"):
         yield chat_call(mapping(turn["function_call"]))
     yield from marks_of(turn)
@@ -136,7 +138,10 @@ def _chat_reasoning(turn: dict[str, Any]) -> Iterator[Reasoning]:
 def _cohere_parts(turn: dict[str, Any]) -> Iterator[Part]:
     if string(turn.get("message")):
         yield Text(string(turn["message"]))
-    for call in map(mapping, sequence(turn.get("tool_calls"))):
+    calls, results = sequence(turn.get("tool_calls")), sequence(turn.get("tool_results"))
+    for call in map(mapping, calls[:MAX_PARTS]):
         yield chat_call({"name": call.get("name"), "arguments": call.get("parameters")})
-    for one in map(mapping, sequence(turn.get("tool_results"))):
+    for one in map(mapping, results[:MAX_PARTS]):
         yield result_of("", mapping(one.get("call")).get("name"), one.get("outputs"))
+    yield from left_out(calls)
+    yield from left_out(results)

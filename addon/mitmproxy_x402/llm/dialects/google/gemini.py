@@ -26,6 +26,7 @@ _FINE = ("STOP", "MAX_TOKENS")
 _CITED, _GROUNDED = MAX_INDEX, MAX_INDEX + 1
 _NO_KIND = ("thought", "thoughtSignature", "thought_signature", "videoMetadata", "partMetadata")
 """Keys of a part that do not say what it is."""
+_IN_CALLS = frozenset(("name", "args", "id", "partialArgs", "willContinue"))
 _SEARCHES = ("webSearchQueries", "imageSearchQueries", "retrievalQueries")
 
 
@@ -189,6 +190,7 @@ class GeminiReader(Reader):
             piece.needs_id = False
             piece.identify(string(call.get("id")))
             piece.call(self.draft.words(call.get("name"), "the name of a function"))
+            piece.beside(call, _IN_CALLS)
             if "partialArgs" not in call and not continued:
                 piece.add(dump(call.get("args") or {}))
                 return piece

@@ -13,6 +13,7 @@ from ..reader import Reader
 
 _FAMILIES = ("interaction.", "step.", "content.")
 _ENDS = {"completed", "failed", "cancelled", "incomplete", "requires_action", "budget_exceeded"}
+_IN_CALLS = frozenset(("type", "id", "name", "arguments"))
 _RUNNING = {"in_progress", "queued", ""}
 
 
@@ -180,6 +181,7 @@ class InteractionsReader(Reader):
         piece = self._piece(number, "call", new=bool(name) and not again)
         piece.needs_id = False
         piece.identify(identity)
+        piece.beside(call, _IN_CALLS)
         if not (again and name == piece.name):
             piece.call(name)
         if isinstance(arguments, str) or not piece.size:

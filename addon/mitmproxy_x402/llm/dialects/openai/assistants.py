@@ -12,6 +12,8 @@ from ..reader import Reader
 
 _ENDS = {"completed", "requires_action", "failed", "cancelled", "expired", "incomplete"}
 """Statuses of a run after which the stream ends."""
+_IN_CALLS = frozenset(("id", "type", "index", "function"))
+_IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
 
 
 class AssistantsReader(Reader):
@@ -140,6 +142,8 @@ class AssistantsReader(Reader):
         piece = self.draft.piece(0, (1, number), "call")
         function = mapping(call.get("function"))
         piece.identify(string(call.get("id")))
+        piece.beside(call, _IN_CALLS)
+        piece.beside(function, _IN_FUNCTIONS)
         if not piece.name:
             piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         self._say(piece, function.get("arguments"), whole=whole)

@@ -22,6 +22,8 @@ _IN_MESSAGES = {
 """Keys of a message that are read; what others say is shown as it came."""
 _REPEATING = {"thinking_blocks", "provider_specific_fields", "reasoning_text"}
 """Keys under which gateways put what they also say as reasoning."""
+_IN_CALLS = frozenset(("id", "type", "index", "function", "custom"))
+_IN_FUNCTIONS = frozenset(("name", "arguments", "input"))
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -156,7 +158,8 @@ class ChatReader(Reader):
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         """A message among chunks, without the text of those before it that it repeats."""
         content, piece = message.get("content"), self._texts.get(number)
-        if piece is not None and isinstance(content, str) and content.startswith(piece.text):
+        fits = piece is not None and isinstance(content, str) and len(content) >= piece.size
+        if piece is not None and isinstance(content, str) and fits and content.startswith(piece.text):
             return {**message, "content": content[piece.size :]}
         return message
 
@@ -272,6 +275,7 @@ class ChatReader(Reader):
         if piece is None or (identity and piece.id and identity != piece.id):
             piece = self._begin(choice, number, again=piece is not None)
         piece.identify(identity)
+        piece.beside(call, _IN_CALLS)
         self._last[choice] = number
         if kind == "custom":
             piece.tool = "custom"
@@ -307,6 +311,7 @@ class ChatReader(Reader):
                 self.draft.notes.add("the name of a tool call comes again")
             else:
                 piece.call(name)
+        piece.beside(function, _IN_FUNCTIONS)
         value = function.get(arguments)
         if type(value) is str:
             piece.add(value)

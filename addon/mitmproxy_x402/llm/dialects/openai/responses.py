@@ -31,6 +31,7 @@ _UNTOLD = re.compile(
     r"|[a-z_]+\.(in_progress|completed|failed|searching|interpreting|generating|partial_image|compacting|done|added)))"
 )
 """Events that say nothing that the whole item does not say again."""
+_IN_CALLS = frozenset(("type", "id", "call_id", "name", "arguments", "input", "status", "output", "error"))
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
 """Kinds of items that are calls, and the key of what they are called with."""
 _WHOLE = ("text", "refusal", "arguments", "input")
@@ -186,6 +187,7 @@ class ResponsesReader(Reader):
             if not piece.name:
                 piece.call(self.draft.words(item.get("name"), "the name of a tool"))
             piece.tool = {"function_call": "function", "custom_tool_call": "custom"}.get(kind, kind)
+            piece.beside(item, _IN_CALLS)
             self._whole(piece, item.get(_CALLS[kind]))
             if item.get("output") is not None or item.get("error"):
                 self._piece(number, _OTHER, 0, "other").keep(f"{kind} output", item.get("output") or item.get("error"))
