@@ -303,6 +303,35 @@ class TestGateway:
         assert lines["quote"].startswith("-: POST /v1/chat/completions (sandbox-1) costs something; ")
 
 
+class TestKey:
+    @pytest.mark.parametrize("reached", [True, False], ids=["gateway", "no gateway"])
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [
+            ("0xef0100" + "63" * 20, f"is delegated (EIP-7702) to 0x{'63' * 20}"),
+            ("0x6001", "holds the code of a contract"),
+        ],
+        ids=["delegated", "contract"],
+    )
+    def test_that_sellers_refuse(
+        self, machine: Machine, sandbox: Sandbox, code: str, words: str, reached: bool
+    ) -> None:
+        machine.environ("BLOCKRUN_WALLET_KEY", EVM_KEY)
+        with Rpc(lambda method, of: code if method == "eth_getCode" else evm(2_500_000)(method, of)) as rpc:
+            machine.environ("X402_EVM_RPC", f"base-sepolia={rpc.url}")
+            upstream = sandbox.url if reached else f"http://127.0.0.1:{free_port()}"
+            said = machine.check("--upstream", upstream)[1]["key"]
+        assert said.startswith(f"TO DO: The key of {EVM_ADDRESS} {words} on base-sepolia: sellers will refuse")
+        assert "Use another key, or end the delegation" in said
+
+    def test_the_proxy_says_it_at_its_start(self, tmp_path: Path) -> None:
+        code = "0xef0100" + "63" * 20
+        with Rpc(lambda method, of: code if method == "eth_getCode" else evm(2_500_000)(method, of)) as rpc:
+            option = f"x402_evm_rpc=base-sepolia={rpc.url}"
+            with Proxy("http://127.0.0.1:1", "--set", option, home=tmp_path) as proxy:
+                proxy.wait_for(rf"is delegated \(EIP-7702\) to 0x{'63' * 20} on base-sepolia: sellers will refuse")
+
+
 class TestBalance:
     @pytest.fixture(autouse=True)
     def _wallet(self, machine: Machine) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network
 from ..proxy.startup.mitmproxy_arguments import take
-from ..reconcile.rpcs import remedy, rpcs, watched
+from ..reconcile.rpcs import named_rpcs, remedy, rpcs, watched
 from ..schemes import gateway as gateway_scheme
 from ..schemes import method_of
 from ..settings.options import OPTIONS
@@ -181,6 +181,8 @@ async def _beyond(given: _Given, named: str | None, settings: Settings, wallets:
         yield unseen("quote", "not checked, and neither were your limits: they are compared with the gateway's price")
         async for line in _balances(None, None, settings, wallets):
             yield line
+        async for line in _delegated(settings, wallets):
+            yield line
         return
     tls = "TLS verified" if upstream.startswith("https:") else "on this machine, without TLS"
     yield ok("gateway", f"{upstream} answers ({tls})")
@@ -203,6 +205,8 @@ async def _paying(
         yield todo("quote", f"{upstream}{check_gateway.PATH}: {reason}. Try again, or another --model NAME.")
         async for line in _balances(None, None, settings, wallets):
             yield line
+        async for line in _delegated(settings, wallets):
+            yield line
         return
     offer: Offer | None = None
     for found in _judge(quote, upstream, settings, wallets):
@@ -214,8 +218,11 @@ async def _paying(
         yield await _agent(upstream, trust, quote, settings, wallets)
     async for line in _balances(quote.required, offer, settings, wallets):
         yield line
-    if wallets.evm is not None and offer is not None and offer.network.family == "evm":
-        async for line in _key(wallets.evm.address, offer, settings):
+    paid = offer is not None and wallets.evm is not None and offer.network.family == "evm"
+    async for line in _delegated(settings, wallets, offer.network if offer is not None and paid else None):
+        yield line
+    if offer is not None and wallets.evm is not None and paid:
+        async for line in _permit2_and_circle(wallets.evm.address, offer, settings):
             yield line
 
 
@@ -353,13 +360,22 @@ async def _balances(
             yield line
 
 
-async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[Line]:
-    """Checks whether sellers take this key's signatures, and what Permit2 may take if that is used."""
+async def _delegated(settings: Settings, wallets: Wallets, paid: Network | None = None) -> AsyncIterator[Line]:
+    """Checks whether sellers take the EVM key's signatures, on `paid` and on all networks that an RPC is named for."""
+    for network in settings.networks:
+        urls = rpcs(network, settings) if network == paid else named_rpcs(network, settings)
+        if wallets.evm is None or network.family != "evm" or not urls:
+            continue
+        with suppress(RpcError):  # other lines say what is wrong with it, where paying needs one
+            refused = await refused_key(wallets.evm.address, network, urls, settings.rpc_timeout)
+            if refused:
+                yield todo("key", refused)
+
+
+async def _permit2_and_circle(address: str, offer: Offer, settings: Settings) -> AsyncIterator[Line]:
+    """Checks what Permit2 may take, and what lies with Circle Gateway, if these are used."""
     network, urls = offer.network, rpcs(offer.network, settings)
     try:
-        refused = await refused_key(address, network, urls, settings.rpc_timeout)
-        if refused:
-            yield todo("key", refused)
         if settings.schemes != "exact":
             known = await permit2.standing(network, offer.asset, address, urls, settings.rpc_timeout)
             allowed = format_usd(balance.held_micro_usd(offer.asset, known.allowance))
@@ -375,8 +391,7 @@ async def _key(address: str, offer: Offer, settings: Settings) -> AsyncIterator[
                 else todo("Circle", f"{found}. Deposit some there, or set the option x402_gateway to false.")
             )
     except RpcError as error:
-        if settings.schemes != "exact" or settings.gateway:  # else paying needs no RPC
-            yield todo("key", f"{network.name}: {error}. To see it, {remedy(network)}.")
+        yield todo("Permit2", f"{network.name}: {error}. To see it, {remedy(network)}.")
 
 
 def _payable(required: PaymentRequired | None, settings: Settings) -> list[tuple[Network, Asset]]:
