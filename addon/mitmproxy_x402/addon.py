@@ -28,7 +28,8 @@ from .hooks.reconciling import Reconciling
 from .hooks.web_lock import WebLock, is_web, open_by_file
 from .ledger.opening import make_ready, open_ledger
 from .payment.payer import Payer, find_wallets
-from .payment.retained.store import Retained, open_retained
+from .payment.retained import open_retained
+from .payment.retained.store import Retained
 from .payment.signing.delegation import warn_of_delegation
 from .program import program
 from .protocol.amounts import format_usd

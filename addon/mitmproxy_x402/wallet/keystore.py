@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Undecodable, WalletError
 from ..private_files import objection
@@ -11,19 +12,19 @@ from ..protocol.strict_json import decode_json
 from .evm import EvmWallet, evm_wallet
 from .secrets import read_secret, read_text
 
-if TYPE_CHECKING:
-    from .sources import WalletSources
-
 PASSWORD_VARIABLE = "X402_KEYSTORE_PASSWORD"
 
 
-def keystore_wallet(sources: WalletSources, path: Path) -> EvmWallet:
-    """The wallet in the version 3 keystore `path`, which is safe to read by others as long as its password is not."""
+def keystore_wallet(path: Path, environ: Mapping[str, str], password_file: Path | None) -> EvmWallet:
+    """The wallet in the version 3 keystore `path`, which is safe to read by others as long as its password is not.
+
+    The password is in `environ`, else the first line of `password_file`. Raises WalletError.
+    """
     from eth_account import Account  # noqa: PLC0415 - a second or more to import, needed for keystores only
 
-    password = sources.environ.get(PASSWORD_VARIABLE)
-    if password is None and sources.keystore_password_file:
-        password = (read_secret(sources.keystore_password_file).splitlines() or [""])[0]
+    password = environ.get(PASSWORD_VARIABLE)
+    if password is None and password_file:
+        password = (read_secret(password_file).splitlines() or [""])[0]
     if password is None:
         raise WalletError(
             f"The keystore {path} needs a password: set {PASSWORD_VARIABLE} or x402_keystore_password_file."

@@ -71,7 +71,7 @@ def load_wallets(sources: WalletSources) -> Wallets:
     _named_once("Solana", solana_key_file=sources.svm_key_file, solana_key_command=sources.svm_key_command)
     evm: EvmWallet | None
     if sources.keystore:
-        evm = keystore_wallet(sources, sources.keystore)
+        evm = keystore_wallet(sources.keystore, sources.environ, sources.keystore_password_file)
     else:
         found = _find(sources, "evm")
         evm = evm_wallet(found.source, evm_secret(found)) if found else None

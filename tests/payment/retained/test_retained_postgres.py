@@ -18,9 +18,10 @@ from mitmproxy_x402.ledger.opening import open_ledger
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
+from mitmproxy_x402.payment.retained import open_retained
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.postgres import SharedRetainedPayments
-from mitmproxy_x402.payment.retained.store import REMEMBER_SECONDS, Memory, open_retained
+from mitmproxy_x402.payment.retained.store import REMEMBER_SECONDS, Memory
 from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.networks import BUILT_IN, NetworkTable
 from mitmproxy_x402.protocol.payment_required import read_payment_required

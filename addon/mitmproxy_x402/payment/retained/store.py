@@ -21,15 +21,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ...ledger.interface import Ledger
-from ...protocol.networks import NetworkTable
-from ...settings.ledger_place import PostgresUrl
-from ...wallet.sources import Wallets
 from ..signing.payment import Payment
 from .identity import Fingerprint, RequestIdentity, Route
 
@@ -221,14 +216,3 @@ def _take_out(numbers: dict[_Key, dict[int, None]], key: _Key, number: int) -> N
         left.pop(number, None)
         if not left:
             del numbers[key]
-
-
-def open_retained(ledger: Ledger, wallets: Wallets, networks: NetworkTable) -> Retained | None:
-    """The store shared by all proxies of `ledger`; None: each proxy retains payments in its own memory."""
-    if not isinstance(ledger.place, PostgresUrl) or (wallets.evm is None and wallets.svm is None):
-        return None
-    from ...ledger.postgres.store import PostgresLedger  # noqa: PLC0415
-    from .postgres import SharedRetainedPayments  # noqa: PLC0415 - needs psycopg
-
-    assert isinstance(ledger, PostgresLedger)
-    return SharedRetainedPayments(ledger, wallets, networks, time.time)

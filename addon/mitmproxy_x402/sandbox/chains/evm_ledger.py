@@ -59,7 +59,7 @@ class EvmLedger:
         facilitator = checksum_address("0x" + keccak(b"sandbox facilitator " + network.name.encode())[12:].hex())
         self.permit2 = Permit2(self, network.chain_id, self.asset.address, self._separator, facilitator)
         self.permit2.opening = allowance
-        self.transactions = EvmTransactions()
+        self.transactions = EvmTransactions(network.chain_id, self.asset, self.permit2, self.block_number)
         self.circle = Circle(network.chain_id, opening_balance, clock)
         """The balances that lie with Circle Gateway."""
 

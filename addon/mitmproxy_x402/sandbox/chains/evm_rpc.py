@@ -60,7 +60,7 @@ def _wallets_own(method: str, params: list[Any], chain: EvmLedger) -> Any:
     if method == "eth_getBalance":
         return hex(COIN_BALANCE)
     if method == "eth_sendRawTransaction":
-        return chain.transactions.send(bytes.fromhex(params[0].removeprefix("0x")), chain)
+        return chain.transactions.send(bytes.fromhex(params[0].removeprefix("0x")))
     raise KeyError(method)
 
 

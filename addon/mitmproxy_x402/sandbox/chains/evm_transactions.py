@@ -5,14 +5,12 @@ Gas costs play money that every wallet has: nothing is taken for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from eth_hash.auto import keccak
 
-from .permit2 import PERMIT2
-
-if TYPE_CHECKING:
-    from .evm_ledger import EvmLedger
+from ...protocol.networks import Asset
+from .permit2 import PERMIT2, Permit2
 
 GAS_PRICE = 10**7
 """Wei: a hundredth of a gwei, as on Base."""
@@ -24,9 +22,11 @@ _TYPE = 2
 
 
 class EvmTransactions:
-    """Those that one chain has carried out."""
+    """Those that one chain has carried out. `block_number` gives its newest block."""
 
-    def __init__(self) -> None:
+    def __init__(self, chain_id: int, asset: Asset, permit2: Permit2, block_number: Callable[[], int]) -> None:
+        self._chain_id, self._asset, self._permit2 = chain_id, asset, permit2
+        self._block_number = block_number
         self._nonces: dict[str, int] = {}
         self._blocks: dict[str, int] = {}
 
@@ -38,7 +38,7 @@ class EvmTransactions:
         """The block of the transaction with this hash; None: there is no such one."""
         return self._blocks.get(name.lower())
 
-    def send(self, raw: bytes, chain: EvmLedger) -> str:
+    def send(self, raw: bytes) -> str:
         """Carry a signed transaction out; its hash. Raises ValueError for one that the chain would not take."""
         from eth_account import Account  # noqa: PLC0415  (a second to import)
         from eth_account.typed_transactions.typed_transaction import TypedTransaction  # noqa: PLC0415
@@ -51,7 +51,7 @@ class EvmTransactions:
             said = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
         except Exception as error:  # the library has many
             raise ValueError("the transaction cannot be read") from error
-        if said["chainId"] != chain.network.chain_id:
+        if said["chainId"] != self._chain_id:
             raise ValueError(f"the transaction is for the chain {said['chainId']}")
         if said["nonce"] != self.count(sender):
             raise ValueError(f"the nonce is {said['nonce']}, and {self.count(sender)} is next")
@@ -59,10 +59,10 @@ class EvmTransactions:
             raise ValueError("the transaction is underpriced")
         to, data = bytes(said["to"]), bytes(said["data"])
         spender = bytes.fromhex(PERMIT2[2:]).rjust(32, b"\0")
-        if to.hex() != chain.asset.address[2:].lower() or len(data) != 68 or data[:36] != _APPROVE + spender:
-            raise ValueError(f"the sandbox carries out {chain.asset.symbol}'s approve for Permit2 alone")
-        chain.permit2.allow(sender, int.from_bytes(data[36:], "big"))
+        if to.hex() != self._asset.address[2:].lower() or len(data) != 68 or data[:36] != _APPROVE + spender:
+            raise ValueError(f"the sandbox carries out {self._asset.symbol}'s approve for Permit2 alone")
+        self._permit2.allow(sender, int.from_bytes(data[36:], "big"))
         name = "0x" + keccak(raw).hex()
         self._nonces[sender] = said["nonce"] + 1
-        self._blocks[name] = chain.block_number()
+        self._blocks[name] = self._block_number()
         return name
