@@ -2,8 +2,8 @@
 
 An answer is server-sent events, JSON lines, Amazon's binary frames, a growing JSON array, or one JSON object. Its
 dialect is recognised by its content: OpenAI's chat completions, responses, assistants and transcriptions, Anthropic's
-messages and completions, Google's generateContent and interactions, Bedrock's Converse, Cohere's chat (versions 1 and
-2), Ollama's chat. Nothing here raises on strangers' data; anomalies are noted as remarks.
+messages and completions, Google's generateContent and interactions, Bedrock's Converse and InvokeModel, Cohere's chat
+(versions 1 and 2), Ollama's chat. Nothing here raises on strangers' data; anomalies are noted as remarks.
 
 `read_answer` reads a whole body, `StreamReader` one that is arriving, `read_steps` returns what each event added,
 `checked` notes what does not fit the tools that the request declares.

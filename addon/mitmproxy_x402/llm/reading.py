@@ -15,6 +15,7 @@ Dialect = Literal[
     "gemini",
     "gemini-interactions",
     "bedrock-converse",
+    "bedrock-invoke",
     "cohere-v1",
     "cohere-v2",
     "ollama",

@@ -14,6 +14,7 @@ from .bedrock import ConverseReader
 from .cohere import ChatV1Reader, ChatV2Reader
 from .google.gemini import GeminiReader
 from .google.interactions import InteractionsReader
+from .invoke_model import InvokeReader
 from .ollama import OllamaReader
 from .openai.assistants import AssistantsReader
 from .openai.chat import ChatReader
@@ -34,6 +35,7 @@ READERS: tuple[type[Reader], ...] = (
     AssistantsReader,
     TranscriptionReader,
     CompleteReader,
+    InvokeReader,
 )
 """The first that speaks as an event does reads the answer."""
 

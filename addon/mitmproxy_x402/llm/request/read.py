@@ -34,14 +34,16 @@ _PATHS: tuple[tuple[re.Pattern[str], Dialect], ...] = (
 _TOLD = {
     *("model", "messages", "input", "contents", "system", "instructions", "stream", "tools", "functions"),
     *("systemInstruction", "system_instruction", "chat_history", "message", "preamble", "thread", "toolConfig"),
+    "inputText",
 }
 """Keys of a request that are told otherwise than as a parameter."""
-_GROUPS = {"generationConfig", "generation_config", "inferenceConfig", "options"}
+_GROUPS = {"textGenerationConfig", "generationConfig", "generation_config", "inferenceConfig", "options"}
 _STORED = "prompt"
 """A prompt that is kept at the vendor's is a group of parameters; one that is text is what the user says."""
 _TOOLS = ("tools", "functions", "toolConfig")
 _CONVERSE = ("inferenceConfig", "schemaVersion", "toolConfig")
 """Keys by which a request in Converse's shape is known elsewhere."""
+_INVOKED = re.compile(r"/model/[^/]+/invoke(-with-response-stream)?$")
 _IN_PATH = re.compile(r"/model/([^/]{1,200})/(?:converse|invoke)")
 _STREAMED = (":streamGenerateContent", "/converse-stream", "/invoke-with-response-stream")
 _SECRET = re.compile(r"authorization|api[-_]?key|secret|password|cookie|access[-_]?token|^token$|^key$", re.IGNORECASE)
@@ -107,6 +109,8 @@ def _dialect(path: str, asked: dict[str, Any]) -> Dialect:
             return dialect if any(key in asked for key in (*TURNS[dialect], *_TOOLS)) else "unknown"
     if isinstance(asked.get("contents"), list):
         return "gemini"
+    if _INVOKED.search(path) and any(isinstance(asked.get(key), str) for key in TURNS["bedrock-invoke"]):
+        return "bedrock-invoke"
     if isinstance(asked.get("messages"), list) and any(key in asked for key in _CONVERSE):
         return "bedrock-converse"
     if isinstance(asked.get("messages"), list):

@@ -20,6 +20,7 @@ TURNS: dict[Dialect, tuple[str, ...]] = {
     "gemini": ("contents",),
     "gemini-interactions": ("input",),
     "bedrock-converse": ("messages", "prompt"),
+    "bedrock-invoke": ("inputText", "prompt"),
     "cohere-v1": ("message", "chat_history"),
     "cohere-v2": ("messages",),
     "ollama": ("messages", "prompt"),

@@ -137,7 +137,7 @@ class ChatReader(Reader):
                 self.draft.notes.add("a choice has another text beside its content, which is shown")
         if choice.get("error"):
             self.draft.fail(choice["error"])
-        if choice.get("finish_reason") is not None:
+        if choice.get("finish_reason") is not None or "stop_reason" in choice:
             self._finish(number, choice)
 
     def _said(self, number: int, choice: dict[str, Any], *, whole: bool) -> dict[str, Any]:
@@ -164,8 +164,8 @@ class ChatReader(Reader):
         return message
 
     def _finish(self, number: int, choice: dict[str, Any]) -> None:
-        reason = choice["finish_reason"]
-        if reason == "":  # a zero value, not an end
+        reason = choice.get("finish_reason", choice.get("stop_reason"))  # Mistral's at Bedrock has the other name
+        if reason in ("", None):  # a zero value, not an end
             return
         self.draft.stop(number, reason)
         native = choice.get("native_finish_reason")

@@ -1,0 +1,89 @@
+"""Amazon Bedrock's InvokeModel, for models with a shape of their own: Titan, Llama, Mistral, Cohere's Command, AI21's
+Jurassic (https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters.html).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..draft import Draft
+from ..values import count, mapping, sequence
+from .reader import Reader
+
+_METRICS = "amazon-bedrock-invocationMetrics"
+"""What Bedrock adds to the last event of any model."""
+_LISTS = ("results", "outputs", "generations", "completions")
+"""Keys of the answers in one event, as Titan, Mistral, Cohere and AI21 name them."""
+_REASONS = ("completionReason", "stop_reason", "finish_reason", "finishReason")
+
+
+class InvokeReader(Reader):
+    """Fragments of the text, or all of it; the last event says why it ended."""
+
+    dialect = "bedrock-invoke"
+    end_mark = "reason why it ended"
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__(draft)
+        self._written = 0
+
+    @staticmethod
+    def speaks(_: str, value: dict[str, Any]) -> bool:
+        """What has its text under one of these models' keys, beside what tells it from others' text."""
+        if isinstance(value.get("generation"), str):
+            return any(key in value for key in ("stop_reason", "generation_token_count", "prompt_token_count"))
+        if isinstance(value.get("outputText"), str):
+            return "completionReason" in value or "totalOutputTextTokenCount" in value
+        if isinstance(value.get("text"), str) and isinstance(value.get("is_finished"), bool):
+            return "event_type" not in value
+        return any(_is_answer(key, value[key]) for key in _LISTS if key in value)
+
+    def event(self, name: str, value: dict[str, Any]) -> None:
+        """A fragment of each answer."""
+        draft = self.draft
+        answers = [(key, number, one) for key in _LISTS for number, one in enumerate(sequence(value.get(key)))]
+        answers += [(key, 0, value) for key in ("generation", "outputText", "text") if isinstance(value.get(key), str)]
+        for key, number, one in answers[: draft.max_items]:
+            self._answer(key, number, draft.mapping(one, "an answer"))
+        if not answers and _METRICS not in value:
+            draft.leave(name, value)
+        self._usage(value)
+
+    def whole(self, value: dict[str, Any]) -> None:
+        """An answer in one piece."""
+        self.draft.name(value.get("model"), value.get("id"))
+        self.event("message", value)
+
+    def _answer(self, key: str, number: int, said: dict[str, Any]) -> None:
+        inner = mapping(said.get("data")) if key == "completions" else said
+        text = next((inner[name] for name in ("text", "outputText", "generation") if name in inner), None)
+        self.draft.piece(number, (0,), "text").add(self.draft.words(text, "text"))
+        reason = next((said[name] for name in _REASONS if said.get(name) is not None), None)
+        if isinstance(reason, dict):  # AI21's
+            reason = reason.get("reason")
+        if reason is not None:
+            self.draft.stop(number, reason)
+            self.ended = self.draft.all_stopped
+        self._written += count(said.get("tokenCount")) or 0
+
+    def _usage(self, value: dict[str, Any]) -> None:
+        use = self.draft.use
+        written = value.get("totalOutputTextTokenCount", value.get("generation_token_count"))
+        use(
+            input=value.get("inputTextTokenCount", value.get("prompt_token_count")),
+            output=written if written is not None else self._written or None,
+        )
+        metrics = mapping(value.get(_METRICS))
+        if metrics:
+            read, stored = metrics.get("cacheReadInputTokenCount"), metrics.get("cacheWriteInputTokenCount")
+            use(input=metrics.get("inputTokenCount"), output=metrics.get("outputTokenCount"))
+            use(cached=count(read) or None, cache_write=count(stored) or None)
+
+
+def _is_answer(key: str, answers: Any) -> bool:
+    first = mapping(answers[0]) if isinstance(answers, list) and answers else {}
+    if key == "results":
+        return isinstance(first.get("outputText"), str)
+    if key == "completions":
+        return isinstance(mapping(first.get("data")).get("text"), str)
+    return isinstance(first.get("text"), str) and any(name in first for name in (*_REASONS, "is_finished"))
