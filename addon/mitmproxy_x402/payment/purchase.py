@@ -25,7 +25,7 @@ from .offer import Purpose
 from .outcomes import Ending
 from .payer import Payer
 from .policy import scopes_of
-from .purchase_states import TABLE, Event, Stage
+from .purchase_states import Event, Stage, step_of
 from .reasons import refusals
 from .reasons.rejections import NOT_VERIFIED
 from .retained.identity import RequestIdentity, without_body
@@ -172,9 +172,7 @@ class Purchase:
 
     def _step(self, event: Event, outcome: Outcome | None = None) -> None:
         """Apply an event as the table says. Raises RuntimeError: it cannot occur in this state."""
-        step = TABLE[self._stage].get(event)
-        if step is None:
-            raise RuntimeError(f"{event.name} in the state {self._stage.name}")
+        step = step_of(self._stage, event)
         self._stage = step.to
         if step.records and outcome is not None:
             self._record(outcome)

@@ -101,3 +101,11 @@ def _table(text: str) -> Mapping[Stage, Mapping[Event, Step]]:
 
 TABLE = _table(DRAWN)
 """The effect of each event in each state; an event that is missing cannot occur."""
+
+
+def step_of(stage: Stage, event: Event) -> Step:
+    """The cell of `event` in the state `stage`. Raises RuntimeError: it cannot occur there."""
+    step = TABLE[stage].get(event)
+    if step is None:
+        raise RuntimeError(f"{event.name} in the state {stage.name}")
+    return step
