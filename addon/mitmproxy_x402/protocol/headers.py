@@ -101,9 +101,15 @@ def read_settlement(get: Get, id_header: str = "") -> SettlementResponse | None:
     """
     receipt = _transaction_id(get(id_header)) if id_header else ""
     value = get(PAYMENT_RESPONSE) or get(X_PAYMENT_RESPONSE)
-    said = _object(value) if value else None
+    settlement = _settlement(value, receipt) if value else None
+    return SettlementResponse(True, receipt, "", "") if settlement is None and receipt else settlement
+
+
+@lru_cache(maxsize=32)  # it is read when the head of an answer comes and when the answer is over
+def _settlement(value: str, receipt: str) -> SettlementResponse | None:
+    said = _object(value)
     if said is None:
-        return SettlementResponse(True, receipt, "", "") if receipt else None
+        return None
     transaction = next(filter(None, (_transaction_id(said.get(key)) for key in _ID_KEYS)), receipt)
     named = _text(said, "transaction")
     amount, extra = said.get("amount"), said.get("extra")
@@ -177,7 +183,6 @@ def _payment(value: str, version: X402Version) -> PaymentPayload:
     return PaymentPayload(2, accepted, payload, message.get("resource"), message.get("extensions"))
 
 
-@lru_cache(maxsize=32)  # an answer's receipt is read when its head comes and when it is over
 def _object(value: str) -> Mapping[str, Any] | None:
     if len(value) > MAX_HEADER:
         return None

@@ -78,6 +78,7 @@ _UNSPEAKABLE = http.Response.make(
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
 _TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token (RFC 9110, section 5.6.2)."""
 
@@ -141,6 +142,9 @@ class ArrivingStream(HttpStream):
                     return
 
     def _announces_too_much(self) -> bool:
+        lengths = header_index.values(self.flow.request.headers, b"content-length")
+        if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) and int(lengths[0]) <= self.exchange.max_body:
+            return False  # also where a Transfer-Encoding says otherwise
         try:
             size = expected_http_body_size(self.flow.request)
         except ValueError:

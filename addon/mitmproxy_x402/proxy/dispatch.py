@@ -24,6 +24,7 @@ _BEGUN = "x402_begun"
 _OWN_PACKAGES = ("mitmproxy.addons.", __name__.partition(".")[0] + ".")
 """Packages whose addons are inspected once: their hooks are methods and do not change."""
 
+_NO_ADDONS: list[Any] = []
 Asked = list[list[Any]]
 """The addons to call, grouped by entry of the chain: the entry itself and its children."""
 _Calls = Generator["Awaitable[Any]", None, None]
@@ -39,7 +40,7 @@ class HookIndex:
         self.addons = addons
         self._asked: dict[str, Asked] = {}
         self._chain: list[Any] = []
-        self._parents: list[tuple[Any, tuple[Any, ...]]] = []
+        self._parents: list[tuple[Any, list[Any]]] = []
         self._families: list[list[Any]] = []
 
     def look_again(self) -> None:
@@ -48,7 +49,8 @@ class HookIndex:
             self._look_around()
             return
         for parent, children in self._parents:
-            if tuple(getattr(parent, "addons", ())) != children:
+            now = getattr(parent, "addons", _NO_ADDONS)
+            if (now if type(now) is list else list(now)) != children:
                 self._look_around()
                 return
 
@@ -73,7 +75,7 @@ class HookIndex:
         self._chain = list(self.addons.chain)
         self._families = [list(_traverse(addon)) for addon in self._chain]
         self._parents = [
-            (each, tuple(getattr(each, "addons", ())))
+            (each, list(getattr(each, "addons", ())))
             for family in self._families
             for each in family
             if hasattr(each, "addons") or not _is_own(each)
