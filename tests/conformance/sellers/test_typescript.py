@@ -110,6 +110,37 @@ def receipt(answer: Message) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.parametrize(
+    ("path", "scheme", "price", "allowance"),
+    [
+        ("/exact", "exact", EXACT, 0),
+        ("/permit2", "permit2", OVER_PERMIT2, 0),
+        ("/permit2", "permit2", OVER_PERMIT2, 3 * OVER_PERMIT2),
+        ("/permit2-unsponsored", "permit2", OVER_PERMIT2, 3 * OVER_PERMIT2),
+    ],
+)
+def test_exact_prices_plain_and_over_permit2(world: World, path: str, scheme: str, price: int, allowance: int) -> None:
+    world.chain.approve(EVM_ADDRESS, allowance)
+    before, last = world.purse(), world.last_row()
+    answer = world.buy(path, n=allowance)
+    assert (answer.status, json.loads(answer.body)["said"]) == (200, {"n": allowance})
+    assert receipt(answer)["success"]
+    assert world.rows(last) == [(scheme, "settled", price, None)]
+    assert world.purse() == (before[0] - price, before[1] + price)
+    assert world.chain.allowance(EVM_ADDRESS) == max(0, allowance - price)
+
+
+def test_without_an_allowance_and_a_sponsor_permit2_is_refused_with_a_reason(world: World) -> None:
+    world.chain.approve(EVM_ADDRESS, 0)
+    before = world.purse()
+    answer = world.buy("/permit2-unsponsored")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "permit2_allowance_missing")
+    assert world.purse() == before
+
+
+# From here on the unspent parts of ceilings count, since the proxy asks no chain what became of them.
+
+
 def test_a_seller_charges_a_part_of_a_sponsored_ceiling(world: World) -> None:
     before, last = world.purse(), world.last_row()
     answers = [world.buy("/upto", charge=686, n=n) for n in range(2)]
@@ -164,13 +195,6 @@ def test_work_that_fails_is_not_charged(world: World) -> None:
     before = world.purse()
     assert world.buy("/exact", status=500).status == 500
     assert world.purse() == before
-
-
-def test_exact_prices_plain_and_over_permit2(world: World) -> None:
-    before, last = world.purse(), world.last_row()
-    assert world.buy("/exact").status == 200
-    assert world.rows(last) == [("exact", "settled", EXACT, None)]
-    assert world.purse() == (before[0] - EXACT, before[1] + EXACT)
 
 
 def test_circle_s_middleware_serves_what_circle_would_settle(world: World) -> None:

@@ -81,6 +81,7 @@ const sponsored = declareEip2612GasSponsoringExtension(), approved = declareErc2
 const routes = {
   "POST /exact": { accepts: exact },
   "POST /permit2": { accepts: permit2, extensions: sponsored },
+  "POST /permit2-unsponsored": { accepts: permit2 },
   "POST /upto": { accepts: [upto, exact], extensions: sponsored },
   "POST /upto-alone": { accepts: upto, extensions: sponsored },
   "POST /upto-unsponsored": { accepts: [upto, exact] },
