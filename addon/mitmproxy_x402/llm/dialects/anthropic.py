@@ -1,4 +1,4 @@
-"""Anthropic's messages, and the completions before them."""
+"""Reads Anthropic's messages, and the completions before them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amazon Bedrock's Converse and ConverseStream."""
+"""Reads Amazon Bedrock's Converse and ConverseStream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Citations in the forms of all vendors."""
+"""Reads citations in the forms of all vendors."""
 
 from __future__ import annotations
 

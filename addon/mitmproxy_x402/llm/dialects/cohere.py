@@ -1,4 +1,4 @@
-"""Cohere's chat, versions 1 and 2."""
+"""Reads Cohere's chat, versions 1 and 2."""
 
 from __future__ import annotations
 

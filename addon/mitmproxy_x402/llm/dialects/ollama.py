@@ -1,4 +1,4 @@
-"""Ollama's own chat and generate."""
+"""Reads Ollama's own chat and generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The elements of one JSON array, as its bytes come in: Gemini streams like that without `alt=sse`."""
+"""Finds the elements of one JSON array as its bytes come in: Gemini streams like that without `alt=sse`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amazon's event stream (application/vnd.amazon.eventstream): binary frames with headers and checksums.
+"""Reads Amazon's event stream (application/vnd.amazon.eventstream): binary frames with headers and checksums.
 
 A frame is its length, the length of its headers, a CRC-32 of these two, the headers, the payload, and a CRC-32 of all
 before; numbers are big-endian.

@@ -1,4 +1,4 @@
-"""What services put around another one's events, and objects with nothing between them."""
+"""Takes off what services put around another one's events, and parts objects with nothing between them."""
 
 from __future__ import annotations
 

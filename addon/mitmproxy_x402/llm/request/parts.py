@@ -1,4 +1,4 @@
-"""The parts of messages in requests, in all four dialects: each dialect's names for them are its own."""
+"""Reads the parts of messages in requests, in all four dialects: each dialect's names for them are its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools of a request, in all four dialects, their parameters in a form that fits a line."""
+"""Reads the tools of a request, in all dialects, with their parameters in a form that fits a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The turns of a request, in all dialects."""
+"""Reads the turns of a request, in all dialects: messages with their roles and parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions."""
+"""Writes answers as OpenAI's chat completions."""
 
 from __future__ import annotations
 

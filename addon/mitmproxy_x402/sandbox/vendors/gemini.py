@@ -1,4 +1,4 @@
-"""Google's generateContent, whole, as server-sent events (`alt=sse`), or as one JSON array that grows."""
+"""Writes answers as Google's generateContent: whole, as server-sent events (`alt=sse`), or as a growing JSON array."""
 
 from __future__ import annotations
 

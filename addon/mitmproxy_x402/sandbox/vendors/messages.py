@@ -1,4 +1,4 @@
-"""Anthropic's messages."""
+"""Writes answers as Anthropic's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's responses."""
+"""Writes answers as OpenAI's responses."""
 
 from __future__ import annotations
 

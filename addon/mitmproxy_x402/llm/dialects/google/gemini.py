@@ -1,4 +1,4 @@
-"""Google's generateContent: whole, as server-sent events, or as elements of an array."""
+"""Reads Google's generateContent: whole, as server-sent events, or as elements of an array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Google's interactions."""
+"""Reads Google's interactions: steps of a model, streamed or whole."""
 
 from __future__ import annotations
 

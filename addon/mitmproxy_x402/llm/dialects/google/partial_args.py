@@ -1,4 +1,4 @@
-"""Arguments of Gemini's calls that come by paths, as in `{"jsonPath": "$.city", "stringValue": "Bern"}`."""
+"""Puts arguments of Gemini's calls together that come by paths: `{"jsonPath": "$.city", "stringValue": "Bern"}`."""
 
 from __future__ import annotations
 

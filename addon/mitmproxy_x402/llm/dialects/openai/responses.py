@@ -1,4 +1,4 @@
-"""OpenAI's responses."""
+"""Reads OpenAI's responses: items with their parts, streamed or whole."""
 
 from __future__ import annotations
 

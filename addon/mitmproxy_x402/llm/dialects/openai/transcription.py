@@ -1,4 +1,4 @@
-"""OpenAI's transcriptions of speech, streamed or whole."""
+"""Reads OpenAI's transcriptions of speech, streamed or whole."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     from google import genai
     from google.genai import types
 
-RECORDINGS = Path(__file__).parents[1] / "recordings"
+RECORDINGS = Path(__file__).parents[2] / "recordings"
 EXCHANGES = further(every_stream())
 
 
