@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from ..limits.limits import Asked, Budget, Limit
@@ -52,7 +53,7 @@ class Offer:
     exact: int | None = None
     """For a ceiling: the seller's exact price on the same network, in millionths of a dollar."""
 
-    @property
+    @cached_property
     def micro_usd(self) -> int:
         """The most that it can cost, in millionths of a dollar."""
         return self.asset.micro_usd(self.requirement.amount)
@@ -63,6 +64,10 @@ class Offer:
         return self.method == "upto"
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         most = "at most " if self.is_ceiling else ""
         return f"{most}{format_usd(self.micro_usd)} {self.asset.symbol} on {self.network.name}"
 
