@@ -40,9 +40,23 @@ class Terms:
     """A text that is equal for challenges that differ only in their numbers and the blockhash."""
     required: PaymentRequired = dataclasses.field(repr=False)
     """The original challenge, with only that entry."""
+    _last: dict[Numbers, PaymentRequired] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The challenge that was made last: where a price is fixed, it is the same for all requests."""
 
     def ask(self, numbers: Numbers) -> PaymentRequired:
-        """The challenge with these terms and `numbers`, of which there must be as many as `take_apart` found."""
+        """The challenge with these terms and `numbers`, of which there must be as many as `take_apart` found.
+
+        Equal numbers in a row give the same object.
+        """
+        found = self._last.get(numbers)
+        if found is None:
+            self._last.clear()
+            found = self._last[numbers] = self._made(numbers)
+        return found
+
+    def _made(self, numbers: Numbers) -> PaymentRequired:
         left = list(numbers[:0:-1])
 
         def filled(text: str) -> str:

@@ -42,6 +42,7 @@ class KernelSync:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when a sync has ended."""
         self._request = ctypes.create_string_buffer(_IOCB.pack(0, 0, 0, _FDSYNC, 0, file, 0, 0, 0, 0, _RESFD, self.fd))
+        self._one = ctypes.c_long(1)
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
         self._event = ctypes.create_string_buffer(_EVENT.size)
         self._no_time = ctypes.create_string_buffer(struct.pack("=qq", 0, 0))
@@ -56,7 +57,7 @@ class KernelSync:
 
     def begin(self) -> None:
         """Begin to sync everything written so far. Raises OSError."""
-        self._checked(self._call(self._submit, self._context, ctypes.c_long(1), self._requests))
+        self._checked(self._call(self._submit, self._context, self._one, self._requests))
 
     def ended(self) -> bool:
         """Whether the sync that was begun has ended; does not block. Raises OSError if it failed."""
@@ -68,10 +69,10 @@ class KernelSync:
         return True
 
     def _take_result(self, timeout: ctypes.Array[ctypes.c_char]) -> None:
-        one = ctypes.c_long(1)
+        one = self._one
         if self._checked(self._call(self._getevents, self._context, one, one, self._event, timeout)) != 1:
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        result = _EVENT.unpack(self._event.raw)[2]
+        result = _EVENT.unpack_from(self._event)[2]
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 
