@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from support.work import lines_executed
 
 from mitmproxy_x402.fixtures.show import comparing, page
 from mitmproxy_x402.fixtures.show.sources import Asked, Source
 from mitmproxy_x402.llm import StreamReader, differences, read_answer, read_request, request_text
 from mitmproxy_x402.llm.framing import elements
 from mitmproxy_x402.llm.stream import MAX_UNKNOWN
+from support.running.work import lines_executed
 
 SAID = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 ELEMENT = b'{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}'
