@@ -65,14 +65,14 @@ class Meaning:
     seed: str
     """24 hex digits that ids are made of."""
     thought: str
-    """What it thinks before it says anything."""
+    """The reasoning before the answer."""
     text: str
     tool_calls: tuple[ToolCall, ...]
     input_tokens: int
     output_tokens: int
-    """Those of the thought included."""
+    """Output tokens, with those of the reasoning."""
     reasoning_tokens: int = 0
-    """Those of the thought."""
+    """Output tokens of the reasoning."""
 
     @property
     def total_tokens(self) -> int:
@@ -168,7 +168,7 @@ def _property(key: str, schema: Any, salt: str, root: Any, depth: int) -> Any:
 
 
 def _reference(schema: Mapping[str, Any], root: Any) -> Any:
-    """What a `$ref` inside the same document points at."""
+    """The schema that a `$ref` within the same document points to."""
     path = schema.get("$ref")
     if not isinstance(path, str) or not path.startswith("#/"):
         return None

@@ -88,7 +88,7 @@ class Counter:
         return next((one for one in self._chains if path == f"/v1/rpc/{one.network.name}"), None)
 
     def _payment_headers(self) -> tuple[str, ...]:
-        """A server reads its own version's header, and no other; one that gives its terms in the body only, either."""
+        """Headers that payments are read from: that of the version; both, if the terms are in the body alone."""
         if self._config.x402_version == 2 and self._config.challenge_in == "body":
             return (headers.PAYMENT_SIGNATURE, headers.X_PAYMENT)
         return (headers.X_PAYMENT,) if self._config.x402_version == 1 else (headers.PAYMENT_SIGNATURE,)
@@ -301,7 +301,7 @@ def _receipt(ticket: Ticket, faults: Mapping[str, Fault]) -> list[tuple[str, str
 
 
 async def _challenge(exchange: Exchange, pairs: Pairs, body: bytes, faults: Mapping[str, Fault]) -> None:
-    """A 402, whole or in one of its odd forms."""
+    """A 402, complete or in one of the broken forms that faults ask for."""
     if "402-empty" in faults:
         body = b""
     if "402-huge" in faults:

@@ -34,7 +34,7 @@ _SUBMIT = re.compile(r"/v1/(videos|audio|images)/generations")
 _POLL = re.compile(_SUBMIT.pattern + r"/([^/]+)")
 _KINDS = {"videos": "video", "audio": "audio", "images": "image"}
 _PREFIXES = {"videos": "vid/", "audio": "mus_", "images": "img_"}
-"""Of ids; a video's needs to be quoted in a path."""
+"""Prefixes of job ids; a video's contains a slash, so it has to be quoted in a path."""
 _PROOF = ("x-poll-wallet", "x-poll-timestamp", "x-poll-signature")
 
 
@@ -88,7 +88,7 @@ class Job:
         return "failed" if self.model == FAILING else "completed"
 
     def head(self) -> dict[str, Any]:
-        """What every answer about it says."""
+        """What every answer about the job contains."""
         kind = _KINDS[self.room]
         return {"id": self.id, "object": f"{kind}.generation.job", "status": self.status, "model": self.model}
 
@@ -107,7 +107,7 @@ class Job:
         return self._shown(now)
 
     def route(self, request: ReceivedRequest) -> Route:
-        """For a poll with a payment, which is charged when it finds the job done and unpaid."""
+        """The route of a poll with a payment, which is charged if the job is done and not yet paid."""
 
         def paid(now: int, payment: ReceivedPayment, timing: str) -> Work:  # noqa: ARG001
             if payment.payer != self.payer:

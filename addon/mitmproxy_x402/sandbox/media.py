@@ -37,7 +37,7 @@ def media_route(request: ReceivedRequest) -> Route | None:
 
 
 def speech(text: str) -> Iterator[bytes]:
-    """The bytes that `text` sounds like, piece by piece: no sound, but all 256 values in no order of their own."""
+    """Bytes in the place of speech, derived from `text`, piece by piece: no sound, but all 256 byte values."""
     yield b"ID3\x04\x00\x00\x00\x00\x00\x00"
     for number in range(4 + len(text)):
         block = hashlib.sha256(f"{number} {text}".encode()).digest()
@@ -45,7 +45,7 @@ def speech(text: str) -> Iterator[bytes]:
 
 
 def edited(fields: dict[str, bytes]) -> dict[str, str]:
-    """The image that comes of a form: what was sent of each field, digested."""
+    """The image made from a form: a digest of each field."""
     digests = {name: hashlib.sha256(value).hexdigest() for name, value in fields.items()}
     return {"b64_json": base64.b64encode(json.dumps(digests, sort_keys=True).encode()).decode()}
 
@@ -68,7 +68,7 @@ def read_form(request: ReceivedRequest) -> dict[str, bytes]:
 
 
 def _rpc(body: bytes, network: str) -> Work:
-    """An EVM node, as far as its answers have the shape of one."""
+    """Answers shaped like those of an EVM node."""
     try:
         call = json.loads(body)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ WHOLE_FAILURES = ("reject", "rate-limit", "error", "html", "redirect", "drop", "
 
 
 async def break_off(exchange: Exchange, faults: Mapping[str, Fault]) -> bool:
-    """Do those faults that answer nothing at all; whether there was one."""
+    """Carry out a fault that sends no answer. Returns whether there was one."""
     if "drop" in faults:
         exchange.close(reset=faults["drop"].text("how") == "reset")
     elif "stall" in faults:
@@ -94,7 +94,7 @@ def _prepared(work: Work, faults: Mapping[str, Fault]) -> tuple[list[tuple[str, 
 async def _send_pieces(
     exchange: Exchange, pieces: Iterable[bytes], faults: Mapping[str, Fault], pace: float
 ) -> bytes | None:
-    """None when all of them were sent, else the piece in whose middle to break off."""
+    """Send the pieces. Returns the piece to break off in, or None if all were sent."""
     cut, stall = faults.get("cut"), faults.get("stall-after")
     pause = faults["slow-chunks"].seconds() if "slow-chunks" in faults else pace
     for number, (piece, last) in enumerate(_marked(pieces)):

@@ -85,11 +85,11 @@ class Exchange:
         self.close()
 
     async def raw(self, data: bytes) -> None:
-        """Bytes on the wire, framed by nobody."""
+        """Write raw bytes without HTTP framing."""
         await self._stream.write(data)
 
     async def pause(self, seconds: float | None) -> None:
-        """Wait, for ever when None. Raises ClientGone as soon as the client leaves."""
+        """Wait `seconds`, or for ever if None. Raises ClientGone as soon as the client leaves."""
         try:
             await asyncio.wait_for(self._gone.wait(), seconds)
         except asyncio.TimeoutError:

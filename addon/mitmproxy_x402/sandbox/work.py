@@ -54,7 +54,7 @@ class Route:
     """Whose shape errors have: `openai`, `anthropic`, `google`."""
     work: Callable[[int], Work]
     paid: Callable[[int, ReceivedPayment, str], Work] | None = None
-    """In the place of `work` where that depends on the payment, and on when its money moves: `before` the work,
+    """Replaces `work` if the answer depends on the payment and on when its money moves: `before` the work,
     `after` it, or in `parallel`. Raises Rejected."""
 
 
@@ -134,7 +134,7 @@ _PAYMENTS = frozenset({"payment-signature", "x-payment"})
 
 
 def _echo(request: ReceivedRequest) -> Work:
-    """Everything that arrived, so that a test can see what a proxy did to it; but no payment, which nobody may keep."""
+    """Everything that arrived except payments, so that a test can see what a proxy changed."""
     seen: dict[str, Any] = {"method": request.method, "path": request.path, "query": request.query}
     headers = [[name, "(a payment)" if name.lower() in _PAYMENTS else value] for name, value in request.headers]
     seen |= {"headers": headers, "length": len(request.body)}

@@ -20,12 +20,12 @@ from .interface import INVALID, REPLAY, SETTLEMENT_FAILED, UNDERPAID, UNFUNDED, 
 from .permit2 import Permit2, Permitted
 
 MIN_SECONDS_LEFT = 6
-"""A facilitator wants this long to get the transaction into a block."""
+"""Seconds that a facilitator needs to get the transaction into a block."""
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
 BLOCK_SECONDS = 0.05
-"""From one block to the next: so a transaction is as deep as anybody wants within seconds."""
+"""Seconds between two blocks; so short that a transaction is final within seconds."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ class EvmLedger:
         return transaction
 
     def used(self, sender: str, nonce: str) -> list[Settlement]:
-        """What used this nonce, if anything did; both in lower case."""
+        """The transaction that used this nonce, or None. Both arguments are in lower case."""
         made = self._used.get((sender, nonce))
         return [] if made is None else [made]
 
     def block_number(self) -> int:
-        """Of the newest block."""
+        """The number of the newest block."""
         return self._block_at(self._clock())
 
     def time_of(self, block: int) -> int:

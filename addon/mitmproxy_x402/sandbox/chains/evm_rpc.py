@@ -50,7 +50,7 @@ def evm_result(method: str, params: list[Any], chain: EvmLedger) -> Any:
 
 
 def _wallets_own(method: str, params: list[Any], chain: EvmLedger) -> Any:
-    """What a wallet asks that sends a transaction itself. Raises as `evm_result`."""
+    """The results of calls by a wallet that sends a transaction itself. Raises what `evm_result` does."""
     if method == "eth_getTransactionCount":
         return hex(chain.transactions.count(params[0]))
     if method in ("eth_gasPrice", "eth_maxPriorityFeePerGas"):
@@ -65,7 +65,7 @@ def _wallets_own(method: str, params: list[Any], chain: EvmLedger) -> Any:
 
 
 def _transaction(made: Settlement) -> dict[str, Any]:
-    """As much of one as a payer looks at: whom it calls, with whose nonce. Over Permit2 that is always `upto`'s."""
+    """The parts of a transaction that a payer looks at: contract and nonce. Over Permit2 the contract is `upto`'s."""
     moved = made.transfer
     found = {"hash": made.transaction, "blockNumber": hex(made.block), "to": moved.to, "input": "0x"}
     if made.over_permit2:

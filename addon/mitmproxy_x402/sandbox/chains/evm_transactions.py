@@ -22,7 +22,7 @@ _TYPE = 2
 
 
 class EvmTransactions:
-    """Those that one chain has carried out. `block_number` gives its newest block."""
+    """The transactions that one chain has carried out. `block_number` gives its newest block."""
 
     def __init__(self, chain_id: int, asset: Asset, permit2: Permit2, block_number: Callable[[], int]) -> None:
         self._chain_id, self._asset, self._permit2 = chain_id, asset, permit2

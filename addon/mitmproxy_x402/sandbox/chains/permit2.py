@@ -49,7 +49,7 @@ class Permitted:
     nonce: int
     deadline: int
     permit: Permit | None
-    """What goes with it where the allowance does not do."""
+    """The permit sent with it, if the allowance is too small."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Permit2:
         return self._allowances.get(owner.lower(), self.opening)
 
     def allow(self, owner: str, amount: int) -> None:
-        """Set that."""
+        """Set what Permit2 may take of `owner`."""
         self._allowances[owner.lower()] = amount
 
     def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any], extensions: Any) -> Verified:
@@ -139,7 +139,7 @@ class Permit2:
         return Verified(checksum_address(sender), f"0x{nonce:064x}", settlement)
 
     def settle(self, permitted: Permitted, amount: int, moment: float) -> None:
-        """As the contracts would. Raises Rejected."""
+        """Settle as the contracts would. Raises Rejected."""
         sender = permitted.sender
         if not 0 < amount <= permitted.ceiling:
             raise Rejected(SETTLEMENT_FAILED, "invalid_upto_evm_payload_settlement_exceeds_amount")

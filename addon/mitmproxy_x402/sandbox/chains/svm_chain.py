@@ -122,7 +122,7 @@ class SvmChain:
         return issued is not None and self._clock() - issued <= self._blockhash_seconds
 
     def adopt_blockhash(self, blockhash: str) -> None:
-        """Hand out another chain's blockhash, so that one transaction can be judged here and there."""
+        """Use another chain's blockhash, so that both chains accept the same transaction."""
         self._hashes[blockhash] = self._clock()
 
     def expire_blockhashes(self) -> None:
@@ -231,7 +231,7 @@ class SvmChain:
         return (str(found.owner), found.data, found.lamports) if found is not None else None
 
     def _check_transfer(self, instructions: Sequence[_Instruction], amount: int) -> Pubkey:
-        """The third instruction pays us exactly; its authority, the payer."""
+        """Check that the third instruction pays us the exact amount. Returns its authority, the payer."""
         program, accounts, data = instructions[2]
         if program not in TOKEN_PROGRAMS or len(accounts) < 4 or len(data) < 10 or data[0] != _TRANSFER_CHECKED:
             raise Rejected(INVALID, "The third instruction must be TransferChecked of the token program.")

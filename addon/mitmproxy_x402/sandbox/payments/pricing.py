@@ -102,7 +102,7 @@ class Offer:
     chain: Chain
     entry: Mapping[str, Any]
     amount: AtomicUnits
-    """What has to be signed: the price, or with `upto` the ceiling."""
+    """The amount to be signed: the price, or the ceiling with `upto`."""
     path: str
     resource: Mapping[str, Any]
     scheme: Scheme = "exact"
@@ -240,7 +240,7 @@ _SPONSORS = {"description": "The sandbox pays the gas of a permit for Permit2.",
 
 
 def _extra(scheme: Scheme, chain: EvmLedger) -> dict[str, Any]:
-    """What a scheme adds to an entry's `extra`."""
+    """The fields that a scheme adds to an entry's `extra`."""
     if scheme == "permit2":
         return {"assetTransferMethod": "permit2"}
     if scheme == "upto":

@@ -1,4 +1,4 @@
-"""The cash register: checks whether a payment is valid for a request and may be used (again), and settles it.
+"""Checks whether a payment is valid for a request and may be used (again), and settles it.
 
 A payment that was verified is `held` while its work is done. When the work fails before money moved it is `released`:
 the same payment may come again and is charged once at most. Once `settled` it is a replay for ever.
@@ -31,9 +31,9 @@ class Ticket:
         self._verified = verified
         self._closed = False
         self.charge: int | None = None
-        """Of a ceiling: what is taken of it, once that is known."""
+        """For a ceiling: the charge, once it is known."""
         self.is_deferred = False
-        """Whether it waits to be settled: until then it stays open."""
+        """Whether it is waiting to be settled."""
 
     @property
     def family(self) -> str:
@@ -96,7 +96,7 @@ class LateSettlements:
         self._waiting: list[tuple[float, int, Ticket]] = []
 
     def add(self, ticket: Ticket) -> None:
-        """The work for it is done."""
+        """Note that the work for a payment is done."""
         if ticket.is_deferred:
             return
         ticket.is_deferred = True
