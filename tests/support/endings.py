@@ -68,6 +68,17 @@ INCOMPLETE: dict[str, bytes] = {
     "an empty 200": http(200),
     "an empty 204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "an error in a whole 200": http(200, b'{"error": {"message": "upstream is down", "code": 502}}'),
+    "half of a compressed text": http(
+        200, gzip.compress(b"some text " * 500)[:50], "Content-Encoding: gzip", content_type="text/plain"
+    ),
+    "half of a compressed file": http(
+        200, brotli.compress(bytes(range(256)) * 50)[:-9], "Content-Encoding: br", content_type="audio/mpeg"
+    ),
+    "a problem": http(200, b'{"title": "Out of credit"}', content_type="application/problem+json"),
+    "a status in the body": whole({"statusCode": 503, "message": "busy"}),
+    "a challenge in a 200": whole({"x402Version": 2, "accepts": [{"scheme": "exact"}]}),
+    "a chat without choices": whole({"object": "chat.completion", "choices": []}),
+    "a cancelled response": whole({"object": "response", "status": "cancelled", "output": []}),
     "a failed response in a whole 200": http(200, b'{"object": "response", "status": "failed", "output": []}'),
     "a completed response that failed": completed({"status": "failed", "error": None}),
     "a completed response with an error": completed({"status": "completed", "error": {"code": "server_error"}}),
@@ -122,6 +133,10 @@ COMPLETE: dict[str, bytes] = {
     "a large response.completed without its event's name": sse(CREATED, f"data: {json.dumps(LARGE)}\n\n"),
     "a large end in small pieces": sse(*[LARGE_EVENT[at : at + 1000] for at in range(0, len(LARGE_EVENT), 1000)]),
     "message_stop": sse(TEXT, {"type": "message_delta", "delta": {}}, {"type": "message_stop"}),
+    "a compressed file": http(
+        200, brotli.compress(bytes(range(256)) * 50), "Content-Encoding: br", content_type="audio/mpeg"
+    ),
+    "an order that is cancelled": http(200, b'{"order": 1, "status": "cancelled"}'),
     "[DONE]": sse(CHUNK, "data: [DONE]\n\n"),
     "finish_reason without [DONE]": sse(CHUNK, STOP, {"choices": [], "usage": {"total_tokens": 3}}),
     "words about errors": sse(

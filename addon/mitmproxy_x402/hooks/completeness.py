@@ -14,8 +14,8 @@ or else from the events:
     application/x-ndjson                    a last line that does not say `"done": false`
     any other                               an event, and a clean end
 
-Any other answer is complete if it arrived in full and is not empty. It is incomplete if it is broken JSON or JSON that
-reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML. Of JSON that is
+Any other answer is complete if it arrived in full, to the end of its coding, and is not empty. It is incomplete if it
+is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML. Of JSON that is
 longer than the tail, an outline is read as it passes: the keys of its upper two levels.
 """
 
@@ -79,6 +79,8 @@ def _media_type(content_type: str) -> str:
 
 
 STREAM = "text/event-stream"
+_PROBLEM = "application/problem+json"
+"""What reports a failure (RFC 9457)."""
 LINES = "application/x-ndjson"
 """Ollama's streams: a line of JSON for each piece."""
 
@@ -201,6 +203,8 @@ class Tail:
             return _has_last_line(kept) and self._is_good_json(kept)
         if self._wanted.stream_only or (self._wanted.json and self._type == "text/html"):
             return False
+        if self._type == _PROBLEM or (self._decoder is not None and not self._decoder.is_whole):
+            return False
         return self._is_good_json(kept) if self._is_json(kept) else True
 
     def _is_json(self, kept: bytes) -> bool:
@@ -251,9 +255,14 @@ def _says_that_it_failed(said: Any) -> bool:
         return any(isinstance(each, dict) and _says_that_it_failed(each) for each in said)
     if not isinstance(said, dict):
         return False
-    failed = said.get("status") == "failed" and said.get("object", "response") == "response"
+    kind, status = said.get("object"), said.get("statusCode")
+    failed = said.get("status") == "failed" and kind in (None, "response")
     return bool(
         failed
+        or (isinstance(status, int) and status >= _FAILED)
+        or ("x402Version" in said and "accepts" in said)
+        or (kind == "response" and said.get("status") == "cancelled")
+        or (kind == "chat.completion" and not said.get("choices"))
         or said.get("type") == "error"
         or _has_error(said)
         or said.get("success") is False
@@ -264,6 +273,8 @@ def _says_that_it_failed(said: Any) -> bool:
     )
 
 
+_FAILED = 400
+"""The first status of a failure."""
 _NAME = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
 _DATA = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 _TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')

@@ -29,7 +29,7 @@ _IN_ROW = re.compile(
     % (_PAIR, _PAIR, _PLAIN, _PLAIN)
 )
 """Flat values in a row, as of a long list or in lines."""
-_ALARM = re.compile(rb"\\|error|fail|success|choices", re.IGNORECASE)
+_ALARM = re.compile(rb"\\|error|fail|success|choices|cancel|statusCode|x402|chat\.completion", re.IGNORECASE)
 """Without one of these, no flat value says that it failed."""
 
 

@@ -314,7 +314,8 @@ class Purchase:
             payment = self.payment
             self._payer.ledger.record_departure(payment.row, payment.reference, payment.valid_until, payment.validity)
             known.purchases += 1
-            known.last_row = self.payment.row
+            known.last_row = payment.row
+            known.alive_until = max(known.alive_until, payment.valid_until)
             if self._prediction is not None and self._payer.forecast is not None:
                 self._payer.forecast.sent()
         self._sends += 1

@@ -149,8 +149,10 @@ class Shop:
         purpose = Purpose(route[0], "127.0.0.1", route[2])
         return Purchase(self.payers[turn], self.stores[turn], purpose, RequestIdentity(route, body), client=client)
 
-    def buy(self, purchase: Purchase) -> Payment:
-        required = read_payment_required(None, json.dumps(challenges.evm()).encode())
+    def buy(self, purchase: Purchase, lives: int = 300) -> Payment:
+        asked = challenges.evm()
+        asked["accepts"][0]["maxTimeoutSeconds"] = lives
+        required = read_payment_required(None, json.dumps(asked).encode())
         assert required is not None
         try:
             purchase.buy(required).send(None)
@@ -287,6 +289,23 @@ def test_while_it_is_valid_the_same_payment_goes_and_then_a_new_one_and_no_third
     # Being refused does not keep the memory alive.
     one.now = second.valid_until + REMEMBER_SECONDS
     assert one.fail().reference not in (first.reference, second.reference)
+
+
+def test_a_payment_that_was_called_rejected_counts_as_made_while_it_can_be_settled(shop: Any) -> None:
+    """Else a seller that calls each payment stale gets a new signature every ten minutes, all of them alive."""
+    one = shop(repurchase="0", max_validity="3600")
+    purchase = one.purchase()
+    first = one.buy(purchase, 3600)
+    purchase.sending()
+    assert not purchase.rejected("PAYMENT_BLOCKHASH_STALE", 402)
+    purchase.finish(Outcome("unknown"), complete=False)
+    assert first.valid_until > one.now + 2 * REMEMBER_SECONDS
+    while one.now < first.valid_until - 1:
+        with pytest.raises(Refused, match="x402_repurchase allows 0"):
+            one.fail()
+        one.now = min(one.now + REMEMBER_SECONDS - 1, first.valid_until - 1)
+    one.now = first.valid_until + REMEMBER_SECONDS
+    assert one.fail().reference != first.reference
 
 
 @pytest.mark.parametrize("jump", [86400, -86400])

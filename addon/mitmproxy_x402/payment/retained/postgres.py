@@ -95,7 +95,7 @@ class SharedRetainedPayments:
             return
         now = self._clock()
         valid_until = memory.payment.valid_until if memory.payment else now
-        forget_at = memory.forget_at or max(now + REMEMBER_SECONDS, valid_until)
+        forget_at = memory.forget_at or max(now + REMEMBER_SECONDS, memory.alive_until)
         key = self._fingerprint(identity)
         times = milliseconds(valid_until - now), milliseconds(forget_at - now)
         try:
@@ -174,6 +174,7 @@ def _write(memory: Memory) -> bytes:
         "payment": None if memory.payment is None else _said(memory.payment),
         "also": [[*each.route, each.digest.hex()] for each in memory.also],
         "limits": sorted(memory.limits),
+        "alive_until": memory.alive_until,
     }
     return json.dumps(said).encode()
 
@@ -200,7 +201,9 @@ def _read(said: dict[str, Any], ledger: str, networks: NetworkTable) -> Memory:
         for method, origin, path, digest in said.get("also", ())
     )
     limits = frozenset(said.get("limits", ()))
-    return Memory(payment, said["sends"], said["purchases"], said["last_row"], ledger, also=also, limits=limits)
+    numbers = said["sends"], said["purchases"], said["last_row"]
+    alive_until = said.get("alive_until", 0)
+    return Memory(payment, *numbers, ledger, also=also, limits=limits, alive_until=alive_until)
 
 
 def _payment(said: dict[str, Any], networks: NetworkTable) -> Payment | None:

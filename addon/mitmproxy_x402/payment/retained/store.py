@@ -56,6 +56,8 @@ class Memory:
     """Further requests that may take it over, because a redirect answered this one."""
     limits: frozenset[str] = frozenset()
     """Scopes of the limits for models and paths that `payment` is held to: it is not sent where others apply."""
+    alive_until: float = 0
+    """Unix seconds until which one of the payments made for this request can be settled, whatever was said of it."""
     forget_at: float = 0
     """Seconds of uptime at which it is forgotten; 0: set when it is stored."""
 
@@ -132,8 +134,7 @@ class RetainedPayments:
         """Keep `memory` for the next equal request."""
         self._forget()
         if not memory.forget_at:
-            left = memory.payment.valid_until - self._clock() if memory.payment else 0
-            memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, left)
+            memory.forget_at = self._uptime() + max(REMEMBER_SECONDS, memory.alive_until - self._clock())
         number, keys = next(self._numbers), tuple(dict.fromkeys((identity, *memory.also)))
         self._kept[number] = keys, memory
         self._size += _size(memory)
