@@ -15,8 +15,8 @@ or else from the events:
     any other                               an event, and a clean end
 
 Any other answer is complete if it arrived in full, to the end of its coding, and is not empty. It is incomplete if it
-is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a page of HTML. Of JSON that is
-longer than the tail, an outline is read as it passes: the keys of its upper two levels.
+is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a
+page of HTML. Of JSON that is longer than the tail, an outline is read as it passes: the keys of its upper two levels.
 """
 
 from __future__ import annotations
