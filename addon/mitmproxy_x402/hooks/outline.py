@@ -45,7 +45,7 @@ class Outline:
         self._levels = levels
         self._texts = self._marks = 0
         self._closers = bytearray()
-        """Of the brackets that are open."""
+        """The brackets that will close those that are open."""
         self._deep_from = 0
         """How many of them lead to what is left out; 0: what comes now is kept."""
         self._deep_has = False

@@ -67,7 +67,7 @@ class Draft:
         return True
 
     def fitting(self, text: str) -> str:
-        """As much of the beginning of `text` as fits. Notes it if that is not all."""
+        """The beginning of `text`, as far as it fits. Notes it if that is not all."""
         left = self._max_text - self._size
         return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
 

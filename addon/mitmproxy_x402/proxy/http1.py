@@ -297,7 +297,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
             yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")
 
     def _read_head(self, event: Any) -> Steps:
-        """As mitmproxy does; what was paid for is also read where mitmproxy would answer that it cannot be."""
+        """Read a head as mitmproxy does; the head of a paid answer also where mitmproxy would refuse it."""
         self._most = None
         stream = None if self.stream_id is None else self.streams.get(self.stream_id)
         if not isinstance(stream, X402Stream) or not stream.exchange.secrets_sent:

@@ -27,9 +27,9 @@ class Slot:
 
     first: date
     label: str
-    """Below it."""
+    """The text below the bar."""
     title: str
-    """In its tooltip."""
+    """The text of its tooltip."""
 
 
 def ranking(sums: Mapping[str, object]) -> tuple[str, ...]:

@@ -67,15 +67,15 @@ class Report:
     """Everything that a report shows, in whatever form."""
 
     ledger: str
-    """Its file."""
+    """The ledger's file or database, as text."""
     made: datetime
     zone: tzinfo | None
-    """That days are days of; None: this machine's."""
+    """The time zone of its days; None: this machine's."""
     since: date | None
-    """None: since the first payment."""
+    """The first day of the period; None: that of the first payment."""
     today: Sum
     month: Sum
-    """Of the calendar."""
+    """This month of the calendar."""
     total: Sum
     by_day: Mapping[str, Sum]
     """ISO dates, oldest first, without days on which nothing was spent."""
@@ -84,7 +84,7 @@ class Report:
     by_network: Mapping[str, Sum]
     by_path: Mapping[str, Sum]
     by_client: Mapping[str, Sum]
-    """As clients name themselves; those that do not are "unnamed"."""
+    """By the names that clients give themselves; without one: "unnamed"."""
     groups: tuple[Group, ...]
     """The period's payments in sums, in the order of days."""
     entries: tuple[Entry, ...]

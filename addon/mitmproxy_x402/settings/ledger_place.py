@@ -41,13 +41,13 @@ class PostgresUrl:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown, as libpq might write it in an error."""
+        """The passwords, in each form in which an error of libpq might show them."""
         given = [self._parts["password"] or "", *(self.parameters.get(key, "") for key in ("password", "sslpassword"))]
         return tuple(dict.fromkeys(form for text in given if text for form in (text, unquote(text))))
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        """What follows the question mark."""
+        """The parameters behind the question mark, decoded."""
         return dict(parse_qsl(self._parts["parameters"] or "", keep_blank_values=True))
 
     @property

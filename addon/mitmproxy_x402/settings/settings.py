@@ -84,7 +84,7 @@ class Settings:
     gateway: bool
     """Whether Circle Gateway may be paid, with signatures that live for seven days."""
     max_validity: int
-    """Of an EVM authorization."""
+    """Most seconds that an EVM authorization is valid."""
     solana_rpc: tuple[str, ...] = field(repr=False)
     """In the order of trying. Out of the repr: such URLs often carry an API key."""
     rpc_timeout: float

@@ -70,7 +70,7 @@ class LlmView:
         return ABOVE if chat and _JSON.fullmatch(shown.kind) else NEVER
 
     def text(self, shown: Shown) -> str:
-        """As `llm` writes it, after a line or two about the payment."""
+        """The text that `llm` makes of it, after a line or two about the payment."""
         data, message, coding = shown.data, shown.message, ""
         if isinstance(message, http.Request):
             return answers.request(message.path, shown.kind, data)

@@ -90,7 +90,7 @@ def read(
 
 
 def decoded(raw: bytes, coding: str) -> tuple[bytes, bool]:
-    """As much of a body as can be had without its Content-Encoding and is read here; whether it is all of it."""
+    """The decoded body, as far as it can be decoded and is read here; and whether that is all of it."""
     if not codings.needs_decoding(coding):
         return raw[:MAX_READ], len(raw) <= MAX_READ
     parts: list[bytes] = []

@@ -24,7 +24,7 @@ def covered(row: str) -> str:
 
 
 def _covered_without_its_folder(row: str) -> str:
-    """As it was up to version 12 of the tables: a pattern that ends in /* did not mean what stands before that."""
+    """The condition of up to version 12 of the tables: a pattern that ends in /* did not mean what stands before it."""
     path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
     return f"""
         (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)

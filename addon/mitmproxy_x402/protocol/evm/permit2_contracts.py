@@ -27,9 +27,9 @@ class Call(NamedTuple):
     """A call of a settling contract."""
 
     owner: str
-    """Whose tokens it takes, in lower case."""
+    """The address whose tokens it takes, in lower case."""
     nonce: int
-    """Of Permit2."""
+    """The Permit2 nonce that it uses."""
 
 
 def _selector(signature: str) -> str:

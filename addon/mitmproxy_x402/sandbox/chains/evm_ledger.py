@@ -100,7 +100,7 @@ class EvmLedger:
         return Verified(checksum_address(transfer.sender), transfer.nonce, transfer)
 
     def settle(self, verified: Verified, at: float | None = None, charge: int | None = None) -> str:
-        """As the token contract would: nonce, window and balance are checked again. Raises Rejected."""
+        """Move the money as the token contract would: checks nonce, window and balance again. Raises Rejected."""
         moment = self._clock() if at is None else at
         if isinstance(verified.settlement, Permitted):
             return self._settle_permitted(verified.settlement, moment, charge)

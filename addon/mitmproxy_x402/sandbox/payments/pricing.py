@@ -52,7 +52,7 @@ class Quote:
 
     @property
     def description(self) -> str:
-        """As the gateway writes it into its challenges."""
+        """The text that the gateway writes into its challenges."""
         return f"Sandbox API call (~{self.input_tokens} input, {self.output_tokens} max output tokens)"
 
 
