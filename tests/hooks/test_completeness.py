@@ -137,6 +137,8 @@ def test_any_bytes_are_read() -> None:
         (b'{"stream" :\ttrue}', "application/json; charset=utf-8", "", True),
         (b'{"stream": false}', "application/json", "application/json", False),
         (b'{"text": "\\"stream\\": true"}', "application/json", "", False),
+        (b'{"text": "\\"stream\\": true", "like": "stream", "stream": true}', "application/json", "", True),
+        (b'{"stream": false, "text": "\\"stream\\": true", "stream": "true"}', "application/json", "", False),
         (b'{"stream": true}', "text/plain", "", False),
         (b"", "", "text/event-stream", True),
         (b"", "", "text/event-stream, application/json", False),

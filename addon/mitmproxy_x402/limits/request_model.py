@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import BytesHeaderParser
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
 from urllib.parse import unquote
 
 MAX_MARKS = 20_000
 """Brackets and strings that are looked at, some ten milliseconds' worth; a request with more keeps its secret."""
+MAX_TEXT = 4 << 20
+"""Bytes of a JSON body in which strings with escapes may end that stand before its model."""
 MAX_NAME = 200
 """Characters of a model's name that are believed."""
 MAX_PARTS = 200
@@ -83,6 +86,7 @@ def _bounds_thinking(body: bytes, at: int) -> bool:
 
 def _in_object(body: bytes) -> str | None:
     at = depth = 0
+    text = ""
     for _ in range(MAX_MARKS):
         mark = _MARK.search(body, at)
         if mark is None:
@@ -95,24 +99,29 @@ def _in_object(body: bytes) -> str | None:
             if depth == 0:
                 return None
         else:
-            end = _string_end(body, at)
+            end = body.find(b'"', at) + 1 or len(body)
+            if body[end - 2 : end - 1] == b"\\":  # it may not end there
+                text = text or body[:MAX_TEXT].decode("latin-1")
+                end = _string_end(text, at)
+                if end < 0:
+                    return None
             if depth == 1 and body[at : end - 1] == b"model" and (value := _VALUE.match(body, end)):
                 return _name(_decoded(value[1]))
             at = end
     return None
 
 
-def _string_end(body: bytes, begin: int) -> int:
-    """Where the string ends whose first character is at `begin`: behind a quote that no backslash escapes."""
-    at = begin
-    while (quote := body.find(b'"', at)) >= 0:
-        first = quote
-        while first > begin and body[first - 1 : first] == b"\\":
-            first -= 1
-        if (quote - first) % 2 == 0:
-            return quote + 1
-        at = quote + 1
-    return len(body)
+def _string_end(text: str, begin: int) -> int:
+    """Where the string ends whose first character is at `begin`, behind its closing quote; -1: it does not.
+
+    A long text has thousands of quotes, and OpenAI's SDK writes the model behind it, so they are not looked at one by
+    one.
+    """
+    try:
+        end: int = scanstring(text, begin, False)[1]
+    except ValueError:
+        return -1
+    return end
 
 
 def _decoded(text: bytes) -> str:
