@@ -25,6 +25,7 @@ from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.headers import payment_required_header
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges
+from support.chains.json_rpc import Rpc
 from support.ledger.ledgers import query
 from support.paying.payers import (
     ENTRIES,
@@ -139,6 +140,35 @@ def test_without_a_blockhash_and_without_an_rpc_nothing_is_signed(benches: Any) 
     del challenge["accepts"][0]["extra"]["recentBlockhash"]
     assert isinstance(bench.answer(payment_required_header(challenge), b""), RpcError)
     assert bench.signed == 0
+
+
+def test_entries_without_a_blockhash_ask_a_dead_rpc_once(benches: Any) -> None:
+    challenge = copy.deepcopy(RECORDED["solana-v2-chat"])
+    del challenge["accepts"][0]["extra"]["recentBlockhash"]
+    challenge["accepts"] = [challenge["accepts"][0] | {"amount": str(1_000 + n)} for n in range(200)]
+    with Rpc(lambda *_: None) as rpc:
+        bench = benches(rpc_timeout="1", solana_rpc=rpc.url)
+        error = bench.answer(None, json.dumps(challenge).encode())
+        assert isinstance(error, RpcError)
+        assert len(rpc.asked) == 1
+    assert " Its 200 entries: 0.001 USDC on solana" in str(error)
+    assert bench.signed == 0
+
+
+def test_only_so_many_entries_are_signed_in_vain(benches: Any) -> None:
+    bench, challenge = benches(), copy.deepcopy(RECORDED["base-v2-exa"])
+    (entry,) = challenge["accepts"]
+    challenge["accepts"] = [entry | {"amount": str(1_000 + n), "pad": "x" * 60_000} for n in range(15)]
+    good = entry | {"amount": "2000"}
+    body = json.dumps(challenge | {"accepts": [*challenge["accepts"], good]}).encode()
+    before = bench.signed
+    assert isinstance(bench.answer(None, body), Payment)
+    assert bench.signed == before + 16
+    challenge["accepts"] = [challenge["accepts"][0] | {"amount": str(1_000 + n)} for n in range(16)]
+    error = bench.answer(None, json.dumps(challenge | {"accepts": [*challenge["accepts"], good]}).encode())
+    assert isinstance(error, ChallengeError)
+    assert bench.signed == before + 32
+    assert "0.002 USDC on base: it was not tried, since 16 others could not be paid" in str(error)
 
 
 @pytest.mark.parametrize("name", RECORDED)

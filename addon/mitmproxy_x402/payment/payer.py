@@ -46,6 +46,10 @@ BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
 REFRESH_SECONDS = 20
 """Age in seconds at which another blockhash is looked up, while payments are sent ahead."""
 
+MAX_TRIED = 16
+"""Most offers of a challenge that fail in the ledger, at an RPC or when they are signed, before no more are tried."""
+_BY_POLICY = frozenset({"upstream_not_allowed", "over_request_limit", "wallet_unfunded"})
+"""Codes of refusals that cost next to nothing."""
 _NEXT_MAY_DO = frozenset(
     {"upstream_not_allowed", "over_request_limit", "over_budget", "balance_too_low", "wallet_unfunded"}
     | {"permit2_allowance_missing", "permit_under_way"}
@@ -102,6 +106,40 @@ class _Order:
     blockhash: Blockhash | None
     at_once: bool
     instead_of: Payment | None
+
+
+class _Tries:
+    """The offers of one challenge that were tried in vain: the same question is not asked of an RPC again."""
+
+    def __init__(self, order: _Order) -> None:
+        self._order = order
+        self.failures: list[tuple[Offer, X402Error]] = []
+        self._unreachable: dict[str, RpcError] = {}
+        """By network."""
+        self._costly = 0
+
+    def check(self, offer: Offer) -> None:
+        """Raises an error that is known before `offer` is tried."""
+        if offer.method in OVER_PERMIT2 and self._order.at_once:
+            raise _waits(offer)
+        needs_rpc = offer.method in OVER_PERMIT2 or (self._order.blockhash is None and _needs_blockhash(offer))
+        error = self._unreachable.get(offer.network.caip2) if needs_rpc else None
+        if error is not None:
+            raise error
+        if self._costly >= MAX_TRIED:
+            raise ChallengeError(f"it was not tried, since {MAX_TRIED} others could not be paid")
+
+    def failed(self, offer: Offer, error: X402Error) -> None:
+        """Note that `offer` cannot be paid."""
+        self.failures.append((offer, error))
+        if isinstance(error, RpcError):
+            self._unreachable[offer.network.caip2] = error
+        if not isinstance(error, Refused) or error.reason not in _BY_POLICY:
+            self._costly += 1
+
+
+def _needs_blockhash(offer: Offer) -> bool:
+    return offer.network.family == "svm" and not isinstance(offer.requirement.extra.get(BLOCKHASH), str)
 
 
 def _ended() -> Refused:
@@ -174,26 +212,24 @@ class Payer:
         """
         await self.read_whole(purpose, at_once=at_once)
         order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
-        failures: list[tuple[Offer, X402Error]] = []
+        tries = _Tries(order)
         offers = self._challenges.offered(required).offers
         if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
             offers = self._ceilings.order(offers, purpose)
         for offer in offers:
-            if at_once and offer.method in OVER_PERMIT2:
-                failures.append((offer, _waits(offer)))
-                continue
             try:
+                tries.check(offer)
                 payment = await self._paid(order, offer)
-            except (ChallengeError, RpcError, Refused) as error:
+            except (ChallengeError, RpcError, Refused) as error:  # noqa: PERF203 - one round, but for what fails
                 if isinstance(error, Refused) and error.reason not in _NEXT_MAY_DO:
                     raise
-                failures.append((offer, error))
+                tries.failed(offer, error)
             else:
-                if failures and not at_once:
-                    why = "; ".join(f"{other}: {refusals.reason_of(error)}" for other, error in failures)
+                if tries.failures and not at_once:
+                    why = "; ".join(f"{other}: {refusals.reason_of(error)}" for other, error in tries.failures)
                     logger.info("x402: %s is paid, since another way was not open: %s", offer, why)
                 return payment
-        raise policy.none_of(failures, required, self.rules, self.payers)
+        raise policy.none_of(tries.failures, required, self.rules, self.payers)
 
     async def _paid(self, order: _Order, offer: Offer) -> Payment:
         budgets = policy.admit(offer, order.purpose, self.rules)
