@@ -7,18 +7,12 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Citation, Other, Reading, Reasoning, StreamReader, Text, ToolCall
+from mitmproxy_x402.llm import Citation, Other, Reasoning, Text, ToolCall
 from support.vendors import vendor_streams as v
+from support.vendors.reading import read
 
 ROLE, STOP, CALLS = v.ROLE, v.chunk({}, "stop"), v.chunk({}, "tool_calls")
 BEGIN = v.chunk(v.call(0, "", "a", "x"))
-
-
-def read(body: bytes) -> Reading:
-    reader = StreamReader()
-    reader.feed(body)
-    reader.end()
-    return reader.reading()
 
 
 CHAT: list[tuple[bytes, list[str]]] = [

@@ -7,15 +7,9 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Reading, StreamReader, read_answer
+from mitmproxy_x402.llm import Reading, read_answer
 from support.vendors import vendor_streams as v
-
-
-def read(body: bytes) -> Reading:
-    reader = StreamReader()
-    reader.feed(body)
-    reader.end()
-    return reader.reading()
+from support.vendors.reading import read
 
 
 @pytest.mark.parametrize(

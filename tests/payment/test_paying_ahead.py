@@ -28,14 +28,13 @@ from mitmproxy_x402.payment.purchase import MAX_WAIT, Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
 from mitmproxy_x402.payment.signing.signer import BLOCKHASH_END, BLOCKHASH_SECONDS
-from mitmproxy_x402.protocol.messages import PaymentRequired
-from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.schemes.exact_evm import CLOCK_SKEW
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
 from support.chains.rpc import BLOCKHASH, GatedRpc
 from support.ledger.ledgers import query
+from support.paying.forecasts import read
 from support.proxy import EVM_KEY, svm_key
 from support.wire import free_port
 
@@ -99,12 +98,6 @@ class Desk:
 
     def states(self, count: int) -> list[str]:
         return [state for (state,) in query(self.ledger.path, "state")[-count:]]
-
-
-def read(message: dict[str, Any]) -> PaymentRequired:
-    required = read_payment_required(None, json.dumps(message).encode())
-    assert required is not None
-    return required
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from support import challenges
 from support.proxy import Proxy
 from support.rig import Rig
+from support.running.memory import peak
 from support.wire import Peer, Upstream, read_message, request
 
 LIMIT = 64 << 10
@@ -38,12 +39,6 @@ def _fresh(rig: Rig) -> None:
     rig.script(sell)
 
 
-def memory(rig: Rig) -> int:
-    """Bytes that the proxy holds, at the most it has ever held."""
-    text = Path(f"/proc/{rig.proxy.process.pid}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0]) << 10
-
-
 def head(*fields: str, path: str = "/v1/x") -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: 127.0.0.1", *fields, "", ""]).encode()
 
@@ -58,11 +53,11 @@ def test_what_the_guard_refuses_is_answered_before_its_body(rig: Rig, framing: s
         client.send(head("Origin: https://evil.example", framing))
         answer = read_message(client)
         assert (answer.status, code(answer.body)) == (403, "origin_not_allowed")
-        before, piece = memory(rig), bytes(1 << 20)
+        before, piece = peak(rig.proxy.process.pid), bytes(1 << 20)
         with pytest.raises(OSError):  # noqa: PT011, PT012
             for _ in range(200):
                 client.send(b"100000\r\n" + piece + b"\r\n" if "chunked" in framing else piece)
-        assert memory(rig) - before < 20 << 20
+        assert peak(rig.proxy.process.pid) - before < 20 << 20
     assert rig.upstream.requests == []
 
 

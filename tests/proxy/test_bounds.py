@@ -6,7 +6,6 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import h11
 import pytest
@@ -17,6 +16,7 @@ from support import challenges
 from support.patience import eventually
 from support.proxy import Proxy
 from support.rig import Rig
+from support.running.memory import peak
 from support.wire import Message, Peer, Upstream, read_message, request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -27,11 +27,6 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, home=tmp_path_factory.mktemp("home")) as proxy:
         yield Rig(proxy, upstream)
-
-
-def memory(rig: Rig) -> int:
-    text = Path(f"/proc/{rig.proxy.process.pid}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0]) << 10
 
 
 def flood(peer: Peer, piece: bytes, most: int = 64 << 20) -> int:
@@ -72,14 +67,14 @@ def test_an_upstream_that_floods(rig: Rig, begin: bytes, piece: bytes, status: i
         sent.append(flood(peer, piece))
 
     rig.script(script)
-    before = memory(rig)
+    before = peak(rig.proxy.process.pid)
     with rig.client() as client:
         body = json.dumps([len(begin), len(piece), paid]).encode()  # no other test's: its payment would go along
         client.send(request(body=body))
         head = client.until(b"\r\n\r\n")
         assert int(head.split()[1]) == status
         rest = client.rest()
-    assert memory(rig) - before < 24 << 20
+    assert peak(rig.proxy.process.pid) - before < 24 << 20
     eventually(lambda: bool(sent), lambda: sent)
     assert sent[0] < 32 << 20
     if status == 502:
@@ -105,7 +100,7 @@ CLIENT_FLOODS = {
 @pytest.mark.parametrize(("begin", "piece", "status"), CLIENT_FLOODS.values(), ids=CLIENT_FLOODS)
 def test_a_client_that_floods(rig: Rig, begin: bytes, piece: bytes, status: int) -> None:
     rig.script(lambda *_: None)
-    before = memory(rig)
+    before = peak(rig.proxy.process.pid)
     with rig.client() as client:
         client.send(begin)
         assert flood(client, piece) < 64 << 20
@@ -116,7 +111,7 @@ def test_a_client_that_floods(rig: Rig, begin: bytes, piece: bytes, status: int)
                 pass  # the reset was faster
             else:
                 assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, "request_head_too_large")
-    assert memory(rig) - before < 24 << 20
+    assert peak(rig.proxy.process.pid) - before < 24 << 20
     assert rig.upstream.requests == []
 
 
@@ -128,12 +123,12 @@ def test_requests_that_are_sent_ahead_without_end(rig: Rig) -> None:
         waits.wait(20)
 
     rig.script(script)
-    before = memory(rig)
+    before = peak(rig.proxy.process.pid)
     with rig.client() as client:
         client.send(request())
         assert flood(client, LINES, 128 << 20) < 128 << 20
         waits.set()
-    assert memory(rig) - before < 64 << 20
+    assert peak(rig.proxy.process.pid) - before < 64 << 20
 
 
 def test_the_trailers_of_a_request_are_dropped(rig: Rig) -> None:

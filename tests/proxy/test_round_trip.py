@@ -8,12 +8,12 @@ import queue
 import random
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from support import challenges
 from support.rig import Rig
+from support.running.memory import peak
 from support.wire import TIMEOUT, Message, Peer, Upstream, request
 
 STREAM_HEAD = (
@@ -337,19 +337,13 @@ def test_a_response_of_100_mb_passes_in_little_memory(rig: Rig) -> None:
             peer.send(block)
 
     rig.script(sell(stream))
-    before = peak_memory(rig.proxy.process.pid)
+    before = peak(rig.proxy.process.pid)
     with rig.client() as client:
         client.send(request())
         client.until(b"\r\n\r\n")
         for _ in range(100):
             assert client.exactly(1 << 20) == block
-    assert peak_memory(rig.proxy.process.pid) - before < 20_000
-
-
-def peak_memory(pid: int) -> int:
-    """In KB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    assert peak(rig.proxy.process.pid) - before < 20_000_000
 
 
 def test_upstream_closing_as_the_payment_goes_out_gets_the_same_payment_once_more(rig: Rig) -> None:

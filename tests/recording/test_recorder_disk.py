@@ -13,6 +13,7 @@ from mitmproxy_x402.recording.format import read_recording, read_recordings
 from support.changer import set_options
 from support.proxy import Proxy
 from support.recording.recorders import EVENT, STREAM, Recorded, answering, begin, chunk, until
+from support.running.memory import peak
 from support.wire import TIMEOUT, Peer, Upstream, request
 
 
@@ -29,7 +30,7 @@ def test_100_mb_pass_in_little_memory(rig: Recorded) -> None:
             peer.send(block)
 
     rig.fresh(script)
-    before = peak_memory(rig.proxy.process.pid)
+    before = peak(rig.proxy.process.pid)
     with rig.client() as client:
         client.send(request())
         client.until(b"\r\n\r\n")
@@ -42,17 +43,11 @@ def test_100_mb_pass_in_little_memory(rig: Recorded) -> None:
     assert found.response is not None
     assert found.response.size == 100 << 20
     assert found.body() == block * 100
-    assert peak_memory(rig.proxy.process.pid) - before < 40_000
+    assert peak(rig.proxy.process.pid) - before < 40_000_000
 
 
 def size_of(rig: Recorded) -> int:
     return sum(file.stat().st_size for folder in rig.folders() for file in folder.glob("response.*"))
-
-
-def peak_memory(pid: int) -> int:
-    """In KB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def test_many_at_once(rig: Recorded) -> None:

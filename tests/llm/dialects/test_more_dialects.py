@@ -29,6 +29,7 @@ from mitmproxy_x402.llm import (
 )
 from support.vendors import more_streams as m
 from support.vendors import vendor_streams as v
+from support.vendors.reading import read
 from support.vendors.vendor_server import Vendor
 
 with warnings.catch_warnings():
@@ -42,13 +43,6 @@ WEATHER = '{"city":"Bern"}'
 
 def call(identity: str = "t1", name: str = "weather", arguments: str = WEATHER) -> ToolCall:
     return ToolCall(identity, name, arguments, json.loads(arguments))
-
-
-def read(body: bytes) -> Reading:
-    reader = StreamReader()
-    reader.feed(body)
-    reader.end()
-    return reader.reading()
 
 
 def whole(value: Any) -> Reading:

@@ -19,11 +19,10 @@ from mitmproxy_x402.errors import X402Error
 from mitmproxy_x402.ledger.interface import Outcome
 from mitmproxy_x402.payment.jobs import Jobs
 from mitmproxy_x402.payment.polls import Poll, poll_of, remember
-from mitmproxy_x402.settings.settings import Settings, read_settings
-from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
+from mitmproxy_x402.settings.settings import Settings
+from mitmproxy_x402.wallet.sources import Wallets
 from support import effort
 from support.paying.money_world import CHALLENGES, PRICES, Process, Running, World, run
-from support.proxy import EVM_KEY
 
 SEQUENCES = 100
 BATCH = 50
@@ -90,19 +89,6 @@ class JobWorld(World):
             until = json.loads(base64.b64decode(payment.header[1]))["payload"]["authorization"]["validBefore"]
             note = self.notes[payment.reference]
             note.valid_until, note.refused = max(note.valid_until, int(until) - self.offset), False
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    return read_settings(
-        {"x402_budget": "0.000200/hour, 0.000900", "x402_ledger_sync": "false"}, {}, cwd=home, home=home
-    )
-
-
-@pytest.fixture(scope="module")
-def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
-    return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
 
 
 @pytest.mark.parametrize("batch", effort.chosen(range(SEQUENCES // BATCH), 0))

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_x402.settings.settings import Settings, read_settings
-from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
+from mitmproxy_x402.settings.settings import Settings
+from mitmproxy_x402.wallet.sources import Wallets
 from support import effort
 from support.ledger.postgres import Postgres
 from support.paying.money_world import SharedWorld, World
-from support.proxy import EVM_KEY
 
 BATCH = 100
 """Sequences a test."""
@@ -36,19 +35,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("batch", range(-(-count // BATCH)))
     if "shared_batch" in metafunc.fixturenames:
         metafunc.parametrize("shared_batch", range(-(-count // SLOWER // SHARED_BATCH)))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    return read_settings(
-        {"x402_budget": "0.000200/hour, 0.000900", "x402_ledger_sync": "false"}, {}, cwd=home, home=home
-    )
-
-
-@pytest.fixture(scope="module")
-def wallets(tmp_path_factory: pytest.TempPathFactory) -> Wallets:
-    return load_wallets(WalletSources({"BLOCKRUN_WALLET_KEY": EVM_KEY}, tmp_path_factory.mktemp("keys")))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +134,6 @@ class TestAddress:
         signature, key = Signature.from_string(headers["x-poll-signature"]), Pubkey.from_string(wallet.address)
         assert signature.verify(key, b"blockrun-poll:v1:audio:mus/1:1700000000")
         assert not signature.verify(key, b"blockrun-poll:v1:audio:mus/1:1700000001")
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    made = Gateway(tmp_path)
-    yield made
-    made.payer.ledger.close()
 
 
 class TestMemory:

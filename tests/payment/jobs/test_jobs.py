@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +11,6 @@ from mitmproxy_x402.ledger.interface import LedgerError, Outcome
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
 from support.paying.jobs import OTHER, TRANSACTION, Gateway, authorization, buy, refused
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    made = Gateway(tmp_path)
-    yield made
-    made.payer.ledger.close()
 
 
 class TestOnEvm:

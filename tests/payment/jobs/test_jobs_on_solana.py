@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges
 from support.paying.jobs import DEAD, SUBMIT, Gateway, buy, refused, required, svm
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    made = Gateway(tmp_path)
-    yield made
-    made.payer.ledger.close()
 
 
 class TestOnSolana:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mitmproxy_x402.payment.retained import identity as request_identity
 from mitmproxy_x402.payment.retained.identity import MAX_AT_ONCE, MAX_IN_PLACE, RequestIdentity, body_digest
 from mitmproxy_x402.payment.retained.store import Memory, RetainedPayments
+from support.paying.repeating import reordered
 from support.recording.zstd import compress as zstd
 
 ROUTE = ("POST", "https://h:443", "/v1/x")
@@ -28,12 +29,6 @@ JSON = st.recursive(
     max_leaves=12,
 )
 COMPRESSORS = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}
-
-
-def reordered(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: reordered(value[key]) for key in reversed(value)}
-    return [reordered(item) for item in value] if isinstance(value, list) else value
 
 
 def large(value: Any, indent: int | None = None) -> bytes:

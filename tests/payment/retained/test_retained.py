@@ -29,6 +29,7 @@ from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet.sources import WalletSources, load_wallets
 from support import challenges
 from support.ledger.ledgers import EPOCH, KINDS, DatabaseTimes, place_of
+from support.paying.repeating import reordered
 from support.proxy import EVM_KEY
 
 ROUTE = ("POST", "https://h:443", "/v1/x")
@@ -41,12 +42,6 @@ JSON = st.recursive(
 
 def fingerprint(route: Route, body: bytes) -> Fingerprint:
     return RequestIdentity(route, body).fingerprint
-
-
-def reordered(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: reordered(value[key]) for key in reversed(value)}
-    return [reordered(item) for item in value] if isinstance(value, list) else value
 
 
 @given(st.dictionaries(st.text(), JSON), st.sampled_from([None, 1]), st.booleans())

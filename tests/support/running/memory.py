@@ -1,9 +1,10 @@
-"""How much memory an object holds on to."""
+"""How much memory an object holds on to, and a process has ever had."""
 
 from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 from types import FunctionType, ModuleType
 
 
@@ -19,3 +20,9 @@ def held(thing: object) -> int:
         total += sys.getsizeof(each)
         waiting += gc.get_referents(each)
     return total
+
+
+def peak(pid: int) -> int:
+    """Bytes that the process `pid` has had at most."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) << 10
