@@ -151,7 +151,7 @@ def test_entries_without_a_blockhash_ask_a_dead_rpc_once(benches: Any) -> None:
         error = bench.answer(None, json.dumps(challenge).encode())
         assert isinstance(error, RpcError)
         assert len(rpc.asked) == 1
-    assert " Its 200 entries: 0.001 USDC on solana" in str(error)
+    assert " The challenge's 200 entries: 0.001 USDC on solana" in str(error)
     assert bench.signed == 0
 
 

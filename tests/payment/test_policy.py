@@ -89,7 +89,7 @@ def test_without_a_wallet_either_variable_will_do_where_either_network_will() ->
     refusal = refused(challenge(entry("base", 2000), entry("base", 1000), entry("solana", 3000)), set())
     assert "wallet new, or set BLOCKRUN_WALLET_KEY or SOLANA_WALLET_KEY to the key" in str(refusal)
     assert "0.001 USDC on base" in str(refusal), "the cheapest of a network"
-    assert "0.002 USDC" not in str(refusal).partition(" Its 3 entries")[0]
+    assert "0.002 USDC" not in str(refusal).partition(" The challenge's 3 entries")[0]
     assert "0.003 USDC on solana" in str(refusal)
 
 

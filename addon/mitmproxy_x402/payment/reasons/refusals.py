@@ -124,7 +124,7 @@ def _each(required: PaymentRequired, objections: Sequence[Objection]) -> str:
     ]
     if len(parts) > MAX_LISTED:
         parts[MAX_LISTED - 1 :] = [f"and {len(parts) - MAX_LISTED + 1} other reasons"]
-    return f" Its {len(objections) + len(required.unreadable)} entries: " + "; ".join(parts) + "."
+    return f" The challenge's {len(objections) + len(required.unreadable)} entries: " + "; ".join(parts) + "."
 
 
 def _named(entries: Sequence[str]) -> str:
@@ -166,7 +166,7 @@ def over_limit(offer: Offer, limit: int, where: str, key: str) -> Refused:
         f"The gateway asks {offer} for this request, more than {most}. Nothing was paid. To allow it, raise {key}; to "
         "pay less, lower max_tokens or send less.",
         asked=str(offer),
-        why=f"it is more than {most} ({key})",
+        why=f"it is more than {most} ({key.removeprefix('the option ').partition(' (')[0]})",
     )
 
 
@@ -202,7 +202,7 @@ def over_budget(
         "over_budget",
         f"The gateway asks {offer}, and {used}. Nothing was paid.{doubt} {when}. To allow it at once, raise {where}.",
         asked=str(offer),
-        why=f"{used} ({where})",
+        why=f"{used} ({where.removeprefix('the option ')})",
     )
 
 
