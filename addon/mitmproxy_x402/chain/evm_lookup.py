@@ -11,6 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..protocol.evm.address import abi_word
 from ..protocol.evm.permit2_contracts import PERMIT2, read_call
 from .evm_blocks import Block, EvmBlocks, Log, log, quantity
 from .json_rpc import Call, Unreachable
@@ -176,7 +177,7 @@ def _groups(payments: Sequence[Sent]) -> Iterator[list[Sent]]:
 
 
 def _state_call(payment: Sent, at: Block) -> Call:
-    owner = _word(payment.payer)
+    owner = abi_word(payment.payer)
     if payment.method == "permit2":
         contract, data = PERMIT2, f"{_NONCE_BITMAP}{owner}{payment.nonce >> 8:064x}"
     else:
@@ -196,12 +197,8 @@ def _is_transfer(each: Log) -> bool:
     return len(each.topics) == 3 and each.topics[0] == TRANSFER and 2 < len(each.data) <= 66
 
 
-def _word(address: str) -> str:
-    return address.removeprefix("0x").lower().rjust(64, "0")
-
-
 def _topic(address: str) -> str:
-    return f"0x{_word(address)}"
+    return f"0x{abi_word(address)}"
 
 
 def _address(topic: str) -> str:

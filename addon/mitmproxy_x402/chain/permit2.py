@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import EvmRpcError
+from ..protocol.evm.address import abi_word
 from ..protocol.evm.permit2_contracts import PERMIT2
 from ..protocol.networks import Asset, Network
 from .json_rpc import Call, Declined, Unreachable, json_rpc, json_rpc_batch, origin
@@ -35,7 +36,7 @@ async def standing(network: Network, asset: Asset, owner: str, urls: Sequence[st
 
     Raises EvmRpcError, which shows no more of a URL than its host.
     """
-    whose, whom = _word(owner), _word(PERMIT2)
+    whose, whom = abi_word(owner), abi_word(PERMIT2)
     calls: list[Call] = [("eth_chainId", [])]
     for data in (_BALANCE_OF + whose, _ALLOWANCE + whose + whom, _NONCES + whose):
         calls.append(("eth_call", [{"to": asset.address, "data": f"0x{data}"}, "latest"]))  # noqa: PERF401
@@ -56,7 +57,7 @@ async def standing(network: Network, asset: Asset, owner: str, urls: Sequence[st
 
 async def deposited(asset: Asset, contract: str, owner: str, urls: Sequence[str], seconds: float) -> int:
     """The atomic units that `owner` has deposited in Circle's `contract`. Raises EvmRpcError."""
-    data = f"0x{_AVAILABLE_BALANCE}{_word(asset.address)}{_word(owner)}"
+    data = f"0x{_AVAILABLE_BALANCE}{abi_word(asset.address)}{abi_word(owner)}"
     failures = []
     for url in urls:
         try:
@@ -100,7 +101,3 @@ def _number(said: object) -> int:
     except ValueError:
         pass
     raise Unreachable("its answer is not a number")
-
-
-def _word(address: str) -> str:
-    return address.removeprefix("0x").lower().rjust(64, "0")

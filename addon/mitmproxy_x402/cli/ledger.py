@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..protocol.amounts import format_usd
 from ..report.text import count
 from ..settings.settings import Settings
 from .ledger_options import Parser, UsageError, options_of, settings_and_place
+from .terminal import write
 
 _DAYS = COUNTED_MS // (24 * 3600 * 1000)
 
@@ -37,18 +37,18 @@ def run(arguments: Sequence[str]) -> int:
         if given.before:
             raise UsageError("backup takes no --before: it copies everything")
         rows = back_up(place, file)
-        _say(f"{file.resolve()}: {count(rows)}, the whole ledger.\n")
+        write(f"{file.resolve()}: {count(rows)}, the whole ledger.\n")
         return 0
     done = archive(place, _date(given.before), file, for_ever=_has_no_period(settings))
     if not done.rows:
-        _say(f"Nothing to move: payments stay for {_DAYS} days, for as long as they may count against a budget.\n")
+        write(f"Nothing to move: payments stay for {_DAYS} days, for as long as they may count against a budget.\n")
         return 0
-    _say(
+    write(
         f"{file.resolve()}: {count(done.rows)}, {format_usd(done.micro_usd)} USD. {done.removed} removed from {place}; "
         "the ledger's file does not shrink, but new payments use the space.\n"
     )
     if done.removed < done.rows:
-        _say(f"{done.rows - done.removed} changed meanwhile, and are in both.\n")
+        write(f"{done.rows - done.removed} changed meanwhile, and are in both.\n")
     return 0
 
 
@@ -63,8 +63,3 @@ def _date(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"archive --before {text!r:.40}: expected a date such as 2026-08-01") from None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -24,6 +24,7 @@ from ..report.text import count, plain
 from ..settings.ledger_place import LedgerPlace
 from ..settings.settings import Settings
 from .ledger_options import Parser, options_of, settings_and_place
+from .terminal import write
 
 NOT_ASKED, FOUND_WRONG = 1, 3
 """Exit codes: there was something to look up and no answer at all; the chain contradicts what a gateway said."""
@@ -67,12 +68,12 @@ def run(arguments: Sequence[str]) -> int:
     if not is_there(place):
         if given.ledger or options.get("x402_ledger"):
             raise LedgerError(f"There is no ledger at {place}. The proxy makes one when it starts.")
-        _say("Nothing was paid yet.\n")
+        write("Nothing was paid yet.\n")
         return 0
     with closing(open_ledger(place)) as ledger:  # which brings an older one up to date, and ends what has ended
         entries = _entries(place)
         outcome = asyncio.run(_look_up(entries, settings, ledger, quiet=given.json))
-    _say(as_json(outcome) if given.json else text(outcome, settings))
+    write(as_json(outcome) if given.json else text(outcome, settings))
     if outcome.wrong:
         return FOUND_WRONG
     answered = any(one.verdict.witnesses or one.verdict.later for one in outcome.found)
@@ -183,8 +184,3 @@ def as_json(outcome: Outcome) -> str:
         ],
     }
     return json.dumps(document, indent=2) + "\n"
-
-
-def _say(said: str) -> None:
-    sys.stdout.write(said)
-    sys.stdout.flush()

@@ -18,6 +18,7 @@ from ..report import text as report_text
 from ..report.of_ledger import entries_since, of_ledger
 from ..settings.ledger_place import LedgerPlace
 from .ledger_options import Parser, UsageError, options_of, settings_and_place
+from .terminal import write
 
 HTML_FILE = "x402-report.html"
 
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     settings, place = settings_and_place(choice.options, choice.ledger)
     if choice.form == "backup":
         rows = back_up(place, Path(choice.html).expanduser())
-        _say(f"{Path(choice.html).expanduser().resolve()}: {report_text.count(rows)}\n")
+        write(f"{Path(choice.html).expanduser().resolve()}: {report_text.count(rows)}\n")
         return 0
     if missing := find_missing(place) if is_there(place) else "":
         sys.stderr.write(f"{missing[0].upper()}{missing[1:]}.\n")
@@ -59,9 +60,9 @@ def run(arguments: Sequence[str]) -> int:
     elif choice.form == "html":
         _write(choice.html, report_html.page(made), place)
     elif choice.form == "text":
-        _say(report_text.table(made, colour=_has_colour(), blocks=_has_blocks()))
+        write(report_text.table(made, colour=_has_colour(), blocks=_has_blocks()))
     else:
-        _say(report_text.as_json(made))
+        write(report_text.as_json(made))
     return 0
 
 
@@ -103,7 +104,7 @@ def _days(text: str) -> int | None:
 
 def _write(name: str, text: str, ledger: LedgerPlace) -> None:
     if name == "-":
-        _say(text)
+        write(text)
         return
     file = Path(name).expanduser()
     its_own = isinstance(ledger, Path) and ledger.exists() and file.exists() and file.samefile(ledger)
@@ -116,12 +117,7 @@ def _write(name: str, text: str, ledger: LedgerPlace) -> None:
             out.write(text)
     except OSError as error:
         raise SettingsError(f"--html {file}: cannot be written: {error.strerror}.") from None
-    _say(f"{file.resolve()}\n")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    write(f"{file.resolve()}\n")
 
 
 def _has_colour() -> bool:

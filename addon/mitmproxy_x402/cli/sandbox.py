@@ -35,6 +35,7 @@ from ..protocol.networks import BUILT_IN
 from ..sandbox import Sandbox, SandboxConfig
 from ..sandbox.config import Scheme
 from ..wallet.sources import EVM_VARIABLE, SVM_VARIABLE
+from .terminal import say
 
 SETTLED_LATE = """\
            the gateway settled it after the stream's last byte and could not say so in it. So the proxy calls it "sent,
@@ -139,15 +140,15 @@ def run(arguments: Sequence[str]) -> int:
         with _proxy(gateway.url, port, choice) as (proxy, ledger):
             url = f"http://127.0.0.1:{port}"
             _await_port(port, proxy)
-            _say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
-            _say(f"{_bold('proxy')}    {url}, pays for every client on this machine\n")
+            say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
+            say(f"{_bold('proxy')}    {url}, pays for every client on this machine\n")
             paid = _show(port, gateway, choice)
             if choice.once:
                 return 0 if paid else 1
             at = "" if port == PORT else f" -p {port}"
             rpcs = _rpc_variables(gateway.url, choice.networks)
             there = shlex.join([f"{name}={value}" for name, value in {"X402_UPSTREAM": gateway.url, **rpcs}.items()])
-            _say(PASTE.format(url=url, at=at, program=program(), ledger=shlex.quote(str(ledger)), there=there))
+            say(PASTE.format(url=url, at=at, program=program(), ledger=shlex.quote(str(ledger)), there=there))
             code = proxy.wait()
             time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
             raise DemoError(f"the proxy ended by itself, exit code {code}")
@@ -200,7 +201,7 @@ def _gateway(choice: _Choice) -> Iterator[Sandbox]:
             gateway = stack.enter_context(Sandbox(config).run_in_thread())
         except OSError:
             gateway = stack.enter_context(Sandbox(replace(config, port=0)).run_in_thread())
-            _say(f"port {GATEWAY_PORT} is in use; the gateway uses another: {gateway.url}")
+            say(f"port {GATEWAY_PORT} is in use; the gateway uses another: {gateway.url}")
         yield gateway
 
 
@@ -221,7 +222,7 @@ def _port_or_another(port: int, who: str) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         another = int(probe.getsockname()[1])
-    _say(f"port {port} is in use; {who} uses another: {another}")
+    say(f"port {port} is in use; {who} uses another: {another}")
     return another
 
 
@@ -274,7 +275,7 @@ def _relay(output: IO[bytes]) -> None:
     for line in output:
         text = line.decode(errors="replace").rstrip()
         if text and not _CHATTER.search(text):
-            _say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
+            say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
 
 
 def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapping[str, str]:
@@ -323,7 +324,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
     """Send a streamed request with a tool call, and print it as it arrives. Returns whether it is complete and paid."""
-    _say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
+    say(f'POST /v1/chat/completions, streamed, with a tool to call: "{QUESTION}"\n')
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     started = time.monotonic()
     try:
@@ -331,14 +332,14 @@ def _show(port: int, gateway: Sandbox, choice: _Choice) -> bool:
         connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            _say(f"answered {response.status}: {_message(response.read())}")
+            say(f"answered {response.status}: {_message(response.read())}")
             return False
         call = _print_events(response, started)
     except (OSError, HTTPException) as error:
         raise DemoError(f"the request through the proxy failed: {type(error).__name__}: {error}") from None
     finally:
         connection.close()
-    _say(f"\n{_bold('tool call')}  {call or 'incomplete: the stream ended early'}")
+    say(f"\n{_bold('tool call')}  {call or 'incomplete: the stream ended early'}")
     return _say_what_was_paid(gateway, choice) and call is not None
 
 
@@ -360,7 +361,7 @@ def _print_events(response: HTTPResponse, started: float) -> str | None:
         text = line.decode().rstrip("\r\n")
         if not text:
             continue
-        _say(f"{_dim(f'{time.monotonic() - started:8.3f} s')}  {_shortened(text, width)}")
+        say(f"{_dim(f'{time.monotonic() - started:8.3f} s')}  {_shortened(text, width)}")
         if text == "data: [DONE]":
             complete = True
         elif text.startswith("data: "):
@@ -397,14 +398,14 @@ def _say_what_was_paid(gateway: Sandbox, choice: _Choice) -> bool:
         amount = f"{payment.amount} units" if asset is None else f"{format_usd(asset.micro_usd(payment.amount))} USDC"
         place = payment.network if row is None else row.name
         if payment.scheme == "upto" and payment.charged is not None and asset is not None:
-            _say(f"{_bold('paid')}       at most {amount}, the ceiling that the wallet signed and the proxy reserved")
+            say(f"{_bold('paid')}       at most {amount}, the ceiling that the wallet signed and the proxy reserved")
             amount = f"{format_usd(asset.micro_usd(payment.charged))} USDC"
-            _say(f"{_bold('charged')}    {amount} on {place} of {payment.payer}, by the answer's length")
+            say(f"{_bold('charged')}    {amount} on {place} of {payment.payer}, by the answer's length")
         else:
-            _say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
-        _say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
+            say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
+        say(f"           {payment.state}, transaction {payment.transaction or 'none'}")
         late = row is not None and row.family == "evm" and payment.state == "settled"
-        _say(SETTLED_LATE.format(then=_what_follows(choice)) if late else "")
+        say(SETTLED_LATE.format(then=_what_follows(choice)) if late else "")
     return len(payments) == 1 and payments[0].state == "settled" and bool(payments[0].transaction)
 
 
@@ -412,11 +413,6 @@ def _what_follows(choice: _Choice) -> str:
     if choice.scheme == "gateway":
         return CIRCLES_OWN
     return ENDS_NOW if choice.once else CONFIRMED_LATER
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def _styled(text: str, code: str) -> str:

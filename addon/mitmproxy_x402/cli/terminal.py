@@ -32,7 +32,12 @@ def is_interactive() -> bool:
 
 def say(text: str = "") -> None:
     """Print a line and flush."""
-    sys.stdout.write(f"{text}\n")
+    write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    """Print `text`, which ends its lines itself, and flush."""
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

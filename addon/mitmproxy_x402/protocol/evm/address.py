@@ -41,3 +41,8 @@ def checksum_address(address: bytes) -> str:
 def public_key_address(public_key: bytes) -> bytes:
     """The address of an uncompressed public key without its prefix: 64 bytes, x and y."""
     return bytes(keccak(public_key)[-20:])
+
+
+def abi_word(address: str) -> str:
+    """The address as the ABI writes it: a word of 32 bytes, in 64 hex digits without 0x."""
+    return address.removeprefix("0x").lower().rjust(64, "0")
