@@ -135,7 +135,7 @@ LATER: dict[str, Callable[[SqliteLedger, int], object]] = {
     "released": lambda ledger, row: ledger.release(row),
     "resent": lambda ledger, row: ledger.record_resent(row),
     "dead": lambda ledger, row: ledger.record_chain([ChainWord(row, "dead")]),
-    "job": lambda ledger, row: (ledger.record_job(row, "j", "0xw"), ledger.find_job("j")),
+    "job": lambda ledger, row: ledger.record_job(row, "j", "0xw"),
     "closed": lambda ledger, _: ledger.close(),
 }
 

@@ -314,6 +314,7 @@ class SqliteLedger:
 
     def record_job(self, row: int, job: str, payer: str) -> None:
         """Record that the payment `row`, signed by `payer`, started the job polled at the address `job`."""
+        self._catch_up()  # another proxy may be polled
         with self._guarded():
             self._db.execute(statements.JOB, (job, payer, row))
 
