@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hmac
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -264,4 +265,4 @@ def _strip_secrets(fields: http.Headers) -> None:
 
 def pays_itself(request: http.Request) -> bool:
     """Whether the client sent a payment of its own: then nothing more is paid."""
-    return any(is_payment(name, value) for name, value in request.headers.fields)
+    return any(itertools.starmap(is_payment, request.headers.fields))

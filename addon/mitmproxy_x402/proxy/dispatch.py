@@ -7,7 +7,7 @@ import inspect
 import itertools
 import weakref
 from collections.abc import Awaitable, Generator, Iterator
-from typing import Any, cast
+from typing import Any
 
 from mitmproxy import exceptions, http
 
@@ -146,7 +146,7 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     """
     if event.name not in FLOW_HOOKS or not _is_in_place(addons):
         return False
-    index, flow = index_of(addons), cast(Any, event).flow
+    index, flow = index_of(addons), event.flow  # type: ignore[attr-defined]  # as FLOW_HOOKS says
     if index.listens("update"):
         return False
     # As in a task: context variables that a hook sets end with it.
@@ -184,7 +184,7 @@ def has_unfinished() -> bool:
 def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
     """Call the hooks; yields each awaitable in between."""
     name = event.name
-    arguments = (cast(Any, event).flow,) if name in FLOW_HOOKS else event.args()
+    arguments = (event.flow,) if name in FLOW_HOOKS else event.args()  # type: ignore[attr-defined]
     for family in itertools.chain(index.asked(name), _added(index.addons.chain)):
         try:
             for addon in family:

@@ -54,7 +54,8 @@ def get(headers: http.Headers, key: str | bytes, default: str | None = None) -> 
 
 def text(headers: http.Headers, key: str | bytes) -> str:
     """The value of the header `key`, repeated ones joined with commas; empty if there is none."""
-    return get(headers, key) or ""
+    found = values(headers, key)
+    return b", ".join(found).decode("utf-8", "surrogateescape") if found else ""
 
 
 def has(headers: http.Headers, key: str | bytes) -> bool:

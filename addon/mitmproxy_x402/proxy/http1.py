@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from typing import Any, cast
+from typing import Any
 
 import h11
 from mitmproxy import http
@@ -132,7 +132,8 @@ class ChunksInTurns:
             return self._read_on() if event.command is self._turn else nothing()
         if isinstance(event, events.ConnectionClosed) and self._turn is not None:
             return self._read_rest(event)
-        return cast(Steps, super()._handle_event(event))  # type: ignore[misc]  # mitmproxy's
+        steps: Steps = super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
+        return steps
 
     def _read_rest(self, event: events.ConnectionClosed) -> Steps:
         self._is_last = True

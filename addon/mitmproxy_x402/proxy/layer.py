@@ -114,8 +114,8 @@ class X402Layer(HttpLayer):
             server.__class__ = Http2Server
 
     def _handle_event(self, event: events.Event) -> Steps:
-        is_long = isinstance(event, events.DataReceived) and len(event.data) > LEAST
-        began = time.thread_time() if is_long else 0.0
+        read = event.connection if isinstance(event, events.DataReceived) and len(event.data) > LEAST else None
+        began = 0.0 if read is None else time.thread_time()
         if isinstance(event, events.Wakeup) and event.command is self._alarm:
             self._alarm = None
             yield from self._cut_overdue()
@@ -131,8 +131,8 @@ class X402Layer(HttpLayer):
             # A wait that begins later cannot end before the shortest time-out from now.
             self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
             yield self._alarm
-        if is_long:
-            worked(cast(events.DataReceived, event).connection, began)
+        if read is not None:
+            worked(read, began)
 
     def _go_on(self, event: events.Event) -> Steps:
         """Handle an event as mitmproxy does, with fewer writes and fewer tasks.

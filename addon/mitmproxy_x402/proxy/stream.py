@@ -25,7 +25,7 @@ import logging
 import math
 import time
 from collections.abc import Generator
-from typing import Any, cast
+from typing import Any
 
 from mitmproxy import http
 from mitmproxy.connection import Connection
@@ -111,7 +111,8 @@ class X402Stream(HoldingStream):
             self._take_note(event)
             if isinstance(event, ResponseData) and self._answering and not self._paused:
                 # A piece of a body: HttpStream handles it in this state without waiting for anything.
-                return cast(Steps, self.server_state(event))
+                steps: Steps = self.server_state(event)
+                return steps
         return self._translated(super().handle_event(event))
 
     def _translated(self, steps: Steps) -> Steps:
@@ -155,7 +156,7 @@ class X402Stream(HoldingStream):
                 event.response.http_version = "HTTP/1.1"
 
     def _learn_framing(self, response: http.Response) -> None:
-        if self._answering and isinstance(self._http_layer().connections[self.context.client], _http1.Http1Server):
+        if self._answering and isinstance(self._http_layer.connections[self.context.client], _http1.Http1Server):
             self._chunked = "chunked" in header_index.text(response.headers, b"transfer-encoding").lower()
 
     def pass_on(self, event: ResponseData) -> commands.SendData | None:
@@ -259,7 +260,7 @@ class X402Stream(HoldingStream):
     def _send_leg(self) -> Steps:
         """Send the request upstream again, on the same connection if it is still open."""
         self._reused = None
-        streams = self._http_layer().streams
+        streams = self._http_layer.streams
         if self.leg_id != self.stream_id:
             streams.pop(self.leg_id, None)  # the client's own id stays: events from the client carry it
         self.leg_id = next(_leg_ids)  # before anything else: from here on events of the old leg are dropped
@@ -303,7 +304,7 @@ class X402Stream(HoldingStream):
         self.waits_for = ""
         if not connected:
             return False
-        cast(Any, self._http_layer()).repair(self.context.server)
+        self._http_layer.repair(self.context.server)
         return True
 
     def handle_protocol_error(self, event: Any) -> Steps:
@@ -341,7 +342,9 @@ class X402Stream(HoldingStream):
             self.flow.response.trailers = None
         yield from super().send_response(already_streamed)
 
-    def _http_layer(self) -> HttpLayer:
+    @functools.cached_property
+    def _http_layer(self) -> Any:
+        """The `X402Layer` that this stream belongs to."""
         return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
 
 

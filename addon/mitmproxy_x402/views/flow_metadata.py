@@ -43,7 +43,8 @@ def challenged(flow: http.HTTPFlow) -> None:
     """`flow.response` is a 402 that the client will not see, or not yet."""
     response = flow.response
     assert response is not None
-    headers = [[_text(name), _text(value)] for name, value in response.headers.fields]
+    fields = response.headers.fields
+    headers = [[name.decode("utf-8", "replace"), value.decode("utf-8", "replace")] for name, value in fields]
     body = (response.raw_content or b"")[:MOST]
     flow.metadata["x402.challenge"] = HeldChallenge(status=response.status_code, headers=headers, body=body)
 
@@ -109,10 +110,6 @@ def proven(flow: http.HTTPFlow, verdict: str, transaction: str) -> None:
     flow.metadata["x402.state"] = "settled" if verdict == "moved" else "expired"
     if transaction:
         flow.metadata["x402.transaction"] = transaction
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
 
 
 HEALTH = "/x402/health"
