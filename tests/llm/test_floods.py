@@ -101,6 +101,7 @@ def chat(**more: Any) -> bytes:
         (chat(messages=[{"role": "user", "content": [{}] * 5001}]), "left out: 1 more"),
         (chat(messages=[{"role": "assistant", "tool_calls": [{}] * 5001}]), "left out: 1 more"),
         (chat(tools=[{"type": "function", "function": {"name": "f"}}] * 6000), "only its first 5,000 tools are read"),
+        (chat(tools=[{}] * 6000), "only its first 5,000 tools are read"),
         (chat(**{f"k{number}": 1 for number in range(600)}), "only its first 500 parameters are shown"),
     ],
 )

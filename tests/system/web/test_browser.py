@@ -1,6 +1,6 @@
 """mitmweb in a real browser while a stream runs.
 
-`python tests/system/web/test_browser.py` writes the pictures of docs/images.
+`PYTHONPATH=tests python tests/system/web/test_browser.py` writes the pictures of docs/images.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def read_request(path: str, content_type: str, body: bytes) -> RequestReading | 
         notes.add(fault)
     messages = tuple(_bounded(messages_of(dialect, asked, notes), notes))
     tools = tuple(islice(tools_of(asked), MAX_TOOLS))
-    if len(tools) == MAX_TOOLS:
+    if len(tools) == MAX_TOOLS or any(len(sequence(asked.get(key))) > MAX_TOOLS for key in _TOOLS):
         notes.add(f"only its first {MAX_TOOLS:,} tools are read")
     found = _IN_PATH.search(path)
     model = string(asked.get("model")) or read_model(path, b"") or (unquote(found[1]) if found else None)

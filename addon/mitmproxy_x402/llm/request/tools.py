@@ -22,7 +22,7 @@ _MAX_NODES = 200
 def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
     """The tools that a request names."""
     tools = body.get("tools", mapping(body.get("toolConfig")).get("tools"))
-    for tool in map(mapping, sequence(tools)):
+    for tool in map(mapping, sequence(tools)[:MAX_TOOLS]):
         kind = string(tool.get("type"))
         declared = either(tool, "functionDeclarations")
         if isinstance(declared, list):
@@ -40,7 +40,7 @@ def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
             yield _named(tool, kind)
         else:  # Gemini's own tools: their name is the key
             yield from (Tool(key[:100], kind="built in") for key in tool)
-    yield from (_function(mapping(one)) for one in sequence(body.get("functions")))
+    yield from (_function(mapping(one)) for one in sequence(body.get("functions"))[:MAX_TOOLS])
 
 
 def _named(tool: dict[str, Any], kind: str) -> Tool:
