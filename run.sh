@@ -89,6 +89,10 @@ LIST
 # say_why_not PYTHON: prints what is wrong with it.
 say_why_not() {
   local answer
+  if ! command -v -- "$1" >/dev/null 2>&1 || [ -d "$1" ]; then
+    say "  $1 is no program"
+    return
+  fi
   answer=$("$1" -I -c "$PROBE" 2>&1 >/dev/null </dev/null | tail -n 1)
   say "  $1 ${answer:-does not run}"
 }

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
@@ -239,6 +240,9 @@ class X402Addon:
             unpayable = why_unpayable(mode.removeprefix("reverse:"), wallets)
             if unpayable:
                 yield unpayable
+            upstream = mode.removeprefix("reverse:").partition("@")[0]
+            if upstream.startswith("http://") and not is_loopback(urlsplit(upstream).hostname or ""):
+                yield f"{upstream} is not encrypted, so nothing is paid there: use https"
 
     def _announcement(self, payer: Payer) -> list[str]:
         settings, wallets = payer.settings, payer.wallets

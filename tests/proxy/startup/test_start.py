@@ -139,6 +139,12 @@ def test_says_who_pays_what(home: Path) -> None:
             assert secret not in log
 
 
+@pytest.mark.parametrize("upstream", ["http://192.0.2.1", "http://192.0.2.1:8080", "https://192.0.2.1"])
+def test_says_at_the_start_that_nothing_is_paid_without_tls(home: Path, upstream: str) -> None:
+    with Proxy(upstream, home=home) as proxy:
+        assert ("is not encrypted, so nothing is paid there: use https" in proxy.log) == upstream.startswith("http:")
+
+
 def test_a_key_that_others_can_read_is_refused(home: Path) -> None:
     (home / ".blockrun").mkdir()
     key = home / ".blockrun" / ".session"

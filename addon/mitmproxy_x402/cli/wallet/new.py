@@ -129,6 +129,7 @@ def _have_backed_up(words: tuple[str, ...]) -> None:
         ask("Written down? Press Enter, and they are wiped off the screen. ")
     finally:
         terminal.wipe()
+    say("Two of them are asked for now. Ctrl-C gives up: then no wallet is made.")
     for place in sorted(random.SystemRandom().sample(range(len(words)), ASKED_WORDS)):
         ask_until(
             lambda place=place: _is_word(words, place),  # type: ignore[misc]
