@@ -87,7 +87,7 @@ KINDS = {
     "another domain": Kind(evm(extra={"name": "USDC"}), "names the signing domain"),
     "unknown network": Kind(evm(network="eip155:123456"), "the network is not known"),
     "network not enabled": Kind(
-        evm(network="eip155:1", asset="0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"), "x402_networks"
+        evm(network="eip155:1", asset="0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"), "x402_allow_networks"
     ),
     "unknown token": Kind(evm(asset="0x" + "ab" * 20), "the asset is not known"),
     "unknown scheme": Kind(evm(scheme="batch-settlement"), "does not know how to pay so"),

@@ -96,7 +96,7 @@ def test_without_a_wallet_either_variable_will_do_where_either_network_will() ->
 @pytest.mark.parametrize(
     ("code", "asked", "named"),
     [
-        ("network_not_allowed", entry("eip155:123456"), '"eip155:123456"'),
+        ("network_not_allowed", entry("eip155:123456", asset="0x" + "ab" * 20), '"eip155:123456"'),
         ("network_not_allowed", entry("EIP155:8453"), '"EIP155:8453"'),
         ("asset_not_allowed", entry(asset="0x" + "ab" * 20), '"0x' + "ab" * 20 + '" on base'),
         ("asset_not_allowed", entry("solana", asset=USDC["base"]), "on solana"),
@@ -113,7 +113,8 @@ def test_what_the_table_does_not_have_is_named_and_what_it_has(code: str, asked:
     assert named in str(refusal)
     if "x402_schemes" not in named:
         assert "is set to pay by exact, with USDC on base, base-sepolia, arc, solana, solana-devnet." in str(refusal)
-    assert ("x402.toml" in str(refusal)) == (code != "scheme_not_supported"), "advice that can help, and no other"
+    can_be_added = code != "scheme_not_supported" and named not in {'"EIP155:8453"', "on solana"}
+    assert ("x402.toml" in str(refusal)) == can_be_added, "advice that can help, and no other"
 
 
 def test_a_payable_offer_among_others_is_taken() -> None:
@@ -150,20 +151,100 @@ def test_a_known_network_is_one_option_away_and_shown() -> None:
     asked = entry("eip155:137", 1000, asset=polygon.assets[0].address)
     refusal = refused(challenge(asked))
     assert refusal.reason == "network_not_allowed"
-    assert 'x402_networks="base,base-sepolia,arc,solana,solana-devnet,polygon"' in str(refusal)
-    named = read_settings({"x402_networks": "base,polygon"}, {}, cwd=Path("/"), home=Path("/nonexistent"))
-    assert choose(challenge(asked), rules_of(named), BOTH).network.name == "polygon"
+    assert 'x402_allow_networks="base,base-sepolia,arc,solana,solana-devnet,polygon"' in str(refusal)
 
 
-def test_an_unknown_network_comes_with_rows_to_paste(tmp_path: Path) -> None:
-    asked = replace(
-        entry("eip155:196", 1000, asset="0x6D15861C50605b6a715d234f44900B4029D59Fb5"),
-        extra={"name": "USD Coin", "version": "2"},
-    )
+@pytest.mark.parametrize(
+    ("options", "advised", "paid"),
+    [
+        ({}, 'x402_allow_networks="base,base-sepolia,arc,solana,solana-devnet,polygon"', "polygon"),
+        ({"x402_allow_networks": "arc,base"}, 'x402_allow_networks="arc,base,polygon"', "polygon"),
+        ({"x402_networks": "base,arc"}, 'x402_networks="base,arc,polygon"', "base"),
+    ],
+)
+def test_the_advice_enables_a_network_and_changes_nothing_else(
+    options: dict[str, str], advised: str, paid: str
+) -> None:
+    polygon = BUILT_IN.known("polygon")
+    assert polygon is not None
+    asked = entry("eip155:137", 1000, asset=polygon.assets[0].address)
+    settings = read_settings(options, {}, cwd=Path("/"), home=Path("/nonexistent"))
+    with pytest.raises(Refused) as caught:
+        choose(challenge(asked), rules_of(settings), BOTH)
+    assert f"--set {advised}." in str(caught.value)
+    name, _, value = advised.partition("=")
+    followed = read_settings({**options, name: value.strip('"')}, {}, cwd=Path("/"), home=Path("/nonexistent"))
+    assert choose(challenge(asked), rules_of(followed), BOTH).network.name == "polygon"
+    both = challenge(asked, entry("base", 900_000))
+    assert choose(both, rules_of(followed), BOTH).network.name == paid, "in the order that the user had"
+
+
+TOKEN = "0x6D15861C50605b6a715d234f44900B4029D59Fb5"
+MINT = "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB"
+
+
+def follow(refusal: Refused, place: Path) -> Settings:
+    """The settings after the rows of `refusal` were pasted into x402.toml."""
+    (place / "x402.toml").write_text(str(refusal).partition("x402.toml:\n")[2])
+    return read_settings({}, {}, cwd=place, home=place)
+
+
+@pytest.mark.parametrize(
+    ("network", "asset", "extra"),
+    [
+        ("eip155:196", TOKEN, {"name": "USD Coin", "version": "2"}),
+        ("eip155:196", TOKEN, {"name": "USD₮0", "version": "1", "decimals": 18}),
+        ("base", TOKEN, {"name": "USD Coin", "version": "2"}),
+        ("solana", MINT, {"feePayer": FEE_PAYER}),
+        ("solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z", MINT, {"feePayer": FEE_PAYER}),
+    ],
+)
+def test_an_unknown_network_or_token_comes_with_rows_to_paste(
+    tmp_path: Path, network: str, asset: str, extra: dict[str, Any]
+) -> None:
+    asked = replace(entry(network, 1000, asset=asset), extra=extra)
+    if "solana" in network:
+        asked = replace(asked, pay_to=SVM_PAY_TO)
+    offer = choose(challenge(asked), rules_of(follow(refused(challenge(asked)), tmp_path)), BOTH)
+    assert (offer.network.caip2, offer.asset.address, offer.asset.symbol) == (asked.network, asset, "UNKNOWN")
+
+
+@given(name=st.text(max_size=40), version=st.text(max_size=40), network=st.sampled_from(["base", "eip155:196"]))
+def test_rows_can_be_pasted_whatever_a_seller_writes(
+    tmp_path_factory: pytest.TempPathFactory, name: str, version: str, network: str
+) -> None:
+    asked = replace(entry(network, 1000, asset=TOKEN), extra={"name": name, "version": version})
     refusal = refused(challenge(asked))
-    (tmp_path / "x402.toml").write_text(str(refusal).partition("x402.toml:\n")[2])
-    settings = read_settings({}, {}, cwd=tmp_path, home=tmp_path)
-    assert choose(challenge(asked), rules_of(settings), BOTH).network.caip2 == "eip155:196"
+    if "\n" in str(refusal):
+        followed = follow(refusal, tmp_path_factory.mktemp("home"))
+        assert choose(challenge(asked), rules_of(followed), BOTH).asset.domain_name == name
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["tron:x", "stellar:pubnet", "eip155:0", "eip155:08453", "eip155:", "BASE", "EIP155:8453", "solana:mainnet", "a b"],
+)
+def test_no_advice_where_no_row_can_help(network: str) -> None:
+    refusal = str(refused(challenge(entry(network, asset=TOKEN))))
+    assert "no network has that name" in refusal
+    assert "x402.toml" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("network", "asset", "why"),
+    [
+        ("base", "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02914", "wrong checksum"),
+        ("eip155:196", "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02914", "wrong checksum"),
+        ("base", "USDC", "the asset is not an address"),
+        ("base", f"eip155:8453/erc20:{TOKEN}", "the asset is not an address"),
+        ("solana", TOKEN, "the asset is not a mint"),
+        ("solana", "So1111", "the asset is not a mint"),
+    ],
+)
+def test_an_asset_that_is_none_is_called_so(network: str, asset: str, why: str) -> None:
+    refusal = str(refused(challenge(entry(network, asset=asset))))
+    assert why in refusal
+    assert "x402.toml" not in refusal
 
 
 @pytest.mark.parametrize("name", ['"\n[[limit]]', "x" * 100, "USD\x1b", None, "GatewayWalletBatched"])

@@ -303,6 +303,8 @@ class Pending:
     """By all payments whose signature may still be submitted."""
     permit2: int
     """By those of them that go through Permit2 and use its allowance."""
+    rows: frozenset[int] = frozenset()
+    """The rows of those that go through Permit2."""
 
 
 @dataclass(frozen=True)

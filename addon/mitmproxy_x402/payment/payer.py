@@ -270,7 +270,7 @@ class Payer:
             self._unsigned.discard(row)
         self.balances.signed(offer, payment.payer)
         if permit_nonce is not None:
-            self._ceilings.signed(offer, payment.payer, permit_nonce, self.clock() + payment.window)
+            self._ceilings.signed(offer, payment.payer, row, permit_nonce, self.clock() + payment.window)
         return payment
 
     def _nonce(self, order: _Order, offer: Offer) -> bytes:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from ..errors import ChallengeError, Refused, X402Error
 from ..limits.limits import NOTHING_ASKED, Budget, for_request
 from ..protocol.messages import PaymentRequired, PaymentRequirements
+from ..protocol.networks import Network
 from ..protocol.strict_json import shown
 from ..schemes import exact_evm, exact_svm, gateway, method_of, permit2
 from .offer import Offer, Payers, Purpose, Rules
-from .reasons import refusals
+from .reasons import refusals, rows
 from .reasons.refusals import KEY_VARIABLES, Objection
 
 
@@ -83,20 +84,21 @@ def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> O
     if method is None:
         return _unknown_scheme(requirement)
     if network is None:
-        advice = refusals.paste("there", requirement, None)
-        what, why = f"{requirement.scheme} on the network {where}", "the network is not known"
+        never = rows.why_never(requirement, None)
+        advice = "" if never else rows.advice("there", requirement, None)
+        what, why = f"{requirement.scheme} on the network {where}", never or "the network is not known"
         return Objection(refusals.UNKNOWN_NETWORK, "network_not_allowed", what, why, advice)
     asset = network.asset(requirement.asset)
     if asset is None:
-        advice = refusals.paste("with it", requirement, network)
+        never = rows.why_never(requirement, network)
+        advice = "" if never else rows.advice("with it", requirement, network)
         what = f"{requirement.scheme} with the asset {shown(requirement.asset, 80)} on {where}"
-        why = "the asset is not known"
+        why = never or "the asset is not known"
         return Objection(refusals.UNKNOWN_ASSET, "asset_not_allowed", what, why, advice)
     offer = Offer(requirement, network, asset, method)
     if rules.networks.get(network.caip2) is None:
-        names = ",".join([*(row.name for row in rules.networks), network.name])
-        why = "the network is known and not enabled (x402_networks)"
-        advice = f'To pay there, name it in the option x402_networks, as in --set x402_networks="{names}".'
+        why = "the network is known and not enabled (x402_allow_networks)"
+        advice = _enable(network, rules)
         return Objection(refusals.NOT_ENABLED, "network_not_allowed", str(offer), why, advice, offer)
     if method in ("permit2", "upto") and rules.schemes == "exact":
         way = "a ceiling (upto)" if method == "upto" else "Permit2"
@@ -115,6 +117,16 @@ def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> O
     except ChallengeError as error:
         return Objection(refusals.UNSIGNABLE, "challenge_invalid", str(offer), refusals.reason_of(error), "", offer)
     return _forbidden(offer, rules) or offer
+
+
+def _enable(network: Network, rules: Rules) -> str:
+    """How to enable `network` and keep the order in which the user's other networks are paid on."""
+    option, listed = "x402_allow_networks", rules.allow_networks or [row.caip2 for row in rules.networks]
+    if rules.preference and not rules.allow_networks:
+        option, listed = "x402_networks", rules.preference
+    known = [(name, rules.networks.known(name)) for name in listed]
+    names = [*(name if row is None else row.name for name, row in known), network.name]
+    return f'To pay there, name it in the option {option}, as in --set {option}="{",".join(names)}".'
 
 
 def _check_signable(offer: Offer, payer: str | None, rules: Rules) -> None:

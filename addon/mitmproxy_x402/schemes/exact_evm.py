@@ -127,9 +127,14 @@ def check_recipient(pay_to: str, payer: str | None, network: Network) -> None:
         recipient = parse_address(pay_to)
     except ValueError as error:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {error}. Nothing was signed.") from None
-    reason = _lost(recipient, payer, tuple(asset.address for asset in network.assets))
+    reason = nobody(recipient, payer, network)
     if reason:
         raise ChallengeError(f"The challenge's payTo {shown(pay_to)} {reason}. Nothing was signed.")
+
+
+def nobody(address: bytes, payer: str | None, network: Network) -> str:
+    """Why `address` is none of a payee or a facilitator, as a clause; empty: nothing is known against it."""
+    return _lost(address, payer, tuple(asset.address for asset in network.assets))
 
 
 @lru_cache(maxsize=1024)

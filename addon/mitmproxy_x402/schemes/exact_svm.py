@@ -21,7 +21,7 @@ from solders.transaction import VersionedTransaction
 
 from ..errors import ChallengeError
 from ..protocol.messages import Json, PaymentRequirements
-from ..protocol.networks import Asset
+from ..protocol.networks import ENABLED, TOKEN_2022_PROGRAM, TOKEN_PROGRAM, Asset
 from ..protocol.strict_json import shown
 
 COMPUTE_UNIT_LIMIT = 20_000
@@ -36,6 +36,41 @@ NONCE_BYTES = 16
 
 _COMPUTE_BUDGET = Pubkey.from_string("ComputeBudget111111111111111111111111111111")
 _MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
+_NOBODY = frozenset(
+    Pubkey.from_string(each)
+    for each in (
+        "11111111111111111111111111111111",
+        "1nc1nerator11111111111111111111111111111111",
+        "AddressLookupTab1e1111111111111111111111111",
+        "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL",
+        "BPFLoader1111111111111111111111111111111111",
+        "BPFLoader2111111111111111111111111111111111",
+        "BPFLoaderUpgradeab1e11111111111111111111111",
+        "ComputeBudget111111111111111111111111111111",
+        "Config1111111111111111111111111111111111111",
+        "Ed25519SigVerify111111111111111111111111111",
+        "KeccakSecp256k11111111111111111111111111111",
+        "L2TExMFKdjpN9kozasaurPirfHy9P8sbXoAN1qA3S95",
+        "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo",
+        "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr",
+        "NativeLoader1111111111111111111111111111111",
+        "Stake11111111111111111111111111111111111111",
+        "SysvarC1ock11111111111111111111111111111111",
+        "SysvarEpochSchedu1e111111111111111111111111",
+        "SysvarFees111111111111111111111111111111111",
+        "Sysvar1nstructions1111111111111111111111111",
+        "SysvarRecentB1ockHashes11111111111111111111",
+        "SysvarRent111111111111111111111111111111111",
+        "SysvarS1otHashes111111111111111111111111111",
+        "SysvarS1otHistory11111111111111111111111111",
+        "SysvarStakeHistory1111111111111111111111111",
+        TOKEN_PROGRAM,
+        TOKEN_2022_PROGRAM,
+        "Vote111111111111111111111111111111111111111",
+        *(asset.address for network in ENABLED if network.family == "svm" for asset in network.assets),
+    )
+)
+"""Programs, system accounts and tokens: nobody has their keys, so what their token accounts get is lost."""
 _MAX_AMOUNT = 2**64 - 1
 _SET_COMPUTE_UNIT_LIMIT, _SET_COMPUTE_UNIT_PRICE, _TRANSFER_CHECKED = b"\x02", b"\x03", b"\x0c"
 _PRICE = Instruction(_COMPUTE_BUDGET, _SET_COMPUTE_UNIT_PRICE + COMPUTE_UNIT_PRICE.to_bytes(8, "little"), [])
@@ -92,7 +127,7 @@ def check(requirement: PaymentRequirements, asset: Asset, payer: str | None) -> 
     what = ""
     if owner is not None and pay_to in (owner, _token_account(owner, mint, program)):
         what = "is the paying wallet itself"
-    elif pay_to in (mint, program, _MEMO, _COMPUTE_BUDGET, Pubkey.default()):
+    elif pay_to in _NOBODY or pay_to in (mint, program):
         what = "is a program or a token: what is sent there is lost"
     if what:
         raise ChallengeError(f"The challenge's payTo {requirement.pay_to} {what}. Nothing was signed.")
@@ -109,6 +144,10 @@ def check(requirement: PaymentRequirements, asset: Asset, payer: str | None) -> 
         raise ChallengeError(
             f"The challenge's extra.feePayer {fee_payer} takes part in the payment; a fee payer that only submits it"
             " was expected. Nothing was signed."
+        )
+    if fee_payer in _NOBODY:
+        raise ChallengeError(
+            f"The challenge's extra.feePayer {fee_payer} is a program, which pays no fees. Nothing was signed."
         )
     blockhash = requirement.extra.get("recentBlockhash")
     if isinstance(blockhash, str):

@@ -21,7 +21,7 @@ from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
 from ..protocol.strict_json import shown
-from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain_separator, seconds
+from .exact_evm import MIN_VALIDITY, Sign, check_domain, check_recipient, domain_separator, nobody, seconds
 
 SPONSORING = "eip2612GasSponsoring"
 """The extension by which a seller pays the gas of an EIP-2612 permit."""
@@ -62,7 +62,13 @@ def check(
     if requirement.amount < 1:
         raise ChallengeError("The challenge asks for nothing, which Permit2 does not settle. Nothing was signed.")
     if method == "upto":
-        _facilitator(requirement)
+        reason = nobody(_facilitator(requirement), payer, network).partition(":")[0]
+        if reason:
+            named = shown(requirement.extra.get("facilitatorAddress"))
+            raise ChallengeError(
+                f"The challenge's extra.facilitatorAddress {named} {reason}, so nobody could settle it. Nothing was"
+                " signed."
+            )
     validity = seconds(requirement, max_validity)
     if validity < MIN_VALIDITY:
         raise ChallengeError(

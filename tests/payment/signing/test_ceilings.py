@@ -20,6 +20,7 @@ from mitmproxy_x402.payment.signing.ceilings import EXACT_SECONDS, MOST_TIMES, P
 from mitmproxy_x402.payment.signing.payment import Payment
 from mitmproxy_x402.protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from support.paying.ceilings import BOTH, CEILING, EXACT, FACILITATOR, PURPOSE, USDC, Shop, challenge, entry, message
+from support.proxy import EVM_ADDRESS
 
 
 def test_a_ceiling_within_the_allowance_is_signed_and_reserved_whole(shops: Any) -> None:
@@ -224,6 +225,9 @@ _TRANSFER = (
         {"extra": {"facilitatorAddress": None}},
         {"extra": {"facilitatorAddress": "0x" + "00" * 20}},
         {"extra": {"facilitatorAddress": FACILITATOR[:-1]}},
+        {"extra": {"facilitatorAddress": EVM_ADDRESS}},
+        {"extra": {"facilitatorAddress": USDC}},
+        {"extra": {"facilitatorAddress": PERMIT2}},
         {"payTo": USDC},
         {"payTo": "0x" + "00" * 20},
         {"amount": "0"},

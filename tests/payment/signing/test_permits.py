@@ -49,6 +49,14 @@ def test_a_permit_under_way_is_named_and_one_that_the_chain_has_used_is_not_in_t
     assert "amount" in message(plain)["extensions"]["eip2612GasSponsoring"]["info"]
 
 
+def test_used_permits_of_streams_are_never_too_many(shops: Any) -> None:
+    """Their answers say nothing of a settlement, so the ceilings stay pending; each had a permit of its own."""
+    shop, rpc = shops(balance=10**9)
+    for number in range(30):
+        shop.send(shop.pay(challenge(entry(amount=10_000 + 7 * number), sponsored=True)))
+        rpc.nonce += 1
+
+
 def test_an_unused_permit_is_in_the_way_of_all_others(shops: Any) -> None:
     """Also where as much is pending as other permits, which are used, were for."""
     shop, rpc = shops()

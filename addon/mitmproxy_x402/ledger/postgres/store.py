@@ -128,7 +128,8 @@ _AWAITED = "SELECT awaited FROM x402_given_back(x402_time(), %s::bigint, %s, %s)
 _WATCH = "SELECT set_config('x402.watched', %s, false)"
 _PENDING = f"""
     SELECT COALESCE(SUM(micro_usd), 0)::bigint,
-        COALESCE(SUM(micro_usd) FILTER (WHERE scheme IN ('permit2', 'upto')), 0)::bigint
+        COALESCE(SUM(micro_usd) FILTER (WHERE scheme IN ('permit2', 'upto')), 0)::bigint,
+        COALESCE(string_agg(id::text, ' ') FILTER (WHERE scheme IN ('permit2', 'upto')), '')
     FROM x402_payment
     WHERE (state IN ('reserved', 'sent') OR ({UNPROVEN}))
         AND state IN ('reserved', 'sent', 'unknown', 'rejected', 'superseded')
@@ -324,8 +325,8 @@ class PostgresLedger:
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
         """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
-        ((all_of_them, permit2),) = self.link.ask(_PENDING, (wallet, network, asset, without))
-        return Pending(all_of_them, permit2)
+        ((all_of_them, permit2, rows),) = self.link.ask(_PENDING, (wallet, network, asset, without))
+        return Pending(all_of_them, permit2, frozenset(map(int, rows.split())))
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
         """The charges under the last CHARGES ceilings for `path` and `model`, newest first."""

@@ -130,7 +130,8 @@ CHAIN: dict[str, str] = {
 # Two halves, for an index each; `{now}` is the ledger's time.
 PENDING = f"""
     SELECT COALESCE(SUM(micro_usd), 0),
-           COALESCE(SUM(CASE WHEN scheme IN ('permit2', 'upto') THEN micro_usd ELSE 0 END), 0)
+           COALESCE(SUM(CASE WHEN scheme IN ('permit2', 'upto') THEN micro_usd ELSE 0 END), 0),
+           COALESCE(GROUP_CONCAT(CASE WHEN scheme IN ('permit2', 'upto') THEN id END, ' '), '')
     FROM payment
     WHERE id IN (SELECT id FROM payment WHERE state IN ('reserved', 'sent')
                  UNION SELECT id FROM payment WHERE ({UNPROVEN}))

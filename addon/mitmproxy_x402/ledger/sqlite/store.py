@@ -305,7 +305,9 @@ class SqliteLedger:
         """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
         with self._transaction("DEFERRED"):
             now = self._now()[0]
-            return Pending(*self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone())
+            found = self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone()
+        everything, permit2, rows = found
+        return Pending(everything, permit2, frozenset(map(int, rows.split())))
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
         """The charges under the last CHARGES ceilings for `path` and `model`, newest first."""

@@ -11,11 +11,9 @@ from ...errors import Refused, X402Error
 from ...limits.limits import Budget
 from ...program import program
 from ...protocol.amounts import format_usd
-from ...protocol.evm.address import EVM_ADDRESS
-from ...protocol.messages import PaymentRequired, PaymentRequirements
-from ...protocol.networks import Family, Network
+from ...protocol.messages import PaymentRequired
+from ...protocol.networks import Family
 from ...protocol.strict_json import shown
-from ...schemes import GATEWAY_DOMAIN
 from ...wallet.sources import EVM_VARIABLE, SVM_VARIABLE
 from ..offer import Offer, Purpose, Rules
 
@@ -232,38 +230,3 @@ def dry_run(offer: Offer, purpose: Purpose) -> Refused:
         "signed. To pay, switch the option x402_dry_run off.",
         asked=str(offer),
     )
-
-
-def paste(what: str, requirement: PaymentRequirements, network: Network | None) -> str:
-    """Advice with the rows of x402.toml that would make `requirement` payable; `network` is its, if that is known."""
-    row = _row_to_paste(requirement, network)
-    if not row:
-        return f"To pay {what}, describe it with [[network]] and [[asset]] in x402.toml (docs/configuration.md)."
-    return (
-        f"To pay {what}, compare these rows, which the seller names, with the token's own contract (a wrong number of "
-        f"decimals makes your limits wrong), and add them to x402.toml:\n{row}"
-    )
-
-
-def _row_to_paste(requirement: PaymentRequirements, network: Network | None) -> str:
-    """The rows of x402.toml that would add the EVM asset; empty if the challenge does not say enough."""
-    found = _EVM_NETWORK.fullmatch(requirement.network) if network is None else None
-    name, version = requirement.extra.get("name"), requirement.extra.get("version")
-    facts = (name, version)
-    if not all(isinstance(fact, str) and _DOMAIN_FACT.fullmatch(fact) for fact in facts) or name == GATEWAY_DOMAIN:
-        return ""  # Circle's domain is not the token's
-    if (found is None and (network is None or network.family != "evm")) or not re.fullmatch(
-        EVM_ADDRESS, requirement.asset
-    ):
-        return ""
-    row = f'[[network]]\ncaip2 = "{requirement.network}"\nname = "chain-{found[1]}"\n' if found else ""
-    where = f"chain-{found[1]}" if found else network.name if network else ""
-    return (
-        f'{row}[[asset]]\nnetwork = "{where}"\naddress = "{requirement.asset}"\nsymbol = "UNKNOWN"\ndecimals = 6\n'
-        f'domain_name = "{name}"\ndomain_version = "{version}"\n'
-    )
-
-
-_EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,19})")
-_DOMAIN_FACT = re.compile(r"[A-Za-z0-9 ._+-]{1,32}")
-"""Allowed text for rows to be pasted into x402.toml, since a seller wrote it."""

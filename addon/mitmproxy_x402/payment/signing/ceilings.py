@@ -39,7 +39,7 @@ DECAY = 0.92
 
 UNSIGNED_SECONDS = 900
 """Seconds for which a permit is taken to be under way, until it is signed and its end is known."""
-MOST_PERMITS = 10
+MOST_PERMITS = 1000
 """Permits of one token that are remembered, newest first."""
 
 OVER_PERMIT2 = ("permit2", "upto")
@@ -135,13 +135,13 @@ class Ceilings:
         if nonce is None:  # it counts on the allowance: no permit is signed beside it, whatever became of earlier ones
             self._permits.pop(_token(offer, payer), None)
         else:
-            self.signed(offer, payer, nonce, self._clock() + UNSIGNED_SECONDS)
+            self.signed(offer, payer, row, nonce, self._clock() + UNSIGNED_SECONDS)
         return nonce
 
-    def signed(self, offer: Offer, payer: str, nonce: int, until: float) -> None:
-        """Note that the payment of `offer` carries a permit with the token's `nonce`, and lives `until` (Unix time)."""
+    def signed(self, offer: Offer, payer: str, row: int, nonce: int, until: float) -> None:
+        """Note that the payment `row` carries a permit with the token's `nonce`, and lives `until` (Unix seconds)."""
         permits = self._permits.setdefault(_token(offer, payer), OrderedDict())
-        permits[nonce] = Permit(offer.micro_usd, until)
+        permits[nonce] = Permit(row, until)
         while len(permits) > MOST_PERMITS:
             permits.popitem(last=False)
 
@@ -163,10 +163,7 @@ class Ceilings:
         permits = self._permits.get(_token(offer, payer)) or OrderedDict[int, Permit]()
         ends = [permit.until for permit in permits.values() if permit.until > now]
         unused = [nonce for nonce, permit in permits.items() if nonce >= at and permit.until > now]
-        sums = {0}
-        for nonce, permit in permits.items():
-            if nonce < at:
-                sums |= {each + permit.micro_usd for each in sums}
+        used = {permit.row for nonce, permit in permits.items() if nonce < at}
         return _permit_nonce(
             offer,
             known,
@@ -174,7 +171,7 @@ class Ceilings:
             # the header of version 1 carries no permit
             sponsored=required.x402_version == 2 and sponsors(required.extensions, offer.asset),
             # all that is pending came with permits that are used
-            used=is_alone and not unused and pending.permit2 in sums,
+            used=is_alone and not unused and pending.rows <= used,
             until=max(ends, default=None),
         )
 
@@ -187,8 +184,8 @@ def _token(offer: Offer, payer: str) -> tuple[str, str, str]:
 class Permit:
     """A permit that was signed with a payment."""
 
-    micro_usd: int
-    """The payment's amount, in millionths of a dollar."""
+    row: int
+    """The payment's in the ledger."""
     until: float
     """Unix seconds until which the payment can be settled."""
 
@@ -209,7 +206,7 @@ class Look:
         before = self.before
         if before == after:
             return after
-        return Pending(before.all + after.all, before.permit2 + after.permit2)
+        return Pending(before.all + after.all, before.permit2 + after.permit2, before.rows | after.rows)
 
 
 def _permit_nonce(
@@ -250,7 +247,7 @@ def _permit_nonce(
             f"{end and f' until {end}'}, and only one permit can be under way ({program()} wallet allow)",
         )
     allowed = f"{format_usd(known.allowance * 10**6 // scale)} {offer.asset.symbol} of this wallet" + (
-        f" ({format_usd(pending.permit2)} of it for earlier payments)" if over_permit2 else ""
+        f", and earlier payments may still take {format_usd(pending.permit2)}" if over_permit2 else ""
     )
     raise Refused(
         "permit2_allowance_missing",
