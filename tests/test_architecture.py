@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "addon" / "mitmproxy_x402"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PACKAGES = sorted(page.parent for page in PACKAGE.glob("*/__init__.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LINT = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"]
 
@@ -82,6 +84,27 @@ def test_every_package_has_a_first_page() -> None:
         docstring = ast.get_docstring(ast.parse(page.read_text())) or ""
         assert docstring, page
         assert len(docstring.splitlines()) < 50, page
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_first_page_names_the_packages_that_are_used(package: Path) -> None:
+    """After the word "Uses", unless it uses everything below."""
+    page = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    said = re.search(r"\bUses ([^.;]+)", page)
+    if said is not None and "everything" not in said[1]:
+        assert set(re.findall("`([a-z]+)`", said[1])) == set(used_by(package))
+
+
+def used_by(package: Path) -> Iterator[str]:
+    """The names of the other packages from which modules of `package` import."""
+    for path in package.rglob("*.py"):
+        depth = len(path.relative_to(PACKAGE).parts) - 1
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == depth + 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                yield from (
+                    first for name in names if (first := name.partition(".")[0]) in {one.name for one in PACKAGES}
+                )
 
 
 def test_no_folder_is_crowded_and_no_module_long() -> None:

@@ -1,4 +1,4 @@
-"""What single vendors do differently from the x402 standard. Uses `protocol`.
+"""What single vendors do differently from the x402 standard. Uses nothing of ours.
 
 `gateway` has the interface and the standard's behaviour, `blockrun` has BlockRun's. `gateway_of` chooses by the host;
 unknown hosts get the standard's behaviour.

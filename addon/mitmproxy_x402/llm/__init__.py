@@ -1,5 +1,7 @@
 """Reads answers and requests of language models, in all vendors' dialects, into one form for people. Pure.
 
+Uses `protocol` and `limits`.
+
 An answer is server-sent events, JSON lines, Amazon's binary frames, a growing JSON array, or one JSON object. Its
 dialect is recognised by its content: OpenAI's chat completions, responses, assistants and transcriptions, Anthropic's
 messages and completions, Google's generateContent and interactions, Bedrock's Converse and InvokeModel, Cohere's chat

@@ -5,6 +5,7 @@
     not taken   the chain has none, and by its own clock or height never will: `dead`, which frees the budget
     finding     the gateway said one thing, and the chain another
 
-`resolver` asks RPCs about rows of the ledger, `findings` compares the answers with what gateways said, `rpcs` chooses
-the RPCs. The callers write the results: the verb `reconcile`, and the proxy in the background.
+Uses `ledger`, `chain`, `settings` and `protocol`. `resolver` asks RPCs about rows of the ledger, `findings` compares
+the answers with what gateways said, `rpcs` chooses the RPCs. The callers write the results: the verb `reconcile`, and
+the proxy in the background.
 """

@@ -4,7 +4,7 @@
     with sandbox.run_in_thread():
         print(sandbox.url)
 
-It shares only `protocol` with the payer, so that it can test it.
+Uses `protocol`, the only code that it shares with the payer, so that it can test it.
 """
 
 from .config import SandboxConfig

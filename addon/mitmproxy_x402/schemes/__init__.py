@@ -4,6 +4,8 @@ exact      EIP-3009 on EVM, a partially signed transaction on Solana: the amount
 permit2    scheme `exact` over Permit2: the amount is the price
 upto       a ceiling over Permit2, of which the seller charges a part
 gateway    scheme `exact` by Circle Gateway: the amount is the price, taken from a balance deposited with Circle
+
+Uses `protocol`; a wallet comes in as a function that signs.
 """
 
 from __future__ import annotations
