@@ -6,9 +6,11 @@ import asyncio
 import copy
 import functools
 import inspect
+import json
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,10 +22,15 @@ from mitmproxy.log import LogEntry
 from mitmproxy.options import Options
 from mitmproxy.test import tflow
 
+from mitmproxy_x402.proxy import dispatch, header_index
 from mitmproxy_x402.proxy.exchange import shallow_copy
 from mitmproxy_x402.proxy.startup import fast_path
 from mitmproxy_x402.proxy.startup.fast_path import PATCHES
+from support.patience import eventually
+from support.paying.spenders import sell
+from support.proxy import Proxy
 from support.running.masters import DumpMaster, Master, fast
+from support.wire import Upstream, request
 
 _THEIRS = {patch.name: getattr(patch.owner(), patch.attribute) for patch in PATCHES}
 _IDS = [patch.name for patch in PATCHES]
@@ -202,3 +209,40 @@ def test_heads_are_made_as_ever(master: Master) -> None:
     made = http.Request.make("GET", "http://127.0.0.1/", b"x", {"a": "1"})
     assert (made.method, made.raw_content, made.headers["a"]) == ("GET", b"x", "1")
     assert http.Request.from_state(made.get_state()).get_state() == made.get_state()
+
+
+_WATCH = """
+import json, pathlib, sys
+
+called = set()
+
+def note(frame, event, _):
+    if event == "call":
+        called.add(f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}")
+
+def requestheaders(flow):
+    sys.setprofile(note)
+
+def response(flow):
+    sys.setprofile(None)
+    pathlib.Path("part").write_text(json.dumps(sorted(called)))
+    pathlib.Path("part").rename("called")
+"""
+
+
+def test_a_paid_request_takes_it_from_end_to_end(home: Path) -> None:
+    """Both legs, in a user's mitmdump: nothing that is loaded with the addon keeps mitmproxy's functions in use."""
+    (home / "watch.py").write_text(_WATCH)
+    with (
+        Upstream(sell) as upstream,
+        Proxy(upstream.url, "-s", "watch.py", home=home) as proxy,
+        proxy.client() as client,
+    ):
+        assert client.ask(request("POST", "/v1/x", b"{}")).body == b"ok"
+        eventually((home / "called").exists)
+    called = set(json.loads((home / "called").read_text()))
+    theirs = {f"{patch.module}:{patch.attribute}" for patch in PATCHES}
+    assert (
+        called & (theirs | {f"{AddonManager.__module__}:{name}" for name in ("invoke_addon", "_iter_hooks")}) == set()
+    )
+    assert called >= {f"{each.__module__}:{each.__name__}" for each in (header_index.get_all, dispatch.run_at_once)}
