@@ -101,7 +101,9 @@ def test_what_is_signed_again_needs_room_in_the_budgets_of_now(ledger: Ledger, t
     assert query(ledger.place, "*") == before
     times.pass_by(900 + 3601)
     ledger.renew(rows[1], 900, [month, hour])
-    ledger.renew(rows[1], 900, [budget(5, "hour")])  # it counts already, and no more than before
+    for lowered in (budget(5, "hour"), budget(0)):
+        with pytest.raises(OverBudget):
+            ledger.renew(rows[1], 900, [lowered])
     assert ledger.spent(hour) == 10
 
 

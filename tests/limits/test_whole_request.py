@@ -300,3 +300,26 @@ def test_a_multitude_is_unclear_before_a_parser_gets_it(what: str) -> None:
 def test_a_long_text_is_no_multitude(text: str) -> None:
     found = asked(b'{"x": "%s", "model": "m"}' % text.encode())
     assert (found.models, found.model_doubt) == (("m",), "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "cheap", "models": ["cheap", "dear-1"]},
+        {"fallbacks": [{"model": "dear-1"}]},
+        {"modelId": "dear-1"},
+        {"model_id": "dear-1"},
+        {"engine": "dear-1"},
+        {"request": {"model": "dear-1"}},
+        {"requests": [{"params": {"model": "cheap"}}, {"params": {"model": "dear-1"}}]},
+        {"requests": [{"body": {"model": "dear-1"}}]},
+    ],
+)
+def test_models_that_gateways_read_elsewhere(body: dict[str, Any]) -> None:
+    assert "dear-1" in asked(json.dumps(body).encode()).models
+    assert for_request((BY_MODEL,), asked(json.dumps(body).encode()))
+
+
+def test_a_form_with_two_boundaries_is_unclear() -> None:
+    body = b"--y\r\n\r\n\r\n--y--\r\n"
+    assert asked(body, ("multipart/form-data; boundary=y; boundary=x",)).model_doubt

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from email.message import Message
 from email.parser import BytesHeaderParser
+from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..errors import Undecodable
@@ -212,6 +213,8 @@ def _in_object(text: str) -> list[str]:
             value, at = _DECODER.raw_decode(text, _skip(text, at + 1))
             if _is_model(key):
                 found += _names(value)
+            else:
+                found += _elsewhere(_SEPARATORS.sub("", _INVISIBLE.sub("", key)).lower(), value)
             at = _skip(text, at)
             if text[at] == ",":
                 at = _skip(text, at + 1)
@@ -257,6 +260,29 @@ def _is_escaped(text: str, quote: int) -> bool:
     return backslashes % 2 == 1
 
 
+_SEPARATORS = re.compile("[-_]")
+_ALIASES = ("modelid", "modelname", "engine")
+_LISTS = ("models", "fallbacks", "fallbackmodels")
+
+
+def _elsewhere(key: str, value: Any) -> Iterator[str]:
+    """The models that a top-level `key` besides `model` names, as some gateways and batches have it."""
+    if key in _ALIASES and isinstance(value, str):
+        yield value.strip()
+    elif key in _LISTS:
+        for each in value if isinstance(value, list) else [value]:
+            one = each.get(_NAME) if isinstance(each, dict) else each
+            if isinstance(one, str):
+                yield one.strip()
+    elif key in ("request", "requests", "params", "body"):
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                if isinstance(each.get(_NAME), str):
+                    yield each[_NAME].strip()
+                for inner in ("params", "body", "request"):  # Anthropic's batches, OpenAI's, Google's
+                    yield from _elsewhere(inner, each.get(inner))
+
+
 def _names(value: object) -> list[str]:
     if value is None:
         return []
@@ -277,7 +303,7 @@ def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, st
     for content_type in content_types[:1]:
         head["content-type"] = content_type
     boundary = head.get_boundary("")
-    if not boundary or len(content_types) != 1:
+    if not boundary or len(content_types) != 1 or content_types[0].lower().count("boundary") != 1:
         raise _Unclear("its form has no boundary")
     pieces = (b"\r\n" + body.lstrip()).split(b"\r\n--" + boundary.encode("utf-8", "replace"), MAX_PARTS + 1)
     if len(pieces) > MAX_PARTS + 1 or len(pieces) < 3 or pieces[0].strip() or not pieces[-1].startswith(b"--"):

@@ -88,7 +88,7 @@ BEGIN
     UPDATE x402_payment SET dead_at = greatest(dead_at, x402_time() + lives_ms) WHERE id = its_id;
     after := ARRAY(SELECT sums.spent FROM x402_spent_of(limits, periods_ms, models, paths) AS sums);
     FOR number IN 1 .. coalesce(array_length(limits, 1), 0) LOOP
-        IF after[number] > before[number] AND after[number] > limits[number] THEN
+        IF after[number] > limits[number] THEN
             UPDATE x402_payment SET dead_at = died_at WHERE id = its_id;
             full_number := number;
             spent := before[number];

@@ -167,7 +167,7 @@ class Spending:
         self._db.execute(RENEW, (until, row))
         for (scope, budget), spent in zip(scopes, before, strict=True):
             more = self.spent(scope, budget, now) - spent
-            if more > 0 and spent + more > budget.micro_usd:
+            if spent + more > budget.micro_usd:
                 self._db.execute(NOT_RENEWED, (died_at, row))
                 raise self._over(scope, budget, spent, more, now)
 
