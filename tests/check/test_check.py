@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import pytest
 
 from mitmproxy_x402.chain import json_rpc as check_net
 from mitmproxy_x402.check import gateway as check_gateway
-from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.ledger.interface import Intent
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
@@ -24,45 +22,7 @@ from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.chains.json_rpc import HUSH, Answer, Rpc, evm
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy, svm_key
 from support.running import certs
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Machine:
-    """A home of its own, and `check` as a user types it."""
-
-    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        for name in [n for n in os.environ if n.startswith(("X402_", "XDG_", "SOLANA_", "BLOCKRUN_", "BASE_CHAIN"))]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("HOME", str(home))
-        monkeypatch.chdir(home)
-        self.home, self.environ, self._capsys = home, monkeypatch.setenv, capsys
-        self.ledger = home / ".local" / "state" / "mitmproxy-x402" / "ledger.sqlite3"
-
-    def check(self, *arguments: str) -> tuple[int, dict[str, str], str]:
-        """The exit code, the lines by subject (the last of each), and everything that was printed."""
-        code = cli.main(["check", "-p", str(free_port()), *arguments])
-        said = self._capsys.readouterr()
-        lines = [line for line in said.out.splitlines() if line[:7] in ("ok     ", "TO DO  ", "-      ")]
-        assert code == (1 if said.err or any(line.startswith("TO DO") for line in lines) else 0)
-        assert HUSH not in said.out + said.err
-        assert EVM_KEY.removeprefix("0x") not in said.out + said.err
-        return code, {line[7:19].strip(): line[:7].strip() + ": " + line[19:] for line in lines}, said.out + said.err
-
-
-@pytest.fixture
-def machine(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Machine:
-    return Machine(home, monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxConfig(networks=("base-sepolia", "solana-devnet"))).run_in_thread() as running:
-        yield running
+from support.running.checking import Machine, free_port
 
 
 class TestAllIsOk:
@@ -123,101 +83,6 @@ class TestAllIsOk:
         assert lines["wallet"].startswith("TO DO: none was found: make one with mitmproxy-x402 wallet new")
         assert lines["quote"].endswith("not paid, dry run")
         assert "balance" not in lines
-
-
-class TestThisMachine:
-    @pytest.fixture(autouse=True)
-    def _nowhere(self, machine: Machine) -> None:
-        machine.environ("X402_UPSTREAM", f"http://127.0.0.1:{free_port()}")
-
-    def test_settings(self, machine: Machine) -> None:
-        _, lines, out = machine.check("--set", "x402_max_request=lots")
-        assert lines["settings"].startswith("TO DO: x402_max_request = 'lots'")
-        assert list(lines) == ["versions", "authorities", "signing", "settings"]
-        assert out.endswith("1 to do.\n")
-        assert "did you mean x402_budget" in machine.check("--set", "x402_budgt=1")[1]["settings"]
-
-    @pytest.mark.parametrize(
-        ("arguments", "said"),
-        [
-            (
-                ("--modle", "x"),
-                "'--modle' is no argument of check or serve; did you mean --model? See mitmproxy-x402 check",
-            ),
-            (("--wait",), "'--wait' is no argument"),
-            (("gpt-5",), "'gpt-5' is no argument of check or serve."),
-            (("--listen-host",), "expected one argument"),
-            (("--set", "x402_budget"), "--set x402_budget: a value must follow"),
-        ],
-    )
-    def test_arguments_that_serve_would_not_take(self, machine: Machine, arguments: tuple[str, ...], said: str) -> None:
-        code, lines, out = machine.check(*arguments)
-        assert (code, lines) == (1, {})
-        assert said in out
-
-    def test_arguments_that_serve_takes(self, machine: Machine) -> None:
-        """mitmdump's, and mitmweb's, whose values are no arguments by themselves."""
-        more = ("--no-web-open-browser", "-s", "other.py", "--set", "option_of_other=1", "-w", "flows", "~u chat")
-        assert machine.check(*more)[1]["settings"].startswith("ok")
-
-    @pytest.mark.parametrize(
-        ("name", "meant"),
-        [("budget", "x402_budget"), ("max_requests", "x402_max_request"), ("dryrun", "x402_dry_run"), ("whatever", "")],
-    )
-    def test_options_that_nobody_has(self, machine: Machine, name: str, meant: str) -> None:
-        line = machine.check("--set", f"{name}=1")[1]["settings"]
-        assert line.startswith(f"TO DO: There is no option '{name}'; ")
-        assert (f"did you mean {meant}?" in line) == bool(meant)
-
-    def test_options_of_mitmproxys_file(self, machine: Machine) -> None:
-        folder = machine.home / ".mitmproxy"
-        folder.mkdir()
-        (folder / "config.yaml").write_text("option_of_another_script: '1'\n")
-        assert machine.check()[1]["settings"].startswith("ok")
-        (folder / "config.yaml").write_text("budget: 0.01/day\n")
-        assert "did you mean x402_budget?" in machine.check()[1]["settings"]
-
-    def test_key_files(self, machine: Machine) -> None:
-        key = machine.home / "key"
-        key.write_text(EVM_KEY)
-        key.chmod(0o644)
-        _, lines, _ = machine.check("--set", f"x402_evm_key_file={key}")
-        assert lines["wallet"].startswith("TO DO")
-        assert f"chmod 600 {key}" in lines["wallet"]
-        key.chmod(0o600)
-        assert machine.check("--set", f"x402_evm_key_file={key}")[1]["wallet"].startswith("ok")
-
-    def test_a_key_that_is_none(self, machine: Machine) -> None:
-        machine.environ("BLOCKRUN_WALLET_KEY", HUSH)
-        assert machine.check()[1]["wallet"].startswith("TO DO: BLOCKRUN_WALLET_KEY holds no EVM private key")
-
-    def test_the_ledger(self, machine: Machine) -> None:
-        SqliteLedger(machine.ledger).close()
-        assert machine.check()[1]["ledger"] == f"ok: {machine.ledger} is writable and holds 0 payments"
-        machine.ledger.write_text("no ledger " * 1000)
-        assert "not a SQLite database" in machine.check()[1]["ledger"]
-        _, lines, _ = machine.check("--set", f"x402_ledger={machine.ledger}/below/a/file")
-        assert "cannot be created" in lines["ledger"]
-
-    def test_the_port(self, machine: Machine) -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as taken, Rpc(evm(0)) as other:
-            number = taken.getsockname()[1]
-            assert machine.check("-p", str(other.origin.rpartition(":")[2]))[1]["port"].startswith("TO DO")
-            taken.close()
-            assert machine.check("-p", str(number))[1]["port"] == f"ok: {number} on 127.0.0.1 is free"
-        assert "invalid int value: 'x'" in machine.check("-p", "x")[2]
-        assert machine.check("-p", "70000")[1]["port"].startswith("TO DO")
-
-    def test_the_port_where_we_run_already(self, machine: Machine, sandbox: Sandbox, tmp_path: Path) -> None:
-        with Proxy(sandbox.url, home=tmp_path) as proxy:
-            _, lines, _ = machine.check("-p", str(proxy.port))
-            assert "origin_not_allowed" not in proxy.log
-        assert lines["port"].endswith("is in use by a proxy of this kind")
-
-    def test_mistakes(self, machine: Machine) -> None:
-        assert machine.check("--model")[0] == 1
-        assert "payments are made with --mode reverse:URL only" in machine.check("-m", "regular")[1]["gateway"]
-        assert "is not encrypted" in machine.check("--upstream", "http://a.example")[1]["gateway"]
 
 
 class TestGateway:
