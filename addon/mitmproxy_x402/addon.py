@@ -35,7 +35,7 @@ from .payment.signing.delegation import warn_of_delegation
 from .program import program
 from .protocol.amounts import format_usd
 from .proxy.exchange import Exchange, exchange_of, where_it_listens
-from .proxy.fair_reader import Fairness
+from .proxy.fairness.reader import Fairness
 from .proxy.layer import install
 from .proxy.startup import authorities, fast_path, mitmproxy_defaults
 from .proxy.startup.self_check import self_check

@@ -14,7 +14,8 @@ from mitmproxy.net.http import http1
 
 from ..errors import error_body
 from .arrival import Steps, nothing
-from .fair_reader import LONG, set_waiting
+from .fairness.reader import set_waiting
+from .fairness.turns import LONG, TURNS
 from .internals import (
     ChunkedReader,
     Connection,
@@ -158,7 +159,7 @@ class ChunksInTurns:
             yield from self._wait_for_turn()
 
     def _wait_for_turn(self) -> Steps:
-        self._turn = commands.RequestWakeup(0)
+        self._turn = commands.RequestWakeup(TURNS.take())
         set_waiting(self.conn, waits=True)
         yield self._turn
 

@@ -10,8 +10,13 @@ from mitmproxy import version
 from ..errors import SettingsError
 
 try:
+    from h2.connection import H2Connection
+    from h2.errors import ErrorCodes
+    from h2.events import UnknownFrameReceived
+    from h2.exceptions import DenialOfServiceError
     from h11._readers import ChunkedReader, ContentLengthReader
     from h11._receivebuffer import ReceiveBuffer
+    from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.connection import Connection, ConnectionState
@@ -33,6 +38,7 @@ try:
         ResponseTrailers,
     )
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
+    from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
     from mitmproxy.proxy.mode_specs import ReverseMode
 except ImportError as moved:
     raise SettingsError(
@@ -42,12 +48,19 @@ except ImportError as moved:
 
 __all__ = [
     "AddonManager",
+    "BufferedH2Connection",
     "ChunkedReader",
     "Connection",
     "ConnectionState",
     "ContentLengthReader",
     "Context",
+    "DataFrame",
+    "DenialOfServiceError",
     "DropStream",
+    "ErrorCodes",
+    "Frame",
+    "H2Connection",
+    "HeadersFrame",
     "HttpEvent",
     "HttpLayer",
     "HttpRequestHeadersHook",
@@ -67,7 +80,9 @@ __all__ = [
     "ResponseProtocolError",
     "ResponseTrailers",
     "ReverseMode",
+    "RstStreamFrame",
     "SendHttp",
+    "UnknownFrameReceived",
     "_events",
     "_http1",
     "_http2",

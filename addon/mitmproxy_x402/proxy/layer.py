@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
-import h2.errors
-import h2.events
 from mitmproxy.connection import Connection, ConnectionState
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .dispatch import run_at_once
 from .exchange import shallow_copy
-from .fair_reader import LEAST, InTurns, worked
+from .fairness.http2 import calm
+from .fairness.reader import LEAST, worked
 from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
@@ -32,48 +31,6 @@ from .internals import (
 )
 from .stream import X402Stream
 from .veil import without_bytes
-
-
-class Http2Client(InTurns, _http2.Http2Client):
-    """mitmproxy's HTTP/2 client, which lets others have their turn."""
-
-
-class Http2Server(InTurns, _http2.Http2Server):
-    """mitmproxy's HTTP/2 server, which lets others have their turn, and sends clients away that flood it."""
-
-    _idle = 0
-    """Frames in this period that ask for nothing."""
-    _since = 0.0
-
-    def handle_h2_event(self, event: h2.events.Event) -> Generator[commands.Command, Any, bool]:
-        """Handle an event, unless there were too many that ask for nothing, or take back what was asked for."""
-        is_empty = isinstance(event, h2.events.DataReceived) and not event.data and event.stream_ended is None
-        if is_empty or isinstance(event, _IDLE):
-            now = time.monotonic()
-            if now - self._since > IDLE_SECONDS:
-                self._idle, self._since = 0, now
-            self._idle += 1
-            if self._idle > MOST_IDLE:
-                calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
-                yield from self.protocol_error(f"more than {MOST_IDLE} HTTP/2 frames that ask for nothing", calm)
-                return True
-        return (yield from super().handle_h2_event(event))
-
-    def _handle_event(self, event: events.Event) -> Generator[commands.Command, Any, None]:
-        if isinstance(event, events.ConnectionClosed) and self._waiting:
-            self._waiting.clear()  # the client has gone, and wants nothing of what it sent
-        yield from super()._handle_event(event)
-
-
-_IDLE = (
-    h2.events.StreamReset,
-    h2.events.UnknownFrameReceived,
-    h2.events.PriorityUpdated,
-    h2.events.PingReceived,
-    h2.events.RemoteSettingsChanged,
-)
-MOST_IDLE, IDLE_SECONDS = 1000, 10
-"""Most frames of a client in so many seconds that ask for nothing."""
 
 
 class X402Layer(HttpLayer):
@@ -102,7 +59,7 @@ class X402Layer(HttpLayer):
             if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
                 client.state = client.read_headers
         elif type(client) is _http2.Http2Client:
-            client.__class__ = Http2Client
+            calm(client)
 
     def _repair_client(self) -> None:
         """Make the HTTP/1.1 server that faces the client an `Http1Server` of ours."""
@@ -111,7 +68,7 @@ class X402Layer(HttpLayer):
             server.__class__ = Http1Server
             server.state = cast(Http1Server, server).read_headers
         elif type(server) is _http2.Http2Server:
-            server.__class__ = Http2Server
+            calm(server)
 
     def _handle_event(self, event: events.Event) -> Steps:
         read = event.connection if isinstance(event, events.DataReceived) and len(event.data) > LEAST else None

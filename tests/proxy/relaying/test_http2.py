@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import ssl
@@ -18,7 +17,6 @@ import h2.events
 import httpx
 import pytest
 
-from mitmproxy_x402.proxy.layer import MOST_IDLE
 from mitmproxy_x402.recording.format import read_recordings
 from support import challenges
 from support.chains.rpc import GatedRpc
@@ -366,35 +364,3 @@ def test_a_request_that_a_script_streams_is_not_held_up(home: Path, pem: Path) -
             client.send(whole[:-10])
             assert head_is_there.wait(TIMEOUT)
             assert client.ask(whole[-10:]).body == b"goods"
-
-
-def _frame(kind: int, body: bytes, stream: int = 0, flags: int = 0) -> bytes:
-    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + body
-
-
-FLOODS = {
-    "unknown": lambda _: _frame(0xBB, b""),
-    "ping": lambda _: _frame(6, bytes(8)),
-    "settings": lambda _: _frame(4, b""),
-    "priority": lambda number: _frame(2, bytes(4) + b"\x10", 2 * number + 1),
-    "reset": lambda number: (
-        _frame(1, bytes((0x83, 0x84, 0x87)) + b"\x41\x01a", 2 * number + 1, 5)
-        + _frame(3, (8).to_bytes(4, "big"), 2 * number + 1)
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", FLOODS)
-def test_a_client_that_floods_is_sent_away(
-    home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client], kind: str
-) -> None:
-    """Before that, each frame had a line in the log, or a stream of its own, for minutes after the client had gone."""
-    with H2Upstream(sell, certs.server_context(pem, "h2")) as upstream, start(upstream, home, pem) as proxy:
-        with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2")) as client:
-            client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, b""))
-            with contextlib.suppress(OSError):
-                for number in range(0, 100 * MOST_IDLE, 100):
-                    client.send(b"".join(FLOODS[kind](each) for each in range(number, number + 100)))
-            proxy.wait_for("HTTP/2 frames that ask for nothing")
-        assert client_tls(proxy).post("/v1/x", content=b"{}").text == "goods"
-    assert proxy.log.count("Ignoring unknown HTTP/2 frame type") <= MOST_IDLE

@@ -14,9 +14,12 @@ from mitmproxy import version
 from ...errors import SettingsError
 from ...installation import TESTED_PYTHONS, advice
 from ..internals import (
+    BufferedH2Connection,
     ChunkedReader,
     Context,
     DropStream,
+    Frame,
+    H2Connection,
     HttpLayer,
     HttpResponseHeadersHook,
     HttpStream,
@@ -80,6 +83,11 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Server, "_handle_event", ("self", "event")),
     (_http1.Http1Client, "_handle_event", ("self", "event")),
     (_http2.Http2Connection, "_handle_event", ("self", "event")),
+    (_http2.Http2Connection, "handle_h2_event", ("self", "event")),
+    (_http2.Http2Connection, "protocol_error", ("self", "message", "error_code")),
+    (H2Connection, "send_data", ("self", "stream_id", "data")),
+    (H2Connection, "send_headers", ("self", "stream_id", "headers")),
+    (H2Connection, "_receive_frame", ("self", "frame")),
     (_http1.Http1Server, "send", ("self", "event")),
     (_http1.Http1Server, "read_headers", ("self", "event")),
     (_http1.Http1Server, "read_body", ("self", "event")),
@@ -120,6 +128,8 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
     (_http2.Http2Connection, ("conn", "h2_conn")),
+    (BufferedH2Connection, ("config",)),
+    (Frame, ("body_len", "flags")),
     (HttpStream, ("request_body_buf",)),
     (_http1.Http1Client, ("buf", "state", "stream_id", "request", "response", "context")),
     (Context, ("client", "server", "options", "layers")),

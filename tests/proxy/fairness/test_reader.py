@@ -12,8 +12,10 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy import fair_reader
-from mitmproxy_x402.proxy.fair_reader import FIRST, LEAST, LONG, MOST, FairReader, InTurns, set_waiting
+from mitmproxy_x402.proxy.fairness import http2
+from mitmproxy_x402.proxy.fairness.http2 import InTurns
+from mitmproxy_x402.proxy.fairness.reader import FIRST, LEAST, MOST, FairReader, set_waiting
+from mitmproxy_x402.proxy.fairness.turns import LONG
 
 
 def reader_of(data: bytes) -> tuple[FairReader, Any, list[bool]]:
@@ -91,7 +93,7 @@ class Slow(InTurns, Written):
 @pytest.mark.parametrize("cost", [0.0, 4e-6, 1e-3])
 def test_a_dear_piece_is_processed_in_turns_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
     clock = [0.0]
-    monkeypatch.setattr(fair_reader, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(http2, "time", SimpleNamespace(thread_time=lambda: clock[0]))
     connection = Slow(clock, cost)
     data = bytes(range(256)) * 64
     todo: list[events.Event] = [
@@ -110,7 +112,7 @@ def test_a_dear_piece_is_processed_in_turns_and_nothing_is_lost(monkeypatch: pyt
     *pieces, end = connection.seen
     assert b"".join(piece.data for piece in pieces) == data + b"more"
     assert isinstance(end, events.ConnectionClosed)
-    assert longest <= 1.01 * max(3 * LONG, cost * fair_reader.SLICE)
+    assert longest <= 1.01 * max(3 * LONG, cost * http2.FIRST_SLICE)
     assert turns == 3 if cost == 0 else turns > 5
 
 

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy.connection import Client, Connection, ConnectionState
 
-from .internals import ReverseMode, commands, events
+from ..internals import ReverseMode
+from .turns import LONG, TURNS
 
 MOST = 65535
 FIRST = 16 << 10
 LEAST = 512
 """Bytes that are read at once."""
-LONG = 0.004
-"""Seconds of processing after which the next read is smaller."""
-
-SLICE = 1 << 10
-"""Bytes of HTTP/2 that are processed before anybody looks at the clock."""
-
 _WORK = "x402_work"
 """The attribute of a connection that holds the seconds of processor time that its last read took to process."""
 _WAITING = "x402_waiting"
-"""The attribute of a connection of which something that was read has not been processed yet."""
+"""The attribute of a connection of which something that was read has not been processed yet: an event that is set when
+it has."""
 
 
 class FairReader:
@@ -45,9 +40,11 @@ class FairReader:
 
     async def read(self, most: int) -> bytes:
         """Read up to `most` bytes. Raises OSError if we have closed the connection."""
-        # Each turn processes some of it.
-        while _WAITING in vars(self._connection) and self._connection.state is not ConnectionState.CLOSED:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        while self._connection.state is not ConnectionState.CLOSED:
+            processed = vars(self._connection).get(_WAITING)
+            if processed is None:
+                break
+            await processed.wait()
         if self._connection.state is ConnectionState.CLOSED:
             # mitmproxy leaves the socket open when the reading task is cancelled while it waits for its turn.
             self._writer.close()
@@ -55,6 +52,8 @@ class FairReader:
         work = vars(self._connection).pop(_WORK, 0.0)
         if work > LONG:
             self._size = max(LEAST, int(self._size * LONG / work / 2))
+            await asyncio.sleep(TURNS.take())
+            self._paused = time.monotonic()
         elif self._is_behind:
             self._size = min(MOST, 2 * self._size)
         if self._is_behind and time.monotonic() - self._paused > LONG:
@@ -79,52 +78,11 @@ def worked(connection: Connection, since: float) -> None:
 def set_waiting(connection: Connection, *, waits: bool) -> None:
     """Read nothing more from `connection` while something that was read waits for its turn."""
     if waits:
-        vars(connection)[_WAITING] = True
+        vars(connection).setdefault(_WAITING, asyncio.Event())
     else:
-        vars(connection).pop(_WAITING, None)
-
-
-class InTurns:
-    """To be mixed into mitmproxy's HTTP/2 connections: processes what was read in slices, between which others have
-    their turn. h2 puts frames together again, so nobody sees where they were cut.
-
-    A TLS record has up to 16 KiB, and so may have nearly two thousand frames.
-    """
-
-    conn: Connection
-    _turn: commands.RequestWakeup | None = None
-    _waiting: deque[events.Event] | None = None
-
-    def _handle_event(self, event: events.Event) -> Generator[commands.Command, Any, None]:
-        if self._waiting is None:
-            self._waiting = deque()
-        if isinstance(event, events.Wakeup) and event.command is self._turn:
-            self._turn = None
-        elif isinstance(event, events.DataReceived | events.ConnectionClosed):
-            self._waiting.append(event)
-        else:
-            yield from super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
-            return
-        if self._turn is None:
-            yield from self._process(self._waiting)
-
-    def _process(self, waiting: deque[events.Event]) -> Generator[commands.Command, Any, None]:
-        until, size = time.monotonic() + LONG, SLICE
-        while waiting:
-            event = waiting.popleft()
-            if isinstance(event, events.DataReceived) and len(event.data) > size:
-                waiting.appendleft(events.DataReceived(event.connection, event.data[size:]))
-                event = events.DataReceived(event.connection, event.data[:size])
-            yield from super()._handle_event(event)  # type: ignore[misc]
-            if "_handle_event" in vars(self):  # mitmproxy's sign that the connection is over
-                waiting.clear()
-            elif waiting and time.monotonic() > until:
-                set_waiting(self.conn, waits=True)
-                self._turn = commands.RequestWakeup(0)
-                yield self._turn
-                return
-            size *= 2
-        set_waiting(self.conn, waits=False)
+        processed = vars(connection).pop(_WAITING, None)
+        if processed is not None:
+            processed.set()
 
 
 class Fairness:

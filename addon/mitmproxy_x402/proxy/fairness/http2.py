@@ -1,0 +1,206 @@
+"""mitmproxy's HTTP/2 connections: processed in turns, and closed when the peer floods.
+
+A frame costs a peer a dozen bytes and us up to milliseconds, so each connection has an allowance of frames that move
+nothing forward (RFC 9113, section 10.5): resets, pings, settings, priorities, empty DATA, types that nobody knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from ..internals import (
+    BufferedH2Connection,
+    Connection,
+    DataFrame,
+    DenialOfServiceError,
+    ErrorCodes,
+    Frame,
+    HeadersFrame,
+    RstStreamFrame,
+    UnknownFrameReceived,
+    _http2,
+    commands,
+    events,
+)
+from .reader import set_waiting
+from .turns import LONG, TURNS
+
+ALLOWANCE = 1000
+"""What a connection may cost at once."""
+PER_SECOND = 50
+"""How much of that comes back each second."""
+PER_FRAME = 4
+"""How much comes back for each HEADERS or DATA frame that we send, and again for each KiB in it.
+
+Peers answer DATA with WINDOW_UPDATE and PING, and may cancel what they have got enough of.
+"""
+RESET = 8
+"""What a RST_STREAM costs: hooks may have run for its stream, and a connection been opened.
+
+A hundred streams can be open at once, all of which a client may cancel.
+"""
+TINY = 32
+"""Bytes below which a client's DATA counts as moving nothing forward. An upstream's events may be as short as that."""
+
+FIRST_SLICE = 256
+LEAST_SLICE = 64
+MOST_SLICE = 16 << 10
+"""Bytes that are processed before anybody looks at the clock."""
+
+Steps = Generator[commands.Command, Any, None]
+
+
+class CalmConnection(BufferedH2Connection):
+    """mitmproxy's HTTP/2 state, which counts what the peer's frames cost."""
+
+    _left: float
+    _counted: float
+    """When the allowance was last filled up by time (monotonic clock)."""
+
+    def begin(self) -> None:
+        """Begin with the whole allowance."""
+        self._left, self._counted = ALLOWANCE, time.monotonic()
+
+    def _receive_frame(self, frame: Frame) -> Any:
+        cost = self._cost(frame)
+        if cost:
+            self._spend(cost, frame)
+        return super()._receive_frame(frame)
+
+    def _cost(self, frame: Frame) -> int:
+        if isinstance(frame, DataFrame):
+            moves = len(frame.data) >= (1 if self.config.client_side else TINY) or "END_STREAM" in frame.flags
+            return 0 if moves else 1
+        if isinstance(frame, HeadersFrame):
+            return 1
+        return RESET if isinstance(frame, RstStreamFrame) else 1 + frame.body_len // 256
+
+    def _spend(self, cost: int, frame: Frame) -> None:
+        """Raises h2's DenialOfServiceError, on which h2 sends GOAWAY, when nothing is left."""
+        self._left -= cost
+        if self._left < 0:
+            now = time.monotonic()
+            self._earn((now - self._counted) * PER_SECOND)
+            self._counted = now
+            if self._left < 0:
+                raise DenialOfServiceError(
+                    f"closed for a flood of frames that move nothing forward, the last a {type(frame).__name__}"
+                )
+
+    def _earn(self, much: float) -> None:
+        self._left = min(ALLOWANCE, self._left + much)
+
+    def send_headers(self, stream_id: int, *args: Any, **more: Any) -> None:
+        """Send HEADERS as h2 does."""
+        self._earn(PER_FRAME)
+        super().send_headers(stream_id, *args, **more)
+
+    def send_data(self, stream_id: int, data: Any, *args: Any, **more: Any) -> None:
+        """Send DATA, or keep it until the peer's window opens, as mitmproxy does."""
+        if data:
+            self._earn(PER_FRAME * (1 + len(data) / 1024))
+        super().send_data(stream_id, data, *args, **more)
+
+
+class InTurns:
+    """To be mixed into mitmproxy's HTTP/2 connections: processes what was read in slices, between which others have
+    their turn. h2 puts frames together again, so nobody sees where they were cut.
+
+    A TLS record has up to 16 KiB, and so may have nearly two thousand frames.
+    """
+
+    conn: Connection
+    is_clients = False
+    """Whether the peer is our client: what it has sent is not worth processing once it has left."""
+    _turn: commands.RequestWakeup | None = None
+    _waiting: deque[events.Event] | None = None
+    _steps: Steps | None = None
+    """What is left to do for the slice before those of `_waiting`."""
+    _slice = FIRST_SLICE
+    _told = False
+
+    def _handle_event(self, event: events.Event) -> Steps:
+        if self._waiting is None:
+            self._waiting = deque()
+        if isinstance(event, events.Wakeup) and event.command is self._turn:
+            self._turn = None
+        elif isinstance(event, events.DataReceived):
+            self._waiting.append(event)
+        elif isinstance(event, events.ConnectionClosed):
+            if self.is_clients:
+                self._waiting.clear()
+                self._turn = self._steps = None
+            self._waiting.append(event)
+        else:
+            yield from super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
+            return
+        if self._turn is None:
+            yield from self._process(self._waiting)
+
+    def _process(self, waiting: deque[events.Event]) -> Steps:
+        until = time.thread_time() + LONG
+        while waiting or self._steps is not None:
+            if self._steps is None:
+                self._steps = super()._handle_event(self._next_slice(waiting))  # type: ignore[misc]
+                self._slice = min(MOST_SLICE, 2 * self._slice)
+            is_closing = False
+            for command in self._steps or ():
+                yield command
+                is_closing = is_closing or isinstance(command, commands.CloseConnection)  # goes on to the end
+                if not is_closing and time.thread_time() > until:
+                    break
+            else:
+                self._steps = None
+            if "_handle_event" in vars(self):  # mitmproxy's sign that the connection is over
+                waiting.clear()
+                self._steps = None
+            elif time.thread_time() > until and (waiting or self._steps is not None):
+                self._slice = max(LEAST_SLICE, self._slice // 4)
+                set_waiting(self.conn, waits=True)
+                self._turn = commands.RequestWakeup(TURNS.take())
+                yield self._turn
+                return
+        set_waiting(self.conn, waits=False)
+
+    def _next_slice(self, waiting: deque[events.Event]) -> events.Event:
+        event = waiting.popleft()
+        if isinstance(event, events.DataReceived) and len(event.data) > self._slice:
+            waiting.appendleft(events.DataReceived(event.connection, event.data[self._slice :]))
+            event = events.DataReceived(event.connection, event.data[: self._slice])
+        return event
+
+    def handle_h2_event(self, event: Any) -> Generator[commands.Command, Any, bool]:
+        """Handle an event of h2's as mitmproxy does, with one log line for all frames that nobody knows."""
+        if isinstance(event, DenialOfServiceError):
+            yield from self.protocol_error(f"HTTP/2 connection {event}", ErrorCodes.ENHANCE_YOUR_CALM)  # type: ignore[attr-defined]
+            return True
+        if isinstance(event, UnknownFrameReceived):
+            if not self._told:
+                self._told = True
+                yield commands.Log(f"Ignoring HTTP/2 frames of unknown types, such as {event.frame.type}", logging.INFO)
+            return False
+        is_over: bool = yield from super().handle_h2_event(event)  # type: ignore[misc]
+        return is_over
+
+
+class Http2Client(InTurns, _http2.Http2Client):
+    """mitmproxy's HTTP/2 client, which bears no floods."""
+
+
+class Http2Server(InTurns, _http2.Http2Server):
+    """mitmproxy's HTTP/2 server, which bears no floods."""
+
+    is_clients = True
+
+
+def calm(connection: _http2.Http2Connection) -> None:
+    """Make a connection of mitmproxy's one of ours."""
+    connection.__class__ = Http2Server if isinstance(connection, _http2.Http2Server) else Http2Client
+    state = connection.h2_conn
+    state.__class__ = CalmConnection
+    assert isinstance(state, CalmConnection)
+    state.begin()

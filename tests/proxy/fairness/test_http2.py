@@ -1,0 +1,260 @@
+"""HTTP/2 peers that flood are told to calm down; what busy but honest ones do is let through."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h2.errors
+import hpack
+import pytest
+from hyperframe import frame
+from mitmproxy import http, options
+from mitmproxy.connection import ConnectionState
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import _events, _http2
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.test import tflow
+
+from mitmproxy_x402.proxy.fairness import http2, turns
+from mitmproxy_x402.proxy.fairness.http2 import ALLOWANCE, RESET, calm
+from support.proxy import Proxy
+from support.running import certs
+from support.wire import Client, Upstream
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame.SettingsFrame(0).serialize()
+REQUEST = ((":method", "GET"), (":scheme", "https"), (":authority", "127.0.0.1"), (":path", "/v1/models"))
+
+
+def headers(stream: int, *fields: tuple[str, str], ends: bool = True) -> bytes:
+    block = hpack.Encoder().encode(fields, huffman=False)
+    made = frame.HeadersFrame(stream, block, flags=["END_HEADERS"])
+    if ends:
+        made.flags.add("END_STREAM")
+    return made.serialize()
+
+
+def cancelled(stream: int) -> bytes:
+    return headers(stream, *REQUEST) + frame.RstStreamFrame(stream, error_code=8).serialize()
+
+
+def unknown(_: int) -> bytes:
+    return b"\0\0\0\xbb\0" + bytes(4)
+
+
+JUNK = {
+    "ping": lambda _: frame.PingFrame(0, opaque_data=b"12345678").serialize(),
+    "settings": lambda _: frame.SettingsFrame(0).serialize(),
+    "priority": lambda n: frame.PriorityFrame(2 * n + 3, depends_on=0, stream_weight=1).serialize(),
+    "window": lambda _: frame.WindowUpdateFrame(0, window_increment=1).serialize(),
+    "unknown": unknown,
+    "empty data": lambda _: frame.DataFrame(1).serialize(),
+    "padding": lambda _: frame.DataFrame(1, flags=["PADDED"], pad_length=200).serialize(),
+    "resets of one stream": lambda _: frame.RstStreamFrame(1, error_code=8).serialize(),
+}
+CLIENTS = {
+    **JUNK,
+    "a byte of data": lambda _: frame.DataFrame(1, b"x").serialize(),
+    "rapid reset": lambda n: cancelled(2 * n + 3),
+}
+UPSTREAMS = {**JUNK, "interim": lambda _: headers(1, (":status", "103"), ends=False)}
+for _kind in ("priority",):
+    del UPSTREAMS[_kind]  # h2 calls each a fault where it is a client
+
+
+class Side:
+    """One of our HTTP/2 connections, without a network; `work` is what each of its events costs, in seconds."""
+
+    def __init__(self, connection: Any, work: float = 0.0, clock: list[float] | None = None) -> None:
+        self.layer, self.conn, self.work, self.clock = connection, connection.conn, work, clock
+        calm(connection)
+        self.sent, self.logged, self.received, self.waits = bytearray(), [], [], []
+        self.closed = False
+        self.give(events.Start())
+
+    def give(self, event: events.Event) -> None:
+        for command in self.layer.handle_event(event):
+            if isinstance(command, commands.SendData):
+                self.sent += command.data
+            elif isinstance(command, commands.Log):
+                self.logged.append(command.message)
+            elif isinstance(command, ReceiveHttp):
+                self.received.append(command.event)
+                if self.clock is not None:
+                    self.clock[0] += self.work
+            elif isinstance(command, commands.CloseConnection):
+                self.closed = True
+            elif isinstance(command, commands.RequestWakeup) and command.delay < 10:  # not the keep-alive's
+                self.waits.append(command)
+
+    def data(self, data: bytes) -> None:
+        self.give(events.DataReceived(self.conn, data))
+
+    def turn(self) -> None:
+        self.give(events.Wakeup(self.waits.pop(0)))
+
+    def all_turns(self) -> None:
+        while self.waits:
+            self.turn()
+
+    def requests(self) -> int:
+        return sum(isinstance(event, _events.RequestHeaders) for event in self.received)
+
+    def goaways(self) -> list[int]:
+        left, codes = bytes(self.sent).removeprefix(PREFACE[:24]), []
+        while left:
+            found, length = frame.Frame.parse_frame_header(memoryview(left[:9]))
+            found.parse_body(memoryview(left[9 : 9 + length]))
+            left = left[9 + length :]
+            if isinstance(found, frame.GoAwayFrame):
+                codes.append(found.error_code)
+        return codes
+
+
+def context() -> Context:
+    made = Context(tflow.tclient_conn(), options.Options())
+    made.server = tflow.tserver_conn()
+    made.options.add_option("validate_inbound_headers", bool, True, "")
+    made.options.add_option("http2_ping_keepalive", int, 58, "")
+    return made
+
+
+def facing_client(**more: Any) -> Side:
+    side = Side(_http2.Http2Server(context()), **more)
+    side.data(PREFACE)
+    return side
+
+
+def facing_upstream() -> Side:
+    side = Side(_http2.Http2Client(context()))
+    side.data(frame.SettingsFrame(0).serialize())
+    ask = http.Request.make("GET", "https://127.0.0.1/v1/models")
+    side.give(_events.RequestHeaders(1, ask, end_stream=True))
+    return side
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_client_that_floods_is_told_to_calm_down(kind: str) -> None:
+    side = facing_client()
+    side.data(headers(1, *REQUEST, ends=False))
+    for n in range(2 * ALLOWANCE):
+        side.data(CLIENTS[kind](n))
+        side.all_turns()
+    assert side.closed
+    assert set(side.goaways()) == {h2.errors.ErrorCodes.ENHANCE_YOUR_CALM}
+    assert len(side.logged) <= 2
+    assert "flood" in side.logged[-1]
+
+
+@pytest.mark.parametrize("kind", UPSTREAMS)
+def test_an_upstream_that_floods_is_told_to_calm_down(kind: str) -> None:
+    side = facing_upstream()
+    if "data" in kind or kind == "padding":
+        side.data(headers(1, (":status", "200"), ends=False))
+    for n in range(2 * ALLOWANCE):
+        side.data(UPSTREAMS[kind](n))
+        side.all_turns()
+    assert side.closed
+    assert set(side.goaways()) == {h2.errors.ErrorCodes.ENHANCE_YOUR_CALM}
+    assert isinstance(side.received[-1], _events.ResponseProtocolError)  # its requests learn of it
+
+
+def test_a_busy_client_is_no_flood() -> None:
+    side = facing_client()
+    for n in range(100):
+        side.data(cancelled(2 * n + 1))  # all that can be open at once
+    stream = 201
+    side.data(headers(stream, *REQUEST))
+    side.give(_events.ResponseHeaders(stream, http.Response.make(200), end_stream=False))
+    for _ in range(2 * ALLOWANCE):
+        side.give(_events.ResponseData(stream, b"data: word\n\n"))
+        for kind in ("window", "window", "ping"):
+            side.data(JUNK[kind](0))
+    assert not side.closed
+    assert side.requests() == 101
+
+
+def test_an_upstream_that_streams_bytes_is_no_flood() -> None:
+    side = facing_upstream()
+    side.data(headers(1, (":status", "200"), ends=False))
+    for _ in range(5 * ALLOWANCE):
+        side.data(frame.DataFrame(1, b"x").serialize())
+    assert not side.closed
+    assert len(side.received) == 1 + 5 * ALLOWANCE
+
+
+def test_what_is_used_up_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(http2, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=time.thread_time))
+    side = facing_client()
+    for _ in range(20):
+        for _ in range(ALLOWANCE // 2):
+            side.data(JUNK["ping"](0))
+        clock[0] += ALLOWANCE / 2 / http2.PER_SECOND
+    assert not side.closed
+
+
+def test_one_log_line_tells_of_all_unknown_frames() -> None:
+    side = facing_client()
+    for _ in range(100):
+        side.data(unknown(0))
+    assert [line for line in side.logged if "unknown" in line] == side.logged
+    assert len(side.logged) == 1
+
+
+def test_requests_that_come_in_one_piece_are_taken_one_a_turn_if_they_are_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    now = SimpleNamespace(monotonic=lambda: clock[0], thread_time=lambda: clock[0])
+    monkeypatch.setattr(http2, "time", now)
+    monkeypatch.setattr(turns, "time", now)
+    side = facing_client(work=2 * turns.LONG, clock=clock)
+    side.data(b"".join(headers(2 * n + 1, *REQUEST) for n in range(50)))
+    for n in range(50):
+        assert side.requests() == n + 1
+        side.all_turns() if n == 49 else _until_a_request(side)
+    assert side.requests() == 50
+    assert "x402_waiting" not in vars(side.conn)
+
+
+def _until_a_request(side: Side) -> None:
+    before = side.requests()
+    while side.requests() == before:
+        side.turn()
+
+
+def test_nothing_is_done_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(http2, "time", SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: clock[0]))
+    side = facing_client(work=2 * turns.LONG, clock=clock)
+    side.data(b"".join(headers(2 * n + 1, *REQUEST) for n in range(50)))
+    side.conn.state = ConnectionState.CLOSED
+    side.give(events.ConnectionClosed(side.conn))
+    side.all_turns()
+    assert side.requests() == 1
+
+
+def test_turns_do_not_coincide(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [7.0]
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    made = turns.Turns()
+    assert [made.take() for _ in range(4)] == pytest.approx([2 * n * turns.LONG for n in range(4)])
+    clock[0] += 1
+    assert made.take() == 0  # nobody else has asked
+
+
+def test_a_flood_through_the_proxy(home: Path) -> None:
+    """What is sent fits in one read, so that the reason arrives before the connection is reset."""
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, home=home) as proxy:
+        for kind in ("rapid reset", "unknown", "ping"):
+            with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2")) as client:
+                client.send(PREFACE)
+                cost = 1 + RESET if kind == "rapid reset" else 1
+                client.send(b"".join(CLIENTS[kind](n) for n in range(3 * ALLOWANCE // cost // 2)))
+                assert h2.errors.ErrorCodes.ENHANCE_YOUR_CALM.to_bytes(4, "big") in client.rest()
+            with proxy.client() as other:
+                assert b" 200 " in other.ask(b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").start
+        assert proxy.log.count("unknown types") == 1
+        assert proxy.log.count("HTTP/2 connection closed for a flood") >= 3
