@@ -205,9 +205,9 @@ class PaymentDesk:
 
     def challenge(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a 402 that is held back. Returns an awaitable if there is something to wait for; usually None."""
-        answering, payer = self._answer(flow), self.payer
-        if sys.version_info < (3, 12) or (payer is not None and payer.settings.ledger_sync):
-            return answering  # mitmproxy makes a task for what waits, here for the disk: one is enough
+        answering = self._answer(flow)
+        if sys.version_info < (3, 12):
+            return answering
         task = asyncio.Task(answering, loop=asyncio.get_running_loop(), eager_start=True)
         return None if task.done() else task
 
