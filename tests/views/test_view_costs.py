@@ -51,6 +51,28 @@ def test_a_long_stream_is_read_elsewhere_in_small_pieces(
     assert max(size for _, size in steps) <= reading.SLICE
 
 
+def test_streams_that_begin_alike_are_told_apart_and_read_elsewhere(steps: list[tuple[bool, int]]) -> None:
+    begin = CHUNK % 1 * 20
+    one, other = begin + CHUNK % 2 * 500, begin + CHUNK % 3 * 400
+    answers = reading.Answers()
+    assert "word 2" in read_whole(answers, EVENTS, one, growing=True)
+    assert "word 2" not in answers.text(EVENTS, other, growing=True)
+    for _ in range(2):
+        assert "word 3" in read_whole(answers, EVENTS, other, growing=True)
+        assert "word 2" in read_whole(answers, EVENTS, one, growing=True)
+    assert not any(here for here, _ in steps)
+
+
+def test_the_text_of_a_long_stream_is_not_put_together_by_the_event_loop(steps: list[tuple[bool, int]]) -> None:
+    answers = reading.Answers()
+    body = CHUNK % 1 * 2000
+    read_whole(answers, EVENTS, body, growing=True)
+    for _ in range(5):
+        body += CHUNK % 1
+        assert "word 1" in answers.text(EVENTS, body, growing=True)
+    assert not any(here for here, _ in steps)
+
+
 def test_what_the_event_loop_reads_itself_is_short(steps: list[tuple[bool, int]]) -> None:
     answers = reading.Answers()
     for size in range(1, 60):

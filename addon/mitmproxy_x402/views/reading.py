@@ -142,9 +142,11 @@ class Answers:
         mark = data[:_MARK]
         stream = self._streams.get(mark) or _Stream()
         _keep(self._streams, mark, stream, MOST_STREAMS)
-        at_once = not coding and len(data) - stream.position <= self._at_once
-        text = self._in_time(mark, functools.partial(stream.read_on, data, coding), at_once=at_once)
-        return stream.text or _LATER.format(len(data)) if text is None else text
+        # Of a long stream what is new may be short, but all of its text is put together.
+        at_once = not coding and len(data) <= self._at_once
+        self._in_time(mark, functools.partial(stream.read_on, data, coding), at_once=at_once)
+        read, text = stream.read
+        return text if read and data.startswith(read) else _LATER.format(len(data))
 
     def request(self, path: str, kind: str, data: bytes) -> str:
         """What a request asks."""
@@ -182,26 +184,22 @@ class _Stream:
     """A stream that grows, read on from where it was, by one thread at a time."""
 
     def __init__(self) -> None:
-        self.text = ""
-        """What it said when it was last read."""
+        self.read = (b"", "")
+        """The bytes that were read last, as they came, and what they say. Another stream may begin with the same."""
         self._reader = _reader()
         self._seen = b""
 
-    @property
-    def position(self) -> int:
-        """How much of it was read."""
-        return len(self._seen)
-
     def read_on(self, raw: bytes, coding: str) -> str:
-        """The answer as far as it has come with `raw`."""
+        """What the answer says as far as it has come with `raw`."""
         data, _ = decoded(raw, coding)
         if not data.startswith(self._seen):
             self._reader, self._seen = _reader(), b""
         _feed(self._reader, data[len(self._seen) :])
         self._seen = data
         reading = self._reader.reading()
-        self.text = _plain(data) if reading.dialect == "unknown" and reading.error is None else _said(reading)
-        return self.text
+        text = _plain(data) if reading.dialect == "unknown" and reading.error is None else _said(reading)
+        self.read = (raw, text)
+        return text
 
 
 def _reader() -> llm.StreamReader:
