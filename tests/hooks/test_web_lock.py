@@ -86,6 +86,8 @@ def test_narrowing_and_looking_are_free(web: Web) -> None:
         {"x402_budget": "9/day,1/hour"},
         {"x402_allow_networks": "base"},
         {"x402_view_limit": "1m"},
+        {"x402_pay_methods": "POST,GET"},
+        {"x402_pay_methods": "POST"},
         {"x402_dry_run": "true"},
         {"view_filter": "~m POST", "intercept": "~q"},
         {"intercept": None},
@@ -93,6 +95,8 @@ def test_narrowing_and_looking_are_free(web: Web) -> None:
         web.api("options", "PUT", options)
     assert "x402_dry_run" in refused(web, x402_dry_run="false")
     assert "x402_max_request" in refused(web, x402_max_request="1")
+    assert "x402_pay_methods:" in refused(web, x402_pay_methods="POST,GET")
+    assert "x402_budget:" in refused(web, x402_budget="100/day")
 
 
 @pytest.mark.parametrize("value", [True, 1, 0.5, None, ["true"], {"a": "b"}], ids=json.dumps)

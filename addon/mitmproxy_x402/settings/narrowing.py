@@ -10,13 +10,14 @@ from .settings import Settings
 
 
 def widened(before: Settings, after: Settings) -> list[str]:
-    """The settings that allow more spending, other clients or other payees than `before`; empty: none."""
-    return [key for key, is_narrower in _RULES.items() if not is_narrower(*_pair(before, after, key))]
+    """Options, without prefix, that allow more spending, other clients or other payees than `before`; empty: none."""
+    wider = [key for key, is_narrower in _RULES.items() if not is_narrower(*_pair(before, after, key))]
+    return [_OPTIONS.get(key, key) for key in wider]
 
 
 def beyond_narrowing(names: Iterable[str]) -> list[str]:
     """The `names` (options without prefix) whose changes are never just a tightening, such as files."""
-    narrowing = {key for key, rule in _RULES.items() if rule is not _same} | {"budget"}
+    narrowing = {_OPTIONS.get(key, key) for key, rule in _RULES.items() if rule is not _same}
     return sorted(name for name in names if name not in narrowing)
 
 
@@ -65,6 +66,7 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "preauthorize": _only_off,
     "forward_auth": _only_off,
     "forward_names": lambda before, after: after <= before,
+    "pay_methods": lambda before, after: set(after) <= set(before),
     "allow_pay_to": _fewer,
     "allow_networks": _fewer,
     "allow_assets": _fewer,
@@ -83,3 +85,6 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "file": _same,
     "web_options": _only_off,
 }
+
+_OPTIONS = {"budgets": "budget"}
+"""The options whose names differ from those of their settings."""
