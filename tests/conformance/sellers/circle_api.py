@@ -15,6 +15,7 @@ from typing import Any
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
+from support.chains.answering import send_json
 from support.wire import Peer, Upstream
 
 NETWORK, USDC = "eip155:84532", "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
@@ -28,22 +29,12 @@ class CircleApi(Upstream):
     """`balance` is what lies in the contract for each address; for the reason `refuses` no settlement is made."""
 
     def __init__(self, balance: int) -> None:
-        super().__init__(type(self)._tell)
+        super().__init__(serve)
         self.balance, self.refuses = balance, ""
         self.spent: dict[str, int] = {}
         self.used: set[str] = set()
         self.verified: list[str] = []
         """What came of each verification: empty, or why not."""
-
-    @staticmethod
-    def _tell(peer: Peer, upstream: Upstream) -> None:
-        assert isinstance(upstream, CircleApi)
-        while True:
-            asked = upstream.read(peer)
-            path = asked.start.split()[1].decode()
-            body = json.dumps(upstream.answer(path, json.loads(asked.body or b"{}"))).encode()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
-            peer.send(body)
 
     def answer(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
         """What the API says to a request for `path`."""
@@ -86,3 +77,11 @@ class CircleApi(Upstream):
             "insufficient_balance": self.balance - self.spent.get(signer, 0) >= int(message["value"]),
         }
         return next((reason for reason, holds in rules.items() if not holds), "")
+
+
+def serve(peer: Peer, upstream: Upstream) -> None:
+    assert isinstance(upstream, CircleApi)
+    while True:
+        asked = upstream.read(peer)
+        path = asked.start.split()[1].decode()
+        send_json(peer, upstream.answer(path, json.loads(asked.body or b"{}")))

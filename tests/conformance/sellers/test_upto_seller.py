@@ -31,33 +31,24 @@ from x402.mechanisms.evm.upto.server import UptoEvmScheme as UptoServer
 from x402.server import x402ResourceServer
 
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from support.chains.answering import Answering
 from support.chains.local_chains import Permit2Chain
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
-from support.wire import Peer, Upstream, request
+from support.wire import request
 
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
 CEILING, EXACT, CHARGE = 17_686, 9_000, 686
 PURSE = 10**6
 
 
-class Rpc(Upstream):
+class Rpc(Answering):
     """JSON-RPC over a chain in this process, as much of it as the proxy asks."""
 
     def __init__(self, chain: Permit2Chain) -> None:
-        super().__init__(type(self)._tell)
+        super().__init__()
         self._chain = chain
 
-    @staticmethod
-    def _tell(peer: Peer, upstream: Upstream) -> None:
-        assert isinstance(upstream, Rpc)
-        while True:
-            said = json.loads(upstream.read(peer).body)
-            answer = [upstream._answer(call) for call in said] if isinstance(said, list) else upstream._answer(said)
-            body = json.dumps(answer).encode()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
-            peer.send(body)
-
-    def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, call: dict[str, Any]) -> dict[str, Any]:
         result: Any
         tester, method, params = self._chain.tester, call["method"], call["params"]
         if method == "eth_chainId":

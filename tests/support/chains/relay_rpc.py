@@ -42,7 +42,7 @@ class RelayRpc:
         self.requests = 0
         self.busy = 0
         """So many requests are answered 429 before the next one is answered."""
-        self._answer = answer
+        self.answer = answer
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ class RelayRpc:
                 if isinstance(asked, list) and len(asked) > most:
                     self._send(200, error({"id": None}, -32600, "too many calls in one batch"))
                     return
-                answers = [relay._answer(call) for call in calls]
+                answers = [relay.answer(call) for call in calls]
                 self._send(200, answers if isinstance(asked, list) else answers[0])
 
             def _send(self, status: int, said: Any) -> None:

@@ -6,39 +6,34 @@ import json
 import threading
 
 from ..wire import TIMEOUT, Peer, Upstream
+from .answering import send_json
 
 BLOCKHASH = "2Etc9q7omPrAu16uFNbM3fwUH7ygCFKkToN4YCXym1nK"
 
 
 class GatedRpc(Upstream):
     def __init__(self) -> None:
-        super().__init__(type(self)._answer)
+        super().__init__(_answer)
         self.asked = threading.Semaphore(0)
-        self._gate = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
 
     def release(self) -> None:
         """Let one question be answered."""
-        self._gate.release()
+        self.gate.release()
 
     def wait_until_asked(self) -> None:
         assert self.asked.acquire(timeout=TIMEOUT), "nobody asked the RPC"
 
-    @staticmethod
-    def _answer(peer: Peer, upstream: Upstream) -> None:
-        assert isinstance(upstream, GatedRpc)
-        while True:
-            question = json.loads(upstream.read(peer).body)
-            if question["method"] != "getLatestBlockhash":  # the balance, which no signature waits for
-                refusal = {"jsonrpc": "2.0", "id": question["id"], "error": {"code": -32601, "message": "not known"}}
-                body = json.dumps(refusal).encode()
-                peer.send(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-                )
-                peer.send(body)
-                continue
-            upstream.asked.release()
-            assert upstream._gate.acquire(timeout=TIMEOUT), "the test never let the RPC answer"
-            value = {"blockhash": BLOCKHASH, "lastValidBlockHeight": 1000}
-            body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"context": {"slot": 1}, "value": value}}).encode()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
-            peer.send(body)
+
+def _answer(peer: Peer, upstream: Upstream) -> None:
+    assert isinstance(upstream, GatedRpc)
+    while True:
+        question = json.loads(upstream.read(peer).body)
+        if question["method"] != "getLatestBlockhash":  # the balance, which no signature waits for
+            refusal = {"jsonrpc": "2.0", "id": question["id"], "error": {"code": -32601, "message": "not known"}}
+            send_json(peer, refusal)
+            continue
+        upstream.asked.release()
+        assert upstream.gate.acquire(timeout=TIMEOUT), "the test never let the RPC answer"
+        value = {"blockhash": BLOCKHASH, "lastValidBlockHeight": 1000}
+        send_json(peer, {"jsonrpc": "2.0", "id": 1, "result": {"context": {"slot": 1}, "value": value}})

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-from ..wire import Peer, Upstream
+from .answering import Answering
 
 
-class TokenRpc(Upstream):
+class TokenRpc(Answering):
     def __init__(
         self, chain_id: int, balance: int, allowance: int = 0, nonce: int | None = 7, code: str = "0x"
     ) -> None:
-        super().__init__(type(self)._tell)
+        super().__init__()
         self.chain_id, self.balance, self.allowance, self.nonce, self.code = chain_id, balance, allowance, nonce, code
         self.asked: list[str] = []
         self.before_answer: Callable[[], None] = lambda: None
         """Called when a question has come."""
 
-    @staticmethod
-    def _tell(peer: Peer, upstream: Upstream) -> None:
-        assert isinstance(upstream, TokenRpc)
-        while True:
-            said = json.loads(upstream.read(peer).body)
-            upstream.before_answer()
-            answer = [upstream._answer(call) for call in said] if isinstance(said, list) else upstream._answer(said)
-            body = json.dumps(answer).encode()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
-            peer.send(body)
+    def before(self) -> None:
+        self.before_answer()
 
-    def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, call: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(call["method"])
         if call["method"] == "eth_chainId":
             result = hex(self.chain_id)
