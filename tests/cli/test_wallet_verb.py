@@ -363,6 +363,44 @@ def test_an_allowance_is_set_and_revoked_at_the_sandbox(tmp_path: Path, sandbox:
         assert f"Permit2 may take of that: {dollars}." in answer.stdout
 
 
+def test_an_allowance_that_stands_is_not_set_again(tmp_path: Path, sandbox: Sandbox) -> None:
+    assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
+    command = ("allow", "--network", "base-sepolia", "7", "--yes")
+    assert "Sending the transaction 0x" in run(tmp_path, *command, more=beside(sandbox)).stdout
+    again = run(tmp_path, *command, more=beside(sandbox))
+    assert again.returncode == 0
+    assert "That is what Permit2 may take already. Nothing was changed." in again.stdout
+    assert "transaction" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    "amount", ["0.0000001", "1.0000001", "1e-7", "1e3", "1_0", "+5", " 5", "５", "", "-1", "nan", "100001", "5."]
+)
+def test_an_allowance_is_a_plain_amount(tmp_path: Path, sandbox: Sandbox, amount: str) -> None:
+    assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
+    answer = run(tmp_path, "allow", "--network", "base-sepolia", "--yes", "--", amount, more=beside(sandbox))
+    assert answer.returncode != 0
+    assert "expected dollars" in answer.stderr or "USDC has 6 decimals at most" in answer.stderr
+    assert "transaction" not in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "words"),
+    [("\x04", 1, "Nothing was changed"), ("\x03", 130, ""), ("no\n", 1, "Nothing was changed")],
+)
+def test_the_question_before_an_allowance_can_be_left(
+    tmp_path: Path, sandbox: Sandbox, key: str, code: int, words: str
+) -> None:
+    assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
+    options = ("--set", f"x402_evm_rpc=base-sepolia={sandbox.url}/v1/rpc/base-sepolia")
+    person = Person(tmp_path, "allow", "7", "--network", "base-sepolia", *options)
+    person.read_until("Type yes to do it: ")
+    person.types(key)
+    assert person.ends() == code
+    assert words in person.seen
+    assert "Traceback" not in person.seen
+
+
 def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
     assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
     with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{5_000_000:064x}") as rpc:

@@ -72,7 +72,7 @@ KINDS = {
     "good, old name": Kind(evm(2_000, network="base")),
     "solana": Kind(svm()),
     "over the limit": Kind(evm(MAX_REQUEST + 1), "x402_max_request"),
-    "too large to be echoed": Kind(evm(extra=PAD), "makes a header of"),
+    "too large to be echoed": Kind(evm(extra=PAD), "the header that echoes it has"),
     "solana without an RPC": Kind(svm(extra={"feePayer": FEE_PAYER}), "No Solana RPC gave a recent blockhash"),
     "solana without a fee payer": Kind(svm(extra={}), "extra.feePayer must be"),
     "solana to the mint": Kind(svm(payTo=MINT), "is a program or a token"),

@@ -78,9 +78,9 @@ def test_the_networks_are_those_of_the_table() -> None:
 
 def test_one_that_would_live_too_long_is_no_offer_and_the_other_is_paid() -> None:
     rules = rules_of(read_settings({"x402_gateway": "true"}, {}, cwd=Path("/"), home=Path("/nonexistent")))
-    long = replace(ENTRY, max_timeout_seconds=gateway.MAX_SECONDS + 1, amount=AtomicUnits(1))
+    long = replace(ENTRY, max_timeout_seconds=gateway.SECONDS + 1, amount=AtomicUnits(1))
     assert choose(PaymentRequired(2, (long, PLAIN)), rules, {"evm": PAYER}).method == "exact"
-    with pytest.raises(Refused, match="lives for 1209801 seconds; Circle Gateway needs 604900"):
+    with pytest.raises(Refused, match="lives for 604901 seconds; Circle Gateway needs 604900"):
         choose(PaymentRequired(2, (long,)), rules, {"evm": PAYER})
 
 

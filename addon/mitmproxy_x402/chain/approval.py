@@ -82,9 +82,14 @@ def approval(network: Network, asset: Asset, amount: int, fee: Fees, sign: Calla
     return b"\x02" + _rlp([*fields, signature[64] - 27, r, s])
 
 
+def hash_of(transaction: bytes) -> str:
+    """The hash of a signed transaction, by which chains name it."""
+    return "0x" + keccak(transaction).hex()
+
+
 async def submit(transaction: bytes, url: str, seconds: float) -> str:
     """Send the transaction, wait until it is in a block, and return its hash. Raises EvmRpcError."""
-    name = "0x" + keccak(transaction).hex()
+    name = hash_of(transaction)
     try:
         await json_rpc(url, seconds, "eth_sendRawTransaction", ["0x" + transaction.hex()])
     except Unreachable as reason:

@@ -47,7 +47,7 @@ class PaymentFrame:
         value = base64_text(f"{self._before}{_encoded(payload)}{self._after}")
         if len(value) > MAX_HEADER:
             raise ChallengeError(
-                f"The challenge cannot be answered: echoing its extensions makes a header of {len(value)} characters,"
+                f"The challenge cannot be answered: the header that echoes it has {len(value)} characters,"
                 f" more than the {MAX_HEADER} that servers could accept. Nothing was paid."
             )
         return self.name, value

@@ -206,7 +206,7 @@ def _required(found: dict[str, Any], faults: tuple[str, ...], default_version: L
     if len(reasons) > MAX_REASONS:
         reasons[MAX_REASONS - 1 :] = [f"and {len(reasons) - MAX_REASONS + 1} more"]
     if not entries:
-        why = "; ".join(reasons[:3])
+        why = "; ".join(reasons)
         raise ChallengeError(f"The challenge offers no way to pay that can be read: {why}. Nothing was paid.")
     error = found.get("error")
     return PaymentRequired(

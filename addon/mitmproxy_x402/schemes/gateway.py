@@ -35,9 +35,8 @@ USDC = {
 }
 """The token of the contract's balances, by chain id (npm @circle-fin/x402-batching 3.3.0)."""
 TESTNETS = frozenset({43113, 80002, 84532, 421614, 5042002})
-MIN_SECONDS = 604_900
+SECONDS = 604_900
 """Seconds of validity: Circle requires seven days when it receives the payment, and the way there takes a while."""
-MAX_SECONDS = 2 * MIN_SECONDS
 
 
 def contract(network: Network) -> str:
@@ -64,10 +63,10 @@ def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, p
                 f"The challenge names the signing domain {key} {shown(theirs)} for Circle Gateway on {network.name};"
                 f" {shown(value)} is Circle's own. Nothing was signed."
             )
-    if requirement.max_timeout_seconds > MAX_SECONDS:
+    if requirement.max_timeout_seconds > SECONDS:
         raise ChallengeError(
             f"The challenge wants a signature that lives for {requirement.max_timeout_seconds} seconds; Circle Gateway"
-            f" needs {MIN_SECONDS}. Nothing was signed."
+            f" needs {SECONDS}, and no longer one is made. Nothing was signed."
         )
 
 
@@ -80,5 +79,4 @@ def authorize(
     """
     check(requirement, network, asset, payer=payer)
     domain = exact_evm.domain_hash(GATEWAY_DOMAIN, VERSION, network.chain_id, contract(network))
-    validity = max(requirement.max_timeout_seconds, MIN_SECONDS)
-    return exact_evm.transfer(requirement, domain, payer=payer, now=now, validity=validity, nonce=nonce, sign=sign)
+    return exact_evm.transfer(requirement, domain, payer=payer, now=now, validity=SECONDS, nonce=nonce, sign=sign)

@@ -51,7 +51,7 @@ def test_ceilings_under_way_never_exceed_the_balance(shops: Any) -> None:
     with pytest.raises(Refused) as caught:
         shop.pay(challenge(entry()))
     assert caught.value.reason == "balance_too_low"
-    assert "0.053058 may still be taken by earlier payments" in str(caught.value)
+    assert "and earlier payments may still take 0.053058" in str(caught.value)
     shop.payer.release(paid[0].row)
     assert shop.pay(challenge(entry())).offer.method == "upto"
 
@@ -82,7 +82,7 @@ def test_what_is_settled_while_the_chain_is_asked_counts_until_it_is_asked_again
         return seen
 
     monkeypatch.setattr(Ceilings, "look", settles_meanwhile)
-    with pytest.raises(Refused, match="may still be taken by earlier payments"):
+    with pytest.raises(Refused, match="earlier payments may still take"):
         shop.pay(challenge(entry()))
 
 
@@ -107,6 +107,17 @@ def test_exact_over_permit2(shops: Any) -> None:
     payment = shop.pay(challenge(entry("exact", EXACT, assetTransferMethod="permit2")))
     assert payment.offer.method == "permit2"
     assert str(payment.offer) == "0.002 USDC on base"
+
+
+@pytest.mark.parametrize("schemes", ["upto", "auto"])
+def test_of_several_ceilings_the_lowest_is_signed(shops: Any, schemes: str) -> None:
+    shop, rpc = shops(allowance=10**9, schemes=schemes)
+    for amounts in ((9_000, 8_000), (8_000, 9_000)):
+        ceilings = [entry(amount=amount) for amount in amounts]
+        for accepts in ((*ceilings, BOTH[1]), (BOTH[1], *ceilings), tuple(ceilings)):
+            payment = shop.pay(challenge(*accepts))
+            assert (payment.offer.method, payment.offer.micro_usd) == ("upto", 8_000)
+    assert rpc.asked
 
 
 def test_after_a_refusal_the_network_is_paid_exactly_for_ten_minutes(shops: Any) -> None:

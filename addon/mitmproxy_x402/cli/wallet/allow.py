@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from ...chain import approval
 from ...chain.permit2 import standing
@@ -18,7 +19,7 @@ from ...settings.networks import require_enabled
 from ...settings.settings import Settings
 from ...wallet.evm import EvmWallet
 from ...wallet.sources import Wallets
-from ..terminal import say
+from ..terminal import ask, say
 from .prices import Gateway
 
 DANGERS = """\
@@ -29,6 +30,7 @@ set it to what you spend in a few days, not to everything, and revoke it with: {
 """
 BASE = next(row for row in ENABLED if row.name == "base")
 MAX_USD = Decimal(100_000)
+_DOLLARS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,18})?")
 
 
 def allow(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> int:
@@ -50,7 +52,7 @@ def allow(given: Namespace, settings: Settings, program: str, gateway: Gateway) 
     units = _units(given.amount, place.asset)
     if units:
         say(DANGERS.format(symbol=place.asset.symbol, program=program))
-    return asyncio.run(_set(place, units, sure=given.yes))
+    return _set(place, units, sure=given.yes)
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,13 @@ def _named(given: Namespace, settings: Settings) -> Network | None:
 
 
 def _units(text: str, asset: Asset) -> int:
-    try:
-        dollars = Decimal(text)
-    except InvalidOperation:
-        dollars = Decimal(-1)
-    if not dollars.is_finite() or not 0 <= dollars <= MAX_USD:
+    dollars = Decimal(text) if _DOLLARS.fullmatch(text) else Decimal(-1)
+    if not 0 <= dollars <= MAX_USD:
         raise SettingsError(f"wallet allow {text!r:.40}: expected dollars, 0 (revoke) to {MAX_USD}, as in 20")
-    return int(dollars.scaleb(asset.decimals))
+    units = dollars.scaleb(asset.decimals)
+    if units != int(units):
+        raise SettingsError(f"wallet allow {text!r:.40}: {asset.symbol} has {asset.decimals} decimals at most")
+    return int(units)
 
 
 async def _show(place: _Place) -> int:
@@ -108,9 +110,13 @@ async def _show(place: _Place) -> int:
     return 0
 
 
-async def _set(place: _Place, units: int, *, sure: bool) -> int:
+def _set(place: _Place, units: int, *, sure: bool) -> int:
     network, asset, purse, url = place.network, place.asset, place.purse, place.urls[0]
-    fee = await approval.fees(network, purse.address, url, place.seconds)
+    known = asyncio.run(standing(network, asset, purse.address, place.urls, place.seconds))
+    if known.allowance == units:
+        say("That is what Permit2 may take already. Nothing was changed.")
+        return asyncio.run(_show(place))
+    fee = asyncio.run(approval.fees(network, purse.address, url, place.seconds))
     what = (
         f"Let Permit2 take up to {format_usd(units * 10**6 // 10**asset.decimals)} {asset.symbol}"
         if units
@@ -122,12 +128,13 @@ async def _set(place: _Place, units: int, *, sure: bool) -> int:
         say("Nothing was changed.")
         return 1
     transaction = approval.approval(network, asset, units, fee, purse.sign_digest)
-    name = await approval.submit(transaction, url, place.seconds)
+    say(f"Sending the transaction {approval.hash_of(transaction)}. Ctrl-C ends the waiting, not the transaction.")
+    name = asyncio.run(approval.submit(transaction, url, place.seconds))
     say(f"Done: transaction {name}")
-    return await _show(place)
+    return asyncio.run(_show(place))
 
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise SettingsError("wallet allow asks before it sends a transaction, and this is no terminal: add --yes")
-    return input("Type yes to do it: ").strip().lower() == "yes"
+    return ask("Type yes to do it: ").lower() == "yes"

@@ -69,8 +69,8 @@ def with_each(error: X402Error, required: PaymentRequired, objections: Sequence[
 def nothing_to_pay(required: PaymentRequired, rules: Rules, objections: Sequence[Objection]) -> Refused:
     """The refusal if no entry can be paid: led by the closest entry, followed by the reasons for the others."""
     if not objections:
-        said = "; ".join(required.unreadable[:3]) or "it offers no way to pay"
-        return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.400}. Nothing was paid.")
+        said = "; ".join(required.unreadable) or "it offers no way to pay"
+        return Refused("challenge_invalid", f"The gateway's challenge cannot be paid: {said:.2000}. Nothing was paid.")
     nearest = min(objections, key=lambda objection: objection.rank)
     offer = nearest.offer
     if nearest.rank == FORBIDDEN and offer is not None:

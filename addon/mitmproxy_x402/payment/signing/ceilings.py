@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from ...chain.permit2 import Standing, standing
-from ...errors import Refused, RpcError
+from ...errors import EvmRpcError, Refused, RpcError
 from ...ledger.interface import Charge, Ledger, Pending
 from ...program import program
 from ...protocol.amounts import format_usd
 from ...protocol.messages import PaymentRequired
 from ...protocol.networks import Network
+from ...reconcile.rpcs import remedy
 from ...schemes.permit2 import sponsors
 from ..offer import Offer, Purpose, Schemes
 
@@ -83,16 +84,20 @@ class Ceilings:
         ]
         if not others:
             return offers
-        ceilings = [offer for offer in rested if offer.is_ceiling]
-        ordered = [offer for offer in offers if offer in others or (offer in rested and not offer.is_ceiling)]
-        for ceiling in ceilings:
-            at = next((at for at, offer in enumerate(ordered) if offer.network == ceiling.network), None)
-            if at is None:
-                ordered.append(ceiling)
-                continue
-            known = replace(ceiling, exact=ordered[at].micro_usd)
-            ordered.insert(at if self._is_better(known, ordered[at], purpose) else len(ordered), known)
-        return ordered
+        fixed = [offer for offer in offers if offer in others or (offer in rested and not offer.is_ceiling)]
+        exact: dict[str, Offer] = {}
+        for offer in fixed:
+            exact.setdefault(offer.network.caip2, offer)
+        first: dict[str, list[Offer]] = {}
+        last: list[Offer] = []
+        for ceiling in (offer for offer in rested if offer.is_ceiling):  # the cheapest first
+            beside = exact.get(ceiling.network.caip2)
+            known = ceiling if beside is None else replace(ceiling, exact=beside.micro_usd)
+            if beside is not None and self._is_better(known, beside, purpose):
+                first.setdefault(ceiling.network.caip2, []).append(known)
+            else:
+                last.append(known)
+        return [*(each for offer in fixed for each in (*first.pop(offer.network.caip2, ()), offer)), *last]
 
     def _is_better(self, ceiling: Offer, exact: Offer, purpose: Purpose) -> bool:
         if self._schemes == "upto":
@@ -114,9 +119,9 @@ class Ceilings:
         urls = self._rpcs(offer.network)
         try:
             known = await standing(offer.network, offer.asset, payer, urls, self._seconds)
-        except RpcError:
+        except RpcError as error:
             self._rests_until[offer.network.caip2] = self._clock() + RPC_SECONDS
-            raise
+            raise EvmRpcError(f"{error} To pay {offer} over Permit2, {remedy(offer.network)}.") from None
         if not before.permit2:
             self._permits.pop(_token(offer, payer), None)  # each has been settled or has expired
         self._permit_nonce(offer, payer, known, before, required)
@@ -221,12 +226,12 @@ def _permit_nonce(
     before, over_permit2 = (_units(micro_usd, scale) for micro_usd in (pending.all, pending.permit2))
     if known.balance < before + most:
         has = format_usd(known.balance * 10**6 // scale)
-        held = f", of which {format_usd(pending.all)} may still be taken by earlier payments" if before else ""
+        held = f", and earlier payments may still take {format_usd(pending.all)}" if before else ""
         raise Refused(
             "balance_too_low",
             f"The gateway asks {offer}, and the wallet holds {has} {offer.asset.symbol}{held}. Nothing was paid. "
-            f"{'A ceiling' if offer.is_ceiling else 'The amount'} must be there in whole: send more to the wallet, or "
-            "set the option x402_schemes to exact.",
+            f"{'A ceiling' if offer.is_ceiling else 'The amount'} must be there in whole, beside that: send "
+            f"{offer.asset.symbol} to the wallet ({program()} wallet fund shows how).",
             asked=str(offer),
             why=f"the wallet holds {has} {offer.asset.symbol}{held}",
         )

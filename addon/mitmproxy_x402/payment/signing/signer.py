@@ -23,7 +23,7 @@ BLOCKHASH_END = 300
 
 def longest(method: Method, max_validity: int) -> int:
     """The most seconds after which nobody can settle an EVM payment of this kind that is signed now."""
-    return (gateway.MAX_SECONDS if method == "gateway" else max_validity) + exact_evm.CLOCK_SKEW
+    return (gateway.SECONDS if method == "gateway" else max_validity) + exact_evm.CLOCK_SKEW
 
 
 @dataclass(frozen=True)
