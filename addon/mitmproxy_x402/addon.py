@@ -373,6 +373,10 @@ class X402Addon:
             veil_reason(flow.response, self._redactor.reason)
         return self._desk.challenge(flow)
 
+    def x402_leaving(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Wait until a payment is safe in the ledger."""
+        return self._desk.leaving(flow)
+
     def response(self, flow: http.HTTPFlow) -> None:
         """Record the outcome of a complete answer."""
         self._desk.response(flow)

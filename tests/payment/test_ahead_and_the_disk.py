@@ -1,4 +1,4 @@
-"""A payment ahead of its challenge leaves when its reservation is on the disk, and until then blocks nobody."""
+"""A payment leaves when its reservation is on the disk, and until then blocks nobody."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_paying_ahead import Desk
+from test_paying_ahead import Desk, read
 
-from mitmproxy_x402.ledger.interface import Outcome
+from mitmproxy_x402.ledger.interface import LedgerError, Outcome
 from mitmproxy_x402.payment.purchase import Purchase
 from support import challenges
 from support.ledger.disks import SlowDisk
@@ -98,6 +98,55 @@ def test_one_that_is_refused_meanwhile_is_released(desk: Desk, disk: Disk) -> No
         await asyncio.gather(task, return_exceptions=True)
         purchase.break_off(Outcome("unknown"))
         disk.finish()
+
+    desk.loop.run_until_complete(run())
+    assert desk.states(1) == ["released"]
+
+
+async def bought(desk: Desk) -> tuple[Purchase, asyncio.Task[None]]:
+    """A purchase after its challenge, which waits for the disk."""
+    purchase = desk.purchase()
+    await purchase.buy(read(challenges.evm("1000")))
+    assert purchase.waits
+    task = asyncio.get_running_loop().create_task(purchase.durable())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return purchase, task
+
+
+def test_after_a_challenge_it_waits_until_it_is_about_to_leave(desk: Desk, disk: Disk) -> None:
+    async def run() -> None:
+        purchase, task = await bought(desk)
+        disk.finish()
+        await task
+        purchase.sending()
+
+    desk.loop.run_until_complete(run())
+
+
+def test_a_disk_that_is_done_by_then_is_not_waited_for(desk: Desk, disk: Disk) -> None:
+    async def run() -> None:
+        purchase = desk.purchase()
+        await purchase.buy(read(challenges.evm("1000")))
+        disk.finish()
+        assert not purchase.waits
+        purchase.sending()
+
+    desk.loop.run_until_complete(run())
+
+
+def test_after_a_challenge_nothing_leaves_that_is_not_on_the_disk(desk: Desk, disk: Disk) -> None:
+    async def run() -> None:
+        purchase, task = await bought(desk)
+        disk.error = OSError(5, "I/O error")
+        disk.finish()
+        await task
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="cannot be used"):
+                purchase.sending()
+        assert not purchase.sent
+        purchase.break_off(Outcome("unknown"))
 
     desk.loop.run_until_complete(run())
     assert desk.states(1) == ["released"]

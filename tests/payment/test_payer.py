@@ -26,6 +26,7 @@ from mitmproxy_x402.protocol.headers import payment_required_header
 from mitmproxy_x402.protocol.payment_required import read_payment_required
 from support import challenges
 from support.chains.json_rpc import Rpc
+from support.ledger.disks import SlowDisk
 from support.ledger.ledgers import query
 from support.paying.payers import (
     ENTRIES,
@@ -185,22 +186,24 @@ def test_no_two_payments_share_a_nonce_or_a_memo(benches: Any, name: str) -> Non
     assert len({payment.header for payment in payments}) == len({payment.reference for payment in payments}) == 50
 
 
-def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
     """A proxy that ends in the middle of load leaves no reservation, and no fault in its log."""
-    bench = Bench(tmp_path)
-    synced = bench.loop.create_future()  # a disk may be done before anybody waits for it
-    monkeypatch.setattr(bench.ledger, "durable_soon", lambda: synced)
+    disk = SlowDisk()
+    bench = Bench(tmp_path, make_sync=lambda _: disk)
     identity = RequestIdentity(("POST", "http://127.0.0.1:1", "/v1/x"), b"{}")
     purchase = Purchase(bench.payer, RetainedPayments(lambda: NOW), PURPOSE, identity)
     required = read_payment_required(None, json.dumps(challenges.evm()).encode())
     assert required is not None
-    buying = bench.loop.create_task(purchase.buy(required))
+    bench.loop.run_until_complete(purchase.buy(required))
+    waiting = bench.loop.create_task(purchase.durable())
     bench.loop.run_until_complete(asyncio.sleep(0))
+    assert not waiting.done()
     assert query(bench.settings.ledger, "state") == [("reserved",)]
     purchase.break_off(Outcome("unknown"))
     bench.payer.close()
     bench.ledger.close()
-    synced.set_result(None)
-    with closing(bench.loop), pytest.raises(Refused, match="shutting down"):
-        bench.loop.run_until_complete(buying)
+    with closing(bench.loop):
+        bench.loop.run_until_complete(waiting)
+    with pytest.raises(Refused, match="shutting down"):
+        purchase.sending()
     assert query(bench.settings.ledger, "state") == [("released",)]

@@ -16,7 +16,8 @@ from ..gateways import Gateway, gateway_of
 from ..ledger.interface import Outcome
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
-from ..payment.purchase import PaidRequest, Purchase
+from ..payment.paid_request import PaidRequest
+from ..payment.purchase import Purchase
 from ..payment.reasons.receipts import contradictions
 from ..payment.reasons.rejections import says_nothing
 from ..payment.signing.payment import Payment
@@ -192,6 +193,13 @@ def acknowledges(response: http.Response, gateway: Gateway) -> bool:
     """Whether `response` acknowledges a payment, rather than a free answer."""
     get = functools.partial(header_index.get, response.headers)
     return get("x-free-model") is None and read_settlement(get, gateway.receipt_header) is not None
+
+
+def machine(peer: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
+    """The client's machine; this one by a name of its own, since a client may reach it by several addresses."""
+    if peer is None:
+        return ""
+    return "this machine" if is_loopback(peer[0]) else peer[0]
 
 
 _VERSION = re.compile(r"/v?[0-9][^/]*$")

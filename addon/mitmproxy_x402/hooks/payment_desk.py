@@ -24,8 +24,9 @@ from ..limits.request_model import read_model
 from ..limits.whole_request import WholeRequest
 from ..payment import challenge, jobs, polls
 from ..payment.offer import Purpose
+from ..payment.paid_request import PaidRequest
 from ..payment.payer import Payer
-from ..payment.purchase import PaidRequest, Purchase
+from ..payment.purchase import Purchase
 from ..payment.reasons.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
 from ..payment.retained.store import Retained, RetainedPayments
@@ -165,7 +166,7 @@ class PaymentDesk:
             purpose = Purpose(printable(request.method), request.host, path, model, client, whole)
             question = read_question(_place(identity.route), model, body) if payer.forecast is not None else None
             purchase = polls.poll_of(request, payer, _jobs) or Purchase(
-                payer, self.retained, purpose, identity, question, client=_address(flow.client_conn.peername)
+                payer, self.retained, purpose, identity, question, client=answers.machine(flow.client_conn.peername)
             )
             self._purchases[flow] = purchase
         return purchase
@@ -198,6 +199,7 @@ class PaymentDesk:
         """Make the next leg carry the purchase's payment, or a poll's proof."""
         exchange.secret_headers = purchase.headers()
         exchange.about_to_send = functools.partial(_about_to_send, flow, purchase)
+        exchange.waits = (lambda: purchase.waits) if isinstance(purchase, Purchase) else None
         if purchase.payment is not None:
             flow_metadata.offered(flow, purchase.payment.offer)
 
@@ -248,6 +250,11 @@ class PaymentDesk:
             refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
         except Exception as error:  # a fault of ours must not lose the flow
             refuse(flow, answers.fault(error, purchase))
+
+    def leaving(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Wait until the payment that leaves is safe in the ledger; if it never is, `_about_to_send` refuses it."""
+        purchase = self._purchases.get(flow)
+        return purchase.durable() if isinstance(purchase, Purchase) else None
 
     # After a payment.
 
@@ -321,13 +328,6 @@ def _client_header(exchange: Exchange, name: bytes) -> str:
 
 def _identity(route: Route, exchange: Exchange) -> RequestIdentity:
     return RequestIdentity(route, exchange.client_body, _client_header(exchange, b"content-encoding"))
-
-
-def _address(peer: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
-    """The client's machine; this one by a name of its own, since a client may reach it by several addresses."""
-    if peer is None:
-        return ""
-    return "this machine" if is_loopback(peer[0]) else peer[0]
 
 
 def _place(route: Route) -> Place:

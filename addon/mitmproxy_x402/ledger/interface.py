@@ -315,6 +315,13 @@ class Charge:
     charged: int
 
 
+class Syncing(Awaitable[None], Protocol):
+    """What is done when everything written so far survives a power cut. Awaiting it raises LedgerError: it may not."""
+
+    def is_done(self) -> bool:
+        """Whether it does, so that there is nothing to wait for."""
+
+
 class Ledger(Protocol):
     """The operations that payments need of a ledger. Methods raise LedgerError if they cannot write.
 
@@ -346,7 +353,7 @@ class Ledger(Protocol):
         row is in a state outside of REPLACEABLE.
         """
 
-    def durable_soon(self) -> Awaitable[None] | None:
+    def durable_soon(self) -> Syncing | None:
         """Start making everything written so far survive a power cut. Called after `reserve`.
 
         The result has to be awaited before the payment is sent; signing goes on in the meantime. None: there is nothing

@@ -105,6 +105,7 @@ class _Order:
     job: str
     blockhash: Blockhash | None
     at_once: bool
+    syncs_later: bool
     instead_of: Payment | None
 
 
@@ -142,7 +143,8 @@ def _needs_blockhash(offer: Offer) -> bool:
     return offer.network.family == "svm" and not isinstance(offer.requirement.extra.get(BLOCKHASH), str)
 
 
-def _ended() -> Refused:
+def ended() -> Refused:
+    """The refusal while the proxy is shutting down."""
     return Refused("shutting_down", "This x402 proxy is shutting down. Nothing was paid. Ask again later.")
 
 
@@ -195,6 +197,7 @@ class Payer:
         *,
         blockhash: Blockhash | None = None,
         at_once: bool = False,
+        syncs_later: bool = False,
         instead_of: Payment | None = None,
     ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
@@ -202,8 +205,8 @@ class Payer:
         `replaces` is the ledger's row of an earlier payment for the same request, or of the one that started `job`.
         `blockhash` is used instead of the challenge's. `instead_of` is a payment for the same request that the gateway
         says it did not take: over Permit2 its nonce is used again, so that only one of the two can be settled. With
-        `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2; then the
-        caller awaits `Payment.durable` before it is sent.
+        `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2. With it
+        and with `syncs_later`, the caller awaits `Payment.durable` before it is sent.
 
         Where an entry cannot be paid, the next best is tried; after the last, the error is the first entry's and names
         the reasons for all. After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run,
@@ -211,7 +214,7 @@ class Payer:
         large to be echoed; a signature made by then is discarded.
         """
         await self.read_whole(purpose, at_once=at_once)
-        order = _Order(required, purpose, replaces, job, blockhash, at_once, instead_of)
+        order = _Order(required, purpose, replaces, job, blockhash, at_once, syncs_later or at_once, instead_of)
         tries = _Tries(order)
         offers = self._challenges.offered(required).offers
         if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
@@ -255,15 +258,15 @@ class Payer:
             identifier = self._identifiers.new(row, order.replaces, nonce)
             offered = self._challenges.offered(order.required)
             payment = payment_of(order.required, offered, offer, signed, row=row, identifier=identifier)
-            if durable is not None and order.at_once:
+            if durable is not None and order.syncs_later:
                 payment = replace(payment, durable=durable)
             elif durable is not None:
                 await durable
             if self._is_closed:
-                raise _ended()
+                raise ended()
         except BaseException:
             if self._is_closed:  # so was the ledger, and what waited for it has failed
-                raise _ended() from None
+                raise ended() from None
             self.release(row)
             raise
         finally:

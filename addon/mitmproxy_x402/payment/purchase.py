@@ -10,20 +10,19 @@ The states of a purchase and its events are in `purchase_states`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from ..errors import Refused, X402Error
 from ..forecast.forecast import Prediction
 from ..forecast.quote import Question
 from ..gateways import Meaning, gateway_of
-from ..ledger.interface import Ledger, LedgerError, Outcome, State
+from ..ledger.interface import Ledger, LedgerError, Outcome, State, Syncing
 from ..protocol.messages import PaymentRequired
 from .challenge import MISMATCH
 from .offer import Purpose
 from .outcomes import Ending
-from .payer import Payer
+from .payer import Payer, ended
 from .policy import scopes_of
 from .purchase_states import Event, Stage, step_of
 from .reasons import refusals
@@ -37,64 +36,6 @@ MAX_WAIT = 20
 """Most seconds between making a payment ahead of its challenge and sending it; usually none."""
 
 logger = logging.getLogger(__name__)
-
-
-class PaidRequest(Protocol):
-    """The payments of one request, as the hooks see them: a `Purchase`, or the `Poll` of a job."""
-
-    purpose: Purpose
-    payment: Payment | None
-    """The payment of the next leg, or of the last one."""
-    state: State | None
-    """The ledger's state of this request's last payment that has ended; None: none has."""
-    transaction: str
-    """The transaction of its settlement; empty: not known."""
-    spent: list[Payment]
-    """Payments for this request that may have been settled and will not be sent again."""
-    rejected_before: list[Payment]
-    """Payments that the gateway says it did not take, and that were replaced. They count until they have expired."""
-
-    @property
-    def sent(self) -> bool:
-        """Whether this request has sent `payment`."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing was paid yet for this request or an equal one."""
-
-    @property
-    def ahead(self) -> bool:
-        """Whether `payment` was made ahead of its challenge and has had no answer yet."""
-
-    def reuse_retained(self, *keys: RequestIdentity) -> bool:
-        """Take over a payment that is retained under one of `keys`, by default under the request's own identity.
-
-        Returns whether the next leg carries something. Raises Refused if it may not be sent with this request.
-        """
-
-    def predict(self) -> bool:
-        """Pay a predicted challenge. Returns whether there is a payment; without one, the challenge is awaited."""
-
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The secret headers of the next leg."""
-
-    async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
-        """Make the payment for a challenge. Raises Refused and what `Payer.pay` does: nothing was signed."""
-
-    def sending(self) -> None:
-        """Record that the headers are being sent. Raises LedgerError: they must not be sent."""
-
-    def rejected(self, code: str, status: int, challenge_text: Callable[[], str] = str) -> bool:
-        """Handle a rejection with the gateway's `code`. Returns whether another payment may be made."""
-
-    def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
-        """Called with the final response headers. `acknowledges` returns whether they acknowledge the payment."""
-
-    def finish(self, outcome: Outcome, *, complete: bool) -> None:
-        """Record the outcome of an answer; `complete`: the client has what was paid for."""
-
-    def break_off(self, outcome: Outcome) -> None:
-        """Record that the answer broke off."""
 
 
 class Purchase:
@@ -130,7 +71,9 @@ class Purchase:
         """The request as the forecast sees it; None: it is not predicted."""
         self._prediction: Prediction | None = None
         self._made = 0.0
-        self._unsynced: Awaitable[None] | None = None
+        self._unsynced: Syncing | None = None
+        self._failed: LedgerError | None = None
+        """Why `payment` must not be sent: its reservation may not survive a power cut."""
         self._replaced: Payment | None = None
         """The payment that the gateway says it did not take, before another one was made."""
         self._stage = Stage.NEW
@@ -239,12 +182,14 @@ class Purchase:
             self._step(Event.WITHDRAW)
         try:
             self._check_purchases()
-            payment = await self._payer.pay(required, self.purpose, self._known.last_row, instead_of=self._replaced)
+            before, instead_of = self._known.last_row, self._replaced
+            payment = await self._payer.pay(required, self.purpose, before, syncs_later=True, instead_of=instead_of)
         except BaseException:
             if self._stage is not Stage.OVER:  # it is over where the proxy has ended meanwhile
                 self._step(Event.REFUSE)
             raise
         self.payment, self._sends, self._known.sends = payment, 0, 0
+        self._unsynced, self._failed = payment.durable, None
         self._known.limits = scopes_of(self.purpose, self._payer.rules)
         self._step(Event.SIGN)
         if self._payer.forecast is not None and self._question is not None:
@@ -286,21 +231,28 @@ class Purchase:
     @property
     def waits(self) -> bool:
         """Whether `durable` has to be awaited before `payment` is sent."""
+        if self._unsynced is not None and self._unsynced.is_done():
+            self._unsynced = None
         return self._unsynced is not None
 
     async def durable(self) -> None:
-        """Wait until a payment that was made ahead survives a power cut. One that does not is withdrawn."""
+        """Wait until the payment survives a power cut. One that does not is not sent; one made ahead is withdrawn."""
         if self._unsynced is not None:
             try:
                 await self._unsynced
-            except LedgerError:
-                if self._stage is not Stage.OVER:  # it is where the client has left meanwhile
+            except LedgerError as error:
+                self._failed = error
+                if self.ahead and self._stage is not Stage.OVER:  # it is where the client has left meanwhile
                     self._prediction = None
                     self._step(Event.WITHDRAW)
             self._unsynced = None
 
     def sending(self) -> None:
-        """Record that the header is being sent. Raises LedgerError: it must not be sent."""
+        """Record that the header is being sent. Raises LedgerError, and Refused at the end: it must not be sent."""
+        if self._stage is Stage.OVER:
+            raise ended()
+        if self._failed is not None:
+            raise self._failed
         assert self.payment is not None
         known = self._known
         if self._unsynced is not None:  # nobody has waited for it

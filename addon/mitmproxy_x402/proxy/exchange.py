@@ -42,6 +42,8 @@ class Exchange:
     """Set by the addon: called just before a leg with secret headers is handed to the upstream connection. Must not
     raise. If it returns an answer, the headers are not sent: the client gets that answer, or, on the first leg, the
     request goes without them."""
+    waits: Callable[[], bool] | None = None
+    """Set by the addon: whether the hook `x402_leaving` has to be fired before `about_to_send` is called."""
     secrets_sent: bool = False
     """Set by the stream: whether the last leg had secret headers and was handed to the upstream connection."""
     unpaid: str = ""
@@ -62,7 +64,7 @@ class Exchange:
 
     def forget(self) -> None:
         """Drop secrets, and the references that form a cycle with the flow. Called when the answer is over."""
-        self.secret_headers, self.about_to_send, self.watch = (), None, None
+        self.secret_headers, self.about_to_send, self.waits, self.watch = (), None, None, None
         self.client_body, self.client_fields = b"", ()
 
 
@@ -74,6 +76,14 @@ class X402ChallengeHook(commands.StartHook):
     """
 
     name = "x402_challenge"
+    flow: http.HTTPFlow
+
+
+@dataclass
+class X402LeavingHook(commands.StartHook):
+    """Fired when a leg with secret headers is about to leave, and has to wait."""
+
+    name = "x402_leaving"
     flow: http.HTTPFlow
 
 

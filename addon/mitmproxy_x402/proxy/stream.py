@@ -35,7 +35,7 @@ from ..settings.timeouts import Timeouts
 from . import header_index
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
-from .exchange import Exchange, shallow_copy
+from .exchange import Exchange, X402LeavingHook, shallow_copy
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,
@@ -274,6 +274,10 @@ class X402Stream(HoldingStream):
             return
         if (yield from self.check_killed(True)):  # the client may have left while we connected
             return
+        if self.exchange.waits is not None and self.exchange.waits():
+            yield X402LeavingHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
         request = self.flow.request
         self.exchange.secrets_sent = False
         if self.exchange.secret_headers:

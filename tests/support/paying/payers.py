@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import X402Error
+from mitmproxy_x402.ledger.sqlite.durability import Sync, sync_of
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
@@ -51,7 +53,9 @@ RECORDED = {name: recorded(name) for name in ("base-v2-chat-body", "base-v2-exa"
 class Bench:
     """A payer on an event loop of its own, which counts the signatures that it makes."""
 
-    def __init__(self, home: Path, families: str = "evm svm", **options: str) -> None:
+    def __init__(
+        self, home: Path, families: str = "evm svm", make_sync: Callable[[int], Sync] = sync_of, **options: str
+    ) -> None:
         given = {"x402_solana_rpc": f"http://127.0.0.1:{free_port()}"}  # where nobody listens
         given |= {"x402_budget": "1000000", "x402_ledger": str(home / f"{uuid.uuid4()}.sqlite3")}
         given |= {f"x402_{key}": value for key, value in options.items()}
@@ -61,7 +65,7 @@ class Bench:
         evm = found.evm and EvmWallet(found.evm.address, found.evm.source, self._counting(found.evm.sign_digest))
         svm = found.svm and SvmWallet(found.svm.address, found.svm.source, self._counting(found.svm.sign_message))
         self.settings = read_settings(given, {}, cwd=home, home=home)
-        self.ledger = SqliteLedger(self.settings.ledger)
+        self.ledger = SqliteLedger(self.settings.ledger, make_sync=make_sync)
         self.payer = Payer(self.settings, Wallets(evm, svm), self.ledger, clock=lambda: NOW + 0.9)
         self.loop = asyncio.new_event_loop()
 

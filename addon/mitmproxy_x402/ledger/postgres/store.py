@@ -20,7 +20,7 @@ import os
 import secrets
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ...limits.limits import Budget
@@ -45,6 +45,7 @@ from ..interface import (
     Pending,
     State,
     Submitted,
+    Syncing,
     Validity,
     sources,
 )
@@ -213,7 +214,7 @@ class PostgresLedger:
         ((returns_ms,),) = self.link.ask(_RETURNS, (spent + wanted - budget.micro_usd, period, model, path))
         return OverBudget(budget, spent, None if returns_ms is None else returns_ms / 1000, awaited)
 
-    def durable_soon(self) -> Awaitable[None] | None:
+    def durable_soon(self) -> Syncing | None:
         """Nothing to wait for: `record_sent` waits for the database's disk."""
         return None
 

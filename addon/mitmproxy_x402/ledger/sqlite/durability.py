@@ -132,6 +132,11 @@ class Durable:
         if self._error is not None:
             raise self._error
 
+    def is_done(self) -> bool:
+        """Whether it has ended well."""
+        self._disk.look()
+        return self._is_over and self._error is None
+
     def end(self, error: Exception | None) -> None:
         """Wake everybody who waits."""
         self._is_over, self._error = True, error

@@ -9,7 +9,7 @@ import math
 import os
 import sqlite3
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..interface import (
     Pending,
     State,
     Submitted,
+    Syncing,
     Validity,
 )
 from ..moments import milliseconds, milliseconds_at_least
@@ -175,7 +176,7 @@ class SqliteLedger:
             self._disk.checkpoint_soon()
         return row
 
-    def durable_soon(self) -> Awaitable[None] | None:
+    def durable_soon(self) -> Syncing | None:
         """Start making everything written so far survive a power cut. Called after `reserve`."""
         try:
             return self._disk.soon()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
-from ...ledger.interface import UNKNOWN, Validity
+from ...ledger.interface import UNKNOWN, Syncing, Validity
 from ...protocol.headers import X_PAYMENT, with_identifier
 from ...protocol.messages import AtomicUnits, PaymentRequired
 from ...schemes.permit2 import with_permit
@@ -38,7 +37,7 @@ class Payment:
     """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity = field(default=UNKNOWN, compare=False)
     """The same in the chain's terms, for the ledger. Only the process that signed it has this."""
-    durable: Awaitable[None] | None = field(default=None, compare=False, repr=False)
+    durable: Syncing | None = field(default=None, compare=False, repr=False)
     """What has to be awaited before it is sent: that its reservation survives a power cut. None: it does."""
     in_both_headers: bool = False
     """Whether to send it in X-PAYMENT, too: servers with version 2 terms in the body alone may read either."""
