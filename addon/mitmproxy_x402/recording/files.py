@@ -58,7 +58,7 @@ class OpenFiles:
         return descriptor
 
     def close(self, *files: str) -> None:
-        """No more is written to these."""
+        """Close these files."""
         for file in files:
             descriptor = self._open.pop(file, None)
             if descriptor is not None:
@@ -111,11 +111,11 @@ class Folder:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Its path."""
         return Path(self._path)
 
     def begin(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
-        """Make the folder, with the request. As with all that follows, the head is written by `flush`."""
+        """Create the folder and write the request's body. The head is written by `flush` or `end`."""
         self._make()
         self.write_request(known, kind, body)
         self._known, self._stale = known, True
@@ -171,7 +171,7 @@ class Folder:
         self._known, self._stale = known, True
 
     def add(self, pieces: Sequence[Piece], last: bool = False) -> None:
-        """More of the answer. `last`: `close` and `end` follow at once."""
+        """Write further chunks of the answer. `last`: `close` and `end` follow at once."""
         assert self._response is not None
         before = self.size > 0, self._decoded
         data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
@@ -204,12 +204,12 @@ class Folder:
             self._files.close(f"{self._path}/{name}")
 
     def close(self) -> None:
-        """Nothing more is added."""
+        """Close the open files: no more is added."""
         if self._chunks is None or self._decoded is not None:
             self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
     def end(self, recording: Recording) -> Recording:
-        """The flow is over. Gives the recording with all that is known now."""
+        """Write the final head. Returns the recording with all that is known now."""
         if recording.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
             what = "something follows its end" if self._decoder.is_over else "the coding ends early"
             self._notes.append(f"decoded to {self._decoded_size} bytes: {what}")

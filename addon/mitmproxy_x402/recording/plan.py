@@ -64,7 +64,7 @@ def _is_early(node: object) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the options say, ready to be used."""
+    """A checked plan, made from the options."""
 
     asked: tuple[object, ...]
     """The settings that it was made from: equal ones need no new plan."""
@@ -98,7 +98,7 @@ def make_plan(settings: Settings, now: datetime | None = None) -> Plan | None:
 
 
 def asked_of(settings: Settings) -> tuple[object, ...]:
-    """What of `settings` makes a plan another one."""
+    """The settings that a plan depends on."""
     return settings.dump, settings.dump_filter, settings.dump_formats, settings.client_token
 
 

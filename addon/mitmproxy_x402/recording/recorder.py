@@ -39,7 +39,7 @@ _numbers = itertools.count(1)  # of the process: a script that is loaded again g
 
 @dataclass(eq=False)
 class _Open:
-    """A recording that is under way."""
+    """A recording in progress."""
 
     plan: Plan
     job: Job
@@ -73,7 +73,7 @@ def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Reco
 
 
 class Recorder:
-    """An addon of its own, that X402Addon brings along."""
+    """The recorder's mitmproxy hooks; loaded as a child of X402Addon."""
 
     name = "x402recorder"
 
@@ -92,7 +92,7 @@ class Recorder:
 
     @_harmless
     def request(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: record it, unless a filter wants to see the answer first."""
+        """Called with the whole request: record it, unless a filter needs the answer first."""
         if self.plan is not None and self.plan.filter is None:
             self._begin(flow, self.plan)
 
@@ -112,7 +112,7 @@ class Recorder:
 
     @_harmless
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """The answer begins: take a copy of what passes."""
+        """Called with the answer's head: record it, and each chunk from now on."""
         found = self.open.get(flow) or self._late(flow)
         if found is None or found.tapped or flow.response is None:
             return
@@ -144,7 +144,7 @@ class Recorder:
 
     @_harmless
     def response(self, flow: http.HTTPFlow) -> None:
-        """The answer is over."""
+        """Called at the end of the answer: end the recording."""
         found = self.open.pop(flow, None)
         if found is None or flow.response is None:
             return
@@ -154,7 +154,7 @@ class Recorder:
 
     @_harmless
     def error(self, flow: http.HTTPFlow) -> None:
-        """There will be no more of an answer."""
+        """Called when the answer breaks off: end the recording as incomplete."""
         found = self.open.pop(flow, None) or self._late(flow)
         self.open.pop(flow, None)
         if found is not None:

@@ -47,12 +47,12 @@ class Redactor:
         """Fields that hold no secret, or no longer, with their text."""
 
     def fields(self, headers: http.Headers | None) -> Fields:
-        """The headers as they came, without their secrets."""
+        """The headers in wire form, secrets replaced."""
         fields = () if headers is None else headers.fields
         return tuple((name, value) for (name, _), value in zip(fields, self._values(fields), strict=True))
 
     def texts(self, fields: Fields) -> tuple[tuple[str, str], ...]:
-        """The same, one character a byte."""
+        """The headers as text (ISO-8859-1), secrets replaced."""
         known = self._known.get
         texts = [known(field) for field in fields[:MAX_FIELDS]]
         if len(texts) == len(fields) and all(texts):

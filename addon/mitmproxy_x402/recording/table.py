@@ -75,7 +75,7 @@ class Table:
         return name
 
     def headers(self, key: str) -> Headers:
-        """Names and values."""
+        """A list of [name, value]."""
         pairs = self.get(key, list)
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs):
             raise self.wrong(key, "expected a list of [name, value]")

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where recordings go beside their folders."""
+    """The formats that recordings are written in."""
 
     native: bool
     """Whether the folders stay."""
@@ -52,7 +52,7 @@ class Outputs:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing but the folders."""
+        """Whether only folders are written."""
         return self.native and self.har is None and self.mitm is None
 
 
@@ -73,7 +73,7 @@ class Job:
 
     @property
     def is_short(self) -> bool:
-        """Whether to end it takes next to no time."""
+        """Whether it can be ended quickly."""
         return self.outputs.is_plain and (self.folder is None or self.folder.size <= SHORT)
 
 
@@ -161,7 +161,7 @@ class Writer:
         return self._given - self._taken - self._finished
 
     def put(self, message: Message) -> None:
-        """Hand over a message."""
+        """Queue a message for the writing thread."""
         self._given += _size(message)
         self._queue.put(message)
         if self._waiting() >= HURRY and not self._hurry.is_set():
@@ -321,7 +321,7 @@ class Writer:
         self.complain(job.parent, cause)
 
     def complain(self, folder: Path, cause: str) -> None:
-        """A line in the log for each cause, and not again soon."""
+        """Log a cause of trouble, at most once within TELL_AGAIN seconds."""
         if cause not in self._told:
             self._told[cause] = time.monotonic()
             logger.error(

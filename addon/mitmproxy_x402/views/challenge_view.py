@@ -36,7 +36,7 @@ def money_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def text(flow: http.HTTPFlow) -> str:
-    """The whole view."""
+    """The text of the view."""
     facts = flow.metadata
     lines = money_lines(facts) or ["Nothing was asked to be paid."]
     if "x402.legs" in facts:

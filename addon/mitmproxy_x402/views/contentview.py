@@ -29,7 +29,7 @@ _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 
 @dataclass(frozen=True)
 class Shown:
-    """What a view is asked about, in both lines of mitmproxy."""
+    """What a view formats; the same for mitmproxy 11 and 12."""
 
     data: bytes
     """Decoded, where mitmproxy could."""
@@ -41,12 +41,12 @@ class Shown:
 
 
 class TextView(Protocol):
-    """A view in the form that both lines of mitmproxy are given theirs from."""
+    """A content view; adapters make it one of mitmproxy 11 or 12."""
 
     name: str
 
     def priority(self, shown: Shown) -> float:
-        """How well this view suits; below 0 it does not at all. Called often."""
+        """How well this view fits; below 0: not at all. Called often, so it must be cheap."""
 
     def text(self, shown: Shown) -> str:
         """The view, in lines that fit a screen. Raises ValueError: mitmproxy shows the raw body instead."""
@@ -94,7 +94,7 @@ class ChallengeView:
         return ABOVE if shown.of.metadata.get("x402.state") == "refused" else NEVER
 
     def text(self, shown: Shown) -> str:
-        """What `challenge_view` says."""
+        """The handshake as `challenge_view` formats it."""
         if not isinstance(shown.of, http.HTTPFlow):
             raise ValueError("no HTTP flow")
         try:

@@ -63,7 +63,7 @@ class Body:
         self._last = 0.0
 
     def receive(self, chunk: bytes) -> None:
-        """The next of it; empty at the end."""
+        """Take the next chunk; an empty one marks the end."""
         if not chunk:
             return
         self._settled = len(self._kept)
@@ -156,7 +156,7 @@ class Views:
         return self._looks
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """The answer begins: keep what comes of it, say what was paid."""
+        """Called with the answer's head: keep the body as it streams, and show what was paid."""
         payer = self._payer()
         if exchange_of(flow) is None or flow.response is None or payer is None or not self._somebody_looks():
             return
@@ -185,11 +185,11 @@ class Views:
             pause = max(PAUSE, took * SHARE)
 
     def response(self, flow: http.HTTPFlow) -> Waiting:
-        """The answer is over: the body is whole, and somebody reads it for the comment."""
+        """Called at the end of the answer: read the whole body for the comment."""
         return self._end(flow, broken=False)
 
     def error(self, flow: http.HTTPFlow) -> Waiting:
-        """There will be no more: what came of the body is in the flow."""
+        """Called when the answer breaks off: what arrived of its body stays in the flow."""
         return self._end(flow, broken=True)
 
     def _end(self, flow: http.HTTPFlow, *, broken: bool) -> Waiting:
@@ -224,7 +224,7 @@ class Views:
             _update(flow)
 
     def done(self) -> None:
-        """The end, also of a script that is loaded again."""
+        """Called when the proxy stops or the script is reloaded: end all tasks."""
         for task in (*self._tasks, *([self._looking] if self._looking else [])):
             task.cancel()
         self._reader.shutdown(wait=False, cancel_futures=True)

@@ -57,7 +57,7 @@ class MessagesReader(Reader):
         return kind == "error" and isinstance(value.get("error"), dict) and "event_type" not in value
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event; its data names its type once more."""
+        """Read one event, whose data repeats its type."""
         kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after message_stop")
@@ -83,7 +83,7 @@ class MessagesReader(Reader):
             self._other_event(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A `message`, or an error, or one event by itself."""
+        """Read a whole `message`, an error, or a single event."""
         kind = string(value.get("type"))
         if kind == "error" or kind in _EVENTS:
             self.event("message", value)
@@ -243,7 +243,7 @@ class CompleteReader(Reader):
         )
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """A fragment."""
+        """Read one fragment."""
         kind = string(value.get("type")) or name
         if "completion" not in value:
             self.draft.leave(kind, value)
@@ -251,7 +251,7 @@ class CompleteReader(Reader):
         self.whole(value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """All of it."""
+        """Read a whole answer."""
         self.draft.name(value.get("model"), value.get("id") or value.get("log_id"))
         self._add(self.draft.words(value.get("completion"), "a completion"), typed="type" in value)
         if value.get("stop_reason") is not None:

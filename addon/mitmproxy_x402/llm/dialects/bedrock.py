@@ -36,7 +36,7 @@ class ConverseReader(Reader):
         return isinstance(output, dict) and isinstance(output.get("message"), dict) and "stopReason" in value
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event."""
+        """Read one event."""
         if name not in _EVENTS and (key := _key_of(value)):
             name, value = key, value[key]
         if name == "contentBlockDelta":
@@ -51,7 +51,7 @@ class ConverseReader(Reader):
             self.draft.leave(name, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """An answer of Converse."""
+        """Read a whole answer of Converse."""
         if "stopReason" not in value:
             self.event("message", value)
             return
@@ -73,7 +73,7 @@ class ConverseReader(Reader):
         return piece
 
     def _block(self, number: int, block: dict[str, Any]) -> None:
-        """A block that begins, or a whole one."""
+        """Read the begin of a block, or a whole block."""
         for key, value in block.items():
             if key == "toolUse":
                 call = self.draft.mapping(value, "a call")

@@ -46,7 +46,7 @@ class ChatV2Reader(Reader):
         return isinstance(message, dict) and "finish_reason" in value and message.get("role") == "assistant"
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event."""
+        """Read one event."""
         kind, delta = string(value.get("type")) or name, self.draft.mapping(value.get("delta"), "a delta")
         message = self.draft.mapping(delta.get("message"), "a message")
         number = self.draft.index(value.get("index"), "a part")
@@ -70,7 +70,7 @@ class ChatV2Reader(Reader):
             self.draft.leave(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """The whole message."""
+        """Read a whole message."""
         if "message" not in value:
             self.event("message", value)
             return
@@ -86,7 +86,7 @@ class ChatV2Reader(Reader):
         self._finish(value)
 
     def _plan(self, message: dict[str, Any]) -> None:
-        """What it thinks before it calls tools."""
+        """Read the plan that precedes tool calls."""
         words = self.draft.words(message.get("tool_plan"), "a plan")
         if words:
             self.draft.piece(0, (_PLAN,), "reasoning").add(words)
@@ -145,7 +145,7 @@ class ChatV1Reader(Reader):
         return "generation_id" in value and isinstance(value.get("text"), str)
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event."""
+        """Read one event."""
         self._streamed = True
         kind = string(value.get("event_type"))
         if kind == "text-generation":
@@ -165,7 +165,7 @@ class ChatV1Reader(Reader):
             self.draft.leave(kind or name, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """The whole answer."""
+        """Read a whole answer."""
         if "event_type" in value:
             self.event("message", value)
             return
@@ -176,7 +176,7 @@ class ChatV1Reader(Reader):
         self.draft.piece(0, (_TEXT,), "text").add(self.draft.words(text, "text"))
 
     def _chunk(self, value: dict[str, Any]) -> None:
-        """The plan before the calls, or a fragment of one."""
+        """Read a fragment of the plan, or of a call."""
         if isinstance(value.get("text"), str):
             self._text(value["text"])
         delta = self.draft.mapping(value.get("tool_call_delta"), "a tool call")

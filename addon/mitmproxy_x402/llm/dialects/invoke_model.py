@@ -39,7 +39,7 @@ class InvokeReader(Reader):
         return any(_is_answer(key, value[key]) for key in _LISTS if key in value)
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """A fragment of each answer."""
+        """Read a fragment of each answer."""
         draft = self.draft
         answers = [(key, number, one) for key in _LISTS for number, one in enumerate(sequence(value.get(key)))]
         answers += [(key, 0, value) for key in ("generation", "outputText", "text") if isinstance(value.get(key), str)]
@@ -50,7 +50,7 @@ class InvokeReader(Reader):
         self._usage(value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """An answer in one piece."""
+        """Read a whole answer."""
         self.draft.name(value.get("model"), value.get("id"))
         self.event("message", value)
 

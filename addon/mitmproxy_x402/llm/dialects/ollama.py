@@ -31,13 +31,13 @@ class OllamaReader(Reader):
         return isinstance(value.get("message"), dict) or isinstance(value.get("response"), str)
 
     def event(self, _: str, value: dict[str, Any]) -> None:
-        """A line."""
+        """Read one line."""
         if self.ended:
             self.draft.notes.add("a line after the one that says done")
         self.whole(value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """All of it, or a line of it."""
+        """Read a whole answer, or one line of it."""
         draft = self.draft
         draft.name(value.get("model"))
         if value.get("error"):

@@ -43,7 +43,7 @@ class Reader(ABC):
 
     @abstractmethod
     def whole(self, value: dict[str, Any]) -> None:
-        """An answer that is not streamed."""
+        """Read an answer that is not streamed."""
 
     # Most dialects have nothing to say to these.
 

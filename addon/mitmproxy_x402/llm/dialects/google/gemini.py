@@ -64,13 +64,13 @@ class GeminiReader(Reader):
         return self.ended or self.draft.all_stopped
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """A response with some parts more."""
+        """Read a response, which brings further parts."""
         if name not in ("message", "error"):
             self.draft.notes.add(f"an event called {shown(name)}")
         self._response(value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A response that is not streamed."""
+        """Read a response that is not streamed."""
         self._response(value)
         self.ended = bool(self.draft.said_anything(0))
 

@@ -40,7 +40,7 @@ class InteractionsReader(Reader):
         return isinstance(value.get("steps"), list) and "total_tokens" in mapping(value.get("usage"))
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event."""
+        """Read one event."""
         kind = string(value.get("event_type")) or name
         family, _, step = kind.partition(".")
         self._usage(mapping(mapping(value.get("metadata")).get("usage")))
@@ -61,7 +61,7 @@ class InteractionsReader(Reader):
             self.draft.leave(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """An interaction."""
+        """Read a whole interaction."""
         if "event_type" in value:
             self.event("message", value)
             return
@@ -93,7 +93,7 @@ class InteractionsReader(Reader):
         self.ended = said in _ENDS
 
     def _step(self, number: int, step: dict[str, Any]) -> None:
-        """A step that begins, or a whole one."""
+        """Read the begin of a step, or a whole step."""
         kind = string(step.get("type"))
         if len(self._kinds) < self.draft.max_items:
             self._kinds[number] = kind
@@ -110,7 +110,7 @@ class InteractionsReader(Reader):
             self._content(number, step)
 
     def _content(self, number: int, part: dict[str, Any]) -> None:
-        """A part of a step, or a fragment of one."""
+        """Read a part of a step, or a fragment of one."""
         kind = string(part.get("type"))
         if kind == "text":
             self._piece(number, "text").add(self.draft.words(part.get("text"), "text"))

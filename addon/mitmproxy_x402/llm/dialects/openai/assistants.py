@@ -39,7 +39,7 @@ class AssistantsReader(Reader):
         return name.startswith("thread.") or what in ("thread.run", "thread.message.delta", "thread.run.step.delta")
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event."""
+        """Read one event."""
         what = string(value.get("object"))
         if what == "thread.run":
             self._run(value)
@@ -58,7 +58,7 @@ class AssistantsReader(Reader):
             self.draft.leave(name, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A run."""
+        """Read a whole run."""
         self.polled = True
         self.event("message", value)
 
@@ -84,7 +84,7 @@ class AssistantsReader(Reader):
             self.ended = True
 
     def _message(self, message: dict[str, Any]) -> None:
-        """A message, as it begins or as it is in the end."""
+        """Read a message, at its begin or at its end."""
         if message.get("role") not in ("assistant", None):
             return
         number = self._number(self._messages, string(message.get("id")))

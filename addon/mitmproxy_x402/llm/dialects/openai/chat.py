@@ -59,7 +59,7 @@ class ChatReader(Reader):
         return self.ended or self.draft.all_stopped
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """A chunk."""
+        """Read one chunk."""
         if self.ended:
             self.draft.notes.add("an event after [DONE]")
         if name not in ("message", "chat.completion.chunk", "error"):
@@ -67,12 +67,12 @@ class ChatReader(Reader):
         self._read(value, whole=False)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A `chat.completion`."""
+        """Read a whole `chat.completion`."""
         self._read(value, whole=True)
         self.ended = "choices" in value
 
     def done(self) -> None:
-        """The stream's end."""
+        """Read `[DONE]`, the end of the stream."""
         only_text = self._texts and not self._calls  # vendors that never say why (Snowflake) do so
         if not (self.ended or self.draft.all_stopped or only_text) and self.draft.error is None:
             self.draft.notes.add("[DONE] before every choice had its finish_reason")
@@ -241,7 +241,7 @@ class ChatReader(Reader):
             self._other(choice, string(part.get("type")) or "part", part)
 
     def _reasoning(self, choice: int, said: dict[str, Any]) -> None:
-        """Under three names; who uses two of them says the same twice."""
+        """Read reasoning, which has three names; vendors that use two of them say the same twice."""
         words = said.get("reasoning_content") or said.get("reasoning") or said.get("thinking")
         if words:
             self.draft.piece(choice, (_REASONING,), "reasoning").add(self.draft.words(words, "reasoning"))

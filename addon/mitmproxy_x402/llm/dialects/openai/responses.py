@@ -63,18 +63,18 @@ class ResponsesReader(Reader):
 
     @property
     def complete(self) -> bool:
-        """Whether it has ended by itself."""
+        """Whether the response has reached its last state."""
         return self.ended and self._state_was != "cancelled"
 
     @property
     def unfinished(self) -> str | None:
-        """Nothing where its state tells it."""
+        """None where the response's own state says why."""
         if self._state_was in ("cancelled", "failed"):
             return None
         return super().unfinished
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """An event; its data names its type once more."""
+        """Read one event, whose data repeats its type."""
         kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
@@ -95,11 +95,11 @@ class ResponsesReader(Reader):
             self.draft.leave(kind, value)
 
     def ping(self, value: dict[str, Any]) -> None:
-        """It is numbered, too."""
+        """Check the number of a ping."""
         self._number(value.get("sequence_number"), "response.queued")
 
     def whole(self, value: dict[str, Any]) -> None:
-        """A `response`."""
+        """Read a whole `response`."""
         if "output" not in value and value.get("object") != "response":  # one event, by itself
             self.event("message", value)
         else:

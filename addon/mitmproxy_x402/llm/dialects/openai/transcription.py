@@ -31,7 +31,7 @@ class TranscriptionReader(Reader):
         return kind is None and isinstance(value.get("text"), str) and usage.get("type") in ("tokens", "duration")
 
     def event(self, name: str, value: dict[str, Any]) -> None:
-        """A fragment, a segment, or the end."""
+        """Read a fragment, a segment, or the end."""
         kind = string(value.get("type"))
         piece = self.draft.piece(0, (0,), "text")
         if kind == "transcript.text.delta":
@@ -46,7 +46,7 @@ class TranscriptionReader(Reader):
             self.draft.leave(kind or name, value)
 
     def whole(self, value: dict[str, Any]) -> None:
-        """All of the transcript."""
+        """Read a whole transcript."""
         piece = self.draft.piece(0, (0,), "text")
         text = self.draft.words(value.get("text"), "the transcript")
         if not piece.size:
