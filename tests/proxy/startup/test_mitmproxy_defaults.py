@@ -1,9 +1,13 @@
-"""What was loaded at the start leaves the garbage collector's rounds, and nothing that somebody is served with does."""
+"""What was loaded at the start leaves the garbage collector's rounds, and a process ends without needless work."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
+import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -44,3 +48,46 @@ def test_it_is_undone_once() -> None:
     hosting.thaw()
     assert gc.get_freeze_count()
     gc.unfreeze()
+
+
+ENDING = """
+import gc
+from mitmproxy_x402.proxy.startup import mitmproxy_defaults
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        print("collected")
+
+gc.disable()
+if {quietly}:
+    mitmproxy_defaults.end_quietly()
+Garbage()
+"""
+
+
+@pytest.mark.parametrize("quietly", [False, True])
+def test_nothing_is_collected_as_the_process_ends(quietly: bool) -> None:
+    ending = [sys.executable, "-c", ENDING.format(quietly=quietly)]
+    out = subprocess.run(ending, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out == ("" if quietly else "collected\n")
+
+
+def test_a_task_that_is_cut_off_at_the_end_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python up to 3.11 asks a cancelled task for its exception, in a callback."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+
+    async def fail(error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "in a callback", "exception": error})
+
+    asyncio.run(fail(asyncio.CancelledError()))
+    assert len(caplog.records) == 1
+    hosting.end_quietly()
+    atexit.unregister(gc.freeze)  # this process goes on
+    asyncio.run(fail(asyncio.CancelledError()))
+    assert len(caplog.records) == 1
+    asyncio.run(fail(ValueError()))
+    assert len(caplog.records) == 2

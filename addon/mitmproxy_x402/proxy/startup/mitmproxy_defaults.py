@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -54,9 +56,20 @@ def thaw() -> None:
 
 
 def end_quietly() -> None:
-    """Suppress Python's warnings about tasks that are cut off at exit, if the process is ours."""
+    """Let the process end without needless work and words.
+
+    Python's last collections take a third of a second of processor time. Up to 3.11 it reports each client's task that
+    is cut off as an error, and it warns of tasks that had not begun, which is left alone if the process is not ours.
+    """
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    logging.getLogger("asyncio").addFilter(_is_no_cancellation)
     if own_process:
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 BETTER: Mapping[str, object] = {
