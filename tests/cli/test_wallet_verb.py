@@ -363,6 +363,16 @@ def test_an_allowance_is_set_and_revoked_at_the_sandbox(tmp_path: Path, sandbox:
         assert f"Permit2 may take of that: {dollars}." in answer.stdout
 
 
+def test_no_allowance_is_set_on_a_network_that_the_gateway_may_not_use(tmp_path: Path) -> None:
+    assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
+    with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{5_000_000:064x}") as rpc:
+        more = {"X402_EVM_RPC": f"base={rpc.url}"}
+        answer = run(tmp_path, "allow", "5", "--yes", "--upstream", "http://127.0.0.1:1", more=more)
+        assert "eth_sendRawTransaction" not in [method for method, _ in rpc.asked]
+    assert answer.returncode == 1
+    assert "takes payment is not known (connection refused). Name one with --network" in answer.stderr
+
+
 def test_an_allowance_that_stands_is_not_set_again(tmp_path: Path, sandbox: Sandbox) -> None:
     assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
     command = ("allow", "--network", "base-sepolia", "7", "--yes")

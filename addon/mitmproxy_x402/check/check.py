@@ -272,7 +272,7 @@ def _judge(quote: Quote, upstream: str, settings: Settings, wallets: Wallets) ->
         yield ok("quote", f"{what} is free: it was answered without payment. The price of another: --model NAME")
         return
     if quote.required is None:
-        yield todo("quote", f"{what}: {quote.reason}. To ask for a model that costs something: --model NAME.")
+        yield todo("quote", f"{what}: {_of_a_question(quote.reason)} To ask for another model: --model NAME.")
         return
     purpose = Purpose("POST", check_gateway.host_of(upstream), check_gateway.PATH, quote.model)
     try:
@@ -312,9 +312,9 @@ async def _agent(upstream: str, trust: Trust, small: Quote, settings: Settings, 
     return ok("agent", f"{what} costs {offer}")
 
 
-def _of_a_question(error: Exception) -> str:
+def _of_a_question(error: Exception | str) -> str:
     """The reason of a refusal, without the assurance that nothing was paid: a question pays nothing."""
-    return str(error).replace(" Nothing was paid.", "")
+    return str(error).replace(" Nothing was paid.", "").rstrip(".") + "."
 
 
 def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:

@@ -36,7 +36,9 @@ _DOLLARS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,18})?")
 def allow(given: Namespace, settings: Settings, program: str, gateway: Gateway) -> int:
     """Show the allowance, or set it to `given.amount` dollars. Raises SettingsError and EvmRpcError."""
     purse: EvmWallet | None = given.found.evm
-    network = _named(given, settings) or (None if purse is None else asyncio.run(_asked(settings, purse, gateway)))
+    network = _named(given, settings)
+    if network is None and purse is not None:
+        network = asyncio.run(_asked(settings, purse, gateway, must=given.amount is not None))
     network = network or BASE
     if purse is None:
         raise SettingsError(f"there is no wallet for {network.name} yet: {program} wallet new --evm")
@@ -66,9 +68,18 @@ class _Place:
     seconds: float
 
 
-async def _asked(settings: Settings, purse: EvmWallet, gateway: Gateway) -> Network | None:
-    """The EVM network that the gateway takes payment on; None: it takes none, or does not answer."""
+async def _asked(settings: Settings, purse: EvmWallet, gateway: Gateway, *, must: bool) -> Network | None:
+    """The EVM network that the gateway takes payment on; None: it takes none, or does not answer.
+
+    Raises SettingsError in the place of None if there `must` be one: an allowance elsewhere would be of no use.
+    """
     asked = await gateway.prices(settings, Wallets(evm=purse))
+    if asked.small is None and must:
+        why = asked.reason.replace(" Nothing was paid.", "").rstrip(".") or "it asks no price"
+        raise SettingsError(
+            f"on which EVM network {asked.upstream} takes payment is not known ({why}). Name one with --network. "
+            "Nothing was changed."
+        )
     if asked.small is None:
         return None
     say(f"{gateway.upstream} takes {asked.small.asset.symbol} on {asked.small.network.name}.")
