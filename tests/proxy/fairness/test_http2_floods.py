@@ -236,13 +236,26 @@ def test_nothing_is_done_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPa
     assert side.requests() == 1
 
 
+def test_nothing_is_done_for_a_client_to_whom_nothing_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has sent is still in our buffers, and its end is behind that."""
+    clock = [0.0]
+    monkeypatch.setattr(http2, "time", SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: clock[0]))
+    side = facing_client(work=2 * turns.LONG, clock=clock)
+    side.data(b"".join(headers(2 * n + 1, *REQUEST) for n in range(50)))
+    vars(side.conn)["x402_transport"] = lambda: SimpleNamespace(is_closing=lambda: True)
+    side.all_turns()
+    assert side.requests() == 1
+    assert "x402_waiting" not in vars(side.conn)  # the reader sees the end
+
+
 def test_turns_do_not_coincide(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [7.0]
     monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     made = turns.Turns()
     assert [made.take() for _ in range(4)] == pytest.approx([2 * n * turns.LONG for n in range(4)])
     clock[0] += 1
-    assert made.take() == 0  # nobody else has asked
+    assert made.take(1.0) == 0  # nobody else has asked
+    assert made.take() == pytest.approx(2)  # as long as others had nothing, and once more
 
 
 def test_a_flood_through_the_proxy(home: Path) -> None:

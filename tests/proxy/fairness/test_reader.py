@@ -93,7 +93,7 @@ class Slow(InTurns, Written):
 @pytest.mark.parametrize("cost", [0.0, 4e-6, 1e-3])
 def test_a_dear_piece_is_processed_in_turns_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
     clock = [0.0]
-    monkeypatch.setattr(http2, "time", SimpleNamespace(thread_time=lambda: clock[0]))
+    monkeypatch.setattr(http2, "time", SimpleNamespace(thread_time=lambda: clock[0], monotonic=lambda: clock[0]))
     connection = Slow(clock, cost)
     data = bytes(range(256)) * 64
     todo: list[events.Event] = [

@@ -26,7 +26,7 @@ from ..internals import (
     commands,
     events,
 )
-from .reader import set_waiting
+from .reader import has_left, set_waiting
 from .turns import LONG, TURNS
 
 ALLOWANCE = 1000
@@ -142,7 +142,10 @@ class InTurns:
             yield from self._process(self._waiting)
 
     def _process(self, waiting: deque[events.Event]) -> Steps:
-        until = time.thread_time() + LONG
+        until, began = time.thread_time() + LONG, time.monotonic()
+        if self.is_clients and has_left(self.conn):
+            waiting.clear()
+            self._steps = None
         while waiting or self._steps is not None:
             if self._steps is None:
                 self._steps = super()._handle_event(self._next_slice(waiting))  # type: ignore[misc]
@@ -161,7 +164,7 @@ class InTurns:
             elif time.thread_time() > until and (waiting or self._steps is not None):
                 self._slice = max(LEAST_SLICE, self._slice // 4)
                 set_waiting(self.conn, waits=True)
-                self._turn = commands.RequestWakeup(TURNS.take())
+                self._turn = commands.RequestWakeup(TURNS.take(time.monotonic() - began))
                 yield self._turn
                 return
         set_waiting(self.conn, waits=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,9 @@ _WORK = "x402_work"
 _WAITING = "x402_waiting"
 """The attribute of a connection of which something that was read has not been processed yet: an event that is set when
 it has."""
+
+_TRANSPORT = "x402_transport"
+"""The attribute of a connection that holds a weak reference to asyncio's transport."""
 
 
 class FairReader:
@@ -75,6 +79,12 @@ def worked(connection: Connection, since: float) -> None:
         vars(connection)[_WORK] = took
 
 
+def has_left(connection: Connection) -> bool:
+    """Whether the peer can get nothing more: something that was sent to it came back, or we have closed."""
+    transport = vars(connection).get(_TRANSPORT, lambda: None)()
+    return transport is not None and transport.is_closing()
+
+
 def set_waiting(connection: Connection, *, waits: bool) -> None:
     """Read nothing more from `connection` while something that was read waits for its turn."""
     if waits:
@@ -110,4 +120,5 @@ class Fairness:
             return
         transport = handler.transports.get(connection)
         if transport is not None and isinstance(transport.reader, asyncio.StreamReader):
+            vars(connection)[_TRANSPORT] = weakref.ref(transport.writer.transport)
             transport.reader = FairReader(transport.reader, transport.writer, connection)

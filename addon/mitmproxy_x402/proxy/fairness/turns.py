@@ -19,11 +19,14 @@ class Turns:
         self._free = 0.0
         """When the next turn is free (monotonic clock)."""
 
-    def take(self) -> float:
-        """Take the next free turn; the seconds until it begins, 0 if nobody has had one lately."""
+    def take(self, took: float = LONG) -> float:
+        """Take the next free turn after one that `took` so many seconds; the seconds until it begins.
+
+        0 if nobody has had a turn lately. What is left free grows with `took`: on a busy machine each turn is longer.
+        """
         now = time.monotonic()
         begins = max(now, self._free)
-        self._free = begins + 2 * LONG
+        self._free = begins + 2 * max(LONG, took)
         return begins - now
 
 
