@@ -30,7 +30,7 @@ MISTRAL: list[dict[str, Any]] = [
 COMMAND: list[dict[str, Any]] = [
     {"text": "Grüße, ", "is_finished": False},
     {"text": "🦀", "is_finished": False},
-    {"generations": [{"id": "g", "text": "", "finish_reason": "COMPLETE", "is_finished": True}], **LAST},
+    {"is_finished": True, "finish_reason": "COMPLETE", "index": 0, **LAST},
 ]
 STREAMS = {"titan": (TITAN, "FINISH"), "llama": (LLAMA, "stop"), "mistral": (MISTRAL, "length"),
            "command": (COMMAND, "COMPLETE")}  # fmt: skip
@@ -93,6 +93,7 @@ def test_mistral_s_chat_has_choices_that_say_why_they_stopped() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": [call]}
     reading = read(frames([{"choices": [{"index": 0, "message": message, "stop_reason": "tool_calls"}], **LAST}]))
     assert (reading.stop_reason, reading.complete, reading.tool_calls[0].name) == ("tool_calls", True, "f")
+    assert reading.usage == Usage(7, 3, total=10)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ class InvokeReader(Reader):
         draft = self.draft
         answers = [(key, number, one) for key in _LISTS for number, one in enumerate(sequence(value.get(key)))]
         answers += [(key, 0, value) for key in ("generation", "outputText", "text") if isinstance(value.get(key), str)]
+        if not answers and any(isinstance(value.get(key), str) for key in _REASONS):  # a last event without text
+            answers.append(("text", 0, value))
         for key, number, one in answers[: draft.max_items]:
             self._answer(key, number, draft.mapping(one, "an answer"))
         if not answers and _METRICS not in value:
@@ -73,11 +75,15 @@ class InvokeReader(Reader):
             input=value.get("inputTextTokenCount", value.get("prompt_token_count")),
             output=written if written is not None else self._written or None,
         )
-        metrics = mapping(value.get(_METRICS))
-        if metrics:
-            read, stored = metrics.get("cacheReadInputTokenCount"), metrics.get("cacheWriteInputTokenCount")
-            use(input=metrics.get("inputTokenCount"), output=metrics.get("outputTokenCount"))
-            use(cached=count(read) or None, cache_write=count(stored) or None)
+        use(**tokens_of(value))
+
+
+def tokens_of(value: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of tokens that Bedrock itself adds to an event, by the fields of Usage; empty where it adds none."""
+    metrics = mapping(value.get(_METRICS))
+    read, stored = metrics.get("cacheReadInputTokenCount"), metrics.get("cacheWriteInputTokenCount")
+    tokens = {"input": metrics.get("inputTokenCount"), "output": metrics.get("outputTokenCount")}
+    return {**tokens, "cached": count(read) or None, "cache_write": count(stored) or None} if metrics else {}
 
 
 def _is_answer(key: str, answers: Any) -> bool:

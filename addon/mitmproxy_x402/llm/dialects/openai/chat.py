@@ -9,6 +9,7 @@ from ...draft import Draft
 from ...pieces import Piece
 from ...values import MAX_INDEX, count, mapping, says_something, sequence, string
 from ..citations import citation_of
+from ..invoke_model import tokens_of
 from ..reader import Reader
 
 # Where the parts of a choice stand: a message has no order of its own.
@@ -86,6 +87,8 @@ class ChatReader(Reader):
         usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
         if usage:
             self._usage(mapping(usage))
+        elif tokens := tokens_of(value):
+            draft.use(**tokens)
         for position, choice in enumerate(draft.sequence(value.get("choices"), "choices")):
             self._choice(draft.mapping(choice, "a choice"), position, whole=whole)
         for key in _SOURCES:
