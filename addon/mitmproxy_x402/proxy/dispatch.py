@@ -11,11 +11,13 @@ from typing import Any
 
 from mitmproxy import exceptions, http
 
-from .exchange import X402ChallengeHook
+from .exchange import X402ChallengeHook, X402LeavingHook
 from .internals import AddonManager, commands, hooks, safecall
 
-FLOW_HOOKS = frozenset(("requestheaders", "request", X402ChallengeHook.name, "responseheaders", "response"))
-"""The hooks that every request passes; each has a flow and nothing else."""
+FLOW_HOOKS = frozenset(
+    ("requestheaders", "request", X402ChallengeHook.name, X402LeavingHook.name, "responseheaders", "response")
+)
+"""The hooks that every paid request may pass; each has a flow and nothing else."""
 
 _INDEX = "x402_hook_index"
 """Attribute of an addon manager that keeps its `HookIndex`."""
