@@ -103,6 +103,15 @@ def test_a_pattern_that_is_not_tried_is_named(pattern: str, text: str, why: str)
     assert said in answer_text(reading)
 
 
+def test_a_keyword_that_binds_and_is_not_checked_is_named() -> None:
+    schema = {"allOf": [{"properties": {"a": {"format": "date"}}}], "unevaluatedProperties": False}
+    reading = checked(of({"a": "x", "b": 1}), request({"name": "weather", "input_schema": schema}))
+    assert (reading.misfits, reading.unchecked) == (
+        (),
+        ("weather: unevaluatedProperties of its schema is not checked",),
+    )
+
+
 def test_arguments_that_are_too_long_to_be_checked_are_named() -> None:
     reading = checked(of({"city": "x" * 300_000}), request({"name": "weather", "input_schema": SCHEMA}))
     assert reading.unchecked == ("weather: its arguments have more than 262,144 characters",)

@@ -210,7 +210,7 @@ def _bounded(name: str) -> Any:
             "additionalItems": jsonschema.Draft7Validator.VALIDATORS["additionalItems"],
         }
     keywords: dict[str, Any] = {
-        key: _nothing if key in _SKIPPED else _counted(key, check) for key, check in checks.items()
+        key: _left_out(key) if key in _SKIPPED else _counted(key, check) for key, check in checks.items()
     }
     return jsonschema.validators.extend(base, keywords)
 
@@ -344,8 +344,16 @@ def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[int, ...]] | None:
         return None
 
 
-def _nothing(*_: Any) -> Iterator[Any]:
-    return iter(())
+def _left_out(key: str) -> Callable[..., Iterator[Any]]:
+    """A keyword that is not checked; those that bind are told."""
+
+    def left_out(_: Any, value: Any, *__: Any) -> Iterator[Any]:
+        unchecked = _work.get().unchecked
+        if key.startswith("unevaluated") and value not in (True, {}) and len(unchecked) < MAX_UNCHECKED:
+            unchecked[f"{key} of its schema is not checked"] = None
+        return iter(())
+
+    return left_out
 
 
 def _told(error: Any) -> Iterator[tuple[str, str]]:
