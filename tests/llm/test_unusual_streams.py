@@ -304,3 +304,23 @@ def test_zero_values_and_usual_keys_of_a_call_are_not_shown() -> None:
         "x": None,
     }
     assert read(events({"choices": [{"delta": {"tool_calls": [call]}}]})).tool_calls[0].further == ()
+
+
+@pytest.mark.parametrize(("begun", "told"), [({}, False), ({"a": 1}, True), ({"a": 2}, False)])
+def test_a_block_that_begins_with_other_input_than_its_fragments_say(begun: dict[str, int], told: bool) -> None:
+    reading = read(
+        events(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "tool_use", "id": "c", "name": "f", "input": begun},
+            },
+            *(
+                {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": one}}
+                for one in ('{"a"', ":2}")
+            ),
+        )
+    )
+    assert reading.tool_calls[0].parsed == {"a": 2}
+    remark = 'tool call 1 began with other arguments than its fragments say: {"a":1}'
+    assert (remark in reading.irregular) == told

@@ -297,8 +297,10 @@ def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None)
         notes.add(f"{who} has no name")
     if piece.needs_id and not piece.id:
         notes.add(f"{who} has no id")
-    text = text or piece.empty_means
+    fragments, text = text, text or piece.empty_means
     parsed = _arguments(text, who, notes) if piece.tool != "custom" and not piece.cut else None
+    if fragments and piece.empty_means not in ("", "{}", dump(parsed)):
+        notes.add(f"{who} began with other arguments than its fragments say: {line(piece.empty_means, 60)}")
     broken = (
         piece.broken(text) if late and text and parsed is None and piece.tool != "custom" and not piece.cut else None
     )
