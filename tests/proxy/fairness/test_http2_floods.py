@@ -87,7 +87,7 @@ class Side:
                     self.clock[0] += self.work
             elif isinstance(command, commands.CloseConnection):
                 self.closed = True
-            elif isinstance(command, commands.RequestWakeup) and command.delay < 10:  # not the keep-alive's
+            elif isinstance(command, commands.RequestWakeup):
                 self.waits.append(command)
 
     def data(self, data: bytes) -> None:
@@ -118,7 +118,7 @@ def context() -> Context:
     made = Context(tflow.tclient_conn(), options.Options())
     made.server = tflow.tserver_conn()
     made.options.add_option("validate_inbound_headers", bool, True, "")
-    made.options.add_option("http2_ping_keepalive", int, 58, "")
+    made.options.add_option("http2_ping_keepalive", int, 0, "")
     return made
 
 
@@ -166,6 +166,7 @@ def test_a_busy_client_is_no_flood() -> None:
     side = facing_client()
     for n in range(100):
         side.data(cancelled(2 * n + 1))  # all that can be open at once
+        side.all_turns()
     stream = 201
     side.data(headers(stream, *REQUEST))
     side.give(_events.ResponseHeaders(stream, http.Response.make(200), end_stream=False))
@@ -173,6 +174,7 @@ def test_a_busy_client_is_no_flood() -> None:
         side.give(_events.ResponseData(stream, b"data: word\n\n"))
         for kind in ("window", "window", "ping"):
             side.data(JUNK[kind](0))
+            side.all_turns()
     assert not side.closed
     assert side.requests() == 101
 
@@ -182,6 +184,7 @@ def test_an_upstream_that_streams_bytes_is_no_flood() -> None:
     side.data(headers(1, (":status", "200"), ends=False))
     for _ in range(5 * ALLOWANCE):
         side.data(frame.DataFrame(1, b"x").serialize())
+        side.all_turns()
     assert not side.closed
     assert len(side.received) == 1 + 5 * ALLOWANCE
 
@@ -193,6 +196,7 @@ def test_what_is_used_up_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(20):
         for _ in range(ALLOWANCE // 2):
             side.data(JUNK["ping"](0))
+            side.all_turns()
         clock[0] += ALLOWANCE / 2 / http2.PER_SECOND
     assert not side.closed
 
@@ -201,6 +205,7 @@ def test_one_log_line_tells_of_all_unknown_frames() -> None:
     side = facing_client()
     for _ in range(100):
         side.data(unknown(0))
+        side.all_turns()
     assert [line for line in side.logged if "unknown" in line] == side.logged
     assert len(side.logged) == 1
 
