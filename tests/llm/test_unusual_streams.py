@@ -324,3 +324,22 @@ def test_a_block_that_begins_with_other_input_than_its_fragments_say(begun: dict
     assert reading.tool_calls[0].parsed == {"a": 2}
     remark = 'tool call 1 began with other arguments than its fragments say: {"a":1}'
     assert (remark in reading.irregular) == told
+
+
+def test_an_item_is_one_where_the_last_list_leaves_others_out() -> None:
+    call = {"id": "fc", "type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":1}'}
+    reading = read(
+        events(
+            {"type": "response.output_item.added", "output_index": 0, "item": {"id": "rs", "type": "reasoning"}},
+            {"type": "response.output_item.added", "output_index": 1, "item": {**call, "arguments": ""}},
+            {
+                "type": "response.function_call_arguments.delta",
+                "output_index": 1,
+                "item_id": "fc",
+                "delta": call["arguments"],
+            },
+            {"type": "response.output_item.done", "output_index": 1, "item": call},
+            {"type": "response.completed", "response": {"object": "response", "status": "completed", "output": [call]}},
+        )
+    )
+    assert (len(reading.tool_calls), reading.irregular) == (1, ())

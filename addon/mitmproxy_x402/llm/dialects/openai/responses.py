@@ -152,7 +152,9 @@ class ResponsesReader(Reader):
         if output and self._items and len(output) != len(self._items) and not self._resumed:
             draft.notes.add("the whole response at the end has another number of items than its events")
         for number, item in enumerate(output):
-            self._item(number, draft.mapping(item, "an item"), done=True)
+            said = draft.mapping(item, "an item")
+            # Its place may be another one here than in the stream, where an item is left out; its id is the same.
+            self._item(self._by_id.get(string(said.get("id")), number), said, done=True)
         if not last:
             return
         if state == "failed" and draft.error is None:
