@@ -311,6 +311,7 @@ def test_a_receipt_without_the_log_proves_nothing(chain: Anvil) -> None:
     assert AUTHORIZATION_USED in str(chain.rpc("eth_getTransactionReceipt", transaction))
 
 
+@pytest.mark.thorough
 def test_ten_thousand_in_a_minute(chain: Anvil) -> None:
     """Most of it is the node's own time; a hundred of them were paid."""
     payer = Payer(chain)

@@ -18,6 +18,7 @@ import pytest
 from eth_account import Account
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
+from support import effort
 from support.chains.json_rpc import Rpc
 
 WORDS = "abandon " * 11 + "about"
@@ -149,7 +150,7 @@ def test_a_script_has_to_say_that_it_wants_no_backup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["new", "restore"])
-@pytest.mark.parametrize("chain", ["--evm", "--solana"])
+@pytest.mark.parametrize("chain", effort.chosen(["--evm", "--solana"], "--evm"))
 def test_a_wallet_that_is_there_is_never_changed(tmp_path: Path, verb: str, chain: str) -> None:
     assert run(tmp_path, "restore", chain, typed=WORDS).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / ".blockrun").iterdir()}

@@ -104,6 +104,7 @@ class TestContention:
 
 
 class TestServer:
+    @pytest.mark.thorough
     def test_a_restart_between_two_payments_goes_unnoticed(self, postgres: Postgres, ledger: PostgresLedger) -> None:
         ledger.record_sent(ledger.reserve(intent(), []), "n", 0)
         postgres.stop()

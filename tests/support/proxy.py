@@ -18,6 +18,9 @@ from solders.keypair import Keypair
 
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 
+from . import effort
+from .running import warm
+from .running.warm import Process
 from .wire import Client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,16 +100,7 @@ class Proxy:
         self.command[door:door] = ["-s", str(script)]
 
     def __enter__(self) -> Proxy:
-        self.process = subprocess.Popen(
-            self.command,
-            env=self.environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        self.process = self._start()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if self._expect_listen:
@@ -116,6 +110,20 @@ class Proxy:
                 self.__exit__()
                 raise
         return self
+
+    def _start(self) -> Process:
+        if not effort.thorough and warm.can_start(self.command, self.environ):
+            return warm.Warm(self.command, self.environ, self.home)
+        return subprocess.Popen(
+            self.command,
+            env=self.environ,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
 
     def _wait_until_it_listens(self) -> None:
         self.wait_for("x402: upstream|x402: NOT paying")
@@ -186,7 +194,7 @@ class Proxy:
         return Client(self.host, self.port)
 
 
-def _ended(process: subprocess.Popen[str], seconds: float) -> bool:
+def _ended(process: Process, seconds: float) -> bool:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

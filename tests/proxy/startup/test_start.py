@@ -71,7 +71,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("how", ["at_once", "later", "slowly"])
-@pytest.mark.parametrize("tool", ["mitmdump", "mitmweb"])
+@pytest.mark.parametrize("tool", effort.chosen(["mitmdump", "mitmweb"], "mitmdump"))
 def test_the_port_that_mitmproxy_begins_to_open_too_early(home: Path, tool: str, how: str) -> None:
     """Before it loads a script, with its own `listen_host`. How far that gets depends on how fast a thread is."""
     web = ("--no-web-open-browser", "--web-port", str(free_port())) if tool == "mitmweb" else ()

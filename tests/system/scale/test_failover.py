@@ -99,6 +99,7 @@ def counted(four: Farm, url: PostgresUrl) -> int:
     return sum(micro for _, state, _, micro in rows if state not in FREE)
 
 
+@pytest.mark.thorough
 def test_a_primary_that_is_killed(tmp_path: Path, pair: tuple[Postgres, Postgres]) -> None:
     primary, standby = pair
     many, cost = 120, price()
