@@ -226,11 +226,15 @@ def test_a_saved_flow_has_its_body(home: Path, stage: Stage) -> None:
 
 
 def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
+    """Of several, since on a busy machine a flow does not wait for its answer to be read."""
     with place(home, "-w", "flows", settle="before") as running:
-        assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
-    flow = saved(home / "flows")
-    assert re.fullmatch(r"paid 0\.\d+ USDC base-sepolia 0x\w{6}… · 1 tool call · \d+ tok · first byte .*", flow.comment)
-    assert flow.marked == ":green_circle:"
+        for _ in range(5):
+            assert running.post({**REQUEST, "stream_options": {"include_usage": True}}).status_code == 200
+    whole = r"paid 0\.\d+ USDC base-sepolia 0x\w{6}… · 1 tool call · \d+ tok · first byte .*"
+    with (home / "flows").open("rb") as stream:
+        flows: list[Any] = list(io.FlowReader(stream).stream())
+    assert any(re.fullmatch(whole, flow.comment) for flow in flows)
+    assert {flow.marked for flow in flows} == {":green_circle:"}
 
 
 def test_what_mitmproxy_stores_itself_is_left_alone(home: Path, stage: Stage) -> None:

@@ -232,14 +232,17 @@ class TestVerbs:
         assert paid("report", "--ledger", f"postgresq://x402:{PASSWORD}@h/d")[0] == 1
 
     def test_check(self, paid: Any, postgres: Postgres) -> None:
-        (line,) = [line for line in paid("check")[1].splitlines() if "ledger" in line]
+        def line_of_ledger(**named: Any) -> str:
+            """What is said once the server is not far away: on a busy machine any server may seem so."""
+            (line,) = [line for line in paid("check", **named)[1].splitlines() if "ledger" in line]
+            return line_of_ledger(**named) if "is far away" in line else str(line)
+
+        line = line_of_ledger()
         assert "is writable and holds 1 payment (PostgreSQL" in line
         assert "no TLS, round trip" in line
-        (line,) = [line for line in paid("check", ledger=postgres.fresh().url)[1].splitlines() if "ledger" in line]
+        line = line_of_ledger(ledger=postgres.fresh().url)
         assert line.startswith("ok")
         assert "will be made when the proxy starts" in line
-        (line,) = [
-            line for line in paid("check", ledger="postgresql://u:p@127.0.0.1:9/d")[1].splitlines() if "ledger" in line
-        ]
+        line = line_of_ledger(ledger="postgresql://u:p@127.0.0.1:9/d")
         assert line.startswith("TO DO")
         assert "Connection refused. Without it" in line
