@@ -343,3 +343,8 @@ def test_an_item_is_one_where_the_last_list_leaves_others_out() -> None:
         )
     )
     assert (len(reading.tool_calls), reading.irregular) == (1, ())
+
+
+def test_events_in_no_known_dialect_are_shown_beside_an_error() -> None:
+    reading = read(events({"foo": "words"}, {"foo": "more"}) + b'event: error\ndata: {"message": "boom"}\n\n')
+    assert (reading.error, reading.unread) == ("boom", ('message (2 times): {"foo":"words"}',))

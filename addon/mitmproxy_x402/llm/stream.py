@@ -337,6 +337,7 @@ class StreamReader:
         reader = self._settle(name, value)
         if reader is None:
             self._notes.add("JSON in no known dialect")
+            self._draft.leave(_type_of(value) or name, value)  # shown beside an error; without one, all bytes are
         elif settled is not None and not reader.speaks(name, value) and not value.get("error"):
             other = reader_for(name, value)
             if other is not None:
