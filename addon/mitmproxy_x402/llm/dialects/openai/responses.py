@@ -7,6 +7,7 @@ from typing import Any
 
 from ...draft import Draft
 from ...pieces import Kind, Path, Piece
+from ...printing import line
 from ...values import count, mapping, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
@@ -246,7 +247,8 @@ class ResponsesReader(Reader):
         elif self._resumed and words.endswith(piece.text):  # the fragments before were sent to somebody else
             piece.replace(words)
         else:
-            self.draft.notes.add("the whole text of a part is not what its fragments said, which is shown")
+            said = f"the whole: {line(words, 100)}"
+            self.draft.notes.add(f"the whole text of a part is not what its fragments said, which is shown; {said}")
 
     def _cite(self, number: int, annotation: Any) -> None:
         citation = citation_of(annotation, "annotation")
