@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 from mitmproxy_x402.ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite.liveness import is_alive
-from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
+from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, migrate
 from mitmproxy_x402.ledger.sqlite.store import CHECKPOINT_PAYMENTS, COLLISION_MS, SqliteLedger
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
@@ -54,6 +55,27 @@ class TestFile:
         path.touch(0o644)
         SqliteLedger(path).close()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_one_that_another_proxy_makes_at_this_moment(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path.parent.mkdir(mode=0o700)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA journal_mode = WAL")
+            assert path.stat().st_size
+            made = []
+
+            def make(_: float) -> None:
+                other.execute("BEGIN IMMEDIATE")
+                migrate(other, 0)
+                other.execute("COMMIT")
+                made.append(path)
+
+            monkeypatch.setattr(time, "sleep", make)
+            with closing(SqliteLedger(path)) as ledger:
+                ledger.reserve(intent(), [])
+        assert made
+        assert "without its log" not in caplog.text
 
     def test_its_schema_has_a_version(self, path: Path) -> None:
         SqliteLedger(path).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -29,7 +30,7 @@ def make_file(path: Path) -> bool:
     # An existing file is opened by SQLite alone: closing it would release the locks of this process's other
     # connections to it.
     _check_beside(path)
-    if not path.exists():
+    with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # -wal and -shm get the same mode
         with suppress(OSError):  # so that the file's name survives a power cut
             folder = os.open(path.parent, os.O_RDONLY)
@@ -37,13 +38,13 @@ def make_file(path: Path) -> bool:
             os.close(folder)
         return True
     check_file(path)
-    has_log = _has_log(path)
-    if path.stat().st_size:
+    is_empty = not path.stat().st_size  # nothing was ever in it; perhaps another proxy makes it at this moment
+    if not is_empty:
         with closing(open_to_read(path)) as db:
             version_of(db, path)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    return has_log
+    return is_empty or _has_log(path)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -96,7 +97,7 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
             raise LedgerError(f"{path} is not a ledger: it is not a SQLite database.") from None
         raise
     if not tables and not version:
-        if path.stat().st_size and not _has_log(path):
+        if path.stat().st_size and not _gets_a_log(path):
             raise LedgerError(
                 f"The ledger {path} is empty, and its log {path.name}-wal, in which its payments were, is missing. Put "
                 f"that back beside it (a running ledger is copied with {program()} report --backup FILE). If it is "
@@ -133,6 +134,16 @@ def without_log(path: Path) -> str:
         f"payments are missing and do not count. Put the log back next to it; {program()} report --backup FILE "
         "copies all"
     )
+
+
+def _gets_a_log(path: Path) -> bool:
+    """Whether the log is there, or comes in a moment: another proxy may be making the tables just now."""
+    until = time.monotonic() + WAIT_SECONDS
+    while not _has_log(path):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _has_log(path: Path) -> bool:
