@@ -27,7 +27,7 @@ _APPROVE = "095ea7b3"
 
 @dataclass(frozen=True)
 class Fees:
-    """What a transaction may cost, in the smallest unit of the chain's coin."""
+    """A transaction's nonce, and what it pays for a unit of gas, in the smallest unit of the chain's coin."""
 
     nonce: int
     priority: int

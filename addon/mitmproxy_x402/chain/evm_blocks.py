@@ -47,7 +47,7 @@ class Log:
 
 
 def quantity(said: object) -> int:
-    """The number in a JSON-RPC quantity such as `0x1b4`. Raises Unreachable: it is none."""
+    """The number in a JSON-RPC quantity such as `0x1b4`. Raises Unreachable: it is malformed."""
     if isinstance(said, Unreachable):
         raise said
     if isinstance(said, str) and _QUANTITY.fullmatch(said):

@@ -22,7 +22,7 @@ _BALANCE_OF = "0x70a08231"
 
 @dataclass(frozen=True)
 class Movements:
-    """What moved, and the balance; in atomic units."""
+    """The transfers of a period and the balance at its end, in atomic units."""
 
     balance: int
     """The balance at the newest final block, where the period ends."""

@@ -211,12 +211,12 @@ def _judged(payment: Sent, signature: str, said: Any) -> Verdict:
 
 
 def _moment(said: object) -> int:
-    """Unix seconds; 0 where that was not said."""
+    """A block time in Unix seconds; 0: the RPC did not state it."""
     return said if type(said) is int and 0 < said < 1 << 40 else 0
 
 
 def _changes(meta: Any, mint: str) -> dict[str, int]:
-    """By owner, what was added to their balances of `mint`."""
+    """Atomic units of `mint` that were added to each owner's balance, by owner; negative: taken."""
     changes: dict[str, int] = defaultdict(int)
     for key, sign in (("preTokenBalances", -1), ("postTokenBalances", 1)):
         for balance in meta[key] or ():

@@ -174,11 +174,11 @@ class Intent:
     job: str = ""
     """The job's address, for the single payment that may follow the one of the job's request (`replaces`)."""
     scheme: str = "exact"
-    """How it is paid (`schemes.Method`): `exact`, `permit2`, `upto` or `gateway`."""
+    """The payment method (`schemes.Method`): `exact`, `permit2`, `upto` or `gateway`."""
     wallet: str = ""
     """Public address of the wallet that will sign."""
     nonce: str = ""
-    """What identifies it on the chain: EIP-3009 or Permit2 nonce, on Solana the memo. Known before the signature, so
+    """Identifies it on the chain: EIP-3009 or Permit2 nonce, on Solana the memo. Known before the signature, so
     that a row whose later changes were lost in a power cut can be looked up."""
     client: str = ""
     """The client's name; empty: it gives none."""
@@ -273,12 +273,12 @@ class Outcome:
     """The charge under a ceiling that the answer reports; None: the whole amount, or no report. An answer that reports
     0 without a transaction is `rejected`, because nothing proves that the signature is spent."""
     charged_micro_usd: int | None = None
-    """The same in millionths of a dollar."""
+    """`charged` in millionths of a dollar."""
 
 
 @dataclass(frozen=True)
 class ChainWord:
-    """What the chain says about one payment, in a final block."""
+    """The chain's answer about one payment, from a final block."""
 
     row: int
     verdict: Literal["moved", "dead", "used"]
@@ -290,7 +290,7 @@ class ChainWord:
     amount: AtomicUnits | None = None
     """The atomic units that moved; None: they could not be read, so the row counts as before."""
     micro_usd: int | None = None
-    """The same in millionths of a dollar."""
+    """`amount` in millionths of a dollar."""
     finding: str = ""
     """A short code if the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
 
@@ -316,10 +316,10 @@ class Charge:
 
 
 class Syncing(Awaitable[None], Protocol):
-    """What is done when everything written so far survives a power cut. Awaiting it raises LedgerError: it may not."""
+    """Awaitable that ends when everything written so far survives a power cut. Raises LedgerError: it may not."""
 
     def is_done(self) -> bool:
-        """Whether it does, so that there is nothing to wait for."""
+        """Whether the sync has ended, so that there is nothing to wait for."""
 
 
 class Ledger(Protocol):
@@ -341,10 +341,10 @@ class Ledger(Protocol):
 
     @property
     def process(self) -> str:
-        """How rows name this process."""
+        """This process's name in rows."""
 
     def watch(self, networks: Collection[Caip2]) -> None:
-        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
+        """From now on free nothing on these networks before their chain has answered: this process asks it."""
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number.
@@ -368,7 +368,7 @@ class Ledger(Protocol):
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
 
     def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """As `record_sent`, but the row itself may become `sent` a moment later; until then it is not released."""
+        """Do what `record_sent` does, but the row may become `sent` a moment later; until then it is not released."""
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """Count another sending of the same header, or of another signature over the same nonce. Called before it.

@@ -132,7 +132,7 @@ def read_unproven(place: LedgerPlace, after: int = 0, last: int = -1) -> list[En
 
 
 def read_unchecked(place: LedgerPlace, after: int = 0, last: int = -1) -> list[Entry]:
-    """The exact payments settled by the gateway's word that the chain was not asked about; as `read_unproven`."""
+    """The exact payments settled only by the gateway's word. Parameters and errors are those of `read_unproven`."""
     if isinstance(place, PostgresUrl):
         require_driver(place)
         from .postgres.reading import read_unchecked_rows  # noqa: PLC0415 - needs psycopg

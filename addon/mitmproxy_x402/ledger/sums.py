@@ -55,15 +55,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What payments by `upto` came to. Amounts are millionths of a dollar."""
+    """Sums of payments by `upto`, and of their charges. Amounts are millionths of a dollar."""
 
     payments: int = 0
-    """Whose charge is known, by the chain's word or the answer's."""
+    """Payments whose charge is known, from the chain or the answer."""
     most: int = 0
     """The sum of their ceilings."""
     charged: int = 0
     compared: int = 0
-    """The payments of these beside which the seller asked an exact price."""
+    """Those of them beside which the seller asked an exact price."""
     compared_charged: int = 0
     exact: int = 0
     """The sum of those prices."""
@@ -92,7 +92,7 @@ CEILINGS_SINCE = 14
 
 
 def read_ceilings(place: LedgerPlace, since: date | None = None, zone: tzinfo | None = None) -> Ceilings:
-    """What payments by `upto` since the beginning of the day `since` came to. Raises what `read_groups` does."""
+    """The sums of payments by `upto` since the beginning of the day `since`. Raises what `read_groups` does."""
     begin = 0 if since is None else midnight(since, zone)
     if isinstance(place, PostgresUrl):
         require_driver(place)
@@ -127,7 +127,7 @@ def read_groups(place: LedgerPlace, since: date | None = None, zone: tzinfo | No
 
 
 def _of_file(path: Path, begin: int, zone: tzinfo | None) -> Iterator[tuple[Any, ...]]:
-    """The groups in a file, with the fate instead of the state."""
+    """Yield the groups in a file, with the fate in place of the state."""
     check_file(path)
     processes = Processes(path, Clock().boot_name)
     try:

@@ -26,7 +26,7 @@ class Asked:
     model_doubt: str = ""
     """Half a sentence on why the models are not certain; empty: they are."""
     path_doubt: str = ""
-    """The same for the path."""
+    """Half a sentence on why the path is not certain; empty: it is."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Scope:
 
 EVERYTHING = Scope()
 NOTHING_ASKED = Asked((), "")
-"""For requests that were not read, because no limit depends on models or paths."""
+"""Stands for requests that were not read, because no limit depends on models or paths."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Budget:
         return f"{format_usd(self.micro_usd)}{period}" + (f" for {self.scope}" if str(self.scope) else "")
 
     def in_words(self) -> str:
-        """As text for people: `10 USDC a day`."""
+        """The budget as text: `10 USDC a day`."""
         period = f"{'an' if self.period == 'hour' else 'a'} {self.period}" if self.period else "in all"
         return f"{format_usd(self.micro_usd)} USDC {period}" + (f" for {self.scope}" if str(self.scope) else "")
 

@@ -1,6 +1,6 @@
-"""Reads a request's model and output limit, in one shallow and bounded pass.
+"""Reads a request's model and output limit, in one shallow and bounded pass over its body.
 
-Done only for requests that are about to be paid.
+Called only for requests that are about to be paid.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed le
 from urllib.parse import unquote
 
 MAX_MARKS = 20_000
-"""Brackets and strings that are looked at, some ten milliseconds' worth; a request with more keeps its secret."""
+"""Most brackets and strings that are read, which takes some ten milliseconds; beyond them no model is found."""
 MAX_TEXT = 4 << 20
-"""Bytes of a JSON body in which strings with escapes may end that stand before its model."""
+"""Bytes of a JSON body within which strings with escapes are read, if they stand before the model."""
 MAX_NAME = 200
-"""Characters of a model's name that are believed."""
+"""Most characters of a model's name; a longer one counts as none."""
 MAX_PARTS = 200
-"""Parts of a multipart body that are looked at; what lies between them is skipped at the speed of memory."""
+"""Most parts of a multipart body that are read."""
 MAX_PART_HEAD = 2000
-"""Bytes of one part's headers."""
+"""Most bytes of one part's headers."""
 
 UNCLEAR = -1
-"""An output limit that is there several times, or is no plain number."""
+"""Returned for an output limit that occurs several times or is not a plain number."""
 
 _IN_PATH = re.compile(r"/(?:models|tunedModels)/([^/:?]+)(?::|$)")
 _MARK = re.compile(rb'["{}\[\]]')
@@ -36,9 +36,9 @@ _LIMIT = re.compile(
 )
 _THINKING = re.compile(rb'"(?:reasoning|thinking|reasoning_config)"\s*:\s*\Z')
 MAX_THINKING = 400
-"""Bytes of such an object that are looked at."""
+"""Most bytes of an object that bounds only the thinking."""
 MAX_LIMITS = 100
-"""Strings that could be the name of a limit that are looked at."""
+"""Most strings that could be the name of a limit that are examined."""
 
 
 def read_model(path: str, body: bytes, content_type: str = "") -> str | None:
@@ -54,11 +54,11 @@ def read_model(path: str, body: bytes, content_type: str = "") -> str | None:
 
 
 def read_output_limit(body: bytes) -> int | None:
-    """The tokens that the answer may have, as `max_tokens` and its cousins say; None: the request sets no limit.
+    """The most tokens of the answer, by `max_tokens` or a similar key; None: the request sets no limit.
 
     It may stand anywhere in a JSON `body`, so that no nesting has to be followed: the names are found by a search. In
     the text of a message they are not found, since there their quotes are escaped. What bounds only the thinking
-    (`reasoning.max_tokens`) is none. UNCLEAR: there are several.
+    (`reasoning.max_tokens`) does not count. Returns UNCLEAR if there are several limits or one is not a plain number.
     """
     stated: list[bytes] = []
     at = -1
@@ -77,7 +77,7 @@ def read_output_limit(body: bytes) -> int | None:
 
 
 def _bounds_thinking(body: bytes, at: int) -> bool:
-    """Whether what stands at `at` is in a flat object that only says how long the model may think."""
+    """Whether the position `at` is inside a flat object that bounds only the model's thinking."""
     begin = body.rfind(b"{", max(0, at - MAX_THINKING), at)
     if begin < 0 or body.find(b"}", begin, at) >= 0:
         return False
@@ -100,7 +100,7 @@ def _in_object(body: bytes) -> str | None:
                 return None
         else:
             end = body.find(b'"', at) + 1 or len(body)
-            if body[end - 2 : end - 1] == b"\\":  # it may not end there
+            if body[end - 2 : end - 1] == b"\\":  # the quote may be escaped
                 text = text or body[:MAX_TEXT].decode("latin-1")
                 end = _string_end(text, at)
                 if end < 0:
@@ -112,10 +112,9 @@ def _in_object(body: bytes) -> str | None:
 
 
 def _string_end(text: str, begin: int) -> int:
-    """Where the string ends whose first character is at `begin`, behind its closing quote; -1: it does not.
+    """The position after the closing quote of the string whose first character is at `begin`; -1: it does not end.
 
-    A long text has thousands of quotes, and OpenAI's SDK writes the model behind it, so they are not looked at one by
-    one.
+    Uses the json module's scanner, because a long text may contain thousands of escaped quotes.
     """
     try:
         end: int = scanstring(text, begin, False)[1]
@@ -132,7 +131,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _fields(body: bytes, content_type: str) -> Iterator[tuple[str, str]]:
-    """Name and value of the short fields of a form (RFC 7578); files and what is malformed are left out."""
+    """Yield name and value of each short field of a form (RFC 7578); files and malformed parts are skipped."""
     head = Message()
     head["content-type"] = content_type
     boundary = head.get_boundary("")
@@ -153,5 +152,5 @@ def _fields(body: bytes, content_type: str) -> Iterator[tuple[str, str]]:
 
 
 def _name(text: str) -> str | None:
-    """`text` where it is one printable line: it goes into logs and tables."""
+    """`text`, if it is one printable line fit for logs and tables; else None."""
     return text if 0 < len(text) <= MAX_NAME and text.isprintable() else None

@@ -23,39 +23,39 @@ from ..protocol.strict_json import MAX_DEPTH
 from .limits import Asked
 
 MAX_BODY = 64 << 20
-"""Bytes, decoded, that are read; a larger body is unclear."""
+"""Most decoded bytes of a body that are read; a larger body is unclear."""
 LARGE = 64 << 10
-"""Bytes from which on a body is read beside the event loop."""
+"""Bytes from which on a body is read in a thread."""
 MAX_PARTS = 1000
 MAX_PART_HEAD = 16 << 10
 MAX_MARKS = 300_000
-"""Quotes, brackets and commas of a JSON object, which Python reads in some tens of milliseconds without a pause."""
+"""Most quotes, brackets and commas of a JSON object, whose parsing blocks Python for some tens of milliseconds."""
 MAX_FIELDS = 10_000
-"""Fields of a query or a form that is written like one."""
+"""Most fields of a query, or of a form in the same syntax."""
 MAX_NAME = 1000
 MAX_CODINGS = 3
 _NAME = "model"
 _IN_PATH = re.compile(r"/(?:(?:tuned)?models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
-"""As Google, Bedrock and Azure have it: one part of the path, and all that follows up to a colon."""
+"""A model in the path, as Google, Bedrock and Azure write it: one segment, and everything up to a colon."""
 _INVISIBLE = re.compile("[\\x00-\\x20\\x7f\\ufeff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
-"""What is its own normal form."""
+"""Matches paths that are their own normal form."""
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Half characters that no bytes are written as."""
+"""Matches lone surrogates that stand for no byte (PEP 383)."""
 _AMBIGUOUS = re.compile(r"[^!-~]|[?#]")
-"""In a decoded path: a server may take it for the end of the path, drop it, or read it in another encoding."""
+"""Matches characters of a decoded path that a server may drop, decode differently, or take for the path's end."""
 _LISTED = re.compile(r"model\s*\[")
-"""The name of a form's field that some servers read as a list or an object of that name."""
+"""Matches names of form fields that some servers read as a list or an object called `model`."""
 _DECODER = json.JSONDecoder()
 
 
 class _Unclear(ValueError):
-    """What the request is for cannot be read with certainty: says why, in half a sentence."""
+    """The models or the path cannot be read with certainty. The text says why, as half a sentence."""
 
 
 class WholeRequest:
-    """One request of a client. `target` is its path with its query; there may be several headers of a name."""
+    """One request of a client. `target` is path and query; each header may occur several times."""
 
     def __init__(self, target: str, body: bytes, content_types: Sequence[str], codings: Sequence[str]) -> None:
         self._target, self._body = target, body
@@ -63,11 +63,11 @@ class WholeRequest:
 
     @property
     def is_large(self) -> bool:
-        """Whether `read` takes longer than an event loop should wait."""
+        """Whether `read` takes too long for the event loop."""
         return len(self._body) > LARGE or any(map(needs_decoding, self._codings))
 
     def read(self) -> Asked:
-        """What it may be for. Takes some ten milliseconds a megabyte, once. Never raises."""
+        """The models and the path it may be for. Takes some ten milliseconds a megabyte at first. Never raises."""
         return self._asked
 
     @functools.cached_property
@@ -97,16 +97,16 @@ _PLAIN_DISPOSITION = re.compile(
     r'(?i:form-data)(?:\s*;\s*(?i:filename)="[^"]*")*\s*;\s*(?i:name)="[^"\\;]*"'
     r'(?:\s*;\s*(?i:filename)(?:="[^"]*"|\*=[^;"]*))*'
 )
-"""One name, in quotes and without escapes, wherever the name of the file stands."""
+"""Matches a Content-Disposition with one name, quoted and without escapes, before or after the file name."""
 
 
 def normal_path(path: str) -> tuple[str, str]:
-    """The form that all spellings of `path` share, in lower case, and why it may be another one, if it may."""
+    """The normal form of `path`, in lower case, and a reason if servers may read it differently, else empty text."""
     if _PLAIN_PATH.fullmatch(path):
         return path, ""
     text, doubt = path, ""
     for _ in range(5):  # proxies in front of the gateway may decode it, too
-        # Bytes that are not UTF-8 are written as half characters (PEP 383). None may become a "?", which ends a path.
+        # Bytes that are not UTF-8 appear as lone surrogates (PEP 383); none may become a "?", which ends a path.
         written = _LONE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
         decoded = unquote_to_bytes(written).decode("utf-8", "replace")
         if decoded == text:
@@ -180,12 +180,12 @@ def _in_form(form: str) -> list[str]:
 
 
 def _is_model(name: str, *, in_form: bool = False) -> bool:
-    """Whatever its case, as Go's decoder matches keys. Raises _Unclear: it is a form's list of models."""
+    """Whether some server reads `name` as `model`; Go ignores case. Raises _Unclear: it is a form's list of models."""
     text = unquote(name)
     plain = _INVISIBLE.sub("", text).strip().lower()
     if in_form and _LISTED.match(plain):
         raise _Unclear("its model is no text")
-    if _INVISIBLE.sub("", text.partition("\0")[0]).strip().lower() == _NAME:  # as far as C reads
+    if _INVISIBLE.sub("", text.partition("\0")[0]).strip().lower() == _NAME:  # C ends a string at the first NUL
         return True
     return plain == _NAME
 
@@ -228,13 +228,13 @@ def _in_object(text: str) -> list[str]:
 
 
 _MARK, _QUOTE = re.compile(r'["{}\[\],]'), re.compile('"')
-"""What counts outside of strings, and within one."""
+"""The characters to stop at outside of strings, and inside one."""
 MAX_ESCAPES = 1000
-"""Backslashes in a row."""
+"""Most backslashes in a row that are counted."""
 
 
 def _bound(text: str) -> None:
-    """Raise _Unclear if the JSON in `text` is nested deeply or has a multitude of values: before a parser gets it."""
+    """Raise _Unclear if the JSON in `text` is nested too deeply or has too many values to be parsed."""
     at = depth = 0
     marks = _MARK
     for _ in range(MAX_MARKS):
@@ -298,7 +298,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and value of a form's fields (RFC 7578). Raises _Unclear: not all of it is understood."""
+    """Yield name and value of a form's fields (RFC 7578). Raises _Unclear: part of it is not understood."""
     head = Message()
     for content_type in content_types[:1]:
         head["content-type"] = content_type

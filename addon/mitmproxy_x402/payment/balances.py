@@ -1,11 +1,11 @@
-"""Watches what the wallets hold: warns before one is empty, and rests after a gateway has said that one is.
+"""Watches wallet balances: warns when one runs low, and pauses payments after a gateway has called one unfunded.
 
-Only RPCs that the user has named are asked. Between two looks what is signed is subtracted.
+Only RPCs that the user has named are asked. Between two look-ups, signed amounts are subtracted.
 
 A wallet without money would otherwise leave a signature with every request, each of which counts against the budget
-until it is dead. After a gateway has said that the wallet cannot pay an amount, as much or more is not signed for it
-again for REST_SECONDS, on that host, network and asset. A balance that changes meanwhile ends the rest: a change, and
-not a balance that is high enough, since a gateway may say so of a full wallet and get one signature after the other.
+until it is dead. After a gateway has said that the wallet cannot pay an amount, nothing of that amount or more is
+signed for REST_SECONDS on that host, network and asset. A changed balance ends the pause early; a sufficient one does
+not, because a gateway may call a full wallet empty to collect one signature after the other.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from .offer import Offer, Payers
 LOW_REQUESTS = 20
 """A wallet that pays for fewer requests than this is low."""
 TYPICAL_MICRO_USD = 5_000
-"""Half a cent: what a request is taken to cost before one was paid."""
+"""Assumed price of a request before one was paid: half a cent, in millionths of a dollar."""
 AGAIN_SECONDS = 600
-"""Between two looks at a balance that is known to be low."""
+"""Seconds between two look-ups of a balance that is known to be low."""
 REST_SECONDS = 60
-"""For how long nothing is signed after a gateway has said that the wallet cannot pay."""
+"""Seconds for which nothing is signed after a gateway has said that the wallet cannot pay."""
 LOOK_SECONDS = 5
-"""Between two looks while that lasts."""
+"""Seconds between two look-ups of the balance during that pause."""
 MAX_SHORTFALLS = 100
-"""Those that are remembered."""
+"""Most shortfalls that are remembered."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Purse:
-    """One token of one wallet."""
+    """One token of one wallet, on one network."""
 
     network: Network
     asset: Asset
     payer: str
-    """Address."""
+    """Address of the wallet."""
     is_at_circle: bool = False
-    """Whether it is what the wallet has deposited with Circle Gateway, which no RPC is asked about."""
+    """Whether it is the wallet's deposit with Circle Gateway, which no RPC is asked about."""
 
     @property
     def key(self) -> _Key:
-        """What tells it from others."""
+        """The fields that identify it."""
         return self.network.caip2, self.asset.address, self.payer, self.is_at_circle
 
 
@@ -65,29 +65,29 @@ def _purse(offer: Offer, payer: str) -> _Purse:
 
 @dataclass
 class _Seen:
-    """What is known of a purse."""
+    """The last known balance of a purse."""
 
     left: int | None = None
-    """Atomic units; None: nobody has looked."""
+    """Atomic units; None: not looked up yet."""
     looked_at: float = 0.0
     looking: asyncio.Task[None] | None = None
     warned: bool = False
-    """Whether it was said that it is low; until it is not."""
+    """Whether the low balance was logged; reset when it is no longer low."""
 
 
 @dataclass
 class _Shortfall:
-    """What a gateway has said of a purse, and what the chain says since."""
+    """A gateway's claim that a purse cannot pay, and the balance looked up since."""
 
     amount: int
-    """Atomic units that were too much."""
+    """The amount that it could not pay, in atomic units."""
     since: float
     balance: int | None = None
-    """When it was first looked up."""
+    """Atomic units at the first look-up after the claim; None: not looked up yet."""
 
 
 class Balances:
-    """Of one payer. `rpcs` gives the URLs that the user has named for a network; `seconds` is for each answer."""
+    """The balances of one payer. `rpcs` returns the user's URLs for a network; `seconds` is the time-out of each."""
 
     def __init__(self, rpcs: Callable[[Network], Sequence[str]], seconds: float, clock: Callable[[], float]) -> None:
         self._rpcs = rpcs
@@ -95,10 +95,10 @@ class Balances:
         self._clock = clock
         self._seen: dict[_Key, _Seen] = {}
         self._shortfalls: dict[tuple[str, _Key], _Shortfall] = {}
-        """By host, too."""
+        """By host and purse."""
 
     async def look(self, networks: NetworkTable, payers: Payers) -> None:
-        """At the start: the balance on every network that an RPC is named for. Never raises."""
+        """Look up the balances on all networks that have a named RPC. Called at start-up; never raises."""
         for network in networks:
             payer = payers.get(network.family)
             if payer is not None and network.assets:
@@ -106,7 +106,7 @@ class Balances:
                 await self._ask(_Purse(network, asset, payer), _units(asset, TYPICAL_MICRO_USD))
 
     def signed(self, offer: Offer, payer: str) -> None:
-        """A payment of `offer` was signed: so much less is there."""
+        """Subtract a payment of `offer` that was signed, and look the balance up again if it runs low."""
         purse, price = _purse(offer, payer), offer.requirement.amount
         seen = self._seen.get(purse.key)
         if seen is None or seen.left is None:
@@ -115,10 +115,10 @@ class Balances:
         if seen.left >= LOW_REQUESTS * price:
             seen.warned = False
         elif not seen.warned or self._clock() - seen.looked_at >= AGAIN_SECONDS:
-            self._ask_soon(purse, price)  # the chain knows better than our sum
+            self._ask_soon(purse, price)  # the chain is more accurate than our sum
 
     def cannot_pay(self, host: str, offer: Offer, payer: str) -> None:
-        """The gateway at `host` says that `payer` cannot pay `offer`."""
+        """Note that the gateway at `host` says that `payer` cannot pay `offer`."""
         purse = _purse(offer, payer)
         amount: int = offer.requirement.amount
         known = self._shortfalls.pop((host.lower(), purse.key), None)
@@ -130,7 +130,7 @@ class Balances:
         self._look_again(purse, offer)
 
     def check(self, host: str, offer: Offer, payer: str) -> None:
-        """Raises Refused, `wallet_unfunded`, where `payer` was found too poor for `offer` a moment ago."""
+        """Raise Refused, `wallet_unfunded`, if a gateway has said so of `payer` and `offer` within REST_SECONDS."""
         if not self._shortfalls:
             return
         purse = _purse(offer, payer)
@@ -167,7 +167,7 @@ class Balances:
         return not 0 <= self._clock() - known.since < REST_SECONDS
 
     def _look_again(self, purse: _Purse, offer: Offer) -> None:
-        """Have the balance looked up, if that was not done a moment ago."""
+        """Look the balance up in the background, unless that was done within LOOK_SECONDS."""
         seen = self._seen.get(purse.key)
         if seen is None or not 0 <= self._clock() - seen.looked_at < LOOK_SECONDS:
             self._ask_soon(purse, offer.requirement.amount)
@@ -175,7 +175,7 @@ class Balances:
     def _ask_soon(self, purse: _Purse, price: int) -> None:
         seen = self._seen.setdefault(purse.key, _Seen())
         if not purse.is_at_circle and self._rpcs(purse.network) and (seen.looking is None or seen.looking.done()):
-            with contextlib.suppress(RuntimeError):  # no event loop: nobody would read it
+            with contextlib.suppress(RuntimeError):  # no event loop runs, so the balance cannot be looked up
                 seen.looking = asyncio.get_running_loop().create_task(self._ask(purse, price))
 
     async def _ask(self, purse: _Purse, price: int) -> None:

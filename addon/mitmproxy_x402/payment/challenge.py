@@ -1,4 +1,4 @@
-"""Reads a 402: its PaymentRequired, or the code of a rejection; the header first, then the body."""
+"""Reads a 402 response: its PaymentRequired, or the code of a rejection. The header takes precedence over the body."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MISMATCH = "mismatch"
 REASON = re.compile(r"(invalid_)?(permit2|upto|exact)_[a-z0-9_]{1,80}|insufficient_funds")
 """Reasons for which the reference facilitators reject a payment (x402 v2, section 9)."""
 _REASON_OF_402 = re.compile(f"{REASON.pattern}|insufficient_balance")
-"""With what Circle's API says of a balance that lies with it, which means other things with other statuses."""
+"""Those and Circle's code for a deposit that is too small, which is a rejection only with status 402."""
 
 
 def read(response: Response) -> PaymentRequired | None:
@@ -82,7 +82,7 @@ def _reasons(response: Response, said: object, gateway: Gateway) -> Iterator[str
 
 
 def challenge_text(response: Response, gateway: Gateway) -> str:
-    """What a 402 says besides its challenge, with numbers masked; empty: it is no plain challenge.
+    """The text of a 402 besides its challenge, with numbers masked; empty: it is not a plain challenge.
 
     If the answer to a payment has the same text as the answer to an unpaid request, the gateway has not recognised the
     payment. MISMATCH stands for the reference servers' message that the entry paid for is not on offer; they check that

@@ -1,4 +1,4 @@
-"""Keeps track of jobs: requests for video, music or images that are answered 202 and polled until they are done.
+"""Tracks jobs: requests for video, music or images that are answered 202 and polled until they are done.
 
 The request's payment belongs to its job, and limits what the polls of that job may cost:
 
@@ -53,7 +53,7 @@ class Job:
     payment: Payment | None = None
     """The payment that polls carry (EVM) or that answers a bill (Solana); None: this process does not have it."""
     sends: int = 0
-    """How often `payment` was sent."""
+    """Number of times that `payment` was sent."""
     state: State = "unknown"
     """The payment's last known state in the ledger."""
     stale: bool = False

@@ -1,4 +1,4 @@
-"""What policy, payer and ledger talk about: an offer, the request it is for, and the user's rules."""
+"""Types shared by policy, payer and ledger: an offer, the request that it is for, and the user's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What challenges offer, worked out once for each: gateways send the same challenge with every request.
+"""Caches the offers of a challenge, because gateways send the same challenge with every request.
 
 Nothing here depends on the request or the time. What does (limits, budgets, balances) is checked for each payment.
 """
@@ -44,18 +44,18 @@ def payers_of(wallets: Wallets, settings: Settings) -> Payers:
 
 
 class Offered:
-    """The offers of one challenge, and the beginnings and ends of the headers that pay them."""
+    """The offers of one challenge, and the constant parts of the headers that pay them."""
 
     def __init__(self, required: PaymentRequired, offers: Sequence[Offer]) -> None:
         self.offers = offers
-        """All that could be paid, best first (`policy.ranked`)."""
+        """The offers that could be paid, best first (`policy.ranked`)."""
         self._version = required.x402_version
         self._resource, self._extensions = required.resource, required.extensions
         self._frames: dict[int, PaymentFrame] = {}
-        """By the position of the offer."""
+        """Frames of headers, by the position of the offer."""
 
     def frame(self, offer: Offer, extensions: Any) -> PaymentFrame:
-        """What a header that pays `offer` says around its payload. Raises ChallengeError: it cannot be echoed.
+        """The constant parts of a header that pays `offer`. Raises ChallengeError: they cannot be echoed.
 
         `extensions` are the challenge's, perhaps with additions for this payment.
         """
@@ -71,16 +71,16 @@ class Offered:
 
 
 class Challenges:
-    """The challenges that are known under one set of `rules` and `payers`, for as long as others keep them."""
+    """The offers of challenges under one set of `rules` and `payers`. References to challenges are weak."""
 
     def __init__(self, rules: Rules, payers: Payers) -> None:
         self._rules = rules
         self._payers = payers
         self._known: dict[int, tuple[weakref.ref[PaymentRequired], Offered]] = {}
-        """By the challenge's `id`, while it lives."""
+        """Offers by the challenge's `id`, as long as the challenge exists."""
 
     def offered(self, required: PaymentRequired) -> Offered:
-        """What `required`, which nobody changes, offers. Raises Refused, as `policy.ranked` does."""
+        """The offers of `required`, which must not be changed. Raises Refused, as `policy.ranked` does."""
         key = id(required)
         known = self._known.get(key)
         if known is not None and known[0]() is required:

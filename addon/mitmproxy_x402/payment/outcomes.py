@@ -32,7 +32,7 @@ WORDS: Mapping[State, str] = {
     "superseded": "not taken, asked anew:",
     "expired": "not taken",
 }
-"""How the log names each state, before a transaction, a code or a reference."""
+"""The words for each state in the log, before a transaction, a code or a reference."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ending:
     """A payment that was sent, and its outcome."""
 
     row: int
-    """Of the ledger."""
+    """The payment's row in the ledger."""
     offer: Offer
     reference: str
     purpose: Purpose

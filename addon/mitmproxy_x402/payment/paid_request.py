@@ -1,4 +1,4 @@
-"""What the hooks know of the payments of one request, whatever it is: a `purchase.Purchase`, or a `polls.Poll`."""
+"""The protocol between the hooks and the payments of one request: a `purchase.Purchase`, or a `polls.Poll`."""
 
 from __future__ import annotations
 

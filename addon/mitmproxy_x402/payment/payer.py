@@ -49,7 +49,7 @@ REFRESH_SECONDS = 20
 MAX_TRIED = 16
 """Most offers of a challenge that fail in the ledger, at an RPC or when they are signed, before no more are tried."""
 _BY_POLICY = frozenset({"upstream_not_allowed", "over_request_limit", "wallet_unfunded"})
-"""Codes of refusals that cost next to nothing."""
+"""Codes of refusals that take no look-up, and so do not count towards MAX_TRIED."""
 _NEXT_MAY_DO = frozenset(
     {"upstream_not_allowed", "over_request_limit", "over_budget", "balance_too_low", "wallet_unfunded"}
     | {"permit2_allowance_missing", "permit_under_way"}
@@ -110,13 +110,13 @@ class _Order:
 
 
 class _Tries:
-    """The offers of one challenge that were tried in vain: the same question is not asked of an RPC again."""
+    """The offers of one challenge that could not be paid, so that no RPC is asked the same thing twice."""
 
     def __init__(self, order: _Order) -> None:
         self._order = order
         self.failures: list[tuple[Offer, X402Error]] = []
         self._unreachable: dict[str, RpcError] = {}
-        """By network."""
+        """Failures of RPCs, by network."""
         self._costly = 0
 
     def check(self, offer: Offer) -> None:
@@ -177,7 +177,7 @@ class Payer:
         self._challenges = Challenges(self.rules, self.payers)
         self._identifiers = Identifiers()
         self.forecast = Forecast() if settings.preauthorize else None
-        """What challenges have taught, with `x402_preauthorize`; else None."""
+        """Predicts challenges from earlier ones; None without `x402_preauthorize`."""
         self._rpc = SolanaRpc(settings.solana_rpc, settings.rpc_timeout, clock=clock)
         self._ceilings = Ceilings(
             ledger, settings.schemes, lambda network: rpcs(network, settings), settings.rpc_timeout, clock
@@ -243,7 +243,7 @@ class Payer:
             self.balances.check(order.purpose.host, offer, payer)
         look = None
         if offer.method in OVER_PERMIT2 and payer is not None:
-            self.outcomes.flush()  # a settled payment can take nothing more
+            self.outcomes.flush()  # a settled payment can take no more money
             look = await self._ceilings.look(offer, payer, order.required)
         nonce = self._nonce(order, offer)
         reserve = functools.partial(self._reserve, order, offer, budgets, nonce)
@@ -308,7 +308,7 @@ class Payer:
 
     @contextlib.contextmanager
     def _told(self, offer: Offer, purpose: Purpose) -> Iterator[None]:
-        """Raise the refusal for people where a budget has no room for `offer`."""
+        """Turn an OverBudget for `offer` into the refusal that the client gets."""
         try:
             yield
         except OverBudget as over:

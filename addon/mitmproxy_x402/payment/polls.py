@@ -1,4 +1,4 @@
-"""Handles the money of one poll of a job: what the poll carries, and what is signed when it is answered 402.
+"""Makes the payments of one poll of a job: what the poll carries, and what is signed when it is answered 402.
 
 `Poll` implements `purchase.PaidRequest`, as `Purchase` does, by the rules of `jobs`:
 
@@ -110,7 +110,7 @@ class Poll:
         return bool(self.headers())
 
     def predict(self) -> bool:
-        """Nothing: polls are not predicted. Returns False."""
+        """Return False: polls are not predicted."""
         return False
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -210,7 +210,7 @@ class Poll:
         return again
 
     def answered(self, status: int, acknowledges: Callable[[], bool] = bool) -> None:
-        """Nothing: the job remembers what to send again."""
+        """Do nothing: the job keeps what to send again."""
 
     def finish(self, outcome: Outcome, *, complete: bool = True) -> None:  # noqa: ARG002
         """Record the outcome of an answer; most say only that the job is still running."""

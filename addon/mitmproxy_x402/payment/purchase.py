@@ -62,7 +62,7 @@ class Purchase:
         """Whether the request started a job, whose polls look the payment up in the ledger."""
         self.identity = identity
         self.follows = identity.anywhere() if identity.has_body else without_body(identity.route[1], client)
-        """By what its payment is found where it follows a redirect, see `retained.store`."""
+        """The identity under which its payment is found after a redirect (`retained.store`)."""
         self._client = client
         self._payer = payer
         self._retained = retained
@@ -78,9 +78,9 @@ class Purchase:
         """The payment that the gateway says it did not take, before another one was made."""
         self._stage = Stage.NEW
         self._sends = 0
-        """How often this request has sent `payment`."""
+        """Number of times that this request has sent `payment`."""
         self._known = Memory(None, sends=0, purchases=0, last_row=None, ledger=payer.ledger.name)
-        """What to retain for an equal request; its payment is `payment`."""
+        """The memory to retain for an equal request; its payment is `payment`."""
 
     @property
     def stage(self) -> Stage:
@@ -140,7 +140,7 @@ class Purchase:
         return self.payment is not None
 
     def _check_limits(self, payment: Payment) -> None:
-        """Raises Refused where `payment` was made for a request that other limits are for."""
+        """Raise Refused if limits cover this request that `payment` was not checked against."""
         others = scopes_of(self.purpose, self._payer.rules) - self._known.limits
         if others:
             raise refusals.other_limit(payment.offer, others)
@@ -185,7 +185,7 @@ class Purchase:
             before, instead_of = self._known.last_row, self._replaced
             payment = await self._payer.pay(required, self.purpose, before, syncs_later=True, instead_of=instead_of)
         except BaseException:
-            if self._stage is not Stage.OVER:  # it is over where the proxy has ended meanwhile
+            if self._stage is not Stage.OVER:  # it is over if the proxy has been shut down meanwhile
                 self._step(Event.REFUSE)
             raise
         self.payment, self._sends, self._known.sends = payment, 0, 0
@@ -242,7 +242,7 @@ class Purchase:
                 await self._unsynced
             except LedgerError as error:
                 self._failed = error
-                if self.ahead and self._stage is not Stage.OVER:  # it is where the client has left meanwhile
+                if self.ahead and self._stage is not Stage.OVER:  # it is over if the client has left meanwhile
                     self._prediction = None
                     self._step(Event.WITHDRAW)
             self._unsynced = None
@@ -255,7 +255,7 @@ class Purchase:
             raise self._failed
         assert self.payment is not None
         known = self._known
-        if self._unsynced is not None:  # nobody has waited for it
+        if self._unsynced is not None:  # its sync was not awaited
             self._payer.ledger.durable_now()
             self._unsynced = None
         if self.ahead and not 0 <= self._payer.clock() - self._made < MAX_WAIT:

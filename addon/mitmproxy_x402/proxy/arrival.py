@@ -96,7 +96,7 @@ def _is_plain(request: http.Request) -> bool:
 
 
 def _parameters(request: http.Request) -> int:
-    """How many ampersands and semicolons its target and its Referers have."""
+    """The number of ampersands and semicolons in its target and its Referers."""
     found = 0
     for url in (request.data.path, *header_index.values(request.headers, b"referer")):
         found += url.count(b"&") + url.count(b";")

@@ -1,4 +1,4 @@
-"""Observers of response chunks: the recorder and the views. The client gets every chunk as it came."""
+"""Passes response chunks to observers (recorder and views). The client gets every chunk as it came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls each hook only on the addons that have it; mitmproxy tries all of its forty addons for every hook."""
+"""Calls each hook only on the addons that have it, where mitmproxy tries all of its forty addons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Exchange: what the stream and the addon tell each other about one client request."""
+"""Defines the Exchange, the state of one client request that stream and addon share, and the hooks between them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .internals import ReverseMode, commands
 
 
 class Exchange:
-    """What the stream and the addon tell each other about one request of the client.
+    """The state of one client request that the stream and the addon share.
 
     The defaults belong to the class, so that making one costs nothing; its repr shows none of its secrets.
     """
@@ -119,7 +119,7 @@ def origin_of(flow: http.HTTPFlow) -> str:
 
 
 def where_it_listens(mode: str, host: str, port: int | None) -> tuple[str, str, int]:
-    """The upstream's URL, and host and port for clients, of a reverse mode; `host` and `port` where it names none."""
+    """The upstream's URL, and the host and port to listen on, of a reverse mode; `host` and `port` are its defaults."""
     parsed = ReverseMode.parse(mode)
     return parsed.data, parsed.listen_host(host), parsed.listen_port(port) or 0
 

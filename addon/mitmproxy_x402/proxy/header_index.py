@@ -1,4 +1,4 @@
-"""Looks headers up in an index; mitmproxy scans the whole head for each look-up."""
+"""Looks headers up in an index, because mitmproxy scans all of them for each look-up."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _made(headers: http.Headers) -> tuple[object, dict[bytes, list[bytes]]]:
 
 
 def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
-    """The same as `headers.get_all(name)`."""
-    # The same as `values`, which would be one more call for each of some forty look-ups that a request takes.
+    """Return what `headers.get_all(name)` does: the values of all headers called `name`, as text."""
+    # Repeats the code of `values`: a call costs, and a request takes some forty look-ups.
     index = headers.__dict__.get(_INDEX)
     if index is None or index[0] is not headers.fields:
         index = _made(headers)
@@ -47,7 +47,7 @@ def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
 
 
 def get(headers: http.Headers, key: str | bytes, default: str | None = None) -> str | None:
-    """The same as `headers.get(key, default)`: repeated headers are joined with commas."""
+    """Return what `headers.get(key, default)` does: repeated headers are joined with commas."""
     found = values(headers, key)
     return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
 
@@ -59,5 +59,5 @@ def text(headers: http.Headers, key: str | bytes) -> str:
 
 
 def has(headers: http.Headers, key: str | bytes) -> bool:
-    """The same as `key in headers`."""
+    """Return what `key in headers` does: whether there is a header called `key`."""
     return bool(values(headers, key))

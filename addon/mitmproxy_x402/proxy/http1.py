@@ -67,13 +67,13 @@ class Chunks(ChunkedReader):
     _tiny = 64
     _many = 2100
     until = math.inf
-    """When others have their turn, on the monotonic clock."""
+    """When to pause for other connections (monotonic clock)."""
     paused = False
-    """Whether more is there, for the next turn."""
+    """Whether buffered data is left for the next turn."""
     _run = 0
     """Tiny chunks in a row after which more data was waiting."""
     _kept: Any = None
-    """What the next call returns, or raises."""
+    """The result that the next call returns, or the error that it raises."""
 
     def __call__(self, buf: Any) -> Any:
         """The next piece of the body, or its end; None: more data is needed."""
@@ -110,15 +110,15 @@ class Chunks(ChunkedReader):
 
 
 class UpTo(ContentLengthReader):
-    """h11's reader of so many bytes, for which the end of the connection is an end, too."""
+    """h11's reader of a body of known length, which also accepts the end of the connection as the body's end."""
 
     def read_eof(self) -> Any:
-        """The end."""
+        """The event that ends the body."""
         return h11.EndOfMessage()
 
 
 class ChunksInTurns:
-    """To be mixed into mitmproxy's HTTP/1.1 connections: lets others have their turn between chunks that are dear."""
+    """Mixin for mitmproxy's HTTP/1.1 connections: yields to other connections between chunks when they take long."""
 
     conn: Connection
     buf: ReceiveBuffer
@@ -126,7 +126,7 @@ class ChunksInTurns:
     body_reader: Any
     _turn: commands.RequestWakeup | None = None
     _is_last = False
-    """Whether nothing more comes, so that the rest is read in one go."""
+    """Whether the peer has closed, so that the rest is read in one go."""
 
     def _handle_event(self, event: Any) -> Steps:
         if isinstance(event, events.Wakeup):
@@ -196,7 +196,7 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
         if isinstance(event, events.DataReceived):
             return self._read_bounded(event)
         if isinstance(event, events.ConnectionClosed) and self._turn is not None and self.state == self.read_headers:
-            self.buf = ReceiveBuffer()  # who has closed wants no answer to what was sent ahead
+            self.buf = ReceiveBuffer()  # a client that has closed needs no answer to pipelined requests
         return super()._handle_event(event)
 
     def _read_bounded(self, event: events.DataReceived) -> Steps:
@@ -365,7 +365,7 @@ _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
 
 
 def make_readable(data: bytes) -> tuple[bytes, int | None] | None:
-    """Rewrite an HTTP/1 answer that mitmproxy cannot read, because its framing is contradictory or a line is none.
+    """Rewrite an HTTP/1 answer that mitmproxy cannot read, because its framing is contradictory or a line is malformed.
 
     Returns the answer with at most one framing header, and the most bytes that its body has where several lengths are
     given: it then ends there, or where the connection does. None: nothing can be made of it. A coding that ends in

@@ -51,7 +51,7 @@ class X402Layer(HttpLayer):
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def repair(self, connection: Connection) -> None:
-        """Make the HTTP/1.1 client of an upstream `connection` an `Http1Client` of ours."""
+        """Replace mitmproxy's HTTP/1.1 client of an upstream `connection` by our `Http1Client`."""
         client = self.connections[connection].context.layers[-1]
         if type(client) is _http1.Http1Client:
             client.__class__ = Http1Client
@@ -62,7 +62,7 @@ class X402Layer(HttpLayer):
             calm(client)
 
     def _repair_client(self) -> None:
-        """Make the HTTP/1.1 server that faces the client an `Http1Server` of ours."""
+        """Replace mitmproxy's HTTP/1.1 server, which faces the client, by our `Http1Server`."""
         server = self.connections[self.context.client]
         if type(server) is _http1.Http1Server:
             server.__class__ = Http1Server

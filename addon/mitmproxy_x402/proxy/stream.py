@@ -180,7 +180,7 @@ class X402Stream(HoldingStream):
         return commands.SendData(self.context.client, b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _take_note(self, event: events.Event) -> None:
-        """Update times and counts with an event of this leg's answer."""
+        """Update the time-outs and byte counts for an event of this leg's answer."""
         self._since = time.monotonic()
         if isinstance(event, ResponseData):
             self.exchange.received += len(event.data)
@@ -241,7 +241,7 @@ class X402Stream(HoldingStream):
         if self.flow.request.is_http2:
             yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
         else:
-            yield command  # closes the connection, even if the request has not been read completely
+            yield command  # this closes the connection, even if the request has not been read completely
 
     def _add_to_first_leg(self, event: RequestHeaders) -> None:
         if self.exchange.secret_headers and self._forbidden() is None:
@@ -377,7 +377,7 @@ _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"clos
 
 
 _IDLE_TALK = "Streaming response"
-"""How the log line begins that mitmproxy writes for each streamed answer: here all answers are streamed."""
+"""Beginning of the log line that mitmproxy writes for each streamed answer; here all answers are streamed."""
 
 
 def _error_status(code: Any) -> int | None:

@@ -32,7 +32,7 @@ def _veiled(shown: bytes, real: bytes) -> Veiled:
 
 
 def veil(message: http.Message, shown: Callable[[Fields], Sequence[bytes]]) -> None:
-    """Veil each header of `message` whose value `shown`, which gives one for each field, replaces."""
+    """Veil each header of `message` for which `shown`, which returns one value per field, gives a different value."""
     fields = message.headers.fields
     values = shown(fields)
     if values != [value for _, value in fields]:
@@ -64,12 +64,12 @@ _LEFT_OUT = "(left out, for it may hold a secret)"
 
 
 def without_bytes(message: str) -> str:
-    """A log line without the bytes that mitmproxy quotes in it, such as a head that it cannot parse."""
+    """Remove the bytes that mitmproxy quotes in a log line, such as a head that it cannot parse."""
     return _BYTES.sub(_LEFT_OUT, message)
 
 
 def without_quotes(message: str) -> str:
-    """What went wrong with a message, without longer pieces of that message."""
+    """Remove quoted bytes and quoted texts of 24 or more characters from an error about a message."""
     return _LONG_TEXT.sub(_LEFT_OUT, without_bytes(message))
 
 

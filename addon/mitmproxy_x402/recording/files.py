@@ -17,26 +17,26 @@ from .head import to_text
 from .names import extension
 
 MAX_OPEN = 64
-"""Files that are kept open at once: the descriptors are the proxy's, whose connections need them more."""
+"""Most files that are kept open at once, so that descriptors are left for the proxy's connections."""
 MAX_TWINS = 100
 MAX_WHOLE = 1 << 16
-"""Bytes of an answer that are kept until its end, for its digest."""
+"""Most bytes of an answer that are kept in memory until its end, for its digest."""
 MAX_CHUNKS = 64
-"""Chunks whose times stand in the head, where the answer is over before anything of it is written."""
+"""Most chunks that are listed in the head, if the answer is over before anything of it is written."""
 
 Piece = tuple[float, bytes]
 """A chunk of the answer: seconds since the request began, and the bytes."""
 
 
 class OpenFiles:
-    """Files that are written at their end; those written last stay open."""
+    """Appends to files, and keeps those written last open."""
 
     def __init__(self, most: int = MAX_OPEN) -> None:
         self._most = most
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def write(self, file: str, data: bytes, at: int) -> None:
-        """Put `data` at offset `at`, the end of the file; at 0 the file is made. Raises OSError: nothing was added."""
+        """Write `data` at offset `at`, the end of the file; 0 creates the file. Raises OSError: nothing was added."""
         descriptor = self._descriptor(file, new=at == 0)
         try:
             write_at(descriptor, data, at)
@@ -48,7 +48,7 @@ class OpenFiles:
     def _descriptor(self, file: str, *, new: bool) -> int:
         descriptor = self._open.pop(file, None)
         if descriptor is None:
-            # Never through a link, never over what is there, never made again once it has vanished.
+            # Never follows a link, overwrites a file, or recreates one that has been removed.
             flags = os.O_WRONLY | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if new else 0)
             descriptor = os.open(file, flags, 0o600)
         self._open[file] = descriptor
@@ -58,16 +58,16 @@ class OpenFiles:
         return descriptor
 
     def close(self, *files: str) -> None:
-        """Close these files."""
+        """Close `files`, if they are open."""
         for file in files:
             descriptor = self._open.pop(file, None)
             if descriptor is not None:
-                with contextlib.suppress(OSError):  # some file systems complain only now; the size is checked anyway
+                with contextlib.suppress(OSError):  # some file systems fail only here; the size is checked anyway
                     os.close(descriptor)
 
 
 def write_at(descriptor: int, data: bytes, place: int) -> int:
-    """Write all of `data` at offset `place`. Gives the offset after it. Raises OSError."""
+    """Write all of `data` at offset `place`. Returns the offset after it. Raises OSError."""
     written = os.pwrite(descriptor, data, place)
     if written < len(data):
         view = memoryview(data)[written:]
@@ -78,10 +78,10 @@ def write_at(descriptor: int, data: bytes, place: int) -> int:
 
 
 class Folder:
-    """The folder of one recording. What it is given lacks names, sizes and digests of files: it knows them.
+    """Writes the folder of one recording, and fills in the names, sizes and digests of its files.
 
-    Every method raises OSError, after which `close` and `end` are still allowed, to say that the recording is
-    incomplete. After `close` another thread may go on with it.
+    Every method raises OSError, after which `close` and `end` may still be called, to mark the recording as incomplete.
+    After `close` another thread may use it.
     """
 
     def __init__(self, parent: Path, name: str, files: OpenFiles) -> None:
@@ -95,23 +95,23 @@ class Folder:
         self.size = 0
         """Bytes of the answer so far."""
         self._whole: bytes | None = None
-        """The answer so far, where it came at once."""
+        """The answer so far; None: it came in several pieces or is too large."""
         self._digest: str | None = None
         self._chunks_size = 0
         self._chunks: tuple[Chunk, ...] | None = None
-        """The chunks, where they stand in the head and have no file."""
+        """The chunks, if they are listed in the head instead of a file."""
         self._decoder: Decoder | None = None
         self._decoded: str | None = None
         self._decoded_size = 0
         self._notes: list[str] = []
         self._known: Callable[[], Recording] | None = None
-        """Makes what the head has to say."""
+        """Returns the recording that the head describes."""
         self._stale = False
-        """Whether the head says less than is known."""
+        """Whether the head on the disk is outdated."""
 
     @property
     def path(self) -> Path:
-        """Its path."""
+        """The folder's path."""
         return Path(self._path)
 
     def begin(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
@@ -123,7 +123,7 @@ class Folder:
     def _make(self) -> None:
         try:
             os.mkdir(self._path, 0o700)
-        except FileExistsError:  # another proxy's
+        except FileExistsError:  # the name is taken by another proxy
             first = self._path
             self._path = next(path for path in (f"{first}-{n}" for n in range(2, MAX_TWINS)) if not os.path.isdir(path))
             os.mkdir(self._path, 0o700)
@@ -133,7 +133,7 @@ class Folder:
             os.mkdir(self._path, 0o700)
 
     def write_request(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
-        """The request's body, also again when it has changed. `kind` is its content type."""
+        """Write the request's body, again if it has changed. `kind` is its content type."""
         self._known = known
         if not body and self._request is None:
             return
@@ -146,22 +146,22 @@ class Folder:
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
     def flush(self) -> None:
-        """Rewrite the head when more is known, so that readers find the files while the answer is arriving.
+        """Rewrite an outdated head, so that readers find the files while the answer is arriving.
 
-        Not with each piece of news: to replace a file costs more than most of what is in it.
+        Called less often than the head changes, because replacing a file is expensive.
         """
         if self._stale and self._known is not None:
             self._write_head(self._known())
 
     def _write_head(self, recording: Recording) -> Recording:
-        """flow.json, as a whole. Gives the recording with all that is known now."""
+        """Write flow.json as a whole. Returns the recording with all that is known now."""
         self._stale = False
         recording = self._complete(recording)
         replace_file(f"{self._path}/{HEAD}", to_text(recording).encode("utf-8", "replace"))
         return recording
 
     def begin_response(self, known: Callable[[], Recording], kind: str, coding: str) -> None:
-        """The answer's head is there: its content type and content coding."""
+        """Begin the answer: `kind` is its content type, `coding` its Content-Encoding."""
         self._response = f"response.{extension(kind)}"
         if needs_decoding(coding):
             try:
@@ -171,11 +171,11 @@ class Folder:
         self._known, self._stale = known, True
 
     def add(self, pieces: Sequence[Piece], last: bool = False) -> None:
-        """Write further chunks of the answer. `last`: `close` and `end` follow at once."""
+        """Write further chunks of the answer. With `last`, `close` and `end` follow at once."""
         assert self._response is not None
         before = self.size > 0, self._decoded
         data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
-        if last and self.size == 0 and len(pieces) <= MAX_CHUNKS:  # to make a file costs more than all that is in it
+        if last and self.size == 0 and len(pieces) <= MAX_CHUNKS:  # creating a file would cost more than its content
             write_new(f"{self._path}/{self._response}", data)
             self._chunks = tuple([Chunk(round(seconds, 6), len(piece)) for seconds, piece in pieces])
         else:
@@ -204,7 +204,7 @@ class Folder:
             self._files.close(f"{self._path}/{name}")
 
     def close(self) -> None:
-        """Close the open files: no more is added."""
+        """Close the open files; nothing more is added."""
         if self._chunks is None or self._decoded is not None:
             self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
@@ -221,12 +221,12 @@ class Folder:
         try:
             return self._write_head(recording)
         except OSError:
-            with contextlib.suppress(OSError):  # where there is nothing of it, nor is a folder, on a full disk
+            with contextlib.suppress(OSError):  # on a full disk there may be no folder
                 os.rmdir(self._path)
             raise
 
     def remove(self) -> None:
-        """After `close`: take away what was written; what others have put into the folder stays."""
+        """Delete what was written; other files in the folder stay. Called after `close`."""
         for name in (HEAD, self._request, self._response, self._decoded, CHUNKS):
             if name is not None:
                 (self.path / name).unlink(missing_ok=True)
@@ -250,14 +250,14 @@ _Thing = TypeVar("_Thing")
 
 
 def _changed(thing: _Thing, **changes: object) -> _Thing:
-    """`dataclasses.replace` in a tenth of the time, for classes that check nothing."""
+    """A copy of `thing` with `changes`: a faster `dataclasses.replace`, for classes without `__post_init__`."""
     copied = object.__new__(type(thing))
     vars(copied).update(vars(thing), **changes)
     return copied
 
 
 def _digest(file: Path) -> str:
-    """At the end and not chunk by chunk, where it would cost the stream's processor time it may not have."""
+    """The SHA-256 of `file` in hex, computed at the end so that no stream has to wait for it."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -266,7 +266,7 @@ def _digest(file: Path) -> str:
 
 
 def write_new(file: str, content: bytes) -> None:
-    """Make `file` with `content`, readable by the user alone. Raises OSError: it is there, or there is none now."""
+    """Create `file` with `content`, readable by the user alone. Raises OSError, also if the file exists."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         write_at(descriptor, content, 0)
@@ -279,7 +279,7 @@ def write_new(file: str, content: bytes) -> None:
 
 
 def replace_file(file: str, content: bytes) -> None:
-    """Replace `file` by `content` atomically, readable by the user alone."""
+    """Replace `file` by `content` atomically, readable by the user alone. Raises OSError."""
     folder, _, name = file.rpartition("/")
     fresh = f"{folder}/.{name}.new"
     try:

@@ -1,9 +1,9 @@
 """The format of a recorded flow: a folder of files that people and programs can read, also while it is being written.
 
-    flow.json         the head, replaced as a whole whenever something of it becomes known
-    request.json      the request's body (.txt, .bin, ... by its content type); missing where there is none
+    flow.json         the head, replaced as a whole whenever more of it is known
+    request.json      the request's body (.txt, .bin, ... by its content type); missing if there is none
     response.sse      the answer's body, byte for byte as it came (.json, .mp3, ... by its content type)
-    response.decoded.sse   the same without its Content-Encoding, where it has one
+    response.decoded.sse   the same without its Content-Encoding, if it has one
     chunks.jsonl      a line for each chunk as it came: [seconds since the request began, bytes]; a short answer's are
                       in flow.json instead, under timing.chunks
 
@@ -40,50 +40,50 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""Of the folder; a reader refuses what it does not know."""
+"""Version of the format; readers refuse versions that they do not know."""
 HEAD = "flow.json"
 CHUNKS = "chunks.jsonl"
 REDACTED = "[redacted]"
 MAX_HEAD = 16 << 20
-"""Bytes of a flow.json that are read."""
+"""Most bytes of a flow.json that is read."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of the answer as it came."""
+    """One chunk of the answer as it came."""
 
     seconds: float
-    """Since the request began."""
+    """Seconds since the request began."""
     size: int
-    """Bytes."""
+    """Bytes of the chunk."""
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """What the client asked, without its secrets."""
+    """The client's request, without its secrets."""
 
     method: str
     path: str
-    """With the query."""
+    """Path and query."""
     http_version: str
     headers: Headers
     upstream: str = ""
-    """Where it went: `https://host:port`."""
+    """Origin of the upstream: `https://host:port`."""
     body: str | None = None
     """Name of the file in the folder."""
     size: int = 0
     """Bytes of the body."""
     sha256: str | None = None
-    """Of the body, in hex; None where there is none."""
+    """Digest of the body in hex; None: there is no body."""
 
     def header(self, name: str) -> str:
-        """The first header of that name; empty where there is none."""
+        """The value of the first header `name`; empty: there is none."""
         return _header(self.headers, name)
 
 
 @dataclass(frozen=True)
 class RecordedResponse:
-    """What the client got."""
+    """The answer that the client got."""
 
     status: int
     reason: str
@@ -91,22 +91,22 @@ class RecordedResponse:
     headers: Headers
     trailers: Headers = ()
     body: str | None = None
-    """Name of the file in the folder, the bytes as they came."""
+    """Name of the file in the folder with the bytes as they came."""
     decoded: str | None = None
-    """Name of the file with the body decoded; None where it had no coding, or one that could not be decoded."""
+    """Name of the file with the decoded body; None: it has no Content-Encoding, or could not be decoded."""
     size: int = 0
     """Bytes of the body as it came."""
     sha256: str | None = None
-    """Of what came of the body, in hex; None where that is nothing, and while the recording is open."""
+    """Digest of the received body in hex; None: nothing was received, or the recording is open."""
 
     def header(self, name: str) -> str:
-        """The first header of that name; empty where there is none."""
+        """The value of the first header `name`; empty: there is none."""
         return _header(self.headers, name)
 
 
 @dataclass(frozen=True)
 class RecordedPayment:
-    """What was paid for the answer."""
+    """The payment for the answer."""
 
     state: str
     """`settled`, `unknown`, `rejected`, `refused` or `sent`."""
@@ -128,7 +128,7 @@ class Recording:
     started: str
     """RFC 3339, UTC."""
     state: str
-    """`open`, `complete` or `incomplete`; what `read_recording` gives is never `open`."""
+    """`open`, `complete` or `incomplete`; `read_recording` never returns `open`."""
     error: str | None
     """Why it is incomplete."""
     request: RecordedRequest
@@ -142,13 +142,13 @@ class Recording:
     legs: int = 1
     """Requests sent upstream for this one."""
     notes: tuple[str, ...] = ()
-    """What a reader should know, as that the body could not be decoded."""
+    """Remarks for readers, for example that the body could not be decoded."""
     in_head: tuple[Chunk, ...] | None = None
-    """The chunks of a short answer, which flow.json lists itself; None: they are in chunks.jsonl."""
+    """The chunks, if flow.json lists them, as for a short answer; None: they are in chunks.jsonl."""
 
     @property
     def complete(self) -> bool:
-        """Whether all of the answer is here."""
+        """Whether the whole answer was recorded."""
         return self.state == "complete"
 
     def request_body(self) -> bytes:
@@ -160,16 +160,16 @@ class Recording:
         return self._content(None if self.response is None else self.response.body)
 
     def decoded_body(self) -> bytes:
-        """The answer's body without its Content-Encoding, where that could be decoded. Raises RecordingError."""
+        """The answer's body, without its Content-Encoding if it could be decoded. Raises RecordingError."""
         response = self.response
         return self._content(None if response is None else response.decoded or response.body)
 
     def chunks(self) -> tuple[Chunk, ...]:
-        """How the answer came. Raises RecordingError."""
+        """Time and size of each chunk of the answer. Raises RecordingError."""
         return self.in_head if self.in_head is not None else tuple(_read_chunks(self.folder / CHUNKS))
 
     def pieces(self) -> Iterator[tuple[float, bytes]]:
-        """Each chunk of the answer with its time. They make up `body()`, whatever chunks.jsonl says of their sizes."""
+        """Yield (seconds, bytes) for each chunk. Together they are `body()`, even if chunks.jsonl has wrong sizes."""
         body, start, seconds = self.body(), 0, 0.0
         for chunk in self.chunks():
             piece = body[start : start + chunk.size]
@@ -195,13 +195,13 @@ def _header(headers: Headers, name: str) -> str:
     return next((value for key, value in headers if key.lower() == name), "")
 
 
-# Reading. What cannot be right is refused with its place; nothing outside the folder is ever read.
+# Reading. Errors name the place of a wrong value; nothing outside the folder is ever read.
 
 
 def read_recordings(folder: Path) -> list[Recording]:
-    """Every recording in `folder`, in the order of their names, which is that of their beginnings; or `folder` itself.
+    """The recordings in `folder`, oldest first (by name), or the one that `folder` itself is.
 
-    Raises RecordingError: for the first that is damaged, and where there is none.
+    Raises RecordingError: one of them is damaged, or there is none.
     """
     if (folder / HEAD).exists():
         return [read_recording(folder)]
@@ -209,7 +209,7 @@ def read_recordings(folder: Path) -> list[Recording]:
 
 
 def recording_folders(folder: Path) -> list[Path]:
-    """The folders in `folder` that each hold a recording, by name. Raises RecordingError where there is none."""
+    """The folders in `folder` that hold a recording, sorted by name. Raises RecordingError: there is none."""
     try:
         found = sorted(child for child in folder.iterdir() if (child / HEAD).exists())
     except OSError as error:
@@ -220,7 +220,7 @@ def recording_folders(folder: Path) -> list[Path]:
 
 
 def read_recording(folder: Path) -> Recording:
-    """The recording in `folder`. Raises RecordingError."""
+    """Read the recording in `folder`. Raises RecordingError."""
     file = folder / HEAD
     try:
         with file.open("rb") as stream:
@@ -310,7 +310,7 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
         found = _CHUNK.fullmatch(line.strip())
         if found is not None:
             yield Chunk(float(found[1]), int(found[2]))
-        elif line.endswith("\n"):  # a last line without its end was being written
+        elif line.endswith("\n"):  # an unfinished last line was just being written
             raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
 
 

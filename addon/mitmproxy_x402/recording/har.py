@@ -1,11 +1,11 @@
-"""Recordings as HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), which the network tabs of browsers open.
+"""Writes recordings as HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), which browsers can open.
 
-A .har file is one JSON document, so a flow cannot just be added at its end. Each flow makes a new copy of the file,
-which then takes the place of the old one: it is whole at every moment, also when the proxy is killed. So that this
-stays cheap, a new file is begun beyond MAX_FILE bytes. Bodies are copied from disk to disk, never held.
+A .har file is one JSON document, so an entry cannot just be appended. For each flow the file is copied with the new
+entry, and the copy replaces it: the file is valid at every moment, even if the proxy is killed. To keep this cheap, a
+new file is begun beyond MAX_FILE bytes. Bodies are copied from disk to disk, never held in memory.
 
 Beyond the standard an entry has `_chunks` (a list of [seconds since the request began, bytes]), `_x402` (the payment,
-and how many requests went upstream) and, where the answer is incomplete, `_error`. `_resourceType` is Chrome's.
+and how many requests went upstream) and, if the answer is incomplete, `_error`. `_resourceType` is Chrome's.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .head import to_document
 MAX_FILE = 8 << 20
 """Bytes of a file beyond which the next flow goes into a new one."""
 BLOCK = 3 << 14
-"""Bytes that are copied at once; base64 takes them in threes."""
+"""Bytes that are copied at once; divisible by three for base64."""
 
 _CREATOR = json.dumps({"name": "mitmproxy-x402", "version": __version__})
 _HEAD = f'{{"log": {{"version": "1.2", "creator": {_CREATOR}, "pages": [], "entries": [\n'.encode()
 _TAIL = b"\n]}}\n"
-_MARK = "\ufdd0"  # a noncharacter, which stands for what is copied from files
+_MARK = "\ufdd0"  # a noncharacter that marks where a file's content goes
 
 
 class HarFiles:
@@ -44,7 +44,7 @@ class HarFiles:
         self._number = 1
 
     def add(self, recording: Recording) -> None:
-        """Add a recording that is over. Raises OSError, RecordingError: the file is as it was."""
+        """Add a finished recording. Raises OSError or RecordingError; then the file is unchanged."""
         file = self._file()
         fresh = file.with_name(f".{file.name}.new")
         try:
@@ -68,7 +68,7 @@ class HarFiles:
 
 
 def _copy_entries(file: Path, stream: BinaryIO) -> None:
-    """The head and every entry of `file`, ready for one more."""
+    """Copy the head and all entries of `file` to `stream`, ready for one more."""
     try:
         old = file.open("rb")
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def _copy_entries(file: Path, stream: BinaryIO) -> None:
 
 
 def entry(recording: Recording) -> Iterator[bytes]:
-    """The entry for `recording`, as JSON in parts of moderate size. Raises OSError, RecordingError."""
+    """Yield the entry for `recording` as JSON, in parts of moderate size. Raises OSError or RecordingError."""
     copied: list[Iterator[bytes]] = []  # in the order of their marks in the document
     first_byte, end = recording.first_byte or 0, recording.end or 0
     document: dict[str, Any] = {
@@ -94,7 +94,7 @@ def entry(recording: Recording) -> Iterator[bytes]:
         "cache": {},
         "timings": {"send": 0, "wait": _milliseconds(first_byte), "receive": _milliseconds(end - first_byte)},
     }
-    document["_resourceType"] = "fetch"  # else Chrome takes all of them for scripts, which its filters hide
+    document["_resourceType"] = "fetch"  # without it Chrome counts all of them as scripts, which its filters hide
     if recording.error is not None:
         document["_error"] = recording.error.replace(_MARK, "?")
     document["_x402"] = {"payment": to_document(recording)["payment"], "legs": recording.legs}
@@ -159,7 +159,7 @@ def _response(recording: Recording, copied: list[Iterator[bytes]]) -> dict[str, 
 
 
 def _text(file: Path, copied: list[Iterator[bytes]]) -> dict[str, str]:
-    """What stands for a body: its text, or base64 where it is none."""
+    """The JSON members for a body: its text, or base64 if it is not text."""
     if _is_text(file):
         copied.append(_quoted(file))
         return {"text": _MARK}

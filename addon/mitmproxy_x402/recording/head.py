@@ -12,7 +12,7 @@ from .table import Headers
 
 
 def to_document(recording: Recording) -> dict[str, Any]:
-    """What flow.json says of `recording`."""
+    """The content of flow.json for `recording`."""
     request, response, payment = recording.request, recording.response, recording.payment
     return {
         "format": FORMAT,
@@ -70,7 +70,7 @@ def _rounded(seconds: float | None) -> float | None:
 def to_text(recording: Recording) -> str:
     """flow.json for `recording`: `to_document` as JSON, indented by one, with a line for each header.
 
-    Written out here, since the `json` module indents in Python, which takes most of the time that a recording takes.
+    Written by hand, because the `json` module indents in slow Python code.
     """
     request, response, payment = recording.request, recording.response, recording.payment
     answer, paid = "null", "null"
@@ -123,7 +123,7 @@ def _listed(chunks: tuple[Chunk, ...] | None) -> str:
 
 
 def _texts(texts: tuple[str, ...]) -> str:
-    if len(texts) == 2:  # are on one line, as a name with its value
+    if len(texts) == 2:  # a header's name and value are on one line
         return f"[{_quoted(texts[0])}, {_quoted(texts[1])}]"
     lines = ",\n  ".join(map(_quoted, texts))
     return f"[\n  {lines}\n ]" if texts else "[]"
@@ -135,6 +135,6 @@ def _pairs(headers: Headers) -> str:
     return "[\n   " + ",\n   ".join(map(_pair, headers)) + "\n  ]"
 
 
-@functools.lru_cache(1024)  # most of them come every time
+@functools.lru_cache(1024)  # most headers recur
 def _pair(header: tuple[str, str]) -> str:
     return f"[{_quoted(header[0])}, {_quoted(header[1])}]"

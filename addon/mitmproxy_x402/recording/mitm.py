@@ -25,7 +25,7 @@ from .redact import Redactor
 
 BLOCK = 1 << 18
 READ = 4 << 20
-"""Bytes of an answer up to which it is read for the comment."""
+"""Most bytes of an answer that is read for the comment."""
 
 State = dict[str, Any]
 
@@ -38,7 +38,7 @@ class FlowFile:
         self._redactor = redactor
 
     def add(self, state: State, recording: Recording) -> None:
-        """Add a flow that is over: `state` is the flow's, `recording` has its body. Raises OSError: nothing was."""
+        """Add a finished flow, with its mitmproxy `state` and its `recording`. Raises OSError: nothing was added."""
         parts = self._parts(self.redacted(state, _body_of(recording)), recording)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
@@ -63,7 +63,7 @@ class FlowFile:
             yield from _around(state, stream)
 
     def redacted(self, state: State, body: Path | None = None) -> State:
-        """The state of the same flow without its secrets, and without `body`, its answer's. Raises OSError."""
+        """The flow's `state` without secrets and without the answer's body, which is in `body`. Raises OSError."""
         flow = _flow_of(state)
         _describe(flow, body)
         redactor, request, response = self._redactor, flow.request, flow.response
@@ -89,11 +89,11 @@ class FlowFile:
 
 
 def _flow_of(state: State) -> http.HTTPFlow:
-    return cast(http.HTTPFlow, http.HTTPFlow.from_state(copy.deepcopy(state)))  # it takes what it is given apart
+    return cast(http.HTTPFlow, http.HTTPFlow.from_state(copy.deepcopy(state)))  # from_state modifies its argument
 
 
 def with_body(state: State, body: Path | None, limit: int) -> http.HTTPFlow:
-    """The flow of `state`, with the first `limit` bytes of `body` as its answer. Raises OSError."""
+    """A flow made from `state`, with the first `limit` bytes of `body` as its answer. Raises OSError."""
     flow = _flow_of(state)
     _describe(flow, body)
     if flow.response is not None and body is not None:
@@ -108,10 +108,10 @@ def _body_of(recording: Recording) -> Path | None:
 
 
 def _describe(flow: http.HTTPFlow, body: Path | None) -> None:
-    """Comment and mark as in mitmweb's list, unless they are the user's own: in mitmdump nobody has made them yet."""
+    """Set comment and mark as in mitmweb's list, unless the user has set them; mitmdump sets none."""
     broken = flow.error is not None
     before = comment.of(flow, broken=broken)
-    flow.metadata.pop("x402.cut", None)  # here the body is whole
+    flow.metadata.pop("x402.cut", None)  # the file has the whole body
     if flow.comment in ("", before):
         flow.comment = comment.of(flow, reading=_reading(flow, body), broken=broken)
     flow.marked = flow.marked or comment.mark(flow.metadata)
@@ -126,7 +126,7 @@ def _reading(flow: http.HTTPFlow, body: Path | None) -> Reading | None:
 
 
 def _around(state: State, body: BinaryIO) -> Iterator[bytes]:
-    """`state` as a tnetstring, with `body` in the place of the answer's content."""
+    """Yield `state` as a tnetstring, with `body` as the answer's content."""
     size = os.fstat(body.fileno()).st_size
     response = b"".join(_items(state["response"], "content")) + tnetstring.dumps("content") + b"%d:" % size
     others = b"".join(_items(state, "response")) + tnetstring.dumps("response")

@@ -1,4 +1,4 @@
-"""Names recordings and their files: sortable by time, telling, and safe."""
+"""Makes names for recordings and their files: sortable by time, descriptive, and safe as file names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from datetime import datetime, timezone
 
 _LOOKED_AT = 500
-"""Characters of a path that are looked at for a name."""
+"""Most characters of a path that are used to make a name."""
 MAX_SLUG = 60
-"""Characters of a path that go into a name; 255 bytes is the most that file systems take, some only 143."""
+"""Most characters of a path in a name; file systems take names of at most 255 bytes, some only 143."""
 
 _EXTENSIONS = {
     "text/event-stream": "sse",
@@ -48,7 +48,7 @@ _EXTENSIONS = {
 
 
 def extension(content_type: str) -> str:
-    """How a file with such a body ends, without the dot; `bin` where nothing better is known."""
+    """The file name extension for a content type, without the dot; `bin` if nothing better is known."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _EXTENSIONS:
         return _EXTENSIONS[kind]
@@ -65,8 +65,8 @@ def moment(when: datetime) -> str:
 
 
 def rfc3339(seconds: float) -> str:
-    """The same of seconds since the epoch, as people write it: `2025-07-08T09:15:00.123Z`."""
-    thousandths = int(seconds * 1000 + 4e-4)  # a float of today's seconds is as much as that beside it
+    """Unix `seconds` in RFC 3339, UTC, to the millisecond: `2025-07-08T09:15:00.123Z`."""
+    thousandths = int(seconds * 1000 + 4e-4)  # floats of today's size are off by up to that
     return f"{_date_time(thousandths // 1000)}.{thousandths % 1000:03d}Z"
 
 
@@ -76,19 +76,19 @@ def _date_time(seconds: int) -> str:
 
 
 def folder_name(started: str, number: int, method: str, path: str) -> str:
-    """The name of a recording's folder: its time (RFC 3339), a running number, what was asked without its secrets."""
+    """The name of a recording's folder: time (from RFC 3339), running number, method, and path without secrets."""
     when = started.translate(_NO_MARKS)
     return f"{when}-{number:06d}{_what(method, path[:_LOOKED_AT].partition('?')[0])}"
 
 
-@functools.lru_cache(maxsize=256)  # an agent asks the same path over and over
+@functools.lru_cache(maxsize=256)  # agents ask for the same path over and over
 def _what(method: str, path: str) -> str:
     parts = [slug(method)[:16], slug(path)[:MAX_SLUG].strip("-.")]
     return "".join(f"-{part}" for part in parts if part)
 
 
 def slug(text: str) -> str:
-    """`text` with nothing left in it but ASCII letters, digits, dots, underscores and single hyphens."""
+    """`text` reduced to ASCII letters, digits, dots, underscores and single hyphens."""
     return _DOTS.sub(".", _OTHER.sub("-", text)).strip("-.")
 
 

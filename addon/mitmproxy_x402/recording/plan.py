@@ -1,4 +1,4 @@
-"""Plans what is recorded, where and how, from the options x402_dump..., checked before anything depends on them."""
+"""Checks the options x402_dump... and turns them into a plan: what is recorded, where, and in which formats."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from .redact import Redactor
 from .thread import Outputs
 
 SEARCHED = 32 << 20
-"""Bytes of an answer that a filter for bodies searches."""
+"""Most bytes of an answer that a filter for bodies searches."""
 
 _AT_THE_HEAD = {
     *("http", "tcp", "udp", "dns", "all", "q", "s", "m", "u", "d", "src", "dst", "c"),
     *("t", "tq", "ts", "a", "h", "hq", "hs", "bq", "replay", "replayq", "replays"),
 }
-"""Codes of mitmproxy's filters whose verdict does not change once the head of the answer is there."""
+"""Codes of mitmproxy's filters whose result is final once the answer's head is known."""
 
 logger = logging.getLogger(__name__)
 
 
 class Filter:
-    """A filter expression of mitmproxy's. Raises ValueError: it is none."""
+    """A filter expression in mitmproxy's syntax. Raises ValueError: it cannot be parsed."""
 
     def __init__(self, text: str) -> None:
         self._matches: Callable[[http.HTTPFlow], bool] = flowfilter.parse(text)
         self.early = _is_early(self._matches)
-        """Whether it is known at the head of the answer what it says."""
+        """Whether its result is final once the answer's head is known."""
 
     def matches(self, flow: http.HTTPFlow) -> bool:
-        """Whether to record `flow`; one that cannot be told is recorded."""
+        """Whether to record `flow`; True if the filter fails on it."""
         try:
             return bool(self._matches(flow))
-        except Exception as error:  # mitmproxy's filters meet flows that they were not written for
+        except Exception as error:  # mitmproxy's filters can fail on unusual flows
             logger.debug("x402: x402_dump_filter could not be applied: %s", type(error).__name__)
             return True
 
     def wants(self, state: dict[str, Any], body: Path | None) -> bool:
-        """The same for a flow that is over, with the body of its answer."""
+        """Whether to record a finished flow, given its mitmproxy `state` and the file with its answer's `body`."""
         return self.matches(with_body(state, body, SEARCHED))
 
 
@@ -64,10 +64,10 @@ def _is_early(node: object) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked plan, made from the options."""
+    """A checked plan of what to record, where and how."""
 
     asked: tuple[object, ...]
-    """The settings that it was made from: equal ones need no new plan."""
+    """The settings that it was made from, as `asked_of` returns them; equal ones need no new plan."""
     folder: Path
     filter: Filter | None
     outputs: Outputs
@@ -75,12 +75,12 @@ class Plan:
 
     @property
     def needs_state(self) -> bool:
-        """Whether the end of a recording needs the flow's state."""
+        """Whether mitmproxy's state of the flow is needed when a recording ends."""
         return self.outputs.mitm is not None or (self.filter is not None and not self.filter.early)
 
 
 def make_plan(settings: Settings, now: datetime | None = None) -> Plan | None:
-    """The plan that `settings` ask for, its folder made and tried; None: nothing is recorded. Raises SettingsError."""
+    """The plan for `settings`, after creating and testing its folder; None: no recording. Raises SettingsError."""
     folder = settings.dump
     if folder is None:
         return None
@@ -98,13 +98,13 @@ def make_plan(settings: Settings, now: datetime | None = None) -> Plan | None:
 
 
 def asked_of(settings: Settings) -> tuple[object, ...]:
-    """The settings that a plan depends on."""
+    """The values in `settings` that a plan depends on."""
     return settings.dump, settings.dump_filter, settings.dump_formats, settings.client_token
 
 
 def _try_folder(folder: Path) -> None:
     try:
-        for _ in range(2):  # again, since somebody may have made it first
+        for _ in range(2):  # twice, because another process may have created it meanwhile
             why = folder_objection(folder)
             if why is not None:
                 raise SettingsError(f"x402_dump = {str(folder)[:200]!r}: nothing is recorded there: {why}")

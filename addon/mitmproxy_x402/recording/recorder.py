@@ -29,12 +29,12 @@ from .redact import Redactor
 from .thread import Begin, End, Job, Request, Response, Writer
 
 PATIENCE = 10.0
-"""Seconds that the end of the proxy waits for the disk."""
+"""Seconds to wait for the disk when the proxy stops."""
 TOO_SLOW = "the disk is too slow"
 _CHECKS = (b"GET", b"HEAD")
 
 logger = logging.getLogger(__name__)
-_numbers = itertools.count(1)  # of the process: a script that is loaded again goes on counting
+_numbers = itertools.count(1)  # per process: a reloaded script goes on counting
 
 
 @dataclass(eq=False)
@@ -44,16 +44,16 @@ class _Open:
     plan: Plan
     job: Job
     began: float
-    """On the monotonic clock."""
+    """When the request began (monotonic clock)."""
     body: bytes | None
-    """The request's, as it was handed over."""
+    """The request's body as given to the thread."""
     tapped: bool = False
     lost: bool = False
-    """Chunks were dropped, because the disk is too slow."""
+    """Whether chunks were dropped because the disk is too slow."""
 
 
 def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Recorder, http.HTTPFlow], None]:
-    """A hook that is for our flows alone and never raises: recording may fail, the flow may not."""
+    """Wrap `hook` so that it is called only for live flows of the proxy, and never raises."""
 
     @functools.wraps(hook)
     def wrapped(self: Recorder, flow: http.HTTPFlow) -> None:
@@ -61,11 +61,11 @@ def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Reco
             return
         if flow.request.data.method in _CHECKS and is_health(
             flow.request
-        ):  # a supervisor asks every few seconds, and nobody upstream
+        ):  # health checks are frequent and never go upstream
             return
         try:
             hook(self, flow)
-        except Exception as error:  # its text may hold anything
+        except Exception as error:  # not logged in full, because its text may contain secrets
             self.open.pop(flow, None)
             logger.error("x402: a flow is not recorded: a fault of the recorder (%s)", type(error).__name__)
 
@@ -83,7 +83,7 @@ class Recorder:
         self._writer = Writer()
 
     def use(self, settings: Settings) -> None:
-        """Record new flows as `settings` ask; those under way go on as they were. Raises SettingsError: as before."""
+        """Record new flows by `settings`; running recordings go on. Raises SettingsError: nothing is changed."""
         if (None if self.plan is None else self.plan.asked) == (asked_of(settings) if settings.dump else None):
             return
         self.plan = make_plan(settings)
@@ -118,7 +118,7 @@ class Recorder:
             return
         known, redactor = snapshot(flow, found.plan.redactor), found.plan.redactor
         kind, coding = _first(flow.response, b"content-type"), _first(flow.response, b"content-encoding")
-        if flow.request.raw_content is not found.body:  # another addon has changed it
+        if flow.request.raw_content is not found.body:  # another addon has changed the body
             found.body = flow.request.raw_content
             self._writer.put(Request(found.job, known, _first(flow.request, b"content-type"), found.body))
         self._writer.put(Response(found.job, known, kind, redactor.text(coding)))
@@ -127,7 +127,7 @@ class Recorder:
             tap(flow, functools.partial(self._receive, found))
 
     def _late(self, flow: http.HTTPFlow) -> _Open | None:
-        """Begin with the head of the answer, or with the error in its place, where a filter can tell."""
+        """Begin a recording at the answer's head or at an error, when the filter can decide; None: not recorded."""
         plan = self.plan
         if plan is None or (plan.filter is not None and plan.filter.early and not plan.filter.matches(flow)):
             return None
@@ -176,7 +176,7 @@ class Recorder:
         self._writer.put(End(found.job, known, state, wants, size))
 
     def done(self) -> None:
-        """The proxy ends: what is under way is incomplete, and everything gets to the disk."""
+        """Called when the proxy stops: end running recordings as incomplete, and write everything to the disk."""
         for flow, found in list(self.open.items()):
             self._end(flow, found, "the proxy was stopped before the answer was complete")
         self.open.clear()
@@ -186,10 +186,10 @@ class Recorder:
 
 
 def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> functools.partial[Recording]:
-    """What is known of `flow` by now; called, it gives the recording, without what only the files know.
+    """Capture what is known of `flow` now. Calling the result returns the Recording, without names and sizes of files.
 
-    Takes hold of what does not change, and leaves the rest to the recorder's thread: most of it is superseded before
-    anything is written.
+    Keeps references to immutable parts and leaves the conversion to the recorder's thread, because most snapshots are
+    superseded before anything is written.
     """
     request, response, metadata, exchange = flow.request, flow.response, flow.metadata, exchange_of(flow)
     sent = request.data
@@ -266,7 +266,7 @@ _NOWHERE = Path()
 
 
 def _first(message: http.Message, name: bytes) -> str:
-    """The first header of that name; empty where there is none."""
+    """The value of the first header `name`; empty: there is none."""
     for key, value in message.headers.fields:
         if len(key) == len(name) and key.lower() == name:
             return _text(value)

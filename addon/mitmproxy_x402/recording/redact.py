@@ -1,8 +1,7 @@
-"""Takes secrets out of recorded headers and queries. Bodies are left as they are.
+"""Replaces secrets in recorded headers and queries by `[redacted]`. Bodies are left as they are.
 
-Rather too much is taken than too little: `protocol.credentials` knows the names. A value that was taken out matches any
-other when the recording is served, so what says something else (`page_token`) is let through: else all pages of a list
-would be one.
+`protocol.credentials` decides by name and value, and rather redacts too much. A redacted value matches any other when
+the recording is served, so harmless names such as `page_token` are exempt: else all pages of a list would look equal.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 _REDACTED = REDACTED.encode()
 MAX_FIELDS = 1000
-"""Most fields of a head that are looked at; of the rest every value is taken out."""
+"""Most headers of a message that are examined; the values of all further ones are redacted."""
 MAX_PARAMETERS = 1000
-"""Most parameters in all URLs of a head that are looked at; of a URL beyond that the whole query is taken out."""
+"""Most parameters in all URLs of a message's headers that are examined; beyond that, whole queries are redacted."""
 _MAX_KNOWN = 2048
 _MAX_KNOWN_FIELD = 4096
 _MAX_KNOWN_BYTES = 256 << 10
-"""Bounds of the fields that are remembered as having no secret, their number, the bytes of one and of all: clients and
-gateways send most of them every time, the terms of a challenge among them."""
+"""Bounds of the cache of headers without a secret: their number, the bytes of one, and the bytes of all. Clients and
+gateways repeat most headers with each message."""
 _LONG_NAME = 20
-"""Bytes of a name from which on the name itself may be a secret."""
+"""Longest name in bytes that cannot itself be a secret."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
 class Redactor:
-    """Takes out what is secret by its name, and `client_token` wherever it stands."""
+    """Redacts values with secret names or forms, and `client_token` wherever it occurs."""
 
     def __init__(self, client_token: str | None = None) -> None:
         self._token = client_token.encode("utf-8", "surrogateescape") if client_token else None
         self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
         self._known_bytes = 0
-        """Fields that hold no secret, or no longer, with their text."""
+        """Bytes of the headers in `_known`, which maps headers without a secret to their text."""
 
     def fields(self, headers: http.Headers | None) -> Fields:
         """The headers in wire form, secrets replaced."""
@@ -70,21 +69,21 @@ class Redactor:
         if self._has_token(path):
             path = path.replace(self._token or b"", _REDACTED)
             path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
-            path = b"/" + _REDACTED if self._has_token(path) else path  # it holds slashes, some of them encoded
+            path = b"/" + _REDACTED if self._has_token(path) else path  # the token holds slashes, some of them encoded
         if _separators(query) > MAX_PARAMETERS:
             return path + mark + _REDACTED
         return path + mark + b"&".join(self._part(part) for part in query.split(b"&"))
 
     def text(self, text: str) -> str:
-        """A sentence without the client token."""
+        """`text` without the client token."""
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
     def reason(self, phrase: bytes) -> bytes:
-        """A reason phrase, or all of it taken out."""
+        """A reason phrase; redacted as a whole if it holds the client token or a payment."""
         return _REDACTED if self._has_token(phrase) or holds_payment(phrase) else phrase
 
     def shown(self, fields: Fields) -> list[bytes]:
-        """The headers' values as people may see them. Of an `Authorization` that pays, the scheme stays."""
+        """The values of `fields` as people may see them. An `Authorization` that pays keeps its scheme."""
         return [
             real.partition(b" ")[0] + b" " + _REDACTED
             if value is _REDACTED and name.lower() == b"authorization" and is_payment(name, real)
@@ -93,12 +92,12 @@ class Redactor:
         ]
 
     def knows(self, field: tuple[bytes, bytes]) -> bool:
-        """Whether `field` was seen before, and no secret or payment is in its name or its value."""
+        """Whether `field` is in the cache of headers without a secret, and its name is short."""
         name, value = field
         return field in self._known and type(value) is bytes and len(name) <= _LONG_NAME
 
     def _values(self, fields: Fields) -> list[bytes]:
-        """The values of a head's fields, without their secrets."""
+        """The values of `fields`, with secrets replaced."""
         room = MAX_PARAMETERS
         values = []
         for field in fields[:MAX_FIELDS]:
@@ -113,13 +112,13 @@ class Redactor:
                     value = value.partition(b"?")[0] + b"?" + _REDACTED
             seen = self._value(low, value)
             values.append(seen)
-            # The parameters of all URLs of a head count together, so each is looked at.
+            # Headers with URLs are not cached, because their parameters are counted together.
             if seen == field[1] and low not in _WITH_URL and len(name) + len(seen) <= _MAX_KNOWN_FIELD:
                 self._remember(name, seen)
         return values + [_REDACTED] * (len(fields) - len(values))
 
     def _remember(self, name: bytes, seen: bytes) -> None:
-        """A field is seen as it came. Of one that was veiled before, no more than what is seen is kept."""
+        """Cache a header without a secret; of a veiled one, only the visible value is kept."""
         self._known_bytes += len(name) + len(seen)
         if len(self._known) >= _MAX_KNOWN or self._known_bytes > _MAX_KNOWN_BYTES:
             self._known.clear()
@@ -135,7 +134,7 @@ class Redactor:
         return value if self._token is None else value.replace(self._token, _REDACTED)
 
     def _part(self, part: bytes) -> bytes:
-        """What stands between two ampersands; some servers take semicolons for the same."""
+        """Redact the text between two ampersands; some servers also separate parameters by semicolons."""
         if self._has_token(part):
             return self._parameter(part)
         return b";".join(map(self._parameter, part.split(b";"))) if b";" in part else self._parameter(part)
@@ -151,5 +150,5 @@ class Redactor:
 
 
 def _separators(query: bytes) -> int:
-    """How many ampersands and semicolons there are; parameters stand between them."""
+    """The number of ampersands and semicolons, which separate parameters."""
     return query.count(b"&") + query.count(b";")

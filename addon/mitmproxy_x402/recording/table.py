@@ -1,4 +1,4 @@
-"""Reads flow.json strictly: an error names the place of a wrong value."""
+"""Reads flow.json strictly; errors name the place of a wrong value and what was expected."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class RecordingError(X402Error):
-    """A folder or file is no recording, or a damaged one: names the file and what is wrong with it."""
+    """A folder or file is not a recording, or is damaged. The text names the file and the fault."""
 
     code = "recording_invalid"
 
 
 @dataclass(frozen=True)
 class Table:
-    """An object of flow.json, and how an error names it. Raises RecordingError: it is none."""
+    """An object of flow.json, with its name for errors. Raises RecordingError: the value is not an object."""
 
     file: Path
     prefix: str
@@ -36,14 +36,14 @@ class Table:
         return RecordingError(f"{self.file}: {self.prefix}{key}: {expected}")
 
     def get(self, key: str, kind: type[T]) -> T:
-        """The value of `key`, which must be there. Raises RecordingError, as everything below."""
+        """The value of `key`, which must be present. Raises RecordingError, like all methods below."""
         found = self.optional(key, kind)
         if found is None:
             raise self.wrong(key, f"is missing, expected {_KINDS[kind]}")
         return found
 
     def optional(self, key: str, kind: type[T]) -> T | None:
-        """The value of `key`; None where it is null or missing."""
+        """The value of `key`; None: it is null or missing."""
         found = self.value.get(key)
         if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
             raise self.wrong(key, f"expected {_KINDS[kind]}")
@@ -54,28 +54,28 @@ class Table:
         return Table(self.file, f"{self.prefix}{key}.", self.value.get(key))
 
     def seconds(self, key: str) -> float | None:
-        """A time; None where it is not known."""
+        """The value of `key` in seconds; None: not known."""
         found = self.value.get(key)
         if found is None or _is_number(found):
             return None if found is None else float(found)
         raise self.wrong(key, "expected seconds")
 
     def pairs(self, key: str) -> tuple[tuple[float, float], ...]:
-        """Pairs of numbers from zero on."""
+        """A list of pairs of numbers that are not negative."""
         pairs = self.get(key, list)
         if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
             raise self.wrong(key, "expected a list of [seconds, bytes]")
         return tuple((one, other) for one, other in pairs)
 
     def file_name(self, key: str) -> str | None:
-        """The name of a file in the folder, and of nothing outside of it; None where there is none."""
+        """The name of a file directly in the folder; None: there is none."""
         name = self.optional(key, str)
         if name is not None and not _FILE_NAME.fullmatch(name):
             raise self.wrong(key, "expected the name of a file in this folder")
         return name
 
     def headers(self, key: str) -> Headers:
-        """A list of [name, value]."""
+        """A list of headers, each as [name, value]."""
         pairs = self.get(key, list)
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs):
             raise self.wrong(key, "expected a list of [name, value]")

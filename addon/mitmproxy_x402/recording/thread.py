@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from .mitm import FlowFile
 
 MAX_WAITING = 32 << 20
-"""Bytes that may wait for the disk."""
+"""Most bytes that wait for the disk."""
 OVERHEAD = 200
-"""Bytes that a waiting message costs beside its data."""
+"""Bytes that a waiting message counts for in addition to its data."""
 PAUSE = 0.1
-"""Seconds that a message waits for others: what is short is over by then, and is written in one go."""
+"""Seconds that a message waits for others, so that a short recording is written in one go."""
 HURRY = 1 << 20
-"""Bytes waiting from which on there is no pause."""
+"""Waiting bytes from which on there is no pause."""
 ROUND = 1 << 20
-"""Bytes that are taken at once: what they hold is joined, and so there twice for a moment."""
+"""Most bytes that are taken from the queue at once; joining them needs the same memory again."""
 SHORT = 1 << 20
-"""Bytes of an answer up to which its recording is ended at once, and not in the other thread."""
+"""Most bytes of an answer whose recording is ended in the writing thread instead of the other one."""
 TELL_AGAIN = 60.0
-"""Seconds before the same trouble is worth another line in the log."""
+"""Seconds before the same trouble is logged again."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Outputs:
     """The formats that recordings are written in."""
 
     native: bool
-    """Whether the folders stay."""
+    """Whether the folders are kept."""
     har: HarFiles | None = None
     mitm: FlowFile | None = None
 
@@ -57,19 +57,19 @@ class Outputs:
 
 
 Known = Callable[[], Recording]
-"""Makes the recording, as far as it is known, without what only its files know."""
+"""Returns the recording as far as it is known, without names and sizes of its files."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One recording, as the thread sees it."""
+    """One recording in the thread."""
 
     parent: Path
     name: str
     outputs: Outputs
     folder: Folder | None = None
     trouble: str = ""
-    """Why nothing more of it is written."""
+    """Why writing it was given up; empty: it was not."""
 
     @property
     def is_short(self) -> bool:
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Begin:
-    """The request is known, and perhaps not yet its answer."""
+    """The request is known, the answer perhaps not yet."""
 
     job: Job
     known: Known = field(repr=False)
@@ -90,7 +90,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Request:
-    """The request's body has been changed since."""
+    """The request's body has been changed by another addon."""
 
     job: Job
     known: Known = field(repr=False)
@@ -116,11 +116,11 @@ class End:
     job: Job
     known: Known = field(repr=False)
     state: dict[str, Any] | None = field(default=None, repr=False)
-    """The flow's state, where a format or the filter needs it; without the answer's body."""
+    """mitmproxy's state of the flow without the answer's body, if a format or the filter needs it."""
     wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
-    """Whether the recording is to be kept, told from that state and the file with the body."""
+    """Returns whether to keep the recording, given that state and the file with the body."""
     size: int = 0
-    """Bytes that it holds."""
+    """Bytes of the message."""
 
 
 Chunk = tuple[Job, float, bytes]
@@ -144,7 +144,7 @@ class Writer:
         self._threads: list[threading.Thread] = []
         self._files = OpenFiles()
         self._young: dict[Job, list[Message]] = {}
-        """What came of recordings that began in the last round: most of them end in the next one."""
+        """Messages of recordings that began in the last round: most of them end in the next one."""
         self._hurry = threading.Event()
         self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
         self._taken = 0
@@ -154,7 +154,7 @@ class Writer:
         self._told: dict[str, float] = {}
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes more may wait."""
+        """Whether `size` more bytes may wait."""
         return self._waiting() + size <= MAX_WAITING
 
     def _waiting(self) -> int:
@@ -173,7 +173,7 @@ class Writer:
                 thread.start()
 
     def close(self, timeout: float) -> bool:
-        """Write what waits, for so many seconds at most. False: there was more."""
+        """Write what is queued, for at most `timeout` seconds. Returns whether everything was written."""
         deadline = time.monotonic() + timeout
         self._queue.put(None)
         self._hurry.set()
@@ -212,9 +212,9 @@ class Writer:
             self._ends_taken += 1
 
     def _write(self, messages: Sequence[Message], *, wait: bool = False) -> int:
-        """Write a round of messages, those of a recording together. Gives the bytes that wait no longer.
+        """Write a round of messages, grouped by recording. Returns the bytes that no longer wait.
 
-        `wait`: keep back what has just begun, which costs far less once it is over.
+        With `wait`, hold back recordings that have just begun: writing one that is over costs far less.
         """
         young, self._young = self._young, {}
         parts: dict[Job, list[Message]] = dict(young)
@@ -234,7 +234,7 @@ class Writer:
         return size
 
     def _write_some(self, job: Job, messages: Sequence[Message], *, over: bool) -> int:
-        """Write what came of one recording: its chunks at once. `over`: there is no more. Gives the bytes of it."""
+        """Write the messages of one recording, its chunks together; `over`: it has ended. Returns their bytes."""
         pieces: list[Piece] = []
         size = 0
         for message in messages:
@@ -251,7 +251,7 @@ class Writer:
         return size
 
     def _finish(self, message: End) -> int:
-        """End a recording, here or in the other thread. Gives the bytes that wait no longer."""
+        """End a recording, here or in the other thread. Returns the bytes that no longer wait."""
         job = message.job
         if job.folder is not None:
             self._try(job, job.folder.close)
@@ -304,14 +304,14 @@ class Writer:
             self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
 
     def _try(self, job: Job, work: Callable[..., None], *given: Any) -> None:
-        """Call `work` with what is `given`. Trouble ends that recording, with a line in the log for each cause."""
+        """Call `work` with `given`. An error ends the recording, and each cause is logged."""
         try:
             work(*given)
         except OSError as error:
             self._trouble(job, error.strerror or type(error).__name__)
         except RecordingError as error:
             self._trouble(job, error.message)
-        except Exception as error:  # the thread must not end, and the text may hold anything
+        except Exception as error:  # the thread must go on, and the text may contain secrets
             self._trouble(job, f"a fault of the recorder: {type(error).__name__}")
 
     def _trouble(self, job: Job, cause: str) -> None:

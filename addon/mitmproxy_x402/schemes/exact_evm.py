@@ -22,7 +22,7 @@ from . import GATEWAY_MINTERS, GATEWAY_WALLETS
 CLOCK_SKEW = 600
 """Seconds by which `validAfter` lies in the past: with `now` itself, a clock that is fast fails on chain."""
 DEFAULT_VALIDITY = 60
-"""Seconds that an authorization lives where the gateway names no time."""
+"""Seconds that an authorization lives if the challenge names no time."""
 MIN_VALIDITY = 10
 """Seconds that an authorization must live: facilitators want six left, and the header has to get there."""
 
@@ -97,7 +97,7 @@ def transfer(
 def check(
     requirement: PaymentRequirements, network: Network, asset: Asset, payer: str | None, max_validity: int
 ) -> None:
-    """Whether `authorize` can sign `requirement`; `payer` is None where no wallet is known yet.
+    """Check that `authorize` can sign `requirement`; `payer` is None if no wallet is known yet.
 
     Raises ChallengeError, which says what rule it breaks.
     """
@@ -117,12 +117,12 @@ def check(
 
 
 def seconds(requirement: PaymentRequirements, max_validity: int) -> int:
-    """For how long an authorization of `requirement` is valid: as the gateway asks, within `max_validity`."""
+    """Seconds that an authorization of `requirement` is valid: as the challenge asks, at most `max_validity`."""
     return min(requirement.max_timeout_seconds or DEFAULT_VALIDITY, max_validity)
 
 
 def check_recipient(pay_to: str, payer: str | None, network: Network) -> None:
-    """Raises ChallengeError where money for `pay_to` would be lost, or go nowhere."""
+    """Raise ChallengeError if `pay_to` is malformed, or nobody could receive the money there."""
     try:
         recipient = parse_address(pay_to)
     except ValueError as error:
@@ -133,13 +133,13 @@ def check_recipient(pay_to: str, payer: str | None, network: Network) -> None:
 
 
 def nobody(address: bytes, payer: str | None, network: Network) -> str:
-    """Why `address` is none of a payee or a facilitator, as a clause; empty: nothing is known against it."""
+    """Why `address` cannot be a payee or a facilitator, as a clause; empty: no reason is known."""
     return _lost(address, payer, tuple(asset.address for asset in network.assets))
 
 
 @lru_cache(maxsize=1024)
 def _lost(recipient: bytes, payer: str | None, tokens: tuple[str, ...]) -> str:
-    """Why nobody wants to pay `recipient`, as a clause; empty: nothing is known against it."""
+    """Implements `nobody` for the addresses of the network's `tokens`."""
     reasons = {
         **dict.fromkeys(map(parse_address, tokens), "is a token's own contract: what is sent there is lost"),
         _ZERO: "is the zero address: what is sent there is lost",
@@ -151,7 +151,7 @@ def _lost(recipient: bytes, payer: str | None, tokens: tuple[str, ...]) -> str:
 
 
 def check_domain(requirement: PaymentRequirements, network: Network, asset: Asset) -> None:
-    """Raises ChallengeError where `requirement` names another signing domain than the table has for `asset`."""
+    """Raise ChallengeError if `requirement` names another signing domain than the network table has for `asset`."""
     # Our table signs, never the challenge. One that names another domain is refused rather than answered: its gateway
     # must reject our signature, and a rejected payment's outcome is unknown, while a refused one cost nothing.
     for key, ours in (("name", asset.domain_name), ("version", asset.domain_version)):

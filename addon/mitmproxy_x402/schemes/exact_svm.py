@@ -117,7 +117,7 @@ def build(
 
 
 def check(requirement: PaymentRequirements, asset: Asset, payer: str | None) -> None:
-    """Whether `build` can sign `requirement`; `payer` is None where no wallet is known yet.
+    """Check that `build` can sign `requirement`; `payer` is None if no wallet is known yet.
 
     Raises ChallengeError, which says what rule it breaks.
     """

@@ -40,12 +40,12 @@ SECONDS = 604_900
 
 
 def contract(network: Network) -> str:
-    """GatewayWallet on `network`."""
+    """The address of Circle's contract GatewayWallet on `network`."""
     return GATEWAY_WALLETS[network.chain_id not in TESTNETS]
 
 
 def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, payer: str | None) -> None:
-    """Whether `authorize` can sign `requirement`; `payer` is None where no wallet is known yet.
+    """Check that `authorize` can sign `requirement`; `payer` is None if no wallet is known yet.
 
     Raises ChallengeError, which says what rule it breaks.
     """

@@ -53,7 +53,7 @@ def check(
     payer: str | None,
     max_validity: int,
 ) -> None:
-    """Whether `authorize` can sign `requirement`; `payer` is None where no wallet is known yet.
+    """Check that `authorize` can sign `requirement`; `payer` is None if no wallet is known yet.
 
     Raises ChallengeError, which says what rule it breaks.
     """
@@ -134,7 +134,7 @@ def authorize(
 def permit(
     asset: Asset, network: Network, *, payer: str, value: int, token_nonce: int, deadline: int, sign: Sign
 ) -> dict[str, str]:
-    """What a payment adds to `eip2612GasSponsoring.info`: an allowance to Permit2 of exactly `value`.
+    """The `eip2612GasSponsoring.info` of a payment: a signed allowance for Permit2 of exactly `value`.
 
     It sets the allowance, it does not add to it. `token_nonce` is what the token's `nonces(payer)` says.
     """
@@ -172,7 +172,7 @@ def sponsors(extensions: Any, asset: Asset) -> bool:
 
 
 def with_permit(extensions: Any, signed: dict[str, str]) -> Any:
-    """`extensions` with a signed permit added where `sponsors` says that it is wanted."""
+    """`extensions` with a signed permit added, for a seller that `sponsors` it."""
     declared = extensions[SPONSORING]
     return {**extensions, SPONSORING: {**declared, "info": {**signed, **declared["info"]}}}  # the seller's fields stay
 

@@ -1,4 +1,4 @@
-"""The text of the content view "x402": a flow's handshake, from its metadata. Pure except for mitmproxy's types."""
+"""Formats the content view "x402": a flow's handshake, from its metadata. Pure except for mitmproxy's types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DETAILS = (("pay_to", "to"), ("transaction", "transaction"), ("reason", "the ga
 
 
 def money_lines(facts: Mapping[str, Any]) -> list[str]:
-    """What became of the money and the body, in full: a line or three; nothing where nothing is known."""
+    """Lines about the payment and about how much of the body was kept; empty if nothing is known."""
     said = {key: facts.get(f"x402.{key}") for key in _KNOWN if isinstance(facts.get(f"x402.{key}"), str)}
     lines = []
     if said.get("state") == "refused":
@@ -49,7 +49,7 @@ def text(flow: http.HTTPFlow) -> str:
 
 
 def _own_answer(flow: http.HTTPFlow) -> Iterator[str]:
-    """What the client was told where the addon answered itself."""
+    """Yield what the client was told, if the addon answered itself."""
     if flow.metadata.get("x402.state") != "refused" or flow.response is None:
         return
     try:
@@ -99,7 +99,7 @@ def _challenge(required: PaymentRequired, facts: Mapping[str, Any]) -> Iterator[
 
 
 def priced(entry: PaymentRequirements) -> tuple[str, str]:
-    """Short name of the network and the price, in dollars where the asset is in the built-in table."""
+    """The network's short name, and the price: in dollars if the asset is in the built-in table."""
     network = BUILT_IN.get(entry.network)
     asset = None if network is None else network.asset(entry.asset)
     if network is None or asset is None:

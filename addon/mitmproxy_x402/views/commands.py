@@ -25,13 +25,13 @@ from ..report.sums import Report
 from .summary import paid
 
 MOST = 1000
-"""Payments that x402.payments shows at once."""
+"""Most payments that x402.payments shows."""
 
 logger = logging.getLogger(__name__)
 
 
 class Commands:
-    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None."""
+    """The mitmproxy addon with the commands, a child of X402Addon. `payer` returns the current payer, or None."""
 
     name = "x402commands"
 
@@ -39,7 +39,7 @@ class Commands:
         self._payer = payer
 
     def load(self, loader: Loader) -> None:
-        """Make the commands known under both names."""
+        """Register the commands under both names."""
         for name in ("status", "payments", "budget", "report"):
             for prefix in ("x402", "pay"):
                 loader.add_command(f"{prefix}.{name}", getattr(self, name))
@@ -132,7 +132,7 @@ def _payments(payer: Payer, count: int) -> list[str]:
 
 
 def _ceiling(entry: Entry, payer: Payer) -> str:
-    """What was taken of a ceiling, by the chain's word or the answer's; empty for an exact price."""
+    """The charge under a ceiling, from the chain or else the answer, as text; empty for an exact price."""
     taken = entry.chain_amount or entry.charged
     network = payer.settings.networks.get(entry.network)
     asset = None if network is None else network.asset(entry.asset)

@@ -28,8 +28,8 @@ MARKS: Mapping[str, str] = {
     "expired": ":white_circle:",
     "refused": ":no_entry:",
 }
-"""By state, in mitmproxy's names; each of them is a single character, which its console needs. A user's own default
-mark is red."""
+"""Marks by state, in mitmproxy's names for emoji. Each is a single character, as its console requires. Red is left to
+mitmproxy's default mark."""
 WORDS: Mapping[str, tuple[str, str]] = {
     "sent": ("sent", ""),
     "settled": ("paid", ""),
@@ -38,22 +38,22 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "superseded": ("not taken", ""),
     "expired": ("not taken", ""),
 }
-"""What people read before and after the amount, by state."""
+"""Text before and after the amount, by state."""
 SHOWN = 8
-"""Characters of a transaction's id that are shown."""
+"""Leading characters of a transaction's id that are shown."""
 _DECIMALS = 2
-"""Of an amount from a dollar on."""
+"""Decimals of an amount of a dollar or more."""
 _THREE_DIGITS = Context(prec=3)
-"""Of a smaller one."""
+"""Precision of a smaller amount."""
 
 
 def mark(facts: Mapping[str, Any]) -> str:
-    """The mark for what became of the money; empty while that is open, and where there was none."""
+    """The mark for the payment's state; empty while it is open, or if nothing was paid."""
     return MARKS.get(_text(facts, "state"), "")
 
 
 def payment(facts: Mapping[str, Any]) -> str:
-    """What became of the money, in a few words; empty where nothing was asked to be paid."""
+    """The payment and its state in a few words; empty if no payment was asked for."""
     state, code = _text(facts, "state"), _text(facts, "refused")
     if state == "refused":
         asked = _text(facts, "asked")
@@ -73,12 +73,12 @@ def payment(facts: Mapping[str, Any]) -> str:
 
 
 def state_word(state: str) -> str:
-    """What people read of a state, on its own."""
+    """A word for a state, on its own."""
     return "".join(WORDS.get(state, (state, "")))
 
 
 def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> str:
-    """The line for `flow`."""
+    """The comment for `flow`, with what its answer was (`reading`) and whether it broke off (`broken`)."""
     begun, response = flow.request.timestamp_start, flow.response
     first = None if response is None or not response.timestamp_start else response.timestamp_start - begun
     return line(flow.metadata, reading=reading, first_byte=first, broken=broken)
@@ -87,7 +87,7 @@ def of(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = Fa
 def line(
     facts: Mapping[str, Any], *, reading: Reading | None = None, first_byte: float | None = None, broken: bool = False
 ) -> str:
-    """The whole line. `first_byte` is in seconds after the request began; None: there was no answer at all."""
+    """The comment from metadata. `first_byte` is in seconds after the request began; None: there was no answer."""
     paid, cut = payment(facts), _text(facts, "cut")
     if _text(facts, "state") == "refused":
         return paid  # the answer is our own
@@ -117,7 +117,7 @@ def _answer(reading: Reading) -> list[str]:
 
 
 def total_tokens(reading: Reading) -> int | None:
-    """Input and output together, as far as the vendor said."""
+    """Tokens of input and output together, as far as the answer states them; None: it states none."""
     usage = reading.usage
     if usage.total is not None:
         return usage.total
@@ -136,14 +136,14 @@ def short(amount: str) -> str:
 
 
 def seconds(count: float) -> str:
-    """`40 ms`, `0.9 s`, `12 s`."""
+    """A duration as text: `40 ms`, `0.9 s`, `12 s`."""
     if count < 0.1:
         return f"{max(count, 0) * 1000:.0f} ms"
     return f"{count:.{1 if count < 10 else 0}f} s"
 
 
 def size(count: int) -> str:
-    """Bytes for people: `312 B`, `12 KB`, `4 MB`, `4.5 MB`."""
+    """A number of bytes as text: `312 B`, `12 KB`, `4 MB`, `4.5 MB`."""
     amount, unit = float(count), "B"
     for larger in ("KB", "MB", "GB"):
         if amount < 1024:

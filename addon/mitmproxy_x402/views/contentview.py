@@ -29,14 +29,14 @@ _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 
 @dataclass(frozen=True)
 class Shown:
-    """What a view formats; the same for mitmproxy 11 and 12."""
+    """The data that a view formats, for mitmproxy 11 and 12 alike."""
 
     data: bytes
-    """Decoded, where mitmproxy could."""
+    """The body, decoded if mitmproxy could."""
     kind: str
-    """The media type in lower case, without parameters; empty where there is none."""
+    """The media type in lower case, without parameters; empty: none."""
     message: Any = None
-    """An `http.Message` where the data is the body of one."""
+    """The `http.Message` whose body the data is; None: there is none."""
     of: flow.Flow | None = None
 
 
@@ -53,12 +53,12 @@ class TextView(Protocol):
 
 
 class LlmView:
-    """Answers of language models put together, and requests to them, as a person reads them."""
+    """Shows answers of language models, put together from their events, and requests to them."""
 
     name = "LLM stream"
 
     def priority(self, shown: Shown) -> float:
-        """For event streams, and for the JSON of chat endpoints that is no error."""
+        """High for event streams and for JSON of chat endpoints, unless it is an error."""
         if not shown.data or not isinstance(shown.of, http.HTTPFlow):
             return NEVER
         chat = _CHAT.search(shown.of.request.path) is not None
@@ -70,11 +70,11 @@ class LlmView:
         return ABOVE if chat and _JSON.fullmatch(shown.kind) else NEVER
 
     def text(self, shown: Shown) -> str:
-        """The text that `llm` makes of it, after a line or two about the payment."""
+        """A line or two about the payment, then the body as `llm` formats it."""
         data, message, coding = shown.data, shown.message, ""
         if isinstance(message, http.Request):
             return answers.request(message.path, shown.kind, data)
-        if isinstance(message, http.Response) and data is message.raw_content:  # also what mitmproxy could not decode
+        if isinstance(message, http.Response) and data is message.raw_content:  # true also if it could not be decoded
             coding = message.headers.get("content-encoding", "")
         head = challenge_view.money_lines(shown.of.metadata) if shown.of is not None else []
         asked = asked_by(shown.of.request) if isinstance(shown.of, http.HTTPFlow) else None
@@ -83,12 +83,12 @@ class LlmView:
 
 
 class ChallengeView:
-    """The handshake behind a flow."""
+    """Shows the handshake of a flow."""
 
     name = "x402"
 
     def priority(self, shown: Shown) -> float:
-        """By itself only for an answer of the addon's own: there the handshake is all that there is to see."""
+        """High only for an answer of the addon's own, where there is nothing else to see."""
         if not shown.data or not isinstance(shown.of, http.HTTPFlow) or not isinstance(shown.message, http.Response):
             return NEVER
         return ABOVE if shown.of.metadata.get("x402.state") == "refused" else NEVER
@@ -115,7 +115,7 @@ def _is_growing(shown: Shown) -> bool:
 
 
 class _Contentview:
-    """For mitmproxy 12: what its `Contentview` protocol asks for."""
+    """Adapts a TextView to mitmproxy 12's `Contentview` protocol."""
 
     syntax_highlight = "none"
 
@@ -134,7 +134,7 @@ class _Contentview:
 
 
 def _legacy(view: TextView) -> Any:
-    """For mitmproxy 11: an instance of a subclass of its `View`."""
+    """Adapt `view` to mitmproxy 11: an instance of a subclass of its `View`."""
     base: Any = getattr(contentviews, "View")  # noqa: B009  (mitmproxy 12 does not export it)
 
     def shown(data: bytes, about: Mapping[str, Any]) -> Shown:
@@ -161,7 +161,7 @@ _registered: list[Any] = []
 
 
 def register() -> None:
-    """Make the views known to mitmproxy; again and again changes nothing."""
+    """Register the views with mitmproxy. May be called repeatedly."""
     if _registered:
         return
     make = _Contentview if hasattr(contentviews, "Contentview") else _legacy

@@ -1,14 +1,14 @@
 """Defines and sets the keys of `flow.metadata` that describe a flow's payment.
 
-All values are text, but for the challenge. The names are stable:
+All values are text, except the challenge. The names are stable:
 
-    x402.state        sent, settled, unknown, rejected or refused; absent: nothing was asked to be paid
+    x402.state        sent, settled, unknown, rejected, superseded, expired or refused; absent: no payment was asked for
     x402.refused      the code of a refusal
-    x402.asked        what was not paid: "2.5 USDC on base"; absent where no price was chosen
-    x402.amount       of the last payment, in USDC: "0.013081"
-    x402.network      short name: "base"
-    x402.pay_to       whom
-    x402.transaction  of the settlement
+    x402.asked        what was not paid: "2.5 USDC on base"; absent: no offer was chosen
+    x402.amount       amount of the last payment, in USDC: "0.013081"
+    x402.network      its network's short name: "base"
+    x402.pay_to       its recipient's address
+    x402.transaction  id of the transaction that settled it
     x402.reason       of a rejection: the gateway's code, and what it means
     x402.chain        what the chain says later: moved (the payment is confirmed) or dead (nothing moved, ever)
     x402.legs         how many requests went upstream for the client's one
@@ -29,7 +29,7 @@ from ..payment.offer import Offer
 from ..protocol.amounts import format_usd
 
 MOST = 64 * 1024
-"""Bytes of a challenge's body that are kept with the flow."""
+"""Most bytes of a challenge's body that are kept with the flow."""
 
 
 class HeldChallenge(dict[str, Any]):
@@ -40,7 +40,7 @@ class HeldChallenge(dict[str, Any]):
 
 
 def challenged(flow: http.HTTPFlow) -> None:
-    """`flow.response` is a 402 that the client will not see, or not yet."""
+    """Store `flow.response`, a 402 that is held back, as the flow's challenge."""
     response = flow.response
     assert response is not None
     fields = response.headers.fields
@@ -50,23 +50,23 @@ def challenged(flow: http.HTTPFlow) -> None:
 
 
 def loaded(flow: http.HTTPFlow) -> None:
-    """`flow` comes from a file, where a challenge is but a table."""
+    """Restore the type of the challenge in a `flow` that was loaded from a file."""
     held = flow.metadata.get("x402.challenge")
     if type(held) is dict:
         flow.metadata["x402.challenge"] = HeldChallenge(held)
 
 
 def offered(flow: http.HTTPFlow, offer: Offer) -> None:
-    """A payment of `offer` goes with the next leg."""
+    """Note that the next leg carries a payment of `offer`."""
     flow.metadata["x402.amount"] = format_usd(offer.micro_usd)
     flow.metadata["x402.network"] = offer.network.name
     flow.metadata["x402.pay_to"] = offer.requirement.pay_to
     flow.metadata.pop("x402.reason", None)
-    flow.metadata.pop("x402.refused", None)  # of a payment that could not be sent, before this one
+    flow.metadata.pop("x402.refused", None)  # from an earlier payment that could not be sent
 
 
 def refused(flow: http.HTTPFlow, code: str, asked: str = "") -> None:
-    """The addon itself answers, with `code`. A payment that was sent before keeps its state."""
+    """Note that the addon itself answers with `code`. The state of an earlier payment is kept."""
     flow.metadata.setdefault("x402.state", "refused")
     flow.metadata["x402.refused"] = code
     if asked:
@@ -74,38 +74,38 @@ def refused(flow: http.HTTPFlow, code: str, asked: str = "") -> None:
 
 
 def rejected(flow: http.HTTPFlow, why: str) -> None:
-    """The gateway did not take a payment; `why` is its code, and what that means."""
+    """Note that the gateway rejected a payment; `why` is its code and an explanation."""
     if why:
         flow.metadata["x402.reason"] = why
 
 
 def sent_upstream(flow: http.HTTPFlow, legs: int) -> None:
-    """How many requests the client's one has become."""
+    """Set the number of requests that were sent upstream for this one."""
     flow.metadata["x402.legs"] = str(legs)
 
 
 def became(flow: http.HTTPFlow, state: State, transaction: str = "") -> None:
-    """The payment's state, as the ledger has it."""
+    """Set the payment's state, as in the ledger, and its transaction if known."""
     flow.metadata["x402.state"] = str(state)
     if transaction:
         flow.metadata["x402.transaction"] = transaction
 
 
-_by_row: WeakValueDictionary[int, http.HTTPFlow] = WeakValueDictionary()  # outlives a script that is loaded again
+_by_row: WeakValueDictionary[int, http.HTTPFlow] = WeakValueDictionary()  # survives a reload of the script
 
 
 def paid_by(flow: http.HTTPFlow, row: int) -> None:
-    """The last payment of `flow` is that row of the ledger."""
+    """Note that the ledger's `row` is the last payment of `flow`."""
     _by_row[row] = flow
 
 
 def flow_of(row: int) -> http.HTTPFlow | None:
-    """The flow that this row of the ledger was paid for, while mitmproxy keeps it."""
+    """The flow that the ledger's `row` was paid for; None: mitmproxy no longer has it."""
     return _by_row.get(row)
 
 
 def proven(flow: http.HTTPFlow, verdict: str, transaction: str) -> None:
-    """What the chain says of the payment: `moved`, with its transaction, or `dead`."""
+    """Set the chain's verdict on the payment: `moved`, with its transaction, or `dead`."""
     flow.metadata["x402.chain"] = verdict
     flow.metadata["x402.state"] = "settled" if verdict == "moved" else "expired"
     if transaction:
@@ -113,9 +113,9 @@ def proven(flow: http.HTTPFlow, verdict: str, transaction: str) -> None:
 
 
 HEALTH = "/x402/health"
-"""The one path that is never sent upstream."""
+"""The only path that is never sent upstream."""
 
 
 def is_health(request: http.Request) -> bool:
-    """Whether the request is for us and not for the upstream."""
+    """Whether the request is a health check, which the proxy answers itself."""
     return request.path.partition("?")[0] == HEALTH and request.method in ("GET", "HEAD")

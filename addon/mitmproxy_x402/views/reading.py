@@ -1,8 +1,7 @@
-"""Reads answers and requests for the views without holding up the proxy, whose event loop asks for them.
+"""Reads answers and requests for the views in a thread, so that the event loop is not held up.
 
-All reading is done in a thread, slice by slice, with a pause after each, so that the event loop has its turn; no single
-step of it works on more than some bounds allow, since Python lets no other thread run while its JSON parser does. What
-was read once is remembered, and a stream that is still growing is read on from where it was.
+Data is read slice by slice with a pause after each. Each step is bounded, because Python's JSON parser lets no other
+thread run. Results are cached, and a stream that is still growing is read on from where it was.
 """
 
 from __future__ import annotations
@@ -27,39 +26,39 @@ from ..protocol import codings
 K = TypeVar("K")
 V = TypeVar("V")
 MAX_READ = 8 << 20
-"""Bytes of an answer, decoded, that are read here."""
+"""Most decoded bytes of an answer that are read."""
 MAX_EVENTS = 100_000
-"""Events of a stream that are read here."""
+"""Most events of a stream that are read."""
 MAX_PART = 4 << 20
-"""Bytes of one event that are read here."""
+"""Most bytes of one event that is read."""
 MAX_WHOLE = 6 << 20
-"""Bytes of one JSON text that are read here: pictures."""
+"""Most bytes of one JSON text that is read; those with pictures are large."""
 MAX_VALUES = 60_000
-"""Values of one JSON text that are read here."""
+"""Most values of one JSON text that is read."""
 MAX_SHOWN = 400_000
-"""Characters of an answer that are put together here."""
+"""Most characters of an answer that are put together."""
 MAX_TEXT = 100_000
-"""Characters that a view has; a screen with more would be slow to scroll, and its mitmproxy to answer."""
+"""Most characters of a view; a longer one would be slow to scroll and would block mitmproxy."""
 MAX_PLAIN = 256 << 10
-"""Bytes of other JSON that are laid out in lines."""
+"""Most bytes of other JSON that is formatted with one value per line."""
 MOST_STREAMS = 16
-"""Streams that grow of which a reader is kept."""
+"""Most growing streams whose readers are kept."""
 SLICE = 16 << 10
 """Bytes that are read between two pauses."""
 PAUSE = 0.0005
-"""Least seconds of a pause, in which waiting threads run."""
+"""Shortest pause in seconds, during which waiting threads run."""
 WIDTH = 76
-"""Characters of a line: what mitmweb's half of a common window has room for."""
+"""Characters of a line: as many as fit into mitmweb's half of a common window."""
 _HASHED = 4 << 20
 _MARK = 1024
-"""Bytes by which a stream that has grown is known again."""
+"""Bytes by which a stream that has grown is recognised."""
 _LATER = "(the {:,} bytes of it are being read: open this view again in a moment)"
 _DENSE = "({:,} bytes of JSON: too much to be shown here; save the flow, and `fixtures show` reads it)"
 _FIRST = "only the first {} of this answer {} read here; save the flow, and `fixtures show` reads all of it"
 
 
 class Asked(NamedTuple):
-    """The request that an answer belongs to, as it is."""
+    """The request that an answer belongs to, unparsed."""
 
     path: str
     kind: str
@@ -68,7 +67,7 @@ class Asked(NamedTuple):
 
 
 def asked_by(request: http.Request) -> Asked:
-    """What `request` asks."""
+    """The `Asked` of `request`."""
     headers = request.headers
     kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
     return Asked(request.path, kind, coding, request.raw_content or b"")
@@ -77,9 +76,9 @@ def asked_by(request: http.Request) -> Asked:
 def read(
     kind: str, coding: str, raw: bytes, request: http.Request | None = None
 ) -> tuple[llm.Reading | None, str, bytes]:
-    """What a whole answer says, as it is and as text for a view, and its decoded body. For any thread.
+    """Read a whole answer: returns its Reading, its text for a view, and its decoded body. Callable in any thread.
 
-    None: it is no language model's.
+    The Reading is None if the answer is not a language model's.
     """
     data, all_of_it = decoded(raw, coding)
     reading = _read(kind, data, all_of_it=all_of_it)
@@ -90,12 +89,12 @@ def read(
 
 
 def decoded(raw: bytes, coding: str) -> tuple[bytes, bool]:
-    """The decoded body, as far as it can be decoded and is read here; and whether that is all of it."""
+    """Decode `raw` as far as possible, up to MAX_READ bytes. Returns that and whether it is the whole body."""
     if not codings.needs_decoding(coding):
         return raw[:MAX_READ], len(raw) <= MAX_READ
     parts: list[bytes] = []
     size = 0
-    with contextlib.suppress(Undecodable):  # what came before the fault is good
+    with contextlib.suppress(Undecodable):  # what was decoded before the fault is kept
         decoder = codings.Decoder(coding)
         for at in range(0, len(raw), SLICE):
             if at:
@@ -109,13 +108,13 @@ def decoded(raw: bytes, coding: str) -> tuple[bytes, bool]:
 
 
 class Answers:
-    """Texts of answers and requests that were read of late, and readers of streams that are read on.
+    """Caches the texts of answers and requests, and the readers of growing streams.
 
-    The work is done in a thread, for which no call waits longer than `budget` seconds, however long the answer is.
+    Work is done in a thread. No call waits for it longer than `budget` seconds, however long the answer is.
     """
 
     def __init__(self, budget: float = 0.008, at_once: int = 8 << 10, kept: int = 64) -> None:
-        """`at_once`: bytes that are so few that the caller reads them itself."""
+        """`at_once` is the most bytes that are read in the calling thread, `kept` the number of cached texts."""
         self._budget = budget
         self._at_once = at_once
         self._kept = kept
@@ -125,16 +124,16 @@ class Answers:
         self._thread: ThreadPoolExecutor | None = None
 
     def remember(self, data: bytes, text: str) -> None:
-        """`text` is what the answer with the body `data` says, which is all of it."""
+        """Cache `text` for the complete answer with the body `data`."""
         _keep(self._texts, _key(data), text, self._kept)
 
     def text(
         self, kind: str, data: bytes, asked: Asked | None = None, *, coding: str = "", growing: bool = False
     ) -> str:
-        """What the answer with the body `data` says, or as far as it could be read in time.
+        """The text of the answer with the body `data`, as far as it could be read in time.
 
-        `coding`: the Content-Encoding that is still to be taken off. `growing`: more of it may come, so that nothing is
-        said of its end.
+        `coding` is the Content-Encoding that `data` still has. With `growing` more of the answer may follow, so its end
+        is not judged.
         """
         if not (growing and llm.is_stream(kind)):
             work = functools.partial(_whole, kind, coding, data, asked)
@@ -142,18 +141,18 @@ class Answers:
         mark = data[:_MARK]
         stream = self._streams.get(mark) or _Stream()
         _keep(self._streams, mark, stream, MOST_STREAMS)
-        # Of a long stream what is new may be short, but all of its text is put together.
+        # The new part of a long stream may be short, but its whole text is put together.
         at_once = not coding and len(data) <= self._at_once
         self._in_time(mark, functools.partial(stream.read_on, data, coding), at_once=at_once)
         read, text = stream.read
         return text if read and data.startswith(read) else _LATER.format(len(data))
 
     def request(self, path: str, kind: str, data: bytes) -> str:
-        """What a request asks."""
+        """The text of the request with the body `data`."""
         return self._once((path, kind, _key(data)), functools.partial(_request, path, kind, data), data)
 
     def _once(self, key: Hashable, work: Callable[[], str], data: bytes, *, at_once: bool = True) -> str:
-        """The text that `work` gives, which is always the same for `data`."""
+        """The cached result of `work`, which depends on `data` alone."""
         text = self._texts.get(key)
         if text is None:
             text = self._in_time(key, work, at_once=at_once and len(data) <= self._at_once)
@@ -163,7 +162,7 @@ class Answers:
         return text
 
     def _in_time(self, key: Hashable, work: Callable[[], str], *, at_once: bool) -> str | None:
-        """What `work` gives, or what it gave when it was last begun under `key`; None: it is not done yet."""
+        """The result of `work`, or of the run last begun under `key`; None: it has not finished yet."""
         running = self._running.get(key)
         if running is None:
             if at_once:
@@ -181,16 +180,16 @@ class Answers:
 
 
 class _Stream:
-    """A stream that grows, read on from where it was, by one thread at a time."""
+    """The reader of a growing stream; used by one thread at a time."""
 
     def __init__(self) -> None:
         self.read = (b"", "")
-        """The bytes that were read last, as they came, and what they say. Another stream may begin with the same."""
+        """The bytes read last, still encoded, and their text. Another stream may begin with the same bytes."""
         self._reader = _reader()
         self._seen = b""
 
     def read_on(self, raw: bytes, coding: str) -> str:
-        """What the answer says as far as it has come with `raw`."""
+        """The text of the answer up to the end of `raw`."""
         data, _ = decoded(raw, coding)
         if not data.startswith(self._seen):
             self._reader, self._seen = _reader(), b""
@@ -207,7 +206,7 @@ def _reader() -> llm.StreamReader:
 
 
 def _feed(reader: llm.StreamReader, data: bytes) -> bool:
-    """Let `reader` read, with pauses. False: there are more events than are read here."""
+    """Feed `data` to `reader`, with pauses. Returns False if there are more than MAX_EVENTS events."""
     for at in range(0, len(data), SLICE):
         if reader.events > MAX_EVENTS:
             return False
@@ -218,7 +217,7 @@ def _feed(reader: llm.StreamReader, data: bytes) -> bool:
 
 
 def _read(kind: str, data: bytes, *, all_of_it: bool = True) -> llm.Reading | None:
-    """The answer in `data`; where there is more of it than is read here, it says so."""
+    """The Reading of the answer in `data`, with a remark if only part of it was read."""
     if not (llm.is_stream(kind) or data[:_MARK].lstrip()[:1] == b"["):
         whole = all_of_it and not _is_dense(data)
         return llm.read_answer(kind, data, max_event=MAX_WHOLE, max_text=MAX_SHOWN) if whole else None
@@ -238,7 +237,7 @@ def _with_remark(reading: llm.Reading, what: str, are: str) -> llm.Reading | Non
 
 
 def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
-    """`reading` held against the tools of its request."""
+    """`reading` with its tool calls checked against the tools that the request declares."""
     if asked is None or not reading.tool_calls:
         return reading
     body, all_of_it = decoded(asked.raw, asked.coding)
@@ -266,12 +265,12 @@ def _request(path: str, kind: str, data: bytes) -> str:
 
 
 def _is_dense(data: bytes) -> bool:
-    """Whether `data` is a JSON text so large that its parser would hold up everything else."""
+    """Whether `data` is a JSON text so large that parsing it would block all other threads for long."""
     return len(data) > MAX_WHOLE or llm.has_more_values(data, MAX_VALUES)
 
 
 def _key(data: bytes) -> Hashable:
-    """By which an answer is known again; of a long one, its ends and its length are enough."""
+    """The cache key of an answer: length and hash; for a long one, the hashes of both ends."""
     if len(data) <= _HASHED:
         return len(data), hash(data)
     return len(data), hash(data[: _HASHED // 2]), hash(data[-_HASHED // 2 :])
@@ -289,7 +288,7 @@ def _said(reading: llm.Reading) -> str:
 
 
 def _shortened(text: str) -> str:
-    """`text`, or its beginning and its end, where what is odd stands; in lines that fit a screen."""
+    """`text` in lines that fit a screen; of a long one, the beginning and the end, where irregularities are listed."""
     if len(text) > MAX_TEXT:
         left_out = f"(... {len(text) - MAX_TEXT:,} characters; save the flow, and `fixtures show` prints them ...)"
         text = f"{text[: MAX_TEXT // 2]}\n\n{left_out}\n\n{text[-(MAX_TEXT // 2) :]}"
@@ -297,7 +296,7 @@ def _shortened(text: str) -> str:
 
 
 def _plain(data: bytes) -> str:
-    """What is no language model's: JSON in lines, or the text as it is."""
+    """The text of a body that is not a language model's: JSON formatted in lines, or the text as it is."""
     if len(data) <= MAX_PLAIN and not _is_dense(data):
         with contextlib.suppress(ValueError, RecursionError):
             return wrapped(json.dumps(json.loads(data), indent=2, ensure_ascii=False))
@@ -305,18 +304,18 @@ def _plain(data: bytes) -> str:
 
 
 def wrapped(text: str) -> str:
-    """`text` in lines that fit a screen: neither mitmweb nor mitmproxy breaks those that do not."""
+    """Break `text` into lines that fit a screen, because neither mitmweb nor mitmproxy does."""
     lines: list[str] = []
     for line in text.split("\n"):
         if len(line) <= WIDTH:
-            lines.append(line or " ")  # mitmweb gives an empty line no height
+            lines.append(line or " ")  # mitmweb shows empty lines without height
         else:
             lines += _broken(line)
     return "\n".join(lines)
 
 
 def _broken(line: str) -> Iterator[str]:
-    """`line` in pieces, broken at blanks where there are some, all of them as far to the right as it was."""
+    """Yield `line` in pieces, broken at blanks if possible, each with the indentation of the line."""
     indent = min(len(line) - len(line.lstrip(" ")), WIDTH // 2)
     begin, room = indent, WIDTH - indent
     while len(line) - begin > room:

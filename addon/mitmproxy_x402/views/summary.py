@@ -1,4 +1,4 @@
-"""Summarises in a few lines what was spent and what is left, at the end of a run and for commands."""
+"""Summarises in a few lines what was spent and what is left, for the end of a run and for commands."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..report.text import count
 from ..settings.settings import Settings
 
 TOO_MANY = 20_000
-"""Of more payments than this nothing is added up within the proxy: nobody would be served meanwhile."""
+"""More payments than this are not added up inside the proxy, because that would block it."""
 
 
 def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
-    """What this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
+    """Lines about what this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
 
-    `ahead` is what became of payments that were sent ahead of their challenges.
+    `ahead` counts the payments that were sent ahead of their challenges, by outcome.
     """
     try:
-        # A database's clock is another one than `since` was read from, and it knows a process by a name of its own.
+        # A database has its own clock, but names each process uniquely, so no time is needed.
         begin = int(since * 1000) if isinstance(ledger.place, Path) else 0
         entries = read_entries(ledger.place, begin, ledger.process, TOO_MANY + 1)
         lines = [too_many() if len(entries) > TOO_MANY else paid(entries)]
@@ -39,12 +39,12 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
 
 
 def too_many() -> str:
-    """In the place of the sums of more than TOO_MANY payments."""
+    """The text that stands in for sums of more than TOO_MANY payments."""
     return f"more than {TOO_MANY} payments; {program()} report adds them up"
 
 
 def paid(entries: Iterable[Entry]) -> str:
-    """One line of everything that became of `entries`: `paid 0.03 USDC in 3 payments: 0.02 confirmed, ...`."""
+    """Sum up `entries` in one line: `paid 0.03 USDC in 3 payments: 0.02 confirmed, ...`."""
     everything = list(entries)
     counted = [entry for entry in everything if entry.fate in SPENT]
     spent = total(counted)

@@ -1,8 +1,8 @@
 """Shows a flow in mitmweb and mitmproxy: its body while it streams, its comment and its mark.
 
-mitmproxy keeps nothing of an answer that is streamed. Where somebody can look, the first `x402_view_limit` bytes of it
-are kept here and put into the flow: a few times a second while it streams, and at its end. Nothing of that touches what
-the client gets; in a plain mitmdump there is nobody to look, and nothing is done.
+mitmproxy keeps nothing of a streamed answer. If there is a screen, or mitmdump saves or prints bodies, the first
+`x402_view_limit` bytes are kept here and put into the flow, a few times a second while the answer streams and at its
+end. What the client gets does not change. In a plain mitmdump nothing is kept.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from . import comment, contentview, flow_metadata
 from .reading import answers, read
 
 CUT = "x402.cut"
-"""The key in a flow's metadata under which stands how much of its body was kept, where that is not all."""
+"""The key in a flow's metadata that says how much of its body was kept; absent: all of it."""
 PAUSE = 0.3
-"""Seconds between two looks at the streams that are open, at least."""
+"""Least seconds between two updates of the flows of open streams."""
 HELD = 0.5
 """Seconds for which the last chunk of a stream is held back from the screen."""
 MAX_UNFOLDED = 16 << 20
-"""Bytes that the part of a compressed body that is kept decodes to."""
+"""Most decoded bytes of the part of a compressed body that is kept."""
 SHARE = 20
-"""A look is followed by a pause of at least so many times what it took: it costs a twentieth of a core at most."""
+"""Pause after an update, as a multiple of the time it took: updates take at most a twentieth of a core."""
 PATIENCE = 0.2
-"""Seconds for which the end of an answer waits to be read, where mitmproxy then saves it with its comment."""
+"""Most seconds that the end of an answer waits for its comment, if mitmproxy then saves the flow."""
 BODIES = 3
 """The flow_detail from which on mitmdump prints bodies."""
 
 
 class Body:
-    """The first `limit` bytes of what passes."""
+    """Keeps the first `limit` bytes of an answer's body."""
 
     def __init__(self, limit: int, coding: str = "") -> None:
-        """`coding`: the body's Content-Encoding. mitmproxy decodes what it is given without a bound, and at once."""
+        """`coding` is the Content-Encoding, needed to bound what is kept: mitmproxy decodes it without a bound."""
         self.total = 0
-        """Bytes that have passed."""
+        """Bytes received so far."""
         self._limit = limit
         self._decoder: Decoder | None = None
         self._unfolded = 0
@@ -59,7 +59,7 @@ class Body:
                 self._decoder = Decoder(coding)
         self._kept = bytearray()
         self._shown = 0
-        self._settled = 0  # what was kept before the last chunk came
+        self._settled = 0  # bytes kept before the last chunk
         self._last = 0.0
 
     def receive(self, chunk: bytes) -> None:
@@ -76,7 +76,7 @@ class Body:
             self._kept += chunk[:room] if len(chunk) > room else chunk
 
     def _unfolds_too_far(self, chunk: bytes) -> bool:
-        """Whether the body up to `chunk`, the next of it, decodes to more than a view is given."""
+        """Whether the body up to and including `chunk` decodes to more than MAX_UNFOLDED bytes."""
         try:
             for part in self._decoder.feed(chunk) if self._decoder is not None else ():
                 self._unfolded += len(part)
@@ -86,15 +86,15 @@ class Body:
         except UnfoldsTooFar:
             self._decoder = None
             return True
-        except Undecodable:  # then mitmproxy shows it as it came
+        except Undecodable:  # then mitmproxy shows the encoded bytes
             self._decoder = None
         return False
 
     def show_news(self, flow: http.HTTPFlow) -> bool:
-        """Put what has come into the flow; False where there is nothing new.
+        """Put the bytes received so far into the flow. Returns whether there were new ones.
 
-        A chunk that has just come is held back a moment. It may be the last, and mitmweb reads a body again only when
-        it has changed: had it all of it before the end, it would not see that the answer is finished.
+        A new chunk is held back for HELD seconds. It may be the last, and mitmweb reads a body again only if it has
+        changed: with the whole body before the end it would not notice that the answer is finished.
         """
         size = len(self._kept) if time.monotonic() - self._last > HELD else self._settled
         if size == self._shown:
@@ -103,7 +103,7 @@ class Body:
         return True
 
     def show_all(self, flow: http.HTTPFlow) -> None:
-        """Put all of it into the flow, unless mitmproxy has done so itself (`store_streamed_bodies`)."""
+        """Put all bytes kept into the flow, unless mitmproxy has stored the body itself (`store_streamed_bodies`)."""
         assert flow.response is not None
         there = flow.response.raw_content
         if there is None or len(there) != self.total:
@@ -121,17 +121,17 @@ class Body:
 
 
 Waiting = Coroutine[None, None, None] | None
-"""What a hook returns: mitmproxy waits for it before it asks the next addon."""
+"""The result of a hook; mitmproxy awaits it before it calls the next addon."""
 
-# Of the module: they outlive a script that is loaded again.
+# Module globals, so that they survive a reload of the script.
 _open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
-"""The bodies of streams that are not over."""
+"""The bodies of open streams."""
 _said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
-"""The comment and the mark that a flow has from us."""
+"""The comment and the mark that we have set, by flow."""
 
 
 class Views:
-    """An addon of its own, that X402Addon brings along. `payer` gives what pays at the moment, or None."""
+    """The mitmproxy addon that updates flows, a child of X402Addon. `payer` returns the current payer, or None."""
 
     name = "x402views"
 
@@ -147,7 +147,7 @@ class Views:
         contentview.register()
 
     def configure(self, _: Iterable[str]) -> None:
-        """Options have changed: ask anew whether somebody looks."""
+        """Called when options have changed: check again whether anybody can look at flows."""
         self._looks = None
 
     def _somebody_looks(self) -> bool:
@@ -171,7 +171,7 @@ class Views:
         _update(flow)
 
     async def _look(self) -> None:
-        """Bring the bodies into the flows, and the flows to the screens, as long as streams are open."""
+        """Update the flows with their bodies, and the screens with the flows, while streams are open."""
         pause = PAUSE
         while _open:
             await asyncio.sleep(pause)
@@ -212,7 +212,7 @@ class Views:
         return _wait(task) if _saves() else None
 
     async def _read(self, flow: http.HTTPFlow, describe: Callable[..., None]) -> None:
-        """What the answer says, for the comment: in a thread, since it may take a second."""
+        """Read the answer in a thread, since it may take a second, and call `describe` with the result."""
         assert flow.response is not None
         headers, raw = flow.response.headers, flow.response.raw_content or b""
         kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
@@ -243,7 +243,7 @@ def _ui() -> bool:
 
 
 def somebody_looks() -> bool:
-    """Whether there is a screen, or mitmdump saves flows or prints their bodies."""
+    """Whether mitmproxy has a screen, or mitmdump saves flows or prints bodies."""
     saves = any(getattr(ctx.options, name, None) for name in ("save_stream_file", "hardump"))
     return saves or _ui() or getattr(ctx.options, "flow_detail", 0) >= BODIES
 
@@ -253,7 +253,7 @@ def _update(flow: http.HTTPFlow) -> None:
 
 
 def describe_anew(flow: http.HTTPFlow) -> None:
-    """The chain has spoken on the payment of `flow`: say so at the head of its comment, and show it."""
+    """Update the comment of `flow` after the chain has decided on its payment, and show it."""
     before, mark = _said.get(flow, ("", ""))
     if flow.comment == before and before:
         _, dot, rest = before.partition(" · ")
@@ -265,7 +265,7 @@ def describe_anew(flow: http.HTTPFlow) -> None:
 
 
 def _describe(flow: http.HTTPFlow, *, reading: Reading | None = None, broken: bool = False) -> None:
-    """Comment and mark of a flow, unless they are the user's own."""
+    """Set comment and mark of a flow, unless the user has set them."""
     line = comment.of(flow, reading=reading, broken=broken)
     mark = comment.mark(flow.metadata)
     before = _said.get(flow, ("", ""))

@@ -74,7 +74,7 @@ _RESENT = """
 _RENEW = """
     SELECT full_number, spent, more FROM x402_renew(
         %s, %s::bigint, %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
-# Both sub-selects: without waiting for the disk, because a crash would only leave more counted.
+# Does not wait for the disk, because a crash would only leave more counted.
 _RELEASE = """
     UPDATE x402_payment SET state = 'released'
     FROM (SELECT set_config('synchronous_commit', 'off', true) AS setting) AS quick
@@ -113,7 +113,7 @@ _CHAIN = """
             amount text, micro_usd bigint)
     WHERE its.id = word.id AND its.state = ANY(word.sources)
         AND (word.verdict = 'moved' OR its.chain_state IS DISTINCT FROM 'moved')"""
-# Something was taken, so nothing is given back by itself any more.
+# The nonce is used, so nothing is freed by itself any more.
 _USED = """
     UPDATE x402_payment SET free_at = NULL, uncounted = 0,
         state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END
@@ -161,7 +161,7 @@ class PostgresLedger:
     def __init__(self, url: PostgresUrl) -> None:
         self.place = url
         self.process = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
-        """How rows name this proxy."""
+        """This proxy's name in rows."""
         self._reserved: dict[int, int] = {}
         """Rows that may still be sent, each with the number of the session that reserved it."""
         self._references: OrderedDict[int, str] = OrderedDict()
@@ -189,12 +189,12 @@ class PostgresLedger:
                 break
 
     def watch(self, networks: Collection[Caip2]) -> None:
-        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
+        """From now on free nothing on these networks before their chain has answered: this process asks it."""
         if (watched := f" {' '.join(sorted(networks))} ") != self._watched:
             self._watched = watched
             self.link.ask(_WATCH, (watched,))
 
-    # The life of a row.
+    # Changes of a row, in their order.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
@@ -215,11 +215,11 @@ class PostgresLedger:
         return OverBudget(budget, spent, None if returns_ms is None else returns_ms / 1000, awaited)
 
     def durable_soon(self) -> Syncing | None:
-        """Nothing to wait for: `record_sent` waits for the database's disk."""
+        """Return None: `record_sent` waits for the database's disk."""
         return None
 
     def durable_now(self) -> None:
-        """Nothing to do: `record_sent` waits for the database's disk."""
+        """Do nothing: `record_sent` waits for the database's disk."""
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
@@ -233,7 +233,7 @@ class PostgresLedger:
         self._keep(row, reference)
 
     def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """The same as `record_sent`: only the database tells others what has left."""
+        """Do what `record_sent` does, because other proxies see only the database."""
         self.record_sent(row, reference, valid_until, validity)
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:

@@ -1,6 +1,6 @@
-"""Version 3 of the ledger's tables in PostgreSQL: a path's pattern that ends in /* means what stands before that, too.
+"""Version 3 of the ledger's tables in PostgreSQL: the pattern /v1/images/* also covers /v1/images itself.
 
-Sums are kept by model and path, and matched when they are asked for, so nothing has to be summed up anew.
+Sums are stored by model and path and matched when they are read, so they need not be recomputed.
 """
 
 from __future__ import annotations

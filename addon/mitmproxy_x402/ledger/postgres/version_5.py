@@ -1,9 +1,9 @@
-"""Version 5 of the ledger's tables in PostgreSQL: where a proxy asks the chain, its word alone gives amounts back.
+"""Version 5 of the ledger's tables in PostgreSQL: on watched networks only the chain's answer frees amounts.
 
 A payment that is signed again needs room in the budgets.
 
-A session names its networks in the setting `x402.watched` with a blank before and after each. One of a proxy of the
-version before has none, and counts as before.
+A session lists its watched networks in the setting `x402.watched`, with a blank before and after each. Sessions of
+proxies of the previous version do not set it, and count as before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Notes that payments have left, before the table says so: eight bytes in a file instead of a transaction.
+"""Notes sent payments in a small file before the table has them: eight bytes each instead of a transaction.
 
 The file is the one that each process holds a lock on (`liveness`). What is in it survives the end of the process, and
 whoever closes the rows of an ended process reads it: a row that is only `reserved` in the table and noted here was
@@ -34,7 +34,7 @@ class Departures:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.waiting: dict[int, dict[str, Any]] = {}
-        """By row: what the table has to learn of payments that have left, as parameters of `statements.SENT`."""
+        """Payments that have left and are not `sent` in the table yet: by row, the parameters of `statements.SENT`."""
         self._slots: dict[int, int] = {}
         self._free = list(range(SLOTS))
         self._is_due = False
@@ -77,11 +77,11 @@ class Departures:
             self._call(loop, RETRY_SECONDS, catch_up)
 
     def close(self) -> None:
-        """Note nothing more. What still waits, and the file, are left to whoever closes the rows of this process."""
+        """Stop taking notes. Waiting ones and the file are left to the process that closes the rows of this one."""
         self._fd = -1
 
     def written(self, rows: Iterable[int]) -> None:
-        """Take back the notes of `rows`, of which the table knows. They stay in the file until others replace them."""
+        """Forget the notes of `rows`, which are in the table now. In the file they stay until others replace them."""
         for row in rows:
             if self.waiting.pop(row, None) is not None:
                 self._free.append(self._slots.pop(row))

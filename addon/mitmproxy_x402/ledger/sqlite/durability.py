@@ -169,7 +169,7 @@ class Disk:
     def soon(self) -> Durable:
         """An awaitable that is done when everything written so far is on the disk, or the sync has failed.
 
-        Raises RuntimeError where no event loop runs.
+        Raises RuntimeError: no event loop runs.
         """
         self._use(asyncio.get_running_loop())
         self.look()

@@ -1,4 +1,4 @@
-"""Checks whether a file is a ledger of ours and complete, before anything is written to it."""
+"""Checks that a file is a ledger of this program and complete, before anything is written to it."""
 
 from __future__ import annotations
 

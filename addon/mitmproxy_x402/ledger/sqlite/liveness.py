@@ -46,7 +46,7 @@ class ProcessLock:
                 raise
             os.close(self._fd)
         self.process = f"lock:{token} {os.getpid()} {boot}"
-        """How rows name this process."""
+        """This process's name in rows."""
         self.departures = Departures(self._fd)
 
     def close(self, *, has_open_rows: bool = False) -> None:

@@ -24,7 +24,7 @@ def covered(row: str) -> str:
 
 
 def _covered_without_its_folder(row: str) -> str:
-    """The condition of up to version 12 of the tables: a pattern that ends in /* did not mean what stands before it."""
+    """The condition up to version 12 of the tables, in which /v1/images/* did not cover /v1/images itself."""
     path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
     return f"""
         (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)
@@ -32,7 +32,7 @@ def _covered_without_its_folder(row: str) -> str:
 
 
 def _covered_before(row: str) -> str:
-    """The same up to version 6 of the tables."""
+    """The condition up to version 6 of the tables."""
     return f"""
         (scope.model = '' OR {row}.model GLOB scope.model)
         AND (scope.path = '' OR {row}.path GLOB scope.path OR {row}.path GLOB '{ALIAS}' || scope.path)"""

@@ -48,7 +48,7 @@ _SUM_UP = (
         for level, longer in itertools.pairwise(LEVELS)
     ),
 )
-# Each returns the spans' length (0: single payments), the beginning of each, and its sum.
+# Each statement returns the level (0: single payments), the beginning and the sum of each span.
 _PAYMENTS = f"""
     SELECT 0, counted_at AS starts, micro_usd - uncounted AS micro_usd {_COUNTED}
     AND counted_at >= :begin AND counted_at < :end"""
@@ -152,7 +152,7 @@ class Spending:
         return int(awaited), int(others)
 
     def find_room(self, budget: Budget, wanted: int, now: int) -> int:
-        """What counts against `budget`. Raises OverBudget if `wanted` does not fit it, too."""
+        """Millionths of a dollar that count against `budget`. Raises OverBudget: there is no room for `wanted` more."""
         scope = self.use(budget, now)
         spent = self.spent(scope, budget, now)
         if spent + wanted > budget.micro_usd:
@@ -197,23 +197,22 @@ class Spending:
 
 
 class Room:
-    """Finds room in budgets without asking the tables, where only this process has reserved since they were asked.
+    """Caches the sums of budgets while no other process writes to the file of the connection `db`.
 
-    Sums grow only by what is reserved, and by a few other changes, after which `forget` is called. So the last sums and
-    what was reserved since are never too low together. Where they leave no room, and after KNOWN_MS, the tables are
-    asked again. Works over the connection `db`.
+    Sums grow only by reservations, which are added here, and by a few other changes, after which `forget` is called. So
+    a cached sum is never too low. If it leaves no room, or is older than KNOWN_MS, the tables are read again.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._version = self._found = -1
-        """SQLite's number for the state of the file, which others' changes alter and ours do not; and the last one."""
+        """PRAGMA data_version, which only changes by others alter: when the sums were read, and at the last look."""
         self._asked_at = self._last_at = 0
         self._cumulative = 0
         self._spent: dict[Budget, int] = {}
 
     def forget(self) -> None:
-        """Ask the tables next time: the sums may have grown."""
+        """Drop the cached sums, because they may have grown."""
         self._spent = {}
         self._version = -1
 
@@ -236,12 +235,12 @@ class Room:
         return max(now, self._last_at), self._cumulative
 
     def reserved(self, now: int, cumulative: int, micro_usd: int, spent: Mapping[Budget, int], *, is_new: bool) -> None:
-        """Another `micro_usd` was reserved at `now`, after `cumulative`; `spent` are sums from the tables before it."""
+        """Add a reservation of `micro_usd` at `now`, after `cumulative`; `is_new`: cache `spent` first, just read."""
         if is_new:
             self._asked_at, self._version = now, self._found
             self._spent |= spent
         self._last_at, self._cumulative = now, cumulative + micro_usd
-        for budget in self._spent:  # whether it covers the request or not
+        for budget in self._spent:  # also if it does not cover the request: too high is safe
             self._spent[budget] += micro_usd
 
 

@@ -39,7 +39,7 @@ INSERT = """
 LAPSED = f"state IN ('reserved', 'sent') AND state = 'reserved' AND counted_at < {{now}} - {LAPSE_SECONDS * 1000}"
 DUE = "free_at <= {now}"
 LAPSE = f"UPDATE payment SET state = 'released' WHERE {LAPSED.format(now='?')} AND process = ?"
-# Other processes' rows: who is alive may be about to send them.
+# Rows of other processes, which are released only if the process has ended.
 LAPSED_ELSEWHERE = f"SELECT DISTINCT process FROM payment WHERE {LAPSED.format(now='?')} AND process <> ?"
 END = f"""
     UPDATE payment SET free_at = NULL, state = CASE WHEN state IN {ENDING} THEN 'expired' ELSE state END,
@@ -121,7 +121,7 @@ CHAIN: dict[str, str] = {
     "dead": f"""
     UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
     WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
-    # Something was taken, so nothing is given back by itself any more.
+    # The nonce is used, so nothing is freed by itself any more.
     "used": """
     UPDATE payment SET free_at = NULL, uncounted = 0, state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END
     WHERE id = :row AND chain_state IS NULL AND state NOT IN ('reserved', 'released')

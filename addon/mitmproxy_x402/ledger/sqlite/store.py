@@ -99,7 +99,7 @@ class SqliteLedger:
 
     @property
     def process(self) -> str:
-        """How rows name this process."""
+        """This process's name in rows."""
         return self._lock.process
 
     def _prepare(self) -> None:
@@ -118,11 +118,11 @@ class SqliteLedger:
                 logger.warning("x402: %s", without_log(self.path))
         sweep(self.path)
         with self._guarded():
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the file itself records that it is open
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the main file, too, records that it is open
             self._db.execute(f"PRAGMA busy_timeout = {COLLISION_MS}")
 
     def watch(self, networks: Collection[Caip2]) -> None:
-        """From now on forgive nothing on these networks without their chain's word: this process asks it."""
+        """From now on free nothing on these networks before their chain has answered: this process asks it."""
         self._spending.watched = f" {' '.join(sorted(networks))} "
         self._room.forget()
 
@@ -137,7 +137,7 @@ class SqliteLedger:
         """The ledger's own time, milliseconds."""
         return self._now()[0]
 
-    # The life of a row.
+    # Changes of a row, in their order.
 
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
@@ -180,7 +180,7 @@ class SqliteLedger:
         """Start making everything written so far survive a power cut. Called after `reserve`."""
         try:
             return self._disk.soon()
-        except RuntimeError:  # without an event loop, blocking delays nobody
+        except RuntimeError:  # no event loop runs, so it may block
             self.durable_now()
             return None
 
@@ -202,7 +202,7 @@ class SqliteLedger:
         self._change(statements.SENT, statements.sent(row, reference, valid_until, validity, self._uptime()))
 
     def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
-        """As `record_sent`, with a note in place of a transaction, where an event loop runs and the row is not old."""
+        """Do what `record_sent` does; with an event loop and a recent row, by a note instead of a transaction."""
         now = self._uptime()
         if now - self._reserved.get(row, now - LATEST_MS) < LATEST_MS and self._departures.note(
             row, statements.sent(row, reference, valid_until, validity, now), self._catch_up

@@ -1,1 +1,1 @@
-"""Says in words why a payment was not made: our own refusals, and the rejections of gateways."""
+"""Words the reasons why a payment was not made: our own refusals, and the rejections of gateways."""

@@ -1,4 +1,4 @@
-"""Compares a gateway's receipt with the payment that it is for, and says in words what does not fit."""
+"""Compares a gateway's receipt with the payment that it is for, and describes contradictions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...protocol.strict_json import shown
 from ..offer import Offer
 
 HASH_DIGITS = 64
-"""Of an EVM transaction; a Solana signature has more."""
+"""Hex digits of an EVM transaction hash; a Solana signature is longer."""
 
 
 def contradictions(receipt: SettlementResponse, offer: Offer, payer: str) -> list[str]:
-    """What a `receipt` of success says that the payment of `offer` by the address `payer` does not allow.
+    """List the claims of a `receipt` of success that contradict the payment of `offer` by the address `payer`.
 
-    The money moves only as it was signed, whatever a receipt says: nothing here changes what is counted.
+    Money moves only as it was signed, whatever a receipt says, so these do not change what is counted.
     """
     return list(_contradictions(receipt, offer, payer)) if receipt.success else []
 

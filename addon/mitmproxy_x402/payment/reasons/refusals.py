@@ -1,4 +1,4 @@
-"""Words refusals: what was asked, why it is not paid, and which option to change; for several entries, of each."""
+"""Writes the messages of refusals: what was asked, why it is not paid, and which option to change, for each entry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_LISTED = 16
 """Most reasons that a refusal gives, and most entries that it names for each of them."""
 
 FORBIDDEN, NO_WALLET, NOT_ENABLED, NOT_CHOSEN, UNSIGNABLE, UNKNOWN_ASSET, UNKNOWN_NETWORK, UNKNOWN_SCHEME = range(8)
-"""Ranks of objections."""
+"""Ranks of objections, closest to payable first."""
 
 
 class Objection(NamedTuple):
@@ -51,7 +51,7 @@ def paused(offer: Offer) -> Objection:
 
 
 def reason_of(error: X402Error) -> str:
-    """What `error` says of an entry, as half a sentence about it."""
+    """The reason in `error`, as half a sentence about an entry."""
     if isinstance(error, Refused) and error.why:
         return error.why
     text = re.split(r"\.? Nothing was (?:paid|signed)\.", str(error), maxsplit=1)[0].removesuffix(".")

@@ -1,8 +1,8 @@
-"""Computes the identity of a request, by which retries are recognised: method, origin, path, and the body's meaning.
+"""Computes the identity of a request, which recognises retries: method, origin, path, and a digest of the body.
 
 It is taken from the bytes that the client sent, before an addon can change them. Any Content-Encoding is decoded; JSON
-is compared regardless of the order of its keys (but of keys that are equal, since parsers differ in which one they
-take), a multipart form regardless of its boundary. Everything else, and what cannot be decoded within bounds, is
+is compared regardless of the order of its keys (except repeated keys, since parsers differ in which one they take), a
+multipart form regardless of its boundary. Everything else, and what cannot be decoded within bounds, is
 compared byte for byte.
 
 A client that follows a redirect sends the same body, or none, to any address, with any method. Such a request is
@@ -38,13 +38,13 @@ its compressed form."""
 MAX_TOKENS = 500_000
 """Most tokens of a large JSON body; one with more is compared byte for byte."""
 MAX_BOUNDARY = 80
-"""Bytes of a multipart body's first line: two hyphens, at most 70 of a boundary, the end of the line, and some."""
+"""Most bytes of a multipart body's first line: two hyphens, a boundary of at most 70, the line's end, and a margin."""
 
 Route = tuple[str, str, str]
 """Method, upstream (scheme, host and port) and path with its query, which are compared before any digest."""
 Fingerprint = tuple[Route, bytes]
 ANY = "any method"
-"""In the place of a method: no client can ask with it."""
+"""Stands for all methods. It contains blanks, so no client can send it as a method."""
 
 
 class RequestIdentity:
@@ -57,7 +57,7 @@ class RequestIdentity:
 
     @classmethod
     def known(cls, route: Route, digest: bytes) -> RequestIdentity:
-        """One whose digest is known already."""
+        """An identity whose digest is known already."""
         identity = cls(route)
         identity._said = _Body(b"", "", digest)
         return identity
@@ -94,19 +94,19 @@ class RequestIdentity:
         return self.route, self.digest
 
     def anywhere(self) -> RequestIdentity:
-        """Of all requests to the same upstream with the same body, whatever their method and path."""
+        """The identity shared by all requests to this upstream with this body, whatever their method and path."""
         identity = RequestIdentity((ANY, self.route[1], ""))
         identity._said = self._said
         return identity
 
 
 def without_body(origin: str, client: str) -> RequestIdentity:
-    """Of all requests to the upstream `origin` that `client` (an address) sends without a body."""
+    """The identity shared by all requests without a body from `client` (an address) to the upstream `origin`."""
     return RequestIdentity((ANY, origin, client or "somebody"))
 
 
 class _Body:
-    """The digest of a body, in the making."""
+    """Computes the digest of one body, at once or in a thread."""
 
     def __init__(self, body: bytes, coding: str, digest: bytes | None = None) -> None:
         self._body, self._coding = body, coding
@@ -157,7 +157,7 @@ def body_digest(body: bytes, coding: str = "") -> bytes:
 
 
 def _in_utf_8(body: bytes) -> bytes:
-    """What may be JSON, without a byte order mark and out of UTF-16 and UTF-32, which some encoders write."""
+    """Convert text that may be JSON from UTF-16 or UTF-32 to UTF-8, and remove a byte order mark."""
     if body[:1] in (b"{", b"[") and body[1:2] != b"\0":
         return body
     try:
@@ -167,7 +167,7 @@ def _in_utf_8(body: bytes) -> bytes:
 
 
 def _canonical(text: bytes) -> bytes | None:
-    """JSON in the form that all orders of its keys share; None where it is none, or nested too deeply."""
+    """The JSON in `text` with its keys sorted; None: it is not JSON, or nested too deeply."""
     if is_too_deep(text):
         return None
     try:
@@ -183,7 +183,7 @@ def _canonical(text: bytes) -> bytes | None:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object by its keys; of equal keys each value stays, in their order."""
+    """A JSON object as its pairs, sorted by key; a repeated key keeps all of its values, in their order."""
     return {"pairs": sorted(pairs, key=itemgetter(0))}
 
 
@@ -192,7 +192,7 @@ def _number(text: str) -> dict[str, str]:
 
 
 _ODD = json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_number, parse_int=_number, parse_constant=_number)
-"""For JSON that says a key twice, or numbers that are none: each dict of its result is one of the two above."""
+"""Decodes JSON with repeated keys, and keeps numbers as written: each dict in its result comes from a helper above."""
 
 
 def _form_digest(body: bytes) -> bytes:
@@ -211,7 +211,7 @@ _OPENING = {b"]": b"[", b"}": b"{"}
 
 
 def _large_json_digest(body: bytes) -> bytes | None:
-    """The digest of JSON regardless of the order of its keys, with strings as written. None: it is no strict JSON.
+    """The digest of JSON regardless of the order of its keys, with strings as written. None: it is not strict JSON.
 
     Other threads can run between its tokens.
     """

@@ -40,12 +40,12 @@ _Key = TypeVar("_Key")
 
 @dataclass
 class Memory:
-    """What is known of a request that was paid for and not answered completely."""
+    """The payments of a request that was paid for and not answered completely."""
 
     payment: Payment | None
     """The payment to send again; None: it is spent or has expired."""
     sends: int
-    """How often the payment was sent."""
+    """Number of times that the payment was sent."""
     purchases: int
     """Number of payments for this request that may have been settled."""
     last_row: int | None
@@ -104,14 +104,14 @@ class RetainedPayments:
         self._clock = clock
         self._uptime = uptime or clock
         self._kept: dict[int, tuple[tuple[RequestIdentity, ...], Memory]] = {}
-        """Memories by number, with the identities that they are found under."""
+        """Memories by number, each with the identities under which it is found."""
         self._numbers_of: dict[Route, dict[int, None]] = {}
         """The numbers of a route's memories."""
         self._unread: dict[Route, dict[int, None]] = {}
-        """Those whose digests may not be known yet, so that `_found` has not all of them."""
+        """The numbers of memories whose digests may not be known yet, by route; `_found` may lack them."""
         self._found: dict[Fingerprint, dict[int, None]] = {}
         self._ends: list[tuple[float, int]] = []
-        """When they are to be forgotten; a heap, in which some are gone already."""
+        """A heap of (time to forget, number); memories that were taken may still be in it."""
         self._size = 0
         """Characters of the payments' headers."""
         self._numbers = itertools.count()
@@ -122,7 +122,7 @@ class RetainedPayments:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many memories as may be."""
+        """Whether MAX_MEMORIES or MAX_HEADERS is reached."""
         self._forget()
         return len(self._kept) >= MAX_MEMORIES or self._size >= MAX_HEADERS
 
@@ -162,7 +162,7 @@ class RetainedPayments:
         return memories[chosen]
 
     def _read(self, route: Route) -> None:
-        """Enter the route's memories by their digests. Blocks on those that are not ready."""
+        """Index the route's memories by their digests. Blocks on those that are not ready."""
         for number in self._unread.pop(route, ()):
             for key in self._on(route, number):
                 self._found.setdefault(key.fingerprint, {})[number] = None
@@ -201,7 +201,7 @@ class RetainedPayments:
             _, number = heapq.heappop(self._ends)
             if number in self._kept:
                 self._remove(number)
-        if len(self._ends) > max(2 * len(self._kept), 50):  # most are gone already
+        if len(self._ends) > max(2 * len(self._kept), 50):  # most entries are outdated
             self._ends = [(memory.forget_at, number) for number, (_, memory) in self._kept.items()]
             heapq.heapify(self._ends)
 
@@ -211,7 +211,7 @@ def _size(memory: Memory) -> int:
 
 
 def _take_out(numbers: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
-    """Take `number` out of those of `key`, which goes when it has none left."""
+    """Remove `number` from the numbers of `key`, and `key` itself when none is left."""
     left = numbers.get(key)
     if left is not None:
         left.pop(number, None)

@@ -1,1 +1,1 @@
-"""Makes signatures, and decides before that whether a payment over Permit2 is possible. Nothing else signs payments."""
+"""Signs payments, and decides beforehand whether one over Permit2 is possible. Nothing else signs payments."""

@@ -27,7 +27,7 @@ from ..offer import Offer, Purpose, Schemes
 EXACT_SECONDS = 600
 """Seconds without `upto` and Permit2 on a network after a seller has refused one."""
 RPC_SECONDS = 60
-"""The same if no RPC answers: otherwise each request would wait for the time-out."""
+"""Seconds without them if no RPC answers: otherwise each request would wait for the time-out."""
 PROBES = 3
 """Ceilings that are tried, with `auto`, to learn what is charged for a path and model."""
 MOST_TIMES = 16
@@ -67,7 +67,7 @@ class Ceilings:
         self._clock = clock
         self._rests_until: dict[str, float] = {}
         self._permits: dict[tuple[str, str, str], OrderedDict[int, Permit]] = {}
-        """The last permits, by wallet, network and token, and then by the token's nonce."""
+        """The newest permits: by wallet, network and token, then by the token's nonce."""
 
     def order(self, offers: Sequence[Offer], purpose: Purpose) -> Sequence[Offer]:
         """Order `offers`, which are ranked by price, so that ceilings have their place for `purpose`.
@@ -268,10 +268,10 @@ def _units(micro_usd: int, scale: int) -> int:
 
 
 def expected_charge(ceiling: int, charges: Sequence[Charge]) -> int | None:
-    """What `ceiling` will come to, after `charges` (the newest first); None: not enough is known, so it is tried.
+    """Estimate the charge under `ceiling` from past `charges`, newest first; None: too few are known, so it is tried.
 
-    What three requests of four cost at most, and no less than they cost on average: a seller that charges little now
-    and then, and all at other times, is no bargain. All in millionths of a dollar.
+    Returns the QUANTILE of the weighted charges, but at least their mean, so that a seller that charges little now and
+    then and everything at other times does not look cheap. All amounts are millionths of a dollar.
     """
     known = [charge for charge in charges if charge.ceiling > 0]
     if len(known) < PROBES:

@@ -27,7 +27,7 @@ class Payment:
     payer: str
     """Public address of the wallet that signed."""
     reference: str
-    """What identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
+    """Identifies the payment on its chain: the EIP-3009 nonce, or the payer's Solana signature."""
     header: tuple[str, str] = field(repr=False)
     row: int
     """The ledger's row of its reservation."""
@@ -36,9 +36,9 @@ class Payment:
     window: float
     """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity = field(default=UNKNOWN, compare=False)
-    """The same in the chain's terms, for the ledger. Only the process that signed it has this."""
+    """Its validity in the chain's terms, for the ledger. Only the process that signed it has this."""
     durable: Syncing | None = field(default=None, compare=False, repr=False)
-    """What has to be awaited before it is sent: that its reservation survives a power cut. None: it does."""
+    """Awaited before the payment is sent: done when its reservation survives a power cut. None: it does already."""
     in_both_headers: bool = False
     """Whether to send it in X-PAYMENT, too: servers with version 2 terms in the body alone may read either."""
 
@@ -50,7 +50,7 @@ class Payment:
 
     @property
     def amount(self) -> AtomicUnits:
-        """In atomic units of the offer's asset."""
+        """The amount signed for, in atomic units of the offer's asset."""
         return self.offer.requirement.amount
 
 

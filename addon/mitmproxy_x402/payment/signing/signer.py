@@ -34,13 +34,13 @@ class Signed:
     payer: str
     """Public address of the wallet that signed."""
     reference: str
-    """What identifies the payment on its chain: the EIP-3009 or Permit2 nonce, or the payer's Solana signature."""
+    """Identifies the payment on its chain: the EIP-3009 or Permit2 nonce, or the payer's Solana signature."""
     valid_until: float
     """Unix seconds after which it can no longer be settled. Until then a repetition sends it again."""
     window: float
     """Seconds after signing when nobody can settle it any more, even if our clock is fast."""
     validity: Validity
-    """The same in the chain's terms."""
+    """Its validity in the chain's terms."""
     permit: dict[str, str] | None = field(default=None, repr=False)
     """A permit to send with it, for the extension `eip2612GasSponsoring`."""
 

@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP/2 connections: processed in turns, and closed when the peer floods.
+"""Processes mitmproxy's HTTP/2 connections in turns, and closes them when the peer floods.
 
 A frame costs a peer a dozen bytes and us up to milliseconds, so each connection has an allowance of frames that move
 nothing forward (RFC 9113, section 10.5): resets, pings, settings, priorities, empty DATA, types that nobody knows.
@@ -30,16 +30,16 @@ from .reader import has_left, set_waiting
 from .turns import LONG, TURNS
 
 ALLOWANCE = 1000
-"""What a connection may cost at once."""
+"""Cost units that a connection may spend at once."""
 PER_SECOND = 50
-"""How much of that comes back each second."""
+"""Units regained each second."""
 PER_FRAME = 4
-"""How much comes back for each HEADERS or DATA frame that we send, and again for each KiB in it.
+"""Units regained for each HEADERS or DATA frame that we send, and again for each KiB in it.
 
-Peers answer DATA with WINDOW_UPDATE and PING, and may cancel what they have got enough of.
+Peers answer DATA with WINDOW_UPDATE and PING, and may cancel a stream of which they have enough.
 """
 RESET = 8
-"""What a RST_STREAM costs: hooks may have run for its stream, and a connection been opened.
+"""Cost of a RST_STREAM: hooks may have run for its stream, and a connection may have been opened.
 
 A hundred streams can be open at once, all of which a client may cancel.
 """
@@ -49,7 +49,7 @@ TINY = 32
 FIRST_SLICE = 256
 LEAST_SLICE = 64
 MOST_SLICE = 16 << 10
-"""Bytes that are processed before anybody looks at the clock."""
+"""Most bytes that are processed between two looks at the clock."""
 
 Steps = Generator[commands.Command, Any, None]
 
@@ -62,7 +62,7 @@ class CalmConnection(BufferedH2Connection):
     """When the allowance was last filled up by time (monotonic clock)."""
 
     def begin(self) -> None:
-        """Begin with the whole allowance."""
+        """Start with the whole allowance."""
         self._left, self._counted = ALLOWANCE, time.monotonic()
 
     def _receive_frame(self, frame: Frame) -> Any:
@@ -80,7 +80,7 @@ class CalmConnection(BufferedH2Connection):
         return RESET if isinstance(frame, RstStreamFrame) else 1 + frame.body_len // 256
 
     def _spend(self, cost: int, frame: Frame) -> None:
-        """Raises h2's DenialOfServiceError, on which h2 sends GOAWAY, when nothing is left."""
+        """Subtract `cost`. Raises h2's DenialOfServiceError, upon which h2 sends GOAWAY, if nothing is left."""
         self._left -= cost
         if self._left < 0:
             now = time.monotonic()
@@ -95,31 +95,32 @@ class CalmConnection(BufferedH2Connection):
         self._left = min(ALLOWANCE, self._left + much)
 
     def send_headers(self, stream_id: int, *args: Any, **more: Any) -> None:
-        """Send HEADERS as h2 does."""
+        """Send HEADERS as h2 does, and regain allowance."""
         self._earn(PER_FRAME)
         super().send_headers(stream_id, *args, **more)
 
     def send_data(self, stream_id: int, data: Any, *args: Any, **more: Any) -> None:
-        """Send DATA, or keep it until the peer's window opens, as mitmproxy does."""
+        """Send DATA, or keep it until the peer's window opens, as mitmproxy does; regains allowance."""
         if data:
             self._earn(PER_FRAME * (1 + len(data) / 1024))
         super().send_data(stream_id, data, *args, **more)
 
 
 class InTurns:
-    """To be mixed into mitmproxy's HTTP/2 connections: processes what was read in slices, between which others have
-    their turn. h2 puts frames together again, so nobody sees where they were cut.
+    """Mixin for mitmproxy's HTTP/2 connections: processes data in slices, between which other connections have a turn.
+
+    h2 reassembles frames, so the slices need not end at frame boundaries.
 
     A TLS record has up to 16 KiB, and so may have nearly two thousand frames.
     """
 
     conn: Connection
     is_clients = False
-    """Whether the peer is our client: what it has sent is not worth processing once it has left."""
+    """Whether the peer is our client; its data is dropped once it has left."""
     _turn: commands.RequestWakeup | None = None
     _waiting: deque[events.Event] | None = None
     _steps: Steps | None = None
-    """What is left to do for the slice before those of `_waiting`."""
+    """The rest of the slice before those in `_waiting`."""
     _slice = FIRST_SLICE
     _told = False
 
@@ -153,7 +154,7 @@ class InTurns:
             is_closing = False
             for command in self._steps or ():
                 yield command
-                is_closing = is_closing or isinstance(command, commands.CloseConnection)  # goes on to the end
+                is_closing = is_closing or isinstance(command, commands.CloseConnection)  # goes on to the last command
                 if not is_closing and time.thread_time() > until:
                     break
             else:
@@ -191,17 +192,17 @@ class InTurns:
 
 
 class Http2Client(InTurns, _http2.Http2Client):
-    """mitmproxy's HTTP/2 client, which bears no floods."""
+    """mitmproxy's HTTP/2 client, which is closed when its peer floods."""
 
 
 class Http2Server(InTurns, _http2.Http2Server):
-    """mitmproxy's HTTP/2 server, which bears no floods."""
+    """mitmproxy's HTTP/2 server, which is closed when its peer floods."""
 
     is_clients = True
 
 
 def calm(connection: _http2.Http2Connection) -> None:
-    """Make a connection of mitmproxy's one of ours."""
+    """Replace the HTTP/2 state of `connection` by a CalmConnection."""
     connection.__class__ = Http2Server if isinstance(connection, _http2.Http2Server) else Http2Client
     state = connection.h2_conn
     state.__class__ = CalmConnection

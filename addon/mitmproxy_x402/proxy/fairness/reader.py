@@ -20,12 +20,11 @@ from .turns import LONG, TURNS
 MOST = 65535
 FIRST = 16 << 10
 LEAST = 512
-"""Bytes that are read at once."""
+"""Fewest bytes that are read at once."""
 _WORK = "x402_work"
 """The attribute of a connection that holds the seconds of processor time that its last read took to process."""
 _WAITING = "x402_waiting"
-"""The attribute of a connection of which something that was read has not been processed yet: an event that is set when
-it has."""
+"""The attribute of a connection that has read data which is not processed yet: an event, set once it is."""
 
 _TRANSPORT = "x402_transport"
 """The attribute of a connection that holds a weak reference to asyncio's transport."""

@@ -1,28 +1,27 @@
-"""Deals out turns to the connections whose data takes long to process, whichever they are."""
+"""Schedules connections whose data takes long to process, so that they do not hold up the others."""
 
 from __future__ import annotations
 
 import time
 
 LONG = 0.004
-"""Seconds of processing after which a connection gives way to others."""
+"""Seconds of processing after which a connection yields to others."""
 
 
 class Turns:
-    """Gives each connection that asks a turn of its own, one after the other, and as much time between for all others.
+    """Assigns turns one after the other, and leaves at least as much time between them for all other connections.
 
-    Were each to go on in the next turn of the event loop, fifty such connections would hold it up fifty times as long
-    as one.
+    If each connection went on in the next iteration of the event loop, fifty would block it fifty times as long as one.
     """
 
     def __init__(self) -> None:
         self._free = 0.0
-        """When the next turn is free (monotonic clock)."""
+        """When the next turn may begin (monotonic clock)."""
 
     def take(self, took: float = LONG) -> float:
-        """Take the next free turn after one that `took` so many seconds; the seconds until it begins.
+        """Reserve the next turn, and return the seconds until it begins; 0 if no other turn is pending.
 
-        0 if nobody has had a turn lately. What is left free grows with `took`: on a busy machine each turn is longer.
+        `took` is the length of the caller's last turn in seconds; the gap grows with it, as turns do on a busy machine.
         """
         now = time.monotonic()
         begins = max(now, self._free)
@@ -31,4 +30,4 @@ class Turns:
 
 
 TURNS = Turns()
-"""Those of this process, which has one event loop."""
+"""The turns of this process, which has one event loop."""

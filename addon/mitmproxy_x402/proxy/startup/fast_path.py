@@ -111,7 +111,7 @@ def apply() -> list[str]:
             continue
         try:
             can_be = digest(patch) in patch.sources
-        except Exception:  # whatever it is: mitmproxy works without
+        except Exception:  # mitmproxy works without the patch, whatever the error
             can_be = False
         if can_be:
             _originals[patch.name] = vars(patch.owner()).get(patch.attribute, _ABSENT)
@@ -136,7 +136,7 @@ def undo(soon: Callable[[Callable[[], None]], object]) -> None:
 
 
 def _undo() -> None:
-    for patch in () if _is_wanted else PATCHES:  # a script that is loaded again wants them by now
+    for patch in () if _is_wanted else PATCHES:  # a reloaded script may need them again by now
         if not _is_in_place(patch):
             continue
         original = _originals[patch.name]

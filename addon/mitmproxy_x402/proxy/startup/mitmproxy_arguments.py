@@ -1,4 +1,4 @@
-"""What mitmproxy's own command line takes, for verbs that check arguments without starting it."""
+"""Parses mitmproxy's command line without starting mitmproxy, for verbs that check arguments."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ with warnings.catch_warnings():
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a command line for mitmproxy."""
+    """The result of parsing a command line for mitmproxy."""
 
     unknown: tuple[str, ...]
     """Arguments that neither mitmdump nor mitmweb takes."""
     flags: tuple[str, ...]
-    """All that they take, such as `--listen-host`."""
+    """All flags that they take, such as `--listen-host`."""
     options: frozenset[str]
-    """All names that `--set` takes without further addons."""
+    """The option names that `--set` takes without further addons."""
     has_scripts: bool
     """Whether it names further addons, which may declare options of their own."""
 
 
 def take(arguments: Sequence[str]) -> Taken:
-    """Have `arguments` read by mitmproxy. Raises SettingsError: one lacks its value, or has one of a wrong kind."""
+    """Parse `arguments` as mitmproxy does. Raises SettingsError: a value is missing or of a wrong type."""
     return asyncio.run(_take(arguments))
 
 
@@ -71,7 +71,7 @@ def _wrong(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def _logging_as_it_is() -> Iterator[None]:
-    """Mitmproxy's masters install handlers that their end would remove."""
+    """Keep the logging handlers as they are: mitmproxy's masters install handlers and remove them at their end."""
     root = logging.getLogger()
     before = list(root.handlers)
     try:
