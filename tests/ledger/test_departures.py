@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -276,3 +277,35 @@ def test_a_power_cut_takes_the_note_and_nothing_else(path: Path) -> None:
     with closing(SqliteLedger(path.parent.parent / path.name, times.clock)) as ledger:
         assert ledger.spent(DAY) == 10
         assert state_of(path.parent.parent / path.name, 1) == "unknown"
+
+
+def _as_long(file: Path) -> bytes:
+    return b"\0" * file.stat().st_size
+
+
+def _link(file: Path) -> None:
+    file.symlink_to(file.replace(file.with_name("elsewhere")))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda file: os.truncate(file, 0),
+    "short": lambda file: os.truncate(file, 16),
+    "long": lambda file: os.truncate(file, 1 << 30),
+    "zeros": lambda file: file.write_bytes(_as_long(file)),
+    "rubbish": lambda file: file.write_bytes(random.Random(1).randbytes(file.stat().st_size)),
+    "a link": _link,
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_where_the_notes_are_damaged_all_that_was_reserved_counts(
+    path: Path, other: subprocess.Popen[bytes], damage: str
+) -> None:
+    kill(other)
+    (file,) = path.parent.glob("*-proxy-*")
+    DAMAGE[damage](file)
+    assert [entry.fate for entry in read_entries(path)] == ["unknown", "unknown"]
+    with closing(SqliteLedger(path)) as after:
+        assert after.spent(DAY) == 20

@@ -1,4 +1,4 @@
-"""Notes sent payments in a small file before the table has them: eight bytes each instead of a transaction.
+"""Notes sent payments in a small file before the table has them: sixteen bytes each instead of a transaction.
 
 The file is the one that each process holds a lock on (`liveness`). What is in it survives the end of the process, and
 whoever closes the rows of an ended process reads it: a row that is only `reserved` in the table and noted here was
@@ -9,7 +9,9 @@ NOTE_SECONDS, mostly together with the payment's outcome.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,13 +27,17 @@ LATEST_MS = 150_000
 """Age of a reservation up to which a note is enough: well before it lapses (`interface.LAPSE_SECONDS`)."""
 SLOTS = 512
 """Most notes that wait for the table."""
-_ROW = struct.Struct("=q")
+_SLOT = struct.Struct("=qq")
+"""A row's number, 0 for none, and its complement, by which a damaged file is known."""
+_SIZE = SLOTS * _SLOT.size
 
 
 class Departures:
-    """The notes of this process in the open file `fd`."""
+    """The notes of this process in the open file `fd`, which is new. Raises OSError."""
 
     def __init__(self, fd: int) -> None:
+        if os.pwrite(fd, _slot(0) * SLOTS, 0) != _SIZE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._fd = fd
         self.waiting: dict[int, dict[str, Any]] = {}
         """Payments that have left and are not `sent` in the table yet: by row, the parameters of `statements.SENT`."""
@@ -52,7 +58,7 @@ class Departures:
             return False
         slot = self._free.pop()
         try:
-            done = os.pwrite(self._fd, _ROW.pack(row), slot * _ROW.size) == _ROW.size
+            done = os.pwrite(self._fd, _slot(row), slot * _SLOT.size) == _SLOT.size
         except OSError:
             done = False
         if not done:
@@ -88,9 +94,23 @@ class Departures:
 
 
 def noted(file: Path) -> frozenset[int] | None:
-    """The rows that a process has noted in its `file`, and some earlier ones; None: the file is gone."""
+    """The rows that a process has noted in its `file`, and some earlier ones; None: the file is gone or damaged."""
     try:
-        data = file.read_bytes()[: SLOTS * _ROW.size]
-    except FileNotFoundError:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
         return None
-    return frozenset(row for (row,) in _ROW.iter_unpack(data[: len(data) // _ROW.size * _ROW.size]))
+    try:
+        is_whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size == _SIZE
+        data = os.pread(fd, _SIZE, 0) if is_whole else b""
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    slots = list(_SLOT.iter_unpack(data)) if len(data) == _SIZE else []
+    if not slots or any(check != ~row for row, check in slots):
+        return None
+    return frozenset(row for row, _ in slots)
+
+
+def _slot(row: int) -> bytes:
+    return _SLOT.pack(row, ~row)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import sqlite3
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def is_alive(ledger: Path, process: str, boot: str) -> bool:
 def may_have_left(ledger: Path, process: str, row: int) -> bool:
     """Whether the row `row` may have been sent though it is only reserved, by `process`, which has ended.
 
-    If its notes (`departures`) are gone, as beside a copy of the ledger, any may have been.
+    If its notes (`departures`) are gone, as beside a copy of the ledger, or damaged, any may have been.
     """
     found = _NAME.fullmatch(process)
     if found is None:  # of a version that made no notes
@@ -183,7 +184,9 @@ def _delete_unheld(file: Path) -> None:
 
 def _is_held(file: Path) -> bool:
     try:
-        fd = os.open(file, os.O_RDONLY)
+        if not stat.S_ISREG(file.lstat().st_mode):  # something else stands where the lock file was
+            return False
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError:  # another user's: in doubt it counts as held
