@@ -232,6 +232,37 @@ def test_a_damaged_recording_hides_no_other(tmp_path: Path, capsys: Printed) -> 
     assert main(["show", str(tmp_path)]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4
-    assert [row.endswith("damaged") for row in rows] == [False, False, True, False]
+    assert ["damaged" in row for row in rows] == [False, False, True, False]
+    assert "damaged: b/flow.json: response.status: expected" in rows[2]
     assert main(["show", f"{tmp_path}#2"]) == 0
     assert "response.status" in capsys.readouterr().out
+
+
+def test_a_damaged_entry_hides_no_other(tmp_path: Path, capsys: Printed) -> None:
+    file = har(tmp_path / "some.har", entry(), 1, {"request": {}}, entry(response={"status": "x"}), entry())
+    assert main(["show", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("the entry cannot be read: expected a request and a response") == 3
+    assert printed.count("\ntool call 1: ") == 2
+
+
+def test_base64_that_is_none_is_shown_as_it_stands(tmp_path: Path, capsys: Printed) -> None:
+    content = {"mimeType": "text/event-stream", "text": GOOD.decode(), "encoding": "base64"}
+    assert main(["show", str(har(tmp_path / "one.har", entry(response={"status": 200, "content": content})))]) == 0
+    assert "alpha" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("coding", ["zstd", "gzip", "nonsense", "gzip, gzip"])
+def test_a_body_in_another_coding_than_its_header_says_is_shown_as_it_came(
+    tmp_path: Path, capsys: Printed, coding: str
+) -> None:
+    response = tutils.tresp(headers=http.Headers(content_type="text/event-stream"))
+    response.raw_content = GOOD
+    response.headers["content-encoding"] = coding
+    file = memory.BytesIO()
+    io.FlowWriter(file).add(tflow.tflow(req=tutils.treq(), resp=response))
+    (tmp_path / "flows.mitm").write_bytes(file.getvalue())
+    assert main(["show", str(tmp_path / "flows.mitm")]) == 0
+    printed = capsys.readouterr().out
+    assert "alpha" in printed
+    assert "the body is as it came: the coding " in printed

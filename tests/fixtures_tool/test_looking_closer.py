@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -14,6 +15,9 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.fixtures.__main__ import main
+from mitmproxy_x402.fixtures.show.colour import Paint
+from mitmproxy_x402.fixtures.show.events import follow
+from mitmproxy_x402.recording.format import RecordingError
 from support.patience import eventually
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -250,6 +254,41 @@ def test_what_can_be_followed_in_a_folder_of_several(tmp_path: Path, capsys: pyt
         shutil.copytree(RECORDINGS / "chat-gzip", tmp_path / name)
     assert main(["show", str(tmp_path), "--follow"]) == 1
     assert f"such as the newest in it, {tmp_path / '2026-01-02-b'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [("[]", "the whole: expected a JSON object"), ('{"form', "not valid JSON"), (None, "no such file or directory")],
+)
+def test_a_damaged_recording_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str | None, said: str
+) -> None:
+    """Also one that goes away meanwhile, which is what the first line that is printed does here."""
+    folder = shutil.copytree(RECORDINGS / "chat-text", tmp_path / "one")
+    whole = json.loads((folder / "flow.json").read_text())
+    (folder / "flow.json").write_text(json.dumps({**whole, "state": "open"}) if head is None else head)
+    with pytest.raises(RecordingError, match=re.compile(said, re.IGNORECASE)):
+        follow(folder, lambda _: shutil.rmtree(folder, ignore_errors=True), Paint())
+
+
+def test_a_recording_to_which_nothing_comes_says_so_once(tmp_path: Path) -> None:
+    folder = shutil.copytree(RECORDINGS / "chat-text", tmp_path / "killed")
+    head = folder / "flow.json"
+    text = head.read_text()
+    head.write_text(json.dumps({**json.loads(text), "state": "open"}))
+    for file in folder.iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "nothing has come" in line:
+            head.write_text(text)
+
+    follow(folder, say, Paint())
+    quiet = "  nothing has come since 2023-11-14 22:13:20 UTC; if the proxy was killed, nothing will: Ctrl-C ends\n"
+    assert said.count(quiet) == 1
+    assert len(said) > 2
 
 
 def test_a_body_that_is_no_text_is_shown_as_bytes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.fixtures.__main__ import main
+from mitmproxy_x402.fixtures.show import sources
 from support.recording.recordings import JSON, write_recording
 
 ASKED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "What is it like in Oslo?"}]}
@@ -74,6 +75,15 @@ class TestShow:
     def test_standard_input(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(STREAM)))
         assert show(capsys, "-") == READ
+
+    def test_standard_input_without_an_end(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        endless = io.BytesIO(STREAM + b": nothing\n\n" * 1000)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(endless))
+        monkeypatch.setattr(sources, "MAX_INPUT", len(STREAM))
+        assert f"only its first {len(STREAM):,} bytes are read" in show(capsys, "-")
+        assert endless.tell() < len(STREAM) + 10
 
     def test_a_recording_with_all_that_is_known_of_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = recorded(tmp_path)

@@ -348,3 +348,27 @@ def test_an_item_is_one_where_the_last_list_leaves_others_out() -> None:
 def test_events_in_no_known_dialect_are_shown_beside_an_error() -> None:
     reading = read(events({"foo": "words"}, {"foo": "more"}) + b'event: error\ndata: {"message": "boom"}\n\n')
     assert (reading.error, reading.unread) == ("boom", ('message (2 times): {"foo":"words"}',))
+
+
+def test_tokens_within_a_choice_are_read() -> None:
+    """As Moonshot sends them; of several choices, each says what was written for it."""
+
+    def last(index: int, written: int) -> dict[str, Any]:
+        tokens = {"prompt_tokens": 19, "completion_tokens": written, "total_tokens": 19 + written}
+        value = chunk({}, "stop")
+        value["choices"][0] |= {"index": index, "usage": tokens}
+        return value
+
+    one = read(events(chunk({"content": "A"}), last(0, 21))).usage
+    assert (one.input, one.output, one.total) == (19, 21, 40)
+    both = read(events(chunk({"content": "A"}), last(0, 21), last(1, 4))).usage
+    assert (both.input, both.output, both.total) == (19, 25, 44)
+    whole = {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50}
+    for stream in ([last(0, 21) | {"usage": whole}], [last(0, 21), {**chunk({}), "choices": [], "usage": whole}]):
+        told = read(events(chunk({"content": "A"}), *stream)).usage
+        assert (told.input, told.output, told.total) == (20, 30, 50)
+
+
+def test_data_with_too_long_a_number_is_not_called_no_json() -> None:
+    reading = read(events(chunk({"content": "Hi"})) + b"data: " + b"9" * 5000 + b"\n\n")
+    assert [one.partition(":")[0] for one in reading.unread] == ["not read"]

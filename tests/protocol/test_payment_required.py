@@ -286,7 +286,7 @@ print(read_payment_required(None, b'{"x402Version": 2, "accepts": ' + b"[" * 1_0
         body = json.dumps(challenge() | {"extensions": {"x": "y" * MAX_HEADER}}).encode()
         required = read_payment_required(None, body)
         assert required is not None
-        with pytest.raises(ChallengeError, match="echoing"):
+        with pytest.raises(ChallengeError, match="the header that echoes it"):
             payment_header(PaymentPayload(2, required.accepts[0], {}, None, required.extensions))
 
     @pytest.mark.parametrize(

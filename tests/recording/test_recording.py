@@ -105,8 +105,9 @@ def test_the_head_has_a_line_for_each_header() -> None:
         ("[0.5, 9]\n[0.7", [(0.5, BODY[:9]), (0.5, BODY[9:])]),
         ("[0.5, 9]\n[0.7, 100]\n[0.9, 4]\n", [(0.5, BODY[:9]), (0.7, BODY[9:])]),
         ("[0, 0]\n[0.5, 18]\n", [(0.5, BODY)]),
+        ("[5e-06, 9]\n[0.35000000000000003, 9]\n", [(5e-06, BODY[:9]), (0.35000000000000003, BODY[9:])]),
     ],
-    ids=["none", "a killed proxy", "half a line", "too many", "an empty one"],
+    ids=["none", "a killed proxy", "half a line", "too many", "an empty one", "all digits"],
 )
 def test_chunks_that_do_not_fit_the_body(tmp_path: Path, chunks: str, expected: list[tuple[float, bytes]]) -> None:
     found = read_recording(write(tmp_path / "x", recording(tmp_path / "x"), chunks))

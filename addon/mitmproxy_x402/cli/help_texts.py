@@ -196,7 +196,7 @@ usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
 Runs the project's tests in two processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4, a
 file, ...
 
-  --thorough         run everything, as .ci/run does: every fault at every point, more seeds, sequences and examples
+  --thorough         run everything: every fault at every point, more seeds, sequences and examples
   --own              start the tested proxies as ./run.sh does, instead of with mitmdump -s
   --ledger postgres  keep the ledgers of the tested proxies in a PostgreSQL server that the tests start
 """

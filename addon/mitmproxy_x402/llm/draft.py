@@ -27,6 +27,8 @@ MAX_DETAILS = 50
 """Details of errors and ends that are kept."""
 MAX_UNREAD = 20
 """Most unknown types of events of which a sample is kept."""
+_CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
+"""Stop reasons, in small letters, that say that a tool is called."""
 
 
 class Draft:
@@ -240,6 +242,8 @@ class Draft:
         if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
             late.add("the answer's id changes")
         items = tuple(self._items(late, ended))
+        if ended and self.error is None:
+            self._missing_calls(late)
         reasons = [reason for _, reason in sorted(self._stops.items())]
         usage = dict(self._usage)
         if "input" in usage and "output" in usage:
@@ -261,6 +265,15 @@ class Draft:
                 for kind, (number, sample) in self._unread.items()
             ),
         )
+
+    def _missing_calls(self, notes: Notes) -> None:
+        """Note a choice that ended with a tool call, and has none: clients wait for it, or end without a word."""
+        if self._unread or len(self._pieces) >= self.max_items:  # then it may be among what was not read
+            return
+        calling = {piece.choice for piece in self._pieces.values() if piece.kind in ("call", "other")}
+        for choice, reason in self._stops.items():
+            if choice not in calling and reason.lower() in _CALLING:
+                notes.add(f"a choice is finished as {shown(reason)}, and there is no tool call in it")
 
     def _items(self, notes: Notes, ended: bool) -> Iterable[Item]:
         calls = 0

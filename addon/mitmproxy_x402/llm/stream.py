@@ -286,7 +286,8 @@ class StreamReader:
                         self._end_event(name, value, begin, end)
                         return
             self._notes.add(f"{self._who} is {error}")
-            self._draft.leave("not JSON", data[:1000].decode("utf-8", "replace"))
+            kind = "not JSON" if str(error).startswith("not JSON") else "not read"
+            self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:

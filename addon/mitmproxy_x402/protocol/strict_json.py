@@ -8,6 +8,7 @@ import codecs
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -80,8 +81,11 @@ def decode_json(data: bytes, most: int | None = None) -> tuple[Any, tuple[str, .
         except _Ambiguous:
             faults: list[str] = []
             return _decoder(faults.append).decode(text), tuple(faults)
-    except ValueError as error:  # also not UTF-8, and integers of thousands of digits
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Undecodable(f"not JSON: {error}") from None
+    except ValueError:  # an integer that the interpreter does not read: that takes long
+        digits = f"{sys.get_int_max_str_digits():,}"
+        raise Undecodable(f"JSON with a number of more than {digits} digits, which is not read here") from None
 
 
 def _plainly(text: str) -> Any:

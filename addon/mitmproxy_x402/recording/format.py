@@ -314,4 +314,5 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
             raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
 
 
-_CHUNK = re.compile(r"\[ *([0-9]{1,12}(?:\.[0-9]{1,9})?) *, *([0-9]{1,15}) *\]")
+_CHUNK = re.compile(r"\[ *([0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE]-[0-9]{1,3})?) *, *([0-9]{1,15}) *\]")
+"""Seconds as other programs write them, too: with all digits of a float, or as 5e-06."""

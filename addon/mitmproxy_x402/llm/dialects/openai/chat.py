@@ -41,6 +41,7 @@ class ChatReader(Reader):
         self._last: dict[int, int] = {}
         self._texts: dict[int, Piece] = {}
         self._others = 0
+        self._usages: dict[int, dict[str, Any]] | None = {}
         self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
 
     @staticmethod
@@ -86,6 +87,7 @@ class ChatReader(Reader):
             draft.fail(value["error"])
         usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
         if usage:
+            self._usages = None
             self._usage(mapping(usage))
         elif tokens := tokens_of(value):
             draft.use(**tokens)
@@ -112,6 +114,20 @@ class ChatReader(Reader):
         )
         cost = usage.get("cost")
         self.draft.charge(cost.get("total_cost") if isinstance(cost, dict) else cost)
+
+    def _usage_of(self, number: int, usage: dict[str, Any]) -> None:
+        """The tokens of one choice, as Moonshot says them in its last chunk; those of the whole answer go before."""
+        if self._usages is None or not usage or len(self._usages) >= self.draft.max_items:
+            return
+        self._usages[number] = usage
+        if len(self._usages) == 1:
+            self._usage(usage)
+            return
+        written = [count(one.get("completion_tokens")) for one in self._usages.values()]
+        if None not in written:  # the input is the same for all
+            output = sum(filter(None, written))
+            read = count(usage.get("prompt_tokens"))
+            self.draft.use(output=output, total=None if read is None else read + output)
 
     def _choice(self, choice: dict[str, Any], position: int, *, whole: bool) -> None:
         number = choice.get("index")
@@ -176,6 +192,8 @@ class ChatReader(Reader):
             self.draft.detail("native_finish_reason", native)
         if reason == "content_filter":
             self.draft.detail("content_filter_results", choice.get("content_filter_results"))
+        if "usage" in choice:
+            self._usage_of(number, mapping(choice["usage"]))
 
     def _message(self, choice: int, said: dict[str, Any], *, whole: bool) -> None:
         self._reasoning(choice, said)
