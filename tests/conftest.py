@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledger", default="sqlite", help="what the proxies of tests keep it in: sqlite or postgres")
-    parser.addoption(
-        "--thorough", action="store_true", help="all there is: takes twice as long or more"
-    )
+    parser.addoption("--thorough", action="store_true", help="all there is: takes twice as long or more")
     parser.addoption("--own", action="store_true", help="start proxies as ./run.sh does, and not by mitmdump -s")
     parser.addoption("--without-postgres", action="store_true", help="leave out tests that start a database server")
     parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 400, or 2000")
