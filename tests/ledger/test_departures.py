@@ -176,7 +176,6 @@ def test_what_was_reserved_long_ago_leaves_by_a_transaction_or_not_at_all(
         ledger.record_departure(old, "0xnonce", UNTIL)
         assert state_of(path, old) == "sent"
         times.pass_by(LAPSE_SECONDS)
-        ledger.reserve(intent(), [])
         with pytest.raises(LedgerError, match="lapsed"):
             ledger.record_departure(older, "0xnonce", UNTIL)
 

@@ -36,7 +36,8 @@ class TestReading:
         assert [e.fate for e in read_entries(written.path)][4:6] == ["under way", "under way"]
         written.close()  # what a process that is no more had under way is what the ledger will say of it
         fates = [e.fate for e in read_entries(written.path)]
-        assert fates == ["settled", "unknown", "rejected", "released", "unknown", "released", "rejected"]
+        # To who reads it here, the one that was only reserved is of an earlier boot: a power cut may have lost more.
+        assert fates == ["settled", "unknown", "rejected", "released", "unknown", "unknown", "rejected"]
         written.open()
         written.pay(7)  # by now nobody can submit the last one any more
         assert [e.fate for e in read_entries(written.path)][-2:] == ["expired", "settled"]

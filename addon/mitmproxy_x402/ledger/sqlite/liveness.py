@@ -137,7 +137,7 @@ class Processes:
     def __init__(self, ledger: Path, boot: str) -> None:
         self.is_alive = functools.cache(functools.partial(self._is_alive, ledger, boot))
         """Whether the process that a row names is running."""
-        self._ledger = ledger
+        self._ledger, self._boot = ledger, boot
 
     @staticmethod
     def _is_alive(ledger: Path, boot: str, process: str) -> bool:
@@ -148,7 +148,8 @@ class Processes:
         process = row["process"]
         if row["state"] != "reserved" or self.is_alive(process):
             return dict(row)
-        return {**dict(row), "state": "sent"} if may_have_left(self._ledger, process, row["id"]) else dict(row)
+        may = boot_of(process) != self._boot or may_have_left(self._ledger, process, row["id"])
+        return {**dict(row), "state": "sent"} if may else dict(row)
 
 
 def boot_of(process: str) -> str:

@@ -158,7 +158,7 @@ class SqliteLedger:
                 {} if known else {budget: self._spending.find_room(budget, intent.micro_usd, now) for budget in budgets}
             )
             values = (
-                *(_now_ms(self._clock.wall), now, self.process),
+                *(int(self._clock.wall() * 1000), now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
@@ -199,6 +199,8 @@ class SqliteLedger:
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
         self._reserved.pop(row, None)
+        with self._transaction():  # others leave to this process what it has reserved
+            self._lapse(self._uptime())
         self._change(statements.SENT, statements.sent(row, reference, valid_until, validity, self._uptime()))
 
     def record_departure(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
@@ -369,7 +371,7 @@ class SqliteLedger:
 
     def _uptime(self) -> int:
         """The ledger's time by this boot's clock, milliseconds; rows may be ahead of it."""
-        return self._anchor + _now_ms(self._clock.uptime)
+        return self._anchor + int(self._clock.uptime() * 1000)
 
     def _now(self) -> tuple[int, int, int, int]:
         """The result of `statements.LAST`."""
@@ -444,7 +446,3 @@ def _closer(ledger: weakref.ref[SqliteLedger], process: int) -> Callable[[], Non
             found.close()
 
     return close
-
-
-def _now_ms(clock: Callable[[], float]) -> int:
-    return int(clock() * 1000)
