@@ -29,8 +29,8 @@ _IN_ROW = re.compile(
     % (_PAIR, _PAIR, _PLAIN, _PLAIN)
 )
 """Flat values in a row, as of a long list or in lines."""
-_ALARM = re.compile(rb"\\|error|fail|success|choices|cancel|statusCode|x402|chat\.completion", re.IGNORECASE)
-"""Without one of these, no flat value says that it failed."""
+_ALARM = (b"\\", b"error", b"fail", b"success", b"choices", b"cancel", b"statuscode", b"x402", b"chat.completion")
+"""Without one of these, in whatever case, no flat value says that it failed."""
 
 
 class Outline:
@@ -72,7 +72,8 @@ class Outline:
                 continue
             if self._closers in (b"", _IN_LIST):
                 if is_calm is None:
-                    is_calm = _ALARM.search(data) is None
+                    lowered = data.lower()  # words one by one: twenty times as fast as a pattern
+                    is_calm = not any(word in lowered for word in _ALARM)
                 if is_calm and (row := _IN_ROW.match(data, at)) and row.end() > at:
                     self._texts += not self._closers and bool(row[0].strip(b" \t\r\n,"))
                     at = row.end()
