@@ -194,7 +194,8 @@ def test_the_client_gets_the_bytes_that_the_sandbox_sent(rows: Any, network: str
     assert headers == list(sent.headers)
     if got.chunks:
         # No chunk was held back or put together with the next; where a read ends inside of one, it may come in two.
-        assert ends(sent.chunks) <= ends(got.chunks)
+        # After two thousand tiny ones that arrive at once, the rest may be joined (`proxy.http1.Chunks`).
+        assert ends(sent.chunks[:2000]) <= ends(got.chunks)
 
 
 def ends(chunks: list[bytes]) -> set[int]:
