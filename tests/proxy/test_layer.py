@@ -131,6 +131,8 @@ class Driven:
             self.server = command.connection
             self.server.state = ConnectionState.OPEN
             return events.OpenConnectionCompleted(command, None)
+        elif isinstance(command, commands.RequestWakeup) and command.delay < 1:  # a turn for others, on a busy machine
+            self._left.append(events.Wakeup(command))
         elif isinstance(command, commands.StartHook):
             self.flow = getattr(command, "flow", self.flow)
             done = events.HookCompleted(command)
