@@ -86,7 +86,7 @@ def test_what_the_dead_had_under_way(ledger: Ledger, path: LedgerPlace, times: T
     ledger.close()
     if not isinstance(path, PostgresUrl):  # a server hears of it a moment later
         found = [(group.fate, group.counts) for group in read_groups(path)]
-        assert found == [("released", 0), ("unknown", 1)]
+        assert found == [("unknown", 2)]  # of another boot than this one: after a power cut, what was reserved counts
 
 
 def test_what_ceilings_came_to(ledger: Ledger, path: LedgerPlace) -> None:
