@@ -79,11 +79,15 @@ def is_alive(ledger: Path, process: str, boot: str) -> bool:
     return True
 
 
-def may_have_left(ledger: Path, process: str, row: int) -> bool:
+def may_have_left(ledger: Path, process: str, row: int, boot: str) -> bool:
     """Whether the row `row` may have been sent though it is only reserved, by `process`, which has ended.
 
-    If its notes (`departures`) are gone, as beside a copy of the ledger, or damaged, any may have been.
+    If its notes (`departures`) are gone, as beside a copy of the ledger, or damaged, any may have been. So may all rows
+    of another boot than `boot`, the current one: a power cut may have lost everything after the reservation
+    (`durability`).
     """
+    if boot_of(process) != boot:
+        return True
     found = _NAME.fullmatch(process)
     if found is None:  # of a version that made no notes
         return False
@@ -94,16 +98,14 @@ def may_have_left(ledger: Path, process: str, row: int) -> bool:
 def close_ended(db: sqlite3.Connection, ledger: Path, processes: Iterable[str], boot: str) -> None:
     """Close the open rows of those of `processes` that have ended. Called in a transaction.
 
-    What did not leave is released. For rows of an earlier boot, a power cut may have lost everything after the
-    reservation (`durability`), so all of them may have been sent.
+    What did not leave is released.
     """
     for process in processes:
         if is_alive(ledger, process, boot):
             continue
-        if boot_of(process) == boot:
-            reserved = db.execute(statements.RESERVED, (process,)).fetchall()
-            unsent = [(row,) for (row,) in reserved if not may_have_left(ledger, process, row)]
-            db.executemany(statements.RELEASE, unsent)
+        reserved = db.execute(statements.RESERVED, (process,)).fetchall()
+        unsent = [(row,) for (row,) in reserved if not may_have_left(ledger, process, row, boot)]
+        db.executemany(statements.RELEASE, unsent)
         db.execute(statements.UNHEARD_OF, (process,))
 
 
@@ -148,8 +150,8 @@ class Processes:
         process = row["process"]
         if row["state"] != "reserved" or self.is_alive(process):
             return dict(row)
-        may = boot_of(process) != self._boot or may_have_left(self._ledger, process, row["id"])
-        return {**dict(row), "state": "sent"} if may else dict(row)
+        may_have = may_have_left(self._ledger, process, row["id"], self._boot)
+        return {**dict(row), "state": "sent"} if may_have else dict(row)
 
 
 def boot_of(process: str) -> str:
