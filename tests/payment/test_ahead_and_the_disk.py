@@ -41,16 +41,21 @@ def desk(tmp_path: Path, disk: Disk) -> Iterator[Desk]:
     desk.ledger.close()
 
 
-async def waiting(desk: Desk) -> tuple[Purchase, asyncio.Task[None]]:
-    """A purchase that waits for the disk, while the loop turns."""
-    purchase = desk.purchase()
-    assert purchase.predict()
+async def waits(purchase: Purchase) -> asyncio.Task[None]:
+    """What waits for the disk on behalf of `purchase`, while the loop turns."""
     assert purchase.waits
     task = asyncio.get_running_loop().create_task(purchase.durable())
     for _ in range(5):
         await asyncio.sleep(0)
     assert not task.done()
-    return purchase, task
+    return task
+
+
+async def waiting(desk: Desk) -> tuple[Purchase, asyncio.Task[None]]:
+    """A purchase that waits for the disk, while the loop turns."""
+    purchase = desk.purchase()
+    assert purchase.predict()
+    return purchase, await waits(purchase)
 
 
 def test_it_waits_for_the_disk_and_others_do_not(desk: Desk, disk: Disk) -> None:
@@ -107,12 +112,7 @@ async def bought(desk: Desk) -> tuple[Purchase, asyncio.Task[None]]:
     """A purchase after its challenge, which waits for the disk."""
     purchase = desk.purchase()
     await purchase.buy(read(challenges.evm("1000")))
-    assert purchase.waits
-    task = asyncio.get_running_loop().create_task(purchase.durable())
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not task.done()
-    return purchase, task
+    return purchase, await waits(purchase)
 
 
 def test_after_a_challenge_it_waits_until_it_is_about_to_leave(desk: Desk, disk: Disk) -> None:
