@@ -16,11 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Protocol
 
 _SERVER = Path(__file__).with_name("warm_server.py")
+_one_at_a_time = threading.Lock()
+_END_SECONDS = 10
 _KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH")
 """Of the environment, what a process reads before anything of its own can change it."""
 
@@ -53,13 +56,14 @@ class Warm:
     """A process that was forked; used as `subprocess.Popen` is, as far as `Process` says."""
 
     def __init__(self, command: list[str], environ: Mapping[str, str], folder: Path) -> None:
-        server = _server()
         out, into = os.pipe()
         self._status, told = os.pipe()
         try:
             request = {"command": command, "environ": dict(environ), "folder": str(folder)}
-            socket.send_fds(server, [json.dumps(request).encode()], [into, told])
-            self.pid = int(server.recv(100))
+            with _one_at_a_time:
+                server = _server()
+                socket.send_fds(server, [json.dumps(request).encode()], [into, told])
+                self.pid = int(server.recv(100))
         finally:
             os.close(into)
             os.close(told)
@@ -109,6 +113,10 @@ def _server() -> socket.socket:
     @atexit.register
     def _end() -> None:
         ours.close()
-        process.wait()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:  # another process has inherited `ours`
+            process.kill()
+            process.wait()
 
     return ours
