@@ -135,7 +135,7 @@ class Proxy:
             self._stop()
         except TimeoutError:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(10)
             raise
         self._reader.join(10)
         assert not self._reader.is_alive(), f"something still prints for {self.command}"
