@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import Undecodable
 from ..protocol.strict_json import shown
-from .pieces import Kind, Piece, Place
+from .pieces import Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
@@ -31,20 +31,15 @@ _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
 """Stop reasons, in small letters, that say that a tool is called."""
 
 
-class Draft:
+class Draft(Space):
     """What is known of an answer so far."""
 
     def __init__(self, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS, *, traced: bool = False) -> None:
-        self.notes = Notes()
+        super().__init__(max_text, max_items, traced=traced)
         self._unread: dict[str, tuple[int, str]] = {}
         self.model: str | None = None
         self.id: str | None = None
         self.error: str | None = None
-        self.event = 0
-        """Number of the current event."""
-        self.trace: list[Added] | None = [] if traced else None
-        """What the current event has added; None: not traced."""
-        self.max_items = max_items
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._choices: set[int] = set()
         self._other_ids: set[str] = set()
@@ -53,30 +48,6 @@ class Draft:
         self._cost: str | None = None
         self._details: list[Detail] = []
         self._cited: set[Citation] = set()
-        self._max_text = max_text
-        self._size = 0
-
-    def fits(self, size: int) -> bool:
-        """Whether there is room for `size` characters."""
-        return self._size + size <= self._max_text
-
-    def room(self, size: int) -> bool:
-        """Whether `size` more characters fit. Notes it if they do not."""
-        if self._size + size > self._max_text:
-            self.notes.add(f"more than {self._max_text} characters: the rest is left out")
-            return False
-        self._size += size
-        return True
-
-    def fitting(self, text: str) -> str:
-        """The beginning of `text`, as far as it fits. Notes it if that is not all."""
-        left = self._max_text - self._size
-        return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
-
-    def told(self, added: Added) -> None:
-        """Record what the current event `added`."""
-        if self.trace is not None and len(self.trace) < self.max_items:
-            self.trace.append(added)
 
     def piece(self, choice: int, place: Place, kind: Kind) -> Piece:
         """The part at `place` (by which parts are sorted), or a new one of `kind`."""

@@ -1,4 +1,4 @@
-"""Collects the fragments of one part of an answer."""
+"""Collects the fragments of one part of an answer, in the space that all parts share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 from array import array
 from bisect import bisect_right
 from io import StringIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .printing import shortened
 from .reading import Added, Broken
+from .sse import Notes
 from .values import dump, joined, says_something
-
-if TYPE_CHECKING:
-    from .draft import Draft
 
 MAX_NAME = 1000
 """Most characters of a tool's name."""
@@ -30,10 +28,46 @@ Place = tuple[int, ...]
 Path = tuple[str | int, ...]
 
 
+class Space:
+    """Room for the texts of one answer."""
+
+    def __init__(self, max_text: int, max_items: int, *, traced: bool) -> None:
+        self.notes = Notes()
+        self.event = 0
+        """Number of the current event."""
+        self.trace: list[Added] | None = [] if traced else None
+        """What the current event has added; None: not traced."""
+        self.max_items = max_items
+        self._max_text = max_text
+        self._size = 0
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for `size` characters."""
+        return self._size + size <= self._max_text
+
+    def room(self, size: int) -> bool:
+        """Whether `size` more characters fit. Notes it if they do not."""
+        if self._size + size > self._max_text:
+            self.notes.add(f"more than {self._max_text} characters: the rest is left out")
+            return False
+        self._size += size
+        return True
+
+    def fitting(self, text: str) -> str:
+        """The beginning of `text`, as far as it fits. Notes it if that is not all."""
+        left = self._max_text - self._size
+        return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
+
+    def told(self, added: Added) -> None:
+        """Record what the current event `added`."""
+        if self.trace is not None and len(self.trace) < self.max_items:
+            self.trace.append(added)
+
+
 class Piece:
     """One part of the answer as it grows."""
 
-    def __init__(self, draft: Draft, kind: Kind, choice: int, number: int, *, kept: bool = True) -> None:
+    def __init__(self, space: Space, kind: Kind, choice: int, number: int, *, kept: bool = True) -> None:
         self.kind = kind
         self.choice = choice
         self.number = number
@@ -60,7 +94,7 @@ class Piece:
         """Of another part: its fragments, by where in its value they belong."""
         self.kept = kept
         """False: there were too many parts, and nothing of this one stays."""
-        self._draft = draft
+        self._space = space
         self._text = StringIO()
         self._half = ""
         self._signature = StringIO()
@@ -69,20 +103,20 @@ class Piece:
 
     def add(self, fragment: str) -> None:
         """Add a fragment of its text or arguments."""
-        draft = self._draft
+        space = self._space
         if not fragment or not self.kept:
             return
         whole = len(fragment)
-        fragment = draft.fitting(fragment)
+        fragment = space.fitting(fragment)
         if len(fragment) < whole:
             self.cut = True
             if not fragment:
                 return
-        if draft.trace is not None:
+        if space.trace is not None:
             self._told("arguments" if self.kind == "call" else self.name or self.kind, fragment)
         if self.kind == "call" and len(self._begins) < MAX_ORIGINS:
             self._begins.append(self.size)
-            self._events.append(draft.event)
+            self._events.append(space.event)
         if self._half:  # JSON can cut a character in two: the second half comes with the next fragment
             fragment, self._half = joined(self._half + fragment), ""
         if "\ud800" <= fragment[-1] <= "\udbff":
@@ -97,9 +131,9 @@ class Piece:
 
     def sign(self, fragment: str) -> None:
         """Add a fragment of its signature."""
-        if fragment and self.kept and self._draft.room(len(fragment)):
+        if fragment and self.kept and self._space.room(len(fragment)):
             self._signature.write(fragment)
-            if self._draft.trace is not None:
+            if self._space.trace is not None:
                 self._told("signature", fragment)
 
     def seal(self, signature: str) -> None:
@@ -109,16 +143,16 @@ class Piece:
 
     def identify(self, identity: str) -> None:
         """Set a call's id; the first one counts."""
-        if identity and not self.id and self.kept and self._draft.room(len(identity)):
+        if identity and not self.id and self.kept and self._space.room(len(identity)):
             self.id = identity
 
     def call(self, fragment: str) -> None:
         """Add a fragment of a call's name."""
         if len(self.name) + len(fragment) > MAX_NAME:
-            self._draft.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
-        elif fragment and self.kept and self._draft.room(len(fragment)):
+            self._space.notes.add(f"the name of a tool is longer than {MAX_NAME} characters and is cut")
+        elif fragment and self.kept and self._space.room(len(fragment)):
             self.name += fragment
-            if self._draft.trace is not None:
+            if self._space.trace is not None:
                 self._told("tool call", fragment)
 
     def beside(self, said: dict[str, Any], known: frozenset[str]) -> None:
@@ -128,42 +162,42 @@ class Piece:
         for key, value in said.items():
             if key in known or not says_something(value) or self.further.get(key) == value:
                 continue
-            if len(self.further) < MAX_FURTHER and self.kept and self._draft.room(len(dump(value))):
+            if len(self.further) < MAX_FURTHER and self.kept and self._space.room(len(dump(value))):
                 self.further[key[:100]] = value
-                if self._draft.trace is not None:
+                if self._space.trace is not None:
                     self._told(key, dump(value))
 
     def keep(self, kind: str, value: Any) -> None:
         """Make it a part of another kind, with `value` and the vendor's `kind`."""
         if not self.kept:
             return
-        if not self._draft.fits(len(dump(value))):  # a picture, then: how large it is can still be told
+        if not self._space.fits(len(dump(value))):  # a picture, then: how large it is can still be told
             value = shortened(value)
-        if self._draft.room(len(dump(value))):
+        if self._space.room(len(dump(value))):
             self.name, self.value = kind, value
-            if self._draft.trace is not None:
+            if self._space.trace is not None:
                 self._told(kind, dump(value)[:200])
 
     def settle(self, text: str) -> None:
         """Of a call: its arguments, put together of parts that have all been told."""
-        trace, self._draft.trace = self._draft.trace, None
+        trace, self._space.trace = self._space.trace, None
         self.add(text)
-        self._draft.trace = trace
+        self._space.trace = trace
 
     def hint(self, part: Any) -> bool:
         """Of a call: a part of its arguments that is put into its place later. False: there is no room for it."""
         text = dump(part)
-        if not self.kept or not self._draft.room(2 * len(text)):  # once as it came, and once in its place
+        if not self.kept or not self._space.room(2 * len(text)):  # once as it came, and once in its place
             self.cut = True
             return False
         self.hints.append(text)
-        if self._draft.trace is not None:
+        if self._space.trace is not None:
             self._told("arguments", text)
         return True
 
     def put(self, path: Path, fragment: str) -> None:
         """Add a fragment of the text at `path` in the value of a part of another kind."""
-        if not fragment or not self.kept or not self._draft.room(len(fragment)):
+        if not fragment or not self.kept or not self._space.room(len(fragment)):
             return
         text = self.slots.get(path)
         if text is None:
@@ -171,7 +205,7 @@ class Piece:
                 return
             text = self.slots[path] = StringIO()
         text.write(fragment)
-        if self._draft.trace is not None:
+        if self._space.trace is not None:
             self._told(".".join(str(step) for step in (self.name, *path)), fragment)
 
     def forget(self) -> None:
@@ -179,11 +213,11 @@ class Piece:
         for path, text in self.slots.items():
             whole = _at(self.value, path)
             if isinstance(whole, str) and whole != text.getvalue():
-                self._draft.notes.add("a whole part is not what its fragments said; the whole is shown")
+                self._space.notes.add("a whole part is not what its fragments said; the whole is shown")
         self.slots.clear()
 
     def _told(self, what: str, text: str) -> None:
-        self._draft.told(Added(what, text, self.number, self.name if self.kind == "call" else "", self.choice))
+        self._space.told(Added(what, text, self.number, self.name if self.kind == "call" else "", self.choice))
 
     @property
     def size(self) -> int:
