@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from mitmproxy_x402.ledger.interface import (
     Outcome,
     Validity,
 )
-from mitmproxy_x402.ledger.reading import each_entry, read_entries
+from mitmproxy_x402.ledger.reading import each_entry, find_missing, read_entries
 from mitmproxy_x402.ledger.sqlite.departures import LATEST_MS, SLOTS
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.ledger.sums import read_groups
@@ -226,6 +227,40 @@ def test_after_a_kill_only_what_has_left_counts(path: Path, other: subprocess.Po
         assert query(path, "state, reference") == [("released", None), ("unknown", "0xnonce")]
         assert after.spent(DAY) == 10
         assert len(list(path.parent.glob("*-proxy-*"))) == 1
+
+
+def test_what_a_report_says_of_it_is_what_the_next_proxy_will_find(path: Path, other: subprocess.Popen[bytes]) -> None:
+    kill(other)
+    before = read_entries(path)[1]
+    SqliteLedger(path).close()
+    after = read_entries(path)[1]
+    assert (before.fate, before.sends, before.reference) == (after.fate, after.sends, after.reference)
+    assert before.reference == "0xnonce"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_after_a_kill_only_a_log_that_was_lost_is_said_to_be(
+    path: Path, other: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture, is_lost: bool
+) -> None:
+    """Another SQLite program that closes the file last puts the log into it, and deletes the log."""
+    kill(other)
+    log = Path(f"{path}-wal")
+    if is_lost:
+        log.unlink()
+    else:
+        with closing(sqlite3.connect(path)) as browser:
+            assert browser.execute("SELECT COUNT(*) FROM payment").fetchone() == (2,)
+    assert not log.exists()
+    said = "has lost its log ledger.sqlite3-wal, so its last payments are missing" if is_lost else ""
+    for missing in (find_missing(path), _warning_at_the_start(path, caplog)):
+        assert said in missing
+        assert bool(missing) == is_lost
+
+
+def _warning_at_the_start(path: Path, caplog: pytest.LogCaptureFixture) -> str:
+    with caplog.at_level(logging.WARNING):
+        SqliteLedger(path).close()
+    return caplog.text
 
 
 def test_reservations_of_others_lapse_when_they_have_ended(path: Path, other: subprocess.Popen[bytes]) -> None:

@@ -13,8 +13,8 @@ from ..settings.ledger_place import LedgerPlace, PostgresUrl
 from .clock import Clock
 from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, LedgerError
 from .opening import require_driver
-from .sqlite.file import check_file, is_cut, open_to_read, version_of, without_log
-from .sqlite.liveness import Processes
+from .sqlite.file import check_file, has_log, open_to_read, version_of
+from .sqlite.liveness import Processes, without_log
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
 """A payment's state for people: `reserved` and `sent` are `under way` while their process is running.
@@ -190,7 +190,9 @@ def find_missing(place: LedgerPlace) -> str:
     check_file(place)
     try:
         with closing(open_to_read(place)) as db:
-            return without_log(place) if version_of(db, place) and is_cut(db, place) else ""
+            if not version_of(db, place) or has_log(place):
+                return ""
+            return without_log(db, place, Clock().boot_name)
     except sqlite3.Error as error:
         raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
 

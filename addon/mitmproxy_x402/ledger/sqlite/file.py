@@ -44,7 +44,7 @@ def make_file(path: Path) -> bool:
             version_of(db, path)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    return is_empty or _has_log(path)
+    return is_empty or has_log(path)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -117,36 +117,18 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def is_cut(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the last payments are missing: a process had the file open, and its log is gone.
-
-    For a file that was opened by `open_to_read`.
-    """
-    if _has_log(path) or "opened" not in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}:
-        return False
-    return db.execute("SELECT 1 FROM opened").fetchone() is not None
-
-
-def without_log(path: Path) -> str:
-    """The message about a file whose log is gone."""
-    return (
-        f"the ledger {path} was copied or moved without its log {path.name}-wal while a proxy had it open, so its last "
-        f"payments are missing and do not count. Put the log back next to it; {program()} report --backup FILE "
-        "copies all"
-    )
-
-
 def _gets_a_log(path: Path) -> bool:
     """Whether the log is there, or comes in a moment: another proxy may be making the tables just now."""
     until = time.monotonic() + WAIT_SECONDS
-    while not _has_log(path):
+    while not has_log(path):
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
     return True
 
 
-def _has_log(path: Path) -> bool:
+def has_log(path: Path) -> bool:
+    """Whether the ledger's log is beside it, and not empty."""
     try:
         return Path(f"{path}-wal").stat().st_size > 0
     except OSError:

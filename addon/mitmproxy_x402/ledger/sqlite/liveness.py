@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...program import program
 from ..clock import Clock
 from . import statements
 from .departures import Departures, noted
@@ -86,13 +87,16 @@ def may_have_left(ledger: Path, process: str, row: int, boot: str) -> bool:
     of another boot than `boot`, the current one: a power cut may have lost everything after the reservation
     (`durability`).
     """
-    if boot_of(process) != boot:
-        return True
-    found = _NAME.fullmatch(process)
-    if found is None:  # of a version that made no notes
+    if boot_of(process) == boot and _NAME.fullmatch(process) is None:  # of a version that made no notes
         return False
-    rows = noted(_file(ledger, found[1]))
+    rows = _notes(ledger, process, boot)
     return rows is None or row in rows
+
+
+def _notes(ledger: Path, process: str, boot: str) -> frozenset[int] | None:
+    """The rows that `process` noted when they left, and 0; None: not known, as after a power cut."""
+    found = _NAME.fullmatch(process)
+    return None if found is None or found[2] != boot else noted(_file(ledger, found[1]))
 
 
 def close_ended(db: sqlite3.Connection, ledger: Path, processes: Iterable[str], boot: str) -> None:
@@ -109,14 +113,37 @@ def close_ended(db: sqlite3.Connection, ledger: Path, processes: Iterable[str], 
         db.execute(statements.UNHEARD_OF, (process,))
 
 
-def record_open(db: sqlite3.Connection, ledger: Path, process: str, clock: Clock) -> bool:
-    """Record that `process` has the file open, and delete the records of ended ones. Returns whether there were any."""
-    opened = [one for (one,) in db.execute("SELECT process FROM opened")]
-    for one in opened:
+def without_log(db: sqlite3.Connection, ledger: Path, boot: str) -> str:
+    """A message if payments may be missing from `ledger`, whose log is gone; else empty.
+
+    Nothing is missing if another program was the last to close the file after a proxy was killed: SQLite puts the log
+    into the file then, which has every row that the proxy noted.
+    """
+    if "opened" not in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}:
+        return ""
+    opened = [_notes(ledger, process, boot) for (process,) in db.execute("SELECT process FROM opened")]
+    last = db.execute("SELECT MAX(id) FROM payment").fetchone()[0] or 0
+    again = f"Put the log back next to it; {program()} report --backup FILE copies all"
+    if any(rows is not None and max(rows) > last for rows in opened):
+        return (
+            f"the ledger {ledger} has lost its log {ledger.name}-wal, so its last payments are missing and do not "
+            f"count. {again}"
+        )
+    if None in opened:
+        return (
+            f"the ledger {ledger} has no log {ledger.name}-wal, though a proxy had it open and did not close it. If it "
+            "was copied or moved without that log, its last payments are missing and do not count. "
+            f"{again}"
+        )
+    return ""
+
+
+def record_open(db: sqlite3.Connection, ledger: Path, process: str, clock: Clock) -> None:
+    """Record that `process` has the file open, and delete the records of ended ones."""
+    for (one,) in db.execute("SELECT process FROM opened").fetchall():
         if not is_alive(ledger, one, clock.boot_name):
             db.execute("DELETE FROM opened WHERE process = ?", (one,))
     db.execute("INSERT INTO opened VALUES (?, ?)", (process, int(clock.wall() * 1000)))
-    return bool(opened)
 
 
 def start_clock(db: sqlite3.Connection, clock: Clock) -> int:
@@ -146,12 +173,16 @@ class Processes:
         return is_alive(ledger, process, boot)
 
     def as_left(self, row: sqlite3.Row) -> dict[str, Any]:
-        """`row`, which is `sent` if it may have been when its process ended."""
+        """`row` as the next proxy finds it: `sent` if it may have been when its process ended (`UNHEARD_OF`)."""
         process = row["process"]
         if row["state"] != "reserved" or self.is_alive(process):
             return dict(row)
-        may_have = may_have_left(self._ledger, process, row["id"], self._boot)
-        return {**dict(row), "state": "sent"} if may_have else dict(row)
+        if not may_have_left(self._ledger, process, row["id"], self._boot):
+            return dict(row)
+        left = {**dict(row), "state": "sent", "sends": max(row["sends"], 1)}
+        if left.get("nonce") and row["network"].startswith("eip155:"):
+            left["reference"] = row["reference"] or left["nonce"]
+        return left
 
 
 def boot_of(process: str) -> str:

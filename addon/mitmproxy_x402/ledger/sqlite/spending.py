@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...limits.limits import Budget
 from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES, OverBudget
@@ -109,8 +109,9 @@ WITHIN = {
 class Spending:
     """Sums over one connection. Calls need a transaction, and those of `use` one that can write."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, write_departures: Callable[[], None]) -> None:
         self._db = db
+        self._write_departures = write_departures
         self.watched = ""
         """The networks on which nothing is forgiven, with a blank before and after each."""
 
@@ -151,6 +152,10 @@ class Spending:
         awaited, others = self._db.execute(FORGIVEN, values).fetchone()
         return int(awaited), int(others)
 
+    def find_rooms(self, budgets: Iterable[Budget], wanted: int, now: int) -> dict[Budget, int]:
+        """`find_room` for each of `budgets`."""
+        return {budget: self.find_room(budget, wanted, now) for budget in budgets}
+
     def find_room(self, budget: Budget, wanted: int, now: int) -> int:
         """Millionths of a dollar that count against `budget`. Raises OverBudget: there is no room for `wanted` more."""
         scope = self.use(budget, now)
@@ -175,8 +180,23 @@ class Spending:
         awaited = self._given_back(scope, budget, now)[0]
         if budget.seconds is None or wanted > budget.micro_usd:
             return OverBudget(budget, spent, None, awaited)
-        leaves = self.leaves_at(scope, budget, now, spent + wanted - budget.micro_usd)
-        return OverBudget(budget, spent, (leaves - now) / 1000 + budget.seconds, awaited)
+        self._write_departures()  # they say how long the signatures live
+        at = self.leaves_at(scope, budget, now, spent + wanted - budget.micro_usd) + budget.seconds * 1000
+        if self.spent(scope, budget, at) + wanted > budget.micro_usd:
+            at = self._outlived_at(scope, budget, wanted, at)
+        return OverBudget(budget, spent, (at - now) / 1000, awaited)
+
+    def _outlived_at(self, scope: int, budget: Budget, wanted: int, at: int) -> int:
+        """The first millisecond after `at` with room for `wanted`, where signatures outlive the period they are in."""
+        assert budget.seconds is not None
+        until = at + LONGEST_MS + budget.seconds * 1000
+        while until - at > 1:
+            middle = (at + until) // 2
+            if self.spent(scope, budget, middle) + wanted > budget.micro_usd:
+                at = middle
+            else:
+                until = middle
+        return until
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
         """Reservation time of the payment whose leaving the period frees `needed`; of one that outlives, its end."""

@@ -37,8 +37,8 @@ from ..moments import milliseconds, milliseconds_at_least
 from . import statements
 from .departures import LATEST_MS
 from .durability import Disk, Sync, sync_of
-from .file import make_file, without_log
-from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep
+from .file import make_file
+from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep, without_log
 from .schema import migrate
 from .spending import Room, Spending
 
@@ -82,7 +82,7 @@ class SqliteLedger:
                 self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None)
                 undo.callback(self._db.close)
                 self._departures = self._lock.departures
-                self._spending = Spending(self._db)
+                self._spending = Spending(self._db, self._write_departures)
                 self._room = Room(self._db)
                 self._prepare()
                 self._disk = Disk(path, self._failure, make_sync)
@@ -114,8 +114,9 @@ class SqliteLedger:
             self._anchor = start_clock(self._db, self._clock)
             still_open = [process for (process,) in self._db.execute(statements.OPEN)]
             close_ended(self._db, self.path, still_open, self._clock.boot_name)
-            if record_open(self._db, self.path, self.process, self._clock) and self._is_cut:
-                logger.warning("x402: %s", without_log(self.path))
+            if self._is_cut and (missing := without_log(self._db, self.path, self._clock.boot_name)):
+                logger.warning("x402: %s", missing)
+            record_open(self._db, self.path, self.process, self._clock)
         sweep(self.path)
         with self._guarded():
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so that the main file, too, records that it is open
@@ -154,9 +155,7 @@ class SqliteLedger:
                 now, cumulative = known
             if intent.job and self._following(intent.job, intent.replaces) is not None:
                 raise JobPaid
-            spent = (
-                {} if known else {budget: self._spending.find_room(budget, intent.micro_usd, now) for budget in budgets}
-            )
+            spent = {} if known else self._spending.find_rooms(budgets, intent.micro_usd, now)
             values = (
                 *(int(self._clock.wall() * 1000), now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
