@@ -19,9 +19,9 @@ import pytest
 
 from mitmproxy_x402.ledger.interface import Intent, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import read_entries
-from mitmproxy_x402.ledger.sqlite.durability import LOG_BYTES, Sync, ThreadSync, sync_of
-from mitmproxy_x402.ledger.sqlite.kernel_sync import KernelSync
+from mitmproxy_x402.ledger.sqlite.durability import LOG_BYTES
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.ledger.sqlite.syncing import ProcessSync, Sync, ThreadSync, sync_of
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledger.disks import SlowDisk
@@ -143,7 +143,7 @@ class TestFailure:
         asyncio.run(pay())
 
 
-WAYS: list[Callable[[int], Sync]] = [ThreadSync, sync_of, *([KernelSync] if sys.platform == "linux" else [])]
+WAYS: list[Callable[[int], Sync]] = [ThreadSync, ProcessSync, sync_of]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -183,7 +183,7 @@ class TestWays:
                 await waited_for(ledger)
 
         with closing(SqliteLedger(path, make_sync=way)) as ledger:
-            ledger.fill_log()
+            ledger.prepare_sync()
             asyncio.run(pay(ledger))
 
 
@@ -254,7 +254,7 @@ def test_whatever_has_left_counts_after_a_power_cut(path: Path, seed: int) -> No
 
     with closing(SqliteLedger(path, times.clock, make)) as ledger:
         if chance.random() < 0.5:
-            ledger.fill_log()
+            ledger.prepare_sync()
         asyncio.run(all_of_them(ledger))
     times.boot, times.uptime = "second", 10
     after = disks[0].left / path.name
@@ -270,7 +270,7 @@ class TestLongLog:
 
     def test_payments_do_not_make_it_longer(self, path: Path) -> None:
         with closing(SqliteLedger(path)) as ledger:
-            ledger.fill_log()
+            ledger.prepare_sync()
             for _ in range(100):
                 ledger.record_sent(ledger.reserve(intent(), [DAY]), "0xnonce", 0)
             assert log_of(path).stat().st_size == LOG_BYTES
@@ -279,7 +279,7 @@ class TestLongLog:
         with closing(SqliteLedger(path)) as first, closing(SqliteLedger(path)) as second:
             for ledger in (first, second, first):
                 row = ledger.reserve(intent(), [])
-                ledger.fill_log()
+                ledger.prepare_sync()
                 ledger.record_sent(row, "0xnonce", 0)
                 assert log_of(path).stat().st_size == LOG_BYTES
             assert len(read_entries(path)) == 3
@@ -291,7 +291,7 @@ class TestLongLog:
             from test_durability import SqliteLedger, intent
             ledger = SqliteLedger(Path(sys.argv[1]))
             ledger.reserve(intent(), [])
-            ledger.fill_log()
+            ledger.prepare_sync()
             ledger.record_sent(ledger.reserve(intent(), []), "0xnonce", 0)
             os._exit(9)
         """
@@ -310,7 +310,7 @@ class TestLongLog:
             resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_BYTES // 4, limited[1]))
             try:
                 with pytest.raises(LedgerError, match="File too large"):
-                    ledger.fill_log()
+                    ledger.prepare_sync()
                 asyncio.run(waited_for(ledger))
                 ledger.record_sent(ledger.reserve(intent(), [DAY]), "0xnonce", 0)
             finally:
@@ -324,7 +324,7 @@ class TestLongLog:
                 other.execute("BEGIN IMMEDIATE")
                 other.execute("UPDATE payment SET client = 'other'")
                 with pytest.raises(LedgerError, match="locked by another program"):
-                    ledger.fill_log()
+                    ledger.prepare_sync()
                 other.execute("COMMIT")
-            ledger.fill_log()
+            ledger.prepare_sync()
             assert query(path, "client") == [("other",)]

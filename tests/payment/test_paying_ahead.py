@@ -19,8 +19,8 @@ from mitmproxy_x402.forecast.forecast import TRUST
 from mitmproxy_x402.forecast.quote import Question
 from mitmproxy_x402.ledger.clock import Clock
 from mitmproxy_x402.ledger.interface import LedgerError, Outcome
-from mitmproxy_x402.ledger.sqlite.durability import Sync, sync_of
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.ledger.sqlite.syncing import Sync
 from mitmproxy_x402.payment.challenge import MISMATCH
 from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import REFRESH_SECONDS, Payer
@@ -48,7 +48,7 @@ OFFERED = "7Fy41AwHz9RSnHpXFuoawWo3ZBox49MqZL7LDweh3oZD"
 class Desk:
     """One payer and one clock. `ask` is an ordinary handshake that is answered."""
 
-    def __init__(self, folder: Path, make_sync: Callable[[int], Sync] = sync_of, **options: str) -> None:
+    def __init__(self, folder: Path, make_sync: Callable[[int], Sync] | None = None, **options: str) -> None:
         given = {"x402_preauthorize": "true", "x402_solana_rpc": f"http://127.0.0.1:{free_port()}"}
         given |= {f"x402_{key}": value for key, value in options.items()}
         self.now = 1_700_000_000.0

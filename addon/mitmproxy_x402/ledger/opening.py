@@ -21,12 +21,13 @@ def open_ledger(place: LedgerPlace) -> Ledger:
 
 
 def make_ready(ledger: Ledger, settings: Settings) -> None:
-    """Sum up new budgets and lengthen the log now, so that no payment has to wait for that. Never raises."""
+    """Sum up new budgets, and start what syncs the log and lengthen it now, so that no payment waits. Never raises."""
     if isinstance(ledger, SqliteLedger):
         with contextlib.suppress(LedgerError):  # the first payment reports it
             ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])
-            if settings.ledger_sync:
-                ledger.fill_log()
+        if settings.ledger_sync:
+            with contextlib.suppress(LedgerError):
+                ledger.prepare_sync()
 
 
 def _database(url: PostgresUrl) -> PostgresLedger:

@@ -20,8 +20,8 @@ from solders.token.associated import get_associated_token_address
 from solders.transaction import VersionedTransaction
 
 from mitmproxy_x402.errors import X402Error
-from mitmproxy_x402.ledger.sqlite.durability import Sync, sync_of
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.ledger.sqlite.syncing import Sync
 from mitmproxy_x402.payment.offer import Purpose
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.signing.payment import Payment
@@ -54,7 +54,7 @@ class Bench:
     """A payer on an event loop of its own, which counts the signatures that it makes."""
 
     def __init__(
-        self, home: Path, families: str = "evm svm", make_sync: Callable[[int], Sync] = sync_of, **options: str
+        self, home: Path, families: str = "evm svm", make_sync: Callable[[int], Sync] | None = None, **options: str
     ) -> None:
         given = {"x402_solana_rpc": f"http://127.0.0.1:{free_port()}"}  # where nobody listens
         given |= {"x402_budget": "1000000", "x402_ledger": str(home / f"{uuid.uuid4()}.sqlite3")}

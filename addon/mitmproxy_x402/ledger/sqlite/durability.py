@@ -14,104 +14,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
+import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Protocol
 
-from .kernel_sync import KernelSync
+from .sync_process import sync_now
+from .syncing import Sync, SyncGone, ThreadSync, sync_of
 
-_FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
-"""The macOS call that does what `fsync` does elsewhere."""
+logger = logging.getLogger(__name__)
+
 LOG_BYTES = 20_000_000
 """Initial length of the log: what the payments between two checkpoints take (40 KB each), twice."""
 _BLOCK = 1 << 20
-
-
-class Sync(Protocol):
-    """Syncs one file in the background, one sync at a time."""
-
-    fd: int
-    """Readable when a sync has ended."""
-
-    def begin(self) -> None:
-        """Begin to sync everything written so far. Raises OSError."""
-
-    def ended(self) -> bool:
-        """Whether the sync that was begun has ended; does not block. Raises OSError if it failed."""
-
-    def close(self) -> None:
-        """Wait for a sync that is running, and free what it needs."""
-
-
-def sync_now(file: int) -> None:
-    """Sync `file`, and block until that is done. Raises OSError."""
-    if _FULL_FSYNC is None:
-        os.fdatasync(file)
-    else:
-        fcntl.fcntl(file, _FULL_FSYNC)
-
-
-class ThreadSync:
-    """Syncs in a thread: works everywhere."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self.fd, self._done_fd = os.pipe()
-        os.set_blocking(self.fd, False)
-        self._begun = threading.Semaphore(0)
-        self._error: OSError | None = None
-        self._closing = False
-        self._thread: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Begin to sync everything written so far."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="x402 ledger disk", daemon=True)
-            self._thread.start()
-        self._begun.release()
-
-    def _run(self) -> None:
-        while self._begun.acquire() and not self._closing:
-            try:
-                sync_now(self._file)
-            except OSError as error:
-                self._error = error
-            os.write(self._done_fd, b"!")
-
-    def ended(self) -> bool:
-        """Whether the sync that was begun has ended. Raises OSError if it failed."""
-        try:
-            os.read(self.fd, 1)
-        except BlockingIOError:
-            return False
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return True
-
-    def close(self) -> None:
-        """Wait for a sync that is running, and end the thread."""
-        if self._thread is not None:
-            self._closing = True
-            self._begun.release()
-            self._thread.join()
-            self._thread = None
-        for fd in (self.fd, self._done_fd):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.fd = self._done_fd = -1
-
-
-def sync_of(file: int) -> Sync:
-    """The fastest way to sync `file` in the background that works here."""
-    try:
-        return KernelSync(file)
-    except OSError:
-        return ThreadSync(file)
 
 
 class Durable:
@@ -146,12 +63,14 @@ class Durable:
 
 
 class Disk:
-    """Syncs the log of one ledger file, which must exist. Raises OSError; `failure` converts it for those who wait."""
+    """Syncs the log of one ledger file, which must exist. Raises what `failure` makes of an OSError."""
 
-    def __init__(self, path: Path, failure: Callable[[OSError], Exception], make_sync: Callable[[int], Sync]) -> None:
+    def __init__(
+        self, path: Path, failure: Callable[[OSError], Exception], make_sync: Callable[[int], Sync] | None = None
+    ) -> None:
         self._path = path
         self._failure = failure
-        self._fd = os.open(f"{path}-wal", os.O_RDONLY)
+        self._fd = os.open(f"{path}-wal", os.O_RDONLY)  # raises OSError, as `fill` does
         self._make_sync = make_sync
         self._made: Sync | None = None
         self._current: Durable | None = None
@@ -159,11 +78,16 @@ class Disk:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checkpoint: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Start the process that syncs, where one can be made, so that the first payment does not wait for it."""
+        if self._made is None:
+            self._made = (self._make_sync or sync_of)(self._fd)
+
     @property
     def _sync(self) -> Sync:
-        """Made when it is needed first: many open the ledger who never pay."""
+        """A thread without `start`, since many open the ledger who never pay. Raises OSError."""
         if self._made is None:
-            self._made = self._make_sync(self._fd)
+            self._made = (self._make_sync or ThreadSync)(self._fd)
         return self._made
 
     def soon(self) -> Durable:
@@ -171,7 +95,11 @@ class Disk:
 
         Raises RuntimeError: no event loop runs.
         """
-        self._use(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        try:
+            self._use(loop)
+        except OSError as error:
+            raise self._failure(error) from None
         self.look()
         if self._current is None:
             return self._begin(Durable(self))
@@ -181,8 +109,8 @@ class Disk:
     def _use(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
             self._leave_loop()
+            loop.add_reader(self._sync.fd, self._take_result)
             self._loop = loop
-            loop.add_reader(self._sync.fd, self.look)
 
     def _leave_loop(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -191,7 +119,11 @@ class Disk:
 
     def _begin(self, durable: Durable) -> Durable:
         try:
-            self._sync.begin()
+            try:
+                self._sync.begin()
+            except SyncGone:
+                self._replace_sync()
+                self._sync.begin()
         except OSError as error:
             durable.end(self._failure(error))
         else:
@@ -200,22 +132,53 @@ class Disk:
 
     def look(self) -> None:
         """If the current sync has ended, wake those who wait for it and begin the next one."""
-        if self._current is None:
-            return
+        if self._current is not None:
+            self._take_result()
+
+    def _take_result(self) -> None:
         error: Exception | None = None
         try:
             if not self._sync.ended():
                 return
+        except SyncGone:
+            self._begin_again()
+            return
         except OSError as failed:
             error = self._failure(failed)
         ended, following, self._current, self._next = self._current, self._next, None, None
         if following is not None:
             self._begin(following)
-        ended.end(error)
+        if ended is not None:
+            ended.end(error)
+
+    def _begin_again(self) -> None:
+        """Whether the current sync was done is not known: those who wait for it wait for another one."""
+        unknown, self._current = self._current, None
+        if unknown is None:
+            with contextlib.suppress(OSError):  # the next payment reports it
+                self._replace_sync()
+            return
+        self._begin(unknown)
+        if self._current is None and self._next is not None:
+            following, self._next = self._next, None
+            self._begin(following)
+
+    def _replace_sync(self) -> None:
+        """Use a thread instead of a process that has ended. Raises OSError."""
+        logger.warning("x402: the process that syncs %s-wal has ended; a thread does it now, more slowly", self._path)
+        loop, gone = self._loop, self._sync
+        self._leave_loop()
+        gone.close()
+        self._made, self._make_sync = None, ThreadSync
+        if loop is not None and not loop.is_closed():
+            self._use(loop)
 
     def now(self) -> None:
-        """Sync, and block until that is done. Raises OSError."""
-        sync_now(self._fd)
+        """Sync, and block until that is done."""
+        try:
+            sync_now(self._fd)
+        except OSError as error:
+            raise self._failure(error) from None
 
     def fill(self) -> None:
         """Lengthen the log to LOG_BYTES. To be called in a write transaction. Raises OSError."""

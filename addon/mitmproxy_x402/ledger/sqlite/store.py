@@ -36,11 +36,12 @@ from ..interface import (
 from ..moments import milliseconds, milliseconds_at_least
 from . import statements
 from .departures import LATEST_MS
-from .durability import Disk, Sync, sync_of
+from .durability import Disk
 from .file import make_file
 from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep, without_log
 from .schema import migrate
 from .spending import Room, Spending
+from .syncing import Sync
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ CHECKPOINT_PAYMENTS = 250
 class SqliteLedger:
     """The ledger over one connection to the file; each process and thread opens its own. Raises LedgerError."""
 
-    def __init__(self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] = sync_of) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] | None = None) -> None:
         self.place = self.path = path
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
@@ -180,20 +181,18 @@ class SqliteLedger:
         try:
             return self._disk.soon()
         except RuntimeError:  # no event loop runs, so it may block
-            self.durable_now()
+            self._disk.now()
             return None
 
-    def fill_log(self) -> None:
-        """Lengthen the log to what it will need, which makes each sync cheaper (see `durability`)."""
+    def prepare_sync(self) -> None:
+        """Start what syncs the log (`syncing`), and lengthen it to what it will need (`durability`)."""
+        self._disk.start()
         with self._transaction():  # keeps other writers out
             self._disk.fill()
 
     def durable_now(self) -> None:
         """Make everything written so far survive a power cut, and block until that is done."""
-        try:
-            self._disk.now()
-        except OSError as error:
-            raise self._failure(error) from None
+        self._disk.now()
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
