@@ -313,11 +313,106 @@ def test_a_long_text_is_no_multitude(text: str) -> None:
         {"request": {"model": "dear-1"}},
         {"requests": [{"params": {"model": "cheap"}}, {"params": {"model": "dear-1"}}]},
         {"requests": [{"body": {"model": "dear-1"}}]},
+        {"Requests": [{"Params": {"Model": "dear-1"}}]},
+        {"requests": {"first": {"params": {"model": "dear-1"}}}},
+        {"requests": ['{"model":"dear-1"}']},
+        {"requests": [{"params": '{"model":"dear-1"}'}]},
+        {"requests": [{"params": {"models": ["dear-1"]}}]},
+        {"batch": {"requests": [{"model": "dear-1"}]}},
+        {"inputs": [{"model": "dear-1"}]},
+        {"input": {"model": "dear-1"}, "model": None},
+        {"extra_body": {"model": "dear-1"}},
+        {"extra_body": {"models": ["dear-1"]}, "model": "cheap"},
+        {"provider": {"model": "dear-1"}, "model": "cheap"},
+        {"models": [{"id": "dear-1"}]},
+        {"models": [["dear-1"]]},
+        {"models": {"first": "dear-1"}},
+        {"model\u017f": ["dear-1"]},
+        {"fallback": "dear-1"},
+        {"fallback_model": "dear-1"},
+        {"context_window_fallbacks": [{"cheap": ["dear-1"]}]},
+        {"deployment_id": "dear-1"},
+        {"engines": ["dear-1"]},
+        {"model[]": "dear-1", "model": "cheap"},
+        {"$.model": "dear-1", "model": "cheap"},
     ],
 )
 def test_models_that_gateways_read_elsewhere(body: dict[str, Any]) -> None:
     assert "dear-1" in asked(json.dumps(body).encode()).models
     assert for_request((BY_MODEL,), asked(json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "target"),
+    [
+        (b'{"requests":[{"params":{"model":"dear-1"},"params":{"model":"cheap"}}]}', "application/json", "/"),
+        (b'{"models":["dear-1"],"models":["cheap"]}', "application/json", "/"),
+        (b"models=dear-1", "application/x-www-form-urlencoded", "/"),
+        (b'payload={"model":"dear-1"}', "application/x-www-form-urlencoded", "/"),
+        (b"{}", "application/json", "/v1/x?models=dear-1"),
+        (b"{}", "application/json", "/v1/x?modelId=dear-1"),
+        (b"{}", "application/json", "/v1/x?fallbacks=dear-1"),
+        (b"{}", "application/json", "/v1/x;model=dear-1?a=b"),
+        (b"{}", "application/json", "/v1beta/models/a%2Fmodels%2Fdear-1:generateContent"),
+        *(
+            (
+                b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--x--\r\n' % part,
+                "multipart/form-data; boundary=x",
+                "/",
+            )
+            for part in (
+                (b"models", b"dear-1"),
+                (b"payload_json", b'{"model":"dear-1"}'),
+                (b"requests", b'[{"model":"dear-1"}]'),
+            )
+        ),
+    ],
+)
+def test_models_that_are_written_in_other_ways(body: bytes, content_type: str, target: str) -> None:
+    assert "dear-1" in asked(body, (content_type,), target=target).models
+
+
+@pytest.mark.parametrize("charset", ["utf-7", '"UTF-7"', "cp037", "utf-16", "iso-2022-jp"])
+def test_a_body_in_another_charset_is_unclear(charset: str) -> None:
+    assert "charset" in asked(b'{"model":"+AGQ-ear-1"}', (f"application/json; charset={charset}",)).model_doubt
+
+
+@pytest.mark.parametrize(
+    "model", ["cheap,dear-1", "cheap|dear-1", "cheap;dear-1", '"dear-1"', "/dear-1", "./dear-1", "%64ear-1"]
+)
+def test_a_name_that_may_be_read_as_another_is_unclear(model: str) -> None:
+    assert asked(json.dumps({"model": model}).encode()).model_doubt
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-5", "openai/gpt-5", "deepseek/r1:free", "claude@2024", "@cf/meta/llama-3", "us.anthropic.claude-3-5:0"],
+)
+def test_what_a_model_reads_names_none(model: str) -> None:
+    """Nor do its tools and the schema of its answer; a client's own metadata may be JSON in a text."""
+    schema = {"properties": {"model": {"type": "string"}}}
+    found = asked(
+        json.dumps(
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": '{"model":"dear-1"}', "model": "dear-1"}],
+                "input": [{"model": "dear-1"}, '{"model":"dear-1"}'],
+                "tools": [{"function": {"parameters": schema}}],
+                "text": {"format": {"schema": schema}},
+                "response_format": {"json_schema": {"schema": schema}},
+                "metadata": {"user_id": '{"device":"d","session":"s"}', "note": "{no JSON"},
+            }
+        ).encode()
+    )
+    assert (found.models, found.model_doubt) == ((model,), "")
+
+
+def test_json_in_texts_of_json_is_followed_so_far() -> None:
+    value: Any = {"model": "dear-1"}
+    for depth in range(6):
+        found = asked(json.dumps({"x": json.dumps(value)}).encode())
+        assert "dear-1" in found.models if depth < 3 else found.model_doubt
+        value = {"x": json.dumps(value)}
 
 
 def test_a_form_with_two_boundaries_is_unclear() -> None:

@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from email.message import Message
 from email.parser import BytesHeaderParser
@@ -35,8 +36,11 @@ MAX_FIELDS = 10_000
 MAX_NAME = 1000
 MAX_CODINGS = 3
 _NAME = "model"
-_IN_PATH = re.compile(r"/(?:(?:tuned)?models?|deployments|engines)/(?=([^/:?]+))([^:?]+)")
+_IN_PATH = re.compile(r"/(?:(?:tuned)?models?|deployments|engines)/(?=([^/:?]+))(?=([^:?]+))")
 """A model in the path, as Google, Bedrock and Azure write it: one segment, and everything up to a colon."""
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']+)")
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252")
+"""Charsets in which a model's name has the same bytes."""
 _INVISIBLE = re.compile("[\\x00-\\x20\\x7f\\ufeff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_PATH = re.compile(r"(?:/[a-z0-9_~:@!$&'()*+,=-]+(?:\.[a-z0-9_~:@!$&'()*+,=-]+)*)+")
@@ -79,6 +83,7 @@ class WholeRequest:
         doubt = path_doubt  # it may name a model, too
         try:
             models += _in_form(query.replace("?", "&"))
+            models += _in_form(path.partition(";")[2].replace("/", "&"))
             models += _models(_decoded(self._body, self._codings), self._content_types)
         except _Unclear as why:
             doubt = doubt or str(why)
@@ -92,7 +97,7 @@ class WholeRequest:
 
 
 _GOOGLES = re.compile(r"(?:tunedM|m)odels/(.+)")
-_PLAIN_NAME = re.compile(r"[ -~]*")
+_PLAIN_NAME = re.compile(r"""(?![./])[^,;|"'%\\\x00-\x1f\x7f-\U0010ffff]*""")
 _PLAIN_DISPOSITION = re.compile(
     r'(?i:form-data)(?:\s*;\s*(?i:filename)="[^"]*")*\s*;\s*(?i:name)="[^"\\;]*"'
     r'(?:\s*;\s*(?i:filename)(?:="[^"]*"|\*=[^;"]*))*'
@@ -152,11 +157,13 @@ def _models(body: bytes, content_types: Sequence[str]) -> list[str]:
     if not body.strip():
         return []
     said = ", ".join(content_types).lower()
+    if any(charset not in _CHARSETS for charset in _CHARSET.findall(said)):
+        raise _Unclear("its body is in another charset than UTF-8")
     found: list[str] = []
     readings = 0
     if "multipart" in said or body.lstrip().startswith(b"--"):
         readings += 1
-        found += [value for name, value in _fields(body, content_types)]
+        found += _fields(body, content_types)
     elif "urlencoded" in said:
         readings += 1
         found += _in_form(body.decode("utf-8", "replace"))
@@ -176,7 +183,13 @@ def _in_form(form: str) -> list[str]:
         fields += parse_qsl(form.replace(";", "&"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise _Unclear(f"its form or its query has more than {MAX_FIELDS} fields") from None
-    return [value for key, value in fields if _is_model(key, in_form=True)]
+    found: list[str] = []
+    for key, value in fields:
+        if _is_model(key, in_form=True) or _may_name_a_model(key):
+            found.append(value)
+        elif value.lstrip()[:1] in _JSON_BEGINS:
+            found += _in_json(value)
+    return found
 
 
 def _is_model(name: str, *, in_form: bool = False) -> bool:
@@ -210,11 +223,12 @@ def _in_object(text: str) -> list[str]:
             at = _skip(text, at)
             if text[at] != ":":
                 raise ValueError
-            value, at = _DECODER.raw_decode(text, _skip(text, at + 1))
+            decoder = _DECODER if _plain(key) in _CONTENT else _PAIRS
+            value, at = decoder.raw_decode(text, _skip(text, at + 1))
             if _is_model(key):
                 found += _names(value)
             else:
-                found += _elsewhere(_SEPARATORS.sub("", _INVISIBLE.sub("", key)).lower(), value)
+                found += _elsewhere(key, value)
             at = _skip(text, at)
             if text[at] == ",":
                 at = _skip(text, at + 1)
@@ -222,6 +236,8 @@ def _in_object(text: str) -> list[str]:
                 raise ValueError
         if _skip(text, at + 1) != len(text):
             raise ValueError
+    except _Unclear:
+        raise
     except (ValueError, IndexError):
         raise _Unclear("its body is no JSON object that all servers read alike") from None
     return found
@@ -260,27 +276,66 @@ def _is_escaped(text: str, quote: int) -> bool:
     return backslashes % 2 == 1
 
 
-_SEPARATORS = re.compile("[-_]")
-_ALIASES = ("modelid", "modelname", "engine")
-_LISTS = ("models", "fallbacks", "fallbackmodels")
+_NO_WORD = re.compile(r"[^a-z0-9]")
+_NAMES_A_MODEL = re.compile("model|engine|deployment|fallback")
+_CONTENT = {
+    *("messages", "message", "contents", "content", "prompt", "prompts", "suffix", "system", "systeminstruction"),
+    *("tools", "functions", "responseformat", "text", "generationconfig", "outputconfig", "documents"),
+}
+"""Keys, as `_plain` has them, of what a model reads or of schemas; they name no model, whatever is in them."""
+_JSON_BEGINS = ("{", "[")
+MAX_WITHIN = 3
+"""Most times that JSON may stand in a string of JSON."""
 
 
-def _elsewhere(key: str, value: Any) -> Iterator[str]:
-    """The models that a top-level `key` besides `model` names, as some gateways and batches have it."""
-    if key in _ALIASES and isinstance(value, str):
-        yield value.strip()
-    elif key in _LISTS:
-        for each in value if isinstance(value, list) else [value]:
-            one = each.get(_NAME) if isinstance(each, dict) else each
-            if isinstance(one, str):
-                yield one.strip()
-    elif key in ("request", "requests", "params", "body"):
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, dict):
-                if isinstance(each.get(_NAME), str):
-                    yield each[_NAME].strip()
-                for inner in ("params", "body", "request"):  # Anthropic's batches, OpenAI's, Google's
-                    yield from _elsewhere(inner, each.get(inner))
+class _Pairs(tuple[tuple[str, Any], ...]):
+    """An object of JSON, with equal keys."""
+
+    __slots__ = ()
+
+
+_PAIRS = json.JSONDecoder(object_pairs_hook=_Pairs)
+
+
+def _plain(key: str) -> str:
+    """`key` without case, separators and decoration: `modelid` for `Model_ID`, `$.modelId` or `model[id]`."""
+    return _NO_WORD.sub("", (key if key.isascii() else unicodedata.normalize("NFKC", key)).lower())
+
+
+def _may_name_a_model(key: str) -> bool:
+    """Whether the value of `key` may be a model, as that of `models`, `modelId`, `engine` or `fallbacks`."""
+    return _NAMES_A_MODEL.search(_plain(key)) is not None
+
+
+def _elsewhere(key: str, value: Any, within: int = 0) -> Iterator[str]:
+    """The models that a `key` besides the top-level `model` names, in batches and lists of models at any depth."""
+    if isinstance(value, str):
+        if _may_name_a_model(key):
+            yield value.strip()
+        elif value[:1] in _JSON_BEGINS and _plain(key) not in _CONTENT:
+            yield from _in_json(value, within + 1)
+    elif isinstance(value, _Pairs):
+        prefix = key if _may_name_a_model(key) else ""
+        for name, inner in value:
+            if _plain(name) not in _CONTENT:
+                yield from _elsewhere(prefix or name, inner, within)
+    elif isinstance(value, list) and _plain(key) != "input":  # of messages; an object may be a request
+        for each in value:
+            yield from _elsewhere(key, each, within)
+
+
+def _in_json(text: str, within: int = 0) -> Iterator[str]:
+    """The models in a field's or a string's JSON; other text has none. Raises _Unclear."""
+    if text.rstrip()[-1:] not in ("}", "]"):
+        return
+    if within > MAX_WITHIN:
+        raise _Unclear("its body has JSON in texts of JSON too often")
+    _bound(text)
+    try:
+        value = _PAIRS.decode(text)
+    except ValueError:
+        return
+    yield from _elsewhere("", value, within)
 
 
 def _names(value: object) -> list[str]:
@@ -297,8 +352,8 @@ def _skip(text: str, at: int) -> int:
     return found.end()
 
 
-def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and value of a form's fields (RFC 7578). Raises _Unclear: part of it is not understood."""
+def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[str]:
+    """Yield the models in a form's fields (RFC 7578). Raises _Unclear: part of it is not understood."""
     head = Message()
     for content_type in content_types[:1]:
         head["content-type"] = content_type
@@ -318,10 +373,12 @@ def _fields(body: bytes, content_types: Sequence[str]) -> Iterator[tuple[str, st
             raise _Unclear("its form has a part whose name servers read differently")
         name = part.get_param("name", header="content-disposition")
         name = name[2] if isinstance(name, tuple) else name  # encoded, RFC 2231
-        if not isinstance(name, str):
-            raise _Unclear("its form has a part without a name")
-        if _is_model(name, in_form=True):
+        if not isinstance(name, str) or "=?" in name:
+            raise _Unclear("its form has a part without a plain name")
+        if _is_model(name, in_form=True) or _may_name_a_model(name):
             charset = part.get_param("charset", "utf-8")
             if part.get("content-transfer-encoding") or str(charset).lower() not in ("utf-8", "us-ascii"):
                 raise _Unclear("its model is encoded")
-            yield name, value[: MAX_NAME + 1].decode("utf-8", "replace").strip()
+            yield value[: MAX_NAME + 1].decode("utf-8", "replace").strip()
+        elif value.lstrip()[:1] in (b"{", b"["):
+            yield from _in_json(value.decode("utf-8", "replace"))
