@@ -378,7 +378,17 @@ def test_a_body_in_another_charset_is_unclear(charset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["cheap,dear-1", "cheap|dear-1", "cheap;dear-1", '"dear-1"', "/dear-1", "./dear-1", "%64ear-1"]
+    "model",
+    [
+        "cheap,dear-1",
+        "cheap|dear-1",
+        "cheap;dear-1",
+        '"dear-1"',
+        "/dear-1",
+        "./dear-1",
+        "%64ear-1",
+        "cheap&model=dear-1",
+    ],
 )
 def test_a_name_that_may_be_read_as_another_is_unclear(model: str) -> None:
     assert asked(json.dumps({"model": model}).encode()).model_doubt

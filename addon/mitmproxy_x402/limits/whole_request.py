@@ -97,7 +97,7 @@ class WholeRequest:
 
 
 _GOOGLES = re.compile(r"(?:tunedM|m)odels/(.+)")
-_PLAIN_NAME = re.compile(r"""(?![./])[^,;|"'%\\\x00-\x1f\x7f-\U0010ffff]*""")
+_PLAIN_NAME = re.compile(r"""(?![./])[^,;&=|"'%\\\x00-\x1f\x7f-\U0010ffff]*""")
 _PLAIN_DISPOSITION = re.compile(
     r'(?i:form-data)(?:\s*;\s*(?i:filename)="[^"]*")*\s*;\s*(?i:name)="[^"\\;]*"'
     r'(?:\s*;\s*(?i:filename)(?:="[^"]*"|\*=[^;"]*))*'
