@@ -9,6 +9,7 @@ from typing import Any
 from .printing import line
 from .reading import Citation, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall
 from .values import dump
+from .written import Number, arguments_as_written
 
 _NOT_TEXT = (Other, ToolCall, Citation)
 MAX_DIFFERENCES = 100
@@ -116,7 +117,7 @@ def _call(one: ToolCall, other: ToolCall, who: str) -> Iterator[str]:
     if one.parsed is None or other.parsed is None:
         yield from _text(one.arguments, other.arguments, f"{who}: arguments")
     else:
-        yield from _values(one.parsed, other.parsed, f"{who}: arguments", skip=False)
+        yield from _values(arguments_as_written(one), arguments_as_written(other), f"{who}: arguments", skip=False)
 
 
 def _values(one: Any, other: Any, where: str, *, skip: bool = True) -> Iterator[str]:
@@ -137,6 +138,9 @@ def _values(one: Any, other: Any, where: str, *, skip: bool = True) -> Iterator[
             yield from _values(left, right, f"{where}[{number}]", skip=skip)
     elif isinstance(one, str) and isinstance(other, str):
         yield from _text(one, other, where)
+    elif isinstance(one, Number) and isinstance(other, Number):
+        if one.value != other.value:
+            yield f"{where}: {_short(one)} / {_short(other)}"
     elif isinstance(one, bool) is not isinstance(other, bool) or (one != other and dump(one) != dump(other)):
         yield f"{where}: {_short(one)} / {_short(other)}"
 

@@ -16,6 +16,7 @@ from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
 from .values import count, decimal, decode, dump, has_half_character, index, says_something
+from .written import may_be_rewritten, twins
 
 MAX_TEXT = 64 * 1024 * 1024
 """Characters of one answer that are kept, of all its parts together."""
@@ -40,6 +41,9 @@ class Draft(Space):
         self.model: str | None = None
         self.id: str | None = None
         self.error: str | None = None
+        self.source: tuple[bytes, Any] = (b"", None)
+        """The current event: its bytes, and what they were decoded to."""
+        self._twins: tuple[object, dict[int, Any]] = (None, {})
         self._pieces: dict[tuple[int, Place], Piece] = {}
         self._choices: set[int] = set()
         self._other_ids: set[str] = set()
@@ -96,8 +100,16 @@ class Draft(Space):
         """`value` if it is text, JSON as text (which it should have been, as is noted), else as `words`."""
         if isinstance(value, (dict, list)):
             self.notes.add("arguments of a tool call that are JSON, not text with JSON in it")
-            return dump(value)
+            return dump(self.written(value))
         return self.words(value, "arguments")
+
+    def written(self, value: Any) -> Any:
+        """`value`, which stands in the current event, with the numbers in it as they were written."""
+        if not may_be_rewritten(value):
+            return value
+        if self._twins[0] is not self.source:
+            self._twins = self.source, twins(*self.source)
+        return self._twins[1].get(id(value), value)
 
     def mapping(self, value: Any, what: str) -> dict[str, Any]:
         """`value` if it is an object, else an empty one; notes what is lost by that."""

@@ -10,6 +10,7 @@ from unicodedata import combining, east_asian_width
 
 from ..errors import Undecodable
 from .values import decode, dump, mapping, string
+from .written import as_written, dump_written
 
 MAX_STRING = 200
 """Characters of a string within another part's JSON that are shown: more is a picture."""
@@ -38,7 +39,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def json_text(value: Any) -> str:
     """`value` as one line of JSON, its characters as they are but those that a terminal would obey or not show."""
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(value, ensure_ascii=False))
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], dump_written(value))
 
 
 def line(text: str, limit: int = MAX_STRING) -> str:
@@ -87,17 +88,17 @@ def columns(text: str) -> int:
 
 
 def pretty(value: Any) -> str:
-    """`value` as JSON over several lines, characters as they are."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """`value` as JSON over several lines, characters and written numbers as they are."""
+    return dump_written(value, indent=2)
 
 
 def pretty_arguments(arguments: str) -> str:
-    """JSON text laid out; as it is where it is none, or means different things to different readers."""
+    """JSON text laid out, its numbers as they are; as it is where it is none, or readers differ about what it means."""
     try:
-        value, faults = decode(arguments)
-    except Undecodable:
+        _, faults = decode(arguments)
+        return arguments if faults else pretty(as_written(arguments))
+    except (Undecodable, ValueError, RecursionError):
         return arguments
-    return arguments if faults else pretty(value)
 
 
 def shortened(value: Any) -> Any:

@@ -14,7 +14,7 @@ from .framing.lines import Lines
 from .framing.wrapping import objects_in, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
-from .values import decode_bounded, string
+from .values import decode_base64, decode_bounded, string
 
 MAX_EVENTS = 200_000
 """Events of one answer that are read; the longest answers have fewer."""
@@ -216,8 +216,9 @@ class StreamReader:
                 self._event("message", one, begin, end)
             return
         self._begin_event()
+        self._draft.source = data, value
         if value is not None:
-            _, value = unwrapped("message", value, self._max_values)
+            _, value = self._unwrapped("message", value)
         if value is not None and not self._is_error("message", value):
             reader = self._reader_of("message", value)
             if reader is not None:
@@ -237,6 +238,7 @@ class StreamReader:
                 self._odd_event(name, data, begin, end, error)
             return
         self._begin_event()
+        self._draft.source = data, value
         for fault in faults:
             self._notes.add(f"in {self._who} {fault}")
         if type(value) is not dict:
@@ -282,6 +284,7 @@ class StreamReader:
                     error = failed
                 else:
                     if isinstance(value, dict):
+                        self._draft.source = data, value
                         self._value(name, value)
                         self._end_event(name, value, begin, end)
                         return
@@ -291,7 +294,7 @@ class StreamReader:
         self._end_event(name, None, begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:
-        name, value = unwrapped(name, value, self._max_values)
+        name, value = self._unwrapped(name, value)
         if self._is_error(name, value):
             return
         if _is_ping(name, value):
@@ -301,6 +304,12 @@ class StreamReader:
         reader = self._reader_of(name, value)
         if reader is not None:
             reader.event(name, value)
+
+    def _unwrapped(self, name: str, value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        name, inner = unwrapped(name, value, self._max_values)
+        if inner is not value and isinstance(value.get("bytes"), str):
+            self._draft.source = decode_base64(value["bytes"]), inner
+        return name, inner
 
     def _is_error(self, name: str, value: dict[str, Any]) -> bool:
         """Whether `value` is just an error in a form that gateways use in every dialect; if so, it is recorded."""

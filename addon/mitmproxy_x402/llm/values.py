@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from decimal import Decimal
 from typing import Any
 
 from ..errors import Undecodable
 from ..protocol.strict_json import decode_json
+from .written import dump_written
 
 MAX_INDEX = 100_000
 MAX_COUNT = 1 << 53
@@ -65,8 +65,8 @@ def index(value: Any) -> int | None:
 
 
 def dump(value: Any) -> str:
-    """`value` as compact JSON, characters as they are."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """`value` as compact JSON, characters and written numbers as they are."""
+    return dump_written(value, separators=(",", ":"))
 
 
 def decode(text: str) -> tuple[Any, tuple[str, ...]]:

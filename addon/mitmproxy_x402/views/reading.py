@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -21,6 +20,7 @@ from mitmproxy import http
 
 from .. import llm
 from ..errors import Undecodable
+from ..llm.written import as_written, dump_written
 from ..protocol import codings
 
 K = TypeVar("K")
@@ -299,7 +299,7 @@ def _plain(data: bytes) -> str:
     """The text of a body that is not a language model's: JSON formatted in lines, or the text as it is."""
     if len(data) <= MAX_PLAIN and not _is_dense(data):
         with contextlib.suppress(ValueError, RecursionError):
-            return wrapped(json.dumps(json.loads(data), indent=2, ensure_ascii=False))
+            return wrapped(dump_written(as_written(data.decode()), indent=2))
     return wrapped(data[:MAX_TEXT].decode("utf-8", "replace") + ("\n(...)" if len(data) > MAX_TEXT else ""))
 
 

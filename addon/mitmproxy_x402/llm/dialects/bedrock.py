@@ -85,7 +85,7 @@ class ConverseReader(Reader):
                     piece.tool = string(call["type"])[:100]
                 if "input" in call:
                     given = call["input"]
-                    piece.add(given if isinstance(given, str) else dump(given))
+                    piece.add(given if isinstance(given, str) else dump(self.draft.written(given)))
                 piece.empty_means = "{}"  # a call of a tool without parameters has no fragments
             elif key == "citationsContent":
                 content = mapping(value)

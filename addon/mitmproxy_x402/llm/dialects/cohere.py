@@ -108,7 +108,11 @@ class ChatV2Reader(Reader):
         piece.beside(function, _IN_FUNCTIONS)
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         arguments = function.get("arguments")
-        piece.add(dump(arguments) if isinstance(arguments, dict) else self.draft.words(arguments, "arguments"))
+        piece.add(
+            dump(self.draft.written(arguments))
+            if isinstance(arguments, dict)
+            else self.draft.words(arguments, "arguments")
+        )
         piece.empty_means = "{}"
 
     def _cite(self, one: Any) -> None:
@@ -221,7 +225,7 @@ class ChatV1Reader(Reader):
                 call, said = self._call(number), self.draft.mapping(one, "a tool call")
                 call.call(self.draft.words(said.get("name"), "the name of a tool"))
                 call.beside(said, _IN_CALLS_V1)
-                call.add(dump(said.get("parameters") or {}))
+                call.add(dump(self.draft.written(said.get("parameters") or {})))
         for one in sequence(response.get("citations")):
             self._cite(one)
         _use(self.draft, mapping(response.get("meta")))

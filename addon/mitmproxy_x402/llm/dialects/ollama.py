@@ -73,4 +73,8 @@ class OllamaReader(Reader):
         piece.beside(function, _IN_FUNCTIONS)
         piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         arguments = function.get("arguments")
-        piece.add(arguments if isinstance(arguments, str) else dump(arguments if arguments is not None else {}))
+        piece.add(
+            arguments
+            if isinstance(arguments, str)
+            else dump(self.draft.written({} if arguments is None else arguments))
+        )

@@ -192,7 +192,7 @@ class GeminiReader(Reader):
             piece.call(self.draft.words(call.get("name"), "the name of a function"))
             piece.beside(call, _IN_CALLS)
             if "partialArgs" not in call and not continued:
-                piece.add(dump(call.get("args") or {}))
+                piece.add(dump(self.draft.written(call.get("args") or {})))
                 return piece
             self._grow(piece, arguments, call)
             if piece.kept:
@@ -202,7 +202,7 @@ class GeminiReader(Reader):
         return piece
 
     def _grow(self, piece: Piece, arguments: Arguments, call: dict[str, Any]) -> None:
-        for part in sequence(call.get("partialArgs")):
+        for part in map(self.draft.written, sequence(call.get("partialArgs"))):
             if piece.hint(part) and piece.tool != "custom" and not arguments.add(part):
                 self.draft.notes.add("arguments that come in parts with a path that fits nowhere, shown as they came")
                 piece.tool = "custom"

@@ -168,7 +168,7 @@ class InteractionsReader(Reader):
         identity = string(call.get("id"))
         name = self.draft.words(call.get("name"), "the name of a function")
         arguments = call.get("arguments")
-        text = arguments if isinstance(arguments, str) else dump(arguments) if arguments else ""
+        text = arguments if isinstance(arguments, str) else dump(self.draft.written(arguments)) if arguments else ""
         known = self._last.get(number)
         again = (
             known is not None
