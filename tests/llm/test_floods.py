@@ -9,7 +9,7 @@ import pytest
 
 from mitmproxy_x402.fixtures.show import comparing, page
 from mitmproxy_x402.fixtures.show.sources import Asked, Source
-from mitmproxy_x402.llm import StreamReader, differences, read_answer, read_request, request_text
+from mitmproxy_x402.llm import StreamReader, answer_text, differences, read_answer, read_request, request_text
 from mitmproxy_x402.llm.framing import elements
 from mitmproxy_x402.llm.stream import MAX_UNKNOWN
 from support.running.work import lines_executed
@@ -31,7 +31,7 @@ def test_events_that_nobody_knows_are_not_read_for_ever(one: bytes, head: bytes)
 
         executed = lines_executed(read)
         assert reader.events <= MAX_UNKNOWN + 1
-        assert f"only its first {MAX_UNKNOWN:,} events are read" in reader.reading().irregular
+        assert f"only its first {MAX_UNKNOWN:,} events are read, and there are more" in reader.reading().irregular
         return executed
 
     assert steps(4 * MAX_UNKNOWN) < 2.5 * steps(MAX_UNKNOWN + 10)
@@ -44,13 +44,64 @@ def test_events_over_the_bound_are_left_out(body: bytes) -> None:
         reader.feed(body[at : at + 100])
     reader.end()
     reading = reader.reading()
-    assert reading.text in ("a" * 50, "a" * 51)
-    assert "only its first 50 events are read" in reading.irregular
+    assert (reading.text, reading.events, reading.partly) == ("a" * 50, 60, True)
+    assert any("only its first 50 events are read, of 60" in remark for remark in reading.irregular)
     exact = StreamReader(max_events=60)
     exact.feed(body)
     exact.end()
     assert exact.reading().text == "a" * 60
     assert not any("only its first" in remark for remark in exact.reading().irregular)
+
+
+LONG = {
+    "chat": (
+        SAID * 60 + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7}}\n\n'
+    )
+    + b"data: [DONE]\n\n",
+    "lines": b'{"model":"m","message":{"content":"a"},"done":false}\n' * 60
+    + b'{"model":"m","message":{"content":""},"done":true,"done_reason":"stop","prompt_eval_count":7}\n',
+    "elements": b"[" + b",".join([ELEMENT] * 60) + b',{"candidates":[{"content":{"parts":[{"text":""}]},'
+    b'"finishReason":"stop"}],"usageMetadata":{"promptTokenCount":7}}]',
+    "messages": b'data: {"type":"message_start","message":{"model":"m","id":"i","content":[]}}\n\n'
+    b'data: {"type":"content_block_start","index":0,"content_block":'
+    b'{"type":"tool_use","id":"t","name":"f","input":{}}}\n\n'
+    + b'data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"[0,"}}\n\n'
+    * 60
+    + b'data: {"type":"content_block_stop","index":0}\n\n'
+    b'data: {"type":"message_delta","delta":{"stop_reason":"stop"},"usage":{"input_tokens":7}}\n\n'
+    b'data: {"type":"message_stop"}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("traced", [True, False])
+def test_of_what_is_over_the_bound_the_end_is_read(name: str, traced: bool) -> None:
+    reader = StreamReader(max_events=50, traced=traced)
+    body = LONG[name]
+    for at in range(0, len(body), 100):
+        reader.feed(body[at : at + 100])
+    reader.end()
+    reading = reader.reading()
+    assert (reading.stop_reason, reading.usage.input, reading.complete) == ("stop", 7, True)
+    assert reading.partly
+    (remark,) = reading.irregular  # and nothing about the gap
+    assert "of the last ones, only why it ended, and its tokens" in remark
+    whole = read_answer("", body)
+    assert whole is not None
+    assert reading.events == whole.events
+    assert f", of {whole.events};" in remark
+    for one, other in zip(reading.items, whole.items, strict=True):
+        assert str(other).startswith(str(one)[:40])
+    assert "finished: stop" in answer_text(reading)
+
+
+def test_an_answer_over_the_bound_without_its_end_is_not_finished() -> None:
+    reader = StreamReader(max_events=50)
+    reader.feed(SAID * 60)
+    assert "not read to its end" in answer_text(reader.reading())
+    reader.end()
+    assert not reader.reading().complete
+    assert any("is not complete" in remark for remark in reader.reading().irregular)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ messages and completions, Google's generateContent and interactions, Bedrock's C
 
 from __future__ import annotations
 
-from .compare import differences
+from .bodies import is_stream, read_answer, read_steps, reading_of
 from .reading import (
     Added,
     Broken,
@@ -33,9 +33,10 @@ from .reading import (
 )
 from .request.asking import Mark, Media, Message, RequestReading, Tool, ToolResult
 from .request.read import read_request
-from .request_text import request_text
-from .stream import StreamReader, is_stream, read_answer, read_steps, reading_of
-from .text import answer_text
+from .stream import StreamReader
+from .texts.answer_text import answer_text
+from .texts.compare import differences
+from .texts.request_text import request_text
 from .tool_check import checked
 from .values import has_more_values
 

@@ -15,7 +15,7 @@ from .pieces import Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
-from .values import count, decimal, decode, dump, has_half_character, index, says_something
+from .values import count, decimal, decode, dump, has_half_character, index, is_json, says_something
 from .written import may_be_rewritten, twins
 
 MAX_TEXT = 64 * 1024 * 1024
@@ -26,6 +26,8 @@ MAX_SEQUENCE = 50_000
 """Elements of one array in an answer that are read."""
 MAX_DETAILS = 50
 """Details of errors and ends that are kept."""
+MAX_TOLD = 10_000
+"""Characters of one detail that is kept of the end of an answer that is not read as a whole."""
 MAX_UNREAD = 20
 """Most unknown types of events of which a sample is kept."""
 _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
@@ -58,6 +60,8 @@ class Draft(Space):
         piece = self._pieces.get((choice, place))
         if piece is not None:
             return piece
+        if self.closing:
+            return Piece(self, kind, choice, 0, kept=False)
         if len(self._pieces) >= self.max_items:
             self.notes.add(f"more than {self.max_items} parts: the rest is left out")
             return Piece(self, kind, choice, 0, kept=False)
@@ -174,7 +178,9 @@ class Draft(Space):
 
     def detail(self, name: str, value: Any) -> None:
         """Add further information; null, empty and zero values are left out."""
-        if not says_something(value) or len(self._details) >= MAX_DETAILS or not self.room(len(dump(value))):
+        if not says_something(value) or len(self._details) >= MAX_DETAILS:
+            return
+        if not (len(dump(value)) <= MAX_TOLD if self.closing else self.room(len(dump(value)))):
             return
         detail = Detail(name[:100], value)
         if detail not in self._details:
@@ -225,7 +231,7 @@ class Draft(Space):
         if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
             late.add("the answer's id changes")
         items = tuple(self._items(late, ended))
-        if ended and self.error is None:
+        if ended and self.error is None and not self.closing:
             self._missing_calls(late)
         reasons = [reason for _, reason in sorted(self._stops.items())]
         usage = dict(self._usage)
@@ -275,6 +281,8 @@ class Draft(Space):
                 notes.add("half of a surrogate pair stands alone")
             if piece.kind == "call":
                 calls += 1
+                if self.closing and text and not is_json(text):
+                    piece.cut = True  # by us: the rest of it was left out
                 if piece.id and (choice, piece.id) in ids:
                     notes.add(f"tool call {calls} has the id of one before it")
                 ids.add((choice, piece.id))

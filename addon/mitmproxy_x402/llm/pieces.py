@@ -38,6 +38,8 @@ class Space:
         self.trace: list[Added] | None = [] if traced else None
         """What the current event has added; None: not traced."""
         self.max_items = max_items
+        self.closing = False
+        """Whether only what is said of the whole answer is taken from now on: not all of it was read."""
         self._max_text = max_text
         self._size = 0
 
@@ -47,6 +49,8 @@ class Space:
 
     def room(self, size: int) -> bool:
         """Whether `size` more characters fit. Notes it if they do not."""
+        if self.closing:
+            return False
         if self._size + size > self._max_text:
             self.notes.add(f"more than {self._max_text} characters: the rest is left out")
             return False
@@ -55,7 +59,7 @@ class Space:
 
     def fitting(self, text: str) -> str:
         """The beginning of `text`, as far as it fits. Notes it if that is not all."""
-        left = self._max_text - self._size
+        left = 0 if self.closing else self._max_text - self._size
         return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
 
     def told(self, added: Added) -> None:

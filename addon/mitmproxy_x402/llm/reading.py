@@ -178,6 +178,8 @@ class Reading:
     """Events of unknown types, each once with its beginning; they are not an anomaly."""
     misfits: tuple[Misfit, ...] = ()
     """What does not fit the request's tools, as `checked` found; bounded."""
+    partly: bool = False
+    """Whether not all events that came were read; `irregular` says how many. The end and the tokens may be known."""
     unchecked: tuple[str, ...] = ()
     """What `checked` left out, described for people; bounded."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,27 +13,24 @@ from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
 from .framing.frames import Frames, begins_frame
 from .framing.lines import Lines
-from .framing.wrapping import objects_in, unwrapped
+from .framing.wrapping import CONTENT, is_ping, objects_in, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
-from .values import decode_base64, decode_bounded, string
+from .values import decode_base64, decode_bounded
 
-MAX_EVENTS = 200_000
+MAX_EVENTS = 1_000_000
 """Events of one answer that are read; the longest answers have fewer."""
+MAX_STEPS = 200_000
+"""Events of which what they added is kept."""
+LAST = 64
+"""Events at the end of a longer answer that are read for how it ended, and for its tokens."""
 MAX_UNKNOWN = 5_000
 """Events in no known dialect after which the rest of an answer is not read."""
+_NEXT = re.compile(rb"\r?\n\r?\n|\r\r")
+"""What ends an event."""
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 _MAX_BLANK = 1000
 _DONE = b"[DONE]"
-_CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", "outputs", "steps"}
-"""Keys that only answers have, not errors."""
-_JSON = "application/json"
-_EVENTS = "text/event-stream"
-_FRAMES = "application/vnd.amazon.eventstream"
-_READ = {"", _EVENTS, _FRAMES, "text/plain", "application/octet-stream", "application/jsonl", "application/json-seq"}
-_PINGS = {"ping", "keepalive", "heartbeat"}
-"""Types of events that only keep the stream open, in any dialect."""
-_STREAMS = {_EVENTS, _FRAMES}
 _HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
 """Dialects in which errors have an event type of their own."""
 
@@ -58,7 +57,11 @@ class StreamReader:
     ) -> None:
         """`max_values`: values in the JSON of one event that is read; None: any number."""
         self._max_events = max_events
+        self._most = min(max_events, MAX_UNKNOWN)  # events that are read, as far as is known
         self._full = False  # no more is read
+        self._skipped_some = False  # how many, nobody knows
+        self._left = 0  # events that were not read
+        self._last: deque[tuple[str, bytes, int, int]] = deque(maxlen=LAST)  # of those
         self._max_event = max_event
         self._max_values = max_values
         self._notes = Notes()
@@ -74,8 +77,8 @@ class StreamReader:
 
     @property
     def events(self) -> int:
-        """Number of events read."""
-        return self._events
+        """Number of events that have come."""
+        return self._events + self._left
 
     @property
     def form(self) -> Form:
@@ -92,7 +95,7 @@ class StreamReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer; ignored after `end`."""
-        if self._ended or self._full:
+        if self._ended or (self._full and self._reader is None):
             return
         if self._head is not None:
             self._head += data
@@ -110,7 +113,7 @@ class StreamReader:
             self._parser = Parser(self._max_event, errors=True)
             self._take_in(data)
         self._ended = True
-        if self._full:
+        if self._full and self._reader is None:
             return
         if self._parser is not None:
             self._last_event(self._parser)
@@ -118,7 +121,11 @@ class StreamReader:
             self._last_lines(self._framing)
         elif self._framing is not None:
             self._framing.end()
-        if self._reader is not None:
+        if self._last:
+            self._read_last()
+        if self._full:
+            self._read_last()
+        elif self._reader is not None:
             self._reader.close()
         if self._reader is not None and not self._complete and self._draft.error is None:
             remark = self._reader.unfinished
@@ -135,8 +142,28 @@ class StreamReader:
         form = self._parser or self._framing
         remarks = [*(form.irregular if form else ()), *self._notes.texts()]
         if self._full:
-            remarks.insert(0, f"only its first {self._events - 1:,} events are read")
-        return self._draft.reading(dialect, self._events, self._complete, remarks, self._ended)
+            remarks.insert(0, self._partly())
+        found = self._draft.reading(dialect, self.events, self._complete, remarks, self._ended)
+        return replace(found, partly=True) if self._full else found
+
+    def _partly(self) -> str:
+        first = f"only its first {self._most:,} events are read"
+        if self._reader is None:
+            return f"{first}, and there are more"
+        end = "; of the last ones, only why it ended, and its tokens" if self._draft.closing else ""
+        return f"{first}{'' if self._skipped_some else f', of {self.events:,}'}{end}"
+
+    def skip_to(self, data: bytes) -> None:
+        """The answer goes on with much that is not read, and ends with `data`: in it is read only how it ended."""
+        if self._ended or self._reader is None or not (self._parser or self.form == "lines"):
+            return
+        self._most, self._full, self._skipped_some = self._events, True, True
+        mark = _NEXT.search(data) if self._parser else re.search(b"\n", data)
+        if self._parser:
+            self._parser = Parser(self._max_event, errors=True)
+        elif isinstance(self._framing, Lines):
+            self._framing.forget()
+        self._take_in(data[mark.end() if mark else len(data) :])
 
     def steps(self) -> list[Step]:
         """The events since the last call; empty if the reader is not `traced`."""
@@ -172,11 +199,11 @@ class StreamReader:
         if self._parser is not None:
             for name, text, begin, end in self._parser.raw(data):
                 self._event(name.decode("utf-8", "replace") if name else "message", text, begin, end)
-                if self._full:
+                if self._full and self._reader is None:
                     return
         for kind, one, begin, end in () if self._framing is None else self._framing.feed(data):
             self._event(kind or "message", one, begin, end)
-            if self._full:
+            if self._full and self._reader is None:
                 return
 
     def _last_event(self, parser: Parser) -> None:
@@ -194,7 +221,7 @@ class StreamReader:
         parser.end()
 
     def _last_lines(self, lines: Lines) -> None:
-        while not self._full and (line := lines.rest()) is not None:
+        while (line := lines.rest()) is not None:
             if lines.several:
                 self._event("message", line.data, line.begin, line.end)
             else:
@@ -227,6 +254,9 @@ class StreamReader:
 
     def _event(self, name: str, data: bytes, begin: int, end: int) -> None:
         """Read an event; this is the fast path for regular ones."""
+        if self._events >= self._most and not self._draft.closing:
+            self._leave(name, data, begin, end)
+            return
         try:
             value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
@@ -253,6 +283,24 @@ class StreamReader:
         if self._draft.trace is not None:
             self._end_event(name, value, begin, end)
 
+    def _leave(self, name: str, data: bytes, begin: int, end: int) -> None:
+        """Count an event that is one too many; it may be one of the last."""
+        self._full = True
+        self._left += 1
+        self._last.append((name, data, begin, end))
+
+    def _read_last(self) -> None:
+        """Read why the answer ended, and its tokens, in the last of the events that were left out."""
+        self._events, self._left = self._events + self._left - len(self._last), 0
+        kept = self._notes, self._draft.notes
+        self._notes, self._draft.notes = Notes(), Notes()  # of what was left out, there are gaps
+        self._draft.closing = True
+        for name, data, begin, end in self._last:
+            self._event(name, data, begin, end)
+        if self._reader is not None:
+            self._reader.close()
+        self._notes, self._draft.notes = kept
+
     def _odd_event(self, name: str, data: bytes, begin: int, end: int, error: Undecodable) -> None:
         """Read an event whose data is not JSON."""
         text = data.strip()
@@ -263,11 +311,7 @@ class StreamReader:
             elif self._draft.error is None:
                 self._notes.add("a [DONE] before anything was said")
         elif b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
-            self._notes.add("events without an empty line between them")
-            at = begin
-            for one in text.split(b"\n"):
-                if one.strip() and not self._full:
-                    self._event("message", one.strip(), at, end)
+            self._joined_events(text, begin, end)
             return
         elif name == "error" and not text.startswith(b"{"):
             self._begin_event()
@@ -293,11 +337,19 @@ class StreamReader:
             self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
         self._end_event(name, None, begin, end)
 
+    def _joined_events(self, text: bytes, begin: int, end: int) -> None:
+        self._notes.add("events without an empty line between them")
+        for one in text.split(b"\n"):
+            if self._full and self._reader is None:
+                return
+            if one.strip():
+                self._event("message", one.strip(), begin, end)
+
     def _value(self, name: str, value: dict[str, Any]) -> None:
         name, value = self._unwrapped(name, value)
         if self._is_error(name, value):
             return
-        if _is_ping(name, value):
+        if is_ping(name, value):
             if self._reader is not None:
                 self._reader.ping(value)
             return
@@ -320,7 +372,7 @@ class StreamReader:
             if name != "error" and (kind != "error" or error) and value.get("object") != "error":
                 return False
             error = value
-        if _CONTENT & value.keys() - ({"message"} if isinstance(value.get("message"), str) else set()):
+        if CONTENT & value.keys() - ({"message"} if isinstance(value.get("message"), str) else set()):
             return False
         if "type" in value and value.get("object") != "error":
             named = name == "error" and isinstance(value.get("message"), str)  # a field `error`, as of llama.cpp
@@ -339,6 +391,7 @@ class StreamReader:
             reader = reader_for(name, value)
             if reader is not None:
                 self._reader = reader(self._draft)
+                self._most = self._max_events
         return self._reader
 
     def _reader_of(self, name: str, value: dict[str, Any]) -> Reader | None:
@@ -347,7 +400,7 @@ class StreamReader:
         reader = self._settle(name, value)
         if reader is None:
             self._notes.add("JSON in no known dialect")
-            self._draft.leave(_type_of(value) or name, value)  # shown beside an error; without one, all bytes are
+            self._draft.leave(type_of(value) or name, value)  # shown beside an error; without one, all bytes are
         elif settled is not None and not reader.speaks(name, value) and not value.get("error"):
             other = reader_for(name, value)
             if other is not None:
@@ -382,78 +435,16 @@ class StreamReader:
     def _begin_event(self) -> None:
         self._events += 1
         self._draft.event = self._events
-        most = self._max_events if self._reader is not None else min(self._max_events, MAX_UNKNOWN)
-        self._full = self._full or self._events > most
 
     def _end_event(self, name: str, value: dict[str, Any] | None, begin: int, end: int) -> None:
         draft = self._draft
         if draft.trace is None:
             return
-        kind = name if name not in ("", "message") or value is None else _type_of(value)
+        kind = name if name not in ("", "message") or value is None else type_of(value)
         added, draft.trace = tuple(draft.trace), []
+        if len(self._steps) >= MAX_STEPS and not draft.closing:
+            return
         self._steps.append(Step(self._events, kind or name, begin, end, added, self._new_remarks()))
 
     def _new_remarks(self) -> tuple[str, ...]:
         return (*self._notes.fresh(), *self._draft.notes.fresh())
-
-
-def _is_ping(name: str, value: dict[str, Any]) -> bool:
-    if _CONTENT & value.keys():
-        return False
-    kind = value.get("type", name)
-    return isinstance(kind, str) and kind in _PINGS
-
-
-def _type_of(value: dict[str, Any]) -> str:
-    return next((string(value[key]) for key in ("type", "event_type", "object") if string(value.get(key))), "")
-
-
-def is_stream(content_type: str) -> bool:
-    """Whether `content_type` is that of a streamed answer."""
-    media = _media(content_type)
-    return media in _STREAMS or media.endswith(("ndjson", "jsonl", "stream+json"))
-
-
-def read_answer(
-    content_type: str, body: bytes, *, max_event: int = MAX_EVENT, max_text: int = MAX_TEXT
-) -> Reading | None:
-    """The answer in `body`, whole or streamed; None: it is no language model's, nor an error of one.
-
-    `content_type` as in the header. What the body is, its first bytes say; where the header says otherwise, that is
-    noted. Bounds as of `StreamReader`. Never raises.
-    """
-    reader = _read(content_type, body, StreamReader(max_event, max_text))
-    return None if reader is None else reading_of(reader, content_type)
-
-
-def read_steps(content_type: str, body: bytes) -> tuple[Reading, list[Step]] | None:
-    """The same with what each event added; None: as `read_answer`."""
-    reader = _read(content_type, body, StreamReader(traced=True))
-    reading = None if reader is None else reading_of(reader, content_type)
-    return None if reader is None or reading is None else (reading, reader.steps())
-
-
-def _media(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
-def _read(content_type: str, body: bytes, reader: StreamReader) -> StreamReader | None:
-    media = _media(content_type)
-    if media not in _READ and not media.endswith("json"):
-        return None
-    reader.feed(body)
-    reader.end()
-    return reader
-
-
-def reading_of(reader: StreamReader, content_type: str) -> Reading | None:
-    """What `reader`, which was fed the whole body, has read. None: as `read_answer`."""
-    reading = reader.reading()
-    if reading.dialect == "unknown" and reading.error is None:
-        return None
-    media = _media(content_type)
-    expected = {_EVENTS: ("events",), _FRAMES: ("frames",), _JSON: ("array", "object", "lines")}.get(media)
-    if expected and reader.form not in expected:
-        remark = f"the content type says {media}, and the body is not that"
-        reading = replace(reading, irregular=(remark, *reading.irregular))
-    return reading

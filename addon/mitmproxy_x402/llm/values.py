@@ -79,6 +79,15 @@ def decode(text: str) -> tuple[Any, tuple[str, ...]]:
         raise Undecodable("not JSON: it has half a surrogate pair in it") from None
 
 
+def is_json(text: str) -> bool:
+    """Whether `text` is JSON that is read here."""
+    try:
+        decode(text)
+    except Undecodable:
+        return False
+    return True
+
+
 def decode_bounded(data: bytes, most: int | None) -> tuple[Any, tuple[str, ...]]:
     """The JSON value in `data`, which has at most `most` values (None: any number). Raises Undecodable."""
     if most is not None and has_more_values(data, most):

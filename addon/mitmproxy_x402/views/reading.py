@@ -28,7 +28,9 @@ V = TypeVar("V")
 MAX_READ = 8 << 20
 """Most decoded bytes of an answer that are read."""
 MAX_EVENTS = 100_000
-"""Most events of a stream that are read."""
+"""Most events of a stream that are read, but for its end."""
+END = 64 << 10
+"""Bytes at the end of a longer answer in which is read how it ended."""
 MAX_PART = 4 << 20
 """Most bytes of one event that is read."""
 MAX_WHOLE = 6 << 20
@@ -54,7 +56,7 @@ _MARK = 1024
 """Bytes by which a stream that has grown is recognised."""
 _LATER = "(the {:,} bytes of it are being read: open this view again in a moment)"
 _DENSE = "({:,} bytes of JSON: too much to be shown here; save the flow, and `fixtures show` reads it)"
-_FIRST = "only the first {} of this answer {} read here; save the flow, and `fixtures show` reads all of it"
+_FIRST = "only the first {} of this answer {} read here; save the flow, and `fixtures show` reads more of it"
 
 
 class Asked(NamedTuple):
@@ -81,7 +83,7 @@ def read(
     The Reading is None if the answer is not a language model's.
     """
     data, all_of_it = decoded(raw, coding)
-    reading = _read(kind, data, all_of_it=all_of_it)
+    reading = _read(kind, data, b"" if all_of_it else _end(raw, coding), all_of_it=all_of_it)
     if reading is None:
         return None, "", data
     reading = _checked(reading, asked_by(request) if request else None)
@@ -190,50 +192,53 @@ class _Stream:
 
     def read_on(self, raw: bytes, coding: str) -> str:
         """The text of the answer up to the end of `raw`."""
-        data, _ = decoded(raw, coding)
+        data, all_of_it = decoded(raw, coding)
         if not data.startswith(self._seen):
             self._reader, self._seen = _reader(), b""
         _feed(self._reader, data[len(self._seen) :])
         self._seen = data
         reading = self._reader.reading()
+        if not all_of_it:
+            remark = _FIRST.format(f"{MAX_READ >> 20} MB", "is")
+            reading = replace(reading, partly=True, irregular=(remark, *reading.irregular))
         text = _plain(data) if reading.dialect == "unknown" and reading.error is None else _said(reading)
         self.read = (raw, text)
         return text
 
 
 def _reader() -> llm.StreamReader:
-    return llm.StreamReader(MAX_PART, MAX_SHOWN, max_values=MAX_VALUES)
+    return llm.StreamReader(MAX_PART, MAX_SHOWN, max_values=MAX_VALUES, max_events=MAX_EVENTS)
 
 
-def _feed(reader: llm.StreamReader, data: bytes) -> bool:
-    """Feed `data` to `reader`, with pauses. Returns False if there are more than MAX_EVENTS events."""
+def _feed(reader: llm.StreamReader, data: bytes) -> None:
+    """Feed `data` to `reader`, with pauses."""
     for at in range(0, len(data), SLICE):
-        if reader.events > MAX_EVENTS:
-            return False
         if at:
             time.sleep(PAUSE)
         reader.feed(data[at : at + SLICE])
-    return True
 
 
-def _read(kind: str, data: bytes, *, all_of_it: bool = True) -> llm.Reading | None:
-    """The Reading of the answer in `data`, with a remark if only part of it was read."""
+def _end(raw: bytes, coding: str) -> bytes:
+    """The end of a body that is too long to be read; empty: it is compressed."""
+    return b"" if codings.needs_decoding(coding) else raw[max(MAX_READ, len(raw) - END) :]
+
+
+def _read(kind: str, data: bytes, end: bytes, *, all_of_it: bool = True) -> llm.Reading | None:
+    """The Reading of the answer that begins with `data` and ends with `end`, with a remark if not all was read."""
     if not (llm.is_stream(kind) or data[:_MARK].lstrip()[:1] == b"["):
         whole = all_of_it and not _is_dense(data)
         return llm.read_answer(kind, data, max_event=MAX_WHOLE, max_text=MAX_SHOWN) if whole else None
     reader = _reader()
-    if not _feed(reader, data):
-        return _with_remark(reader.reading(), f"{MAX_EVENTS:,} events", "are")
-    if not all_of_it:
-        return _with_remark(reader.reading(), f"{MAX_READ >> 20} MB", "is")
-    reader.end()
-    return llm.reading_of(reader, kind)
-
-
-def _with_remark(reading: llm.Reading, what: str, are: str) -> llm.Reading | None:
-    if reading.dialect == "unknown" and reading.error is None:
-        return None
-    return replace(reading, irregular=(_FIRST.format(what, are), *reading.irregular))
+    _feed(reader, data)
+    if not all_of_it and end:
+        reader.skip_to(end)
+    if all_of_it or end:
+        reader.end()
+    reading = llm.reading_of(reader, kind)
+    if reading is None or (all_of_it and not reading.partly):
+        return reading
+    what = (f"{MAX_READ >> 20} MB", "is") if not all_of_it else (f"{MAX_EVENTS:,} events", "are")
+    return replace(reading, partly=True, irregular=(_FIRST.format(*what), *reading.irregular))
 
 
 def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
@@ -249,7 +254,7 @@ def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
 
 def _whole(kind: str, coding: str, raw: bytes, asked: Asked | None) -> str:
     data, all_of_it = decoded(raw, coding)
-    reading = _read(kind, data, all_of_it=all_of_it)
+    reading = _read(kind, data, b"" if all_of_it else _end(raw, coding), all_of_it=all_of_it)
     if reading is not None:
         return _said(_checked(reading, asked))
     if not llm.is_stream(kind) and (not all_of_it or _is_dense(data)):

@@ -67,6 +67,10 @@ class Lines:
             return first
         return first or line
 
+    def forget(self) -> None:
+        """The rest of the line that has begun does not come."""
+        self._kept.clear()
+
     def _keep(self, piece: bytes) -> None:
         if self._dropping:
             return

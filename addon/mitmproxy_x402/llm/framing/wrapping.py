@@ -1,4 +1,4 @@
-"""Takes off what services put around another one's events, and parts objects with nothing between them."""
+"""Takes off what services put around events, parts objects with nothing between them, and tells pings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import Undecodable
-from ..values import decode_base64, decode_bounded, mapping
+from ..values import decode_base64, decode_bounded, mapping, string
+
+CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", "outputs", "steps"}
+"""Keys that only answers have, not errors."""
+_PINGS = {"ping", "keepalive", "heartbeat"}
+"""Types of events that only keep the stream open, in any dialect."""
 
 
 def unwrapped(name: str, value: dict[str, Any], most: int | None = None) -> tuple[str, dict[str, Any]]:
@@ -45,3 +50,16 @@ def objects_in(data: bytes) -> Iterator[bytes]:
     except (ValueError, RecursionError):
         return
     yield from found
+
+
+def is_ping(name: str, value: dict[str, Any]) -> bool:
+    """Whether an event only keeps the stream open."""
+    if CONTENT & value.keys():
+        return False
+    kind = value.get("type", name)
+    return isinstance(kind, str) and kind in _PINGS
+
+
+def type_of(value: dict[str, Any]) -> str:
+    """The type that an event's data gives; empty: none."""
+    return next((string(value[key]) for key in ("type", "event_type", "object") if string(value.get(key))), "")

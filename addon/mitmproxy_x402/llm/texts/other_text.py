@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .printing import indented, line, pretty, shortened
-from .reading import Other
-from .values import mapping, string
+from ..printing import indented, line, pretty, shortened
+from ..reading import Other
+from ..values import mapping, string
 
 _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
 _CUT = re.compile(r"… \(([0-9,]{1,20}) characters\)\Z")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .printing import indented, irregular, line, section
-from .reading import Reasoning, Refusal, Text, ToolCall
-from .request.asking import Mark, Media, Message, Part, RequestReading, Tool, ToolResult
-from .text import call_body, call_heading, other_body, reasoning_heading
+from ..printing import indented, irregular, line, section
+from ..reading import Reasoning, Refusal, Text, ToolCall
+from ..request.asking import Mark, Media, Message, Part, RequestReading, Tool, ToolResult
+from .answer_text import call_body, call_heading, other_body, reasoning_heading
 
 
 def request_text(asked: RequestReading) -> str:

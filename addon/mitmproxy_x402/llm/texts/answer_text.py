@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
+from ..reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from ..values import dump
 from .other_text import other_lines
-from .printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
-from .reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
-from .values import dump
 
 MAX_BESIDE = 100
 """Characters of a detail that fits its name's line."""
@@ -68,9 +68,16 @@ def usage_text(usage: Usage) -> str:
 
 def _end(reading: Reading) -> str:
     if reading.error is not None:
-        return "failed"
+        return end_of(reading)
     reason = f": {line(reading.stop_reason)}" if reading.stop_reason else ""
-    return ("finished" if reading.complete else "not finished") + reason
+    return end_of(reading) + reason
+
+
+def end_of(reading: Reading) -> str:
+    """Whether the answer came to its end."""
+    if reading.error is not None:
+        return "failed"
+    return "finished" if reading.complete else "not read to its end" if reading.partly else "not finished"
 
 
 def _item(item: Item, where: str, number: int) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, zip_longest
 from typing import Any
 
-from .printing import line
-from .reading import Citation, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall
-from .values import dump
-from .written import Number, arguments_as_written
+from ..printing import line
+from ..reading import Citation, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall
+from ..values import dump
+from ..written import Number, arguments_as_written
 
 _NOT_TEXT = (Other, ToolCall, Citation)
 MAX_DIFFERENCES = 100
