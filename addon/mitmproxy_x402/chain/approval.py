@@ -9,9 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eth_hash.auto import keccak
-
 from ..errors import EvmRpcError
+from ..protocol.evm.keccak import keccak
 from ..protocol.evm.permit2_contracts import PERMIT2
 from ..protocol.networks import Asset, Network
 from .json_rpc import Unreachable, json_rpc, origin

@@ -6,12 +6,11 @@ The order is the rule: nothing is signed that the policy has not admitted and th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,18 +302,16 @@ class Payer:
             *self._spelling(purpose),
             exact_micro_usd=offer.exact,
         )
-        with self._told(offer, purpose):
-            return self.ledger.reserve(intent, budgets)
-
-    @contextlib.contextmanager
-    def _told(self, offer: Offer, purpose: Purpose) -> Iterator[None]:
-        """Turn an OverBudget for `offer` into the refusal that the client gets."""
         try:
-            yield
+            return self.ledger.reserve(intent, budgets)
         except OverBudget as over:
-            doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
-            its = over.budget, over.spent, over.returns_in
-            raise refusals.over_budget(offer, *its, self.clock(), awaited=over.awaited, doubt=doubt) from None
+            raise self._over_budget(over, offer, purpose) from None
+
+    def _over_budget(self, over: OverBudget, offer: Offer, purpose: Purpose) -> Refused:
+        """The refusal that the client gets."""
+        doubt = over.budget.scope.doubt(purpose.asked()) if self.rules.limits else ""
+        its = over.budget, over.spent, over.returns_in
+        return refusals.over_budget(offer, *its, self.clock(), awaited=over.awaited, doubt=doubt)
 
     def _spelling(self, purpose: Purpose) -> tuple[str, bool, bool]:
         """The fields of an `Intent` by which budgets for models and paths count it."""
@@ -345,8 +342,10 @@ class Payer:
             raise refusals.dry_run(offer, purpose)
         assert offer.network.family == "evm"
         # From now on it counts as long as the new signature can live, also where its budget's period is over.
-        with self._told(offer, purpose):
+        try:
             self.ledger.renew(row, longest(offer.method, self.settings.max_validity), budgets)
+        except OverBudget as over:
+            raise self._over_budget(over, offer, purpose) from None
         signed = await self._signer.sign(offer, nonce, None)
         return payment_of(required, offered, offer, signed, row=row, identifier=self._identifiers.get(row))
 

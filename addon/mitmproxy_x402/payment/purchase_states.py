@@ -40,6 +40,8 @@ request may need, x releases the reservation. An event raises RuntimeError in a 
 class Stage(enum.Enum):
     """The states of a purchase, as in the module's table."""
 
+    __hash__ = object.__hash__  # each is there once; that of `Enum` is Python's
+
     NEW = "new"
     OWED = "owed"
     SIGNED = "signed"
@@ -52,6 +54,8 @@ class Stage(enum.Enum):
 
 class Event(enum.Enum):
     """The events of a purchase."""
+
+    __hash__ = object.__hash__
 
     TAKE_UP = "an equal request has left a payment that can be sent again"
     INHERIT = "an equal request was paid for, and its payment cannot be sent again"

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from eth_hash.auto import keccak
-
 from ..errors import ChallengeError
 from ..protocol.evm.address import checksum_address, parse_address
+from ..protocol.evm.keccak import keccak
 from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
@@ -174,12 +173,12 @@ def domain_hash(name: str, version: str, chain_id: int, contract: str) -> bytes:
     """An EIP-712 domain of four fields, hashed."""
     assert chain_id
     parts = (keccak(name.encode()), keccak(version.encode()), chain_id.to_bytes(32, "big"))
-    return bytes(keccak(b"".join((keccak(_DOMAIN_TYPE), *parts, _word(parse_address(contract))))))
+    return keccak(b"".join((keccak(_DOMAIN_TYPE), *parts, _word(parse_address(contract)))))
 
 
 @lru_cache(maxsize=1)
 def _type_hash() -> bytes:
-    return bytes(keccak(_TRANSFER_TYPE))
+    return keccak(_TRANSFER_TYPE)
 
 
 def _word(address: bytes) -> bytes:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Literal
 
-from eth_hash.auto import keccak
-
 from ..errors import ChallengeError
 from ..protocol.evm.address import checksum_address, parse_address
+from ..protocol.evm.keccak import keccak
 from ..protocol.evm.permit2_contracts import PERMIT2, SETTLERS
 from ..protocol.messages import PaymentRequirements
 from ..protocol.networks import Asset, Network
@@ -196,7 +195,7 @@ def _facilitator(requirement: PaymentRequirements) -> bytes:
 def _permit2_domain(chain_id: int) -> bytes:
     assert chain_id
     parts = (keccak(_DOMAIN_TYPE), keccak(b"Permit2"), chain_id.to_bytes(32, "big"), _word(parse_address(PERMIT2)))
-    return bytes(keccak(b"".join(parts)))
+    return keccak(b"".join(parts))
 
 
 def _word(address: bytes) -> bytes:

@@ -25,6 +25,8 @@ KEPT_MS = 40 * 24 * 3600 * 1000
 
 KNOWN_MS = 1000
 """Milliseconds for which sums from the tables are used."""
+MAX_KNOWN = 1000
+"""Most budgets whose sums are cached."""
 
 _FIND = "SELECT id, used_at, for_ever FROM scope WHERE model = ? AND path = ?"
 _USE = "UPDATE scope SET used_at = ?, for_ever = for_ever OR ? WHERE id = ?"
@@ -229,7 +231,8 @@ class Room:
         """PRAGMA data_version, which only changes by others alter: when the sums were read, and at the last look."""
         self._asked_at = self._last_at = 0
         self._cumulative = 0
-        self._spent: dict[Budget, int] = {}
+        self._spent: dict[int, tuple[Budget, int]] = {}
+        """Budgets and their sums, by the budgets' `id`, which takes no call to compare."""
 
     def forget(self) -> None:
         """Drop the cached sums, because they may have grown."""
@@ -249,8 +252,8 @@ class Room:
         if not self._asked_at <= now < self._asked_at + KNOWN_MS:
             return None
         for budget in budgets:
-            spent = self._spent.get(budget)
-            if spent is None or spent + wanted > budget.micro_usd:
+            known = self._spent.get(id(budget))
+            if known is None or known[1] + wanted > budget.micro_usd:
                 return None
         return max(now, self._last_at), self._cumulative
 
@@ -258,10 +261,12 @@ class Room:
         """Add a reservation of `micro_usd` at `now`, after `cumulative`; `is_new`: cache `spent` first, just read."""
         if is_new:
             self._asked_at, self._version = now, self._found
-            self._spent |= spent
+            if len(self._spent) >= MAX_KNOWN:  # those of options that have changed since
+                self._spent = {}
+            self._spent |= {id(budget): (budget, micro_usd) for budget, micro_usd in spent.items()}
         self._last_at, self._cumulative = now, cumulative + micro_usd
-        for budget in self._spent:  # also if it does not cover the request: too high is safe
-            self._spent[budget] += micro_usd
+        for key, (budget, known) in self._spent.items():  # also if it does not cover the request: too high is safe
+            self._spent[key] = budget, known + micro_usd
 
 
 def _begin(budget: Budget, now: int) -> int:

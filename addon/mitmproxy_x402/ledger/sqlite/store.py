@@ -144,7 +144,7 @@ class SqliteLedger:
     def reserve(self, intent: Intent, budgets: Sequence[Budget]) -> int:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
         with self._transaction():
-            now = self._uptime()
+            now = begun = self._uptime()
             known = self._room.known(now, intent.micro_usd, budgets)
             if known is None:
                 now, cumulative, lapsed, due = self._now()
@@ -168,8 +168,8 @@ class SqliteLedger:
             row = self._db.execute(statements.INSERT, values).lastrowid
         assert row is not None
         self._room.reserved(now, cumulative, intent.micro_usd, spent, is_new=known is None)
-        self._reserved[row] = self._uptime()
-        while len(self._reserved) > MAX_RESERVED:
+        self._reserved[row] = begun
+        if len(self._reserved) > MAX_RESERVED:
             del self._reserved[next(iter(self._reserved))]
         self._payments += 1
         if self._payments % CHECKPOINT_PAYMENTS == 0:
@@ -304,7 +304,7 @@ class SqliteLedger:
 
     def pending(self, wallet: str, network: Caip2, asset: str, without: int) -> Pending:
         """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
-        with self._transaction("DEFERRED"):
+        with self._transaction("BEGIN"):
             now = self._now()[0]
             found = self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone()
         everything, permit2, rows = found
@@ -324,7 +324,7 @@ class SqliteLedger:
     def find_job(self, job: str) -> Submitted | None:
         """The last payment recorded for `job`, in any state; None: there is none."""
         self._catch_up()
-        with self._transaction("DEFERRED"):
+        with self._transaction("BEGIN"):
             found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
                 return None
@@ -356,7 +356,7 @@ class SqliteLedger:
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
         """`spent` for each of `budgets`, in one query."""
-        with self._transaction("DEFERRED"):
+        with self._transaction("BEGIN"):
             now, _, _, due = self._now()
             known = [(scope, budget) for budget in budgets if (scope := self._spending.find(budget)) is not None]
             if not due and len(known) == len(budgets):
@@ -372,16 +372,13 @@ class SqliteLedger:
         return self._anchor + int(self._clock.uptime() * 1000)
 
     def _now(self) -> tuple[int, int, int, int]:
-        """The result of `statements.LAST`."""
         now = self._uptime()
         return self._db.execute(statements.LAST, (now,)).fetchone() or (now, 0, 0, 0)
 
-    # SQLite.
-
     @contextlib.contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        with self._guarded():
-            self._db.execute(f"BEGIN {kind}")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        try:
+            self._db.execute(begin)
             try:
                 try:
                     yield
@@ -393,17 +390,24 @@ class SqliteLedger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+        except (sqlite3.Error, OSError) as error:  # not by `_guarded`: each generator takes time
+            raise self._failed(error) from None
+        if self._is_blocked:
+            self._set_blocked(False)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if "is locked" in str(error):
-                self._set_blocked(True)
-            raise self._failure(error) from None
+            raise self._failed(error) from None
         if self._is_blocked:
             self._set_blocked(False)
+
+    def _failed(self, error: Exception) -> LedgerError:
+        if "is locked" in str(error):
+            self._set_blocked(True)
+        return self._failure(error)
 
     def _set_blocked(self, is_blocked: bool) -> None:
         self._is_blocked = is_blocked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from eth_hash.auto import keccak
+from .keccak import keccak
 
 EVM_ADDRESS = r"0x[0-9a-fA-F]{40}"
 """The form of an address, as a regular expression; it says nothing of the checksum."""
@@ -40,7 +40,7 @@ def checksum_address(address: bytes) -> str:
 
 def public_key_address(public_key: bytes) -> bytes:
     """The address of an uncompressed public key without its prefix: 64 bytes, x and y."""
-    return bytes(keccak(public_key)[-20:])
+    return keccak(public_key)[-20:]
 
 
 def abi_word(address: str) -> str:

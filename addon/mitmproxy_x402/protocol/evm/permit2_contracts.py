@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eth_hash.auto import keccak
+from .keccak import keccak
 
 PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
 SETTLERS: dict[str, str] = {
