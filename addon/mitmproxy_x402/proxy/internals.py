@@ -23,8 +23,20 @@ try:
     from mitmproxy.net.http.validate import validate_headers
     from mitmproxy.proxy import commands, events, layer
     from mitmproxy.proxy.context import Context
-    from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HttpStream, SendHttp, _events, _http1, _http2, _http3
-    from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+    from mitmproxy.proxy.layers.http import (
+        DropStream,
+        GetHttpConnection,
+        HttpClient,
+        HttpLayer,
+        HttpStream,
+        RegisterHttpConnection,
+        SendHttp,
+        _events,
+        _http1,
+        _http2,
+        _http3,
+    )
+    from mitmproxy.proxy.layers.http._base import HttpCommand, HttpEvent, ReceiveHttp
     from mitmproxy.proxy.layers.http._events import (
         RequestData,
         RequestEndOfMessage,
@@ -59,8 +71,11 @@ __all__ = [
     "DropStream",
     "ErrorCodes",
     "Frame",
+    "GetHttpConnection",
     "H2Connection",
     "HeadersFrame",
+    "HttpClient",
+    "HttpCommand",
     "HttpEvent",
     "HttpLayer",
     "HttpRequestHeadersHook",
@@ -69,6 +84,7 @@ __all__ = [
     "HttpStream",
     "ReceiveBuffer",
     "ReceiveHttp",
+    "RegisterHttpConnection",
     "RequestData",
     "RequestEndOfMessage",
     "RequestHeaders",

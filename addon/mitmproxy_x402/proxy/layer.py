@@ -15,9 +15,11 @@ from .dispatch import run_at_once
 from .exchange import shallow_copy
 from .fairness.http2 import calm
 from .fairness.reader import LEAST, worked
+from .flat import FlatHttpLayer
 from .http1 import MAX_JOINED, Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
+    HttpClient,
     HttpLayer,
     RequestProtocolError,
     ResponseProtocolError,
@@ -33,7 +35,7 @@ from .stream import X402Stream
 from .veil import without_bytes
 
 
-class X402Layer(HttpLayer):
+class X402Layer(FlatHttpLayer):
     """mitmproxy's HTTP layer with our streams, and one timer for all streams that wait for their upstream."""
 
     timeouts: Timeouts
@@ -58,6 +60,8 @@ class X402Layer(HttpLayer):
             cast(Http1Client, client).streams = self.streams
             if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
                 client.state = client.read_headers
+            if type(self.connections[connection]) is HttpClient:  # which only passes events on to it by now
+                self.connections[connection] = client
         elif type(client) is _http2.Http2Client:
             calm(client)
 
@@ -70,12 +74,16 @@ class X402Layer(HttpLayer):
         elif type(server) is _http2.Http2Server:
             calm(server)
 
+    def handle_event(self, event: events.Event) -> Steps:
+        """Handle an event; this layer itself never waits for a reply."""
+        return self._handle_event(event) if self.debug is None else super().handle_event(event)
+
     def _handle_event(self, event: events.Event) -> Steps:
         read = event.connection if isinstance(event, events.DataReceived) and len(event.data) > LEAST else None
         began = 0.0 if read is None else time.thread_time()
         if isinstance(event, events.Wakeup) and event.command is self._alarm:
             self._alarm = None
-            yield from self._cut_overdue()
+            yield from self.flattened(self._cut_overdue())
         elif isinstance(event, events.ConnectionClosed) and self._is_forgotten(event.connection):
             return
         else:
@@ -104,7 +112,7 @@ class X402Layer(HttpLayer):
         held: commands.SendData | None = None
         whole = len(event.data) if isinstance(event, events.DataReceived) else MAX_JOINED
         while todo:
-            for command in super()._handle_event(todo.popleft()):
+            for command in self.flattened(super()._handle_event(todo.popleft())):
                 if held is not None and not join(held, command):
                     yield held
                     held = None

@@ -24,7 +24,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from mitmproxy import http
@@ -70,6 +70,10 @@ _RESPONSE_EVENTS = (
 )
 
 
+_ANSWERING_EVENTS = (ResponseData, ResponseHeaders, ResponseTrailers, ResponseEndOfMessage)
+_ASKING_EVENTS = (RequestData, RequestHeaders, RequestTrailers, RequestEndOfMessage)
+
+
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
@@ -96,43 +100,55 @@ class X402Stream(HoldingStream):
         self.leg_id = stream_id
         self._held_body = bytearray()
 
-    # What passes between the stream and its connections. handle_event and not _handle_event, because the replies to
-    # blocking commands do not pass through the latter.
+    # What passes between the stream and its connections.
 
-    def handle_event(self, event: events.Event) -> Steps:
-        """Translate between the leg's stream id and the client's, and replace mitmproxy's error pages by JSON."""
+    def received(self, event: events.Event) -> events.Event | None:
+        """Translate from the leg's stream id to the client's. None: the event is of a leg that was left behind."""
         if isinstance(event, _RESPONSE_EVENTS):
             if event.stream_id != self.leg_id:
-                return nothing()
+                return None
             event.stream_id = self.stream_id
             if isinstance(event, ResponseEndOfMessage) and self.exchange.timed_out:
                 # We have closed the connection, which must not count as the end of an answer without a length.
                 event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, CANCELLED)
             self._take_note(event)
-            if isinstance(event, ResponseData) and self._answering and not self._paused:
-                # A piece of a body: HttpStream handles it in this state without waiting for anything.
-                steps: Steps = self.server_state(event)
-                return steps
-        return self._translated(super().handle_event(event))
+        return event
 
-    def _translated(self, steps: Steps) -> Steps:
-        for command in steps:
-            if isinstance(command, SendHttp):
-                if command.connection is self.context.client:
-                    if isinstance(command.event, ResponseHeaders):
-                        self._begin_answer(command.event)
-                    elif isinstance(command.event, ResponseProtocolError) and not self._answering:
-                        yield from self._answer_error(command)
-                        continue
-                else:
-                    self._mark_leg(command.event)
-            elif isinstance(command, DropStream) and self.leg_id != self.stream_id:
-                yield DropStream(self.leg_id)
-            elif isinstance(command, HttpRequestHook):  # before any addon can change it
-                self.exchange.client_body = self.flow.request.data.content or b""
-            elif isinstance(command, commands.Log) and command.message.startswith(_IDLE_TALK):
-                continue
-            yield command
+    def handle_event(self, event: events.Event) -> Steps:
+        """Handle an event as `FlatHttpLayer.flattened` does, where mitmproxy logs each step (proxy_debug)."""
+        seen = self.received(event)
+        return nothing() if seen is None else super().handle_event(seen)
+
+    def _handle_event(self, event: events.Event) -> Steps:
+        """Give an event to the state that handles it."""
+        steps: Steps
+        if isinstance(event, _ANSWERING_EVENTS):
+            steps = self.server_state(event)
+        elif isinstance(event, _ASKING_EVENTS):
+            steps = self.client_state(event)
+        else:
+            steps = super()._handle_event(event)
+        return steps
+
+    def translated(self, command: commands.Command) -> Iterable[commands.Command] | None:
+        """The commands that take the place of one of the stream's own; None: it stays, though it may be changed.
+
+        Gives the events of the request the leg's stream id, and replaces mitmproxy's error pages by JSON.
+        """
+        if isinstance(command, SendHttp):
+            if command.connection is not self.context.client:
+                self._mark_leg(command.event)
+            elif isinstance(command.event, ResponseHeaders):
+                self._begin_answer(command.event)
+            elif isinstance(command.event, ResponseProtocolError) and not self._answering:
+                return self._answer_error(command)
+        elif isinstance(command, DropStream):
+            return (DropStream(self.leg_id), command) if self.leg_id != self.stream_id else None
+        elif isinstance(command, HttpRequestHook):  # before any addon can change it
+            self.exchange.client_body = self.flow.request.data.content or b""
+        elif isinstance(command, commands.Log) and command.message.startswith(_IDLE_TALK):
+            return ()
+        return None
 
     def _begin_answer(self, event: ResponseHeaders) -> None:
         event.response = unveiled(event.response)
