@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import itertools
 import weakref
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Generator, Iterator
 from typing import Any
 
 from mitmproxy import exceptions, http
+from mitmproxy.net.http import url
 
 from .exchange import X402ChallengeHook, X402LeavingHook
 from .internals import AddonManager, commands, hooks, safecall
@@ -105,14 +107,39 @@ class _Onboarding:
         self._addon = addon
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        waits: Awaitable[None] | None = self._addon.request(flow) if self._addon.should_serve(flow) else None
+        asked = flow.request.host_header
+        if (_host_of(asked) if asked else flow.request.host) != self._addon.host or not self._addon.should_serve(flow):
+            return None
+        waits: Awaitable[None] | None = self._addon.request(flow)
         return waits
 
 
+@functools.lru_cache(maxsize=64)
+def _host_of(authority: str) -> str:
+    """The host of a Host header, as `Request.pretty_host` has it."""
+    return url.parse_authority(authority, check=False)[0]
+
+
+class _MapLocal:
+    """mitmproxy's option `map_local`, called only if it is set: it looks at the request's URL in any case."""
+
+    def __init__(self, addon: Any) -> None:
+        self._addon = addon
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        if self._addon.replacements:
+            self._addon.request(flow)
+
+
+_STAND_INS: dict[tuple[str, str, str], Any] = {  # by name, since to import them imports all of mitmproxy's addons
+    ("mitmproxy.addons.onboarding", "Onboarding", "request"): _Onboarding,
+    ("mitmproxy.addons.maplocal", "MapLocal", "request"): _MapLocal,
+}
+
+
 def _stand_in(addon: Any, name: str) -> Any:
-    kind = type(addon)  # by its name, since to import it imports all of mitmproxy's addons
-    is_onboarding = (kind.__module__, kind.__name__) == ("mitmproxy.addons.onboarding", "Onboarding")
-    return _Onboarding(addon) if is_onboarding and name == "request" else addon
+    make = _STAND_INS.get((type(addon).__module__, type(addon).__name__, name))
+    return addon if make is None else make(addon)
 
 
 def index_of(addons: AddonManager) -> HookIndex:

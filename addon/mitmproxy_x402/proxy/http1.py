@@ -129,11 +129,15 @@ class ChunksInTurns:
     """Whether the peer has closed, so that the rest is read in one go."""
 
     def _handle_event(self, event: Any) -> Steps:
-        if isinstance(event, events.Wakeup):
-            return self._read_on() if event.command is self._turn else nothing()
-        if isinstance(event, events.ConnectionClosed) and self._turn is not None:
-            return self._read_rest(event)
-        steps: Steps = super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
+        steps: Steps
+        if isinstance(event, HttpEvent):
+            steps = self.send(event)  # type: ignore[attr-defined]  # mitmproxy's
+        elif isinstance(event, events.Wakeup):
+            steps = self._read_on() if event.command is self._turn else nothing()
+        elif isinstance(event, events.ConnectionClosed) and self._turn is not None:
+            steps = self._read_rest(event)
+        else:
+            steps = super()._handle_event(event)  # type: ignore[misc]  # mitmproxy's
         return steps
 
     def _read_rest(self, event: events.ConnectionClosed) -> Steps:

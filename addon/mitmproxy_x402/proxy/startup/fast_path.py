@@ -8,13 +8,16 @@ where another script has since replaced ours: its replacement may still call our
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import importlib
 import inspect
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from mitmproxy import http, optmanager
 
 from .. import dispatch, header_index
 
@@ -62,6 +65,22 @@ def _emit(self: Any, record: Any) -> None:
         _originals["LegacyLogEvents.emit"](self, record)
 
 
+def _current(self: Any) -> Any:
+    """Replaces `_Option.current`: copies only what can be changed. A request reads some thirty options."""
+    value = self._default if self.value is optmanager.unset else self.value
+    return value if type(value) in _UNCHANGEABLE else copy.deepcopy(value)
+
+
+_UNCHANGEABLE = frozenset((bool, int, float, str, bytes, type(None)))
+
+
+def _get(self: http.Headers, key: str | bytes, default: Any = None) -> Any:
+    """Replaces `Headers.get`, which raises an exception within for each header that is not there."""
+    if http.Headers.get_all is header_index.get_all:
+        return header_index.get(self, key, default)
+    return Mapping.get(self, key, default)
+
+
 def _row(target: str, function: Any, sources: str, gain: str, *beneath: str) -> Patch:
     module, _, name = target.partition(":")
     return Patch(module, name, function, frozenset(sources.split()), gain, beneath)
@@ -85,6 +104,15 @@ PATCHES: tuple[Patch, ...] = (
     _row("mitmproxy.http:MessageData.__post_init__", lambda _: None, "f65088e210cd", "6 %, 12 %"),
     _row("mitmproxy.log:LegacyLogEvents.emit", _emit, "422923602275", "4 %, 10 %"),
     _row("mitmproxy.http:Headers.get_all", header_index.get_all, "367b3317bc2b", "1.5 %, 4 %"),
+    _row(
+        "mitmproxy.http:Headers.get",
+        _get,
+        "4cfcded182bc",
+        "",
+        "mitmproxy.coretypes.multidict:_MultiDict.__getitem__",
+        "mitmproxy.http:Headers._reduce_values",
+    ),
+    _row("mitmproxy.optmanager:_Option.current", _current, "6859c2d9c826", ""),
 )
 """All functions that are replaced."""
 
@@ -96,8 +124,10 @@ def digest(patch: Patch) -> str:
     """
     source = ""
     for module, _, name in [target.partition(":") for target in (f"{patch.module}:{patch.name}", *patch.beneath)]:
-        code = inspect.getattr_static(_class(module, name), name.partition(".")[2]).__code__
-        source += "".join(inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
+        function = inspect.getattr_static(_class(module, name), name.partition(".")[2])
+        if function is not Mapping.get:  # which `Headers` inherits, and has no source in some Pythons
+            code = getattr(function, "__func__", function).__code__
+            source += "".join(inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
