@@ -44,6 +44,15 @@ class _ToChild(commands.Command):
         self.event = event
 
 
+class HookOver(events.Event):
+    """Takes the place of mitmproxy's HookCompleted, which costs more, for a hook that was called at once."""
+
+    reply = None
+
+    def __init__(self, command: commands.StartHook) -> None:
+        self.command = command
+
+
 class FlatHttpLayer(HttpLayer):
     """mitmproxy's HTTP layer without nested generators. All of its steps have to go through `flattened`."""
 
@@ -101,6 +110,12 @@ class FlatHttpLayer(HttpLayer):
             else:
                 steps, begun, reply = _begin(child, command.event)
 
+    def after_hook(self, hook: commands.StartHook) -> Iterator[commands.Command]:
+        """The steps for `flattened` that follow when a hook of a child's is over, which was called at once."""
+        child = self.command_sources.pop(hook)
+        is_flat = type(child) in _FLAT and child.debug is None
+        return iter((_ToChild(child, HookOver(hook) if is_flat else events.HookCompleted(hook)),))
+
     def _own_steps(self, command: Any) -> Steps:
         """What a child asks of this layer itself."""
         if isinstance(command, DropStream):
@@ -140,7 +155,7 @@ def _begin(child: Any, event: events.Event) -> tuple[Iterator[commands.Command],
     paused = child._paused
     if paused is None:
         return child._handle_event(event), _BY_EVENT, None
-    if isinstance(event, events.CommandCompleted) and event.command is paused.command:
+    if isinstance(event, (HookOver, events.CommandCompleted)) and event.command is paused.command:
         child._paused = None
         return paused.generator, _BY_REPLY, event.reply
     child._paused_event_queue.append(event)

@@ -8,19 +8,19 @@ import re
 import time
 from typing import Any
 
-import h11
 from mitmproxy import http
 from mitmproxy.net.http import http1
 
 from ..errors import error_body
+from . import header_index
 from .arrival import Steps, nothing
+from .body_readers import MAX_JOINED, Chunks, UpTo
 from .fairness.reader import set_waiting
 from .fairness.turns import LONG, TURNS
 from .internals import (
     ChunkedReader,
     Connection,
     ConnectionState,
-    ContentLengthReader,
     HttpEvent,
     HttpStream,
     ReceiveBuffer,
@@ -45,8 +45,6 @@ MAX_INTERIM = 100
 """Most interim responses to one request."""
 MAX_AHEAD = 16 << 20
 """Most bytes of further requests that a client may send before it has the answer to the current one."""
-MAX_JOINED = 1 << 16
-"""Most bytes that are joined into one write; longer data is not copied."""
 
 
 def join(held: commands.SendData, command: commands.Command) -> bool:
@@ -61,72 +59,39 @@ def join(held: commands.SendData, command: commands.Command) -> bool:
     return True
 
 
-class Chunks(ChunkedReader):
-    """h11's chunk reader, which joins tiny chunks when thousands arrive at once: each costs as much as a large one."""
-
-    _tiny = 64
-    _many = 2100
-    until = math.inf
-    """When to pause for other connections (monotonic clock)."""
-    paused = False
-    """Whether buffered data is left for the next turn."""
-    _run = 0
-    """Tiny chunks in a row after which more data was waiting."""
-    _kept: Any = None
-    """The result that the next call returns, or the error that it raises."""
-
-    def __call__(self, buf: Any) -> Any:
-        """The next piece of the body, or its end; None: more data is needed."""
-        if self._kept is not None:
-            kept, self._kept = self._kept, None
-            if isinstance(kept, Exception):
-                raise kept
-            return kept
-        if buf and time.monotonic() > self.until:
-            self.paused = True
-            return None
-        found: Any = super().__call__(buf)
-        if not self._is_tiny(found) or not buf:
-            self._run = 0
-            return found
-        self._run += 1
-        if self._run < self._many:
-            return found
-        joined = bytearray(found.data)
-        while len(joined) < MAX_JOINED:
-            try:
-                found = super().__call__(buf)
-            except h11.ProtocolError as error:
-                self._kept = error
-                break
-            if not self._is_tiny(found):
-                self._kept = found
-                break
-            joined += found.data
-        return h11.Data(data=bytes(joined))
-
-    def _is_tiny(self, found: Any) -> bool:
-        return isinstance(found, h11.Data) and len(found.data) <= self._tiny
-
-
-class UpTo(ContentLengthReader):
-    """h11's reader of a body of known length, which also accepts the end of the connection as the body's end."""
-
-    def read_eof(self) -> Any:
-        """The event that ends the body."""
-        return h11.EndOfMessage()
+def _stays_open(request: http.Request, response: http.Response) -> bool:
+    """Whether plainly nothing ends the connection after `response`. False: `mark_done` has to look closely."""
+    if not (request.data.http_version == response.data.http_version == b"HTTP/1.1"):
+        return False
+    if response.data.status_code < 200 or request.data.method.upper() == b"CONNECT":
+        return False
+    if header_index.has(request.headers, b"connection") or header_index.has(response.headers, b"connection"):
+        return False
+    codings = header_index.values(response.headers, b"transfer-encoding")
+    lengths = header_index.values(response.headers, b"content-length")
+    if codings:
+        return list(codings) == [b"chunked"]
+    return len(lengths) == 1 and lengths[0].isdigit()
 
 
 class ChunksInTurns:
-    """Mixin for mitmproxy's HTTP/1.1 connections: yields to other connections between chunks when they take long."""
+    """Mixin for both of mitmproxy's HTTP/1.1 connections: yields to others between chunks when they take long."""
 
     conn: Connection
     buf: ReceiveBuffer
+    request: http.Request | None
+    response: http.Response | None
+    request_done: bool
+    response_done: bool
+    stream_id: Any
     state: Any
     body_reader: Any
     _turn: commands.RequestWakeup | None = None
     _is_last = False
     """Whether the peer has closed, so that the rest is read in one go."""
+
+    def _next_stream_id(self) -> int | None:
+        raise NotImplementedError
 
     def _handle_event(self, event: Any) -> Steps:
         steps: Steps
@@ -151,6 +116,20 @@ class ChunksInTurns:
         if isinstance(self.body_reader, Chunks) and self.body_reader.paused:
             yield from self.state(events.DataReceived(self.conn, b""))
 
+    def mark_done(self, *, request: bool = False, response: bool = False) -> Steps:
+        """Note what is over; when both are, go on to the next request on this connection, or close it."""
+        steps: Steps
+        is_over = (request or self.request_done) and (response or self.response_done)
+        if not is_over or self.request is None or self.response is None or not _stays_open(self.request, self.response):
+            steps = super().mark_done(request=request, response=response)  # type: ignore[misc]
+            return steps
+        self.request_done = self.response_done = False
+        self.request = self.response = None
+        self.stream_id = self._next_stream_id()
+        self.state = self.read_headers  # type: ignore[attr-defined]  # mitmproxy's
+        steps = self.state(events.DataReceived(self.conn, b"")) if self.buf else nothing()
+        return steps
+
     def _begin_turn(self) -> None:
         if type(self.body_reader) is ChunkedReader:
             self.body_reader = Chunks()
@@ -170,6 +149,9 @@ class ChunksInTurns:
 
 class Http1Server(ChunksInTurns, _http1.Http1Server):
     """mitmproxy's HTTP/1.1 server, which accepts trailers of a request and bounds what it buffers of one."""
+
+    def _next_stream_id(self) -> int:
+        return int(self.stream_id) + 2
 
     def send(self, event: HttpEvent) -> Steps:
         """Send nothing to a client whose connection is closed: it has had an answer."""
@@ -265,10 +247,21 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
     _most: int | None = None
     """Bytes that the body of the answer has at most, where its head says several lengths."""
 
+    def _next_stream_id(self) -> None:
+        return None
+
     def send(self, event: HttpEvent) -> Steps:
         """Send a head together with the body that follows it: one TLS record instead of two."""
+        if isinstance(event, RequestEndOfMessage) and self._head is None and self._needs_no_end(event):
+            return self.mark_done(request=True)
         holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
         return self._send_joined(event, holds=holds) if holds or self._head is not None else super().send(event)
+
+    def _needs_no_end(self, event: RequestEndOfMessage) -> bool:
+        """Whether the end of the request is plain from its length, or it has no body."""
+        if self.request is None or self.response is not None or event.stream_id != self.stream_id:
+            return False
+        return not header_index.has(self.request.headers, b"transfer-encoding")
 
     def _send_joined(self, event: HttpEvent, *, holds: bool) -> Steps:
         for command in super().send(event):

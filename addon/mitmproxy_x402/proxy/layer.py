@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from mitmproxy.connection import Connection, ConnectionState
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
+from .body_readers import MAX_JOINED
 from .dispatch import run_at_once
 from .exchange import shallow_copy
 from .fairness.http2 import calm
 from .fairness.reader import LEAST, worked
 from .flat import FlatHttpLayer
-from .http1 import MAX_JOINED, Http1Client, Http1Server, join
+from .http1 import Http1Client, Http1Server, join
 from .internals import (
     AddonManager,
     HttpClient,
@@ -108,11 +109,11 @@ class X402Layer(FlatHttpLayer):
         Hooks that await nothing are called here. What follows a hook is handled after everything else that the event
         caused, which is mitmproxy's own order.
         """
-        todo = deque((event,))
+        todo: deque[Iterator[commands.Command]] = deque((super()._handle_event(event),))
         held: commands.SendData | None = None
         whole = len(event.data) if isinstance(event, events.DataReceived) else MAX_JOINED
         while todo:
-            for command in self.flattened(super()._handle_event(todo.popleft())):
+            for command in self.flattened(todo.popleft()):
                 if held is not None and not join(held, command):
                     yield held
                     held = None
@@ -125,7 +126,7 @@ class X402Layer(FlatHttpLayer):
                     continue
                 hook = command if isinstance(command, commands.StartHook) else None
                 if hook is not None and self.addons is not None and run_at_once(self.addons, hook):
-                    todo.append(events.HookCompleted(hook))
+                    todo.append(self.after_hook(hook))
                     continue
                 if isinstance(command, commands.Log):
                     command.message = without_bytes(command.message)
@@ -138,7 +139,10 @@ class X402Layer(FlatHttpLayer):
 
         mitmproxy would also reuse the failure of a connection that could not be made for all later requests.
         """
-        if all(connection.state is not ConnectionState.CLOSED for connection in self.connections):
+        for connection in self.connections:
+            if connection.state is ConnectionState.CLOSED:
+                break
+        else:
             return
         needed = {self.context.client, self.context.server, *self.waiting_for_establishment}
         needed |= {each.context.server for each in self.streams.values()}
