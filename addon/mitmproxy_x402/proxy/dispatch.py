@@ -7,7 +7,7 @@ import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Awaitable, Generator, Iterator
+from collections.abc import Awaitable, Generator
 from typing import Any
 
 from mitmproxy import exceptions, http
@@ -68,7 +68,8 @@ class HookIndex:
 
     def listens(self, name: str) -> bool:
         """Whether any addon has the hook of that name."""
-        for family in self.asked(name):
+        asked = self._asked.get(name)
+        for family in self.asked(name) if asked is None else asked:
             for each in family:
                 if getattr(each, name, None):
                     return True
@@ -100,17 +101,21 @@ def _may_have(addon: Any, name: str) -> bool:
     return not _is_own(addon) or getattr(addon, name, None) is not None
 
 
-class _Onboarding:
-    """mitmproxy's page with its certificate, called only when it has something to serve: a call costs a task."""
+class StandIn:
+    """Is called in place of one of mitmproxy's addons, which it calls only if that has something to do."""
 
     def __init__(self, addon: Any) -> None:
-        self._addon = addon
+        self.addon = addon
+
+
+class _Onboarding(StandIn):
+    """Stands in for mitmproxy's page with its certificate: each call of it costs a task."""
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         asked = flow.request.host_header
-        if (_host_of(asked) if asked else flow.request.host) != self._addon.host or not self._addon.should_serve(flow):
+        if (_host_of(asked) if asked else flow.request.host) != self.addon.host or not self.addon.should_serve(flow):
             return None
-        waits: Awaitable[None] | None = self._addon.request(flow)
+        waits: Awaitable[None] | None = self.addon.request(flow)
         return waits
 
 
@@ -120,15 +125,12 @@ def _host_of(authority: str) -> str:
     return url.parse_authority(authority, check=False)[0]
 
 
-class _MapLocal:
-    """mitmproxy's option `map_local`, called only if it is set: it looks at the request's URL in any case."""
-
-    def __init__(self, addon: Any) -> None:
-        self._addon = addon
+class _MapLocal(StandIn):
+    """Stands in for mitmproxy's option `map_local`, which looks at each request's URL even if it is not set."""
 
     def request(self, flow: http.HTTPFlow) -> None:
-        if self._addon.replacements:
-            self._addon.request(flow)
+        if self.addon.replacements:
+            self.addon.request(flow)
 
 
 _STAND_INS: dict[tuple[str, str, str], Any] = {  # by name, since to import them imports all of mitmproxy's addons
@@ -153,8 +155,12 @@ def index_of(addons: AddonManager) -> HookIndex:
 
 async def trigger_event(self: AddonManager, event: hooks.Hook) -> None:
     """Replaces `AddonManager.trigger_event`: calls the hook on every addon that has it, or finishes `run_at_once`."""
-    begun = vars(event).pop(_BEGUN, None) or _Begun(index_of(self), event)
-    calls, waits = begun.calls, begun.waits
+    begun = vars(event).pop(_BEGUN, None)
+    if begun is None:
+        calls = _call(index_of(self), event)
+        waits = next(calls, None)
+    else:
+        calls, waits = begun.calls, begun.waits
     while waits is not None:
         try:
             await waits
@@ -173,33 +179,30 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     False when an addon awaits something, the flow was intercepted, an addon has the `update` hook, or mitmproxy's way
     of calling hooks is not the one of this module: then `addons` has to trigger the event as usual.
     """
-    if event.name not in FLOW_HOOKS or not _is_in_place(addons):
+    if (
+        event.name not in FLOW_HOOKS
+        or getattr(addons.trigger_event, "__func__", None) is not trigger_event
+        or getattr(addons.handle_lifecycle, "__func__", None) is not _HANDLE_LIFECYCLE
+    ):
         return False
     index, flow = index_of(addons), event.flow  # type: ignore[attr-defined]  # as FLOW_HOOKS says
     if index.listens("update"):
         return False
-    # As in a task: context variables that a hook sets end with it.
-    begun = contextvars.copy_context().run(_Begun, index, event)
-    if begun.waits is None and not flow.intercepted:
+    calls = _call(index, event)
+    waits = contextvars.copy_context().run(next, calls, None)  # as in a task, variables that a hook sets end with it
+    if waits is None and not flow.intercepted:
         return True
-    vars(event)[_BEGUN] = begun
+    begun = vars(event)[_BEGUN] = _Begun(calls, waits)
     _unfinished.add(begun)
     return False
-
-
-def _is_in_place(addons: AddonManager) -> bool:
-    return (
-        getattr(addons.trigger_event, "__func__", None) is trigger_event
-        and getattr(addons.handle_lifecycle, "__func__", None) is _HANDLE_LIFECYCLE
-    )
 
 
 class _Begun:
     """The calls of one hook event, up to the first that returns an awaitable."""
 
-    def __init__(self, index: HookIndex, event: hooks.Hook) -> None:
-        self.calls = _call(index, event)
-        self.waits = next(self.calls, None)
+    def __init__(self, calls: _Calls, waits: Awaitable[Any] | None) -> None:
+        self.calls = calls
+        self.waits = waits
 
 
 _unfinished: weakref.WeakSet[_Begun] = weakref.WeakSet()
@@ -214,7 +217,10 @@ def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
     """Call the hooks; yields each awaitable in between."""
     name = event.name
     arguments = (event.flow,) if name in FLOW_HOOKS else event.args()  # type: ignore[attr-defined]
-    for family in itertools.chain(index.asked(name), _added(index.addons.chain)):
+    chain = index.addons.chain
+    # Addons that are added to the chain from now on, each with its children: mitmproxy calls them for the same event.
+    added = map(_traverse, itertools.islice(chain, len(chain), None))  # goes on to the end that the list has by then
+    for family in itertools.chain(index.asked(name), added):
         try:
             for addon in family:
                 hook = getattr(addon, name, None)
@@ -232,11 +238,6 @@ def _call(index: HookIndex, event: hooks.Hook) -> _Calls:
         except Exception:  # the rest of the family is skipped, as mitmproxy does
             with safecall():
                 raise
-
-
-def _added(chain: list[Any]) -> Iterator[Iterator[Any]]:
-    """Addons added to `chain` from now on, each with its children: mitmproxy calls them for the same event."""
-    return map(_traverse, itertools.islice(chain, len(chain), None))  # goes on to the end that the list has by then
 
 
 def _throw(calls: _Calls, error: Exception) -> Awaitable[Any] | None:

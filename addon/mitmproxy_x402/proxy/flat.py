@@ -88,7 +88,9 @@ class FlatHttpLayer(HttpLayer):
                     continue
                 if command.blocking or kind is commands.RequestWakeup:
                     self.command_sources[command] = child
-                    if _is_to_wait(child, command, steps):
+                    if command.blocking is True and type(child) in _FLAT and child.debug is None:
+                        command.blocking = child
+                        child._paused = layer.Paused(command, steps)  # type: ignore[arg-type]  # to go on there
                         steps, begun = _NOTHING, _BY_EVENT
             if kind is SendHttp:
                 to = self.connections[command.connection]
@@ -129,15 +131,6 @@ class FlatHttpLayer(HttpLayer):
             yield _ToChild(self.streams[command.event.stream_id], command.event)
         else:
             raise AssertionError(f"Unexpected command: {command}")
-
-
-def _is_to_wait(child: Any, command: Any, steps: Any) -> bool:
-    """Whether `child`, which asks for something by `command`, goes on with `steps` when the reply has come."""
-    if command.blocking is not True or type(child) not in _FLAT or child.debug is not None:
-        return False
-    command.blocking = child
-    child._paused = layer.Paused(command, steps)
-    return True
 
 
 def _begin(child: Any, event: events.Event) -> tuple[Iterator[commands.Command], int, Any]:

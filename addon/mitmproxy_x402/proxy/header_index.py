@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mitmproxy import http
 
 _INDEX = "x402_index"
 """The attribute of a `Headers` object that holds its index."""
 _NONE: Sequence[bytes] = ()
+
+
+def of(headers: http.Headers) -> Mapping[bytes, Sequence[bytes]]:
+    """The raw values of all headers by their names in lower case."""
+    index = headers.__dict__.get(_INDEX)
+    if index is None or index[0] is not headers.fields:
+        index = _made(headers)
+    found: Mapping[bytes, Sequence[bytes]] = index[1]
+    return found
 
 
 def values(headers: http.Headers, name: str | bytes) -> Sequence[bytes]:

@@ -65,12 +65,12 @@ def _stays_open(request: http.Request, response: http.Response) -> bool:
         return False
     if response.data.status_code < 200 or request.data.method.upper() == b"CONNECT":
         return False
-    if header_index.has(request.headers, b"connection") or header_index.has(response.headers, b"connection"):
+    asked, answered = header_index.of(request.data.headers), header_index.of(response.data.headers)
+    if b"connection" in asked or b"connection" in answered:
         return False
-    codings = header_index.values(response.headers, b"transfer-encoding")
-    lengths = header_index.values(response.headers, b"content-length")
-    if codings:
-        return list(codings) == [b"chunked"]
+    if b"transfer-encoding" in answered:
+        return answered[b"transfer-encoding"] == [b"chunked"]
+    lengths = answered.get(b"content-length", ())
     return len(lengths) == 1 and lengths[0].isdigit()
 
 
