@@ -19,11 +19,14 @@ from ..internals import (
     Context,
     DropStream,
     Frame,
+    GetHttpConnection,
     H2Connection,
+    HttpCommand,
     HttpLayer,
     HttpResponseHeadersHook,
     HttpStream,
     ReceiveHttp,
+    RegisterHttpConnection,
     RequestData,
     RequestHeaders,
     RequestProtocolError,
@@ -80,6 +83,9 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (HttpLayer, "make_stream", ("self", "stream_id")),
     (HttpLayer, "_handle_event", ("self", "event")),
     (HttpLayer, "event_to_child", ("self", "child", "event")),
+    (HttpLayer, "get_connection", ("self", "event")),
+    (HttpLayer, "register_connection", ("self", "command")),
+    (HttpStream, "_handle_event", ("self", "event")),
     (_http1.Http1Server, "_handle_event", ("self", "event")),
     (_http1.Http1Client, "_handle_event", ("self", "event")),
     (_http2.Http2Connection, "_handle_event", ("self", "event")),
@@ -123,8 +129,9 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
 )
 """Every function that this package uses, with its parameters; None: not compared. Tests check what each does."""
 
+_OF_STREAM = ("stream_id", "flow", "context", "server_state", "client_state", "debug", "_paused", "_paused_event_queue")
 _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (HttpStream, ("stream_id", "flow", "context", "server_state", "client_state", "_paused", "_paused_event_queue")),
+    (HttpStream, _OF_STREAM),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
     (_http2.Http2Connection, ("conn", "h2_conn")),
@@ -138,6 +145,10 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (events.ConnectionClosed, ("connection",)),
 )
 """Instance attributes that this package reads or sets, by class."""
+
+
+_COMMANDS = (DropStream, GetHttpConnection, ReceiveHttp, RegisterHttpConnection, SendHttp)
+"""What the parts of mitmproxy's HTTP layer ask of it."""
 
 
 def self_check() -> str:
@@ -185,6 +196,9 @@ def _moved() -> Iterator[str]:
             or (parameters is not None and tuple(inspect.signature(target).parameters)[: len(parameters)] != parameters)
         ):
             yield f"{owner.__name__}.{name}"
+    for command in HttpCommand.__subclasses__():  # all of which `FlatHttpLayer` has to know
+        if command not in _COMMANDS and command.__module__.startswith("mitmproxy."):
+            yield command.__name__
     for each, names in _ATTRIBUTES:
         known = attributes_of(each)
         yield from (f"{each.__name__}.{name}" for name in names if name not in known)
