@@ -7,14 +7,14 @@ import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from mitmproxy import exceptions, http
 from mitmproxy.net.http import url
 
 from .exchange import X402ChallengeHook, X402LeavingHook
-from .internals import AddonManager, commands, hooks, safecall
+from .internals import AddonManager, commands, events, hooks, safecall
 
 FLOW_HOOKS = frozenset(
     ("requestheaders", "request", X402ChallengeHook.name, X402LeavingHook.name, "responseheaders", "response")
@@ -195,6 +195,18 @@ def run_at_once(addons: AddonManager, event: commands.StartHook) -> bool:
     begun = vars(event)[_BEGUN] = _Begun(calls, waits)
     _unfinished.add(begun)
     return False
+
+
+async def finish(addons: AddonManager, event: commands.StartHook, go_on: Callable[[events.Event], Any]) -> None:
+    """Finish a hook that `run_at_once` has begun, then `go_on`. mitmproxy's task for that takes many more steps."""
+    await trigger_event(addons, event)
+    await event.flow.wait_for_resume()  # type: ignore[attr-defined]  # as FLOW_HOOKS says
+    await go_on(events.HookCompleted(event))
+
+
+def is_begun(event: commands.StartHook) -> bool:
+    """Whether `run_at_once` has begun the hook, and it has to be finished."""
+    return _BEGUN in vars(event)
 
 
 class _Begun:

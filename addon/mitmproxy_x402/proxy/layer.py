@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 from mitmproxy.connection import Connection, ConnectionState
+from mitmproxy.utils import asyncio_utils
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
 from .body_readers import MAX_JOINED
-from .dispatch import run_at_once
-from .exchange import shallow_copy
+from .dispatch import finish, is_begun, run_at_once
+from .exchange import X402LeavingHook, shallow_copy
 from .fairness.http2 import calm
 from .fairness.reader import LEAST, worked
 from .flat import FlatHttpLayer
@@ -43,6 +44,8 @@ class X402Layer(FlatHttpLayer):
     at_once: AtOnce | None = None
     addons: AddonManager | None
     """The addons whose hooks are called without a task where possible; None: mitmproxy calls them all."""
+    handlers: Callable[[], Mapping[Any, Any]]
+    """mitmproxy's connection handlers by client id."""
     _alarm: commands.RequestWakeup | None
 
     def make_stream(self, stream_id: int) -> Steps:
@@ -128,11 +131,26 @@ class X402Layer(FlatHttpLayer):
                 if hook is not None and self.addons is not None and run_at_once(self.addons, hook):
                     todo.append(self.after_hook(hook))
                     continue
+                if isinstance(hook, X402LeavingHook) and self._is_finished_apart(hook):
+                    continue
                 if isinstance(command, commands.Log):
                     command.message = without_bytes(command.message)
                 yield command
         if held is not None:
             yield held
+
+    def _is_finished_apart(self, hook: X402LeavingHook) -> bool:
+        """Whether a hook that waits for the ledger is finished without mitmproxy's own task for it, which costs more."""
+        handler = self.handlers().get(self.context.client.id)
+        if handler is None or self.addons is None or not is_begun(hook):
+            return False
+        asyncio_utils.create_task(
+            finish(self.addons, hook, handler.server_event),
+            name=f"handle_hook({hook.name})",
+            keep_ref=True,
+            client=self.context.client.peername,
+        )
+        return True
 
     def _forget_closed(self) -> None:
         """Forget upstream connections that are closed; mitmproxy keeps them until the client's connection ends.
@@ -193,6 +211,8 @@ def install(
     timeouts: Timeouts,
     addons: AddonManager | None = None,
     at_once: AtOnce | None = None,
+    *,
+    handlers: Callable[[], Mapping[Any, Any]] = dict,
 ) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
@@ -206,4 +226,4 @@ def install(
             each.__class__ = X402Layer
             ours = cast(X402Layer, each)
             ours.timeouts, ours.at_once, ours._alarm = timeouts, at_once, None
-            ours.addons = addons
+            ours.addons, ours.handlers = addons, handlers
