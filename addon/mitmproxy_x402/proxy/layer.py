@@ -140,7 +140,7 @@ class X402Layer(FlatHttpLayer):
             yield held
 
     def _is_finished_apart(self, hook: X402LeavingHook) -> bool:
-        """Whether a hook that waits for the ledger is finished without mitmproxy's own task for it, which costs more."""
+        """Whether a hook that waits for the ledger is finished without mitmproxy's task, which costs more."""
         handler = self.handlers().get(self.context.client.id)
         if handler is None or self.addons is None or not is_begun(hook):
             return False
