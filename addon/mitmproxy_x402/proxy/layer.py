@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from mitmproxy.connection import Connection, ConnectionState
+from mitmproxy import http
+from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.utils import asyncio_utils
 
 from ..settings.timeouts import Timeouts
@@ -55,6 +56,23 @@ class X402Layer(FlatHttpLayer):
         context.layers = self.context.layers.copy()
         self.streams[stream_id] = X402Stream(context, stream_id, self.timeouts, self.at_once)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+    def ready_connection(self, flow: http.HTTPFlow) -> Connection | None:
+        """The connection that `get_connection` would give to `flow` at once. None: it has to be asked."""
+        if self.context.client.alpn == b"h2":  # may need a connection for each request
+            return None
+        request, preset = flow.request, flow.server_conn
+        for each in self.connections:
+            if (
+                isinstance(each, Server)
+                and each.address == (request.host, request.port)
+                and each.tls == (request.scheme == "https")
+                and each.via == preset.via
+                and each.transport_protocol == preset.transport_protocol
+            ):
+                is_ready = each.connected and not each.error and each not in self.waiting_for_establishment
+                return each if is_ready and type(self.connections[each].context.layers[-1]) is Http1Client else None
+        return None
 
     def repair(self, connection: Connection) -> None:
         """Replace mitmproxy's HTTP/1.1 client of an upstream `connection` by our `Http1Client`."""

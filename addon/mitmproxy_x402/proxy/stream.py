@@ -317,8 +317,13 @@ class X402Stream(HoldingStream):
             yield SendHttp(event, self.context.server)
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
-        """Connect to the upstream, and give an HTTP/1.1 connection our class."""
+        """Take an open connection to the upstream, or connect, and give an HTTP/1.1 connection our class."""
         self._began = self._began or time.monotonic()
+        ready = self._http_layer.ready_connection(self.flow)
+        if ready is not None:
+            self.context.server = self.flow.server_conn = ready
+            self.waits_for = ""
+            return True
         self._wait("connect")
         connected = yield from super().make_server_connection()
         self.waits_for = ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from mitmproxy import http
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.log import LogEntry
 from mitmproxy.options import Options
+from mitmproxy.optmanager import OptManager
 from mitmproxy.test import tflow
 
 from mitmproxy_x402.proxy import dispatch, header_index
@@ -80,9 +82,10 @@ class TestComingAndGoing:
 
             http.Headers.get_all = noted  # type: ignore[method-assign, assignment]
             assert http.Headers(a="1").get_all("a") == ["1"]
+            assert http.Headers(a="1").get("b", "2") == "2"
         assert http.Headers.get_all is noted  # type: ignore[comparison-overlap]
         assert http.Headers(a="1").get_all("a") == ["1"]
-        assert found == ["a", "a"]
+        assert found == ["a", "b", "a"]
 
     @pytest.mark.parametrize("moved", ["module", "class", "function", "source"])
     def test_without_a_row_that_mitmproxy_has_moved(self, moved: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +128,8 @@ def test_headers_are_found_as_ever(fields: list[tuple[bytes, bytes]], name: str,
         for _ in range(2):
             for key in (name, name.upper(), name.encode(), "x"):
                 assert headers.get_all(key) == _THEIRS["Headers.get_all"](headers, key)  # type: ignore[arg-type]
+                assert headers.get(key) == _THEIRS["Headers.get"](headers, key)
+                assert headers.get(key, 1) == _THEIRS["Headers.get"](headers, key, 1)
             if change == "set":
                 headers[name] = "new"
             elif change == "del":
@@ -152,6 +157,30 @@ def test_headers_in_use(master: Master) -> None:
     missing = headers.get_all("a")
     missing.append("mine")
     assert headers.get_all("a") == []
+
+
+def test_options_are_read_as_ever() -> None:
+    kinds = {"flag": (bool, True), "text": (str, ""), "some": (Sequence[str], ["a"]), "maybe": (int | None, None)}
+    changed = {"flag": False, "text": "x", "some": ["b"], "maybe": 3}
+    found = []
+    for faster in (fast(), contextlib.nullcontext()):
+        with faster:
+            options = OptManager()
+            for name, (kind, default) in kinds.items():
+                options.add_option(name, kind, default, "")
+            for values in ({}, changed):
+                options.update(**values)
+                found.append({name: getattr(options, name) for name in kinds})
+            options.some.append("mine")  # of a copy
+            assert options.some == ["b"]
+            options.reset()
+            found.append({name: getattr(options, name) for name in kinds})
+            with pytest.raises(AttributeError, match=r"^No such option: more$"):
+                _ = options.more
+            assert getattr(options, "more", 1) == 1
+    assert found[0] == {name: default for name, (_, default) in kinds.items()}
+    assert found[1] == changed
+    assert found[:3] == found[3:]
 
 
 def test_a_copy_is_a_copy() -> None:

@@ -8,7 +8,6 @@ where another script has since replaced ours: its replacement may still call our
 from __future__ import annotations
 
 import asyncio
-import copy
 import hashlib
 import importlib
 import inspect
@@ -65,10 +64,13 @@ def _emit(self: Any, record: Any) -> None:
         _originals["LegacyLogEvents.emit"](self, record)
 
 
-def _current(self: Any) -> Any:
-    """Replaces `_Option.current`: copies only what can be changed. A request reads some thirty options."""
-    value = self._default if self.value is optmanager.unset else self.value
-    return value if type(value) in _UNCHANGEABLE else copy.deepcopy(value)
+def _option(self: Any, attr: str) -> Any:
+    """Replaces `OptManager.__getattr__`: copies only what can be changed. A request reads some thirty options."""
+    option = self._options.get(attr)
+    if option is None:
+        raise AttributeError(f"No such option: {attr}")
+    value = option._default if option.value is optmanager.unset else option.value
+    return value if type(value) in _UNCHANGEABLE else option.current()
 
 
 _UNCHANGEABLE = frozenset((bool, int, float, str, bytes, type(None)))
@@ -112,7 +114,13 @@ PATCHES: tuple[Patch, ...] = (
         "mitmproxy.coretypes.multidict:_MultiDict.__getitem__",
         "mitmproxy.http:Headers._reduce_values",
     ),
-    _row("mitmproxy.optmanager:_Option.current", _current, "6859c2d9c826", ""),
+    _row(
+        "mitmproxy.optmanager:OptManager.__getattr__",
+        _option,
+        "a544ad290f13",
+        "",
+        "mitmproxy.optmanager:_Option.current",
+    ),
 )
 """All functions that are replaced."""
 
