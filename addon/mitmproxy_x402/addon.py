@@ -71,13 +71,12 @@ class X402Addon:
         self.recorder = Recorder()  # last, because the other addons add what it records
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
         # mitmproxy loads them with this addon
-        self._handlers: Callable[[], Any] = lambda: ctx.master.addons.get("proxyserver").connections
-        self._peers = Peers(lambda client: client.id in self._handlers())
+        self._peers = Peers(lambda client: client.id in ctx.master.addons.get("proxyserver").connections)
         self._quiet = QuietProbes()
         self._web_lock: WebLock | None = None
         views = Views(lambda: self.payer)
         reconciling = Reconciling(lambda: self.payer, describe_anew)
-        fairness = Fairness(self._handlers)
+        fairness = Fairness(lambda: ctx.master.addons.get("proxyserver").connections)
         own = [self._service, self._peers, fairness, reconciling]
         self.addons = [Commands(lambda: self.payer), *own, views, self.recorder]
         self._redactor = Redactor()
@@ -283,14 +282,7 @@ class X402Addon:
         """Let mitmproxy choose the layers, then install our stream in them."""
         timeouts = Timeouts() if self.payer is None else self.payer.settings.timeouts
         addons = ctx.master.addons
-        install(
-            next_layer,
-            addons.get("nextlayer").next_layer,
-            timeouts,
-            addons,
-            self._answer_at_once,
-            handlers=self._handlers,
-        )
+        install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request) -> http.Response | None:
         """The answer to a health check, which leaves no flow and no log line, because it comes every few seconds."""

@@ -11,7 +11,7 @@ import h11
 import pytest
 from h11._receivebuffer import ReceiveBuffer
 
-from mitmproxy_x402.proxy.body_readers import Chunks
+from mitmproxy_x402.proxy.fairness.chunks import Chunks
 from mitmproxy_x402.proxy.http1 import MAX_HEAD
 from support import challenges
 from support.patience import eventually

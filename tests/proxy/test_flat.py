@@ -142,7 +142,7 @@ def test_all_happens_in_mitmproxy_s_order(
 ) -> None:
     """Also where the waiting of a child is done by the loop, in place of `Layer.handle_event`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat, "_FLAT", frozenset((Child,)) if waits_here else frozenset())
+        patch.setattr(flat, "FLAT", frozenset((Child,)) if waits_here else frozenset())
         ours = Play(script, flat.FlatHttpLayer, options).run(replies)
     assert ours == Play(script, mhttp.HttpLayer, options).run(replies)
 

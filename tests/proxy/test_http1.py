@@ -12,7 +12,7 @@ from mitmproxy.net.http.http1 import expected_http_body_size
 from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy.http1 import Http1Client, Http1Server, _stays_open
+from mitmproxy_x402.proxy.http1 import Http1Client, Http1Server, stays_open
 
 _VERSIONS = st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0"])
 _CONNECTION = [
@@ -71,7 +71,7 @@ def test_what_follows_an_answer(request: http.Request, response: http.Response, 
 def test_most_answers_leave_the_connection_open_plainly() -> None:
     request = _request(b"HTTP/1.1", b"POST", [(b"Content-Length", b"5")])
     for fields in ([(b"Transfer-Encoding", b"chunked")], [(b"content-length", b"12")]):
-        assert _stays_open(request, _response(b"HTTP/1.1", 200, fields))
+        assert stays_open(request, _response(b"HTTP/1.1", 200, fields))
 
 
 @given(fields=_fields, answered=st.booleans())

@@ -19,8 +19,8 @@ from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from mitmproxy.proxy.mode_specs import ReverseMode
 
 from mitmproxy_x402.proxy.body_observers import tap
-from mitmproxy_x402.proxy.body_readers import MAX_JOINED
 from mitmproxy_x402.proxy.exchange import exchange_of
+from mitmproxy_x402.proxy.fairness.chunks import MAX_JOINED
 from mitmproxy_x402.proxy.layer import install
 from mitmproxy_x402.proxy.stream import X402Stream
 from mitmproxy_x402.settings.timeouts import Timeouts

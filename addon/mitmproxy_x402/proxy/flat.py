@@ -27,7 +27,7 @@ from .internals import (
 )
 from .stream import X402Stream
 
-_FLAT = frozenset((X402Stream, Http1Client, Http1Server))
+FLAT = frozenset((X402Stream, Http1Client, Http1Server))
 """Children whose waiting for replies, the work of `Layer.handle_event`, is done here as well."""
 
 _BY_EVENT, _BY_REPLY, _TRANSLATED = range(3)
@@ -88,7 +88,7 @@ class FlatHttpLayer(HttpLayer):
                     continue
                 if command.blocking or kind is commands.RequestWakeup:
                     self.command_sources[command] = child
-                    if command.blocking is True and type(child) in _FLAT and child.debug is None:
+                    if command.blocking is True and type(child) in FLAT and child.debug is None:
                         command.blocking = child
                         child._paused = layer.Paused(command, steps)  # type: ignore[arg-type]  # to go on there
                         steps, begun = _NOTHING, _BY_EVENT
@@ -115,7 +115,7 @@ class FlatHttpLayer(HttpLayer):
     def after_hook(self, hook: commands.StartHook) -> Iterator[commands.Command]:
         """The steps for `flattened` that follow when a hook of a child's is over, which was called at once."""
         child = self.command_sources.pop(hook)
-        is_flat = type(child) in _FLAT and child.debug is None
+        is_flat = type(child) in FLAT and child.debug is None
         return iter((_ToChild(child, HookOver(hook) if is_flat else events.HookCompleted(hook)),))
 
     def _own_steps(self, command: Any) -> Steps:
@@ -138,7 +138,7 @@ def _begin(child: Any, event: events.Event) -> tuple[Iterator[commands.Command],
 
     Does what `Layer.handle_event` does.
     """
-    if type(child) not in _FLAT or child.debug is not None:
+    if type(child) not in FLAT or child.debug is not None:
         return child.handle_event(event), _BY_EVENT, None
     if type(child) is X402Stream:
         seen = child.received(event)

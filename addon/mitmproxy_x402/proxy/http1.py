@@ -14,7 +14,7 @@ from mitmproxy.net.http import http1
 from ..errors import error_body
 from . import header_index
 from .arrival import Steps, nothing
-from .body_readers import MAX_JOINED, Chunks, UpTo
+from .fairness.chunks import MAX_JOINED, Chunks, UpTo
 from .fairness.reader import set_waiting
 from .fairness.turns import LONG, TURNS
 from .internals import (
@@ -59,7 +59,7 @@ def join(held: commands.SendData, command: commands.Command) -> bool:
     return True
 
 
-def _stays_open(request: http.Request, response: http.Response) -> bool:
+def stays_open(request: http.Request, response: http.Response) -> bool:
     """Whether plainly nothing ends the connection after `response`. False: `mark_done` has to look closely."""
     if not (request.data.http_version == response.data.http_version == b"HTTP/1.1"):
         return False
@@ -120,7 +120,7 @@ class ChunksInTurns:
         """Note what is over; when both are, go on to the next request on this connection, or close it."""
         steps: Steps
         is_over = (request or self.request_done) and (response or self.response_done)
-        if not is_over or self.request is None or self.response is None or not _stays_open(self.request, self.response):
+        if not is_over or self.request is None or self.response is None or not stays_open(self.request, self.response):
             steps = super().mark_done(request=request, response=response)  # type: ignore[misc]
             return steps
         self.request_done = self.response_done = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from mitmproxy import http
@@ -13,9 +13,9 @@ from mitmproxy.utils import asyncio_utils
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
-from .body_readers import MAX_JOINED
 from .dispatch import finish, is_begun, run_at_once
 from .exchange import X402LeavingHook, shallow_copy
+from .fairness.chunks import MAX_JOINED
 from .fairness.http2 import calm
 from .fairness.reader import LEAST, worked
 from .flat import FlatHttpLayer
@@ -45,8 +45,6 @@ class X402Layer(FlatHttpLayer):
     at_once: AtOnce | None = None
     addons: AddonManager | None
     """The addons whose hooks are called without a task where possible; None: mitmproxy calls them all."""
-    handlers: Callable[[], Mapping[Any, Any]]
-    """mitmproxy's connection handlers by client id."""
     _alarm: commands.RequestWakeup | None
 
     def make_stream(self, stream_id: int) -> Steps:
@@ -159,7 +157,8 @@ class X402Layer(FlatHttpLayer):
 
     def _is_finished_apart(self, hook: X402LeavingHook) -> bool:
         """Whether a hook that waits for the ledger is finished without mitmproxy's task, which costs more."""
-        handler = self.handlers().get(self.context.client.id)
+        proxyserver: Any = None if self.addons is None else self.addons.get("proxyserver")
+        handler = None if proxyserver is None else proxyserver.connections.get(self.context.client.id)
         if handler is None or self.addons is None or not is_begun(hook):
             return False
         asyncio_utils.create_task(
@@ -229,8 +228,6 @@ def install(
     timeouts: Timeouts,
     addons: AddonManager | None = None,
     at_once: AtOnce | None = None,
-    *,
-    handlers: Callable[[], Mapping[Any, Any]] = dict,
 ) -> None:
     """Make the HTTP layers of a reverse-proxied connection build our streams; `decide` is mitmproxy's own next_layer.
 
@@ -244,4 +241,4 @@ def install(
             each.__class__ = X402Layer
             ours = cast(X402Layer, each)
             ours.timeouts, ours.at_once, ours._alarm = timeouts, at_once, None
-            ours.addons, ours.handlers = addons, handlers
+            ours.addons = addons

@@ -8,7 +8,7 @@ from typing import Any
 
 import h11
 
-from .internals import ChunkedReader, ContentLengthReader
+from ..internals import ChunkedReader, ContentLengthReader
 
 MAX_JOINED = 1 << 16
 """Most bytes that are joined into one piece; longer data is not copied."""
