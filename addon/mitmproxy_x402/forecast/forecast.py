@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ..gateways import gateway_of
 from ..protocol.messages import PaymentRequired, PaymentRequirements
+from ..quick_init import quick_init
 from .quote import Place, Question, Quote
 from .terms import Terms, take_apart
 
@@ -33,6 +34,7 @@ MAX_QUOTES = 300
 """Most quotes in memory; the least recently used are dropped."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Prediction:
     """The challenge that the gateway is expected to send."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..gateways import Measure
 from ..limits.request_model import UNCLEAR, read_output_limit
+from ..quick_init import quick_init
 from .fit import Formula, Span, fit
 from .terms import Numbers, Terms
 
@@ -26,6 +27,7 @@ Place = tuple[str, str, str]
 Rule = str
 
 
+@quick_init
 @dataclass(frozen=True)
 class Question:
     """The properties of a request on which its price may depend."""

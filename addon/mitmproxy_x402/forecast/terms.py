@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..protocol.messages import AtomicUnits, PaymentRequired, PaymentRequirements
+from ..quick_init import quick_init
 
 DESCRIPTION = "description"
 BLOCKHASH, BLOCK_HEIGHT = "recentBlockhash", "lastValidBlockHeight"
@@ -32,6 +33,7 @@ Numbers = tuple[int, ...]
 """The amount, then the numbers in the descriptions, in order."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Terms:
     """One entry of a challenge, and what has to be echoed with it, without their numbers."""

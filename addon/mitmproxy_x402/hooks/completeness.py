@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
+from ..quick_init import quick_init
 from .outline import Outline
 
 MAX_TAIL = 16 << 10
@@ -43,6 +44,7 @@ MAX_UNFOLDED, MAX_RATIO = 4 << 20, 100
 """Most decoded bytes, and decoded bytes per byte, of a compressed answer; beyond both it counts as incomplete."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Expected:
     """What kind of answer the client of a request can use."""

@@ -25,10 +25,12 @@ from ..protocol.credentials import (
     without_parameters,
 )
 from ..proxy import header_index
+from ..quick_init import quick_init
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
 
 
+@quick_init
 @dataclass(frozen=True)
 class Caller:
     """Where a request comes from."""
@@ -41,6 +43,7 @@ class Caller:
     """The port of ours that the request came to."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Denial:
     """Why a client may not spend: the status, stable code and message that it gets."""

@@ -67,6 +67,7 @@ from typing import Literal, Protocol
 from ..errors import Refused, X402Error
 from ..limits.limits import Budget
 from ..protocol.messages import AtomicUnits, Caip2
+from ..quick_init import quick_init
 from ..settings.ledger_place import LedgerPlace
 
 State = Literal["reserved", "sent", "settled", "rejected", "superseded", "expired", "unknown", "released"]
@@ -154,6 +155,7 @@ class OverBudget(Refused):
         self.awaited = awaited
 
 
+@quick_init
 @dataclass(frozen=True)
 class Intent:
     """A payment that is about to be made, as known before it is signed."""
@@ -197,6 +199,7 @@ class Intent:
         return self.is_model_unclear + 2 * self.is_path_unclear
 
 
+@quick_init
 @dataclass(frozen=True)
 class Validity:
     """How long a signature can be submitted, in the chain's terms."""
@@ -251,6 +254,7 @@ class JobPaid(Refused):
         super().__init__("job_already_paid", "The job was paid for a second time before.")
 
 
+@quick_init
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of a payment that was sent. Times are seconds since the client's request began."""

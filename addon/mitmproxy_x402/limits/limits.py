@@ -9,12 +9,14 @@ from typing import Literal
 
 from ..gateways.blockrun import ALIAS
 from ..protocol.amounts import format_usd
+from ..quick_init import quick_init
 
 Period = Literal["", "hour", "day", "month"]
 SECONDS: Mapping[Period, int] = {"hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
 """Periods roll: `10/day` means 10 within any 24 hours, so that nobody spends twice around midnight."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Asked:
     """The models and the path of a request, which limits compare."""

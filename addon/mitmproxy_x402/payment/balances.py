@@ -21,6 +21,7 @@ from ..errors import Refused, RpcError
 from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import Asset, Network, NetworkTable
+from ..quick_init import quick_init
 from .offer import Offer, Payers
 
 LOW_REQUESTS = 20
@@ -39,6 +40,7 @@ MAX_SHORTFALLS = 100
 logger = logging.getLogger(__name__)
 
 
+@quick_init
 @dataclass(frozen=True)
 class _Purse:
     """One token of one wallet, on one network."""

@@ -12,6 +12,7 @@ from ..limits.whole_request import WholeRequest, normal_path
 from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2, PaymentRequirements
 from ..protocol.networks import Asset, Family, Network, NetworkTable
+from ..quick_init import quick_init
 from ..schemes import Method
 
 Schemes = Literal["exact", "auto", "upto"]
@@ -42,6 +43,7 @@ class Rules:
     allow_hosts: tuple[str, ...] = ()
 
 
+@quick_init
 @dataclass(frozen=True)
 class Offer:
     """One entry of a challenge on a known network: what would be paid, to whom, on which chain."""
@@ -72,6 +74,7 @@ class Offer:
         return f"{most}{format_usd(self.micro_usd)} {self.asset.symbol} on {self.network.name}"
 
 
+@quick_init
 @dataclass(frozen=True)
 class Purpose:
     """The request that a payment is for, as limits and the ledger see it."""

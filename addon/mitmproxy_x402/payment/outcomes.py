@@ -14,6 +14,7 @@ from ..deferred import Batch, Later
 from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
 from ..protocol.amounts import format_usd
+from ..quick_init import quick_init
 from .offer import Offer, Purpose
 from .reasons.rejections import explain
 
@@ -35,6 +36,7 @@ WORDS: Mapping[State, str] = {
 """The words for each state in the log, before a transaction, a code or a reference."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Ending:
     """A payment that was sent, and its outcome."""

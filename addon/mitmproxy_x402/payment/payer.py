@@ -24,6 +24,7 @@ from ..ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, OverBudg
 from ..limits.limits import Budget
 from ..limits.whole_request import normal_path
 from ..protocol.messages import PaymentRequired
+from ..quick_init import quick_init
 from ..reconcile.rpcs import named_rpcs, rpcs
 from ..settings.settings import Settings
 from ..wallet.sources import Wallets, WalletSources, load_wallets
@@ -94,6 +95,7 @@ def _at_once(payment: Coroutine[Any, Any, Payment]) -> Payment:
     raise AssertionError("a payment that was to be made at once waited for something")
 
 
+@quick_init
 @dataclass(frozen=True)
 class _Order:
     """The arguments of one `Payer.pay`."""

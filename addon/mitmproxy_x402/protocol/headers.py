@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ChallengeError, PaymentHeaderError, Undecodable
+from ..quick_init import quick_init
 from .messages import AtomicUnits, Json, PaymentPayload, PaymentRequirements, SettlementResponse, X402Version
 from .payment_required import MAX_HEADER, Get, Unreadable, needed, read_entry
 from .strict_json import base64_text, compact_json, decode_base64, decode_json, encode_base64, shown
@@ -33,6 +34,7 @@ _CHARGE = re.compile(r"0|[1-9][0-9]{0,77}")
 _ID_KEYS = ("transaction", "txHash", "transactionHash", "signature")
 
 
+@quick_init
 @dataclass(frozen=True)
 class PaymentFrame:
     """A payment header but for its payload: what is the same in all payments of one entry of a challenge."""

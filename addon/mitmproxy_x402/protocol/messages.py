@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
+from ..quick_init import quick_init
+
 Caip2 = NewType("Caip2", str)
 """A network as CAIP-2 names it: `eip155:8453`, `solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp`."""
 
@@ -22,6 +24,7 @@ Json = Mapping[str, Any]
 """A JSON object as the standard library parses it. Never changed in place."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class PaymentRequirements:
     """One entry of `accepts`: one way in which the gateway lets itself be paid.
@@ -40,6 +43,7 @@ class PaymentRequirements:
     raw: Json = field(repr=False)
 
 
+@quick_init
 @dataclass(frozen=True)
 class PaymentRequired:
     """A challenge. Entries of `accepts` that cannot be read are left out of it and described in `unreadable`."""
@@ -65,6 +69,7 @@ class PaymentPayload:
     extensions: Any = None
 
 
+@quick_init
 @dataclass(frozen=True)
 class SettlementResponse:
     """What the gateway says became of a payment. `success` alone proves nothing; a `transaction` id does."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ...ledger.interface import UNKNOWN, Syncing, Validity
 from ...protocol.headers import X_PAYMENT, with_identifier
 from ...protocol.messages import AtomicUnits, PaymentRequired
+from ...quick_init import quick_init
 from ...schemes.permit2 import with_permit
 from ..offer import Offer
 from ..offered import Offered
@@ -19,6 +20,7 @@ IDENTIFIER = "pay_"
 MAX_IDENTIFIERS = 2000
 
 
+@quick_init
 @dataclass(frozen=True)
 class Payment:
     """A signed payment, ready to be sent. Its header can move money, so no repr or log shows it."""

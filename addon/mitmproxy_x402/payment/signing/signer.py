@@ -9,6 +9,7 @@ from ...chain.solana_rpc import CACHE_SECONDS, Blockhash, SolanaRpc
 from ...forecast.terms import BLOCKHASH
 from ...ledger.interface import Validity
 from ...protocol.messages import Json
+from ...quick_init import quick_init
 from ...schemes import Method, exact_evm, exact_svm, gateway, permit2
 from ...wallet.sources import Wallets
 from ..offer import Offer
@@ -26,6 +27,7 @@ def longest(method: Method, max_validity: int) -> int:
     return (gateway.SECONDS if method == "gateway" else max_validity) + exact_evm.CLOCK_SKEW
 
 
+@quick_init
 @dataclass(frozen=True)
 class Signed:
     """A signed payload. It can move money, so no repr or log shows it."""
