@@ -234,6 +234,8 @@ class X402Addon:
         if outdated := authorities.outdated(named=names_authorities()):
             yield f"{outdated} {authorities.remedy()}"
         yield from settings.warnings
+        if is_web(ctx.master) and not hasattr(ctx.options, "web_password"):
+            yield "this mitmweb has no login: every user of this machine can read what passes, and lower the limits"
         if ctx.options.allow_hosts and not settings.allow_hosts:
             yield "allow_hosts is an option of mitmproxy's; which hosts may be paid is said in x402_allow_hosts"
         for mode in ctx.options.mode:
@@ -284,12 +286,21 @@ class X402Addon:
         addons = ctx.master.addons
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
-    def _answer_at_once(self, request: http.Request) -> http.Response | None:
-        """The answer to a health check, which leaves no flow and no log line, because it comes every few seconds."""
-        if not is_health(request):
-            return None
-        broken = self.payer is None or self._broken
-        return service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+    def _answer_at_once(self, request: http.Request, refusal: http.Response | None) -> http.Response | None:
+        """The answer to a health check, which leaves no flow and no log line, because it comes every few seconds.
+
+        Lets an allowed page read that, or the `refusal`.
+        """
+        answer = refusal
+        if answer is None:
+            if not is_health(request):
+                return None
+            broken = self.payer is None or self._broken
+            answer = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+        origin = None if self.payer is None else guard.allowed_page(request, self.payer.settings)
+        if origin is not None:
+            cors.open_to(answer, origin)
+        return answer
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Ask the guard, remove the client's credentials, and keep the body so that it can be sent twice."""

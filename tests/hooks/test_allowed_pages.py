@@ -134,3 +134,14 @@ def test_an_allowed_page_may_read_with_credentials_what_is_open_to_all(open_rig:
     assert answer.body == b"ok"
     assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
     assert answer.get(b"access-control-allow-credentials") == b"true"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/x402/health", 200), ("/v1/x?" + "a&" * 1001, 431)])
+def test_an_allowed_page_may_read_what_is_answered_before_the_guard(open_rig: Rig, path: str, status: int) -> None:
+    with open_rig.client() as client:
+        answer = client.ask(request("GET", path, b"", f"Origin: {ORIGIN}", "Sec-Fetch-Site: same-site"))
+        other = client.ask(request("GET", path, b"", "Origin: http://evil.example"))
+    assert answer.status == status
+    assert answer.get(b"access-control-allow-origin") == ORIGIN.encode()
+    assert answer.get(b"access-control-allow-credentials") == b"true"
+    assert other.get(b"access-control-allow-origin") is None

@@ -217,7 +217,8 @@ def test_nodes_own_fetch_can_spend(rig: Rig) -> None:
         ("[::]:PORT", False),
         ("[::ffff:127.0.0.1]:PORT", False),
         ("127.0.0.1:PORT\r\nHost: rebound.example", False),
-        ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", True),
+        ("127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", False),
+        ("127.0.0.1:PORT, 127.0.0.1:PORT", False),
     ],
 )
 def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
@@ -229,6 +230,22 @@ def test_the_host_header(rig: Rig, host: str, good: bool) -> None:
         assert answer.body == b"ok"
     else:
         assert (answer.status, error_of(answer)) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize("head", ["Host: 127.0.0.1\x0b", "Host:\x0c127.0.0.1", "Host: 127.0.0.1\r\nX-A: b\x0b"])
+def test_a_head_with_control_characters_that_mitmproxy_takes_for_blanks(rig: Rig, head: str) -> None:
+    rest = f"Authorization: Bearer {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
+    with rig.client() as client:
+        answer = client.ask(f"POST /v1/x HTTP/1.1\r\n{head}\r\n{rest}".encode())
+    assert (answer.status, error_of(answer)) == (400, "request_head_invalid")
+    assert rig.upstream.requests == []
+
+
+def test_a_body_may_have_any_character(rig: Rig) -> None:
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/x", b"\x0b\x0c\x00", f"Authorization: Bearer {TOKEN}"))
+    assert answer.body == b"ok"
+    assert rig.upstream.requests[-1].body == b"\x0b\x0c\x00"
 
 
 @pytest.mark.parametrize(

@@ -165,12 +165,12 @@ _OWN_NAME = re.compile(r"(?i:localhost|\[::1\]|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?
 
 @functools.lru_cache(maxsize=64)
 def _is_own_name(host: str | None, port: int) -> bool:
-    """Whether every Host given is a loopback address or `localhost`, with our `port` or none.
+    """Whether the one Host given is a loopback address or `localhost`, with our `port` or none.
 
     0.0.0.0, [::] and [::ffff:127.0.0.1] reach this machine, too, but browsers send no Sec-Fetch-Site to them.
     """
-    names = [_OWN_NAME.fullmatch(name.strip(" ")) for name in (host or "").split(",")]
-    return all(name is not None and (name[1] is None or int(name[1]) == port) for name in names)
+    name = _OWN_NAME.fullmatch(host or "")
+    return name is not None and (name[1] is None or int(name[1]) == port)
 
 
 def presented_tokens(request: http.Request) -> list[str]:

@@ -50,7 +50,9 @@ def nothing() -> Steps:
     yield from ()
 
 
-AtOnce = Callable[[http.Request], "http.Response | None"]
+AtOnce = Callable[[http.Request, "http.Response | None"], "http.Response | None"]
+"""Gives the answer to a request that no hook needs to see, such as a health check, or None. Also gets the refusal of a
+request that is out of bounds, and may add headers to it."""
 
 CANCELLED: Any = _events.ErrorCode.CANCEL if hasattr(_events, "ErrorCode") else 504
 
@@ -108,18 +110,19 @@ class ArrivingStream(HttpStream):
 
     exchange: Exchange
     at_once: AtOnce | None
-    """Answers requests that no hook needs to see, such as health checks; gives None for all others."""
     _discarded = 0
 
     def state_wait_for_request_headers(self, event: events.Event) -> Steps:
         """Handle the request's head as mitmproxy does, but send an answer that is known already at once."""
         assert isinstance(event, RequestHeaders)
-        answer = None if self.at_once is None else self.at_once(event.request)
         head = event.request.headers
-        if len(head.fields) > MAX_FIELDS or _parameters(event.request) > MAX_FIELDS:
-            answer = _TOO_MANY.copy()
+        answer = None
         if not _is_plain(event.request):
             answer = _UNSPEAKABLE.copy()
+        elif len(head.fields) > MAX_FIELDS or _parameters(event.request) > MAX_FIELDS:
+            answer = _TOO_MANY.copy()
+        if self.at_once is not None:
+            answer = self.at_once(event.request, answer)
         if answer is not None:
             self.flow = http.HTTPFlow(self.context.client, self.context.server)
             self.flow.request, self.flow.response, self.flow.live = event.request, answer, True
