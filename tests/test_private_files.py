@@ -145,6 +145,15 @@ def test_what_stands_beside_the_ledger_is_a_file(home: Path, suffix: str, is_new
     assert place.exists() is not is_new
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_nobody_else_can_change_what_stands_beside_the_ledger(home: Path, suffix: str) -> None:
+    beside = home / f"{LEDGER}{suffix}"
+    beside.touch()
+    beside.chmod(0o666)
+    with pytest.raises(LedgerError, match=f"{beside} can be changed by other users of this machine. Run: chmod go-w"):
+        SqliteLedger(home / LEDGER)
+
+
 @pytest.mark.parametrize("shape", ["pipe", "device", "endless", "socket", "folder", "huge"])
 @pytest.mark.parametrize(("file", "kind", "use"), [USES[name] for name in FILES], ids=FILES)
 def test_what_is_no_regular_file_holds_no_start_up(

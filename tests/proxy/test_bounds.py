@@ -85,6 +85,26 @@ def test_an_upstream_that_floods(rig: Rig, begin: bytes, piece: bytes, status: i
         assert not rest.endswith(b"0\r\n\r\n")  # the client sees that it is not whole
 
 
+@pytest.mark.parametrize("paid", [False, True], ids=["free", "paid"])
+@pytest.mark.parametrize("body", [b"5\nhello\n0\n\n", b"5\r\nhello\r\n0\n\n", b"5;x=1\nhello"])
+def test_chunks_whose_lines_end_in_a_line_feed_alone_end_the_answer(rig: Rig, body: bytes, paid: bool) -> None:
+    """The client would wait for the time-out: h11 waits for a CRLF."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        if paid and len(upstream.requests) == 1:
+            peer.send(challenges.answer())
+            upstream.read(peer)
+        peer.send(CHUNKED + body)
+        assert not peer.receive()  # waits until the proxy closes
+
+    rig.script(script)
+    with rig.client() as client:
+        client.send(request(body=json.dumps([body.decode(), paid]).encode()))
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert client.rest() in (b"", b"5\r\nhello\r\n")
+
+
 CLIENT_FLOODS = {
     "head": (b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", LINES, 431),
     "line": (b"POST /", LINES, 431),

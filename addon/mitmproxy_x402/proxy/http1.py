@@ -28,6 +28,7 @@ from .internals import (
     RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
+    RequestTrailers,
     ResponseData,
     ResponseEndOfMessage,
     ResponseProtocolError,
@@ -173,6 +174,11 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
 
     def _read_head(self, event: Any) -> Steps:
         """Read a head; one that cannot be read is answered in JSON."""
+        if _is_trimmed(self.buf):
+            self.state = self.done
+            yield commands.SendData(self.conn, http1.assemble_response(_UNREADABLE))
+            yield commands.CloseConnection(self.conn)
+            return
         for command in super().read_headers(event):
             if isinstance(command, commands.SendData):
                 command.data = http1.assemble_response(_UNREADABLE)
@@ -219,8 +225,17 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
             yield from self._end_turn(self.body_reader)
 
 
+def _is_trimmed(buf: ReceiveBuffer) -> bool:
+    """Whether a head has vertical tabs or form feeds, which mitmproxy takes for blanks, so that no hook sees them."""
+    data: bytearray = buf._data  # a copy would be up to MAX_AHEAD long
+    if data.find(b"\x0b", 0, MAX_HEAD) < 0 and data.find(b"\x0c", 0, MAX_HEAD) < 0:
+        return False
+    head = _HEAD_END.split(bytes(data[:MAX_HEAD]), maxsplit=1)[0]
+    return b"\x0b" in head or b"\x0c" in head
+
+
 _NOT_WRITABLE = (ConnectionState.CLOSED, ConnectionState.CAN_READ)
-_CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"))
+_CLOSING = ((b"content-type", b"application/json"), (b"connection", b"close"), (b"x-should-retry", b"false"))
 
 
 _UNREADABLE = http.Response.make(
@@ -251,10 +266,19 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         return None
 
     def send(self, event: HttpEvent) -> Steps:
-        """Send a head together with the body that follows it: one TLS record instead of two."""
+        """Send a head together with the body that follows it: one TLS record instead of two.
+
+        Trailers, which an HTTP/2 client's request may have, are dropped (RFC 9110, section 6.5.1).
+        """
+        if isinstance(event, RequestTrailers):
+            return nothing()
         if isinstance(event, RequestEndOfMessage) and self._head is None and self._needs_no_end(event):
             return self.mark_done(request=True)
-        holds = isinstance(event, RequestHeaders) and not event.end_stream and not event.request.stream
+        holds = False
+        if isinstance(event, RequestHeaders) and not event.end_stream:
+            holds = not event.request.stream
+            if event.request.data.http_version != b"HTTP/1.1":
+                self._frame(event)
         return self._send_joined(event, holds=holds) if holds or self._head is not None else super().send(event)
 
     def _needs_no_end(self, event: RequestEndOfMessage) -> bool:
@@ -262,6 +286,21 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         if self.request is None or self.response is not None or event.stream_id != self.stream_id:
             return False
         return not header_index.has(self.request.headers, b"transfer-encoding")
+
+    def _frame(self, event: RequestHeaders) -> None:
+        """Give a request of HTTP/2 or HTTP/3, where a body needs no length, a length or chunks.
+
+        An HTTP/1.1 upstream would otherwise take the body for the next request, as from bare mitmproxy.
+        """
+        headers = event.request.headers
+        if header_index.has(headers, b"content-length") or header_index.has(headers, b"transfer-encoding"):
+            return
+        stream = self.streams.get(event.stream_id)
+        body = None if stream is None else stream.flow.request.raw_content
+        event.request = event.request.copy()
+        is_streamed = body is None  # by a script
+        name, value = ("transfer-encoding", "chunked") if is_streamed else ("content-length", str(len(body or b"")))
+        event.request.headers[name] = value
 
     def _send_joined(self, event: HttpEvent, *, holds: bool) -> Steps:
         for command in super().send(event):
@@ -305,6 +344,10 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
 
     def _read_paid_head(self, event: Any, stream: X402Stream) -> Steps:
         data = bytes(self.buf)
+        if (spoken := without_controls(data)) is not data:
+            data = spoken
+            self.buf = ReceiveBuffer()
+            self.buf += data
         steps = super().read_headers(event)
         for command in steps:
             is_closing = isinstance(command, commands.CloseConnection) and isinstance(event, events.DataReceived)
@@ -359,6 +402,17 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
 
 
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
+
+
+def without_controls(data: bytes) -> bytes:
+    """`data` with blanks for NUL and CR in the head (RFC 9110, section 5.5); the same object if it has none."""
+    end = _HEAD_END.search(data)
+    if end is None or _CONTROL.search(data, 0, end.start()) is None:
+        return data
+    return _CONTROL.sub(b" ", data[: end.start()]) + data[end.start() :]
+
+
+_CONTROL = re.compile(rb"\0|\r(?!\r?\n)")
 
 
 def make_readable(data: bytes) -> tuple[bytes, int | None] | None:

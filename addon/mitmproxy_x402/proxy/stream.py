@@ -74,6 +74,8 @@ _ANSWERING_EVENTS = (ResponseData, ResponseHeaders, ResponseTrailers, ResponseEn
 _ASKING_EVENTS = (RequestData, RequestHeaders, RequestTrailers, RequestEndOfMessage)
 
 
+SWITCHING_PROTOCOLS = 101
+"""What follows is no HTTP any more."""
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
@@ -152,7 +154,7 @@ class X402Stream(HoldingStream):
 
     def _begin_answer(self, event: ResponseHeaders) -> None:
         event.response = unveiled(event.response)
-        self._answering = event.response.status_code >= 200
+        self._answering = event.response.status_code >= 200 or event.response.status_code == SWITCHING_PROTOCOLS
         self._frame(event)
         self._learn_framing(event.response)
 

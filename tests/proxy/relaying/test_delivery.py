@@ -143,3 +143,44 @@ def test_a_request_with_an_odd_header_is_told_that_it_is_the_header(rig: Rig) ->
     assert (answer.status, error["type"], error["code"]) == (400, "x402_refused", "request_head_invalid")
     assert error["message"].startswith("The request's head cannot be passed on: ")
     assert rig.upstream.requests == []
+
+
+@pytest.mark.parametrize(("protocol", "paid"), [("websocket", False), ("foo", False), ("foo", True)])
+def test_what_follows_switched_protocols_is_all_the_upstreams(rig: Rig, protocol: str, paid: bool) -> None:
+    """No error page is written into it where the upstream closes."""
+    accepted = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" if protocol == "websocket" else b""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        if paid:
+            peer.send(challenges.answer())
+            upstream.read(peer)
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ")
+        peer.send(protocol.encode() + b"\r\n" + accepted + b"\r\n\x81\x02hi")
+
+    rig.script(script)
+    upgrade = ["Connection: upgrade", f"Upgrade: {protocol}"]
+    keys = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    with rig.client() as client:
+        client.send(request("GET", f"/v1/{protocol}/{paid}", b"", *upgrade, *(keys if accepted else [])))
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        rest = client.rest()
+    assert rest.startswith(b"\x81\x02hi") or (not rest and protocol == "foo")
+    assert b"HTTP/1.1" not in rest
+
+
+@pytest.mark.parametrize("paid", [False, True], ids=["free", "paid"])
+def test_half_a_line_end_in_the_head_of_a_paid_answer_is_a_blank(rig: Rig, paid: bool) -> None:
+    """As RFC 9110 has it, section 5.5: clients refuse the answer otherwise. What is free stays as it came."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        if paid:
+            peer.send(challenges.answer())
+            upstream.read(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nX-Odd: a\0b\rc\r\nContent-Length: 5\r\n\r\nh\0l\ro")
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request(body=json.dumps(["nul", paid]).encode()))
+    assert (answer.body, answer.get(b"x-odd")) == (b"h\0l\ro", b"a b c" if paid else b"a\0b\rc")

@@ -269,6 +269,34 @@ def test_tls_with_http1_upstream(home: Path, pem: Path) -> None:
         assert upstream.connections == 1
 
 
+def test_a_request_without_a_length_or_with_trailers_is_framed_for_an_http1_upstream(home: Path, pem: Path) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            if upstream.read(peer).get(b"payment-signature"):
+                peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods")
+            else:
+                peer.send(challenges.answer())
+
+    with Upstream(script, tls=certs.server_context(pem)) as upstream, start(upstream, home, pem) as proxy:
+        with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2")) as client:
+            asks = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf8"))
+            asks.initiate_connection()
+            fields = [(":method", "POST"), (":scheme", "https"), (":authority", f"127.0.0.1:{proxy.port}")]
+            asks.send_headers(1, [*fields, (":path", "/v1/x")])
+            asks.send_data(1, b"{}")
+            asks.send_headers(1, [("x-a", "b")], end_stream=True)
+            client.send(asks.data_to_send())
+            body = b""
+            while body != b"goods":
+                data = client.receive()
+                assert data
+                for event in asks.receive_data(data):
+                    assert not isinstance(event, h2.events.StreamReset)
+                    body += event.data if isinstance(event, h2.events.DataReceived) else b""
+        assert [sent.body for sent in upstream.requests] == [b"{}", b"{}"]
+        assert "Traceback" not in proxy.log
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [

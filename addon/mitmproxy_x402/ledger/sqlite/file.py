@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from ...private_files import objection
 from ...program import program
 from ..interface import LedgerError
 from .schema import MIGRATIONS
@@ -73,7 +74,10 @@ def check_file(path: Path) -> None:
 
 
 def _check_beside(path: Path) -> None:
-    """Raise LedgerError if SQLite would write payments into something beside the file that keeps none, as a pipe."""
+    """Raise LedgerError if SQLite would write payments into something beside the file that keeps none, as a pipe.
+
+    Or if another user can change what is there: until a checkpoint, the last payments are nowhere else.
+    """
     for suffix in ("-wal", "-shm", "-journal"):
         beside = Path(f"{path}{suffix}")
         if beside.exists() and not beside.is_file():
@@ -81,6 +85,9 @@ def _check_beside(path: Path) -> None:
                 f"{beside} is not a regular file, but SQLite keeps a part of the ledger there. Remove it, or name "
                 "another file with the option x402_ledger."
             )
+        why = objection(beside)
+        if why is not None:
+            raise LedgerError(f"The ledger {path} is not used: {why}")
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import h11
 
-from ..internals import ChunkedReader, ContentLengthReader
+from ..internals import ChunkedReader, ContentLengthReader, ReceiveBuffer
 
 MAX_JOINED = 1 << 16
 """Most bytes that are joined into one piece; longer data is not copied."""
@@ -39,6 +39,8 @@ class Chunks(ChunkedReader):
             self.paused = True
             return None
         found: Any = super().__call__(buf)
+        if found is None and not self._bytes_in_chunk and not self._reading_trailer:
+            _refuse_bare_feed(buf)
         if not self._is_tiny(found) or not buf:
             self._run = 0
             return found
@@ -60,6 +62,17 @@ class Chunks(ChunkedReader):
 
     def _is_tiny(self, found: Any) -> bool:
         return isinstance(found, h11.Data) and len(found.data) <= self._tiny
+
+
+def _refuse_bare_feed(buf: ReceiveBuffer) -> None:
+    """Raise h11.LocalProtocolError if a line feed alone ends the line of a chunk: h11 would wait for the next one."""
+    data: bytearray = buf._data
+    feed = data.find(b"\n")
+    if feed >= 0 and data[max(0, feed - 1)] != _RETURN:
+        raise h11.LocalProtocolError("the line of a chunk ends in a line feed alone (RFC 9112, section 7.1)")
+
+
+_RETURN = 13
 
 
 class UpTo(ContentLengthReader):

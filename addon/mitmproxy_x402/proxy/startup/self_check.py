@@ -25,6 +25,7 @@ from ..internals import (
     HttpLayer,
     HttpResponseHeadersHook,
     HttpStream,
+    ReceiveBuffer,
     ReceiveHttp,
     RegisterHttpConnection,
     RequestData,
@@ -134,6 +135,8 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, _OF_STREAM),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
+    (ReceiveBuffer, ("_data",)),
+    (ChunkedReader, ("_bytes_in_chunk", "_reading_trailer")),
     (_http2.Http2Connection, ("conn", "h2_conn")),
     (BufferedH2Connection, ("config",)),
     (Frame, ("body_len", "flags")),
@@ -182,7 +185,7 @@ def self_check() -> str:
         return ""
     return (
         f"{' and '.join(newer)}. Everything that the handshake uses is unchanged, so it runs; if "
-        "something go wrong, install one of those."
+        "something goes wrong, install one of those."
     )
 
 
