@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -258,10 +258,9 @@ class Payer:
             signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
             identifier = self._identifiers.new(row, order.replaces, nonce)
             offered = self._challenges.offered(order.required)
-            payment = payment_of(order.required, offered, offer, signed, row=row, identifier=identifier)
-            if durable is not None and order.syncs_later:
-                payment = replace(payment, durable=durable)
-            elif durable is not None:
+            later = durable if order.syncs_later else None
+            payment = payment_of(order.required, offered, offer, signed, row=row, identifier=identifier, durable=later)
+            if durable is not None and later is None:
                 await durable
             if self._is_closed:
                 raise ended()

@@ -137,8 +137,9 @@ class Disk:
 
     def _take_result(self) -> None:
         error: Exception | None = None
+        assert self._made is not None
         try:
-            if not self._sync.ended():
+            if not self._made.ended():
                 return
         except SyncGone:
             self._begin_again()

@@ -63,6 +63,8 @@ class SqliteLedger:
 
     def __init__(self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] | None = None) -> None:
         self.place = self.path = path
+        self.name = str(path)
+        """The ledger's name for people; equal names mean the same rows."""
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
         """Outcomes that could not be written; they are written with the next ones."""
@@ -92,11 +94,6 @@ class SqliteLedger:
             undo.pop_all()
         self._at_exit = _closer(weakref.ref(self), os.getpid())
         atexit.register(self._at_exit)  # mitmproxy does not call `done` after a failed start
-
-    @property
-    def name(self) -> str:
-        """The ledger's name for people; equal names mean the same rows."""
-        return str(self.path)
 
     @property
     def process(self) -> str:

@@ -57,7 +57,14 @@ class Payment:
 
 
 def payment_of(
-    required: PaymentRequired, offered: Offered, offer: Offer, signed: Signed, *, row: int, identifier: str
+    required: PaymentRequired,
+    offered: Offered,
+    offer: Offer,
+    signed: Signed,
+    *,
+    row: int,
+    identifier: str,
+    durable: Syncing | None = None,
 ) -> Payment:
     """The payment of `offer`, which `required` has `offered`, by `signed`; `row` is its reservation in the ledger.
 
@@ -70,7 +77,7 @@ def payment_of(
     header = offered.frame(offer, extensions).around(signed.payload)
     both = required.in_body and required.x402_version == 2
     times = signed.valid_until, signed.window, signed.validity
-    return Payment(offer, signed.payer, signed.reference, header, row, *times, in_both_headers=both)
+    return Payment(offer, signed.payer, signed.reference, header, row, *times, durable, both)
 
 
 class Identifiers:
