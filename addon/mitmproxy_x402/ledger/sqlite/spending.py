@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ...limits.limits import Budget
 from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES, OverBudget
 from .schema import LEVELS, covered
-from .statements import NOT_RENEWED, RENEW
+from .statements import ENDING, NOT_RENEWED, RENEW
 
 USED_MS = 24 * 3600 * 1000
 """Milliseconds between two updates of a scope's time of last use."""
@@ -97,6 +97,12 @@ FORGIVEN = f"""
     UNION ALL
         SELECT CASE payment.state WHEN 'expired' THEN micro_usd ELSE uncounted END, {_WATCHED} {_OUTLIVING}
         AND payment.chain_state IS NULL)"""
+# Amounts that will be freed without the chain's word, on networks that are not watched.
+_EXPIRING = f"""
+    SELECT free_at, CASE WHEN payment.state IN {ENDING} THEN micro_usd
+        ELSE MAX(micro_usd - COALESCE(charged_micro_usd, micro_usd), 0) END - uncounted AS freed
+    FROM scope CROSS JOIN payment WHERE scope.id = :scope AND free_at IS NOT NULL AND counted_at >= :begin
+    AND payment.chain_state IS NULL AND ({_WATCHED}) IS NOT 1 AND {covered("payment")} ORDER BY free_at"""
 SPENT = f"SELECT COALESCE(SUM(micro_usd), 0) FROM ({_since()})"
 PARTS = f"{_since()} ORDER BY starts"
 WITHIN = {
@@ -179,14 +185,27 @@ class Spending:
                 raise self._over(scope, budget, spent, more, now)
 
     def _over(self, scope: int, budget: Budget, spent: int, wanted: int, now: int) -> OverBudget:
-        awaited = self._given_back(scope, budget, now)[0]
-        if budget.seconds is None or wanted > budget.micro_usd:
+        awaited, others = self._given_back(scope, budget, now)
+        if wanted > budget.micro_usd:
             return OverBudget(budget, spent, None, awaited)
+        needed = spent + wanted - budget.micro_usd
+        freed_at = self._freed_at(scope, budget, now, needed) if others + needed <= budget.micro_usd else None
+        if budget.seconds is None:
+            return OverBudget(budget, spent, None if freed_at is None else (freed_at - now) / 1000, awaited)
         self._write_departures()  # they say how long the signatures live
-        at = self.leaves_at(scope, budget, now, spent + wanted - budget.micro_usd) + budget.seconds * 1000
+        at = self.leaves_at(scope, budget, now, needed) + budget.seconds * 1000
         if self.spent(scope, budget, at) + wanted > budget.micro_usd:
             at = self._outlived_at(scope, budget, wanted, at)
-        return OverBudget(budget, spent, (at - now) / 1000, awaited)
+        return OverBudget(budget, spent, (min(at, freed_at or at) - now) / 1000, awaited)
+
+    def _freed_at(self, scope: int, budget: Budget, now: int, needed: int) -> int | None:
+        """When `needed` of what counts will have expired by itself, as after a rejection, and is forgiven; or None."""
+        values = {"scope": scope, "begin": _begin(budget, now), "watched": self.watched}
+        for free_at, micro_usd in self._db.execute(_EXPIRING, values):
+            needed -= micro_usd
+            if needed <= 0:
+                return int(free_at)
+        return None
 
     def _outlived_at(self, scope: int, budget: Budget, wanted: int, at: int) -> int:
         """The first millisecond after `at` with room for `wanted`, where signatures outlive the period they are in."""
