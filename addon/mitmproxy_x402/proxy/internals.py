@@ -52,6 +52,7 @@ try:
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
     from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
     from mitmproxy.proxy.mode_specs import ReverseMode
+    from mitmproxy.proxy.server import ConnectionHandler
 except ImportError as moved:
     raise SettingsError(
         f"mitmproxy {version.VERSION} has moved what the x402 handshake needs ({moved}): not starting. "
@@ -63,6 +64,7 @@ __all__ = [
     "BufferedH2Connection",
     "ChunkedReader",
     "Connection",
+    "ConnectionHandler",
     "ConnectionState",
     "ContentLengthReader",
     "Context",

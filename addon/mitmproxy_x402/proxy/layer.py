@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from typing import Any, cast
 
 from mitmproxy import http
 from mitmproxy.connection import Connection, ConnectionState, Server
-from mitmproxy.utils import asyncio_utils
 
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps
@@ -36,6 +36,9 @@ from .internals import (
 )
 from .stream import X402Stream
 from .veil import without_bytes
+
+_tasks: set[asyncio.Task[None]] = set()
+"""Those that run: the event loop itself keeps weak references only."""
 
 
 class X402Layer(FlatHttpLayer):
@@ -161,12 +164,9 @@ class X402Layer(FlatHttpLayer):
         handler = None if proxyserver is None else proxyserver.connections.get(self.context.client.id)
         if handler is None or self.addons is None or not is_begun(hook):
             return False
-        asyncio_utils.create_task(
-            finish(self.addons, hook, handler.server_event),
-            name=f"handle_hook({hook.name})",
-            keep_ref=True,
-            client=self.context.client.peername,
-        )
+        task = asyncio.get_running_loop().create_task(finish(self.addons, hook, handler.server_event))
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
         return True
 
     def _forget_closed(self) -> None:

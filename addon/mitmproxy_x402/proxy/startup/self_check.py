@@ -16,6 +16,7 @@ from ...installation import TESTED_PYTHONS, advice
 from ..internals import (
     BufferedH2Connection,
     ChunkedReader,
+    ConnectionHandler,
     Context,
     DropStream,
     Frame,
@@ -109,6 +110,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "read_body", ("self", "event")),
     (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
+    (ConnectionHandler, "server_event", ("self", "event")),
     (Context, "fork", ("self",)),
     (RequestHeaders, "__init__", ("self", "stream_id", "request", "end_stream")),
     (RequestData, "__init__", ("self", "stream_id", "data")),
