@@ -106,6 +106,7 @@ VALUES = {
     "Hugging Face": "hf_" + "A1b2C3d4" * 4,
     "GitHub": "github_pat_11A_" + "A1b2C3d4" * 4,
     "Telegram": "1234567890:AA" + "A1b2C3d4" * 4,
+    "a WebSocket of OpenAI's": "openai-insecure-api-key.0123456789abcdef",
     "JSON Web Token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
 }
 

@@ -129,6 +129,7 @@ _VENDORS = re.compile(
     | hv[bsr]\.[A-Za-z0-9_-]{20,} | do[opr]_v1_[0-9a-f]{32,} | dapi[0-9a-f]{32} | lin_api_[A-Za-z0-9]{32,}
     | (?:secret|ntn)_[A-Za-z0-9]{40,} | sb[pv]_[0-9a-f]{32,} | sb_secret_[A-Za-z0-9_-]{20,} | vc[kp]_[A-Za-z0-9]{32,}
     | [0-9]{8,10}:AA[A-Za-z0-9_-]{30,}                                            # Telegram
+    | (?:openai-insecure-api-key|base64url\.bearer\.authorization\.k8s\.io)\.[^\s,;]  # as a WebSocket's subprotocol
     )""",
     re.VERBOSE,
 )
