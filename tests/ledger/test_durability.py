@@ -8,17 +8,21 @@ import random
 import resource
 import select
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mitmproxy_x402.ledger.interface import Intent, LedgerError, Outcome
 from mitmproxy_x402.ledger.reading import read_entries
+from mitmproxy_x402.ledger.sqlite import durability
 from mitmproxy_x402.ledger.sqlite.durability import LOG_BYTES
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.ledger.sqlite.syncing import ProcessSync, Sync, ThreadSync, sync_of
@@ -111,6 +115,86 @@ class TestSharing:
         for _ in range(3):
             asyncio.run(pay())
         assert disk.begun == 3
+
+
+class TestIdle:
+    """A payment waits on the spot while the event loop has nothing else to do."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(durability, "IDLE_SECONDS", 20)
+
+    @pytest.fixture
+    def finishing(self, disk: SlowDisk) -> Iterator[threading.Timer]:
+        timer = threading.Timer(0.5, disk.finish)
+        yield timer
+        timer.join()  # before the disk is closed
+
+    def test_alone_it_takes_no_turn_of_the_event_loop(self, ledger: SqliteLedger, finishing: threading.Timer) -> None:
+        async def pay() -> None:
+            waiting = waited_for(ledger)
+            finishing.start()
+            with pytest.raises(StopIteration):
+                waiting.send(None)
+
+        asyncio.run(pay())
+
+    def test_what_is_ready_in_the_loop_is_not_held_up(self, ledger: SqliteLedger, finishing: threading.Timer) -> None:
+        async def pay() -> None:
+            wait = ledger.durable_soon()
+            assert isinstance(wait, durability.Durable)
+            finishing.start()
+            asyncio.get_running_loop().call_soon(int)
+            assert not wait.is_done()
+            await wait
+
+        asyncio.run(pay())
+
+    def test_what_comes_from_elsewhere_ends_it(self, ledger: SqliteLedger, finishing: threading.Timer) -> None:
+        async def pay() -> None:
+            loop, read = asyncio.get_running_loop(), asyncio.Event()
+            near, far = socket.socketpair()
+            with near, far:
+                loop.add_reader(near, lambda: (near.recv(1), read.set()))
+                wait = ledger.durable_soon()
+                assert isinstance(wait, durability.Durable)
+                finishing.start()
+                far.send(b"!")
+                assert not wait.is_done()
+                await read.wait()  # it was not taken away
+                loop.remove_reader(near)
+            await wait
+
+        asyncio.run(pay())
+
+    def test_it_does_not_wait_for_ever(
+        self, ledger: SqliteLedger, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(durability, "IDLE_SECONDS", 0.001)
+
+        async def pay() -> None:
+            wait = ledger.durable_soon()
+            assert isinstance(wait, durability.Durable)
+            assert not wait.is_done()
+            disk.finish()
+            await wait
+
+        asyncio.run(pay())
+
+    def test_in_a_loop_of_another_kind_it_waits_in_the_ordinary_way(
+        self, ledger: SqliteLedger, finishing: threading.Timer
+    ) -> None:
+        async def pay() -> None:
+            loop: Any = asyncio.get_running_loop()
+            wait = ledger.durable_soon()
+            assert isinstance(wait, durability.Durable)
+            selector, loop._selector = loop._selector, None
+            assert not wait.is_done()
+            loop._selector = selector
+            finishing.start()
+            await wait
+
+        asyncio.run(pay())
 
 
 class TestFailure:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging
 import os
+import selectors
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 LOG_BYTES = 20_000_000
 """Initial length of the log: what the payments between two checkpoints take (40 KB each), twice."""
 _BLOCK = 1 << 20
+IDLE_SECONDS = 0.001
+"""Most seconds for which timers wait when nothing else is to do than to wait for a sync."""
 
 
 class Durable:
@@ -41,7 +44,7 @@ class Durable:
         self._is_over = False
 
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
-        self._disk.look()  # a sync that has ended by now takes no turn of the event loop
+        self._disk.look_idly()  # a sync that has ended by now takes no turn of the event loop
         if not self._is_over:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
@@ -50,8 +53,8 @@ class Durable:
             raise self._error
 
     def is_done(self) -> bool:
-        """Whether it has ended well."""
-        self._disk.look()
+        """Whether it has ended well, now or before the event loop has anything else to do."""
+        self._disk.look_idly()
         return self._is_over and self._error is None
 
     def end(self, error: Exception | None) -> None:
@@ -134,6 +137,21 @@ class Disk:
         """If the current sync has ended, wake those who wait for it and begin the next one."""
         if self._current is not None:
             self._take_result()
+
+    def look_idly(self) -> None:
+        """Do what `look` does. If the sync has not ended and the event loop has nothing else to do, wait for it here.
+
+        Most syncs end within the time that the loop would take to come to its next wait, and back from there. Whatever
+        comes meanwhile ends the wait, so that nobody is held up; timers may be IDLE_SECONDS late.
+        """
+        self.look()
+        if self._current is None or self._loop is None:
+            return
+        # Of asyncio's own loops; others wait in the ordinary way.
+        selector: selectors.BaseSelector | None = getattr(self._loop, "_selector", None)
+        if selector is not None and not getattr(self._loop, "_ready", True):
+            selector.select(IDLE_SECONDS)  # which takes nothing away: what is ready stays so
+            self.look()
 
     def _take_result(self) -> None:
         error: Exception | None = None
