@@ -144,9 +144,9 @@ SNOWS = {**v.RAINS, "text": "It snows."}
 RESPONSES: list[tuple[bytes, list[str]]] = [
     (v.numbered(*SAYS, *SAID[:1]), ["the answer is not complete: there is no last state of the response"]),
     (v.numbered(*SAYS, v.whole("output_text", 0, text="It snows.", content_index=0), *SAID),
-     ["the whole text of a part is not what its fragments said, which is shown; the whole: It snows."]),
+     ["text: the whole is not what its fragments said, which are shown"]),
     (v.numbered(*SAYS, v.item(0, v.message(SNOWS), "done"), *SAID[1:]),
-     ["the whole text of a part is not what its fragments said, which is shown; the whole: It snows."]),
+     ["text: the whole is not what its fragments said, which are shown"]),
     (v.numbered(*SAYS, SAID[0], v.state("completed", [v.message(v.RAINS), v.CALLED])),
      ["the whole response at the end has another number of items than its events"]),
     (v.numbered(v.CREATED, SAYS[2], *SAID), ["a fragment for an item that has not begun"]),

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow
 
 from mitmproxy_x402.recording import thread as recorder_thread
 from mitmproxy_x402.recording.files import MAX_CHUNKS, Folder, OpenFiles, replace_file
-from mitmproxy_x402.recording.format import RecordedResponse, Recording, read_recording, read_recordings
+from mitmproxy_x402.recording.format import read_recording, read_recordings
 from mitmproxy_x402.recording.names import extension, folder_name, rfc3339
+from mitmproxy_x402.recording.redact import Redactor
+from mitmproxy_x402.recording.snapshot import Snapshot
 from mitmproxy_x402.recording.thread import Begin, End, Job, Outputs, Response, Writer
 from support.patience import eventually
-from support.recording.recorded import recording
 
 WHEN = datetime(2025, 7, 8, 9, 15, 0, 123_999, timezone.utc).timestamp()
 
@@ -46,14 +49,23 @@ def descriptors() -> int:
 SSE = "text/event-stream"
 
 
-def plain(content_type: str = "text/event-stream", coding: str = "", state: str = "open") -> Recording:
-    headers = (("Content-Type", content_type), *((("Content-Encoding", coding),) if coding else ()))
-    response = RecordedResponse(200, "OK", "HTTP/1.1", headers)
-    return recording(Path(), state=state, response=response, notes=())
+def plain(coding: str = "", state: str = "open", *, answered: bool = True) -> Snapshot:
+    flow = tflow.tflow()
+    if answered:
+        flow.response = http.Response.make(200, b"", {"Content-Type": SSE, "X-Key": "k-1"})
+        flow.response.timestamp_start = flow.request.timestamp_start + 0.5
+        if coding:
+            flow.response.headers["Content-Encoding"] = coding
+    found = Snapshot(flow, REDACTOR)
+    found.state = state
+    return found
 
 
-def known(coding: str = "", **more: Any) -> Callable[[], Recording]:
-    return functools.partial(plain, coding=coding, **more)
+REDACTOR = Redactor("a-token")
+
+
+def known(coding: str = "", **more: Any) -> Callable[[], Snapshot]:
+    return functools.partial(plain, coding, **more)
 
 
 class TestNames:
@@ -148,7 +160,7 @@ class TestOpenFiles:
 class TestFolder:
     def test_a_whole_life(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path / "rec", "one", OpenFiles())
-        folder.begin(lambda: recording(Path(), state="open", response=None), "application/json", b"{}")
+        folder.begin(known(answered=False), "application/json", b"{}")
         folder.flush()
         early = read_recording(folder.path)
         assert (early.complete, early.response, early.request_body()) == (False, None, b"{}")
@@ -164,7 +176,8 @@ class TestFolder:
         assert (growing.state, growing.body()) == ("incomplete", b"data: 1\n\ndata: 2\n\n")
         assert (folder.path / "response.sse").read_bytes() == b"data: 1\n\ndata: 2\n\n"
         folder.close()
-        ended = folder.end(plain(state="complete"))
+        whole = plain(state="complete")
+        ended = whole.recording(folder.end(whole))
         found = read_recording(folder.path)
         assert found == ended
         assert [piece for _, piece in found.pieces()] == [b"data: 1", b"\n\n", b"data: 2\n\n"]
@@ -201,7 +214,8 @@ class TestFolder:
         folder.begin_response(known("snappy"), SSE, "snappy")
         folder.add([(0.1, b"xyz")])
         folder.close()
-        ended = folder.end(plain(coding="snappy", state="complete"))
+        whole = plain(coding="snappy", state="complete")
+        ended = whole.recording(folder.end(whole))
         assert ended.notes == ("not decoded: the coding 'snappy' is not known here",)
         assert ended.decoded_body() == ended.body() == b"xyz"
 
@@ -220,7 +234,7 @@ class TestWriter:
             for job in jobs:
                 writer.put((job, number / 100, b"%s %d\n" % (job.name.encode(), number)))
         for job in jobs:
-            writer.put(End(job, known(state="complete")))
+            writer.put(End(job, plain(state="complete")))
         assert writer.close(20)
         found = read_recordings(tmp_path)
         assert len(found) == 20
@@ -239,7 +253,7 @@ class TestWriter:
         writer.put(Response(job, known(coding), SSE, coding))
         writer.put((job, 0.1, data[:9]))
         writer.put((job, 0.2000004, data[9:]))
-        writer.put(End(job, known(coding, state="complete")))
+        writer.put(End(job, plain(coding, state="complete")))
         assert writer.close(20)
         found = read_recording(tmp_path / "one")
         assert [chunk.seconds for chunk in found.chunks()] == [0.1, 0.2]
@@ -258,7 +272,7 @@ class TestWriter:
         writer.put(Begin(job, plain, "", None))
         writer.put(Response(job, known("gzip"), SSE, "gzip"))
         writer.put((job, 0.1, data))
-        writer.put(End(job, known("gzip", state="complete")))
+        writer.put(End(job, plain("gzip", state="complete")))
         assert writer.close(20)
         found = read_recording(tmp_path / "one")
         assert (found.notes, found.body()) == ((f"decoded to 9 bytes: {said}",), data)
@@ -269,7 +283,7 @@ class TestWriter:
         writer.put(Response(job, plain, SSE, ""))
         for number in range(MAX_CHUNKS + 1):
             writer.put((job, number, b"x"))
-        writer.put(End(job, known(state="complete")))
+        writer.put(End(job, plain(state="complete")))
         assert writer.close(20)
         assert len((tmp_path / "one" / "chunks.jsonl").read_text().splitlines()) == MAX_CHUNKS + 1
         assert len(read_recording(tmp_path / "one").chunks()) == MAX_CHUNKS + 1
@@ -282,7 +296,7 @@ class TestWriter:
         writer.put((job, 0.1, b"data: 1\n\n"))
         eventually((tmp_path / "one" / "response.sse").exists)
         writer.put((job, 0.2, b"data: 2\n\n"))
-        writer.put(End(job, known(state="complete")))
+        writer.put(End(job, plain(state="complete")))
         assert writer.close(20)
         found = read_recording(tmp_path / "one")
         assert list(found.pieces()) == [(0.1, b"data: 1\n\n"), (0.2, b"data: 2\n\n")]
@@ -295,10 +309,10 @@ class TestWriter:
         writer = Writer()
         writer.put(Begin(job, plain, "", None))
         reached = threading.Event()
-        stuck = End(self.job(tmp_path, "two"), plain, {}, lambda *_: reached.wait(20) and False)
+        stuck = End(self.job(tmp_path, "two"), plain(), {}, lambda *_: reached.wait(20) and False)
         writer.put(Begin(stuck.job, plain, "", None))
         writer.put(stuck)
-        writer.put(End(self.job(tmp_path, "three"), plain, {}, None, 90_000))
+        writer.put(End(self.job(tmp_path, "three"), plain(), {}, None, 90_000))
         assert not writer.has_room(50_000)
         reached.set()
         assert writer.close(20)
@@ -317,7 +331,7 @@ class TestWriter:
                 writer.put(Begin(job, plain, "application/json", b"{}"))
                 writer.put(Response(job, plain, SSE, ""))
                 writer.put((job, 0.1, b"abc"))
-                writer.put(End(job, known(state="complete")))
+                writer.put(End(job, plain(state="complete")))
             assert writer.close(20)
         (found,) = read_recordings(tmp_path / "good")
         assert (found.body(), found.complete) == (b"abc", True)
@@ -332,7 +346,7 @@ class TestWriter:
             writer.put(Response(job, plain, SSE, ""))
             for number in range(10):
                 writer.put((job, number, b"x" * 999))
-            writer.put(End(job, known(state="complete")))
+            writer.put(End(job, plain(state="complete")))
             assert writer.close(20)
         found = read_recording(tmp_path / "one")
         assert (found.state, found.error) == ("incomplete", "the recording broke off: File too large")
@@ -351,7 +365,7 @@ class TestWriter:
         for name, wanted in (("one", fail), ("two", None)):
             job = self.job(tmp_path, name)
             writer.put(Begin(job, plain, "application/json", b"{}"))
-            writer.put(End(job, known(state="complete"), {}, wanted))
+            writer.put(End(job, plain(state="complete"), {}, wanted))
         assert writer.close(20)
         assert [found.complete for found in read_recordings(tmp_path)] == [True, True]
         (line,) = caplog.messages

@@ -248,8 +248,9 @@ class Draft(Space):
             events,
             (*remarks, *self.notes.texts(), *late.texts()),
             complete and self.error is None,
-            tuple(self._details),
-            tuple(
+            details=tuple(self._details),
+            differing=tuple(self.differing),
+            unread=tuple(
                 f"{kind}{f' ({number} times)' if number > 1 else ''}: {sample}"
                 for kind, (number, sample) in self._unread.items()
             ),

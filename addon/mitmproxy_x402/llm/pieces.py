@@ -8,8 +8,8 @@ from bisect import bisect_right
 from io import StringIO
 from typing import Any, Literal
 
-from .printing import shortened
-from .reading import Added, Broken
+from .printing import line, shortened
+from .reading import Added, Broken, Differing
 from .sse import Notes
 from .values import dump, joined, says_something
 
@@ -20,6 +20,8 @@ MAX_ORIGINS = 50_000
 
 MAX_FURTHER = 20
 """Most further keys of one call that are kept."""
+MAX_DIFFERING = 20
+"""Most parts of which both is kept, what their fragments said and the whole."""
 MAX_SLOTS = 100
 """Most fragmented texts within one part of another kind."""
 
@@ -40,6 +42,7 @@ class Space:
         self.max_items = max_items
         self.closing = False
         """Whether only what is said of the whole answer is taken from now on: not all of it was read."""
+        self.differing: list[Differing] = []
         self._max_text = max_text
         self._size = 0
 
@@ -61,6 +64,17 @@ class Space:
         """The beginning of `text`, as far as it fits. Notes it if that is not all."""
         left = 0 if self.closing else self._max_text - self._size
         return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
+
+    def differ(self, piece: Piece, other: str, shown: str = "fragments") -> None:
+        """Keep what is not `shown` of a `piece` that was said twice: its `fragments` or the `whole`."""
+        name = " ".join(filter(None, (piece.kind if piece.kind != "call" else "call of", piece.name)))
+        what = f"{name}{f', id {piece.id}' if piece.id else ''}"
+        shows = "; the whole is shown" if shown == "whole" else ", which are shown"
+        self.notes.add(f"{line(what)}: the whole is not what its fragments said{shows}")
+        found = Differing(what, shown, other, self.event)
+        known = any((one.what, one.other) == (found.what, found.other) for one in self.differing)
+        if not known and len(self.differing) < MAX_DIFFERING and self.room(len(other)):
+            self.differing.append(found)
 
     def told(self, added: Added) -> None:
         """Record what the current event `added`."""
@@ -217,7 +231,7 @@ class Piece:
         for path, text in self.slots.items():
             whole = _at(self.value, path)
             if isinstance(whole, str) and whole != text.getvalue():
-                self._space.notes.add("a whole part is not what its fragments said; the whole is shown")
+                self._space.differ(self, text.getvalue(), "whole")
         self.slots.clear()
 
     def _told(self, what: str, text: str) -> None:

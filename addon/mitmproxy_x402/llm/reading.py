@@ -140,6 +140,20 @@ Item = Text | Reasoning | Refusal | ToolCall | Citation | Other
 
 
 @dataclass(frozen=True, slots=True)
+class Differing:
+    """A part that was said twice, in fragments and as a whole, and not alike."""
+
+    what: str
+    """Which part, for people."""
+    shown: str
+    """Which of them is among the items: `fragments` or `whole`."""
+    other: str
+    """What the other one says, as it came."""
+    event: int
+    """Number of the event with the whole."""
+
+
+@dataclass(frozen=True, slots=True)
 class Misfit:
     """A place where a call does not fit the tools that its request declares."""
 
@@ -178,6 +192,8 @@ class Reading:
     """Events of unknown types, each once with its beginning; they are not an anomaly."""
     misfits: tuple[Misfit, ...] = ()
     """What does not fit the request's tools, as `checked` found; bounded."""
+    differing: tuple[Differing, ...] = ()
+    """Parts whose fragments say something else than the whole; bounded."""
     partly: bool = False
     """Whether not all events that came were read; `irregular` says how many. The end and the tokens may be known."""
     unchecked: tuple[str, ...] = ()

@@ -141,8 +141,7 @@ class StreamReader:
             self._reader.settle()
         form = self._parser or self._framing
         remarks = [*(form.irregular if form else ()), *self._notes.texts()]
-        if self._full:
-            remarks.insert(0, self._partly())
+        remarks = [self._partly(), *remarks] if self._full else remarks
         found = self._draft.reading(dialect, self.events, self._complete, remarks, self._ended)
         return replace(found, partly=True) if self._full else found
 
@@ -340,9 +339,7 @@ class StreamReader:
     def _joined_events(self, text: bytes, begin: int, end: int) -> None:
         self._notes.add("events without an empty line between them")
         for one in text.split(b"\n"):
-            if self._full and self._reader is None:
-                return
-            if one.strip():
+            if one.strip() and not (self._full and self._reader is None):
                 self._event("message", one.strip(), begin, end)
 
     def _value(self, name: str, value: dict[str, Any]) -> None:

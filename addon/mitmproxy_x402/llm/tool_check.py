@@ -62,7 +62,7 @@ def checked(reading: Reading, asked: RequestReading | None) -> Reading:
         if call.kind not in ("function", "custom"):
             continue
         if tools.steps > MAX_ALL_STEPS or len(found) > MAX_ALL_MISFITS:
-            found.append(Misfit(number, call.name, "", "this call and those after it are not checked: it is too much"))
+            tools.leave(call.name, f"tool call {number} and those after it: it is too much")
             break
         found += _misfits(number, call, tools)
     return replace(reading, misfits=tuple(found), unchecked=tuple(tools.unchecked))
@@ -177,7 +177,9 @@ def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
             if len(found) > MAX_MISFITS:
                 break
     except _TooMuch:
-        found.append(("", "the schema is too large to be checked to its end"))
+        work.unchecked["the arguments are too much for its schema to be checked to their end"] = None
+    except RecursionError:
+        work.unchecked["its schema leads to itself, or is nested too deeply"] = None
     except _Unusable as error:
         found.append(("", f"the schema cannot be used: {error}"))
     except Exception as error:

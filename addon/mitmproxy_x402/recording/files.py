@@ -6,15 +6,14 @@ import contextlib
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
-from .format import CHUNKS, HEAD, Chunk, Recording
-from .head import to_text
+from .format import CHUNKS, HEAD, Chunk
 from .names import extension
+from .snapshot import Files, Known, Snapshot
 
 MAX_OPEN = 64
 """Most files that are kept open at once, so that descriptors are left for the proxy's connections."""
@@ -84,37 +83,38 @@ class Folder:
     After `close` another thread may use it.
     """
 
+    _request: str | None = None
+    _request_size = 0
+    _request_digest: str | None = None
+    _response: str | None = None
+    size = 0
+    """Bytes of the answer so far."""
+    _whole: bytes | None = None
+    """The answer so far; None: it came in several pieces or is too large."""
+    _digest: str | None = None
+    _chunks_size = 0
+    _chunks: tuple[Chunk, ...] | None = None
+    """The chunks, if they are listed in the head instead of a file."""
+    _decoder: Decoder | None = None
+    _decoded: str | None = None
+    _decoded_size = 0
+    _notes: tuple[str, ...] = ()
+    _known: Known | None = None
+    """Returns what the head describes."""
+    _stale = False
+    """Whether the head on the disk is outdated."""
+
     def __init__(self, parent: Path, name: str, files: OpenFiles) -> None:
         self._parent = os.fspath(parent)
         self._path = f"{self._parent}/{name}"
         self._files = files
-        self._request: str | None = None
-        self._request_size = 0
-        self._request_digest: str | None = None
-        self._response: str | None = None
-        self.size = 0
-        """Bytes of the answer so far."""
-        self._whole: bytes | None = None
-        """The answer so far; None: it came in several pieces or is too large."""
-        self._digest: str | None = None
-        self._chunks_size = 0
-        self._chunks: tuple[Chunk, ...] | None = None
-        """The chunks, if they are listed in the head instead of a file."""
-        self._decoder: Decoder | None = None
-        self._decoded: str | None = None
-        self._decoded_size = 0
-        self._notes: list[str] = []
-        self._known: Callable[[], Recording] | None = None
-        """Returns the recording that the head describes."""
-        self._stale = False
-        """Whether the head on the disk is outdated."""
 
     @property
     def path(self) -> Path:
         """The folder's path."""
         return Path(self._path)
 
-    def begin(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
+    def begin(self, known: Known, kind: str, body: bytes | None) -> None:
         """Create the folder and write the request's body. The head is written by `flush` or `end`."""
         self._make()
         self.write_request(known, kind, body)
@@ -132,7 +132,7 @@ class Folder:
                 os.mkdir(self._parent, 0o700)
             os.mkdir(self._path, 0o700)
 
-    def write_request(self, known: Callable[[], Recording], kind: str, body: bytes | None) -> None:
+    def write_request(self, known: Known, kind: str, body: bytes | None) -> None:
         """Write the request's body, again if it has changed. `kind` is its content type."""
         self._known = known
         if not body and self._request is None:
@@ -153,21 +153,25 @@ class Folder:
         if self._stale and self._known is not None:
             self._write_head(self._known())
 
-    def _write_head(self, recording: Recording) -> Recording:
-        """Write flow.json as a whole. Returns the recording with all that is known now."""
+    def _write_head(self, known: Snapshot) -> Files:
+        """Write flow.json as a whole. Returns what is known of the files now."""
         self._stale = False
-        recording = self._complete(recording)
-        replace_file(f"{self._path}/{HEAD}", to_text(recording).encode("utf-8", "replace"))
-        return recording
+        files = Files(
+            *(self._path, self._request, self._request_size, self._request_digest),
+            *(self._response if self.size else None, self._decoded, self.size, self._digest),
+            *(self._chunks, self._notes),
+        )
+        replace_file(f"{self._path}/{HEAD}", known.text(files).encode("utf-8", "replace"))
+        return files
 
-    def begin_response(self, known: Callable[[], Recording], kind: str, coding: str) -> None:
+    def begin_response(self, known: Known, kind: str, coding: str) -> None:
         """Begin the answer: `kind` is its content type, `coding` its Content-Encoding."""
         self._response = f"response.{extension(kind)}"
         if needs_decoding(coding):
             try:
                 self._decoder = Decoder(coding)
             except Undecodable as error:
-                self._notes.append(f"not decoded: {error}")
+                self._note(f"not decoded: {error}")
         self._known, self._stale = known, True
 
     def add(self, pieces: Sequence[Piece], last: bool = False) -> None:
@@ -177,7 +181,7 @@ class Folder:
         data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
         if last and self.size == 0 and len(pieces) <= MAX_CHUNKS:  # creating a file would cost more than its content
             write_new(f"{self._path}/{self._response}", data)
-            self._chunks = tuple([Chunk(round(seconds, 6), len(piece)) for seconds, piece in pieces])
+            self._chunks = tuple([Chunk(seconds, len(piece)) for seconds, piece in pieces])
         else:
             self._files.write(f"{self._path}/{self._response}", data, self.size)
         self._whole = data if self.size == 0 and len(data) <= MAX_WHOLE else None
@@ -199,27 +203,30 @@ class Folder:
                 self._decoded = name
                 self._decoded_size += len(piece)
         except Undecodable as error:
-            self._notes.append(f"decoded to {self._decoded_size} bytes: {error}")
+            self._note(f"decoded to {self._decoded_size} bytes: {error}")
             self._decoder = None
             self._files.close(f"{self._path}/{name}")
+
+    def _note(self, remark: str) -> None:
+        self._notes = (*self._notes, remark)
 
     def close(self) -> None:
         """Close the open files; nothing more is added."""
         if self._chunks is None or self._decoded is not None:
             self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
-    def end(self, recording: Recording) -> Recording:
-        """Write the final head. Returns the recording with all that is known now."""
-        if recording.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
+    def end(self, known: Snapshot) -> Files:
+        """Write the final head. Returns what is known of the files now."""
+        if known.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
             what = "something follows its end" if self._decoder.is_over else "the coding ends early"
-            self._notes.append(f"decoded to {self._decoded_size} bytes: {what}")
+            self._note(f"decoded to {self._decoded_size} bytes: {what}")
             self._decoder = None
         if self._whole is not None:
             self._digest, self._whole = hashlib.sha256(self._whole).hexdigest(), None
         elif self.size and self._response is not None:
             self._digest = _digest(self.path / self._response)
         try:
-            return self._write_head(recording)
+            return self._write_head(known)
         except OSError:
             with contextlib.suppress(OSError):  # on a full disk there may be no folder
                 os.rmdir(self._path)
@@ -231,29 +238,6 @@ class Folder:
             if name is not None:
                 (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
-
-    def _complete(self, recording: Recording) -> Recording:
-        """`recording` with the names, sizes and digests of its files."""
-        request = _changed(recording.request, body=self._request, size=self._request_size, sha256=self._request_digest)
-        response = recording.response
-        if response is not None:
-            body = self._response if self.size else None
-            response = _changed(response, body=body, decoded=self._decoded, size=self.size, sha256=self._digest)
-        notes = (*recording.notes, *self._notes)
-        return _changed(
-            recording,
-            **{"folder": self.path, "request": request, "response": response, "notes": notes, "in_head": self._chunks},
-        )
-
-
-_Thing = TypeVar("_Thing")
-
-
-def _changed(thing: _Thing, **changes: object) -> _Thing:
-    """A copy of `thing` with `changes`: a faster `dataclasses.replace`, for classes without `__post_init__`."""
-    copied = object.__new__(type(thing))
-    vars(copied).update(vars(thing), **changes)
-    return copied
 
 
 def _digest(file: Path) -> str:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import Undecodable
 from ..protocol.strict_json import decode_json
@@ -48,8 +49,7 @@ MAX_HEAD = 16 << 20
 """Most bytes of a flow.json that is read."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One chunk of the answer as it came."""
 
     seconds: float

@@ -47,6 +47,7 @@ _EXTENSIONS = {
 }
 
 
+@functools.lru_cache(maxsize=64)
 def extension(content_type: str) -> str:
     """The file name extension for a content type, without the dot; `bin` if nothing better is known."""
     kind = content_type.partition(";")[0].strip().lower()
@@ -77,7 +78,7 @@ def _date_time(seconds: int) -> str:
 
 def folder_name(started: str, number: int, method: str, path: str) -> str:
     """The name of a recording's folder: time (from RFC 3339), running number, method, and path without secrets."""
-    when = started.translate(_NO_MARKS)
+    when = started.replace("-", "").replace(":", "")
     return f"{when}-{number:06d}{_what(method, path[:_LOOKED_AT].partition('?')[0])}"
 
 
@@ -92,5 +93,4 @@ def slug(text: str) -> str:
     return _DOTS.sub(".", _OTHER.sub("-", text)).strip("-.")
 
 
-_NO_MARKS = str.maketrans("", "", "-:")
 _OTHER, _DOTS = re.compile(r"[^A-Za-z0-9._]+"), re.compile(r"\.\.+")

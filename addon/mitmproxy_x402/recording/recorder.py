@@ -11,9 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -22,10 +20,9 @@ from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from ..settings.settings import Settings
 from ..views.flow_metadata import is_health
-from .format import RecordedPayment, RecordedRequest, RecordedResponse, Recording
 from .names import folder_name, rfc3339
 from .plan import Plan, asked_of, make_plan
-from .redact import Redactor
+from .snapshot import Snapshot
 from .thread import Begin, End, Job, Request, Response, Writer
 
 PATIENCE = 10.0
@@ -45,6 +42,8 @@ class _Open:
     job: Job
     began: float
     """When the request began (monotonic clock)."""
+    started: str
+    """The same in RFC 3339."""
     body: bytes | None
     """The request's body as given to the thread."""
     tapped: bool = False
@@ -106,8 +105,10 @@ class Recorder:
         name = folder_name(started, next(_numbers), _text(sent.method), path)
         job = Job(plan.folder, name, plan.outputs)
         began = time.monotonic() - max(0.0, time.time() - sent.timestamp_start)
-        found = self.open[flow] = _Open(plan, job, began, body)
-        self._writer.put(Begin(job, snapshot(flow, plan.redactor), _first(flow.request, b"content-type"), body))
+        found = self.open[flow] = _Open(plan, job, began, started, body)
+        self._writer.put(
+            Begin(job, functools.partial(Snapshot, flow, plan.redactor), _first(flow.request, b"content-type"), body)
+        )
         return found
 
     @_harmless
@@ -116,7 +117,8 @@ class Recorder:
         found = self.open.get(flow) or self._late(flow)
         if found is None or found.tapped or flow.response is None:
             return
-        known, redactor = snapshot(flow, found.plan.redactor), found.plan.redactor
+        redactor = found.plan.redactor
+        known = functools.partial(Snapshot, flow, redactor)
         kind, coding = _first(flow.response, b"content-type"), _first(flow.response, b"content-encoding")
         if flow.request.raw_content is not found.body:  # another addon has changed the body
             found.body = flow.request.raw_content
@@ -164,12 +166,10 @@ class Recorder:
         if found.lost:
             error = error or f"the recording broke off: {TOO_SLOW}"
         plan, chosen = found.plan, found.plan.filter
-        known = functools.partial(
-            snapshot(flow, plan.redactor),
-            state="complete" if error is None else "incomplete",
-            error=None if error is None else plan.redactor.text(error),
-            end=time.monotonic() - found.began,
-        )
+        known = Snapshot(flow, plan.redactor, found.started)
+        known.state = "complete" if error is None else "incomplete"
+        known.error = None if error is None else plan.redactor.text(error)
+        known.end = time.monotonic() - found.began
         state = dict(flow.get_state()) if plan.needs_state else None
         wants = chosen.wants if chosen is not None and not chosen.early else None
         size = len(flow.request.raw_content or b"") if state else 0
@@ -183,86 +183,6 @@ class Recorder:
         self.plan = None
         if not self._writer.close(PATIENCE):
             logger.error("x402: not all was recorded: the disk did not take it within %d seconds", PATIENCE)
-
-
-def snapshot(flow: http.HTTPFlow, redactor: Redactor) -> functools.partial[Recording]:
-    """Capture what is known of `flow` now. Calling the result returns the Recording, without names and sizes of files.
-
-    Keeps references to immutable parts and leaves the conversion to the recorder's thread, because most snapshots are
-    superseded before anything is written.
-    """
-    request, response, metadata, exchange = flow.request, flow.response, flow.metadata, exchange_of(flow)
-    sent = request.data
-    return functools.partial(
-        _recording,
-        redactor,
-        (
-            flow.id,
-            sent.timestamp_start,
-            sent.method,
-            sent.path,
-            sent.http_version,
-            sent.headers.fields,
-            sent.scheme,
-            sent.host,
-            sent.port,
-        ),
-        None if response is None else _parts(response.data),
-        tuple([metadata.get(key, "") for key in _PAID]) if "x402.state" in metadata else None,
-        exchange.legs if exchange is not None else int(str(metadata.get("x402.legs", "1"))),
-    )
-
-
-_PAID = tuple(f"x402.{field.name}" for field in fields(RecordedPayment))
-
-
-def _parts(response: http.ResponseData) -> tuple[Any, ...]:
-    trailers = () if response.trailers is None else response.trailers.fields
-    return (
-        *(response.timestamp_start, response.status_code, response.reason, response.http_version),
-        *(response.headers.fields, trailers),
-    )
-
-
-def _recording(
-    redactor: Redactor,
-    asked: tuple[Any, ...],
-    answered: tuple[Any, ...] | None,
-    paid: tuple[str, ...] | None,
-    legs: int,
-    **more: Any,
-) -> Recording:
-    flow_id, began, method, path, version, headers, scheme, host, port = asked
-    response = None
-    if answered is not None:
-        answer_began, status, reason, answer_version, answer_headers, trailers = answered
-        response = RecordedResponse(
-            status=status,
-            reason=_text(reason),
-            http_version=_text(answer_version),
-            headers=redactor.texts(answer_headers),
-            trailers=redactor.texts(trailers),
-        )
-    return Recording(
-        folder=_NOWHERE,
-        id=flow_id,
-        started=rfc3339(began),
-        request=RecordedRequest(
-            method=_text(method),
-            path=_text(redactor.path(path)),
-            http_version=_text(version),
-            headers=redactor.texts(headers),
-            upstream=f"{_text(scheme)}://{f'[{host}]' if ':' in host else host}:{port}",
-        ),
-        response=response,
-        first_byte=None if answered is None or answer_began is None else max(0.0, answer_began - began),
-        payment=None if paid is None else RecordedPayment(*paid),
-        legs=legs,
-        **{"state": "open", "error": None, **more},
-    )
-
-
-_NOWHERE = Path()
 
 
 def _first(message: http.Message, name: bytes) -> str:

@@ -18,6 +18,7 @@ from ..protocol.credentials import (
     is_secret_name,
 )
 from .format import REDACTED
+from .head import header_line
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -31,6 +32,7 @@ _MAX_KNOWN_FIELD = 4096
 _MAX_KNOWN_BYTES = 256 << 10
 """Bounds of the cache of headers without a secret: their number, the bytes of one, and the bytes of all. Clients and
 gateways repeat most headers with each message."""
+_MAX_SECRETS = 100
 _LONG_NAME = 20
 """Longest name in bytes that cannot itself be a secret."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
@@ -44,6 +46,10 @@ class Redactor:
         self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
         self._known_bytes = 0
         """Bytes of the headers in `_known`, which maps headers without a secret to their text."""
+        self._lines: dict[tuple[bytes, bytes], str] = {}
+        """The same headers in JSON."""
+        self._secrets: dict[bytes, str] = {}
+        """Names whose values are always secret, with the header in JSON."""
 
     def fields(self, headers: http.Headers | None) -> Fields:
         """The headers in wire form, secrets replaced."""
@@ -60,6 +66,33 @@ class Redactor:
         return tuple(
             [(name.decode("latin-1"), value.decode("latin-1")) for (name, _), value in zip(fields, values, strict=True)]
         )
+
+    def lines(self, fields: Fields) -> list[str]:
+        """The headers in JSON (ISO-8859-1), secrets replaced."""
+        lines, secrets = self._lines, self._secrets
+        found: list[str] = []
+        for field in fields:
+            line = lines.get(field) or secrets.get(field[0]) or self._line(field)
+            if not line or len(found) == MAX_FIELDS:
+                return [header_line(name, value) for name, value in self.texts(fields)]
+            found.append(line)
+        return found
+
+    def _line(self, field: tuple[bytes, bytes]) -> str:
+        """One header in JSON; empty: it must be seen together with the others."""
+        name = field[0]
+        low = name.lower()
+        if low in _WITH_URL:
+            return ""
+        (value,) = self._values((field,))
+        line = header_line(name.decode("latin-1"), value.decode("latin-1"))
+        if field in self._known:
+            if len(self._lines) >= _MAX_KNOWN:
+                self._lines.clear()
+            self._lines[bytes(name), bytes(field[1])] = line  # of a veiled one, only the visible value
+        elif is_secret_name(low) and len(name) <= _LONG_NAME and len(self._secrets) < _MAX_SECRETS:
+            self._secrets[bytes(name)] = line
+        return line
 
     def path(self, path: bytes) -> bytes:
         """A request's path and query, or a URL, without secrets."""
@@ -122,6 +155,7 @@ class Redactor:
         self._known_bytes += len(name) + len(seen)
         if len(self._known) >= _MAX_KNOWN or self._known_bytes > _MAX_KNOWN_BYTES:
             self._known.clear()
+            self._lines.clear()
             self._known_bytes = len(name) + len(seen)
         name, seen = bytes(name), bytes(seen)
         self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")

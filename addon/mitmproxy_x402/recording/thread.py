@@ -12,13 +12,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import Folder, OpenFiles, Piece
-from .format import Recording, RecordingError
+from .format import RecordingError
 from .har import HarFiles
+from .snapshot import Known, Snapshot
 
 if TYPE_CHECKING:
     from .mitm import FlowFile
@@ -56,10 +57,6 @@ class Outputs:
         return self.native and self.har is None and self.mitm is None
 
 
-Known = Callable[[], Recording]
-"""Returns the recording as far as it is known, without names and sizes of its files."""
-
-
 @dataclass(eq=False)
 class Job:
     """One recording in the thread."""
@@ -77,7 +74,7 @@ class Job:
         return self.outputs.is_plain and (self.folder is None or self.folder.size <= SHORT)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Begin:
     """The request is known, the answer perhaps not yet."""
 
@@ -88,7 +85,7 @@ class Begin:
     body: bytes | None = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Request:
     """The request's body has been changed by another addon."""
 
@@ -99,7 +96,7 @@ class Request:
     body: bytes | None = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Response:
     """The answer's head is known."""
 
@@ -109,12 +106,12 @@ class Response:
     coding: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class End:
     """The flow is over."""
 
     job: Job
-    known: Known = field(repr=False)
+    known: Snapshot = field(repr=False)
     state: dict[str, Any] | None = field(default=None, repr=False)
     """mitmproxy's state of the flow without the answer's body, if a format or the filter needs it."""
     wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
@@ -155,16 +152,16 @@ class Writer:
 
     def has_room(self, size: int) -> bool:
         """Whether `size` more bytes may wait."""
-        return self._waiting() + size <= MAX_WAITING
+        return self._given - self._taken - self._finished + size <= MAX_WAITING
 
     def _waiting(self) -> int:
         return self._given - self._taken - self._finished
 
     def put(self, message: Message) -> None:
         """Queue a message for the writing thread."""
-        self._given += _size(message)
+        self._given = given = self._given + _size(message)
         self._queue.put(message)
-        if self._waiting() >= HURRY and not self._hurry.is_set():
+        if given - self._taken - self._finished >= HURRY and not self._hurry.is_set():
             self._hurry.set()
         if not self._threads:
             for work in (self._run, self._run_ends):
@@ -283,10 +280,15 @@ class Writer:
         job, folder = message.job, message.job.folder
         if folder is None:
             return
-        recording = message.known()
+        known = message.known
         if job.trouble:
-            recording = replace(recording, state="incomplete", error=recording.error or job.trouble)
-        recording = folder.end(recording)
+            known.state, known.error = "incomplete", known.error or job.trouble
+        files = folder.end(known)
+        if self._told:
+            self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
+        if job.outputs.is_plain and message.wanted is None:
+            return
+        recording = known.recording(files)
         if message.wanted is not None and message.state is not None:
             body = recording.response.body if recording.response is not None else None
             if not message.wanted(message.state, None if body is None else recording.folder / body):
@@ -300,8 +302,6 @@ class Writer:
             job.outputs.mitm.add(message.state, recording)
         if not job.outputs.native:
             folder.remove()
-        if self._told:
-            self._told = {cause: told for cause, told in self._told.items() if time.monotonic() - told < TELL_AGAIN}
 
     def _try(self, job: Job, work: Callable[..., None], *given: Any) -> None:
         """Call `work` with `given`. An error ends the recording, and each cause is logged."""

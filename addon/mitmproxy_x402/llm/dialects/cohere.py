@@ -8,6 +8,7 @@ from ..draft import Draft
 from ..pieces import Piece
 from ..values import dump, index, mapping, sequence, string
 from .citations import citation_of
+from .invoke_model import tokens_of
 from .reader import Reader
 
 _REASONING, _PLAN, _TEXT, _CITED, _CALL, _OTHER = range(6)
@@ -207,6 +208,7 @@ class ChatV1Reader(Reader):
 
     def _end(self, value: dict[str, Any]) -> None:
         self._response(self.draft.mapping(value.get("response"), "the response"))
+        self.draft.use(**tokens_of(value))
         reason = value.get("finish_reason")
         if isinstance(reason, str) and reason.startswith("ERROR"):
             self.draft.fail({"type": reason, "message": string(value.get("error"))})
@@ -219,7 +221,7 @@ class ChatV1Reader(Reader):
         if not piece.size:
             piece.add(text)
         elif text and not piece.says(text):
-            self.draft.notes.add("the whole text is not what its fragments said, which is shown")
+            self.draft.differ(piece, text)
         for number, one in enumerate(self.draft.sequence(response.get("tool_calls"), "tool calls")):
             if number not in self._calls:
                 call, said = self._call(number), self.draft.mapping(one, "a tool call")

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from ..printing import columns, indented, irregular, line, pretty, pretty_arguments, printable, section, shortened
-from ..reading import Broken, Citation, Detail, Item, Misfit, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from ..reading import (
+    Broken,
+    Citation,
+    Detail,
+    Differing,
+    Item,
+    Misfit,
+    Other,
+    Reading,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    Usage,
+)
 from ..values import dump
 from .other_text import other_lines
 
@@ -40,6 +54,10 @@ def answer_text(reading: Reading) -> str:
         lines += section("does not fit the tools of the request:", map(_misfit, reading.misfits))
     if reading.unchecked:
         lines += section("not checked:", [f"  - {line(one, 300)}" for one in reading.unchecked])
+    if reading.differing:
+        lines += section("said in fragments and as a whole, and not alike:", [])
+        for one in reading.differing:
+            lines += _differing(one)
     return "\n".join([*lines, *irregular(reading.irregular)]) + "\n"
 
 
@@ -150,6 +168,11 @@ def _detail(detail: Detail) -> list[str]:
     if "\n" not in shown and len(shown) <= MAX_BESIDE:
         return [f"  {line(detail.name)}: {line(shown)}"]
     return [f"  {line(detail.name)}:", *indented(shown, "    ")]
+
+
+def _differing(one: Differing) -> list[str]:
+    other = "the whole" if one.shown == "fragments" else "the fragments"
+    return [f"  - {line(one.what)}: {other}, by event {one.event}:", *indented(one.other, "      ")]
 
 
 def _misfit(misfit: Misfit) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Piece
-from ...values import MAX_INDEX, count, mapping, says_something, sequence, string
+from ...values import MAX_INDEX, count, dump, is_json, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..invoke_model import tokens_of
 from ..reader import Reader
@@ -25,6 +25,11 @@ _REPEATING = {"thinking_blocks", "provider_specific_fields", "reasoning_text"}
 """Keys under which gateways put what they also say as reasoning."""
 _IN_CALLS = frozenset(("id", "type", "index", "function", "custom"))
 _IN_FUNCTIONS = frozenset(("name", "arguments", "input"))
+_REPEATED = {
+    **{"content": _TEXT, "refusal": _REFUSAL, "reasoning_content": _REASONING},
+    **{"reasoning": _REASONING, "thinking": _REASONING},
+}
+"""Where what stands under these keys of a message is put."""
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -51,7 +56,7 @@ class ChatReader(Reader):
         if type(choices) is not list:
             return string(value.get("object")) in _OBJECTS
         if not choices:
-            return "object" in value or "usage" in value or "model" in value or "error" in value
+            return any(key in value for key in ("object", "usage", "model", "error", "prompt_filter_results"))
         first = choices[0]
         return type(first) is dict and ("delta" in first or any(key in first for key in _IN_CHOICES))
 
@@ -85,6 +90,8 @@ class ChatReader(Reader):
         draft.name(value.get("model"), value.get("id"))
         if value.get("error"):
             draft.fail(value["error"])
+        if mapping(value.get("x_groq")).get("error"):
+            draft.fail(value["x_groq"]["error"])
         usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
         if usage:
             self._usages = None
@@ -134,14 +141,15 @@ class ChatReader(Reader):
         if type(number) is not int or number < 0:
             number = self.draft.index(number, "a choice", position)
         said = self._said(number, choice, whole=whole)
+        repeats = not whole and bool(said) and said is choice.get("message")
+        if repeats:
+            said = self._without_repeated(number, said)
         if self.draft.stopped(number) is not None and any(
             said.get(key) for key in ("content", "tool_calls", "reasoning_content")
         ):
             self.draft.notes.add("more of a choice after its finish_reason")
         content = said.get("content")
-        if not whole and said and said is choice.get("message"):
-            said = self._without_repeated(number, said)
-        elif len(said) == 1 and type(content) is str:  # nearly all of a stream
+        if not repeats and len(said) == 1 and type(content) is str:  # nearly all of a stream
             self._text(number, content)
             said = {}
         if len(said) == 1 and type(said.get("tool_calls")) is list:
@@ -175,12 +183,34 @@ class ChatReader(Reader):
         return message
 
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
-        """A message among chunks, without the text of those before it that it repeats."""
-        content, piece = message.get("content"), self._texts.get(number)
-        fits = piece is not None and isinstance(content, str) and len(content) >= piece.size
-        if piece is not None and isinstance(content, str) and fits and content.startswith(piece.text):
-            return {**message, "content": content[piece.size :]}
-        return message
+        """A message among chunks, without what those before it have said, which it repeats."""
+        rest = dict(message)
+        for key, place in _REPEATED.items():
+            said, piece = message.get(key), self.draft.find(number, (place,))
+            if piece is not None and isinstance(said, str) and len(said) >= piece.size and said.startswith(piece.text):
+                rest[key] = said[piece.size :]
+        if isinstance(message.get("tool_calls"), list):
+            calls = enumerate(message["tool_calls"])
+            rest["tool_calls"] = [one for place, one in calls if not self._is_repeated(number, mapping(one), place)]
+        return rest
+
+    def _is_repeated(self, choice: int, call: dict[str, Any], position: int) -> bool:
+        """Whether a whole `call` is one that fragments have told. Notes what of it they have told otherwise."""
+        function = mapping(call.get("function")) or mapping(call.get("custom"))
+        number = call["index"] if type(call.get("index")) is int else position
+        identity, name = string(call.get("id")), string(function.get("name"))
+        known = [piece for (where, _), piece in self._calls.items() if where == choice and piece.size]
+        same = next((piece for piece in known if identity and piece.id == identity), self._calls.get((choice, number)))
+        if same is None or not same.size or name not in ("", same.name) or identity not in ("", same.id):
+            return False
+        arguments = function.get("arguments", function.get("input"))
+        said = arguments if isinstance(arguments, str) else dump(self.draft.written(arguments))
+        if not says_something(arguments) or same.says(said):
+            return True
+        if is_json(said) and is_json(same.text):
+            self.draft.differ(same, said)
+            return True
+        return False
 
     def _finish(self, number: int, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason", choice.get("stop_reason"))  # Mistral's at Bedrock has the other name
@@ -293,7 +323,9 @@ class ChatReader(Reader):
                 self.draft.notes.add("a fragment of a tool call without a usable index")
             number = position if whole else self._guess(choice, identity, string(function.get("name")), position)
         piece = self._calls.get((choice, number))
-        if piece is None or (identity and piece.id and identity != piece.id):
+        if piece is not None and identity and piece.id and identity != piece.id and not string(function.get("name")):
+            self.draft.notes.add("the id of a tool call changes; without another name, it is the same call")
+        elif piece is None or (identity and piece.id and identity != piece.id):
             piece = self._begin(choice, number, again=piece is not None)
         piece.identify(identity)
         piece.beside(call, _IN_CALLS)

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...draft import Draft
 from ...pieces import Kind, Path, Piece
-from ...printing import line
 from ...values import count, mapping, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
@@ -247,8 +246,7 @@ class ResponsesReader(Reader):
         elif self._resumed and words.endswith(piece.text):  # the fragments before were sent to somebody else
             piece.replace(words)
         else:
-            said = f"the whole: {line(words, 100)}"
-            self.draft.notes.add(f"the whole text of a part is not what its fragments said, which is shown; {said}")
+            self.draft.differ(piece, words)
 
     def _cite(self, number: int, annotation: Any) -> None:
         citation = citation_of(annotation, "annotation")

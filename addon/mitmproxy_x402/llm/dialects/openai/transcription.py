@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...draft import Draft
-from ...values import mapping, string
+from ...values import mapping, sequence, string
 from ..reader import Reader
 
 _SEGMENT = "transcript.text.segment"
@@ -20,6 +20,7 @@ class TranscriptionReader(Reader):
     def __init__(self, draft: Draft) -> None:
         super().__init__(draft)
         self._segments = False
+        self._spoken = 0
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -37,6 +38,7 @@ class TranscriptionReader(Reader):
         if kind == "transcript.text.delta":
             piece.add(self.draft.words(value.get("delta"), "a fragment"))
         elif kind == _SEGMENT:
+            self._speaker(value)
             if not piece.size or self._segments:
                 self._segments = True
                 piece.add(self.draft.words(value.get("text"), "a segment"))
@@ -45,6 +47,12 @@ class TranscriptionReader(Reader):
         else:
             self.draft.leave(kind or name, value)
 
+    def _speaker(self, segment: dict[str, Any]) -> None:
+        """A segment of which somebody said who speaks."""
+        if string(segment.get("speaker")):
+            self._spoken += 1
+            self.draft.piece(0, (1, self._spoken), "other").keep("segment", segment)
+
     def whole(self, value: dict[str, Any]) -> None:
         """Read a whole transcript."""
         piece = self.draft.piece(0, (0,), "text")
@@ -52,7 +60,9 @@ class TranscriptionReader(Reader):
         if not piece.size:
             piece.add(text)
         elif text and not piece.says(text) and not self._segments:
-            self.draft.notes.add("the whole transcript is not what its fragments said, which is shown")
+            self.draft.differ(piece, text)
+        for one in sequence(value.get("segments")):
+            self._speaker(mapping(one))
         usage = mapping(value.get("usage"))
         self.draft.use(
             input=usage.get("input_tokens"), output=usage.get("output_tokens"), total=usage.get("total_tokens")
