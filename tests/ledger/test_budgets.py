@@ -53,6 +53,9 @@ def test_a_signature_that_lives_longer_than_the_period_counts_as_long(ledger: Le
     hour = [budget(15, "hour")]
     row = ledger.reserve(intent(), hour)
     ledger.record_sent(row, "nonce", 0, Validity(dies_in=DAY))
+    with pytest.raises(OverBudget) as at_once:
+        ledger.reserve(intent(), hour)
+    assert at_once.value.returns_in == pytest.approx(DAY + 3600)
     for passed, state in ((3601, "sent"), (3600, "unknown"), (3600, "settled")):
         times.pass_by(passed)
         assert ledger.spent(hour[0]) == ledger.spent(budget(15, "hour", model="m-*")) == 10, state

@@ -201,11 +201,13 @@ class History:
 
     def check_return(self, ledger: Ledger, found: float | None, as_they_leave: float | None) -> None:
         """Room may return later than payments leave the period where signatures outlive it, and earlier by expiry."""
-        ends, is_file = self.ends(), isinstance(ledger, SqliteLedger)
+        ends = self.ends()
         earliest = latest = math.inf if as_they_leave is None else as_they_leave
-        if is_file and any(ends[row] > at for row, at in query(self.place, "id, counted_at")):
+        if any(ends[row] > at for row, at in query(self.place, "id, counted_at")):
             latest = math.inf
-        if is_file and query(self.place, "id", "WHERE free_at IS NOT NULL AND chain_state IS NULL"):
+        if isinstance(ledger, SqliteLedger) and query(
+            self.place, "id", "WHERE free_at IS NOT NULL AND chain_state IS NULL"
+        ):
             earliest = 0
         assert earliest - 0.001 <= (math.inf if found is None else found) <= latest + 0.001
 

@@ -125,6 +125,12 @@ _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, fo
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
+# In how many milliseconds at most so much of what counts is signatures that outlive the period they are in.
+_OUTLIVED = """
+    SELECT max(lives_until + period - x402_time()) FROM (
+        SELECT lives_until, period, sum(counts) OVER (ORDER BY lives_until DESC) AS still
+        FROM (SELECT %s::bigint AS period) AS budget, x402_outliving(x402_time() + period, period, %s, %s)
+    ) AS living WHERE still > %s"""
 _AWAITED = "SELECT awaited FROM x402_given_back(x402_time(), %s::bigint, %s, %s)"
 _WATCH = "SELECT set_config('x402.watched', %s, false)"
 _PENDING = f"""
@@ -212,7 +218,9 @@ class PostgresLedger:
         if period is None or wanted > budget.micro_usd:
             return OverBudget(budget, spent, None, awaited)
         ((returns_ms,),) = self.link.ask(_RETURNS, (spent + wanted - budget.micro_usd, period, model, path))
-        return OverBudget(budget, spent, None if returns_ms is None else returns_ms / 1000, awaited)
+        ((outlived_ms,),) = self.link.ask(_OUTLIVED, (period, model, path, budget.micro_usd - wanted))
+        later = [ms for ms in (returns_ms, outlived_ms) if ms is not None]
+        return OverBudget(budget, spent, max(later) / 1000 if later else None, awaited)
 
     def durable_soon(self) -> Syncing | None:
         """Return None: `record_sent` waits for the database's disk."""
