@@ -51,6 +51,7 @@ try:
     )
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
     from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
+    from mitmproxy.proxy.layers.websocket import WebsocketLayer
     from mitmproxy.proxy.mode_specs import ReverseMode
     from mitmproxy.proxy.server import ConnectionHandler
 except ImportError as moved:
@@ -101,6 +102,7 @@ __all__ = [
     "RstStreamFrame",
     "SendHttp",
     "UnknownFrameReceived",
+    "WebsocketLayer",
     "_events",
     "_http1",
     "_http2",

@@ -36,6 +36,7 @@ from . import header_index
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, X402LeavingHook, shallow_copy
+from .fairness.upgraded import UpgradedInTurns
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,
@@ -79,7 +80,7 @@ SWITCHING_PROTOCOLS = 101
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
 
 
-class X402Stream(HoldingStream):
+class X402Stream(UpgradedInTurns, HoldingStream):
     """mitmproxy's HTTP stream, which can send its request upstream more than once."""
 
     waits_for = ""
@@ -399,8 +400,8 @@ def _kept_open(request: http.Request) -> http.Request:
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
-_IDLE_TALK = "Streaming response"
-"""Beginning of the log line that mitmproxy writes for each streamed answer; here all answers are streamed."""
+_IDLE_TALK = ("Streaming response", "Received WebSocket p")
+"""How lines begin that mitmproxy logs for each streamed answer, as all are here, and for each ping and pong."""
 
 
 def _error_status(code: Any) -> int | None:

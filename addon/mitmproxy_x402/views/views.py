@@ -13,10 +13,12 @@ import functools
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx, http, tcp
 from mitmproxy.addonmanager import Loader
+from mitmproxy.flow import Flow
 from mitmproxy.hooks import UpdateHook
 
 from ..errors import Undecodable
@@ -126,6 +128,10 @@ Waiting = Coroutine[None, None, None] | None
 # Module globals, so that they survive a reload of the script.
 _open: WeakKeyDictionary[http.HTTPFlow, Body] = WeakKeyDictionary()
 """The bodies of open streams."""
+_messages: WeakKeyDictionary[Flow, int] = WeakKeyDictionary()
+"""Bytes that the kept messages take, by flow."""
+OF_A_MESSAGE = 256
+"""Bytes that an empty message takes."""
 _said: WeakKeyDictionary[http.HTTPFlow, tuple[str, str]] = WeakKeyDictionary()
 """The comment and the mark that we have set, by flow."""
 
@@ -183,6 +189,27 @@ class Views:
                     took += time.perf_counter() - began
                     await asyncio.sleep(0)
             pause = max(PAUSE, took * SHARE)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """Bound the messages that mitmproxy keeps of a WebSocket."""
+        if flow.websocket is not None and exchange_of(flow) is not None:
+            self._forget(flow, flow.websocket.messages)
+
+    def tcp_message(self, flow: tcp.TCPFlow) -> None:
+        """Bound what mitmproxy keeps of another protocol that an answer has switched to."""
+        if flow.client_conn.proxy_mode.full_spec.startswith("reverse:http"):
+            self._forget(flow, flow.messages)
+
+    def _forget(self, flow: Flow, messages: list[Any]) -> None:
+        """Drop all messages but the last when those of `flow` take more than is kept for looking at."""
+        payer = self._payer()
+        most = payer.settings.view_limit if payer is not None and self._somebody_looks() else 0
+        last = len(messages[-1].content) + OF_A_MESSAGE
+        size = _messages.get(flow, 0) + last
+        if size > most:
+            del messages[:-1]
+            size = last
+        _messages[flow] = size
 
     def response(self, flow: http.HTTPFlow) -> Waiting:
         """Called at the end of the answer: read the whole body for the comment."""

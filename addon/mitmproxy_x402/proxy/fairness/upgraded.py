@@ -1,0 +1,89 @@
+"""Passes on what follows `101 Switching Protocols` in turns: WebSocket frames of two bytes take long to process."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from ..internals import (
+    HttpStream,
+    RequestData,
+    RequestEndOfMessage,
+    ResponseData,
+    ResponseEndOfMessage,
+    WebsocketLayer,
+    commands,
+    events,
+)
+from .reader import MOST, set_waiting
+from .turns import LONG, TURNS
+
+_DATA = (RequestData, ResponseData)
+_READ = (*_DATA, RequestEndOfMessage, ResponseEndOfMessage)
+_LEAST = 64
+"""Fewest bytes that are processed at once: some twenty frames."""
+
+
+class UpgradedInTurns(HttpStream):
+    """mitmproxy's HTTP stream, which processes WebSocket frames for a few milliseconds, then lets others go on."""
+
+    _left: deque[Any] | None = None
+    """What was read and is not processed yet."""
+    _turn: commands.RequestWakeup | None = None
+    """The turn that is waited for."""
+    _holds_back = False
+    _until = 0.0
+    """When the current turn ends (monotonic clock)."""
+    _piece = _LEAST
+    """Bytes that are processed at once: twice as many as the last time, or half, depending on how long that took."""
+    _began: float | None = None
+    """When the last piece was begun (processor time). A hook may lie between its begin and its end."""
+
+    def passthrough(self, event: events.Event) -> Generator[commands.Command, Any, None]:
+        """Handle an event after the upgrade."""
+        if isinstance(event, events.Wakeup) and event.command is self._turn:
+            self._turn, self._until = None, time.monotonic() + LONG
+        elif isinstance(self.child_layer, WebsocketLayer) and isinstance(event, _READ):
+            if self._left is None:
+                self._left = deque()
+            if not self._left:
+                self._until = time.monotonic() + LONG
+            self._left.append(event)
+        else:
+            yield from super().passthrough(event)
+        if self._left is not None and self._turn is None:
+            yield from self._process()
+
+    def _process(self) -> Generator[commands.Command, Any, None]:
+        while self.child_layer is not None and self.child_layer._paused is None:
+            if self._began is not None:
+                took, self._began = time.thread_time() - self._began, None
+                self._piece = max(_LEAST, self._piece // 2) if took > LONG / 2 else min(MOST, self._piece * 2)
+            if not self._left:
+                self._hold_back(waits=False)
+                return
+            if time.monotonic() > self._until:
+                self._turn = commands.RequestWakeup(TURNS.take())
+                self._hold_back(waits=True)
+                yield self._turn
+                return
+            self._began = time.thread_time()
+            yield from super().passthrough(self._take(self._left))
+
+    def _take(self, left: deque[Any]) -> events.Event:
+        event: Any = left.popleft()
+        if isinstance(event, _DATA) and len(event.data) > self._piece:
+            left.appendleft(type(event)(event.stream_id, event.data[self._piece :]))
+            event = type(event)(event.stream_id, event.data[: self._piece])
+        taken: events.Event = event
+        return taken
+
+    def _hold_back(self, *, waits: bool) -> None:
+        """Read nothing more meanwhile; or go on reading."""
+        if waits is self._holds_back:
+            return
+        self._holds_back = waits
+        for connection in (self.context.client, self.context.server):
+            set_waiting(connection, waits=waits)

@@ -1,0 +1,91 @@
+"""What follows 101 Switching Protocols: it arrives whole and in order, in turns, and is not kept without bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mitmproxy.proxy import commands, events
+from mitmproxy.test import tflow
+
+from mitmproxy_x402.proxy.fairness.upgraded import UpgradedInTurns
+from mitmproxy_x402.proxy.internals import Context, ResponseData, WebsocketLayer
+from support.proxy import Proxy
+from support.rig import Rig
+from support.running.memory import peak
+from support.wire import Client, Peer, Upstream, request
+
+UPGRADE = ("Connection: upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+CLOSE = b"\x88\x02\x03\xe8"
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, home=tmp_path_factory.mktemp("home")) as proxy:
+        yield Rig(proxy, upstream)
+
+
+def upgraded(rig: Rig, protocol: str, script: Callable[[Peer], None]) -> Client:
+    def serve(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: " + protocol.encode())
+        peer.send(b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+        script(peer)
+
+    rig.script(serve)
+    client = rig.client()
+    client.send(request("GET", f"/v1/{protocol}", b"", *UPGRADE, f"Upgrade: {protocol}"))
+    assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+@pytest.mark.parametrize("kind", ["pings", "messages"])
+def test_tens_of_thousands_of_frames_arrive_in_order(rig: Rig, kind: str) -> None:
+    """All are in one write, followed by the end."""
+    first = b"\x89\x04" if kind == "pings" else b"\x82\x04"
+    frames = b"".join(first + number.to_bytes(4, "big") for number in range(20_000))
+    with upgraded(rig, "websocket", lambda peer: peer.send(frames + CLOSE)) as client:
+        assert client.rest().startswith(frames + CLOSE)
+    assert "WebSocket ping" not in rig.proxy.log
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "other"])
+def test_what_passes_is_not_kept(rig: Rig, protocol: str) -> None:
+    message = b"\x82\x7e\xff\xff" + b"a" * 65535
+    before = peak(rig.proxy.process.pid)
+    with upgraded(rig, protocol, lambda peer: peer.send(message * 1000)) as client:
+        client.exactly(1000 * len(message))
+    assert peak(rig.proxy.process.pid) - before < 24 << 20
+
+
+class Child(WebsocketLayer):
+    """Notes the bytes that it gets; the stream's turn is over after the first ones."""
+
+    def __init__(self, stream: UpgradedInTurns, flow: Any) -> None:
+        super().__init__(stream.context, flow)
+        self.stream, self.seen = stream, bytearray()
+
+    def handle_event(self, event: events.Event) -> Iterator[commands.Command]:  # type: ignore[override]
+        if isinstance(event, events.DataReceived):
+            self.seen += event.data
+        self.stream._until = 0.0
+        yield from ()
+
+
+def test_frames_wait_for_the_next_turn() -> None:
+    flow = tflow.tflow(resp=True)
+    context = Context(flow.client_conn, None)  # type: ignore[arg-type]
+    context.server = flow.server_conn
+    stream = UpgradedInTurns(context, 1)
+    stream.flow = flow
+    stream.child_layer = child = Child(stream, flow)
+    data = bytes(range(256)) * 4
+    turns: list[commands.Command] = [*stream.passthrough(ResponseData(1, data))]
+    assert child.seen == data[: len(child.seen)] != data
+    assert list(stream.passthrough(ResponseData(1, b"more"))) == []
+    while turns:
+        wakeup = turns.pop()
+        assert isinstance(wakeup, commands.RequestWakeup)
+        turns += stream.passthrough(events.Wakeup(wakeup))
+    assert child.seen == data + b"more"
