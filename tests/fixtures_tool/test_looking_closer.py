@@ -16,7 +16,7 @@ import pytest
 
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.show.colour import Paint
-from mitmproxy_x402.fixtures.show.events import follow
+from mitmproxy_x402.fixtures.show.following import follow
 from mitmproxy_x402.recording.format import RecordingError
 from support.patience import eventually
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy.io import FlowWriter
+from mitmproxy.test import tflow
 
 from mitmproxy_x402.fixtures.__main__ import main
 from mitmproxy_x402.fixtures.show import sources
@@ -301,3 +303,29 @@ def test_a_reader_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(sys, "stdout", out)
         assert main(["show", str(tmp_path / "a.sse")]) == 1
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("option", [(), ("--json",), ("--html=-",), ("--request",)])
+def test_keys_in_the_queries_of_foreign_files_are_not_shown(
+    option: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "/v1beta/models/m:streamGenerateContent?alt=sse&key=AIzaSECRET"
+    body = b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]},"finishReason":"STOP"}]}\n\n'
+    entry = {
+        "request": {"method": "POST", "url": f"https://me:SECRET@h{path}", "postData": {"text": "{}"}},
+        "response": {"status": 200, "content": {"mimeType": "text/event-stream", "text": body.decode()}},
+    }
+    har, flows = tmp_path / "a.har", tmp_path / "a.mitm"
+    har.write_text(json.dumps({"log": {"entries": [entry]}}))
+    flow = tflow.tflow(resp=True)
+    flow.request.path = path
+    assert flow.response is not None
+    flow.response.content, flow.response.headers["content-type"] = body, "text/event-stream"
+    with flows.open("wb") as file:
+        FlowWriter(file).add(flow)
+    for one in (har, flows):
+        assert main(["show", str(one), *option]) == 0
+        out = capsys.readouterr().out
+        assert "alt=sse" in out
+        assert "[redacted]" in out
+        assert "SECRET" not in out

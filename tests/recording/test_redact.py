@@ -56,6 +56,22 @@ def test_values_that_are_secret(value: str) -> None:
     assert redacted("x-trace", value) == "[redacted]"
 
 
+def test_names_and_passwords_in_urls_are_secret() -> None:
+    assert redacted("Location", "https://me:pass@h/a") == "https://[redacted]@h/a"
+    assert redacted("Referer", "//me@h/a?b=1") == "//[redacted]@h/a?b=1"
+    assert redacted("Location", "https://h/@a/b") == "https://h/@a/b"
+
+
+def test_keys_among_subprotocols_are_secret() -> None:
+    name = "Sec-WebSocket-Protocol"
+    assert redacted(name, "realtime, openai-insecure-api-key.sk-1") == "[redacted]"
+    assert redacted(name, "realtime, openai-beta.realtime-v1") == "realtime, openai-beta.realtime-v1"
+
+
+def test_a_blank_before_a_parameter_hides_nothing() -> None:
+    assert Redactor().path(b"/a?+key=x&%20api_key=y&b=1") == b"/a?+key=[redacted]&%20api_key=[redacted]&b=1"
+
+
 def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
     assert redacted("x-custom", f"a {TOKEN} b {TOKEN}") == "a [redacted] b [redacted]"
     assert Redactor(TOKEN).text(f"the token {TOKEN} failed") == "the token [redacted] failed"

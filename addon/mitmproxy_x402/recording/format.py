@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import Undecodable
 from ..protocol.strict_json import decode_json
@@ -36,6 +36,7 @@ __all__ = [
     "RecordedResponse",
     "Recording",
     "RecordingError",
+    "read_chunk",
     "read_recording",
     "read_recordings",
 ]
@@ -179,16 +180,31 @@ class Recording:
         if body[start:]:
             yield seconds, body[start:]
 
+    def open_body(self) -> BinaryIO:
+        """The file with the answer's body as it came, which there must be. Raises RecordingError."""
+        assert self.response is not None
+        assert self.response.body is not None
+        try:
+            return self._file(self.response.body).open("rb")
+        except OSError as error:
+            raise RecordingError(
+                f"{self.folder / self.response.body}: cannot be read: {error.strerror or type(error).__name__}"
+            ) from None
+
     def _content(self, name: str | None) -> bytes:
         if name is None:
             return b""
-        file = self.folder / name
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
+        file = self._file(name)
         try:
             return file.read_bytes()
         except OSError as error:
             raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+
+    def _file(self, name: str) -> Path:
+        file = self.folder / name
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
+        return file
 
 
 def _header(headers: Headers, name: str) -> str:
@@ -307,11 +323,17 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
     except OSError as error:
         raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
     for number, line in enumerate(lines, 1):
-        found = _CHUNK.fullmatch(line.strip())
-        if found is not None:
-            yield Chunk(float(found[1]), int(found[2]))
+        chunk = read_chunk(line)
+        if chunk is not None:
+            yield chunk
         elif line.endswith("\n"):  # an unfinished last line was just being written
             raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
+
+
+def read_chunk(line: str) -> Chunk | None:
+    """A line of chunks.jsonl; None: it is none."""
+    found = _CHUNK.fullmatch(line.strip())
+    return None if found is None else Chunk(float(found[1]), int(found[2]))
 
 
 _CHUNK = re.compile(r"\[ *([0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE]-[0-9]{1,3})?) *, *([0-9]{1,15}) *\]")

@@ -6,9 +6,9 @@ the recording is served, so harmless names such as `page_token` are exempt: else
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
-
-from mitmproxy import http
 
 from ..protocol.credentials import (
     holds_payment,
@@ -19,6 +19,9 @@ from ..protocol.credentials import (
 )
 from .format import REDACTED
 from .head import header_line
+
+if TYPE_CHECKING:  # half a second, for who only shows a file
+    from mitmproxy import http
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -35,6 +38,11 @@ gateways repeat most headers with each message."""
 _MAX_SECRETS = 100
 _LONG_NAME = 20
 """Longest name in bytes that cannot itself be a secret."""
+_USER = re.compile(rb"(//)[^/@\s]+@")
+"""Name and password before the host of a URL."""
+_SUBPROTOCOLS = b"sec-websocket-protocol"
+_KEY_WITHIN = re.compile(rb"(?i)key|token|secret|auth|bearer")
+"""Browsers, which can set no other header, put keys among the subprotocols: `openai-insecure-api-key.KEY`."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -97,6 +105,8 @@ class Redactor:
     def path(self, path: bytes) -> bytes:
         """A request's path and query, or a URL, without secrets."""
         path, mark, query = path.partition(b"?")
+        if b"@" in path:
+            path = _USER.sub(rb"\1" + _REDACTED + b"@", path)
         if not mark and self._token is None:
             return path
         if self._has_token(path):
@@ -163,7 +173,9 @@ class Redactor:
     def _value(self, name: bytes, value: bytes) -> bytes:
         if is_secret_name(name) or is_credential_value(value) or holds_payment(value):
             return _REDACTED
-        if name in _WITH_URL and b"?" in value:
+        if name == _SUBPROTOCOLS and _KEY_WITHIN.search(value):
+            return _REDACTED
+        if name in _WITH_URL and (b"?" in value or b"@" in value):
             value = self.path(value)
         return value if self._token is None else value.replace(self._token, _REDACTED)
 
@@ -175,7 +187,8 @@ class Redactor:
 
     def _parameter(self, piece: bytes) -> bytes:
         name, equals, value = piece.partition(b"=")
-        if value and (is_secret_name(unquote_to_bytes(name)) or is_credential_parameter(piece)):
+        known = unquote_to_bytes(name.replace(b"+", b" ")).strip()  # a plus is a blank
+        if value and (is_secret_name(known) or is_credential_parameter(piece)):
             return name + equals + _REDACTED
         return _REDACTED if self._has_token(piece) or holds_payment(unquote_to_bytes(piece)) else piece
 
