@@ -86,6 +86,39 @@ def test_a_first_chunk_with_nothing_but_filters_is_known() -> None:
     assert (reading.text, reading.irregular) == ("Hi", ())
 
 
+def test_events_that_come_again_after_a_break_count_once() -> None:
+    message = {"type": "message", "id": "msg", "role": "assistant", "content": []}
+    whole = {**message, "content": [{"type": "output_text", "text": "Hello"}], "status": "completed"}
+    events = [
+        v.CREATED,
+        v.item(0, message),
+        v.fragment("output_text", 0, "Hel", content_index=0),
+        v.fragment("output_text", 0, "lo", content_index=0),
+        v.item(0, whole, "done"),
+        v.state("completed", [whole]),
+    ]
+    numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]
+    reading = read(*numbered[:4], *numbered[2:])
+    assert reading.text == "Hello"
+    (remark,) = reading.irregular
+    assert remark == "the sequence_number goes back to 2; what comes twice counts once"
+
+
+def test_what_anthropic_says_beside_the_answer_is_shown() -> None:
+    usage = {"input_tokens": 3.0, "output_tokens": 2, "server_tool_use": {"web_search_requests": 71}}
+    reading = read(
+        {"type": "message_start", "message": {"model": "m", "id": "i", "content": []}},
+        {
+            **{"type": "message_delta", "delta": {"stop_reason": "end_turn", "container": {"id": "box-72"}}},
+            **{"usage": usage, "context_management": {"applied_edits": [{"cleared_input_tokens": 73}]}},
+        },
+        {"type": "message_stop"},
+    )
+    assert (reading.usage.input, reading.irregular) == (3, ())
+    for shown in ("71", "box-72", "73"):
+        assert shown in answer_text(reading)
+
+
 def test_who_speaks_is_shown() -> None:
     segment = {
         "type": "transcript.text.segment",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mitmproxy_x402.cli.sandbox import REQUEST
 from mitmproxy_x402.llm import values
 from mitmproxy_x402.protocol.strict_json import decode_json
-from mitmproxy_x402.views import reading
+from mitmproxy_x402.views import contentview, reading, views
 from support.patience import eventually
 from support.showing.looking import ARGUMENTS, EVENTS, JSON, STREAM, flow, look
 
@@ -153,3 +154,23 @@ def test_what_was_read_in_a_thread_is_not_read_again(monkeypatch: pytest.MonkeyP
     answers.remember(data, text)
     monkeypatch.delattr(reading.llm.StreamReader, "feed")
     assert ARGUMENTS in answers.text("text/event-stream", STREAM)
+
+
+def test_views_of_a_stream_that_grows_to_twenty_megabytes_take_little_of_the_event_loop() -> None:
+    """The processor's time of each call on the event loop's thread, whatever else the machine does."""
+    shown, view, body = flow(b""), contentview.LlmView(), views.Body(64 << 20)
+    assert shown.response is not None
+    shown.live, shown.response.timestamp_end = True, None
+    part = b"".join(CHUNK % number for number in range(5_000))
+    longest = 0.0
+    for _ in range(45):
+        body.receive(part)
+        for call in (
+            lambda: body.show_news(shown),
+            lambda: view.text(contentview.Shown(shown.response.raw_content or b"", EVENTS, shown.response, shown)),
+        ):
+            begun = time.thread_time()
+            call()
+            longest = max(longest, time.thread_time() - begun)
+    assert len(shown.response.raw_content or b"") > 18_000_000
+    assert longest < 0.1  # a fifth of that where nothing else runs

@@ -223,7 +223,7 @@ class Parser:
             self._type = name
             self._data += value + b"\n"
         elif name.strip(b" {") == b'"error"' and line.startswith(b"{") and not self._data:
-            self._notes.add("an error in a line of its own, which clients ignore")
+            self._notes.add("an error in a line of its own, which most clients ignore")
             self._data += line + b"\n"
         elif name.startswith(_BOM):
             self._field(name, value)

@@ -36,7 +36,9 @@ def string(value: Any) -> str:
 
 
 def count(value: Any) -> int | None:
-    """`value` where it is a whole number from zero on."""
+    """`value` where it is a whole number from zero on, also one that was written as `3.0`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
 
 

@@ -25,7 +25,9 @@ _EVENTS = {
 _IN_CALLS = frozenset(("type", "id", "name", "input"))
 _DIRECT = {"type": "direct"}
 """The caller of a tool where it is the model itself."""
-_ENDS = ("stop_details", "stop_sequence")
+_COUNTED = ("server_tool_use", "iterations")
+"""Keys of the usage that are shown as they came."""
+_ENDS = ("stop_details", "stop_sequence", "container")
 """Keys that say more about why a message ended."""
 
 
@@ -76,6 +78,7 @@ class MessagesReader(Reader):
             self._stop(self.draft.index(value.get("index"), "the end of a block"))
         elif kind == "message_delta":
             self._usage(mapping(value.get("usage")))
+            self.draft.detail("context_management", value.get("context_management"))
             self._finish(mapping(value.get("delta")))
         elif kind == "message_stop":
             self._end()
@@ -93,6 +96,7 @@ class MessagesReader(Reader):
             self._block(number, self.draft.mapping(block, "a block"))
         self._open.clear()
         self._usage(mapping(value.get("usage")))
+        self.draft.detail("context_management", value.get("context_management"))
         self._finish(value)
         self.ended = True
 
@@ -222,6 +226,8 @@ class MessagesReader(Reader):
             reasoning=mapping(usage.get("output_tokens_details")).get("thinking_tokens"),
         )
         self.draft.charge(usage.get("cost"))
+        for key in _COUNTED:
+            self.draft.detail(f"usage.{key}", usage.get(key))
 
 
 class CompleteReader(Reader):

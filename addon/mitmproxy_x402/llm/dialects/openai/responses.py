@@ -36,6 +36,8 @@ _CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call":
 """Kinds of items that are calls, and the key of what they are called with."""
 _WHOLE = ("text", "refusal", "arguments", "input")
 """Keys of all that the fragments of a part have said."""
+MAX_CAME = 100_000
+"""Most events by which is told that one comes again."""
 _CITED, _OTHER, _CHANGED = 1_000, 2, 3
 
 
@@ -52,6 +54,8 @@ class ResponsesReader(Reader):
         self._sequence: int | None = None
         self._resumed = False
         self._state_was = ""
+        self._came: dict[int, int] = {}  # by sequence_number: the hash of the event
+        self._again = False
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -78,6 +82,8 @@ class ResponsesReader(Reader):
         kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
+        if self._is_repeated(value.get("sequence_number")):
+            return
         self._number(value.get("sequence_number"), kind)
         what, _, step = kind[9:].rpartition(".")
         if what in _FRAGMENTS and step in ("delta", "done"):
@@ -115,6 +121,20 @@ class ResponsesReader(Reader):
         if self._sequence is not None and given != self._sequence + 1:
             self.draft.notes.add(f"the sequence_number jumps from {self._sequence} to {given}")
         self._sequence = given
+
+    def _is_repeated(self, number: Any) -> bool:
+        """Whether this very event came before: a stream that was resumed can begin before it broke off."""
+        given, data = count(number), hash(self.draft.source[0])
+        if given is None:
+            return False
+        if self._came.get(given) == data:
+            if not self._again:
+                self.draft.notes.add(f"the sequence_number goes back to {given}; what comes twice counts once")
+            self._again, self._sequence = True, given
+            return True
+        if len(self._came) < MAX_CAME:
+            self._came[given] = data
+        return False
 
     def _place(self, value: dict[str, Any], item: dict[str, Any] | None = None) -> int:
         """Which item an event is about: as its index says, or else its item's id."""
@@ -283,9 +303,10 @@ class ResponsesReader(Reader):
         """
         number = self._place(value) if "output_index" in value or "item_id" in value else -1
         whose = self._items.get(number, "")
-        if step == "delta" and what.startswith("audio"):
-            self._sound(what, value)
-            return True
+        if what.startswith("audio"):
+            if step == "delta":
+                self._sound(what, value)
+            return step in ("delta", "done")
         if not whose or whose in ("message", "reasoning") or whose in _CALLS or not what.startswith(whose):
             return False
         piece = self._piece(number, _OTHER, 0, "other")
