@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_x402.ledger.interface import Ledger, Validity
+from mitmproxy_x402.ledger.interface import Ledger, Outcome, OverBudget, Validity
 from mitmproxy_x402.ledger.sqlite import schema, statements
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
+from mitmproxy_x402.protocol.messages import AtomicUnits
 from support.ledger.ledgers import MachineTimes, state_of
 from support.ledger.payments import DAY, MUCH, budget, in_state, intent, pay
 
@@ -19,6 +20,49 @@ from support.ledger.payments import DAY, MUCH, budget, in_state, intent, pay
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "ledger.sqlite3"
+
+
+class TestFastClock:
+    """Signatures that were made while the wall clock was fast are valid by the right time later than was meant."""
+
+    HOUR = budget(15, "hour")
+
+    def pay_three_hours(self, ledger: Ledger, times: MachineTimes) -> None:
+        """One payment in each of three hours, by a clock that is fast by three, with three outcomes."""
+        times.wall = 1.8e9 + 3 * 3600
+        charged = Outcome("settled", "0xt", charged=AtomicUnits(0), charged_micro_usd=0)
+        for outcome in (Outcome("unknown"), Outcome("rejected", counts_for=360), charged):
+            row = ledger.reserve(intent(), [self.HOUR])
+            ledger.record_sent(row, "nonce", 0, Validity(int(times.wall) + 300, dies_in=360))
+            ledger.finish(row, outcome)
+            times.pass_by(3605)
+
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_they_count_for_as_long_as_they_are_valid_by_the_right_time(
+        self, ledger: SqliteLedger, path: Path, times: MachineTimes, restart: bool
+    ) -> None:
+        self.pay_three_hours(ledger, times)
+        assert ledger.spent(self.HOUR) == 0
+        times.wall -= 3 * 3600
+        with closing(SqliteLedger(path, times.clock)) as other:
+            after = other if restart else ledger
+            for _ in range(2):
+                with pytest.raises(OverBudget):
+                    after.reserve(intent(), [self.HOUR])
+            assert [after.spent(self.HOUR), after.spent(budget(MUCH))] == [30, 30]
+            times.pass_by(3 * 3600 + 300 + 3600 + 120)
+            after.reserve(intent(), [self.HOUR])
+
+    @pytest.mark.parametrize("fast", [30, 5 * 366 * 24 * 3600])
+    def test_a_moment_and_a_clock_that_was_never_set_change_nothing(
+        self, ledger: SqliteLedger, times: MachineTimes, fast: float
+    ) -> None:
+        times.wall = 1.8e9
+        pay(ledger, self.HOUR)
+        times.pass_by(3601)
+        times.wall -= fast
+        pay(ledger, self.HOUR)
+        assert ledger.spent(self.HOUR) == 10
 
 
 class TestSupersededInFile:

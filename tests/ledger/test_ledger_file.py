@@ -224,6 +224,23 @@ class TestLiveness:
         with closing(SqliteLedger(path)) as ledger:
             assert [file.name for file in tmp_path.glob("*-proxy-*")] == [f"{path.name}-proxy-{ledger.process[5:21]}"]
 
+    @pytest.mark.parametrize("what", ["text", "link", "pipe", "database"])
+    def test_what_only_has_the_name_of_a_lock_file_stays(self, path: Path, what: str) -> None:
+        path.parent.mkdir()
+        file = path.with_name(f"{path.name}-proxy-0123456789abcdef")
+        if what == "link":
+            file.symlink_to(path.parent)
+        elif what == "pipe":
+            os.mkfifo(file)
+        elif what == "database":
+            with closing(sqlite3.connect(file)) as db:
+                db.execute("CREATE TABLE t (x)")
+            assert file.stat().st_size == 8192
+        else:
+            file.write_text("Mine. " * 100)
+        SqliteLedger(path).close()
+        assert {each.name for each in path.parent.iterdir()} == {path.name, file.name}
+
 
 class TestPowerCut:
     def test_what_was_only_reserved_counts_as_sent(self, path: Path) -> None:

@@ -30,6 +30,7 @@ SLOTS = 512
 _SLOT = struct.Struct("=qq")
 """A row's number, 0 for none, and its complement, by which a damaged file is known."""
 _SIZE = SLOTS * _SLOT.size
+_DATABASE = b"SQLite format 3\0"
 
 
 class Departures:
@@ -110,6 +111,14 @@ def noted(file: Path) -> frozenset[int] | None:
     if not slots or any(check != ~row for row, check in slots):
         return None
     return frozenset(row for row, _ in slots)
+
+
+def may_be_notes(fd: int) -> bool:
+    """Whether an open file may be one of notes: it is new, or as long as they are and no database. Raises OSError."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_size not in (0, _SIZE):
+        return False
+    return os.pread(fd, len(_DATABASE), 0) != _DATABASE
 
 
 def _slot(row: int) -> bytes:

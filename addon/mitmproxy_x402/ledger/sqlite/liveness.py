@@ -24,7 +24,7 @@ from typing import Any
 from ...program import program
 from ..clock import Clock
 from . import statements
-from .departures import Departures, noted
+from .departures import Departures, may_be_notes, noted
 
 _NAME = re.compile(r"lock:([0-9a-f]{16}) [0-9]+ (.*)", re.DOTALL)
 _INFIX = "-proxy-"
@@ -206,12 +206,16 @@ def _file(ledger: Path, token: str) -> Path:
 
 
 def _delete_unheld(file: Path) -> None:
-    """Delete a lock file if nobody holds it; it is locked meanwhile, so that its creator cannot lock it just then."""
+    """Delete a lock file that nobody holds, and nothing else.
+
+    It is locked meanwhile, so that its creator cannot lock it just then.
+    """
     with contextlib.suppress(OSError):
-        fd = os.open(file, os.O_RDWR)
+        fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink()
+            if may_be_notes(fd):
+                file.unlink()
         finally:
             os.close(fd)
 

@@ -16,13 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ...limits.limits import Budget
 from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES, OverBudget
 from .schema import LEVELS, covered
-from .statements import ENDING, NOT_RENEWED, RENEW
+from .statements import ALIVE, ENDING, LAST_CLOCK, NOT_RENEWED, RENEW
 
 USED_MS = 24 * 3600 * 1000
 """Milliseconds between two updates of a scope's time of last use."""
 KEPT_MS = 40 * 24 * 3600 * 1000
 """Milliseconds after which an unused scope is deleted when a new one is added: each costs time at every reservation."""
 
+SET_BACK_MS = 60_000
+"""Milliseconds; a clock that is set back by less leaves signatures valid for as long as was counted."""
+EARLIEST_MS = 1_767_225_600_000
+"""The beginning of 2026; a clock that is earlier was never set, and says nothing."""
 KNOWN_MS = 1000
 """Milliseconds for which sums from the tables are used."""
 MAX_KNOWN = 1000
@@ -120,8 +124,26 @@ class Spending:
     def __init__(self, db: sqlite3.Connection, write_departures: Callable[[], None]) -> None:
         self._db = db
         self._write_departures = write_departures
+        self._behind = 0
+        """Milliseconds by which the wall clock was behind the ledger's time at the last reservation."""
         self.watched = ""
         """The networks on which nothing is forgiven, with a blank before and after each."""
+
+    def is_steady(self, now: int, wall: int) -> bool:
+        """Whether the wall clock has not been set back since the last reservation of this process."""
+        was, self._behind = self._behind, now - wall
+        return self._behind <= was + SET_BACK_MS
+
+    def keep_alive(self, now: int, wall: int) -> None:
+        """Where the wall clock was set back since the last payment, count what is valid by it for as long as it is.
+
+        What was signed while the clock was fast is valid later than it was meant to be. How the clock stood is told by
+        the last row, whichever process made it.
+        """
+        last = self._db.execute(LAST_CLOCK).fetchone()
+        if last is not None and now - wall > last[0] + SET_BACK_MS and wall > EARLIEST_MS:
+            values = {"since": now - LONGEST_MS, "wall": wall, "behind": now - wall + SET_BACK_MS}
+            self._db.execute(ALIVE, values)
 
     def find(self, budget: Budget) -> int | None:
         """The number of the budget's scope; None: `use` has to be called first."""

@@ -80,6 +80,16 @@ RENEW = """
     UPDATE payment SET dead_at = MAX(COALESCE(dead_at, ?1), ?1)
     WHERE id = ?2 AND state IN ('sent', 'unknown', 'settled')"""
 NOT_RENEWED = "UPDATE payment SET dead_at = ? WHERE id = ?"
+# By how much the wall clock was behind the ledger's time at the last payment.
+LAST_CLOCK = "SELECT counted_at - time FROM payment ORDER BY id DESC LIMIT 1"
+# What is valid by a wall clock that was set back lives until then again, whatever was freed by the clock before.
+ALIVE = f"""
+    UPDATE payment SET dead_at = MAX(dead_at, valid_before * 1000 + :behind), uncounted = 0,
+        state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END,
+        free_at = CASE WHEN state IN {ENDING} OR state = 'expired' OR charged_micro_usd IS NOT NULL
+                       THEN MAX(COALESCE(free_at, 0), dead_at, valid_before * 1000 + :behind) ELSE free_at END
+    WHERE counted_at > :since AND valid_before * 1000 > :wall AND dead_at IS NOT NULL AND chain_state IS NULL
+        AND state NOT IN ('reserved', 'released')"""
 RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
 # Rows of a process that has ended.
 OPEN = "SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')"

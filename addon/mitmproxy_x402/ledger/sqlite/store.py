@@ -142,8 +142,11 @@ class SqliteLedger:
         """Check all `budgets` and write a row, atomically for all processes. Returns the row's number."""
         with self._transaction():
             now = begun = self._uptime()
-            known = self._room.known(now, intent.micro_usd, budgets)
+            wall = int(self._clock.wall() * 1000)
+            is_steady = self._spending.is_steady(now, wall)
+            known = self._room.known(now, intent.micro_usd, budgets) if is_steady else None
             if known is None:
+                self._spending.keep_alive(now, wall)
                 now, cumulative, lapsed, due = self._now()
                 if lapsed:
                     self._lapse(now)
@@ -155,7 +158,7 @@ class SqliteLedger:
                 raise JobPaid
             spent = {} if known else self._spending.find_rooms(budgets, intent.micro_usd, now)
             values = (
-                *(int(self._clock.wall() * 1000), now, self.process),
+                *(wall, now, self.process),
                 *(intent.method, intent.host, intent.path, intent.model),
                 *(intent.network, intent.asset, intent.pay_to, str(intent.amount), intent.micro_usd),
                 *(cumulative + intent.micro_usd, intent.replaces, intent.job),
