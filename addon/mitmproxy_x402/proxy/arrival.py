@@ -190,7 +190,7 @@ class ArrivingStream(HttpStream):
             yield hook
             if (yield from self.check_killed(True)):
                 return
-        if awaits_leave and not self.flow.request.is_http2:
+        if awaits_leave and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.headers["connection"] = "close"
         yield from self.send_response()
         if awaits_leave:
@@ -253,6 +253,8 @@ class _WithoutStreaming:
 
 
 def _written_host(request: http.Request) -> str | None:
-    """The Host header, preceded by the authority of an absolute-form target where the two differ."""
-    host, authority = request.host_header, request.authority
-    return f"{authority}, {host}" if authority and authority != host else host
+    """All Host headers, preceded by the authority (`:authority`, or that of an absolute-form target) if they differ."""
+    hosts, authority = header_index.get_all(request.headers, b"host"), request.authority
+    if authority and hosts != [authority]:
+        hosts.insert(0, authority)
+    return ", ".join(hosts) if hosts else None

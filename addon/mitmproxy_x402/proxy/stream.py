@@ -257,10 +257,14 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             if isinstance(event, ResponseData) and self.flow.request.method == "HEAD":
                 continue
             yield SendHttp(event, self.context.client)
-        if self.flow.request.is_http2:
+        if self._is_multiplexed():
             yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
         else:
             yield command  # this closes the connection, even if the request has not been read completely
+
+    def _is_multiplexed(self) -> bool:
+        """Whether other streams share the client's connection, and trailers can be sent."""
+        return self.flow.request.is_http2 or self.flow.request.is_http3
 
     def _add_to_first_leg(self, event: RequestHeaders) -> None:
         if self.exchange.secret_headers and self._forbidden() is None:
@@ -343,6 +347,8 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         """
         self.waits_for = ""
         event.message = self.exchange.timed_out or without_quotes(event.message)
+        if isinstance(event, ResponseProtocolError) and _error_status(event.code) is None:
+            event.code = ResponseProtocolError.code  # it has cancelled: the client gets an error
         if (
             isinstance(event, ResponseProtocolError)
             and not self.exchange.timed_out
@@ -365,7 +371,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         assert self.flow.response is not None
         if self.flow.request.method == "HEAD" and not already_streamed:
             self.flow.response.data.content = b""  # the head keeps the length of the body (RFC 9110, section 9.3.2)
-        if self.flow.response.trailers and not self.flow.request.is_http2:
+        if self.flow.response.trailers and not self._is_multiplexed():
             logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
             self.flow.response.trailers = None
         yield from super().send_response(already_streamed)

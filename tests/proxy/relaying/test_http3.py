@@ -61,7 +61,10 @@ class Seller(Http3):
         if head[b":path"] == b"/hang":
             return
         name, _, value = challenges.header(challenges.evm()).strip().partition(b": ")
-        if paid:
+        if paid and head[b":path"] == b"/reset":
+            self._quic.reset_stream(stream, 0x10C)  # H3_REQUEST_CANCELLED
+            self.transmit()
+        elif paid:
             self.send(stream, [(b":status", b"200"), (b"set-cookie", b"a=S3CRET")], b"goods")
         else:
             self.send(stream, [(b":status", b"402"), (name.lower(), value)], b"pay")
@@ -71,7 +74,12 @@ class Buyer(Http3):
     waits: dict[int, asyncio.Future[tuple[Any, bytes]]]
 
     async def ask(
-        self, port: int, path: bytes, *headers: tuple[bytes, bytes], body: bytes = b"{}"
+        self,
+        port: int,
+        path: bytes,
+        *headers: tuple[bytes, bytes],
+        body: bytes = b"{}",
+        authority: bytes | None = None,
     ) -> tuple[Any, bytes]:
         """The status and the body of the answer; `reset` or `closed` in the place of the status."""
         self.waits = vars(self).get("waits", {})
@@ -81,7 +89,7 @@ class Buyer(Http3):
         head = [
             (b":method", b"POST"),
             (b":scheme", b"https"),
-            (b":authority", b"127.0.0.1:%d" % port),
+            (b":authority", b"127.0.0.1:%d" % port if authority is None else authority),
             (b":path", path),
         ]
         self.send(stream, [*head, *headers], body)
@@ -123,6 +131,12 @@ def test_pays_refuses_and_ends_one_stream_alone(tmp_path: Path, home: Path) -> N
                 assert await buyer.ask(proxy.port, b"/v1/z", body=b'"z"') == (200, b"goods")
                 status, body = await buyer.ask(proxy.port, b"/v1/o", (b"origin", b"http://evil.example"))
                 assert (status, json.loads(body)["error"]["code"]) == (403, "origin_not_allowed")
+                status, body = await buyer.ask(proxy.port, b"/reset", body=b'"r"')
+                assert (status, json.loads(body)["error"]["code"]) == (502, "payment_outcome_unknown")
+                for authority, host in ((b"127.0.0.1", b"evil.com"), (b"evil.com", b"127.0.0.1")):
+                    named = await buyer.ask(proxy.port, b"/v1/host", (b"host", host), authority=authority)
+                    assert named[0] == 403
+                    assert b"host_not_allowed" in named[1]
                 own = (b"payment-signature", b"S3CRET")
                 assert await buyer.ask(proxy.port, b"/v1/own", own) == (200, b"goods")
         finally:
@@ -131,9 +145,28 @@ def test_pays_refuses_and_ends_one_stream_alone(tmp_path: Path, home: Path) -> N
         assert "S3CRET" not in proxy.log
 
     asyncio.run(run())
-    paths = [(path, paid) for path, paid, _ in Seller.seen]
+    paths = [(path, paid) for path, paid, _ in Seller.seen if path != b"/reset"]
     bought = [(path, paid) for path in (b"/v1/x", b"/v1/y", b"/v1/z") for paid in (False, True)]
     assert sorted(paths) == sorted([*bought, (b"/hang", False), (b"/v1/own", True)])
     assert Seller.seen[-1][2][b"payment-signature"] == b"S3CRET"
     assert all(b"x-api-key" not in head for *_, head in Seller.seen)
     assert b"S3CRET" not in (home / "flows").read_bytes()
+
+
+def test_an_upstream_that_cannot_be_reached_is_an_answer(home: Path) -> None:
+    """The stream ends with the answer: a reset would throw it away."""
+    asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
+
+    async def run() -> None:
+        proxy = Proxy(f"https://127.0.0.1:{free_port()}", "--set", "x402_connect_timeout=3", home=home)
+        await asyncio.to_thread(proxy.__enter__)
+        try:
+            async with connect("127.0.0.1", proxy.port, configuration=asking, create_protocol=Buyer) as buyer:
+                assert isinstance(buyer, Buyer)
+                status, body = await buyer.ask(proxy.port, b"/v1/x")
+                assert status in (502, 504)
+                assert json.loads(body)["error"]["code"] == "upstream_failed"
+        finally:
+            await asyncio.to_thread(proxy.__exit__)
+
+    asyncio.run(run())
