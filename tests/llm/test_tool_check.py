@@ -330,3 +330,11 @@ def test_cohere_s_first_version_has_python_s_types() -> None:
     assert checked(of({"city": "x", "n": 1, "l": [], "z": None}, "f"), asked).misfits == ()
     found = checked(of({"n": "x", "l": {}}, "f"), asked).misfits
     assert sorted(one.pointer for one in found) == ["/city", "/l", "/n"]
+
+
+def test_a_number_beyond_any_float_is_called_one() -> None:
+    arguments = '{"city": 1e400}'
+    call = ToolCall("c", "weather", arguments, json.loads(arguments))
+    asked = request({"name": "weather", "input_schema": {"properties": {"city": {"type": "integer"}}}})
+    (misfit,) = checked(Reading("openai-chat", items=(call,)), asked).misfits
+    assert "a number beyond what computers count with" in misfit.problem

@@ -7,6 +7,7 @@ bounded.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -412,6 +413,8 @@ def _escaped(step: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number beyond what computers count with"
     kind = "null" if value is None else _KINDS.get(type(value), "?")
     return kind if isinstance(value, (dict, list)) or value is None else f"{line(dump(value), 40)} ({kind})"
 
