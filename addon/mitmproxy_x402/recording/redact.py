@@ -40,9 +40,6 @@ _LONG_NAME = 20
 """Longest name in bytes that cannot itself be a secret."""
 _USER = re.compile(rb"(//)[^/@\s]+@")
 """Name and password before the host of a URL."""
-_SUBPROTOCOLS = b"sec-websocket-protocol"
-_KEY_WITHIN = re.compile(rb"(?i)key|token|secret|auth|bearer")
-"""Browsers, which can set no other header, put keys among the subprotocols: `openai-insecure-api-key.KEY`."""
 _WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
 
 
@@ -172,8 +169,6 @@ class Redactor:
 
     def _value(self, name: bytes, value: bytes) -> bytes:
         if is_secret_name(name) or is_credential_value(value) or holds_payment(value):
-            return _REDACTED
-        if name == _SUBPROTOCOLS and _KEY_WITHIN.search(value):
             return _REDACTED
         if name in _WITH_URL and (b"?" in value or b"@" in value):
             value = self.path(value)
