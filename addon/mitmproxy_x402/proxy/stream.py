@@ -386,7 +386,8 @@ def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> ht
     """A copy of `request` with other headers; the body is the same."""
     request = shallow_copy(request)
     request.data = shallow_copy(request.data)
-    request.data.headers = http.Headers(fields)
+    request.data.headers = shallow_copy(request.data.headers)
+    request.data.headers.fields = tuple(fields)
     return request
 
 

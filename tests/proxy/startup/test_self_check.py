@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mitmproxy.proxy.layers import http as mhttp
+from mitmproxy.proxy.layers.http._base import HttpCommand
 
 from mitmproxy_x402.errors import SettingsError
 from mitmproxy_x402.proxy.startup.self_check import NEEDED, attributes_of, self_check
@@ -87,6 +89,15 @@ def test_a_changed_parameter_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(mhttp.HttpStream, "check_killed", lambda _self, _other: None)
     with pytest.raises(SettingsError, match="check_killed"):
         self_check()
+
+
+def test_what_parts_of_the_http_layer_newly_ask_of_it_is_noticed() -> None:
+    new = type("NewCommand", (HttpCommand,), {"__module__": "mitmproxy.proxy.layers.http"})
+    with pytest.raises(SettingsError, match="has changed NewCommand"):
+        self_check()
+    del new
+    gc.collect()
+    assert self_check() == ""
 
 
 def test_a_moved_internal_stops_the_start(home: Path) -> None:
