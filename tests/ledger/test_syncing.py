@@ -226,7 +226,20 @@ class TestWithoutIt:
             loop.run_until_complete(loop.shutdown_default_executor())
         assert "has ended" in caplog.text
 
-    def test_one_that_ends_before_the_first_payment(self, ledger: SqliteLedger, made: list[ProcessSync]) -> None:
+    def test_one_that_ends_before_the_first_payment(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        async def start_and_pay(ledger: SqliteLedger) -> None:
+            ledger.prepare_sync()
+            (pid,) = children()
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.get_running_loop().run_in_executor(None, eventually, lambda: not status(pid))
+            assert "has ended" in caplog.text
+            await pay(ledger)
+
+        with closing(SqliteLedger(path)) as ledger:
+            asyncio.run(start_and_pay(ledger))
+        assert len(read_entries(path)) == 1
+
+    def test_one_that_ends_between_two_event_loops(self, ledger: SqliteLedger, made: list[ProcessSync]) -> None:
         asyncio.run(pay(ledger))
         os.kill(made[0].pid, signal.SIGKILL)
         eventually(lambda: status(made[0].pid) == "Z")

@@ -85,6 +85,8 @@ class Disk:
         """Start the process that syncs, where one can be made, so that the first payment does not wait for it."""
         if self._made is None:
             self._made = (self._make_sync or sync_of)(self._fd)
+        with contextlib.suppress(RuntimeError):  # no event loop runs yet
+            self._use(asyncio.get_running_loop())  # which hears of its end, too
 
     @property
     def _sync(self) -> Sync:
