@@ -45,7 +45,7 @@ class UpgradedInTurns(HttpStream):
         """Handle an event after the upgrade."""
         if isinstance(event, events.Wakeup) and event.command is self._turn:
             self._turn, self._until = None, time.monotonic() + LONG
-        elif isinstance(self.child_layer, WebsocketLayer) and isinstance(event, _READ):
+        elif isinstance(event, _READ):
             if self._left is None:
                 self._left = deque()
             if not self._left:
@@ -57,7 +57,11 @@ class UpgradedInTurns(HttpStream):
             yield from self._process()
 
     def _process(self) -> Generator[commands.Command, Any, None]:
-        while self.child_layer is not None and self.child_layer._paused is None:
+        assert self.child_layer is not None
+        while True:
+            if self.child_layer._paused is not None:  # mitmproxy would read on while a hook runs
+                self._hold_back(waits=True)
+                return
             if self._began is not None:
                 took, self._began = time.thread_time() - self._began, None
                 self._piece = max(_LEAST, self._piece // 2) if took > LONG / 2 else min(MOST, self._piece * 2)
@@ -74,9 +78,10 @@ class UpgradedInTurns(HttpStream):
 
     def _take(self, left: deque[Any]) -> events.Event:
         event: Any = left.popleft()
-        if isinstance(event, _DATA) and len(event.data) > self._piece:
-            left.appendleft(type(event)(event.stream_id, event.data[self._piece :]))
-            event = type(event)(event.stream_id, event.data[: self._piece])
+        most = self._piece if isinstance(self.child_layer, WebsocketLayer) else MOST
+        if isinstance(event, _DATA) and len(event.data) > most:
+            left.appendleft(type(event)(event.stream_id, event.data[most:]))
+            event = type(event)(event.stream_id, event.data[:most])
         taken: events.Event = event
         return taken
 
