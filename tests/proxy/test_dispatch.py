@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mitmproxy import exceptions, hooks, options
 from mitmproxy.addonmanager import AddonManager
-from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.layers.http import HttpErrorHook, HttpRequestHook, HttpResponseHook
 from mitmproxy.proxy.layers.tls import TlsClienthelloHook
 from mitmproxy.test import tflow
 
@@ -271,6 +271,18 @@ class TestAtOnce:
         assert log == ["a", "b"]
         assert run_at_once(master.addons, X402ChallengeHook(tflow.tflow()))
         assert not run_at_once(master.addons, TlsClienthelloHook(object()))  # type: ignore[arg-type]
+
+    def test_no_hook_of_a_later_request_overtakes_the_end_of_an_earlier_one(self, master: Master) -> None:
+        """Before Python 3.12 a task would begin only after it: the same request, sent again, would pay twice."""
+        log: list[str] = []
+
+        class Ends:
+            def error(self, flow: Any) -> None:
+                log.append(str(flow.error))
+
+        master.addons.add(Ends())  # type: ignore[no-untyped-call]
+        assert run_at_once(master.addons, HttpErrorHook(tflow.tflow(err=True)))
+        assert log == [str(tflow.terr())]
 
     @pytest.mark.parametrize("error", [None, ValueError("broken on purpose"), exceptions.AddonHalt()])
     def test_the_rest_is_left_to_where_it_can_wait(self, master: Master, error: Exception | None) -> None:

@@ -17,9 +17,12 @@ from .exchange import X402ChallengeHook, X402LeavingHook
 from .internals import AddonManager, commands, events, hooks, safecall
 
 FLOW_HOOKS = frozenset(
-    ("requestheaders", "request", X402ChallengeHook.name, X402LeavingHook.name, "responseheaders", "response")
+    ("requestheaders", "request", X402ChallengeHook.name, X402LeavingHook.name, "responseheaders", "response", "error")
 )
-"""The hooks that every paid request may pass; each has a flow and nothing else."""
+"""The hooks that every paid request may pass; each has a flow and nothing else.
+
+All of them, so that a request that follows a cancelled one finds the payment of that: no hook overtakes `error`.
+"""
 
 _INDEX = "x402_hook_index"
 """Attribute of an addon manager that keeps its `HookIndex`."""
