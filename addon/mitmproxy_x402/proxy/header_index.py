@@ -57,11 +57,7 @@ def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
 
 def get(headers: http.Headers, key: str | bytes, default: str | None = None) -> str | None:
     """Return what `headers.get(key, default)` does: repeated headers are joined with commas."""
-    index = headers.__dict__.get(_INDEX)  # as in `get_all`
-    if index is None or index[0] is not headers.fields:
-        index = _made(headers)
-    wanted = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
-    found = index[1].get(wanted.lower())
+    found = values(headers, key)
     return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
 
 
