@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -185,12 +184,12 @@ class TestIdle:
         self, ledger: SqliteLedger, finishing: threading.Timer
     ) -> None:
         async def pay() -> None:
-            loop: Any = asyncio.get_running_loop()
+            loop = vars(asyncio.get_running_loop())
             wait = ledger.durable_soon()
             assert isinstance(wait, durability.Durable)
-            selector, loop._selector = loop._selector, None
+            selector = loop.pop("_selector")
             assert not wait.is_done()
-            loop._selector = selector
+            loop["_selector"] = selector
             finishing.start()
             await wait
 
