@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,21 @@ def test_what_passes_is_not_kept(rig: Rig, protocol: str) -> None:
     with upgraded(rig, protocol, lambda peer: peer.send(message * 1000)) as client:
         client.exactly(1000 * len(message))
     assert peak(rig.proxy.process.pid) - before < 24 << 20
+
+
+def test_what_came_with_the_head_is_saved(home: Path) -> None:
+    def serve(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\nfirst bytes")
+
+    with Upstream(serve) as upstream, Proxy(upstream.url, "-w", str(home / "flows"), home=home) as proxy:
+        with Client("127.0.0.1", proxy.port) as client:
+            client.send(request("GET", "/v1/other", b"", "Connection: upgrade", "Upgrade: other"))
+            client.until(b"\r\n\r\n")
+            assert client.rest() == b"first bytes"
+        proxy.wait_for("client disconnect")
+    assert "Traceback" not in proxy.log
+    assert b"first bytes" in (home / "flows").read_bytes()
 
 
 class Child(WebsocketLayer):

@@ -50,6 +50,8 @@ class UpgradedInTurns(HttpStream):
                 self._left = deque()
             if not self._left:
                 self._until = time.monotonic() + LONG
+            if isinstance(event, _DATA):
+                event.data = bytes(event.data)  # what came with the head is a bytearray, which `-w` cannot write
             self._left.append(event)
         else:
             yield from super().passthrough(event)
