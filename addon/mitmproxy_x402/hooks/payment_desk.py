@@ -172,7 +172,7 @@ class PaymentDesk:
         return purchase
 
     async def _takes_over(self, purchase: PaidRequest) -> bool:
-        """Take over a payment that another proxy has retained, or that was answered by a redirect to this request.
+        """Take over a payment that was retained since this request began, by another proxy, or before a redirect to it.
 
         Returns whether there was one. Raises what `reuse_retained` does.
         """
@@ -193,7 +193,8 @@ class PaymentDesk:
         own, follows = purchase.identity, purchase.follows
         if self.retained.may_be_retained_elsewhere(own.route, follows.route):
             return [own, follows]
-        return [follows] if self.retained.expects(follows.route) else []
+        # Its own, too: over HTTP/2 a repetition can arrive together with the end of the request that it repeats.
+        return [key for key in (own, follows) if self.retained.expects(key.route)]
 
     def _carry(self, flow: http.HTTPFlow, exchange: Exchange, purchase: PaidRequest) -> None:
         """Make the next leg carry the purchase's payment, or a poll's proof."""

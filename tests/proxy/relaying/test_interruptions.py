@@ -6,15 +6,20 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
+from threading import Event
 
 import pytest
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 
 from support import challenges
 from support.chains.rpc import GatedRpc
 from support.proxy import Proxy, svm_key
 from support.rig import Rig
+from support.running import certs
 from support.showing.mitmweb import Web
-from support.wire import Peer, Upstream, request
+from support.wire import Client, Peer, Upstream, request
 
 
 @contextmanager
@@ -149,3 +154,37 @@ def test_a_flow_intercepted_in_mitmweb(home: Path, action: str) -> None:
             header = paid.get(b"payment-signature")
             assert header is not None
             assert header.decode() not in stored
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one segment", "then"])
+def test_what_is_cancelled_and_repeated_over_http2_is_paid_once(home: Path, at_once: bool) -> None:
+    payments: Queue[bytes] = Queue()
+    over = Event()
+
+    def answer_nobody(peer: Peer, upstream: Upstream) -> None:
+        while (payment := upstream.read(peer).get(b"payment-signature")) is None:
+            peer.send(challenges.answer())
+        payments.put(payment)
+        over.wait(60)
+
+    with Upstream(answer_nobody) as upstream, Proxy(upstream.url, "--set", "x402_repurchase=0", home=home) as proxy:
+        connection = H2Connection()
+        connection.initiate_connection()
+        head = [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", f"127.0.0.1:{proxy.port}"),
+            (":path", "/v1/x"),
+        ]
+        seen = set()
+        with Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2")) as client:
+            for stream in (1, 3, 5, 7):
+                connection.send_headers(stream, head)
+                connection.send_data(stream, b"{}", end_stream=True)
+                client.send(connection.data_to_send())
+                seen.add(payments.get(timeout=30))
+                connection.reset_stream(stream, ErrorCodes.CANCEL)
+                if not at_once:
+                    client.send(connection.data_to_send())
+        over.set()
+        assert len(seen) == 1
