@@ -49,7 +49,7 @@ from .settings.settings import read_settings, state_home
 from .settings.suggest import is_like_ours, unknown_options
 from .settings.timeouts import Timeouts
 from .settings.values import is_loopback
-from .views import flow_metadata, summary
+from .views import summary
 from .views.commands import Commands
 from .views.flow_metadata import is_health
 from .views.views import Views, describe_anew
@@ -342,7 +342,7 @@ class X402Addon:
             refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return
         exchange.max_body = settings.max_body
-        exchange.refuse_body = functools.partial(_refuse_body, flow, settings.max_body)
+        exchange.refuse_body = functools.partial(answers.body_too_large, flow, settings.max_body)
         exchange.may_pay = may_pay(flow.request, settings)
         is_poll = functools.partial(self._desk.is_poll, flow.request)
         gone = guard.strip_credentials(flow.request, settings, is_poll, self._redactor.knows)
@@ -445,14 +445,3 @@ def _warm_up(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
     wallet.warm_up()
     with contextlib.suppress(RuntimeError):  # the proxy has ended in the meantime
         loop.call_soon_threadsafe(then)
-
-
-def _refuse_body(flow: http.HTTPFlow, limit: int) -> http.Response:
-    """The answer to a request whose body is too long to be kept for sending it twice."""
-    say(logging.WARNING, flow, "refused: its body is longer than %d bytes", limit)
-    message = (
-        f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "
-        "Nothing was paid. Start the proxy with a higher x402_max_body."
-    )
-    flow_metadata.refused(flow, "request_too_large")
-    return answers.refusal(413, "request_too_large", message)

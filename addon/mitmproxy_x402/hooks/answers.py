@@ -27,6 +27,7 @@ from ..proxy import header_index
 from ..proxy.body_observers import tap
 from ..proxy.exchange import Exchange, upstream_of
 from ..settings.values import is_loopback
+from ..views import flow_metadata
 from .log_lines import printable, say
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,17 @@ REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 def refusal(status: int, code: str, message: str) -> http.Response:
     """Make the answer to a request that is not paid. Clients are told not to retry."""
     return http.Response.make(status, error_body("x402_refused", code, message), [JSON, NO_RETRY])
+
+
+def body_too_large(flow: http.HTTPFlow, limit: int) -> http.Response:
+    """The answer to a request whose body is too long to be kept for sending it twice."""
+    say(logging.WARNING, flow, "refused: its body is longer than %d bytes", limit)
+    message = (
+        f"The request's body is longer than {limit} bytes, which the proxy keeps because it may have to send it twice. "
+        "Nothing was paid. Start the proxy with a higher x402_max_body."
+    )
+    flow_metadata.refused(flow, "request_too_large")
+    return refusal(413, "request_too_large", message)
 
 
 def say_why(flow: http.HTTPFlow, payment: Payment, why: str) -> None:
