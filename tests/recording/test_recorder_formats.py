@@ -19,6 +19,7 @@ from mitmproxy_x402.recording import har as recorder_har
 from mitmproxy_x402.recording.files import Folder, OpenFiles, Piece
 from mitmproxy_x402.recording.format import RecordedResponse, Recording
 from mitmproxy_x402.recording.har import HarFiles
+from mitmproxy_x402.recording.snapshot import Snapshot
 from mitmproxy_x402.views import comment
 from support.recording.recorded import recording
 from support.recording.recording_formats import FlowFile, Redactor, with_body
@@ -33,14 +34,20 @@ def made(parent: Path, name: str, pieces: list[Piece], *headers: tuple[str, str]
     asked = changes.pop("request_body", b'{"a": "\\u20ac"}')
     response = RecordedResponse(200, "OK", "HTTP/1.1", headers or (("Content-Type", "text/event-stream"),))
     known = recording(Path(), **{"response": response, "notes": (), **changes})
-    folder = Folder(parent, name, OpenFiles())
-    folder.begin(lambda: known, known.request.header("content-type"), asked)
+    folder, plain = Folder(parent, name, OpenFiles()), Snapshot(tflow.tflow(), Redactor())
+    folder.begin(lambda: plain, known.request.header("content-type"), asked)
     if known.response is not None:
         kind, coding = (known.response.header(name) for name in ("content-type", "content-encoding"))
-        folder.begin_response(lambda: known, kind, coding)
+        folder.begin_response(lambda: plain, kind, coding)
         folder.add(pieces)
     folder.close()
-    return folder.end(known)
+    plain.state = known.state
+    files = folder.end(plain)
+    request = replace(known.request, body=files.request, size=files.request_size, sha256=files.request_digest)
+    answer = known.response and replace(
+        known.response, body=files.body, decoded=files.decoded, size=files.size, sha256=files.digest
+    )
+    return replace(known, folder=folder.path, request=request, response=answer, notes=(*known.notes, *files.notes))
 
 
 def entries(file: Path) -> list[dict[str, Any]]:
