@@ -310,7 +310,7 @@ def _may_name_a_model(key: str) -> bool:
 def _elsewhere(key: str, value: Any, within: int = 0) -> Iterator[str]:
     """The models that a `key` besides the top-level `model` names, in batches and lists of models at any depth."""
     if isinstance(value, str):
-        if _may_name_a_model(key):
+        if _may_name_a_model(key) and value.strip():
             yield value.strip()
         elif value[:1] in _JSON_BEGINS and _plain(key) not in _CONTENT:
             yield from _in_json(value, within + 1)
