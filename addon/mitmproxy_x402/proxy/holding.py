@@ -193,3 +193,40 @@ def mend(response: http.Response) -> None:
     response.headers.fields = tuple(fields)
     if chunked and not bodiless and response.is_http10:
         response.http_version = "HTTP/1.1"
+
+
+def make_readable(data: bytes) -> tuple[bytes, int | None] | None:
+    """Rewrite an HTTP/1 answer that mitmproxy cannot read, because its framing is contradictory or a line is malformed.
+
+    Returns the answer with at most one framing header, and the most bytes that its body has where several lengths are
+    given: it then ends there, or where the connection does. None: nothing can be made of it. A coding that ends in
+    `chunked` is taken for chunks; with any other coding the body ends with the connection (RFC 9112, section 6.3).
+    """
+    end = HEAD_END.search(data)
+    if end is None:
+        return None
+    status, *lines = re.split(rb"\r?\n", data[: end.start()])
+    kept, lengths, codings = [status], [], []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        low = name.strip().lower()
+        if not colon or not low or (line[:1] in b" \t" and len(kept) == 1):
+            continue
+        if low == b"content-length":
+            lengths += [int(part) for part in _LENGTH.findall(value)]
+        elif low == b"transfer-encoding":
+            codings.append(value.strip().lower())
+        else:
+            kept.append(line)
+    most = None
+    if codings:
+        kept += [b"Transfer-Encoding: chunked"] if codings[-1].endswith(b"chunked") else []
+    elif len(set(lengths)) == 1:
+        kept.append(b"Content-Length: %d" % lengths[0])
+    elif lengths:
+        most = max(lengths)
+    return b"\r\n".join(kept) + b"\r\n\r\n" + data[end.end() :], most
+
+
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")

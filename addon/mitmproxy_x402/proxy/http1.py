@@ -17,6 +17,7 @@ from .arrival import Steps, nothing
 from .fairness.chunks import MAX_JOINED, Chunks, UpTo
 from .fairness.reader import set_waiting
 from .fairness.turns import LONG, TURNS
+from .holding import HEAD_END, make_readable
 from .internals import (
     ChunkedReader,
     Connection,
@@ -230,7 +231,7 @@ def _is_trimmed(buf: ReceiveBuffer) -> bool:
     data: bytearray = buf._data  # a copy would be up to MAX_AHEAD long
     if data.find(b"\x0b", 0, MAX_HEAD) < 0 and data.find(b"\x0c", 0, MAX_HEAD) < 0:
         return False
-    head = _HEAD_END.split(bytes(data[:MAX_HEAD]), maxsplit=1)[0]
+    head = HEAD_END.split(bytes(data[:MAX_HEAD]), maxsplit=1)[0]
     return b"\x0b" in head or b"\x0c" in head
 
 
@@ -406,47 +407,10 @@ _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")
 
 def without_controls(data: bytes) -> bytes:
     """`data` with blanks for NUL and CR in the head (RFC 9110, section 5.5); the same object if it has none."""
-    end = _HEAD_END.search(data)
+    end = HEAD_END.search(data)
     if end is None or _CONTROL.search(data, 0, end.start()) is None:
         return data
     return _CONTROL.sub(b" ", data[: end.start()]) + data[end.start() :]
 
 
 _CONTROL = re.compile(rb"\0|\r(?!\r?\n)")
-
-
-def make_readable(data: bytes) -> tuple[bytes, int | None] | None:
-    """Rewrite an HTTP/1 answer that mitmproxy cannot read, because its framing is contradictory or a line is malformed.
-
-    Returns the answer with at most one framing header, and the most bytes that its body has where several lengths are
-    given: it then ends there, or where the connection does. None: nothing can be made of it. A coding that ends in
-    `chunked` is taken for chunks; with any other coding the body ends with the connection (RFC 9112, section 6.3).
-    """
-    end = _HEAD_END.search(data)
-    if end is None:
-        return None
-    status, *lines = re.split(rb"\r?\n", data[: end.start()])
-    kept, lengths, codings = [status], [], []
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        low = name.strip().lower()
-        if not colon or not low or (line[:1] in b" \t" and len(kept) == 1):
-            continue
-        if low == b"content-length":
-            lengths += [int(part) for part in _LENGTH.findall(value)]
-        elif low == b"transfer-encoding":
-            codings.append(value.strip().lower())
-        else:
-            kept.append(line)
-    most = None
-    if codings:
-        kept += [b"Transfer-Encoding: chunked"] if codings[-1].endswith(b"chunked") else []
-    elif len(set(lengths)) == 1:
-        kept.append(b"Content-Length: %d" % lengths[0])
-    elif lengths:
-        most = max(lengths)
-    return b"\r\n".join(kept) + b"\r\n\r\n" + data[end.end() :], most
-
-
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
