@@ -103,7 +103,7 @@ PATCHES: tuple[Patch, ...] = (
         "mitmproxy.optmanager:OptManager.__getattr__",
         _option,
         "a544ad290f13",
-        "0.5 %, 1.5 % (of an unpaid request 4 %)",
+        "0.5 %, 1.5 %",
         "mitmproxy.optmanager:_Option.current",
     ),
 )
