@@ -267,10 +267,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         return None
 
     def send(self, event: HttpEvent) -> Steps:
-        """Send a head together with the body that follows it: one TLS record instead of two.
-
-        Trailers, which an HTTP/2 client's request may have, are dropped (RFC 9110, section 6.5.1).
-        """
+        """Send a head and the body that follows it in one TLS record; drop trailers, which HTTP/2 clients may send."""
         if isinstance(event, RequestTrailers):
             return nothing()
         if isinstance(event, RequestEndOfMessage) and self._head is None and self._needs_no_end(event):
@@ -299,8 +296,8 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
         stream = self.streams.get(event.stream_id)
         body = None if stream is None else stream.flow.request.raw_content
         event.request = event.request.copy()
-        is_streamed = body is None  # by a script
-        name, value = ("transfer-encoding", "chunked") if is_streamed else ("content-length", str(len(body or b"")))
+        # Without a body yet, a script streams it.
+        name, value = ("transfer-encoding", "chunked") if body is None else ("content-length", str(len(body)))
         event.request.headers[name] = value
 
     def _send_joined(self, event: HttpEvent, *, holds: bool) -> Steps:
