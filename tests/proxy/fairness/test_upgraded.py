@@ -85,7 +85,7 @@ class Child(WebsocketLayer):
     def handle_event(self, event: events.Event) -> Iterator[commands.Command]:  # type: ignore[override]
         if isinstance(event, events.DataReceived):
             self.seen += event.data
-        self.stream._until = 0.0
+        self.stream.turn_ends = 0.0
         yield from ()
 
 

@@ -34,7 +34,7 @@ class UpgradedInTurns(HttpStream):
     _turn: commands.RequestWakeup | None = None
     """The turn that is waited for."""
     _holds_back = False
-    _until = 0.0
+    turn_ends = 0.0
     """When the current turn ends (monotonic clock)."""
     _piece = _LEAST
     """Bytes that are processed at once: twice as many as the last time, or half, depending on how long that took."""
@@ -44,12 +44,12 @@ class UpgradedInTurns(HttpStream):
     def passthrough(self, event: events.Event) -> Generator[commands.Command, Any, None]:
         """Handle an event after the upgrade."""
         if isinstance(event, events.Wakeup) and event.command is self._turn:
-            self._turn, self._until = None, time.monotonic() + LONG
+            self._turn, self.turn_ends = None, time.monotonic() + LONG
         elif isinstance(event, _READ):
             if self._left is None:
                 self._left = deque()
             if not self._left:
-                self._until = time.monotonic() + LONG
+                self.turn_ends = time.monotonic() + LONG
             if isinstance(event, _DATA):
                 event.data = bytes(event.data)  # what came with the head is a bytearray, which `-w` cannot write
             self._left.append(event)
@@ -70,7 +70,7 @@ class UpgradedInTurns(HttpStream):
             if not self._left:
                 self._hold_back(waits=False)
                 return
-            if time.monotonic() > self._until:
+            if time.monotonic() > self.turn_ends:
                 self._turn = commands.RequestWakeup(TURNS.take())
                 self._hold_back(waits=True)
                 yield self._turn
