@@ -165,12 +165,13 @@ _OWN_NAME = re.compile(r"(?i:localhost|\[::1\]|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?
 
 @functools.lru_cache(maxsize=64)
 def _is_own_name(host: str | None, port: int) -> bool:
-    """Whether the one Host given is a loopback address or `localhost`, with our `port` or none.
+    """Whether every Host given is a loopback address or `localhost`, with our `port` or none.
 
-    0.0.0.0, [::] and [::ffff:127.0.0.1] reach this machine, too, but browsers send no Sec-Fetch-Site to them.
+    0.0.0.0, [::] and [::ffff:127.0.0.1] reach this machine, too, but browsers send no Sec-Fetch-Site to them. Clients
+    that write a Host beside their library's own send two, which is no page's doing.
     """
-    name = _OWN_NAME.fullmatch(host or "")
-    return name is not None and (name[1] is None or int(name[1]) == port)
+    names = [_OWN_NAME.fullmatch(name.strip(" ")) for name in (host or "").split(",")]
+    return all(name is not None and (name[1] is None or int(name[1]) == port) for name in names)
 
 
 def presented_tokens(request: http.Request) -> list[str]:
