@@ -72,8 +72,8 @@ def test_calls_that_differ_stay_apart() -> None:
     [
         ({"type": "google_search_call", "id": "s"}, {"type": "google_search_call", "arguments": {"queries": ["q"]}}),
         ({"type": "google_search_result", "call_id": "s"}, {"type": "google_search_result", "result": [{"url": "u"}]}),
-        ({"type": "mcp_server_tool_call", "id": "m", "name": "r"},
-         {"type": "mcp_server_tool_call", "name": "r", "arguments": {"d": 1}}),
+        ({"type": "google_search_call", "id": "s", "arguments": {"queries": []}},
+         {"type": "google_search_call", "arguments": {"queries": ["q"]}}),
         ({"type": "image"}, {"type": "image", "data": "AAAA"}),
     ],
 )  # fmt: skip
@@ -82,6 +82,29 @@ def test_a_step_s_begin_and_its_delta_are_one_part(start: Any, delta: Any) -> No
     other = {**delta, "id": "another", "data": "BBBB"}
     both = read(interaction({**start, **delta, "id": "s", "data": "AAAA"}, other)).items
     assert [one.value["data"] for one in both if isinstance(one, Other)] == ["AAAA", "BBBB"]
+
+
+@pytest.mark.parametrize("begun", [{}, {"arguments": {}}, {"arguments": {"d": 1}}])
+def test_a_call_of_a_server_s_tool_in_an_interaction_is_a_tool_call(begun: Any) -> None:
+    call = {"type": "mcp_server_tool_call", "id": "m", "name": "r"}
+    delta = {"type": "mcp_server_tool_call", "name": "r", "arguments": {"d": 1}}
+    (item,) = read(interaction({**call, **begun}, delta)).items
+    assert isinstance(item, ToolCall)
+    assert (item.id, item.name, item.arguments, item.kind) == ("m", "r", '{"d":1}', "mcp_server_tool_call")
+
+
+def test_the_model_that_finishes_an_answer_is_the_model() -> None:
+    handed_over = {"type": "fallback", "from": {"model": "first"}, "to": {"model": "second"}}
+    reading = read(
+        events(
+            {"type": "message_start", "message": {"id": "m", "model": "first", "content": []}},
+            {"type": "content_block_start", "index": 0, "content_block": handed_over},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+            {"type": "message_stop"},
+        )
+    )
+    assert (reading.model, reading.items, reading.irregular) == ("second", (Other("fallback", handed_over),), ())
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,12 @@ class Draft(Space):
                 self._other_ids.add(identity[:1000])
             self.id = self.id or identity[:1000]
 
+    def goes_on_by(self, model: Any) -> None:
+        """Set the model that the vendor lets finish the answer in the place of the first."""
+        if isinstance(model, str) and model:
+            self.told(Added("model", model))
+            self.model = model[:1000]
+
     def stop(self, choice: int, reason: Any, *, last: bool = False) -> None:
         """Set why `choice` ended. `last`: this reason replaces an earlier one."""
         if not isinstance(reason, str):

@@ -59,7 +59,7 @@ def dump_written(value: Any, indent: int | None = None, separators: tuple[str, s
 def arguments_as_written(call: ToolCall) -> Any:
     """The arguments of `call` as a value, its numbers as they were written; None: they are not JSON."""
     try:
-        return None if call.parsed is None else as_written(call.arguments or "{}")
+        return as_written(call.arguments) if call.arguments and call.parsed is not None else call.parsed
     except (ValueError, RecursionError):
         return call.parsed
 

@@ -139,6 +139,8 @@ class MessagesReader(Reader):
             piece.sign(string(block.get("data")))
         else:
             piece.keep(kind or "block", block)
+            if kind == "fallback":
+                self.draft.goes_on_by(mapping(block.get("to")).get("model"))
 
     def _begin(self, number: int, kind: Kind) -> Piece:
         if number in self._blocks:

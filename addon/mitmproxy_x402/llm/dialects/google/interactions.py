@@ -14,6 +14,8 @@ from ..reader import Reader
 _FAMILIES = ("interaction.", "step.", "content.")
 _ENDS = {"completed", "failed", "cancelled", "incomplete", "requires_action", "budget_exceeded"}
 _IN_CALLS = frozenset(("type", "id", "name", "arguments"))
+_CALLS = {"function_call": "function", "mcp_server_tool_call": "mcp_server_tool_call"}
+"""Types of steps that call a tool by its name: the ToolCall.kind of each."""
 _RUNNING = {"in_progress", "queued", ""}
 
 
@@ -104,8 +106,6 @@ class InteractionsReader(Reader):
             for part in sequence(step.get("summary")):
                 self._content(number, {"type": "thought_summary", "content": part})
             self._content(number, {"type": "thought_signature", "signature": step.get("signature")})
-        elif kind == "function_call":
-            self._call(number, step)
         else:
             self._content(number, step)
 
@@ -132,8 +132,8 @@ class InteractionsReader(Reader):
                 self._other(number, kind, part)
             else:
                 self._piece(number, "call").add(text)
-        elif kind == "function_call":
-            self._call(number, part)
+        elif kind in _CALLS:
+            self._call(number, kind, part)
         elif part:
             self._other(number, kind or "part", part)
 
@@ -158,12 +158,12 @@ class InteractionsReader(Reader):
         last = self._last.get(number)
         if last is not None and last.kind == "other" and last.name == kind == self._kinds.get(number):
             before = mapping(last.value)
-            if all(not before.get(key) or before[key] == value for key, value in part.items()):
+            if all(not says_something(before.get(key)) or before[key] == value for key, value in part.items()):
                 last.keep(kind, {**before, **part})
                 return
         self._piece(number, "other", new=True).keep(kind, part)
 
-    def _call(self, number: int, call: dict[str, Any]) -> None:
+    def _call(self, number: int, kind: str, call: dict[str, Any]) -> None:
         """A call; its arguments may come in fragments, or whole in a delta, behind none at its begin."""
         identity = string(call.get("id"))
         name = self.draft.words(call.get("name"), "the name of a function")
@@ -173,13 +173,14 @@ class InteractionsReader(Reader):
         again = (
             known is not None
             and known.kind == "call"
-            and (self._kinds.get(number) == "function_call" or bool(identity and identity == known.id))
+            and (self._kinds.get(number) == kind or bool(identity and identity == known.id))
             and (not identity or known.id in ("", identity))
             and (not name or known.name in ("", name))
             and (isinstance(arguments, str) or not (text and known.size) or _same(known.text, arguments))
         )
         piece = self._piece(number, "call", new=bool(name) and not again)
         piece.needs_id = False
+        piece.tool = _CALLS[kind]
         piece.identify(identity)
         piece.beside(call, _IN_CALLS)
         if not (again and name == piece.name):
