@@ -194,7 +194,7 @@ def test_it_loads_solders_only_for_solana_and_nothing_of_the_payer_ever() -> Non
         "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('mitmproxy_x402.')}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split("\n")[:3] == ["False", "True", "errors protocol sandbox"]
+    assert done.stdout.split("\n")[:3] == ["False", "True", "errors protocol quick_init sandbox"]
 
 
 def test_stopping_in_the_middle_of_a_stream_leaves_nothing_behind() -> None:

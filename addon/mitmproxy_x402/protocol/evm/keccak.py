@@ -13,8 +13,6 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from eth_hash.auto import keccak as of_eth_hash
-
 _CAPACITY_BYTES = 64
 _ROUNDS = 24
 _PADDING = 1
@@ -23,10 +21,18 @@ _TRIED = (0, 1, 32, 66, 135, 136, 137, 271, 272, 1000)
 """Lengths for which the results have to be the same; the function takes its input in blocks of 136 bytes."""
 
 
+def _of_eth_hash() -> Callable[[bytes], bytes]:
+    from eth_hash.auto import keccak  # noqa: PLC0415  # who only plays recordings may not have it
+
+    return keccak
+
+
 def _direct() -> Callable[[bytes], bytes]:
     """The compiled function of pycryptodome. Raises an Exception where it is missing or other than expected."""
     from Crypto.Hash import keccak as module  # noqa: PLC0415  # may be missing
     from Crypto.Util import _raw_api  # noqa: PLC0415
+
+    of_eth_hash = _of_eth_hash()
 
     compiled: Any = vars(module)["_raw_keccak_lib"]
     if _raw_api.backend != "cffi":
@@ -58,7 +64,7 @@ def function() -> Callable[[bytes], bytes]:
     """What computes the hash: the compiled function, or else eth-hash."""
     with suppress(Exception):  # whatever ails it
         return _direct()
-    return of_eth_hash
+    return _of_eth_hash()
 
 
 def keccak(data: bytes) -> bytes:
