@@ -11,6 +11,7 @@ import time
 
 from mitmproxy import http
 
+from mitmproxy_x402.ledger.opening import make_ready
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment import challenge
 from mitmproxy_x402.payment.offer import Purpose
@@ -38,6 +39,7 @@ def signing(place: Place, rounds: int) -> dict[str, list[float]]:
         home=home,
     )
     ledger = SqliteLedger(settings.ledger)
+    make_ready(ledger, settings)
     payer = Payer(settings, load_wallets(WalletSources(place.environ(home), home)), ledger)
     warm_up()
     try:
