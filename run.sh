@@ -146,7 +146,7 @@ make_venv() {
 holds_what_runs() {
   grep -q '^mitmproxy==' "$2" || return 0
   "$1/bin/python" -I -c '
-from mitmproxy_x402.installation import missing
+from mitmproxy_x402.machine.installation import missing
 found = missing()
 if found:
     raise SystemExit("the lock file has no line for this Python for: " + ", ".join(found))

@@ -5,8 +5,8 @@ import sys
 
 addons: list[object] = []
 try:
-    from mitmproxy_x402 import installation
     from mitmproxy_x402.errors import X402Error
+    from mitmproxy_x402.machine import installation
 except ModuleNotFoundError:
     # In the next turn of the loop: mitmproxy 11 swallows what is raised here.
     asyncio.get_running_loop().call_soon(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -116,6 +117,36 @@ def test_no_folder_is_crowded_and_no_module_long() -> None:
         assert len(modules) <= 12, folder
     for path in every:
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_the_root_folder_holds_little() -> None:
+    """The hooks, the errors, the two that Python names, and at most three more."""
+    here = {path.stem for path in PACKAGE.glob("*.py")}
+    assert here >= {"__init__", "__main__", "addon", "errors"}
+    assert len(here) <= 7, here
+
+
+def test_a_small_module_with_one_user_lives_with_its_user() -> None:
+    """Except for the steps of a series, where each has a module: `version_3`."""
+    small = [
+        path
+        for path in MODULES
+        if not path.stem.startswith(("__", "version_")) and len(path.read_text().splitlines()) < 40
+    ]
+    users = {path: {user for user in MODULES if path in modules_used_by(user)} for path in small}
+    assert len(small) > 3
+    assert not [path for path, its in users.items() if len(its) < 2]
+
+
+@functools.cache
+def modules_used_by(user: Path) -> set[Path]:
+    """The modules of ours that `user` imports, or from which it imports names."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(user.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = user.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            found |= {place.with_suffix(".py"), *(place / f"{alias.name}.py" for alias in node.names)}
+    return found
 
 
 def test_no_two_modules_of_tests_have_one_name() -> None:

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from . import installation
 from .command_line import PORT, why_unpayable
 from .errors import SettingsError, X402Error
 from .hooks import answers, cors, guard, service
@@ -28,11 +27,12 @@ from .hooks.peers import Peers
 from .hooks.reconciling import Reconciling
 from .hooks.web_lock import WebLock, is_web, open_by_file
 from .ledger.opening import make_ready, open_ledger
+from .machine import installation
+from .machine.program import program
 from .payment.payer import Payer, find_wallets
 from .payment.retained import open_retained
 from .payment.retained.store import Retained
 from .payment.signing.delegation import warn_of_delegation
-from .program import program
 from .protocol.amounts import format_usd
 from .proxy.exchange import Exchange, exchange_of, where_it_listens
 from .proxy.fairness.reader import Fairness

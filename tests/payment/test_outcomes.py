@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_x402.deferred import DELAY, MOST
 from mitmproxy_x402.ledger.interface import Ledger, Outcome
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.payment.offer import Purpose
-from mitmproxy_x402.payment.outcomes import RETRY_SECONDS
+from mitmproxy_x402.payment.outcomes import DELAY, MOST, RETRY_SECONDS
 from mitmproxy_x402.payment.payer import Payer
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity

@@ -11,7 +11,7 @@ from ..chain.movements import Movements, movements
 from ..chain.rpc import Allowance, Rpc
 from ..ledger.interface import LedgerError
 from ..ledger.reading import Entry, is_there, read_entries
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from ..protocol.messages import AtomicUnits
 from ..protocol.networks import Asset, Network

@@ -18,12 +18,12 @@ from ..ledger.interface import LedgerError
 from ..ledger.opening import open_ledger
 from ..ledger.reading import is_there
 from ..limits.limits import Budget
+from ..machine.program import program
 from ..payment import policy
 from ..payment.offer import Offer, Purpose
 from ..payment.offered import payers_of, rules_of
 from ..payment.payer import find_wallets
 from ..payment.signing.delegation import refused_key
-from ..program import program
 from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
 from ..protocol.networks import Asset, Network

@@ -14,12 +14,12 @@ from mitmproxy import version
 from .. import __version__
 from ..command_line import port_is_free
 from ..errors import SettingsError
-from ..installation import RECOMMENDED, advice, missing
 from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
 from ..ledger.reading import read_entries
 from ..ledger.sqlite.store import SqliteLedger
-from ..program import program
+from ..machine.installation import RECOMMENDED, advice, missing
+from ..machine.program import program
 from ..protocol.evm import secp256k1
 from ..proxy.startup import authorities
 from ..proxy.startup.self_check import self_check

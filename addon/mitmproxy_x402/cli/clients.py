@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..command_line import PORT, configured_options, read_arguments
 from ..errors import SettingsError
-from ..program import program
+from ..machine.program import program
 
 TOKEN_VARIABLE = "X402_CLIENT_TOKEN"
 HEALTH_SECONDS = 3

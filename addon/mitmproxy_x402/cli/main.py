@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .. import __version__, installation
+from .. import __version__
 from ..errors import X402Error
-from ..program import program
+from ..machine import installation
+from ..machine.program import program
 from .help_texts import (
     BENCH_HELP,
     CHECK_HELP,

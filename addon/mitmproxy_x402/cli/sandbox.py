@@ -29,7 +29,7 @@ from typing import IO, Any, NoReturn
 
 from ..command_line import PORT, WEB_PORT, port_is_free, read_arguments
 from ..errors import SettingsError, X402Error
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import BUILT_IN
 from ..sandbox import Sandbox, SandboxConfig

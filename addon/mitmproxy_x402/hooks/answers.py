@@ -14,6 +14,7 @@ from mitmproxy import http
 from ..errors import error_body
 from ..gateways import Gateway, gateway_of
 from ..ledger.interface import Outcome
+from ..machine.program import program
 from ..payment import jobs, polls
 from ..payment.challenge import decoded
 from ..payment.paid_request import PaidRequest
@@ -21,7 +22,6 @@ from ..payment.purchase import Purchase
 from ..payment.reasons.receipts import contradictions
 from ..payment.reasons.rejections import says_nothing
 from ..payment.signing.payment import Payment
-from ..program import program
 from ..protocol.headers import read_settlement
 from ..proxy import header_index
 from ..proxy.body_observers import tap

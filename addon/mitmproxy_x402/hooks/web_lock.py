@@ -15,7 +15,7 @@ from typing import Any
 
 from mitmproxy import exceptions
 
-from ..private_files import folder_objection
+from ..machine.private_files import folder_objection
 
 HARMLESS = frozenset(
     {

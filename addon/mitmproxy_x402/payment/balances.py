@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..chain.balance import balance, held_micro_usd
 from ..errors import Refused, RpcError
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from ..protocol.networks import Asset, Network, NetworkTable
 from ..quick_init import quick_init

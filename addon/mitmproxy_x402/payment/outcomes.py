@@ -7,10 +7,9 @@ which is the same amount. If the proxy is killed in between, the rows stay count
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..deferred import Batch, Later
 from ..ledger.interface import Ledger, LedgerError, Outcome, State
 from ..limits.limits import Budget
 from ..protocol.amounts import format_usd
@@ -22,6 +21,14 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """Seconds between two attempts to write what the ledger could not take."""
+
+DELAY = 0.02
+"""Seconds that the first of several outcomes waits for others."""
+MOST = 8
+"""Most outcomes written at once: so many block the event loop for about half a millisecond."""
+
+Later = Callable[[float, Callable[[], object]], object]
+"""Schedules a call after so many seconds, like an event loop's `call_later`."""
 
 WORDS: Mapping[State, str] = {
     "reserved": "not sent",
@@ -52,6 +59,49 @@ class Ending:
     """Public address of the wallet that signed."""
 
 
+class Batch:
+    """Calls `write` with the outcomes added within DELAY seconds of the first, in order, at most MOST at a time.
+
+    Without `later`, each is written at once.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Ending]], object], later: Later | None) -> None:
+        self.write = write
+        self._later = later
+        self._waiting: list[Ending] = []
+        self._is_due = False
+
+    def add(self, ending: Ending) -> None:
+        """Have `ending` written soon."""
+        self._waiting.append(ending)
+        if self._later is None:
+            self.flush()
+        else:
+            self._schedule(self._later, DELAY)
+
+    def flush(self) -> None:
+        """Write all that wait now."""
+        while self._waiting:
+            self._write_some()
+
+    def _schedule(self, later: Later, seconds: float) -> None:
+        if not self._is_due:
+            self._is_due = True
+            later(seconds, self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_due = False
+        self._write_some()
+        if self._waiting and self._later is not None:
+            self._schedule(self._later, 0)
+
+    def _write_some(self) -> None:
+        some = self._waiting[:MOST]
+        del self._waiting[:MOST]
+        if some:
+            self.write(some)
+
+
 class Outcomes:
     """Writes to one ledger, and logs what is left of `budgets`. Without `later` everything is written at once."""
 
@@ -59,7 +109,7 @@ class Outcomes:
         self._ledger = ledger
         self._budgets = budgets
         self._later, self._waits = later, False
-        self.soon: Batch[Ending] = Batch(self._write, later)
+        self.soon = Batch(self._write, later)
 
     def write(self, ending: Ending) -> State:
         """Write the outcome and return the row's new state. A failed write is retried; the row stays counted."""

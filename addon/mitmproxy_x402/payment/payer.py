@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ..chain.solana_rpc import Blockhash, SolanaRpc
-from ..deferred import Later
 from ..errors import ChallengeError, EvmRpcError, Refused, RpcError, X402Error
 from ..forecast.forecast import Forecast, Prediction
 from ..forecast.terms import BLOCK_HEIGHT, BLOCKHASH, with_blockhash
@@ -32,7 +31,7 @@ from . import policy
 from .balances import Balances
 from .offer import Offer, Purpose
 from .offered import Challenges, payers_of, rules_of
-from .outcomes import Outcomes
+from .outcomes import Later, Outcomes
 from .reasons import refusals
 from .signing.ceilings import OVER_PERMIT2, Ceilings
 from .signing.payment import Identifiers, Payment, payment_of

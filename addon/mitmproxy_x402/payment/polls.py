@@ -18,7 +18,7 @@ from collections.abc import Callable
 from ..errors import Refused
 from ..gateways import Meaning, gateway_of
 from ..ledger.interface import JobPaid, LedgerError, Outcome, State, Submitted
-from ..program import program
+from ..machine.program import program
 from ..protocol.http_message import Request
 from ..protocol.messages import PaymentRequired, PaymentRequirements
 from ..protocol.networks import NetworkTable

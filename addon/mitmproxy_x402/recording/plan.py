@@ -14,7 +14,7 @@ from typing import Any
 from mitmproxy import flowfilter, http
 
 from ..errors import SettingsError
-from ..private_files import folder_objection
+from ..machine.private_files import folder_objection
 from ..settings.settings import Settings
 from .har import HarFiles
 from .mitm import FlowFile, with_body

@@ -10,7 +10,7 @@ from html import escape
 
 from .. import __version__
 from ..ledger.reading import Entry
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from . import chart as report_chart
 from .style import STYLE

@@ -16,7 +16,7 @@ from typing import Any
 from ..ledger.interface import FREE
 from ..ledger.reading import Entry
 from ..ledger.sums import Ceilings
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from .sums import UNNAMED, WORDS, Report, Sum
 

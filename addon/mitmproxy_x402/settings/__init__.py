@@ -1,5 +1,5 @@
 """Reads options, environment and `x402.toml` into one frozen `Settings`.
 
-Uses `protocol`, `limits` and `gateways`. A value is text or a TOML value; it becomes one typed value, or a
+Uses `protocol`, `limits`, `gateways` and `machine`. A value is text or a TOML value; it becomes one typed value, or a
 SettingsError that names the place, the value and what is allowed.
 """

@@ -15,7 +15,7 @@ import tomli
 
 from ..errors import SettingsError
 from ..limits.limits import Budget, Limit
-from ..private_files import Unfit, exposure, objection, read_file
+from ..machine.private_files import Unfit, exposure, objection, read_file
 from ..protocol.amounts import format_usd
 from ..protocol.messages import Caip2
 from ..protocol.networks import NetworkTable

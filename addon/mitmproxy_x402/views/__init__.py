@@ -1,5 +1,5 @@
 """Shows payments and answers in mitmweb and mitmproxy: content views, comment, mark, commands, summary.
 
-Uses `payment`, `proxy`, `llm`, `report`, `ledger`, `forecast`, `settings` and `protocol`. `flow_metadata` has the keys
-that a flow carries.
+Uses `payment`, `proxy`, `llm`, `report`, `ledger`, `forecast`, `settings`, `protocol` and `machine`. `flow_metadata`
+has the keys that a flow carries.
 """

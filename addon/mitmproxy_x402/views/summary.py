@@ -8,7 +8,7 @@ from pathlib import Path
 from ..forecast.forecast import Tally
 from ..ledger.interface import Ledger, LedgerError
 from ..ledger.reading import Entry, read_entries
-from ..program import program
+from ..machine.program import program
 from ..protocol.amounts import format_usd
 from ..report.sums import OPEN, SPENT, total
 from ..report.text import count

@@ -1,4 +1,4 @@
 """Finds keys, makes new ones, and signs with them.
 
-Uses `protocol`. No key is reachable through an attribute, a repr, a pickle or an error.
+Uses `protocol` and `machine`. No key is reachable through an attribute, a repr, a pickle or an error.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Undecodable, WalletError
-from ..private_files import objection
+from ..machine.private_files import objection
 from ..protocol.strict_json import decode_json
 from .evm import EvmWallet, evm_wallet
 from .secrets import read_secret, read_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import WalletError
-from ..private_files import Unfit, exposure, objection, read_file
+from ..machine.private_files import Unfit, exposure, objection, read_file
 
 MAX_FILE = 64 * 1024
 

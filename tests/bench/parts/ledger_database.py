@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for `support`, as pytest has it
 
-from mitmproxy_x402.deferred import MOST
 from mitmproxy_x402.ledger.interface import Intent, Outcome
 from mitmproxy_x402.ledger.postgres.store import PostgresLedger
 from mitmproxy_x402.limits.limits import Budget, Scope
+from mitmproxy_x402.payment.outcomes import MOST
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
 from support.ledger.postgres import Postgres

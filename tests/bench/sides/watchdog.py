@@ -62,7 +62,7 @@ def running() -> None:
             setattr(addon, name, _timed(name, getattr(addon, name)))
     if addon is not None:
         soon = addon.payer.outcomes.soon
-        soon.do = _timed("settlements", soon.do)
+        soon.write = _timed("settlements", soon.write)
     late = getattr(ctx.master.addons.get("dumper"), "late", None)
     if late is not None:
         late.do = _timed("lines for flows", late.do)

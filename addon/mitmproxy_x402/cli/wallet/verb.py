@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from ...command_line import configured_options, options_set
 from ...errors import SettingsError
+from ...machine.program import program
 from ...payment.payer import find_wallets
-from ...program import program
 from ...settings.options import OPTIONS
 from ...settings.settings import Settings, read_settings
 from . import allow as wallet_allow

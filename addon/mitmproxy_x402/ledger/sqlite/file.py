@@ -10,8 +10,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ...private_files import objection
-from ...program import program
+from ...machine.private_files import objection
+from ...machine.program import program
 from ..interface import LedgerError
 from .schema import MIGRATIONS
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...program import program
+from ...machine.program import program
 from ..clock import Clock
 from . import statements
 from .departures import Departures, may_be_notes, noted

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import Refused
 from ...limits.limits import Budget
-from ...private_files import folder_objection, objection
+from ...machine.private_files import folder_objection, objection
 from ...protocol.messages import AtomicUnits, Caip2
 from ..clock import Clock
 from ..interface import (

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...errors import Refused, X402Error
 from ...limits.limits import Budget
-from ...program import program
+from ...machine.program import program
 from ...protocol.amounts import format_usd
 from ...protocol.messages import PaymentRequired
 from ...protocol.networks import Family

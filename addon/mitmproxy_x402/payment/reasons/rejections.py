@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ...errors import Undecodable
-from ...program import program
+from ...machine.program import program
 from ...protocol.strict_json import decode_json
 from ..offer import Offer
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from ...chain.permit2 import Standing, standing
 from ...errors import EvmRpcError, Refused, RpcError
 from ...ledger.interface import Charge, Ledger, Pending
-from ...program import program
+from ...machine.program import program
 from ...protocol.amounts import format_usd
 from ...protocol.messages import PaymentRequired
 from ...protocol.networks import Network

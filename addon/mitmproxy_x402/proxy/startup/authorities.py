@@ -10,7 +10,7 @@ import re
 
 import certifi
 
-from ...installation import advice
+from ...machine.installation import advice
 
 OLDEST = (2026, 10, 18)
 """The first certifi without the roots of the authority whose key has leaked."""

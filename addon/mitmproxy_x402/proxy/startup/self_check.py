@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import version
 
 from ...errors import SettingsError
-from ...installation import TESTED_PYTHONS, advice
+from ...machine.installation import TESTED_PYTHONS, advice
 from ..internals import (
     BufferedH2Connection,
     ChunkedReader,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402 import private_files
 from mitmproxy_x402.errors import SettingsError, WalletError, X402Error
 from mitmproxy_x402.ledger.interface import LedgerError
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from mitmproxy_x402.private_files import objection
+from mitmproxy_x402.machine import private_files
+from mitmproxy_x402.machine.private_files import objection
 from mitmproxy_x402.recording.plan import make_plan
 from mitmproxy_x402.settings.settings import read_settings
 from mitmproxy_x402.wallet import sources

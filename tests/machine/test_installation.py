@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import tomli
 
-from mitmproxy_x402 import installation
 from mitmproxy_x402.cli import main as cli
-from mitmproxy_x402.installation import RECOMMENDED, REQUIRED, missing, remedy_for, what_is_wrong
+from mitmproxy_x402.machine import installation
+from mitmproxy_x402.machine.installation import RECOMMENDED, REQUIRED, missing, remedy_for, what_is_wrong
 from support import effort
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 DOOR = ROOT / "addon/x402.py"
 
 
