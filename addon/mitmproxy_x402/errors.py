@@ -80,6 +80,10 @@ class Undecodable(ValueError):
     """
 
 
+class NotRead(Undecodable):
+    """A stranger's bytes may be valid, but are nested deeper, or more, or have larger numbers than what is read."""
+
+
 def error_code(error: X402Error) -> str:
     """The stable code that a client sees for `error`."""
     return error.reason if isinstance(error, Refused) else error.code

@@ -31,7 +31,7 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, BEGIN, v.chunk(v.call(0, "[1]")), CALLS), ["tool call 1: its arguments are no JSON object"]),
     (
         v.chat(ROLE, BEGIN, v.chunk(v.call(0, "[" * 70 + "]" * 70)), CALLS),
-        ["tool call 1: its arguments are nested deeper than 64 levels"],
+        [],
     ),
     (v.chat(ROLE, v.chunk(v.call(2, "{}", "a", "x")), CALLS), ["the index of a tool call jumps to 2, after 0 calls"]),
     (v.chat(ROLE, v.chunk(v.call(0, "{}")), CALLS), ["tool call 1 has no name", "tool call 1 has no id"]),
@@ -58,10 +58,9 @@ CHAT: list[tuple[bytes, list[str]]] = [
      ['a choice is finished as "tool_calls", and there is no tool call in it']),
     (v.chat(ROLE, v.chunk({"content": "x", "calls_of_a_vendor": [{"name": "f"}]}), CALLS), []),
     (v.chat(ROLE, BEGIN, v.chunk(v.call(0, '{"a":' + "9" * 5000 + "}")), CALLS),
-     ["tool call 1: its arguments are JSON with a number of more than 4,300 digits, which is not read here"]),
+     []),
     (v.chat(ROLE, v.chunk({"content": "x"}, "stop", usage={"n": 1})).replace(b'"n":1', b'"n":' + b"9" * 5000),
-     ["the data of event 2 is JSON with a number of more than 4,300 digits, which is not read here",
-      "[DONE] before every choice had its finish_reason"]),
+     ["[DONE] before every choice had its finish_reason"]),
     (v.chat(ROLE, v.chunk({"tool_calls": [{"index": "x", "id": "a", "function": {"name": "x", "arguments": "{}"}}]}),
             CALLS), ["a fragment of a tool call without a usable index"]),
     (v.chat(ROLE, v.chunk({"content": "x"}), STOP, v.chunk({"content": "late"})),
@@ -204,6 +203,35 @@ def test_what_is_odd_is_said(body: bytes, remarks: list[str]) -> None:
 def test_events_of_new_types_are_shown_and_not_odd(body: bytes, unread: list[str]) -> None:
     reading = read(body)
     assert (list(reading.unread), reading.irregular, reading.complete) == (unread, (), True)
+
+
+DEEP = '{"a":' * 100 + "1" + "}" * 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "irregular", "unchecked"),
+    [
+        (DEEP, [], ["tool call 1: its arguments are nested deeper than 64 levels"]),
+        (DEEP[:-1] + "]", ["tool call 1: its arguments are not JSON: Expecting ',' delimiter (char 600)"], []),
+        ("[" * 100_000 + "]" * 100_000, [], ["tool call 1: its arguments are nested deeper than 64 levels"]),
+        ('{"a":' + "9" * 5000 + "}", [],
+         ["tool call 1: its arguments are JSON with a number of more than 4,300 digits, which is not read here"]),
+        ('{"a":' + "9" * 5000 + "]", ["tool call 1: its arguments are not JSON: Expecting ',' delimiter (char 5005)"],
+         []),
+    ],
+    ids=["deep", "deep and broken", "too deep to tell", "long number", "long number and broken"],
+)  # fmt: skip
+def test_what_may_be_valid_is_not_checked(arguments: str, irregular: list[str], unchecked: list[str]) -> None:
+    reading = read(v.chat(ROLE, BEGIN, v.chunk(v.call(0, arguments)), CALLS))
+    [call] = reading.tool_calls
+    assert (list(reading.irregular), list(reading.unchecked)) == (irregular, unchecked)
+    assert (call.arguments, call.broken is not None) == (arguments, bool(irregular))
+
+
+def test_an_event_that_is_not_read_is_listed() -> None:
+    reading = read(v.chat(ROLE, v.chunk({"content": "x", "of_a_vendor": json.loads(DEEP)}), v.chunk({}, "stop")))
+    assert (reading.irregular, reading.unchecked) == ((), ("the data of event 2 is nested deeper than 64 levels",))
+    assert reading.unread[0].startswith("not read: ")
 
 
 @pytest.mark.parametrize("name", v.every_stream())

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import Undecodable
+from ..errors import NotRead, Undecodable
 from ..protocol.strict_json import shown
 from .pieces import Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
@@ -40,6 +40,8 @@ class Draft(Space):
     def __init__(self, max_text: int = MAX_TEXT, max_items: int = MAX_ITEMS, *, traced: bool = False) -> None:
         super().__init__(max_text, max_items, traced=traced)
         self._unread: dict[str, tuple[int, str]] = {}
+        self.unchecked = Notes()
+        """What may be all right, and is more than is read."""
         self.model: str | None = None
         self.id: str | None = None
         self.error: str | None = None
@@ -233,10 +235,10 @@ class Draft(Space):
 
     def reading(self, dialect: Dialect, events: int, complete: bool, remarks: list[str], ended: bool) -> Reading:
         """The Reading so far. `remarks` come before its own; `ended`: nothing more will arrive."""
-        late = Notes()
+        late, unchecked = Notes(), Notes()
         if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
             late.add("the answer's id changes")
-        items = tuple(self._items(late, ended))
+        items = tuple(self._items(late, unchecked, ended))
         if ended and self.error is None and not self.closing:
             self._missing_calls(late)
         reasons = [reason for _, reason in sorted(self._stops.items())]
@@ -256,6 +258,7 @@ class Draft(Space):
             complete and self.error is None,
             details=tuple(self._details),
             differing=tuple(self.differing),
+            unchecked=(*self.unchecked.texts(), *unchecked.texts()),
             unread=tuple(
                 f"{kind}{f' ({number} times)' if number > 1 else ''}: {sample}"
                 for kind, (number, sample) in self._unread.items()
@@ -271,7 +274,7 @@ class Draft(Space):
             if choice not in calling and reason.lower() in _CALLING:
                 notes.add(f"a choice is finished as {shown(reason)}, and there is no tool call in it")
 
-    def _items(self, notes: Notes, ended: bool) -> Iterable[Item]:
+    def _items(self, notes: Notes, unchecked: Notes, ended: bool) -> Iterable[Item]:
         calls = 0
         ids: set[tuple[int, str]] = set()
         for (choice, _), piece in sorted(self._pieces.items(), key=lambda entry: entry[0]):
@@ -293,7 +296,7 @@ class Draft(Space):
                 if piece.id and (choice, piece.id) in ids:
                     notes.add(f"tool call {calls} has the id of one before it")
                 ids.add((choice, piece.id))
-                yield _call(piece, text, choice, calls, notes if ended else None)
+                yield _call(piece, text, choice, calls, (notes, unchecked) if ended else None)
             elif piece.kind == "reasoning":
                 if text or piece.signature:
                     yield Reasoning(text, choice, piece.signature)
@@ -301,33 +304,39 @@ class Draft(Space):
                 yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
 
 
-def _call(piece: Piece, text: str, choice: int, number: int, late: Notes | None) -> ToolCall:
-    """The call of `piece`; `late` collects anomalies that count only at the end."""
-    who, notes = f"tool call {number}", late or Notes()
+def _call(piece: Piece, text: str, choice: int, number: int, late: tuple[Notes, Notes] | None) -> ToolCall:
+    """The call of `piece`; `late` collects what counts only at the end: anomalies, and what is not checked."""
+    who, (notes, unchecked) = f"tool call {number}", late or (Notes(), Notes())
     if not piece.name:
         notes.add(f"{who} has no name")
     if piece.needs_id and not piece.id:
         notes.add(f"{who} has no id")
     fragments, text = text, text or piece.empty_means
-    parsed = _arguments(text, who, notes) if piece.tool != "custom" and not piece.cut else None
+    parsed, broken = None, None
+    if piece.tool != "custom" and not piece.cut:
+        try:
+            parsed = _arguments(text, who, notes)
+        except NotRead as error:
+            broken = piece.broken(text) if late else None
+            if broken is None:
+                unchecked.add(f"{who}: its arguments are {error}")
+            else:
+                notes.add(f"{who}: its arguments are not JSON: {broken.problem} (char {broken.position})")
+        except Undecodable as error:
+            broken = piece.broken(text) if late else None
+            notes.add(f"{who}: its arguments are {error}")
     if fragments and piece.empty_means not in ("", "{}", dump(parsed)):
         notes.add(f"{who} began with other arguments than its fragments say: {line(piece.empty_means, 60)}")
-    broken = (
-        piece.broken(text) if late and text and parsed is None and piece.tool != "custom" and not piece.cut else None
-    )
     further = tuple(Detail(key, value) for key, value in piece.further.items())
     return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken, further)
 
 
 def _arguments(text: str, who: str, notes: Notes) -> Any:
+    """The value of `text`. Raises Undecodable; NotRead."""
     if not text:
         notes.add(f"{who} has no arguments at all, not even {{}}, which is what they are taken for")
         return {}
-    try:
-        parsed, faults = decode(text)
-    except Undecodable as error:
-        notes.add(f"{who}: its arguments are {error}")
-        return None
+    parsed, faults = decode(text)
     for fault in faults:
         notes.add(f"{who}: in its arguments {fault}")
     if not isinstance(parsed, dict):

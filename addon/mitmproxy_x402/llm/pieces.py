@@ -24,6 +24,8 @@ MAX_DIFFERING = 20
 """Most parts of which both is kept, what their fragments said and the whole."""
 MAX_SLOTS = 100
 """Most fragmented texts within one part of another kind."""
+_CHECKER = json.JSONDecoder(parse_int=len)
+"""Whole numbers of any length are JSON, though Python does not read them."""
 
 Kind = Literal["text", "reasoning", "refusal", "call", "citation", "other"]
 Place = tuple[int, ...]
@@ -271,7 +273,7 @@ class Piece:
     def broken(self, text: str) -> Broken | None:
         """Where its arguments `text` stop being JSON, and the event that brought the place."""
         try:
-            json.loads(text)
+            _CHECKER.decode(text)
         except json.JSONDecodeError as error:
             return Broken(error.msg, error.pos, self._origin(error.pos))
         except (ValueError, RecursionError):

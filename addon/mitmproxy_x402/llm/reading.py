@@ -197,7 +197,7 @@ class Reading:
     partly: bool = False
     """Whether not all events that came were read; `irregular` says how many. The end and the tokens may be known."""
     unchecked: tuple[str, ...] = ()
-    """What `checked` left out, described for people; bounded."""
+    """What was not read, though it may be valid, and what `checked` left out; described for people, bounded."""
 
     @property
     def text(self) -> str:

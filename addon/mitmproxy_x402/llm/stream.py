@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..errors import Undecodable
+from ..errors import NotRead, Undecodable
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
@@ -235,7 +235,7 @@ class StreamReader:
         except Undecodable as error:
             several = list(objects_in(data)) if "Extra data" in str(error) else []
             if len(several) < 2:
-                self._notes.add(f"the answer is {error}")
+                self._note(error, f"the answer is {error}")
                 return
             self._notes.add("JSON objects with nothing between them")
             for one in several[: self._max_events]:
@@ -331,10 +331,13 @@ class StreamReader:
                         self._value(name, value)
                         self._end_event(name, value, begin, end)
                         return
-            self._notes.add(f"{self._who} is {error}")
+            self._note(error, f"{self._who} is {error}")
             kind = "not JSON" if str(error).startswith("not JSON") else "not read"
             self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
         self._end_event(name, None, begin, end)
+
+    def _note(self, error: Undecodable, remark: str) -> None:
+        (self._draft.unchecked if isinstance(error, NotRead) else self._notes).add(remark)
 
     def _joined_events(self, text: bytes, begin: int, end: int) -> None:
         self._notes.add("events without an empty line between them")
@@ -444,4 +447,4 @@ class StreamReader:
         self._steps.append(Step(self._events, kind or name, begin, end, added, self._new_remarks()))
 
     def _new_remarks(self) -> tuple[str, ...]:
-        return (*self._notes.fresh(), *self._draft.notes.fresh())
+        return (*self._notes.fresh(), *self._draft.notes.fresh(), *self._draft.unchecked.fresh())

@@ -66,7 +66,7 @@ def checked(reading: Reading, asked: RequestReading | None) -> Reading:
             tools.leave(call.name, f"tool call {number} and those after it: it is too much")
             break
         found += _misfits(number, call, tools)
-    return replace(reading, misfits=tuple(found), unchecked=tuple(tools.unchecked))
+    return replace(reading, misfits=tuple(found), unchecked=(*reading.unchecked, *tools.unchecked))
 
 
 class _Tools:

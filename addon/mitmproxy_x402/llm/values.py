@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from ..errors import Undecodable
+from ..errors import NotRead, Undecodable
 from ..protocol.strict_json import decode_json
 from .written import dump_written
 
@@ -72,7 +72,7 @@ def dump(value: Any) -> str:
 
 
 def decode(text: str) -> tuple[Any, tuple[str, ...]]:
-    """The JSON value in `text` and what is ambiguous about it. Raises Undecodable."""
+    """The JSON value in `text` and what is ambiguous about it. Raises Undecodable; NotRead."""
     if text.startswith("\ufeff"):
         raise Undecodable("not JSON: it begins with a byte order mark")
     try:
@@ -91,9 +91,9 @@ def is_json(text: str) -> bool:
 
 
 def decode_bounded(data: bytes, most: int | None) -> tuple[Any, tuple[str, ...]]:
-    """The JSON value in `data`, which has at most `most` values (None: any number). Raises Undecodable."""
+    """The JSON value in `data`, which has at most `most` values (None: any number). Raises Undecodable; NotRead."""
     if most is not None and has_more_values(data, most):
-        raise Undecodable(f"JSON with more than {most:,} values, which is not read here")
+        raise NotRead(f"JSON with more than {most:,} values, which is not read here")
     return decode_json(data)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import Undecodable
+from ..errors import NotRead, Undecodable
 
 MAX_DEPTH = 64
 """Levels of nesting that are read, well below what the interpreter's stack can take."""
@@ -57,7 +57,7 @@ def base64_text(text: str) -> str:
     return binascii.b2a_base64(text.encode("ascii"), newline=False).decode("ascii")
 
 
-class TooManyValues(Undecodable):
+class TooManyValues(NotRead):
     """More values than are read."""
 
 
@@ -65,12 +65,12 @@ def decode_json(data: bytes, most: int | None = None) -> tuple[Any, tuple[str, .
     """The JSON value in `data` (UTF-8) and what is ambiguous about it: doubled keys, numbers outside JSON's or ours.
 
     The caller decides whether the faults matter: they do in a challenge, not in an error page. Raises Undecodable;
-    TooManyValues, before anything is parsed, where there may be more than `most` values.
+    NotRead where it may be JSON; TooManyValues, before anything is parsed, where there may be more than `most` values.
     """
     if most is not None and sum(map(data.count, _BEGINS)) > most:
         raise TooManyValues(f"more than {most} values")
     if is_too_deep(data):
-        raise Undecodable(f"nested deeper than {MAX_DEPTH} levels")
+        raise NotRead(f"nested deeper than {MAX_DEPTH} levels")
     try:
         text = str(data.removeprefix(codecs.BOM_UTF8), "utf-8")
         plain = _plainly(text)
@@ -85,7 +85,7 @@ def decode_json(data: bytes, most: int | None = None) -> tuple[Any, tuple[str, .
         raise Undecodable(f"not JSON: {error}") from None
     except ValueError:  # an integer that the interpreter does not read: that takes long
         digits = f"{sys.get_int_max_str_digits():,}"
-        raise Undecodable(f"JSON with a number of more than {digits} digits, which is not read here") from None
+        raise NotRead(f"JSON with a number of more than {digits} digits, which is not read here") from None
 
 
 def _plainly(text: str) -> Any:
