@@ -21,7 +21,7 @@ def redacted(name: str, value: str) -> str:
     [
         *("Authorization", "Proxy-Authorization", "X-Api-Key", "x-goog-api-key", "api-key", "Cookie", "Set-Cookie"),
         *("PAYMENT-SIGNATURE", "X-PAYMENT", "X-Poll-Signature", "apikey", "X-Auth-Token", "X-Amz-Security-Token"),
-        *("Ocp-Apim-Subscription-Key", "x-session-token", "OpenAI_Api_Key", "x-secret", "X-Password"),
+        *("Ocp-Apim-Subscription-Key", "x-session-token", "OpenAI_Api_Key", "x-secret", "X-Password", "X-GitHub-OTP"),
     ],
 )
 def test_headers_that_are_secret(name: str) -> None:
@@ -95,6 +95,13 @@ def test_the_client_token_is_taken_out_wherever_it_stands() -> None:
          b"/x?x[key]=[redacted]&a=2;api_key=[redacted]&b=[redacted]&y=[redacted]"),
         (b"/x?sort_api_key=1&page_auth_token=2", b"/x?sort_api_key=[redacted]&page_auth_token=[redacted]"),
         (b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&", b"/x?key=&key&max_tokens=5&keyword=a&a=b=c&&"),
+        (b"/x?otp=123456&mfa_code=1&code=4%2f0AX4&code_verifier=abcd&session=e5f6&MCP.sessionId=a1b2&SAMLResponse=PHNh",
+         b"/x?otp=[redacted]&mfa_code=[redacted]&code=[redacted]&code_verifier=[redacted]&session=[redacted]"
+         b"&MCP.sessionId=[redacted]&SAMLResponse=[redacted]"),
+        (b"/x?xkey=abcd&stoken=abcd&id_token_hint=abcd&ticket=ST-1-abc", b"/x?xkey=[redacted]&stoken=[redacted]"
+         b"&id_token_hint=[redacted]&ticket=[redacted]"),
+        (b"/x?code=USD&code=404&error_code=invalid&country_code=abcd&hotkey=abcd&sessions=12345&encode=abcd&otp=",
+         b"/x?code=USD&code=404&error_code=invalid&country_code=abcd&hotkey=abcd&sessions=12345&encode=abcd&otp="),
         (b"/x?key=a?b=c&key=d", b"/x?key=[redacted]&key=[redacted]"),
         (b"/x?q=client-token%2F%2B%3D1&r=2", b"/x?[redacted]&r=2"),
         (b"/x/client-token%2f+=1/y", b"/x/[redacted]/y"),

@@ -52,6 +52,21 @@ _OTHER = re.compile(
     )""",
     re.VERBOSE,
 )
+_ONE_TIME = re.compile(
+    r"""(?:.*[-_.])?(?:t|h)?otp(?:[-_]?code)?
+      | (?:.*[-_.])?(?:one[-_]?time|verification|recovery|backup|mfa|2fa|sms)[-_]?(?:code|password|pin)""",
+    re.VERBOSE,
+)
+"""One-time passwords: GitHub's `X-GitHub-OTP`, RFC 4226, RFC 6238."""
+_SIGN_IN = re.compile(
+    r"""(?:.*[-_.])?code[-_]verifier | (?:authorization|auth|device|user|login|exchange)[-_]?code
+      | .*(?:id|refresh|access|logout|login)[-_]?token[-_]hint | (?:.*[-_.])?samlart | saml(?:response|request)
+      | (?:.*[-_.])?(?:session|session[-_]?id|sid|ticket)
+      | code | pin | tan | .*(?:key|token|secret)""",
+    re.VERBOSE,
+)
+"""Parameters of URLs that sign somebody in, by OAuth (RFC 6749, 7636, 8628), OpenID Connect, SAML, CAS; and any key."""
+_WORDS = frozenset(("monkey", "turkey", "hotkey", "donkey", "hockey", "whiskey"))
 _SIGNATURE = re.compile(r"(?:.*[-_.])?(?:sig|signature)")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ODD = re.compile(r"[^0-9a-z!#$%&'*+^`|~]+")
@@ -82,7 +97,17 @@ def _kind(name: bytes) -> int:
         return _IS_CREDENTIAL
     if spelt[0].encode("latin-1") in (*PAYMENT_HEADERS, b"set-cookie", b"set-cookie2"):
         return _IS_SECRET
+    if any(map(_ONE_TIME.fullmatch, spelt)):
+        return _IS_SECRET
     return _IS_SIGNATURE if any(map(_SIGNATURE.fullmatch, spelt)) else _IS_OTHER
+
+
+@functools.lru_cache(maxsize=1024)
+def _signs_in(name: bytes) -> bool:
+    spelt = _spelt(name)
+    return (
+        any(map(_SIGN_IN.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)) and not _WORDS.intersection(spelt)
+    )
 
 
 def _spelt(name: bytes) -> tuple[str, str]:
@@ -243,6 +268,24 @@ def is_credential_parameter(piece: bytes) -> bool:
     if is_signature_name(name):
         return True
     return len(value) >= len(b"Bearer x") and is_credential_value(unquote_to_bytes(value.replace(b"+", b" ")))
+
+
+_SHORTEST_CODE = 4
+"""Bytes of the shortest value that signs anybody in: shorter ones are countries, currencies, statuses."""
+
+
+def is_secret_parameter(piece: bytes) -> bool:
+    """Whether `name=value` of a query must not be written down: more than what `is_credential_parameter` finds.
+
+    It also takes what signs somebody in once, or for a while: `code=` of OAuth, `otp=`, `session=`, and any key.
+    """
+    name, _, value = piece.partition(b"=")
+    known = unquote_to_bytes(name.replace(b"+", b" ")).strip()[-_LONGEST_NAME:]  # a plus is a blank
+    if not value:
+        return is_credential_parameter(piece)
+    if is_secret_name(known) or (len(value) >= _SHORTEST_CODE and _signs_in(known)):
+        return True
+    return is_credential_parameter(piece)
 
 
 _COIN = re.compile(f"[A-Za-z]{{1,12}}|[A-Z0-9]{{1,10}}|[a-z]{{1,20}}(?:-[a-z]{{1,20}}){{1,3}}|{EVM_ADDRESS}".encode())

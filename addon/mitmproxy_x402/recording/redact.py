@@ -12,10 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 from ..protocol.credentials import (
     holds_payment,
-    is_credential_parameter,
     is_credential_value,
     is_payment,
     is_secret_name,
+    is_secret_parameter,
 )
 from .format import REDACTED
 from .head import header_line
@@ -182,8 +182,7 @@ class Redactor:
 
     def _parameter(self, piece: bytes) -> bytes:
         name, equals, value = piece.partition(b"=")
-        known = unquote_to_bytes(name.replace(b"+", b" ")).strip()  # a plus is a blank
-        if value and (is_secret_name(known) or is_credential_parameter(piece)):
+        if value and is_secret_parameter(piece):
             return name + equals + _REDACTED
         return _REDACTED if self._has_token(piece) or holds_payment(unquote_to_bytes(piece)) else piece
 
