@@ -335,7 +335,8 @@ OPTIONS: tuple[Option, ...] = (
         "4m",
         "How much of each answer's body is kept in memory, to be looked at in mitmweb and mitmproxy and for the flow "
         "files that mitmdump saves: a number of bytes, or with k, m or g (4m is 4 times 1024 times 1024). Of a longer "
-        "body the first part is kept; the client gets all of it in any case. 0 keeps nothing. Default: 4m.",
+        "body the first part is kept; the client gets all of it in any case. While an answer streams, at most its "
+        "first 4m are shown, the rest at its end. 0 keeps nothing. Default: 4m.",
     ),
     Option(
         "x402_dump",

@@ -36,6 +36,11 @@ PAUSE = 0.3
 """Least seconds between two updates of the flows of open streams."""
 HELD = 0.5
 """Seconds for which the last chunk of a stream is held back from the screen."""
+LIVE = 4 << 20
+"""Most bytes of a body that are shown while it streams. More than that takes the event loop milliseconds to copy, a few
+times a second, so it is copied once, at the end, in a thread."""
+_BLOCK = 256 << 10
+"""Bytes of a part of a kept body. Python lets other threads run while it joins parts."""
 MAX_UNFOLDED = 16 << 20
 """Most decoded bytes of the part of a compressed body that is kept."""
 SHARE = 20
@@ -59,23 +64,44 @@ class Body:
         if needs_decoding(coding):
             with contextlib.suppress(Undecodable):
                 self._decoder = Decoder(coding)
-        self._kept = bytearray()
+        self._blocks: list[bytes] = []
+        self._sealed = 0  # bytes in these
+        self._rest = bytearray()  # what follows them
         self._shown = 0
-        self._settled = 0  # bytes kept before the last chunk
+        self._settled = 0  # bytes kept before the last chunk; no block ends behind them
         self._last = 0.0
 
     def receive(self, chunk: bytes) -> None:
         """Take the next chunk; an empty one marks the end."""
         if not chunk:
             return
-        self._settled = len(self._kept)
+        if len(self._rest) >= _BLOCK:
+            self._blocks.append(bytes(self._rest))
+            self._sealed += len(self._rest)
+            self._rest.clear()
+        self._settled = self._size
         self._last = time.monotonic()
         self.total += len(chunk)
         room = self._limit - self._settled
         if room > 0 and self._unfolds_too_far(chunk):
             self._limit, room = self._settled, 0
         if room > 0:
-            self._kept += chunk[:room] if len(chunk) > room else chunk
+            self._rest += chunk[:room] if len(chunk) > room else chunk
+
+    @property
+    def _size(self) -> int:
+        """Bytes kept so far."""
+        return self._sealed + len(self._rest)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether so much is kept that `kept` is to be called in a thread."""
+        return self._size > LIVE
+
+    def kept(self, size: int | None = None) -> bytes:
+        """The first `size` bytes, by default all that were kept. `size` is nothing before the last chunk."""
+        rest = self._rest if size is None else self._rest[: size - self._sealed]
+        return b"".join([*self._blocks, bytes(rest)])
 
     def _unfolds_too_far(self, chunk: bytes) -> bool:
         """Whether the body up to and including `chunk` decodes to more than MAX_UNFOLDED bytes."""
@@ -95,29 +121,32 @@ class Body:
     def show_news(self, flow: http.HTTPFlow) -> bool:
         """Put the bytes received so far into the flow. Returns whether there were new ones.
 
-        A new chunk is held back for HELD seconds. It may be the last, and mitmweb reads a body again only if it has
-        changed: with the whole body before the end it would not notice that the answer is finished.
+        Beyond LIVE bytes, none are put into it before the end. A new chunk is held back for HELD seconds. It may be the
+        last, and mitmweb reads a body again only if it has changed: with the whole body before the end it would not
+        notice that the answer is finished.
         """
-        size = len(self._kept) if time.monotonic() - self._last > HELD else self._settled
-        if size == self._shown:
+        size = self._size if time.monotonic() - self._last > HELD else self._settled
+        if size == self._shown or size > LIVE:
             return False
-        self._put(flow, size)
+        self._put(flow, self.kept(size))
         return True
 
-    def show_all(self, flow: http.HTTPFlow) -> None:
-        """Put all bytes kept into the flow, unless mitmproxy has stored the body itself (`store_streamed_bodies`)."""
+    def show_all(self, flow: http.HTTPFlow, kept: bytes | None = None) -> None:
+        """Put all bytes kept into the flow, unless mitmproxy has stored the body itself (`store_streamed_bodies`).
+
+        `kept` is what `kept` returned, where a thread called it.
+        """
         assert flow.response is not None
         there = flow.response.raw_content
         if there is None or len(there) != self.total:
-            self._put(flow, len(self._kept))
+            self._put(flow, self.kept() if kept is None else kept)
         else:
             flow.metadata.pop(CUT, None)
 
-    def _put(self, flow: http.HTTPFlow, size: int) -> None:
+    def _put(self, flow: http.HTTPFlow, kept: bytes) -> None:
         assert flow.response is not None
-        with memoryview(self._kept) as kept:
-            flow.response.raw_content = bytes(kept[:size])  # not `content`, which would write a Content-Length
-        self._shown = size
+        flow.response.raw_content = kept  # not `content`, which would write a Content-Length
+        self._shown = len(kept)
         if self.total > self._limit:
             flow.metadata[CUT] = f"cut at {comment.size(self._limit)} of {comment.size(self.total)}"
 
@@ -226,8 +255,20 @@ class Views:
             return None
         if not self._somebody_looks():
             return None
-        if body is not None and flow.response is not None:
-            body.show_all(flow)
+        if body is None or flow.response is None:
+            return self._ended(flow, broken=broken)
+        if body.is_long:
+            return self._end_of_long(flow, body, broken=broken)
+        body.show_all(flow)
+        return self._ended(flow, broken=broken)
+
+    async def _end_of_long(self, flow: http.HTTPFlow, body: Body, *, broken: bool) -> None:
+        body.show_all(flow, await asyncio.to_thread(body.kept))
+        waiting = self._ended(flow, broken=broken)
+        if waiting is not None:
+            await waiting
+
+    def _ended(self, flow: http.HTTPFlow, *, broken: bool) -> Waiting:
         describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
