@@ -118,6 +118,19 @@ def test_broken_arguments_are_marked_in_the_page(capsys: pytest.CaptureFixture[s
     assert "in event 3" in page.text
 
 
+def test_what_does_not_fit_is_marked_where_it_stands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a/b": {"items": {"type": "integer"}}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": schema}}]
+    folder = shutil.copytree(RECORDINGS / "chat-text", tmp_path / "one")
+    (folder / "request.json").write_text(json.dumps({"model": "m", "messages": [], "tools": tools}))
+    body = "".join(f"data: {json.dumps(one)}\n\n" for one in (call('{"a/b": [1, "two"]}', 0), finish()))
+    (folder / "response.sse").write_text(body + "data: [DONE]\n\n")
+    (folder / "chunks.jsonl").write_text(f"[0.1, {len(body) + 14}]\n")
+    page = Page(show(capsys, folder, "--html", "-"))
+    assert '1: "two" ← is "two" (text), and must be integer' in page.text
+    assert "/city is missing" in page.text
+
+
 def call(text: str, number: int) -> dict[str, Any]:
     function = {"arguments": text, **({"name": "weather"} if number == 0 else {})}
     part = {"index": 0, "function": function, **({"id": "call_1", "type": "function"} if number == 0 else {})}

@@ -320,15 +320,18 @@ def wrapped(text: str) -> str:
 
 
 def _broken(line: str) -> Iterator[str]:
-    """Yield `line` in pieces, broken at blanks if possible, each with the indentation of the line."""
+    """Yield `line` in pieces, broken at blanks if possible, each with its indentation, and that of a list's item."""
     indent = min(len(line) - len(line.lstrip(" ")), WIDTH // 2)
-    begin, room = indent, WIDTH - indent
+    margin, begin = line[:indent], indent
+    if line.startswith("- ", indent):
+        margin, begin = margin + "- ", begin + 2
+    room = WIDTH - begin
     while len(line) - begin > room:
         blank = line.rfind(" ", begin + 1, begin + room + 1)
         end = begin + room if blank < 0 else blank
-        yield line[:indent] + line[begin:end]
-        begin = end + (blank >= 0)
-    yield line[:indent] + line[begin:]
+        yield margin + line[begin:end]
+        begin, margin = end + (blank >= 0), " " * len(margin)
+    yield margin + line[begin:]
 
 
 answers = Answers()
