@@ -162,8 +162,10 @@ def test_there_are_never_more_notes_than_have_room(ledger: SqliteLedger, path: P
         last = ledger.reserve(intent(), [])
         ledger.record_departure(last, "0xnonce", UNTIL)
         assert state_of(path, last) == "sent"
+        assert {state_of(path, row) for row in rows} == {"sent"}  # and all have room again
         ledger.finish(rows[5], Outcome("unknown"))
-        departed(ledger)
+        for _ in range(SLOTS):
+            departed(ledger)
 
     in_loop(steps)
 

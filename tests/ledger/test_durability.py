@@ -29,6 +29,7 @@ from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledger.disks import SlowDisk
 from support.ledger.ledgers import MachineTimes, query
+from support.patience import BusyLoop
 
 DAY = Budget(10**9, "day")
 
@@ -64,6 +65,13 @@ async def waited_for(ledger: SqliteLedger) -> None:
     await wait
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync begins at once, whatever else the event loop has to do."""
+    monkeypatch.setattr(durability, "GROUP_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("at_once")
 class TestSharing:
     def test_those_who_come_while_a_sync_runs_share_the_next(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
         async def pay() -> None:
@@ -114,6 +122,117 @@ class TestSharing:
         for _ in range(3):
             asyncio.run(pay())
         assert disk.begun == 3
+
+
+async def begun(disk: SlowDisk, number: int) -> None:
+    """Wait until so many syncs have begun; the event loop has nothing to do meanwhile."""
+    for _ in range(20_000):
+        if disk.begun >= number:
+            break
+        await asyncio.sleep(0.001)
+    assert disk.begun == number
+
+
+class TestGroups:
+    """A sync begins after what the event loop has to do, so that all who pay meanwhile share it."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(durability, "GROUP_SECONDS", 60)
+
+    def test_those_who_come_while_the_loop_is_busy_share_one(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            busy, tasks = BusyLoop(), []
+            for _ in range(10):
+                ledger.reserve(intent(), [])
+                tasks.append(asyncio.ensure_future(waited_for(ledger)))
+                await busy.wait(3)
+            assert disk.begun == 0
+            busy.stop()
+            await begun(disk, 1)
+            assert not any(task.done() for task in tasks)
+            disk.finish()
+            await asyncio.gather(*tasks)
+            assert disk.begun == 1
+
+        asyncio.run(pay())
+
+    def test_in_an_idle_loop_it_begins_at_once(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            ledger.durable_soon()
+            assert disk.begun == 1
+
+        asyncio.run(pay())
+
+    def test_it_does_not_wait_for_ever(
+        self, ledger: SqliteLedger, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(durability, "GROUP_SECONDS", 0.01)
+
+        async def pay() -> None:
+            busy = BusyLoop()
+            for number in range(3):
+                task = asyncio.ensure_future(waited_for(ledger))
+                while disk.begun == number:
+                    await busy.wait(1)
+                disk.finish()
+                await task
+            busy.stop()
+
+        asyncio.run(pay())
+
+    def test_those_who_come_while_one_runs_share_the_next(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        async def pay() -> None:
+            first = asyncio.ensure_future(waited_for(ledger))
+            await begun(disk, 1)
+            busy = BusyLoop()
+            later = [asyncio.ensure_future(waited_for(ledger)) for _ in range(3)]
+            await busy.wait(3)
+            disk.finish()
+            await first
+            later.append(asyncio.ensure_future(waited_for(ledger)))
+            await busy.wait(3)
+            assert disk.begun == 1
+            busy.stop()
+            await begun(disk, 2)
+            disk.finish()
+            await asyncio.gather(*later)
+
+        asyncio.run(pay())
+
+    def test_one_that_its_event_loop_did_not_come_to_is_done_by_the_next(
+        self, ledger: SqliteLedger, disk: SlowDisk
+    ) -> None:
+        async def leave() -> None:
+            asyncio.get_running_loop().call_soon(int)
+            ledger.durable_soon()
+            assert disk.begun == 0
+
+        async def pay() -> None:
+            task = asyncio.ensure_future(waited_for(ledger))
+            await begun(disk, 1)
+            disk.finish()
+            await task
+
+        asyncio.run(leave())
+        asyncio.run(pay())
+        assert disk.begun == 1
+
+    def test_who_waits_for_one_that_has_not_begun_when_the_ledger_is_closed_is_not_left_waiting(
+        self, ledger: SqliteLedger, disk: SlowDisk
+    ) -> None:
+        async def pay() -> None:
+            busy = BusyLoop()
+            task = asyncio.ensure_future(waited_for(ledger))
+            await busy.wait(3)
+            ledger.close()
+            with pytest.raises(LedgerError, match="it was closed"):
+                await task
+            await busy.wait(3)
+            busy.stop()
+            assert disk.begun == 0
+
+        asyncio.run(pay())
 
 
 class TestIdle:
@@ -196,6 +315,7 @@ class TestIdle:
         asyncio.run(pay())
 
 
+@pytest.mark.usefixtures("at_once")
 class TestFailure:
     def test_who_waits_for_a_sync_that_fails_hears_why(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
         async def pay() -> None:

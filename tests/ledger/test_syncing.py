@@ -19,12 +19,12 @@ import pytest
 from mitmproxy_x402.ledger.interface import LedgerError
 from mitmproxy_x402.ledger.opening import make_ready
 from mitmproxy_x402.ledger.reading import read_entries
-from mitmproxy_x402.ledger.sqlite import sync_process, syncing
+from mitmproxy_x402.ledger.sqlite import durability, sync_process, syncing
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.ledger.sqlite.syncing import ProcessSync, Sync, ThreadSync, sync_of
 from mitmproxy_x402.settings.settings import read_settings
 from support.ledger.payments import intent
-from support.patience import eventually
+from support.patience import BusyLoop, eventually
 
 HERE = Path(__file__).parent
 
@@ -183,6 +183,7 @@ class TestWithoutIt:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         by_threads: list[int] = []
+        monkeypatch.setattr(durability, "GROUP_SECONDS", 0)
 
         def sync_now(file: int) -> None:
             by_threads.append(file)
@@ -225,6 +226,25 @@ class TestWithoutIt:
             loop.run_until_complete(pay_before_and_after())
             loop.run_until_complete(loop.shutdown_default_executor())
         assert "has ended" in caplog.text
+
+    def test_one_that_ends_while_the_next_sync_waits_for_an_idle_loop(
+        self, ledger: SqliteLedger, made: list[ProcessSync], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(durability, "GROUP_SECONDS", 60)
+
+        async def pay_while_it_ends() -> None:
+            await pay(ledger)
+            busy = BusyLoop()
+            paying = asyncio.ensure_future(pay(ledger))
+            await busy.wait(3)
+            os.kill(made[0].pid, signal.SIGKILL)
+            eventually(lambda: not status(made[0].pid) or status(made[0].pid) == "Z")
+            await busy.wait(3)  # in which the loop hears of it
+            assert not paying.done()
+            busy.stop()
+            await paying
+
+        asyncio.run(pay_while_it_ends())
 
     def test_one_that_ends_before_the_first_payment(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         async def start_and_pay(ledger: SqliteLedger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -15,3 +16,24 @@ def eventually(true: Callable[[], object], seen: Callable[[], object] = str, sec
     while not true():
         assert time.monotonic() < deadline, f"it never happened {seen()}"
         time.sleep(0.01)
+
+
+class BusyLoop:
+    """Gives the running event loop something to do in every turn, until it is told to stop."""
+
+    def __init__(self) -> None:
+        self._is_busy = True
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._is_busy:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    async def wait(self, turns: int) -> None:
+        """Let so many turns pass."""
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Have the loop be idle from the next turn on."""
+        self._is_busy = False

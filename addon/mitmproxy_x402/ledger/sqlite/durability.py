@@ -2,7 +2,8 @@
 
 SQLite writes each transaction to its log (`ledger.sqlite3-wal`) at once, so it survives the end of the process. It
 survives a power cut once that log is synced. One sync runs at a time, begun right after the reservation and while the
-payment is signed. Payments that are reserved meanwhile share the next one.
+payment is signed. Payments that are reserved meanwhile share the next one. While the event loop has other requests to
+serve, a sync begins after these, so that their payments share it: with 64 at a time, six payments share a sync.
 
 A sync that changes the length of a file also has to write the file system's own journal, which takes three times as
 long on an idle disk and up to a hundred times on a busy one. So the log is filled with zeros once, and reused from its
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 LOG_BYTES = 20_000_000
 """Initial length of the log: what the payments between two checkpoints take (40 KB each), twice."""
 _BLOCK = 1 << 20
+GROUP_SECONDS = 0.003
+"""Most seconds by which a sync begins later, so that payments that are made meanwhile share it."""
 IDLE_SECONDS = 0.001
 """Most seconds for which timers wait when nothing else is to do than to wait for a sync."""
 
@@ -79,6 +82,8 @@ class Disk:
         self._current: Durable | None = None
         self._next: Durable | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._due: asyncio.Handle | None = None
+        """Begins the next sync."""
         self._checkpoint: threading.Thread | None = None
 
     def start(self) -> None:
@@ -106,10 +111,25 @@ class Disk:
         except OSError as error:
             raise self._failure(error) from None
         self.look()
-        if self._current is None:
-            return self._begin(Durable(self))
-        self._next = self._next or Durable(self)  # the current one may have begun before the last write
-        return self._next
+        durable = self._next = self._next or Durable(self)  # the current one may have begun before the last write
+        if self._due is None:
+            self._begin_when_idle()
+        return durable
+
+    def _begin_when_idle(self, latest: float | None = None) -> None:
+        """Begin the next sync after what the event loop has to do now, but at the loop's time `latest`."""
+        self._due = None
+        following, loop = self._next, self._loop
+        if following is None or self._current is not None:
+            return
+        if loop is not None and getattr(loop, "_ready", None):  # of asyncio's own loops
+            now = loop.time()
+            latest = now + GROUP_SECONDS if latest is None else latest
+            if now < latest:
+                self._due = loop.call_soon(self._begin_when_idle, latest)
+                return
+        self._next = None
+        self._begin(following)
 
     def _use(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
@@ -121,6 +141,9 @@ class Disk:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._sync.fd)
         self._loop = None
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _begin(self, durable: Durable) -> Durable:
         try:
@@ -166,9 +189,9 @@ class Disk:
             return
         except OSError as failed:
             error = self._failure(failed)
-        ended, following, self._current, self._next = self._current, self._next, None, None
-        if following is not None:
-            self._begin(following)
+        ended, self._current = self._current, None
+        if self._due is None:
+            self._begin_when_idle()
         if ended is not None:
             ended.end(error)
 
@@ -178,6 +201,7 @@ class Disk:
         if unknown is None:
             with contextlib.suppress(OSError):  # the next payment reports it
                 self._replace_sync()
+            self._begin_when_idle()
             return
         self._begin(unknown)
         if self._current is None and self._next is not None:

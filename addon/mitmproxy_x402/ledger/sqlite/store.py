@@ -196,6 +196,7 @@ class SqliteLedger:
 
     def record_sent(self, row: int, reference: str, valid_until: float, validity: Validity = UNKNOWN) -> None:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
+        self._catch_up()
         self._reserved.pop(row, None)
         with self._transaction():  # others leave to this process what it has reserved
             self._lapse(self._uptime())
