@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.llm import Citation, Other, Reasoning, Text, ToolCall
+from support.vendors import more_streams as m
 from support.vendors import vendor_streams as v
 from support.vendors.reading import read
 
@@ -226,6 +227,34 @@ def test_what_may_be_valid_is_not_checked(arguments: str, irregular: list[str], 
     [call] = reading.tool_calls
     assert (list(reading.irregular), list(reading.unchecked)) == (irregular, unchecked)
     assert (call.arguments, call.broken is not None) == (arguments, bool(irregular))
+
+
+TOOL = v.block(0, "tool_use", id="t", name="f", input={})
+TAKEN = {"type": "step.start", "event_type": "step.start", "index": 0, "step": {"type": "function_call", "name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("begun", "stop"),
+    [
+        (v.messages(v.start(), TOOL), v.messages(v.stop(0))),
+        (m.STARTED + m.event("contentBlockStart", {"contentBlockIndex": 0, "start": {"toolUse": {
+            "toolUseId": "t", "name": "f"}}}), m.event("contentBlockStop", {"contentBlockIndex": 0})),
+        (v.events(m.v2("message-start", id="c"), m.v2("tool-call-start", 0, {"tool_calls": {
+            "id": "t", "function": {"name": "f", "arguments": ""}}})), v.events(m.v2("tool-call-end", 0))),
+        (v.events(m.interaction("created", "in_progress"), TAKEN), v.events(m.step("stop", 0))),
+        (v.events(ROLE, v.chunk(v.call(0, "", "a", "f"))), b""),
+        (v.numbered(v.CREATED, v.item(0, {**v.CALLED, "arguments": ""})), b""),
+    ],
+    ids=["messages", "converse", "cohere", "interactions", "chat", "responses"],
+)  # fmt: skip
+def test_a_call_that_breaks_off_before_its_arguments_is_given_none(begun: bytes, stop: bytes) -> None:
+    [call], remarks = read(begun).tool_calls, read(begun).irregular
+    assert (call.arguments, call.parsed) == ("", None)
+    assert "tool call 1 breaks off before its arguments" in remarks
+    if stop:
+        [call], remarks = read(begun + stop).tool_calls, read(begun + stop).irregular
+        assert (call.arguments, call.parsed) == ("{}", {})
+        assert "tool call 1 breaks off before its arguments" not in remarks
 
 
 def test_an_event_that_is_not_read_is_listed() -> None:

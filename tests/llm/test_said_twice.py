@@ -102,6 +102,14 @@ def test_events_that_come_again_after_a_break_count_once() -> None:
     assert reading.text == "Hello"
     (remark,) = reading.irregular
     assert remark == "the sequence_number goes back to 2; what comes twice counts once"
+    again = [{**event, "obfuscation": "x7"} for event in numbered[2:]]
+    assert (read(*numbered[:4], *again).text, read(*numbered[:4], *numbered[3:]).text) == ("Hello", "Hello")
+
+
+def test_events_that_are_all_numbered_alike_are_all_read() -> None:
+    message = {"type": "message", "id": "msg", "role": "assistant", "content": []}
+    events = [v.CREATED, v.item(0, message), *[v.fragment("output_text", 0, "ha", content_index=0)] * 3]
+    assert read(*({**event, "sequence_number": 0} for event in events)).text == "hahaha"
 
 
 def test_what_anthropic_says_beside_the_answer_is_shown() -> None:

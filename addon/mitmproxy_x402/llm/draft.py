@@ -75,6 +75,12 @@ class Draft(Space):
         """The part at `place`, if it has begun."""
         return self._pieces.get((choice, place))
 
+    def close(self, choice: int, place: Place) -> None:
+        """The end of the part at `place` has come, if it has begun."""
+        piece = self.find(choice, place)
+        if piece is not None:
+            piece.closed = True
+
     def said_anything(self, choice: int) -> bool:
         """Whether there is a part of `choice`."""
         return choice in self._choices
@@ -238,7 +244,7 @@ class Draft(Space):
         late, unchecked = Notes(), Notes()
         if len(self._other_ids) == 1:  # two answers in one stream, perhaps; some vendors have one for every event
             late.add("the answer's id changes")
-        items = tuple(self._items(late, unchecked, ended))
+        items = tuple(self._items(late, unchecked, ended, complete))
         if ended and self.error is None and not self.closing:
             self._missing_calls(late)
         reasons = [reason for _, reason in sorted(self._stops.items())]
@@ -274,9 +280,8 @@ class Draft(Space):
             if choice not in calling and reason.lower() in _CALLING:
                 notes.add(f"a choice is finished as {shown(reason)}, and there is no tool call in it")
 
-    def _items(self, notes: Notes, unchecked: Notes, ended: bool) -> Iterable[Item]:
-        calls = 0
-        ids: set[tuple[int, str]] = set()
+    def _items(self, notes: Notes, unchecked: Notes, ended: bool, complete: bool) -> Iterable[Item]:
+        calls = _Calls(self, notes, unchecked, ended, complete)
         for (choice, _), piece in sorted(self._pieces.items(), key=lambda entry: entry[0]):
             if piece.kind == "citation":
                 if piece.value is not None:
@@ -290,18 +295,38 @@ class Draft(Space):
             if ended and has_half_character(text):
                 notes.add("half of a surrogate pair stands alone")
             if piece.kind == "call":
-                calls += 1
-                if self.closing and text and not is_json(text):
-                    piece.cut = True  # by us: the rest of it was left out
-                if piece.id and (choice, piece.id) in ids:
-                    notes.add(f"tool call {calls} has the id of one before it")
-                ids.add((choice, piece.id))
-                yield _call(piece, text, choice, calls, (notes, unchecked) if ended else None)
+                yield calls.next(piece, text, choice)
             elif piece.kind == "reasoning":
                 if text or piece.signature:
                     yield Reasoning(text, choice, piece.signature)
             elif text:
                 yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
+
+
+class _Calls:
+    """Makes the calls of an answer, in their order. What is odd counts only at its end."""
+
+    def __init__(self, draft: Draft, notes: Notes, unchecked: Notes, ended: bool, complete: bool) -> None:
+        self._draft = draft
+        self._late = (notes, unchecked) if ended else None
+        self._complete = complete
+        self._notes = notes
+        self._number = 0
+        self._ids: set[tuple[int, str]] = set()
+
+    def next(self, piece: Piece, text: str, choice: int) -> ToolCall:
+        """The call of `piece`, whose fragments are `text`."""
+        self._number += 1
+        if self._draft.closing and text and not is_json(text):
+            piece.cut = True  # by us: the rest of it was left out
+        if piece.id and (choice, piece.id) in self._ids:
+            self._notes.add(f"tool call {self._number} has the id of one before it")
+        self._ids.add((choice, piece.id))
+        if text or self._complete or piece.closed or self._draft.stopped(choice) is not None:
+            return _call(piece, text, choice, self._number, self._late)
+        if self._late:
+            self._notes.add(f"tool call {self._number} breaks off before its arguments")
+        return _unbegun(piece, choice)
 
 
 def _call(piece: Piece, text: str, choice: int, number: int, late: tuple[Notes, Notes] | None) -> ToolCall:
@@ -329,6 +354,13 @@ def _call(piece: Piece, text: str, choice: int, number: int, late: tuple[Notes, 
         notes.add(f"{who} began with other arguments than its fragments say: {line(piece.empty_means, 60)}")
     further = tuple(Detail(key, value) for key, value in piece.further.items())
     return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken, further)
+
+
+def _unbegun(piece: Piece, choice: int) -> ToolCall:
+    """A call of which only the name has come: nobody knows its arguments, not even that there are none."""
+    further = tuple(Detail(key, value) for key, value in piece.further.items())
+    text = "" if piece.empty_means == "{}" else piece.empty_means
+    return ToolCall(piece.id, piece.name, text, None, choice, piece.tool, None, further)
 
 
 def _arguments(text: str, who: str, notes: Notes) -> Any:

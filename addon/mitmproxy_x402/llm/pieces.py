@@ -98,6 +98,7 @@ class Piece:
         self.value: Any = None
         """Of another part: what it is. Its kind is `name`."""
         self.closed = False
+        """Whether its end has come."""
         self.cut = False
         """Whether there was no room for some of its text."""
         self.left_out = 0

@@ -200,6 +200,8 @@ class MessagesReader(Reader):
         if number not in self._open:
             self.draft.notes.add("a block ends that is not open")
         self._open.discard(number)
+        if number in self._blocks:
+            self._blocks[number].closed = True
 
     def _finish(self, delta: dict[str, Any]) -> None:
         if delta.get("stop_reason") is not None:

@@ -47,7 +47,9 @@ class ConverseReader(Reader):
             self._stop(value)
         elif name == "metadata":
             self._metadata(value)
-        elif name not in ("messageStart", "contentBlockStop"):
+        elif name == "contentBlockStop":
+            self.draft.close(0, (self._number(value), 0))
+        elif name != "messageStart":
             self.draft.leave(name, value)
 
     def whole(self, value: dict[str, Any]) -> None:

@@ -59,6 +59,8 @@ class ChatV2Reader(Reader):
             calls = message.get("tool_calls")
             for call in calls if isinstance(calls, list) else [calls]:
                 self._call(number, self.draft.mapping(call, "a tool call"))
+        elif kind == "tool-call-end":
+            self.draft.close(0, (_CALL, number))
         elif kind == "citation-start":
             cited = message.get("citations")
             for one in cited if isinstance(cited, list) else [cited]:

@@ -57,6 +57,8 @@ class InteractionsReader(Reader):
                 self._step(number, mapping(value.get("step")) or mapping(value.get("content")))
             elif step == "delta":
                 self._content(number, self.draft.mapping(value.get("delta"), "a delta"))
+            elif step == "stop" and number in self._last:
+                self._last[number].closed = True
         elif kind == "error":
             self.draft.fail(value.get("error") or value)
         else:
@@ -82,6 +84,8 @@ class InteractionsReader(Reader):
             for number, step in enumerate(steps):
                 if mapping(step).get("type") != "user_input":
                     self._step(number, mapping(step))
+            for piece in self._last.values():
+                piece.closed = True
         if last:
             self._status(interaction.get("status"))
 

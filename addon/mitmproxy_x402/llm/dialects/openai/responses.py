@@ -54,8 +54,9 @@ class ResponsesReader(Reader):
         self._sequence: int | None = None
         self._resumed = False
         self._state_was = ""
-        self._came: dict[int, int] = {}  # by sequence_number: the hash of the event
+        self._came: dict[int, int] = {}  # by sequence_number: what tells the event from others, as a hash
         self._again = False
+        self._grows = False  # whether the numbers do; some gateways number all events alike
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -82,7 +83,7 @@ class ResponsesReader(Reader):
         kind = self.kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
-        if self._is_repeated(value.get("sequence_number")):
+        if self._is_repeated(kind, value):
             return
         self._number(value.get("sequence_number"), kind)
         what, _, step = kind[9:].rpartition(".")
@@ -122,12 +123,18 @@ class ResponsesReader(Reader):
             self.draft.notes.add(f"the sequence_number jumps from {self._sequence} to {given}")
         self._sequence = given
 
-    def _is_repeated(self, number: Any) -> bool:
-        """Whether this very event came before: a stream that was resumed can begin before it broke off."""
-        given, data = count(number), hash(self.draft.source[0])
+    def _is_repeated(self, kind: str, value: dict[str, Any]) -> bool:
+        """Whether this event came before: a stream that was resumed can begin before it broke off.
+
+        Its bytes need not be the same: `obfuscation` is random, and gateways write JSON anew.
+        """
+        given, delta = count(value.get("sequence_number")), value.get("delta")
         if given is None:
             return False
-        if self._came.get(given) == data:
+        about = value.get("item_id") or mapping(value.get("item") or value.get("response")).get("id")
+        data = hash((kind, string(about), string(delta)))
+        self._grows = self._grows or (self._sequence is not None and given == self._sequence + 1)
+        if self._grows and self._came.get(given) == data:
             if not self._again:
                 self.draft.notes.add(f"the sequence_number goes back to {given}; what comes twice counts once")
             self._again, self._sequence = True, given
