@@ -179,6 +179,22 @@ class TestJson:
         assert bool(differences(one, other)) != same
         assert differences(one, one) == []
 
+    def test_one_message_more_is_one_difference(self) -> None:
+        turns = [{"role": "user", "content": str(number)} for number in range(5)]
+        longer = [*turns[:2], {"role": "user", "content": "more"}, *turns[2:]]
+        found = differences({"m": turns}, {"m": longer})
+        assert found == [("m[2]", "nothing", '{"role": "user", "content": "more"}')]
+        assert differences([1, 1], [1]) == [("[1]", "1", "nothing")]
+
+    def test_tools_are_compared_with_their_namesakes(self) -> None:
+        tools = [{"type": "function", "function": {"name": name, "strict": True}} for name in "abc"]
+        fewer = [{"type": "function", "function": {"name": "b", "strict": False}}, tools[2]]
+        assert differences(tools, fewer) == [
+            ("[0]", '{"type": "function", "function": {"name": "a", "strict": tru...', "nothing"),
+            ("[1].function.strict", "true", "false"),
+        ]
+        assert differences(fewer, tools)[1][0] == "[0]"
+
     def test_long_texts_are_shown_where_they_differ(self) -> None:
         one, other = "a" * 500 + "X" + "b" * 500, "a" * 500 + "Y" + "b" * 500
         [(place, mine, theirs)] = differences({"t": one}, {"t": other})
