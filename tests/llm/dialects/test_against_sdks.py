@@ -25,6 +25,7 @@ from mitmproxy_x402.llm import (
 )
 from mitmproxy_x402.sandbox.answers import MODELS, dump, meaning
 from mitmproxy_x402.sandbox.vendors import chat, gemini, messages, responses
+from support.vendors import random_streams
 from support.vendors import vendor_streams as shapes
 from support.vendors.vendor_server import Vendor
 
@@ -116,9 +117,15 @@ def of(reading: Reading, kind: type[Any], choice: int = 0) -> list[Any]:
     return [item for item in reading.items if isinstance(item, kind) and item.choice == choice]
 
 
-@pytest.mark.parametrize("name", shapes.CHAT)
+CHAT = {**shapes.CHAT, **random_streams.streams("chat")}
+RESPONSES = {**shapes.RESPONSES, **random_streams.streams("responses")}
+MESSAGES = {**shapes.MESSAGES, **random_streams.streams("messages")}
+GEMINI = {**shapes.GEMINI, **{f"random {seed}": random_streams.gemini(seed) for seed in range(random_streams.NUMBER)}}
+
+
+@pytest.mark.parametrize("name", CHAT)
 def test_openai_chat(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
-    vendor.body = shapes.CHAT[name]
+    vendor.body = CHAT[name]
     asked: Any = {"model": "gpt-5", "messages": [{"role": "user", "content": "?"}]}
     with chatgpt.chat.completions.stream(**asked) as events:
         for _ in events:
@@ -149,9 +156,9 @@ def test_openai_chat(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
         same_whole(reading, completion)
 
 
-@pytest.mark.parametrize("name", shapes.RESPONSES)
+@pytest.mark.parametrize("name", RESPONSES)
 def test_openai_responses(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> None:
-    vendor.body = shapes.RESPONSES[name]
+    vendor.body = RESPONSES[name]
     final: Any = None
     for event in chatgpt.responses.create(model="gpt-5", input="?", stream=True):
         if event.type in ("response.completed", "response.incomplete"):
@@ -189,9 +196,9 @@ def test_openai_responses(vendor: Vendor, chatgpt: openai.OpenAI, name: str) -> 
     same_whole(reading, final)
 
 
-@pytest.mark.parametrize("name", shapes.MESSAGES)
+@pytest.mark.parametrize("name", MESSAGES)
 def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: str) -> None:
-    vendor.body = shapes.MESSAGES[name]
+    vendor.body = MESSAGES[name]
     asked: Any = {"model": "claude-opus-4-6", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
     with claude.messages.stream(**asked) as events:
         message: Any = events.get_final_message()
@@ -222,15 +229,15 @@ def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: s
     same_whole(reading, message)
 
 
-@pytest.mark.parametrize("name", shapes.GEMINI)
+@pytest.mark.parametrize("name", GEMINI)
 def test_gemini(vendor: Vendor, name: str) -> None:
-    vendor.body = shapes.events(*shapes.GEMINI[name])
+    vendor.body = shapes.events(*GEMINI[name])
     client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=vendor.url))
     answers = list(client.models.generate_content_stream(model="gemini-3-pro", contents="?"))
     client.close()
     reading = read(vendor.body)
     assert (reading.dialect, reading.complete, reading.irregular) == ("gemini", True, ())
-    assert differences(reading, read(shapes.array(shapes.GEMINI[name]))) == []
+    assert differences(reading, read(shapes.array(GEMINI[name]))) == []
     for index in {item.choice for item in reading.items}:
         candidates = [one for answer in answers for one in answer.candidates or [] if (one.index or 0) == index]
         parts = [part for one in candidates for part in (one.content and one.content.parts) or []]
@@ -246,6 +253,39 @@ def test_gemini(vendor: Vendor, name: str) -> None:
     if used is not None:
         assert (reading.usage.input, reading.usage.total) == (used.prompt_token_count, used.total_token_count)
         assert reading.usage.reasoning == used.thoughts_token_count
+
+
+@pytest.mark.parametrize("seed", range(random_streams.NUMBER))
+@pytest.mark.parametrize("dialect", random_streams.EVENTS)
+def test_of_a_stream_that_is_cut_what_came_is_read(dialect: str, seed: int) -> None:
+    """Of each part its beginning, and nothing else; only whole ones are complete."""
+    events = random_streams.EVENTS[dialect](seed)
+    whole = read(random_streams.body(dialect, events))
+    for number in range(1 + seed % 3, len(events), 5):
+        reading = read(random_streams.body(dialect, events[:number], done=False))
+        assert reading.error is None
+        for kind in (Text, Reasoning, Refusal):
+            for choice in range(3):
+                said, full = ("".join(one.text for one in of(each, kind, choice)) for each in (reading, whole))
+                assert full.startswith(said) or dialect == "responses"  # whose items may come at the same time
+        for choice in range(3):
+            calls, all_calls = of(reading, ToolCall, choice), of(whole, ToolCall, choice)
+            ids = [(one.id, one.name) for one in all_calls]
+            assert all((one.id, one.name) in ids for one in calls)
+            begins = {(one.id, one.name): one.arguments for one in all_calls}
+            if dialect != "gemini":  # whose calls have no ids
+                assert all(begins[one.id, one.name].startswith(one.arguments) for one in calls)
+
+
+@pytest.mark.parametrize("seed", range(random_streams.NUMBER))
+def test_a_stream_that_is_resumed_is_read_once(seed: int) -> None:
+    events = random_streams.responses(seed)
+    whole = read(random_streams.body("responses", events))
+    broken, again = 2 + seed % (len(events) - 2), seed % 7
+    resumed = [*events[:broken], *({**event, "obfuscation": "x"} for event in events[max(0, broken - again) :])]
+    reading = read(random_streams.body("responses", resumed))
+    assert differences(whole, reading) == []
+    assert all("what comes twice counts once" in remark for remark in reading.irregular)
 
 
 def test_errors_in_mid_stream(vendor: Vendor, chatgpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
