@@ -376,6 +376,6 @@ def test_filters(rig: Recorded, text: str, expected: list[str]) -> None:
                 client.ask(data)
     finally:
         assert set_options(rig.proxy, "x402_dump_filter=") == "taken"
-    rig.catch_up()
+    rig.catch_up_with_all()
     new = [one.request.path for one in read_recordings(rig.folder) if one.folder not in before]
     assert [path for path in new if path != "/set" and not path.startswith("/last")] == expected

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
 
 from mitmproxy_x402.recording.format import Recording, read_recordings
 from support import challenges
-from support.recording.recorders import EVENT, STREAM, Recorded, begin, chunk, recording_proxy
+from support.patience import eventually
+from support.recording.recorders import EVENT, STREAM, Recorded, answering, begin, chunk, recording_proxy
 from support.wire import TIMEOUT, Peer, Upstream, request
 
 
@@ -66,10 +68,84 @@ def test_a_proxy_that_is_killed(home: Path) -> None:
     with recording_proxy(home, script=streaming) as rig:
         with rig.client() as client:
             begin(rig, client)
+            (writer,) = rig.writers()
             rig.proxy.process.kill()
             rig.proxy.wait_for_end()
         (found,) = read_recordings(rig.folder)
+        eventually(lambda: not command_of(writer))
     expect_what_came(found, "interrupted")
+
+
+def command_of(pid: int) -> bytes:
+    """Nothing for a process that has ended and is not reaped."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_proxy_that_is_interrupted_in_a_terminal(home: Path) -> None:
+    """What is over, and has not been handed over, is written; the signal goes to all processes of the terminal."""
+    with recording_proxy(home, script=answering(b"ok")) as rig:
+        with rig.client() as client:
+            rig.catch_up()
+            (writer,) = rig.writers()
+            for _ in range(5):
+                assert client.ask(request()).body == b"ok"
+            os.kill(writer, signal.SIGINT)
+            rig.proxy.process.send_signal(signal.SIGINT)
+        rig.proxy.wait_for_end()
+        assert [one.complete for one in read_recordings(rig.folder)] == [True] * 6
+        assert not command_of(writer)
+        assert "not all was recorded" not in rig.proxy.log
+
+
+def test_a_writer_that_is_killed(home: Path) -> None:
+    """The client gets everything, what was begun stays readable, and later flows are recorded."""
+    go = threading.Event()
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(EVENT) * 3)
+        assert go.wait(TIMEOUT)
+        peer.send(chunk(EVENT) + b"0\r\n\r\n")
+
+    with recording_proxy(home, script=script) as rig:
+        with rig.client() as client:
+            begin(rig, client)
+            (writer,) = rig.writers()
+            os.kill(writer, signal.SIGKILL)
+            rig.proxy.wait_for(r"the process that writes recordings has ended \(signal 9\)")
+            go.set()
+            assert client.chunk() == EVENT
+            assert client.chunk() == b""
+        rig.script(answering(b"ok"))
+        with rig.client() as client:
+            assert client.ask(request()).body == b"ok"
+        first, second = rig.wait(lambda found: len(found) == 2 and found[1].end is not None)
+        assert not rig.writers()
+    expect_what_came(first, "interrupted")
+    assert second.body() == b"ok"
+
+
+def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
+    body = b"x" * (1 << 20)
+    with recording_proxy(home, script=answering(body)) as rig:
+        rig.catch_up()
+        (writer,) = rig.writers()
+        os.kill(writer, signal.SIGSTOP)
+        with rig.client() as client:
+            for _ in range(40):
+                assert client.ask(request()).body == body
+        rig.proxy.wait_for("cannot record into .*: the disk is too slow")
+        os.kill(writer, signal.SIGCONT)
+        rig.script(answering(b"ok"))
+        rig.wait(lambda found: sum(one.end is not None for one in found) > 20)
+        rig.catch_up()
+        found = read_recordings(rig.folder)
+    assert {one.body() for one in found if one.complete and one.request.path == "/v1/chat/completions"} == {body}
+    broken = [one.error for one in found if not one.complete]
+    assert set(broken) <= {"the recording broke off: the disk is too slow"}
 
 
 def test_a_proxy_that_is_stopped(home: Path) -> None:

@@ -16,11 +16,12 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from mitmproxy_x402.recording import har as recorder_har
-from mitmproxy_x402.recording.files import Folder, OpenFiles, Piece
-from mitmproxy_x402.recording.format import RecordedResponse, Recording
+from mitmproxy_x402.recording.format import RecordedResponse, Recording, read_recording
 from mitmproxy_x402.recording.har import HarFiles
-from mitmproxy_x402.recording.snapshot import Snapshot
+from mitmproxy_x402.recording.names import extension
+from mitmproxy_x402.recording.writing.files import Folder, OpenFiles
 from mitmproxy_x402.views import comment
+from support.recording.heads import head
 from support.recording.recorded import recording
 from support.recording.recording_formats import FlowFile, Redactor, with_body
 from support.showing.console import io
@@ -29,25 +30,32 @@ SSE = b'data: {"text": "\xe2\x82\xac \\"quoted\\" </script>"}\n\n'
 RUN = "20250708T091500.123Z-42"
 
 
-def made(parent: Path, name: str, pieces: list[Piece], *headers: tuple[str, str], **changes: Any) -> Recording:
+def made(
+    parent: Path, name: str, pieces: list[tuple[float, bytes]], *headers: tuple[str, str], **changes: Any
+) -> Recording:
     """A recording of `pieces`, over and on the disk."""
     asked = changes.pop("request_body", b'{"a": "\\u20ac"}')
     response = RecordedResponse(200, "OK", "HTTP/1.1", headers or (("Content-Type", "text/event-stream"),))
     known = recording(Path(), **{"response": response, "notes": (), **changes})
-    folder, plain = Folder(parent, name, OpenFiles()), Snapshot(tflow.tflow(), Redactor())
-    folder.begin(lambda: plain, known.request.header("content-type"), asked)
+    folder = Folder(str(parent), name, OpenFiles())
+    folder.make()
+    folder.write_request(extension(known.request.header("content-type")), asked)
     if known.response is not None:
         kind, coding = (known.response.header(name) for name in ("content-type", "content-encoding"))
-        folder.begin_response(lambda: plain, kind, coding)
-        folder.add(pieces)
+        folder.begin_response(extension(kind), coding)
+        data = [data for _, data in pieces]
+        folder.add([seconds for seconds, _ in pieces], list(map(len, data)), b"".join(data))
     folder.close()
-    plain.state = known.state
-    files = folder.end(plain)
-    request = replace(known.request, body=files.request, size=files.request_size, sha256=files.request_digest)
-    answer = known.response and replace(
-        known.response, body=files.body, decoded=files.decoded, size=files.size, sha256=files.digest
+    folder.end(head(state=known.state))
+    written = read_recording(folder.path)
+    request = replace(
+        known.request, body=written.request.body, size=written.request.size, sha256=written.request.sha256
     )
-    return replace(known, folder=folder.path, request=request, response=answer, notes=(*known.notes, *files.notes))
+    answer = known.response
+    if answer is not None and written.response is not None:
+        found = written.response
+        answer = replace(answer, body=found.body, decoded=found.decoded, size=found.size, sha256=found.sha256)
+    return replace(known, folder=folder.path, request=request, response=answer, notes=(*known.notes, *written.notes))
 
 
 def entries(file: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .format import FORMAT, Chunk, Recording
 from .table import Headers
@@ -66,93 +66,82 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else int(seconds * 1_000_000 + 0.5) / 1_000_000
 
 
+class Head(NamedTuple):
+    """flow.json but for its files: texts in JSON, as `request_text` and the functions after it write them."""
+
+    about: str
+    state: str
+    error: str | None
+    request: str
+    response: str | None
+    timing: str
+    rest: str
+
+
+class Files(NamedTuple):
+    """Names, sizes and digests of a recording's files, as far as they are written."""
+
+    request: str | None
+    request_size: int
+    request_digest: str | None
+    body: str | None = None
+    decoded: str | None = None
+    size: int = 0
+    digest: str | None = None
+    chunks: Sequence[Chunk] | None = None
+    notes: tuple[str, ...] = ()
+
+
 def to_text(recording: Recording) -> str:
     """flow.json for `recording`: `to_document` as JSON, indented by one, with a line for each header."""
     request, response, payment = recording.request, recording.response, recording.payment
-    asked = request_text(
-        method=request.method,
-        path=request.path,
-        version=request.http_version,
-        upstream=request.upstream,
-        headers=_pairs(request.headers),
-        body=request.body,
-        size=request.size,
-        sha256=request.sha256,
+    head = Head(
+        about_text(recording.id, recording.started),
+        recording.state,
+        recording.error,
+        request_text(request.method, request.path, request.http_version, request.upstream, _pairs(request.headers)),
+        None
+        if response is None
+        else answer_text(
+            *(response.status, response.reason, response.http_version),
+            *(_pairs(response.headers), _pairs(response.trailers)),
+        ),
+        timing_text(recording.first_byte, recording.end),
+        rest_text(None if payment is None else payment_text(**vars(payment)), recording.legs),
     )
-    answer = paid = "null"
+    files = Files(request.body, request.size, request.sha256, chunks=recording.in_head, notes=recording.notes)
     if response is not None:
-        answer = answer_text(
-            status=response.status,
-            reason=response.reason,
-            version=response.http_version,
-            headers=_pairs(response.headers),
-            trailers=_pairs(response.trailers),
-            body=response.body,
-            decoded=response.decoded,
-            size=response.size,
-            sha256=response.sha256,
-        )
-    if payment is not None:
-        paid = payment_text(**vars(payment))
-    return head_text(
-        flow_id=recording.id,
-        started=recording.started,
-        state=recording.state,
-        error=recording.error,
-        request=asked,
-        response=answer,
-        first_byte=recording.first_byte,
-        end=recording.end,
-        chunks=recording.in_head,
-        payment=paid,
-        legs=recording.legs,
-        notes=recording.notes,
-    )
+        files = files._replace(body=response.body, decoded=response.decoded, size=response.size, digest=response.sha256)
+    return head_text(head, files)
 
 
 # The parts of flow.json. Written by hand, because the `json` module indents in slow Python code.
 
 
-def request_text(
-    *,
-    method: str,
-    path: str,
-    version: str,
-    upstream: str,
-    headers: str,
-    body: str | None,
-    size: int,
-    sha256: str | None,
-) -> str:
-    """The value of `request`; `headers` as `header_list` writes them."""
+def about_text(flow_id: str, started: str) -> str:
+    """What comes first."""
+    return f'"id": {_quoted(flow_id)},\n "started": {_quoted(started)}'
+
+
+def request_text(method: str, path: str, version: str, upstream: str, headers: str) -> str:
+    """The beginning of `request`; `headers` as `header_list` writes them."""
     return (
-        f'{{\n  "method": {_quoted(method)},\n  "path": {_quoted(path)},\n'
-        f'  "http_version": {_quoted(version)},\n  "upstream": {_quoted(upstream)},\n'
-        f'  "headers": {headers},\n  "body": {_value(body)},\n  "bytes": {size},\n'
-        f'  "sha256": {_value(sha256)}\n }}'
+        f'"method": {_quoted(method)},\n  "path": {_quoted(path)},\n  "http_version": {_quoted(version)},\n'
+        f'  "upstream": {_quoted(upstream)},\n  "headers": {headers}'
     )
 
 
-def answer_text(
-    *,
-    status: int,
-    reason: str,
-    version: str,
-    headers: str,
-    trailers: str,
-    body: str | None,
-    decoded: str | None,
-    size: int,
-    sha256: str | None,
-) -> str:
-    """The value of `response`."""
+def answer_text(status: int, reason: str, version: str, headers: str, trailers: str) -> str:
+    """The beginning of `response`."""
     return (
-        f'{{\n  "status": {status},\n  "reason": {_quoted(reason)},\n'
-        f'  "http_version": {_quoted(version)},\n  "headers": {headers},\n'
-        f'  "trailers": {trailers},\n  "body": {_value(body)},\n'
-        f'  "decoded": {_value(decoded)},\n  "bytes": {size},\n'
-        f'  "sha256": {_value(sha256)}\n }}'
+        f'"status": {status},\n  "reason": {_quoted(reason)},\n  "http_version": {_quoted(version)},\n'
+        f'  "headers": {headers},\n  "trailers": {trailers}'
     )
+
+
+def timing_text(first_byte: float | None, end: float | None) -> str:
+    """The beginning of `timing`."""
+    return f'"first_byte": {_number(first_byte)},\n  "end": {_number(end)}'
 
 
 def payment_text(*, state: str, amount: str, network: str, pay_to: str, transaction: str, refused: str) -> str:
@@ -164,28 +153,26 @@ def payment_text(*, state: str, amount: str, network: str, pay_to: str, transact
     )
 
 
-def head_text(
-    *,
-    flow_id: str,
-    started: str,
-    state: str,
-    error: str | None,
-    request: str,
-    response: str,
-    first_byte: float | None,
-    end: float | None,
-    chunks: tuple[Chunk, ...] | None,
-    payment: str,
-    legs: int,
-    notes: tuple[str, ...],
-) -> str:
-    """The whole; `request`, `response` and `payment` as the functions above write them."""
+def rest_text(payment: str | None, legs: int) -> str:
+    """What comes after `timing`; `payment` as `payment_text` writes it."""
+    return f'"payment": {payment or "null"},\n "legs": {legs}'
+
+
+def head_text(head: Head, files: Files) -> str:
+    """The whole."""
+    about, state, error, request, response, timing, rest = head
+    asked, asked_size, asked_digest, body, decoded, size, digest, chunks, notes = files
+    answer = "null"
+    if response is not None:
+        answer = (
+            f'{{\n  {response},\n  "body": {_value(body)},\n  "decoded": {_value(decoded)},\n  "bytes": {size},\n'
+            f'  "sha256": {_value(digest)}\n }}'
+        )
     return (
-        f'{{\n "format": {FORMAT},\n "id": {_quoted(flow_id)},\n "started": {_quoted(started)},\n'
-        f' "state": {_quoted(state)},\n "error": {_value(error)},\n'
-        f' "request": {request},\n "response": {response},\n'
-        f' "timing": {{\n  "first_byte": {_number(first_byte)},\n  "end": {_number(end)}{_listed(chunks)}\n }},\n'
-        f' "payment": {payment},\n "legs": {legs},\n "notes": {_texts(notes)}\n}}\n'
+        f'{{\n "format": {FORMAT},\n {about},\n "state": {_quoted(state)},\n "error": {_value(error)},\n'
+        f' "request": {{\n  {request},\n  "body": {_value(asked)},\n  "bytes": {asked_size},\n'
+        f'  "sha256": {_value(asked_digest)}\n }},\n "response": {answer},\n'
+        f' "timing": {{\n  {timing}{_listed(chunks)}\n }},\n {rest},\n "notes": {_texts(notes)}\n}}\n'
     )
 
 
@@ -208,7 +195,7 @@ def _number(seconds: float | None) -> str:
     return f"{whole}.{part:06d}".rstrip("0") if part else f"{whole}.0"
 
 
-def _listed(chunks: tuple[Chunk, ...] | None) -> str:
+def _listed(chunks: Sequence[Chunk] | None) -> str:
     if chunks is None:
         return ""
     if not chunks:

@@ -19,9 +19,9 @@ from mitmproxy.io import tnetstring
 from ..llm.reading import Reading
 from ..views import comment
 from ..views.reading import read
-from .files import write_at
 from .format import Recording
 from .redact import Redactor
+from .writing.files import write_at
 
 BLOCK = 1 << 18
 READ = 4 << 20

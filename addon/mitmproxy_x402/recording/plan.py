@@ -20,7 +20,7 @@ from .har import HarFiles
 from .mitm import FlowFile, with_body
 from .names import moment
 from .redact import Redactor
-from .thread import Outputs
+from .writing.thread import Outputs
 
 SEARCHED = 32 << 20
 """Most bytes of an answer that a filter for bodies searches."""
@@ -72,6 +72,11 @@ class Plan:
     filter: Filter | None
     outputs: Outputs
     redactor: Redactor
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether only folders are written, and none is taken back: that needs nothing of mitmproxy's."""
+        return self.outputs.is_plain and (self.filter is None or self.filter.early)
 
     @property
     def needs_state(self) -> bool:

@@ -1,7 +1,7 @@
 """The recorder's hooks, on mitmproxy's event loop, which must not block.
 
-They pass the parts of each flow to the recorder's thread as they become known: the request, the response headers, each
-chunk, the end. Without x402_dump every hook returns at once.
+They note the parts of each flow as they become known: the request, the response headers, each chunk, the end. All else
+is done a moment later, by `outbox`. Without x402_dump every hook returns at once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from mitmproxy import http
 
@@ -20,35 +19,19 @@ from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
 from ..settings.settings import Settings
 from ..views.flow_metadata import is_health
-from .names import folder_name, rfc3339
+from .outbox import OVERHEAD, TOO_SLOW, Job, Outbox
 from .plan import Plan, asked_of, make_plan
 from .snapshot import Snapshot
-from .thread import Begin, End, Job, Request, Response, Writer
+from .writing.thread import Finish
 
 PATIENCE = 10.0
 """Seconds to wait for the disk when the proxy stops."""
-TOO_SLOW = "the disk is too slow"
+JOB = "x402_recording"
+"""The attribute of a flow that holds its recording in progress; copies of a flow have none."""
 _CHECKS = (b"GET", b"HEAD")
 
 logger = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # per process: a reloaded script goes on counting
-
-
-@dataclass(eq=False)
-class _Open:
-    """A recording in progress."""
-
-    plan: Plan
-    job: Job
-    began: float
-    """When the request began (monotonic clock)."""
-    started: str
-    """The same in RFC 3339."""
-    body: bytes | None
-    """The request's body as given to the thread."""
-    tapped: bool = False
-    lost: bool = False
-    """Whether chunks were dropped because the disk is too slow."""
 
 
 def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Recorder, http.HTTPFlow], None]:
@@ -65,7 +48,7 @@ def _harmless(hook: Callable[[Recorder, http.HTTPFlow], None]) -> Callable[[Reco
         try:
             hook(self, flow)
         except Exception as error:  # not logged in full, because its text may contain secrets
-            self.open.pop(flow, None)
+            vars(flow).pop(JOB, None)
             logger.error("x402: a flow is not recorded: a fault of the recorder (%s)", type(error).__name__)
 
     return wrapped
@@ -78,8 +61,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
-        self.open: WeakKeyDictionary[http.HTTPFlow, _Open] = WeakKeyDictionary()
-        self._writer = Writer()
+        self.open: WeakSet[Job] = WeakSet()
+        self._outbox = Outbox()
 
     def use(self, settings: Settings) -> None:
         """Record new flows by `settings`; running recordings go on. Raises SettingsError: nothing is changed."""
@@ -95,103 +78,86 @@ class Recorder:
         if self.plan is not None and self.plan.filter is None:
             self._begin(flow, self.plan)
 
-    def _begin(self, flow: http.HTTPFlow, plan: Plan) -> _Open | None:
-        body = flow.request.raw_content
-        if not self._writer.has_room(len(body or b"")):
-            self._writer.complain(plan.folder, TOO_SLOW)
-            return None
+    def _begin(self, flow: http.HTTPFlow, plan: Plan) -> Job | None:
         sent = flow.request.data
-        started, path = rfc3339(sent.timestamp_start), _text(plan.redactor.path(sent.path))
-        name = folder_name(started, next(_numbers), _text(sent.method), path)
-        job = Job(plan.folder, name, plan.outputs)
         began = time.monotonic() - max(0.0, time.time() - sent.timestamp_start)
-        found = self.open[flow] = _Open(plan, job, began, started, body)
-        self._writer.put(
-            Begin(job, functools.partial(Snapshot, flow, plan.redactor), _first(flow.request, b"content-type"), body)
-        )
-        return found
+        job = Job(self._outbox, plan, next(_numbers), flow, began)
+        size = OVERHEAD + len(job.body)
+        if not self._outbox.has_room(size):
+            self._outbox.complain(plan)
+            return None
+        vars(flow)[JOB] = job
+        self.open.add(job)
+        self._outbox.add(job, size)
+        return job
 
     @_harmless
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Called with the answer's head: record it, and each chunk from now on."""
-        found = self.open.get(flow) or self._late(flow)
-        if found is None or found.tapped or flow.response is None:
+        job = _job_of(flow) or self._late(flow)
+        if job is None or job.tapped or flow.response is None:
             return
-        redactor = found.plan.redactor
-        known = functools.partial(Snapshot, flow, redactor)
-        kind, coding = _first(flow.response, b"content-type"), _first(flow.response, b"content-encoding")
-        if flow.request.raw_content is not found.body:  # another addon has changed the body
-            found.body = flow.request.raw_content
-            self._writer.put(Request(found.job, known, _first(flow.request, b"content-type"), found.body))
-        self._writer.put(Response(found.job, known, kind, redactor.text(coding)))
+        body = flow.request.raw_content or b""
+        if body is not job.body:  # another addon has changed the body
+            job.body, job.body_is_new = body, True
+            self._outbox.add(job, len(body))
+        job.has_answer = True
+        self._outbox.add(job, OVERHEAD)
         if flow.response.stream:
-            found.tapped = True
-            tap(flow, functools.partial(self._receive, found))
+            job.tapped = True
+            tap(flow, job.receive)
 
-    def _late(self, flow: http.HTTPFlow) -> _Open | None:
+    def _late(self, flow: http.HTTPFlow) -> Job | None:
         """Begin a recording at the answer's head or at an error, when the filter can decide; None: not recorded."""
         plan = self.plan
         if plan is None or (plan.filter is not None and plan.filter.early and not plan.filter.matches(flow)):
             return None
         return self._begin(flow, plan)
 
-    def _receive(self, found: _Open, data: bytes) -> None:
-        if not data or found.lost:
-            return
-        if self._writer.has_room(len(data)):
-            self._writer.put((found.job, time.monotonic() - found.began, data))
-        else:
-            found.lost = True
-            self._writer.complain(found.plan.folder, TOO_SLOW)
-
     @_harmless
     def response(self, flow: http.HTTPFlow) -> None:
         """Called at the end of the answer: end the recording."""
-        found = self.open.pop(flow, None)
-        if found is None or flow.response is None:
+        job = _job_of(flow)
+        if job is None or flow.response is None:
             return
-        if not found.tapped and flow.response.raw_content:  # an addon's own answer
-            self._receive(found, flow.response.raw_content)
-        self._end(flow, found, None)
+        if not job.tapped and flow.response.raw_content:  # an addon's own answer
+            job.receive(flow.response.raw_content)
+        self._end(flow, job, None)
 
     @_harmless
     def error(self, flow: http.HTTPFlow) -> None:
         """Called when the answer breaks off: end the recording as incomplete."""
-        found = self.open.pop(flow, None) or self._late(flow)
-        self.open.pop(flow, None)
-        if found is not None:
-            self._end(flow, found, "no complete answer" if flow.error is None else flow.error.msg)
+        job = _job_of(flow) or self._late(flow)
+        if job is not None:
+            self._end(flow, job, "no complete answer" if flow.error is None else flow.error.msg)
 
-    def _end(self, flow: http.HTTPFlow, found: _Open, error: str | None) -> None:
-        if found.lost:
+    def _end(self, flow: http.HTTPFlow, job: Job, error: str | None) -> None:
+        vars(flow).pop(JOB, None)
+        self.open.discard(job)
+        if job.lost:
             error = error or f"the recording broke off: {TOO_SLOW}"
-        plan, chosen = found.plan, found.plan.filter
-        known = Snapshot(flow, plan.redactor, found.started)
+        plan, chosen = job.plan, job.plan.filter
+        known = Snapshot(flow, plan.redactor)
         known.state = "complete" if error is None else "incomplete"
-        known.error = None if error is None else plan.redactor.text(error)
-        known.end = time.monotonic() - found.began
-        state = dict(flow.get_state()) if plan.needs_state else None
-        wants = chosen.wants if chosen is not None and not chosen.early else None
-        size = len(flow.request.raw_content or b"") if state else 0
-        self._writer.put(End(found.job, known, state, wants, size))
+        known.error = error
+        known.end = time.monotonic() - job.began
+        finish = None
+        if not plan.is_plain:
+            state = dict(flow.get_state()) if plan.needs_state else None
+            wanted = chosen.wants if chosen is not None and not chosen.early else None
+            finish = Finish(plan.outputs, state, wanted, len(flow.request.raw_content or b"") if state else 0)
+        self._outbox.end(job, known, finish)
 
     def done(self) -> None:
         """Called when the proxy stops: end running recordings as incomplete, and write everything to the disk."""
-        for flow, found in list(self.open.items()):
-            self._end(flow, found, "the proxy was stopped before the answer was complete")
-        self.open.clear()
+        for job in list(self.open):
+            if job.flow is not None:
+                self._end(job.flow, job, "the proxy was stopped before the answer was complete")
         self.plan = None
-        if not self._writer.close(PATIENCE):
+        if not self._outbox.close(PATIENCE):
             logger.error("x402: not all was recorded: the disk did not take it within %d seconds", PATIENCE)
 
 
-def _first(message: http.Message, name: bytes) -> str:
-    """The value of the first header `name`; empty: there is none."""
-    for key, value in message.headers.fields:
-        if len(key) == len(name) and key.lower() == name:
-            return _text(value)
-    return ""
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("latin-1")
+def _job_of(flow: http.HTTPFlow) -> Job | None:
+    job: Job | None = vars(flow).get(JOB)
+    return job

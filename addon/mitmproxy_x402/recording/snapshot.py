@@ -1,57 +1,38 @@
-"""Captures what is known of a flow at one moment, and writes flow.json from it.
+"""Captures what is known of a flow at one moment, and makes flow.json's text from it, without secrets.
 
-Most snapshots are superseded before anything is written, so only references to immutable parts are taken on the event
-loop; headers and paths are converted, without their secrets, in the recorder's thread.
+Only references to immutable parts are taken, so that it costs next to nothing while a client waits; the rest is done
+when it is handed to a writer.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import NamedTuple
 
 from mitmproxy import http
 
 from ..proxy.exchange import exchange_of
-from .format import Chunk, RecordedPayment, RecordedRequest, RecordedResponse, Recording
-from .head import answer_text, head_text, header_list, payment_text, request_text
-from .names import rfc3339
+from .format import RecordedPayment
+from .head import Head, about_text, answer_text, header_list, payment_text, request_text, rest_text, timing_text
+from .names import extension, folder_name, rfc3339
 from .redact import Fields, Redactor
-
-
-class Files(NamedTuple):
-    """Names, sizes and digests of a recording's files, as far as they are written."""
-
-    folder: str
-    request: str | None
-    request_size: int
-    request_digest: str | None
-    body: str | None
-    decoded: str | None
-    size: int
-    digest: str | None
-    chunks: tuple[Chunk, ...] | None
-    notes: tuple[str, ...]
 
 
 class Snapshot:
     """What is known of a flow. `state`, `error` and `end` are set when it is over."""
 
-    __slots__ = ("_answer", "_asked", "_paid", "_redactor", "_started", "end", "error", "legs", "state")
+    __slots__ = ("_answer", "_asked", "_paid", "_redactor", "end", "error", "legs", "state")
 
-    def __init__(self, flow: http.HTTPFlow, redactor: Redactor, started: str = "") -> None:
-        """`started`: when the request began in RFC 3339, where that was needed before."""
+    def __init__(self, flow: http.HTTPFlow, redactor: Redactor, *, answered: bool = True) -> None:
+        """`answered`: whether `flow.response`, if there is one, is the client's answer."""
         response, metadata, exchange, sent = flow.response, flow.metadata, exchange_of(flow), flow.request.data
         self._redactor = redactor
-        self._started = started
         self._asked = (
             *(flow.id, sent.timestamp_start, sent.method, sent.path, sent.http_version, sent.headers.fields),
             *(sent.scheme, sent.host, sent.port),
         )
         self._answer: tuple[float | None, int, bytes, bytes, Fields, Fields] | None = None
-        if response is not None:
+        if response is not None and answered:
             data, trailers = response.data, response.trailers
             self._answer = (
                 *(data.timestamp_start, data.status_code, data.reason, data.http_version, data.headers.fields),
@@ -68,35 +49,46 @@ class Snapshot:
         answered, began = self._answer, self._asked[1]
         return None if answered is None or answered[0] is None else max(0.0, answered[0] - began)
 
-    def text(self, files: Files) -> str:
-        """flow.json; the same as `to_text` of `recording`, in far less time."""
+    @property
+    def request_extension(self) -> str:
+        """The file name extension of the request's body."""
+        return extension(_first(self._asked[5], b"content-type"))
+
+    @property
+    def answer_extension(self) -> str:
+        """The file name extension of the answer's body."""
+        return extension("" if self._answer is None else _first(self._answer[4], b"content-type"))
+
+    @property
+    def coding(self) -> str:
+        """The answer's Content-Encoding."""
+        return "" if self._answer is None else self._redactor.text(_first(self._answer[4], b"content-encoding"))
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer's head is known."""
+        return self._answer is not None
+
+    def place(self, number: int) -> str:
+        """The name of its folder, with the running `number`."""
+        _, began, method, path = self._asked[:4]
+        return folder_name(rfc3339(began), number, _text(method), _text(self._redactor.path(path)))
+
+    def head(self) -> Head:
+        """flow.json but for its files, without secrets."""
         redactor = self._redactor
         flow_id, began, method, path, version, headers, scheme, host, port = self._asked
         asked = request_text(
-            method=_text(method),
-            path=_text(redactor.path(path)),
-            version=_text(version),
-            upstream=_origin(scheme, host, port),
-            headers=header_list(redactor.lines(headers)),
-            body=files.request,
-            size=files.request_size,
-            sha256=files.request_digest,
+            *(_text(method), _text(redactor.path(path)), _text(version), _origin(scheme, host, port)),
+            header_list(redactor.lines(headers)),
         )
-        answer = "null"
+        answer = paid = None
         if self._answer is not None:
             _, status, reason, answer_version, answer_headers, trailers = self._answer
             answer = answer_text(
-                status=status,
-                reason=_text(reason),
-                version=_text(answer_version),
-                headers=header_list(redactor.lines(answer_headers)),
-                trailers=header_list(redactor.lines(trailers)),
-                body=files.body,
-                decoded=files.decoded,
-                size=files.size,
-                sha256=files.digest,
+                *(status, _text(reason), _text(answer_version)),
+                *(header_list(redactor.lines(answer_headers)), header_list(redactor.lines(trailers))),
             )
-        paid = "null"
         if self._paid is not None:
             state, amount, network, pay_to, transaction, refused = self._paid
             paid = payment_text(
@@ -107,69 +99,26 @@ class Snapshot:
                 transaction=transaction,
                 refused=refused,
             )
-        return head_text(
-            flow_id=flow_id,
-            started=self._started or rfc3339(began),
-            state=self.state,
-            error=self.error,
-            request=asked,
-            response=answer,
-            first_byte=self._first_byte,
-            end=self.end,
-            chunks=files.chunks,
-            payment=paid,
-            legs=self.legs,
-            notes=files.notes,
+        return Head(
+            about_text(flow_id, rfc3339(began)),
+            self.state,
+            None if self.error is None else redactor.text(self.error),
+            asked,
+            answer,
+            timing_text(self._first_byte, self.end),
+            rest_text(paid, self.legs),
         )
 
-    def recording(self, files: Files) -> Recording:
-        """The same as an object."""
-        redactor = self._redactor
-        flow_id, began, method, path, version, headers, scheme, host, port = self._asked
-        response = None
-        if self._answer is not None:
-            _, status, reason, answer_version, answer_headers, trailers = self._answer
-            response = RecordedResponse(
-                status=status,
-                reason=_text(reason),
-                http_version=_text(answer_version),
-                headers=redactor.texts(answer_headers),
-                trailers=redactor.texts(trailers),
-                body=files.body,
-                decoded=files.decoded,
-                size=files.size,
-                sha256=files.digest,
-            )
-        return Recording(
-            folder=Path(files.folder),
-            id=flow_id,
-            started=rfc3339(began),
-            state=self.state,
-            error=self.error,
-            request=RecordedRequest(
-                method=_text(method),
-                path=_text(redactor.path(path)),
-                http_version=_text(version),
-                headers=redactor.texts(headers),
-                upstream=_origin(scheme, host, port),
-                body=files.request,
-                size=files.request_size,
-                sha256=files.request_digest,
-            ),
-            response=response,
-            first_byte=self._first_byte,
-            end=self.end,
-            payment=None if self._paid is None else RecordedPayment(*self._paid),
-            legs=self.legs,
-            notes=files.notes,
-            in_head=files.chunks,
-        )
-
-
-Known = Callable[[], Snapshot]
-"""Captures a flow as it is now. Called in the recorder's thread."""
 
 _PAID = tuple(f"x402.{field.name}" for field in fields(RecordedPayment))
+
+
+def _first(fields: Fields, name: bytes) -> str:
+    """The value of the first header `name`; empty: there is none."""
+    for key, value in fields:
+        if len(key) == len(name) and key.lower() == name:
+            return _text(value)
+    return ""
 
 
 @functools.lru_cache(64)

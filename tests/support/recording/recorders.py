@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mitmproxy_x402.recording.format import Recording, RecordingError, read_recording, read_recordings
+from support.changer import set_options
 from support.proxy import Proxy
 from support.rig import Rig
 from support.wire import TIMEOUT, Client, Peer, Script, Upstream, request
@@ -59,6 +60,19 @@ class Recorded(Rig):
         with self.client() as client:
             client.ask(request("POST", path, b"{}", "Origin: https://evil.example"))
         self.wait(lambda found: any(one.request.path == path and one.end is not None for one in found))
+
+    def writers(self) -> list[int]:
+        """The process that writes recordings, if it was started."""
+        tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
+        children = [int(pid) for file in tasks for pid in file.read_text().split()]
+        return [pid for pid in children if b"child.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def catch_up_with_all(self) -> None:
+        """The same for a proxy with `changer`, also for what threads write: other formats, late filters."""
+        assert set_options(self.proxy, "x402_dump_filter=! ~bs nobody-says-that") == "taken"
+        self.catch_up()
+        assert set_options(self.proxy, "x402_dump_filter=") == "taken"
+        self.catch_up()
 
     def folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.is_dir()) if self.folder.exists() else []

@@ -1,4 +1,4 @@
-"""Writes one recording's folder, piece by piece, in a thread of its own."""
+"""Writes one recording's folder, piece by piece."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import Undecodable
-from ..protocol.codings import Decoder, needs_decoding
-from .format import CHUNKS, HEAD, Chunk
-from .names import extension
-from .snapshot import Files, Known, Snapshot
+from ...errors import Undecodable
+from ...protocol.codings import Decoder, needs_decoding
+from ..format import CHUNKS, HEAD, Chunk
+from ..head import Files, Head, head_text
+from .parts import Bytes
 
 MAX_OPEN = 64
 """Most files that are kept open at once, so that descriptors are left for the proxy's connections."""
 MAX_TWINS = 100
-MAX_WHOLE = 1 << 16
-"""Most bytes of an answer that are kept in memory until its end, for its digest."""
 MAX_CHUNKS = 64
 """Most chunks that are listed in the head, if the answer is over before anything of it is written."""
-
-Piece = tuple[float, bytes]
-"""A chunk of the answer: seconds since the request began, and the bytes."""
 
 
 class OpenFiles:
@@ -34,7 +29,7 @@ class OpenFiles:
         self._most = most
         self._open: OrderedDict[str, int] = OrderedDict()
 
-    def write(self, file: str, data: bytes, at: int) -> None:
+    def write(self, file: str, data: Bytes, at: int) -> None:
         """Write `data` at offset `at`, the end of the file; 0 creates the file. Raises OSError: nothing was added."""
         descriptor = self._descriptor(file, new=at == 0)
         try:
@@ -65,7 +60,7 @@ class OpenFiles:
                     os.close(descriptor)
 
 
-def write_at(descriptor: int, data: bytes, place: int) -> int:
+def write_at(descriptor: int, data: Bytes, place: int) -> int:
     """Write all of `data` at offset `place`. Returns the offset after it. Raises OSError."""
     written = os.pwrite(descriptor, data, place)
     if written < len(data):
@@ -89,24 +84,23 @@ class Folder:
     _response: str | None = None
     size = 0
     """Bytes of the answer so far."""
-    _whole: bytes | None = None
-    """The answer so far; None: it came in several pieces or is too large."""
-    _digest: str | None = None
+    _digest: hashlib._Hash | None = None
+    """Of the answer so far."""
     _chunks_size = 0
-    _chunks: tuple[Chunk, ...] | None = None
+    _chunks: list[Chunk] | None = None
     """The chunks, if they are listed in the head instead of a file."""
     _decoder: Decoder | None = None
     _decoded: str | None = None
     _decoded_size = 0
     _notes: tuple[str, ...] = ()
-    _known: Known | None = None
-    """Returns what the head describes."""
+    _head: Head | None = None
+    """What the head says but for the files."""
     _stale = False
     """Whether the head on the disk is outdated."""
 
-    def __init__(self, parent: Path, name: str, files: OpenFiles) -> None:
-        self._parent = os.fspath(parent)
-        self._path = f"{self._parent}/{name}"
+    def __init__(self, parent: str, name: str, files: OpenFiles) -> None:
+        self._parent = parent
+        self._path = f"{parent}/{name}"
         self._files = files
 
     @property
@@ -114,13 +108,8 @@ class Folder:
         """The folder's path."""
         return Path(self._path)
 
-    def begin(self, known: Known, kind: str, body: bytes | None) -> None:
-        """Create the folder and write the request's body. The head is written by `flush` or `end`."""
-        self._make()
-        self.write_request(known, kind, body)
-        self._known, self._stale = known, True
-
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Create the folder."""
         try:
             os.mkdir(self._path, 0o700)
         except FileExistsError:  # the name is taken by another proxy
@@ -132,66 +121,74 @@ class Folder:
                 os.mkdir(self._parent, 0o700)
             os.mkdir(self._path, 0o700)
 
-    def write_request(self, known: Known, kind: str, body: bytes | None) -> None:
-        """Write the request's body, again if it has changed. `kind` is its content type."""
-        self._known = known
+    def write_request(self, extension: str, body: Bytes) -> None:
+        """Write the request's body, again if it has changed."""
         if not body and self._request is None:
             return
-        body = body or b""
         if self._request is None:
-            self._request = f"request.{extension(kind)}"
+            self._request = f"request.{extension}"
             write_new(f"{self._path}/{self._request}", body)
         else:
             replace_file(f"{self._path}/{self._request}", body)
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
-    def flush(self) -> None:
-        """Rewrite an outdated head, so that readers find the files while the answer is arriving.
+    def flush(self, head: Head | None) -> None:
+        """Write the head if it has changed, so that readers find the files while the answer is arriving.
 
-        Called less often than the head changes, because replacing a file is expensive.
+        `head`: as it is from now on; None: as before.
         """
-        if self._stale and self._known is not None:
-            self._write_head(self._known())
+        if head is not None:
+            self._head = head
+        if (head is not None or self._stale) and self._head is not None:
+            self._write_head(self._head)
 
-    def _write_head(self, known: Snapshot) -> Files:
-        """Write flow.json as a whole. Returns what is known of the files now."""
+    def _write_head(self, head: Head) -> None:
+        """Write flow.json as a whole."""
         self._stale = False
+        digest = self._digest.hexdigest() if head.state != "open" and self._digest is not None else None
         files = Files(
-            *(self._path, self._request, self._request_size, self._request_digest),
-            *(self._response if self.size else None, self._decoded, self.size, self._digest),
-            *(self._chunks, self._notes),
+            self._request,
+            self._request_size,
+            self._request_digest,
+            self._response if self.size else None,
+            self._decoded,
+            self.size,
+            digest,
+            self._chunks,
+            self._notes,
         )
-        replace_file(f"{self._path}/{HEAD}", known.text(files).encode("utf-8", "replace"))
-        return files
+        replace_file(f"{self._path}/{HEAD}", head_text(head, files).encode("utf-8", "replace"))
 
-    def begin_response(self, known: Known, kind: str, coding: str) -> None:
-        """Begin the answer: `kind` is its content type, `coding` its Content-Encoding."""
-        self._response = f"response.{extension(kind)}"
+    def begin_response(self, extension: str, coding: str) -> None:
+        """Begin the answer; `coding` is its Content-Encoding."""
+        self._response = f"response.{extension}"
         if needs_decoding(coding):
             try:
                 self._decoder = Decoder(coding)
             except Undecodable as error:
                 self._note(f"not decoded: {error}")
-        self._known, self._stale = known, True
 
-    def add(self, pieces: Sequence[Piece], last: bool = False) -> None:
-        """Write further chunks of the answer. With `last`, `close` and `end` follow at once."""
+    def add(self, times: Sequence[float], sizes: Sequence[int], data: Bytes, last: bool = False) -> None:
+        """Write further chunks of the answer: when they came, and their bytes. With `last`, `close` and `end` follow
+        at once.
+        """
         assert self._response is not None
         before = self.size > 0, self._decoded
-        data = pieces[0][1] if len(pieces) == 1 else b"".join([piece for _, piece in pieces])
-        if last and self.size == 0 and len(pieces) <= MAX_CHUNKS:  # creating a file would cost more than its content
+        if last and self.size == 0 and len(sizes) <= MAX_CHUNKS:  # creating a file would cost more than its content
             write_new(f"{self._path}/{self._response}", data)
-            self._chunks = tuple([Chunk(seconds, len(piece)) for seconds, piece in pieces])
+            self._chunks = list(map(Chunk, times, sizes))
         else:
             self._files.write(f"{self._path}/{self._response}", data, self.size)
-        self._whole = data if self.size == 0 and len(data) <= MAX_WHOLE else None
+        if self._digest is None:
+            self._digest = hashlib.sha256()
+        self._digest.update(data)
         self.size += len(data)
         if self._chunks is None:
-            lines = "".join([f"[{seconds:.6f}, {len(piece)}]\n" for seconds, piece in pieces]).encode()
+            lines = "".join([f"[{seconds:.6f}, {size}]\n" for seconds, size in zip(times, sizes, strict=True)]).encode()
             self._files.write(f"{self._path}/{CHUNKS}", lines, self._chunks_size)
             self._chunks_size += len(lines)
         if self._decoder is not None:
-            self._decode(self._decoder, data)
+            self._decode(self._decoder, bytes(data))
         self._stale = self._stale or before != (self.size > 0, self._decoded)
 
     def _decode(self, decoder: Decoder, data: bytes) -> None:
@@ -215,18 +212,14 @@ class Folder:
         if self._chunks is None or self._decoded is not None:
             self._files.close(*[f"{self._path}/{name}" for name in (self._response, self._decoded, CHUNKS) if name])
 
-    def end(self, known: Snapshot) -> Files:
-        """Write the final head. Returns what is known of the files now."""
-        if known.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
+    def end(self, head: Head) -> None:
+        """Write the final head."""
+        if head.state == "complete" and self._decoder is not None and self.size and not self._decoder.is_whole:
             what = "something follows its end" if self._decoder.is_over else "the coding ends early"
             self._note(f"decoded to {self._decoded_size} bytes: {what}")
             self._decoder = None
-        if self._whole is not None:
-            self._digest, self._whole = hashlib.sha256(self._whole).hexdigest(), None
-        elif self.size and self._response is not None:
-            self._digest = _digest(self.path / self._response)
         try:
-            return self._write_head(known)
+            self._write_head(head)
         except OSError:
             with contextlib.suppress(OSError):  # on a full disk there may be no folder
                 os.rmdir(self._path)
@@ -240,16 +233,7 @@ class Folder:
         self.path.rmdir()
 
 
-def _digest(file: Path) -> str:
-    """The SHA-256 of `file` in hex, computed at the end so that no stream has to wait for it."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_new(file: str, content: bytes) -> None:
+def write_new(file: str, content: Bytes) -> None:
     """Create `file` with `content`, readable by the user alone. Raises OSError, also if the file exists."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -262,7 +246,7 @@ def write_new(file: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def replace_file(file: str, content: bytes) -> None:
+def replace_file(file: str, content: Bytes) -> None:
     """Replace `file` by `content` atomically, readable by the user alone. Raises OSError."""
     folder, _, name = file.rpartition("/")
     fresh = f"{folder}/.{name}.new"

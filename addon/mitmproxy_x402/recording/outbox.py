@@ -1,0 +1,319 @@
+"""Collects what is new of each recording on the event loop, and hands it to a writer, many recordings together.
+
+A recording that is over soon is handed over whole, at its end: to write it in one go costs far less. What waits is
+bounded: if the disk is too slow, a recording loses its end, but no client's stream is delayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from mitmproxy import http
+
+from .plan import Plan
+from .snapshot import Snapshot
+from .writing.parts import Part
+from .writing.process import START_SECONDS, ProcessWriter
+from .writing.store import Complaints
+from .writing.thread import Finish, ThreadWriter
+
+MAX_WAITING = 32 << 20
+"""Most bytes that wait for the disk."""
+OVERHEAD = 200
+"""Bytes that a piece of news counts for in addition to its data."""
+PAUSE = 0.1
+"""Seconds that news wait for others. A recording that has just begun waits twice as long: most are over by then."""
+HURRY = 1 << 20
+"""Waiting bytes from which on there is no pause."""
+MOST = 16
+"""Most recordings of a kind, over or not, that are handed over at once, which takes about half a millisecond; when so
+many are over, that is done without a pause."""
+TOO_SLOW = "the disk is too slow"
+
+logger = logging.getLogger(__name__)
+
+Writer = ProcessWriter | ThreadWriter
+
+
+class Job:
+    """One recording, and what is new of it."""
+
+    __slots__ = (
+        *("__weakref__", "answer_is_known", "began", "body", "body_is_new", "data", "end", "finish", "flow"),
+        *("has_answer", "has_waited", "is_queued", "lost", "number", "outbox", "plan", "size", "sizes", "tapped"),
+        *("times", "writer"),
+    )
+
+    def __init__(self, outbox: Outbox, plan: Plan, number: int, flow: http.HTTPFlow, began: float) -> None:
+        self.writer: Writer | None = None
+        """Who has begun to write it; None: nobody."""
+        self.end: Snapshot | None = None
+        """What the final head says."""
+        self.outbox = outbox
+        self.plan = plan
+        self.number = number
+        self.flow: http.HTTPFlow | None = flow
+        """None once it is over."""
+        self.began = began
+        """When the request began (monotonic clock)."""
+        self.body = flow.request.raw_content or b""
+        """The request's body."""
+        self.body_is_new = True
+        self.has_answer = False
+        """Whether the head of the client's answer has come."""
+        self.answer_is_known = False
+        """Whether the writer knows that."""
+        self.tapped = False
+        self.times: list[float] = []
+        self.sizes: list[int] = []
+        self.data: list[bytes] = []
+        self.size = 0
+        """Bytes that it counts for while they wait."""
+        self.lost = False
+        """Whether chunks were dropped because the disk is too slow."""
+        self.finish: Finish | None = None
+        self.is_queued = False
+        self.has_waited = False
+        """Whether it has been passed over once, because it may end soon."""
+
+    def __del__(self) -> None:
+        if self.writer is not None and self.end is None:  # mitmproxy has dropped the flow without a word
+            self.outbox.forgotten.append(self)
+
+    def receive(self, data: bytes) -> None:
+        """Record a chunk of the answer, as it comes."""
+        if not data or self.lost or self.end is not None:
+            return
+        size = OVERHEAD + len(data)
+        if not self.outbox.has_room(size):
+            self.lost = True
+            self.outbox.complain(self.plan)
+            return
+        self.times.append(time.monotonic() - self.began)
+        self.sizes.append(len(data))
+        self.data.append(data)
+        self.outbox.add(self, size)
+
+    def part(self) -> Part:
+        """All that is new, without secrets; from then on it is not."""
+        end = self.end
+        if end is None:
+            assert self.flow is not None
+            known = Snapshot(self.flow, self.plan.redactor, answered=self.has_answer)
+        else:
+            known = end
+        is_new, body_is_new = self.writer is None, self.body_is_new
+        begins = known.is_answered and not self.answer_is_known
+        part = Part(
+            self.number,
+            place=(os.fsencode(self.plan.folder), known.place(self.number)) if is_new else None,
+            request=known.request_extension if body_is_new else None,
+            body=self.body if body_is_new else b"",
+            answer=(known.answer_extension, known.coding) if begins else None,
+            times=tuple(self.times),
+            sizes=tuple(self.sizes),
+            data=self.data,
+            head=known.head() if end is not None or is_new or body_is_new or begins else None,
+            is_over=end is not None,
+        )
+        self.body_is_new, self.answer_is_known = False, known.is_answered
+        return part
+
+    def drop(self) -> int:
+        """Forget what is new. Returns the bytes that it counted for."""
+        self.times, self.sizes, self.data = [], [], []
+        size, self.size = self.size, 0
+        return size
+
+
+class Outbox:
+    """What waits to be handed over; belongs to an event loop. Writers are started when they are needed first."""
+
+    def __init__(self) -> None:
+        self.forgotten: deque[Job] = deque()
+        """Those of which nothing more will be heard."""
+        self._complaints = Complaints(_log)
+        self._ended: deque[Job] = deque()
+        self._growing: deque[Job] = deque()
+        self._round = 0
+        """How many of those are still to be looked at."""
+        self._size = 0
+        """Bytes that wait here."""
+        self._timer: asyncio.Handle | None = None
+        self._is_due = False
+        self._process: ProcessWriter | None = None
+        self._has_tried = False
+        """Whether a process was started."""
+        self._thread: ThreadWriter | None = None
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` more bytes may wait."""
+        process, thread = self._process, self._thread
+        waiting = self._size + (0 if process is None else process.waiting) + (0 if thread is None else thread.waiting)
+        return waiting + size <= MAX_WAITING
+
+    def complain(self, plan: Plan) -> None:
+        """Log that the disk is too slow, unless that was done just before."""
+        self._complaints.add(str(plan.folder), TOO_SLOW)
+
+    def add(self, job: Job, size: int) -> None:
+        """Hand over what is new of `job`, soon; it counts for `size` bytes more."""
+        if not job.is_queued:
+            job.is_queued = True
+            self._growing.append(job)
+        self._count(job, size)
+
+    def end(self, job: Job, known: Snapshot, finish: Finish | None) -> None:
+        """Hand over the end of `job`, soon."""
+        job.end, job.finish, job.flow = known, finish, None
+        self._ended.append(job)
+        self._count(job, OVERHEAD + (0 if finish is None else finish.size))
+        if len(self._ended) >= MOST:
+            self._go_on_soon()
+
+    def _count(self, job: Job, size: int) -> None:
+        job.size += size
+        self._size += size
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(PAUSE, self._on_time)
+            if job.plan.is_plain and not self._has_tried:
+                self._has_tried = True
+                loop.call_soon(self._start, loop)
+        if self._size >= HURRY:
+            self._go_on_soon()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the process; without one, threads do its work."""
+        with contextlib.suppress(OSError):
+            self._process = ProcessWriter(loop, _log, self._on_change)
+
+    def _on_change(self) -> None:
+        process = self._process
+        if process is not None and process.is_gone:
+            self._process = None
+            if process.has_been_ready:
+                logger.error(
+                    "x402: the process that writes recordings has ended (%s): what it was writing stays as it is. The "
+                    "proxy writes later flows itself, which takes more of its time.",
+                    process.how_it_ended,
+                )
+        self._go_on_soon()
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._round = len(self._growing)
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Hand over some of what is due, and see to the rest."""
+        self._is_due = False
+        if self._process is not None and not self._process.is_ready:  # `_on_change` comes when it is
+            return
+        self._hand_over(self._some(hurry=self._size >= HURRY))
+        if self._ended or self._round:
+            self._go_on_soon()
+        elif self._growing and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PAUSE, self._on_time)
+
+    def _some(self, *, hurry: bool) -> list[Job]:
+        """Recordings that are due, at most MOST of either kind; with `hurry`, all that have news are."""
+        ended, growing = self._ended, self._growing
+        some = [ended.popleft() for _ in range(min(MOST, len(ended)))]
+        most = len(some) + MOST
+        if hurry:
+            self._round = len(growing)
+        while self._round and len(some) < most:
+            self._round -= 1
+            job = growing.popleft()
+            if job.end is not None:
+                continue
+            if job.writer is None and not (hurry or job.has_waited):
+                job.has_waited = True
+                growing.append(job)
+                continue
+            job.is_queued = False
+            some.append(job)
+        return some
+
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
+        """Give what is new of `jobs` to their writers."""
+        loads: dict[Writer, _Load] = {}
+        for job in jobs:
+            writer = job.writer or self._writer_for(job)
+            if not writer.is_gone:
+                loads.setdefault(writer, _Load()).add(job)
+            job.writer = writer
+            self._size -= job.drop()
+        while self.forgotten:
+            job = self.forgotten.popleft()
+            if job.writer is not None and not job.writer.is_gone:
+                loads.setdefault(job.writer, _Load()).parts.append(Part(job.number, is_over=True))
+        for writer, load in loads.items():
+            if isinstance(writer, ProcessWriter):
+                writer.write(load.parts)
+            else:
+                writer.write(load.parts, load.size, load.ends)
+
+    def _writer_for(self, job: Job) -> Writer:
+        """Who is to write a new recording."""
+        if job.plan.is_plain and self._process is not None:
+            return self._process
+        if self._thread is None:
+            self._thread = ThreadWriter(_log)
+        return self._thread
+
+    def close(self, timeout: float) -> bool:
+        """Have everything written, for at most `timeout` seconds, and end the writers. Returns whether all was."""
+        deadline = time.monotonic() + timeout
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._process is not None:
+            self._process.wait_until_ready(min(timeout, START_SECONDS))
+        while self._ended or self._growing:
+            self._hand_over(self._some(hurry=True))
+        writers, self._process, self._thread = (self._process, self._thread), None, None
+        are_done = [writer.close(deadline - time.monotonic()) for writer in writers if writer is not None]
+        return all(are_done)
+
+
+class _Load:
+    """What one writer is given at once."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.ends: dict[int, Finish] = {}
+        self.size = 0
+
+    def add(self, job: Job) -> None:
+        """Add what is new of `job`."""
+        try:
+            part = job.part()
+        except Exception as error:  # not logged in full, because its text may contain secrets
+            job.lost = True
+            logger.error("x402: a flow is not recorded: a fault of the recorder (%s)", type(error).__name__)
+            return
+        self.parts.append(part)
+        self.size += job.size
+        if job.finish is not None and part.is_over:
+            self.ends[job.number] = job.finish
+
+
+def _log(folder: str, cause: str) -> None:
+    logger.error(
+        "x402: cannot record into %s: %s. Nothing else is affected; later flows are recorded again as soon as that is "
+        "mended (x402_dump).",
+        folder,
+        cause,
+    )

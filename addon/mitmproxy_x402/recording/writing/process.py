@@ -1,0 +1,194 @@
+"""Hands recordings to a process of its own that writes them.
+
+A thread that writes takes Python's global lock before and after each system call, dozens of times for each recording,
+and the event loop has to wait for it each time. The process shares nothing with the proxy but a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from . import child
+from .parts import Part, pack
+from .store import Tell
+
+START_SECONDS = 5
+"""Seconds that the process has for its start, which takes some 50 milliseconds."""
+TOGETHER = 1 << 17
+"""Bytes of a frame up to which its buffers are joined: that costs less than to hand over many."""
+AT_ONCE = 64
+"""Most buffers that one system call takes."""
+
+
+class ProcessWriter:
+    """Writes in a process (`child`). Raises OSError where none can be made.
+
+    It is used on the event loop `loop` and never blocks it. `changed` is called when it has become ready or gone.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell, changed: Callable[[], object]) -> None:
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise OSError(errno.ENOSYS, "this program has no Python interpreter to start")
+        self._loop = loop
+        self._tell = tell
+        self._changed = changed
+        self.is_ready = False
+        """Whether it takes parts."""
+        self.has_been_ready = False
+        self.is_gone = False
+        """Whether it has ended, and what it was given last may be lost."""
+        self.waiting = 0
+        """Bytes that it has not taken yet."""
+        self._buffers: deque[bytes | memoryview] = deque()
+        self._is_full = False
+        self._answers = b""
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603  # our own program
+                    [sys.executable, "-I", "-S", child.__file__, str(theirs.fileno()), *sys.path],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={},  # the proxy's may hold keys
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C in the terminal does not reach it
+                )
+        except BaseException:
+            self._socket.close()
+            raise
+        self.pid = self._process.pid
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket, self._on_readable)
+        self._patience = self._loop.call_later(START_SECONDS, self._give_up)
+
+    def write(self, parts: Sequence[Part]) -> None:
+        """Write `parts`, in order."""
+        buffers = pack(parts)
+        total = sum(map(len, buffers))
+        self.waiting += total
+        self._buffers.extend([b"".join(buffers)] if total <= TOGETHER else buffers)
+        if not self._is_full:
+            self._send()
+
+    def _send(self) -> None:
+        """Send what the socket takes now; the rest follows when it takes more."""
+        try:
+            while self._buffers:
+                self._send_some()
+        except BlockingIOError:
+            if not self._is_full:
+                self._is_full = True
+                self._loop.add_writer(self._socket, self._send)
+            return
+        except OSError:
+            self._give_up()
+            return
+        if self._is_full:
+            self._is_full = False
+            self._loop.remove_writer(self._socket)
+
+    def _send_some(self) -> None:
+        """Raises OSError."""
+        buffers = self._buffers
+        sent = self._socket.sendmsg(list(islice(buffers, AT_ONCE)))
+        self.waiting -= sent
+        while buffers and sent >= len(buffers[0]):
+            sent -= len(buffers.popleft())
+        if sent:
+            buffers[0] = memoryview(buffers[0])[sent:]
+
+    def _on_readable(self) -> None:
+        if not self._hear():
+            self._give_up()
+
+    def _hear(self) -> bool:
+        """Take what the process says: that it is ready, or cannot write. Returns whether it may say more."""
+        try:
+            said = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        *lines, self._answers = (self._answers + said).split(b"\n")
+        for line in lines:
+            if line:
+                folder, cause = (bytes.fromhex(part.decode()) for part in line.split(b" "))
+                self._tell(os.fsdecode(folder), cause.decode("utf-8", "replace"))
+            elif not self.is_ready:
+                self.is_ready = self.has_been_ready = True
+                self._patience.cancel()
+                self._changed()
+        return bool(said)
+
+    @property
+    def how_it_ended(self) -> str:
+        """By which signal or code, for people."""
+        code = self._process.poll()
+        return "no longer heard of" if code is None else f"signal {-code}" if code < 0 else f"code {code}"
+
+    def _give_up(self) -> None:
+        """It has ended, or does not start."""
+        if not self.is_gone:
+            self._leave()
+            self._changed()
+
+    def _leave(self) -> None:
+        """Take no more notice of it."""
+        self.is_gone, self.is_ready, self.waiting = True, False, 0
+        self._buffers.clear()
+        self._patience.cancel()
+        self._loop.remove_reader(self._socket)
+        if self._is_full:
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that a disk holds up does not even die
+            self._process.wait(0.1)
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Block until it is ready, for at most `timeout` seconds: then it is gone."""
+        deadline = time.monotonic() + timeout
+        while not self.is_ready:
+            if not self._listen(deadline):
+                self._give_up()
+                return
+
+    def _listen(self, deadline: float) -> bool:
+        """Wait for what the process says next. Returns whether it may say more."""
+        readable, _, _ = select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
+        return bool(readable) and self._hear()
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, for at most `timeout` seconds, and end the process. Returns whether it wrote everything."""
+        if self.is_gone:
+            return True  # who uses it knows what was lost
+        deadline = time.monotonic() + timeout
+        try:
+            while self._buffers:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                self._send_some()
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:  # too slow, or gone
+            self._leave()
+            return False
+        self._socket.setblocking(False)
+        while self._listen(deadline):
+            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, min(1, deadline - time.monotonic())))
+        has_ended = self._process.poll() == 0
+        self._leave()
+        return has_ended
