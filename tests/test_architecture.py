@@ -155,8 +155,8 @@ def test_no_two_modules_of_tests_have_one_name() -> None:
     assert names.most_common(1)[0][1] == 1, names.most_common(1)
 
 
-OF_OTHERS = {"_handle_event", "_run"}
-"""Names that our classes take over from mitmproxy's and asyncio's."""
+OF_OTHERS = {"_handle_event", "_replace", "_run"}
+"""Names that our classes take over from mitmproxy's, asyncio's and NamedTuple's."""
 
 
 def is_private(name: str) -> bool:

@@ -22,7 +22,6 @@ from mitmproxy_x402.recording.snapshot import Snapshot
 from mitmproxy_x402.recording.writing import process as process_module
 from mitmproxy_x402.recording.writing.parts import Part
 from mitmproxy_x402.recording.writing.process import ProcessWriter
-from mitmproxy_x402.recording.writing.thread import ThreadWriter
 from mitmproxy_x402.settings.settings import read_settings
 
 
@@ -65,11 +64,11 @@ class Rig:
 
     @property
     def process(self) -> ProcessWriter:
-        assert self.outbox._process is not None
-        return self.outbox._process
+        assert self.outbox.process is not None
+        return self.outbox.process
 
     async def ready(self) -> None:
-        await shortly(lambda: self.outbox._process is not None and self.outbox._process.is_ready)
+        await shortly(lambda: self.outbox.process is not None and self.outbox.process.is_ready)
 
     def stop_process(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -211,7 +210,7 @@ class TestWhoseTurnItIs:
 async def begun_process(rig: Rig) -> None:
     rig.whole(b"first")
     await rig.ready()
-    await shortly(lambda: not rig.outbox._size)
+    await shortly(lambda: not rig.outbox.size)
 
 
 class TestHowMuchMayWait:
@@ -251,7 +250,7 @@ class TestHowMuchMayWait:
             job = rig.begin()
             rig.answer(job, *[b"x" * (1 << 16)] * 17)
             await shortly(lambda: handed)
-            assert rig.outbox._size == 0
+            assert rig.outbox.size == 0
 
         run(tmp_path, use)
 
@@ -267,13 +266,13 @@ class TestWritersThatEnd:
             await shortly(lambda: list(tmp_path.glob("*02-*/response.sse")))
             waiting = rig.begin()
             os.kill(rig.process.pid, signal.SIGKILL)
-            await shortly(lambda: rig.outbox._process is None)
+            await shortly(lambda: rig.outbox.process is None)
             begun.receive(b"def")
             rig.end(begun)
             rig.answer(waiting, b"ghi")
             rig.end(waiting)
             rig.whole(b"jkl")
-            assert isinstance(rig.outbox._writer_for(waiting), ThreadWriter)
+            await shortly(lambda: rig.outbox.thread is not None)
 
         run(tmp_path, use)
         assert [one.body() for one in read_recordings(tmp_path)] == [b"first", b"abc", b"ghi", b"jkl"]
@@ -285,13 +284,13 @@ class TestWritersThatEnd:
     def test_one_that_does_not_start_loses_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str
     ) -> None:
-        (tmp_path / "child.py").write_text(program)
-        monkeypatch.setattr(process_module.child, "__file__", str(tmp_path / "child.py"))
+        (tmp_path / "writer_process.py").write_text(program)
+        monkeypatch.setattr(process_module.writer_process, "__file__", str(tmp_path / "writer_process.py"))
         monkeypatch.setattr(process_module, "START_SECONDS", 0.2)
 
         async def use(rig: Rig) -> None:
             rig.whole(b"abc")
-            await shortly(lambda: rig.outbox._thread is not None)
+            await shortly(lambda: rig.outbox.thread is not None)
 
         run(tmp_path / "rec", use)
         assert [one.body() for one in read_recordings(tmp_path / "rec")] == [b"abc"]
@@ -302,8 +301,8 @@ class TestWritersThatEnd:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
     ) -> None:
         if program:
-            (tmp_path / "child.py").write_text(program)
-            monkeypatch.setattr(process_module.child, "__file__", str(tmp_path / "child.py"))
+            (tmp_path / "writer_process.py").write_text(program)
+            monkeypatch.setattr(process_module.writer_process, "__file__", str(tmp_path / "writer_process.py"))
 
         async def use(rig: Rig) -> None:
             rig.whole(b"abc")

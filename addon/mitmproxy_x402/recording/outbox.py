@@ -143,19 +143,21 @@ class Outbox:
         self._growing: deque[Job] = deque()
         self._round = 0
         """How many of those are still to be looked at."""
-        self._size = 0
-        """Bytes that wait here."""
+        self.size = 0
+        """Bytes that wait here, and not with a writer."""
         self._timer: asyncio.Handle | None = None
         self._is_due = False
-        self._process: ProcessWriter | None = None
+        self.process: ProcessWriter | None = None
+        """Who writes folders; None: not started, or gone."""
         self._has_tried = False
         """Whether a process was started."""
-        self._thread: ThreadWriter | None = None
+        self.thread: ThreadWriter | None = None
+        """Who writes all else."""
 
     def has_room(self, size: int) -> bool:
         """Whether `size` more bytes may wait."""
-        process, thread = self._process, self._thread
-        waiting = self._size + (0 if process is None else process.waiting) + (0 if thread is None else thread.waiting)
+        process, thread = self.process, self.thread
+        waiting = self.size + (0 if process is None else process.waiting) + (0 if thread is None else thread.waiting)
         return waiting + size <= MAX_WAITING
 
     def complain(self, plan: Plan) -> None:
@@ -179,25 +181,25 @@ class Outbox:
 
     def _count(self, job: Job, size: int) -> None:
         job.size += size
-        self._size += size
+        self.size += size
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(PAUSE, self._on_time)
             if job.plan.is_plain and not self._has_tried:
                 self._has_tried = True
                 loop.call_soon(self._start, loop)
-        if self._size >= HURRY:
+        if self.size >= HURRY:
             self._go_on_soon()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the process; without one, threads do its work."""
         with contextlib.suppress(OSError):
-            self._process = ProcessWriter(loop, _log, self._on_change)
+            self.process = ProcessWriter(loop, _log, self._on_change)
 
     def _on_change(self) -> None:
-        process = self._process
+        process = self.process
         if process is not None and process.is_gone:
-            self._process = None
+            self.process = None
             if process.has_been_ready:
                 logger.error(
                     "x402: the process that writes recordings has ended (%s): what it was writing stays as it is. The "
@@ -219,9 +221,9 @@ class Outbox:
     def _go_on(self) -> None:
         """Hand over some of what is due, and see to the rest."""
         self._is_due = False
-        if self._process is not None and not self._process.is_ready:  # `_on_change` comes when it is
+        if self.process is not None and not self.process.is_ready:  # `_on_change` comes when it is
             return
-        self._hand_over(self._some(hurry=self._size >= HURRY))
+        self._hand_over(self._some(hurry=self.size >= HURRY))
         if self._ended or self._round:
             self._go_on_soon()
         elif self._growing and self._timer is None:
@@ -255,7 +257,7 @@ class Outbox:
             if not writer.is_gone:
                 loads.setdefault(writer, _Load()).add(job)
             job.writer = writer
-            self._size -= job.drop()
+            self.size -= job.drop()
         while self.forgotten:
             job = self.forgotten.popleft()
             if job.writer is not None and not job.writer.is_gone:
@@ -268,22 +270,22 @@ class Outbox:
 
     def _writer_for(self, job: Job) -> Writer:
         """Who is to write a new recording."""
-        if job.plan.is_plain and self._process is not None:
-            return self._process
-        if self._thread is None:
-            self._thread = ThreadWriter(_log)
-        return self._thread
+        if job.plan.is_plain and self.process is not None:
+            return self.process
+        if self.thread is None:
+            self.thread = ThreadWriter(_log)
+        return self.thread
 
     def close(self, timeout: float) -> bool:
         """Have everything written, for at most `timeout` seconds, and end the writers. Returns whether all was."""
         deadline = time.monotonic() + timeout
         if self._timer is not None:
             self._timer.cancel()
-        if self._process is not None:
-            self._process.wait_until_ready(min(timeout, START_SECONDS))
+        if self.process is not None:
+            self.process.wait_until_ready(min(timeout, START_SECONDS))
         while self._ended or self._growing:
             self._hand_over(self._some(hurry=True))
-        writers, self._process, self._thread = (self._process, self._thread), None, None
+        writers, self.process, self.thread = (self.process, self.thread), None, None
         are_done = [writer.close(deadline - time.monotonic()) for writer in writers if writer is not None]
         return all(are_done)
 

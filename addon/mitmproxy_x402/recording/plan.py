@@ -19,8 +19,8 @@ from ..settings.settings import Settings
 from .har import HarFiles
 from .mitm import FlowFile, with_body
 from .names import moment
+from .outputs import Outputs
 from .redact import Redactor
-from .writing.thread import Outputs
 
 SEARCHED = 32 << 20
 """Most bytes of an answer that a filter for bodies searches."""

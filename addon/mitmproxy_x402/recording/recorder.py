@@ -20,9 +20,9 @@ from ..proxy.exchange import exchange_of
 from ..settings.settings import Settings
 from ..views.flow_metadata import is_health
 from .outbox import OVERHEAD, TOO_SLOW, Job, Outbox
+from .outputs import Ending
 from .plan import Plan, asked_of, make_plan
 from .snapshot import Snapshot
-from .writing.thread import Finish
 
 PATIENCE = 10.0
 """Seconds to wait for the disk when the proxy stops."""
@@ -145,7 +145,7 @@ class Recorder:
         if not plan.is_plain:
             state = dict(flow.get_state()) if plan.needs_state else None
             wanted = chosen.wants if chosen is not None and not chosen.early else None
-            finish = Finish(plan.outputs, state, wanted, len(flow.request.raw_content or b"") if state else 0)
+            finish = Ending(plan.outputs, state, wanted, len(flow.request.raw_content or b"") if state else 0)
         self._outbox.end(job, known, finish)
 
     def done(self) -> None:

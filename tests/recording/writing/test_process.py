@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from test_writers import added, begun, over, whole
 
 from mitmproxy_x402.recording.format import read_recording, read_recordings
 from mitmproxy_x402.recording.writing import process as process_module
+from mitmproxy_x402.recording.writing import writer_process
 from mitmproxy_x402.recording.writing.parts import Part, pack
 from mitmproxy_x402.recording.writing.process import ProcessWriter
 from support.patience import eventually
@@ -73,7 +75,7 @@ class TestWhatItHas:
 
     def test_nothing_of_mitmproxy(self) -> None:
         code = "import sys; sys.path[:] = sys.argv[1:]; import mitmproxy_x402.recording.writing.store as s, sys; "
-        code += "from mitmproxy_x402.recording.writing import child, parts; print(*sys.modules)"
+        code += "from mitmproxy_x402.recording.writing import parts, writer_process; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-I", "-S", "-c", code, *sys.path], capture_output=True, check=True)
         assert not {name.partition(".")[0] for name in done.stdout.decode().split()} & {"mitmproxy", "asyncio", "ssl"}
 
@@ -110,13 +112,15 @@ class TestItsEnd:
         assert (two.complete, two.body()) == (True, b"def")
 
     def test_half_a_frame_is_not_written(self, tmp_path: Path) -> None:
-        async def use(writer: ProcessWriter) -> None:
-            frame = b"".join(pack([whole(tmp_path, [(0.1, b"def")], number=2, name="two")]))
-            writer.write([whole(tmp_path, [(0.1, b"abc")])])
-            writer._socket.setblocking(True)
-            writer._socket.sendall(frame[:-1])
-
-        running(use)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            command = [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *sys.path]
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            theirs.close()
+            frame = b"".join(pack([whole(tmp_path, [(0.1, b"abc")])]))
+            ours.sendall(frame + frame[:-1])
+            ours.shutdown(socket.SHUT_WR)
+            assert process.wait(20) == 0
         (found,) = read_recordings(tmp_path)
         assert found.body() == b"abc"
 
@@ -179,8 +183,8 @@ class TestItsEnd:
 
 class TestItsStart:
     def test_one_that_cannot_start_is_gone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "child.py").write_text("raise SystemExit(3)")
-        monkeypatch.setattr(process_module.child, "__file__", str(tmp_path / "child.py"))
+        (tmp_path / "writer_process.py").write_text("raise SystemExit(3)")
+        monkeypatch.setattr(process_module.writer_process, "__file__", str(tmp_path / "writer_process.py"))
 
         async def run() -> None:
             changes: list[int] = []
@@ -191,8 +195,8 @@ class TestItsStart:
         asyncio.run(run())
 
     def test_one_that_does_not_get_ready_is_gone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "child.py").write_text("import time; time.sleep(100)")
-        monkeypatch.setattr(process_module.child, "__file__", str(tmp_path / "child.py"))
+        (tmp_path / "writer_process.py").write_text("import time; time.sleep(100)")
+        monkeypatch.setattr(process_module.writer_process, "__file__", str(tmp_path / "writer_process.py"))
         monkeypatch.setattr(process_module, "START_SECONDS", 0.05)
 
         async def run() -> None:

@@ -65,7 +65,7 @@ class Recorded(Rig):
         """The process that writes recordings, if it was started."""
         tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
         children = [int(pid) for file in tasks for pid in file.read_text().split()]
-        return [pid for pid in children if b"child.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if b"writer_process.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def catch_up_with_all(self) -> None:
         """The same for a proxy with `changer`, also for what threads write: other formats, late filters."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from . import child
+from . import writer_process
 from .parts import Part, pack
 from .store import Tell
 
@@ -32,7 +32,7 @@ AT_ONCE = 64
 
 
 class ProcessWriter:
-    """Writes in a process (`child`). Raises OSError where none can be made.
+    """Writes in a process (`writer_process`). Raises OSError where none can be made.
 
     It is used on the event loop `loop` and never blocks it. `changed` is called when it has become ready or gone.
     """
@@ -57,7 +57,7 @@ class ProcessWriter:
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # our own program
-                    [sys.executable, "-I", "-S", child.__file__, str(theirs.fileno()), *sys.path],
+                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *sys.path],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..format import RecordingError
@@ -43,11 +42,6 @@ class Kept:
         self.folder = folder
         self.trouble = ""
         """Why writing it was given up; empty: it was not."""
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        return self.folder.path
 
 
 class Store:

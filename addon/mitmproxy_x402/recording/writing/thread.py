@@ -9,46 +9,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from ..format import read_recording
-from ..har import HarFiles
 from .parts import Part
 from .store import Kept, Store, Tell
 
-if TYPE_CHECKING:
-    from ..mitm import FlowFile
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """The formats that recordings are written in."""
-
-    native: bool
-    """Whether the folders are kept."""
-    har: HarFiles | None = None
-    mitm: FlowFile | None = None
+class Finish(Protocol):
+    """Is called at the end of a recording, to do more than write its folder. Raises OSError and RecordingError."""
 
     @property
-    def is_plain(self) -> bool:
-        """Whether only folders are written."""
-        return self.native and self.har is None and self.mitm is None
+    def size(self) -> int:
+        """The bytes that it takes in memory."""
 
-
-@dataclass(frozen=True)
-class Finish:
-    """What is to be done at the end of a recording, besides writing its folder."""
-
-    outputs: Outputs
-    state: dict[str, Any] | None = field(default=None, repr=False)
-    """mitmproxy's state of the flow without the answer's body, if a format or the filter needs it."""
-    wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
-    """Returns whether to keep the recording, given that state and the file with the body."""
-    size: int = 0
-    """Bytes of `state`."""
+    def __call__(self, kept: Kept) -> None:
+        """Called in the thread, when the folder is written."""
 
 
 _NOTHING: Mapping[int, Finish] = {}
@@ -69,8 +45,6 @@ class ThreadWriter:
         self._given = 0  # bytes; counted up by one thread each, so that none needs a lock
         self._taken = 0
         self._finished = 0
-        self._ends_given = 0  # to the other thread; while it has any, it gets all, for the sake of their order
-        self._ends_taken = 0
         self._threads = [
             threading.Thread(target=work, name="x402 recorder", daemon=True) for work in (self._run, self._run_ends)
         ]
@@ -110,10 +84,6 @@ class ThreadWriter:
         if finish is None:
             self._store.finish(part)
             return 0
-        if finish.outputs.is_plain and finish.wanted is None and self._ends_taken == self._ends_given:
-            self._store.finish(part)
-            return 0
-        self._ends_given += 1
         self._ends.put((part, finish))
         return finish.size
 
@@ -122,28 +92,5 @@ class ThreadWriter:
             part, finish = given
             kept = self._store.finish(part)
             if kept is not None:
-                self._store.attempt(kept, _finish, kept, finish)
+                self._store.attempt(kept, finish, kept)
             self._finished += finish.size
-            self._ends_taken += 1
-
-
-def _finish(kept: Kept, finish: Finish) -> None:
-    """Write the other formats. Raises OSError and RecordingError."""
-    outputs = finish.outputs
-    if outputs.is_plain and finish.wanted is None:
-        return
-    folder = kept.folder
-    recording = read_recording(folder.path)
-    if finish.wanted is not None and finish.state is not None:
-        body = recording.response.body if recording.response is not None else None
-        if not finish.wanted(finish.state, None if body is None else folder.path / body):
-            folder.remove()
-            return
-    if kept.trouble:
-        return
-    if outputs.har is not None:
-        outputs.har.add(recording)
-    if outputs.mitm is not None and finish.state is not None:
-        outputs.mitm.add(finish.state, recording)
-    if not outputs.native:
-        folder.remove()

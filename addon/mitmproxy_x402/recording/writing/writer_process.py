@@ -1,4 +1,4 @@
-"""Writes recordings in a process of its own: `python -I -S child.py SOCKET PATH...`.
+"""Writes recordings in a process of its own: `python -I -S writer_process.py SOCKET PATH...`.
 
 SOCKET is a file descriptor that brings frames of `parts`; PATH is where Python finds this package and what it uses.
 The process has nothing else of the proxy's: no environment, no terminal, no other file. It writes what it has been

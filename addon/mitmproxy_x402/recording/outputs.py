@@ -1,0 +1,58 @@
+"""The formats that recordings are written in, and what is to be done for them when a flow is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .format import read_recording
+from .har import HarFiles
+from .mitm import FlowFile
+from .writing.store import Kept
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The formats that recordings are written in."""
+
+    native: bool
+    """Whether the folders are kept."""
+    har: HarFiles | None = None
+    mitm: FlowFile | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether only folders are written."""
+        return self.native and self.har is None and self.mitm is None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is to be done at the end of a recording, besides writing its folder."""
+
+    outputs: Outputs
+    state: dict[str, Any] | None = field(default=None, repr=False)
+    """mitmproxy's state of the flow without the answer's body, if a format or the filter needs it."""
+    wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
+    """Returns whether to keep the recording, given that state and the file with the body."""
+    size: int = 0
+    """Bytes of `state`."""
+
+    def __call__(self, kept: Kept) -> None:
+        """Write the other formats, and remove a folder that is not to stay. Raises OSError and RecordingError."""
+        recording = read_recording(kept.folder.path)
+        if self.wanted is not None and self.state is not None:
+            body = recording.response.body if recording.response is not None else None
+            if not self.wanted(self.state, None if body is None else recording.folder / body):
+                kept.folder.remove()
+                return
+        if kept.trouble:
+            return
+        if self.outputs.har is not None:
+            self.outputs.har.add(recording)
+        if self.outputs.mitm is not None and self.state is not None:
+            self.outputs.mitm.add(self.state, recording)
+        if not self.outputs.native:
+            kept.folder.remove()
