@@ -196,7 +196,7 @@ class TestHar:
         file = self.har(tmp_path, {"text": STREAM.decode()}, coded, {"text": STREAM.decode()})
         heading = "POST /v1/chat/completions?x=1  status 200\nfirst byte 0.25 s   end 1.75 s\n"
         assert show(capsys, f"{file}#1") == show(capsys, f"{file}#2") == heading + READ
-        assert "   1 chunk\npayment  0.01 USDC settled\n" in show(capsys, f"{file}#3")
+        assert "   1 chunk\npayment  paid 0.01 USDC\n" in show(capsys, f"{file}#3")
         assert show(capsys, file).count(READ) == 3
         assert "What is it like in Oslo?" in show(capsys, f"{file}#2", "--request")
 
@@ -329,3 +329,30 @@ def test_keys_in_the_queries_of_foreign_files_are_not_shown(
         assert "alt=sse" in out
         assert "[redacted]" in out
         assert "SECRET" not in out
+
+
+@pytest.mark.parametrize(
+    ("payment", "said"),
+    [
+        ({"state": "unknown", "network": "base"}, "sent 0.02 USDC base, not confirmed yet"),
+        ({"state": "settled", "network": "base", "transaction": "0xab"}, "paid 0.02 USDC base 0xab"),
+        ({"state": "settled", "network": "base", "chain": "moved"}, "confirmed 0.02 USDC base"),
+        ({"state": "refused", "refused": "over_request_limit"}, "refused 0.02 USDC over_request_limit"),
+        ({"state": "rejected", "refused": "over_budget"}, "rejected 0.02 USDC, then refused over_budget"),
+    ],
+)
+def test_what_became_of_the_money(
+    payment: dict[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In flow files and HAR files, in the words of mitmweb's list."""
+    flow = tflow.tflow(resp=True)
+    flow.metadata |= {f"x402.{key}": value for key, value in {**payment, "amount": "0.02"}.items()}
+    with (tmp_path / "a.mitm").open("wb") as file:
+        FlowWriter(file).add(flow)
+    entry: dict[str, Any] = {"request": {"method": "GET", "url": "https://a/"}, "response": {"status": 200}}
+    entry["_x402"] = {"payment": {**payment, "amount": "0.02"}}
+    (tmp_path / "a.har").write_text(json.dumps({"log": {"entries": [entry]}}))
+    for name in ("a.mitm", "a.har"):
+        [source] = sources.read_sources(str(tmp_path / name))
+        assert (source.paid, source.amount) == (said, "" if payment.get("refused") else "0.02")
+        assert f"payment  {said}\n" in show(capsys, str(tmp_path / name))

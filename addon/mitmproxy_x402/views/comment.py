@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Context, Decimal, InvalidOperation
-from typing import Any
-
-from mitmproxy import http
+from typing import TYPE_CHECKING, Any
 
 from ..llm.reading import Reading
+
+if TYPE_CHECKING:  # half a second, for who only shows a file
+    from mitmproxy import http
 
 MARKS: Mapping[str, str] = {
     "settled": ":green_circle:",
