@@ -100,6 +100,17 @@ def _processes(request: pytest.FixtureRequest) -> Iterator[None]:
     patch.undo()
 
 
+@pytest.fixture(scope="module")
+def started_anew() -> Iterator[None]:
+    """Every proxy is started as a user starts it, here where others may be forked off a process with all imports."""
+    from support.proxy import Proxy  # noqa: PLC0415
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Proxy, "may_be_forked", False)
+    yield
+    patch.undo()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _ledgers(request: pytest.FixtureRequest) -> Iterator[None]:
     """With `--ledger postgres`, a database for each home."""

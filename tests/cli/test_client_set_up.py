@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import tomli
 
+from support.running import warm
 from support.wire import free_port
 
-COMMAND = (sys.executable, "-I", "-m", "mitmproxy_x402")
+COMMAND = warm.VERB
 
 
 class Health(BaseHTTPRequestHandler):
@@ -44,9 +45,7 @@ def proxy() -> Iterator[int]:
 
 def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environ = {"HOME": str(home), "PATH": os.environ["PATH"], **more}
-    return subprocess.run(
-        [*COMMAND, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False, cwd=home
-    )
+    return warm.run([*COMMAND, *arguments], environ, home)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,14 @@ from eth_account import Account
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support import effort
 from support.chains.json_rpc import Rpc
+from support.running import warm
 
 WORDS = "abandon " * 11 + "about"
 """BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""
 EVM = "0x9858EfFD232B4033E47d90003D41EC34EcaEda94"
 SVM = "HAgk14JpMQLgt6rVgv7cBQFJWFto5Dqxi472uT3DKpqk"
 PASSWORD = "correct horse"
-COMMAND = (sys.executable, "-I", "-m", "mitmproxy_x402", "wallet")
+COMMAND = (*warm.VERB, "wallet")
 
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -36,16 +37,7 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
 def run(
     home: Path, *arguments: str, typed: str = "", more: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        input=typed,
-        env=environment(home, more),
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return warm.run([*COMMAND, *arguments], environment(home, more), home, typed=typed)
 
 
 class Person:

@@ -10,7 +10,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
@@ -76,28 +76,43 @@ for _vendor, _calls in ASKED.items():
         _call["max_tokens"] = 1000 * _number + len(_vendor)  # so that no two calls cost the same
 
 
-def run_clients(jobs: list[dict[str, Any]], home: Path) -> list[dict[str, Any]]:
-    ended = subprocess.run(
+RunClients = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def run_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunClients]:
+    """Has jobs done by the SDKs, in one process for all, since their imports take it some seconds."""
+    home = tmp_path_factory.mktemp("clients")
+    with subprocess.Popen(
         [sys.executable, str(CALLS)],
-        input=json.dumps(jobs),
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return list(json.loads(ended.stdout))
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+
+        def run(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            print(json.dumps(jobs), file=requests, flush=True)
+            line = answers.readline()
+            assert line, "the clients have ended; their errors are above"
+            return list(json.loads(line))
+
+        yield run
+        requests.close()
+        assert process.wait(60) == 0
 
 
 class Row:
     """Client, tap, proxy and sandbox, after every call has been made."""
 
-    def __init__(self, network: str, sandbox: Sandbox, tap: Tap, home: Path) -> None:
+    def __init__(self, network: str, sandbox: Sandbox, tap: Tap, run_clients: RunClients) -> None:
         self.network, self.sandbox = network, sandbox
         vendors = [vendor for vendor in ASKED if vendor != "google" or network == BASE]
         jobs = [{"vendor": vendor, "url": tap.url, "retries": 2, "calls": ASKED[vendor]} for vendor in vendors]
-        self.got = dict(zip(vendors, run_clients(jobs, home), strict=True))
+        self.got = dict(zip(vendors, run_clients(jobs), strict=True))
         self._answered = {message.get(b"x-request-id"): message for message in tap.answered}
 
     def requests(self, text: str) -> list[ReceivedRequest]:
@@ -112,7 +127,7 @@ class Row:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Row]:
+def rows(tmp_path_factory: pytest.TempPathFactory, run_clients: RunClients) -> Callable[[str], Row]:
     """The row for a network, set up when the first test asks for it."""
     made: dict[str, Row] = {}
 
@@ -124,7 +139,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Row]:
             Proxy(sandbox.url, home=home, keys=KEYS[network]()) as proxy,
             Tap(proxy.port) as tap,
         ):
-            return Row(network, sandbox, tap, home)
+            return Row(network, sandbox, tap, run_clients)
 
     def get(network: str) -> Row:
         if network not in made:
@@ -324,8 +339,8 @@ class Failures:
 
 
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> Failures:
-    """Every case with every call, already over: a sandbox, a proxy and a tap for each case, one process for all."""
+def failures(tmp_path_factory: pytest.TempPathFactory, run_clients: RunClients) -> Failures:
+    """Every case with every call, already over: a sandbox, a proxy and a tap for each case."""
     home = tmp_path_factory.mktemp("home")
     found, taps, jobs = Failures(), {}, []
     with ExitStack() as running:
@@ -339,7 +354,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Failures:
                 more = {"headers": {"x-sandbox-fault": case.fault} if case.fault else {}, "max_tokens": 100}
                 asked = [{**one, **more, "text": f"This is {vendor}/{one['name']}."} for one in calls]
                 jobs.append({"vendor": vendor, "url": taps[name].url, "retries": case.retries, "calls": asked})
-        answers = iter(run_clients(jobs, home))
+        answers = iter(run_clients(jobs))
         for name in CASES:
             for vendor in FAILING:
                 found.got[name, vendor] = next(answers)

@@ -19,7 +19,7 @@ from solders.keypair import Keypair
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 
 from . import effort
-from .running import warm
+from .running import certs, warm
 from .running.warm import Process
 from .wire import Client
 
@@ -50,6 +50,8 @@ class Proxy:
 
     own: ClassVar[bool] = False
     """Whether the package starts the process, as `./run.sh` does, and may arrange what a user's own is left out of."""
+    may_be_forked: ClassVar[bool] = True
+    """Whether its process may be forked off one that has done the imports (`warm`), instead of started anew."""
     ledgers: ClassVar[Callable[[Path], PostgresUrl] | None] = None
     """Gives the database for a home, where tests are run with `--ledger postgres`."""
 
@@ -112,8 +114,9 @@ class Proxy:
         return self
 
     def _start(self) -> Process:
-        if not effort.thorough and warm.can_start(self.command, self.environ):
-            return warm.Warm(self.command, self.environ, self.home)
+        if Proxy.may_be_forked and not effort.thorough and warm.can_start(self.command, self.environ):
+            certs.give_authority(self.home)
+            return warm.Warm(self.command, self.environ, self.home, ours=self._may_be_imported())
         return subprocess.Popen(
             self.command,
             env=self.environ,
@@ -124,6 +127,10 @@ class Proxy:
             text=True,
             errors="replace",
         )
+
+    def _may_be_imported(self) -> bool:
+        """Whether the package may have been imported before: nothing that a test loads comes first."""
+        return _FIRST not in self.environ and str(DOOR) in self.command
 
     def _wait_until_it_listens(self) -> None:
         self.wait_for("x402: upstream|x402: NOT paying")

@@ -18,6 +18,8 @@ from support.patience import eventually
 from support.place import Place, place
 from support.wire import request as raw_request
 
+pytestmark = pytest.mark.usefixtures("started_anew")
+
 FAULTS = {
     "500": "error;n=2",
     "500, settled": "error;n=2;settle=yes",

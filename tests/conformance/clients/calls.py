@@ -1,7 +1,7 @@
-"""Run by test_clients.py in a process of its own, with a list of jobs as JSON on stdin: vendor, base URL, calls.
+"""Run by test_clients.py in a process of its own: each line on stdin is a list of jobs in JSON (vendor, URL, calls).
 
-Calls each vendor's SDK as any program would, and prints what it made of the answers: for each job an object by call
-name. The calls marked `together` are made at the same time, by the async client, after all others.
+Calls each vendor's SDK as any program would, and prints in a line what it made of the answers: for each job an object
+by call name. The calls marked `together` are made at the same time, by the async client, after all others.
 """
 
 # ruff: noqa: PLC0415 - each SDK takes seconds to import
@@ -239,4 +239,5 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump([do(job) for job in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([do(job) for job in json.loads(line)]), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import ipaddress
 import ssl
 from pathlib import Path
@@ -15,6 +16,13 @@ from cryptography.x509.oid import NameOID
 
 def make(folder: Path) -> Path:
     """A PEM file with key and certificate."""
+    file = folder / "server.pem"
+    file.write_bytes(_made())
+    return file
+
+
+@functools.cache
+def _made() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -30,12 +38,19 @@ def make(folder: Path) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    file = folder / "server.pem"
-    file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + cert.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return file
+    return private + cert.public_bytes(serialization.Encoding.PEM)
+
+
+def give_authority(home: Path) -> None:
+    """Put an authority where mitmproxy keeps its own, unless it has one: its first start would make an RSA key."""
+    folder = home / ".mitmproxy"
+    file = folder / "mitmproxy-ca.pem"
+    if not file.exists():
+        folder.mkdir(exist_ok=True)
+        file.write_bytes(_made())
 
 
 def server_context(pem: Path, *alpn: str) -> ssl.SSLContext:

@@ -6,18 +6,19 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from . import warm
 
 SECONDS = 120
 """For what must happen; nothing waits this long unless it fails."""
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-I", "-m", "mitmproxy_x402", *arguments]
+    return [*warm.VERB, *arguments]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -25,16 +26,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    answer = subprocess.run(
-        command(*arguments),
-        env=environment(home, **more),
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    answer = warm.run(command(*arguments), environment(home, **more), home, timeout=SECONDS)
     assert "Traceback" not in answer.stderr
     return answer
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from . import warm
 
 
 class Ahead:
@@ -23,9 +23,6 @@ class Ahead:
 def run(home: Path, environ: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    command = [sys.executable, "-I", "-m", "mitmproxy_x402", *arguments]
-    done = subprocess.run(
-        command, env={**kept, "HOME": str(home), **environ}, cwd=home, capture_output=True, text=True, check=False
-    )
+    done = warm.run([*warm.VERB, *arguments], {**kept, "HOME": str(home), **environ}, home)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr

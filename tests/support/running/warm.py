@@ -1,7 +1,8 @@
-"""Starts programs of mitmproxy in a third of the time: each is forked off a process that has imported what they import.
+"""Starts programs of mitmproxy and our verbs in a fifth of the time: each is forked off a process with all imports.
 
-A test's proxy spends a second on imports, and there are hundreds of them. What runs after the fork is the same script
-with the same arguments and environment. A `--thorough` run starts each as a user does.
+A test's proxy spends more than a second on imports, a verb half of one, and there are hundreds of them. What runs after
+the fork is the same script or module with the same arguments and environment. A `--thorough` run starts each as a user
+does; so does, always, `tests/system/test_one_payment.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
+
+from support import effort
 
 _SERVER = Path(__file__).with_name("warm_server.py")
 _one_at_a_time = threading.Lock()
 _END_SECONDS = 10
+VERB = (sys.executable, "-I", "-m", "mitmproxy_x402")
+"""How the tests run a verb; followed by its name."""
 _KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH")
 """Of the environment, what a process reads before anything of its own can change it."""
 
@@ -43,32 +49,49 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def can_start(command: list[str], environ: Mapping[str, str]) -> bool:
-    """Whether it is one of mitmproxy's programs, in an environment that says nothing to Python itself."""
+def can_start(command: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether it is one of mitmproxy's programs or a verb of ours, in an environment that says nothing to Python."""
     tool = Path(command[0])
-    is_ours = tool.parent == Path(sys.executable).parent and tool.name in ("mitmdump", "mitmweb")
-    foreign = [name for name in environ if name.startswith(("PYTHON", "COVERAGE"))]
-    same = all(environ.get(name) == os.environ.get(name) for name in _KEPT)
-    return sys.platform == "linux" and is_ours and foreign == ["PYTHONUNBUFFERED"] and same
+    is_tool = tool.parent == Path(sys.executable).parent and tool.name in ("mitmdump", "mitmweb")
+    is_verb = tuple(command[:4]) == VERB
+    foreign = {name for name in environ if name.startswith(("PYTHON", "COVERAGE", "LC_"))} - {"PYTHONUNBUFFERED"}
+    same = all(environ.get(name) == os.environ.get(name) for name in _KEPT if name in environ or is_tool)
+    return sys.platform == "linux" and (is_tool or is_verb) and not foreign and same
 
 
 class Warm:
-    """A process that was forked; used as `subprocess.Popen` is, as far as `Process` says."""
+    """A process that was forked; used as `subprocess.Popen` is, as far as `Process` says.
 
-    def __init__(self, command: list[str], environ: Mapping[str, str], folder: Path) -> None:
-        out, into = os.pipe()
+    Has the package imported already if it is `ours`. `stdin`, `stdout` and `stderr` are open files; without them it
+    reads nothing, and what it prints and its errors come together from the attribute `stdout`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        folder: Path,
+        *,
+        ours: bool,
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]] | None = None,
+    ) -> None:
         self._status, told = os.pipe()
-        try:
-            request = {"command": command, "environ": dict(environ), "folder": str(folder)}
+        with contextlib.ExitStack() as its_own:
+            its_own.callback(os.close, told)
+            if streams is None:
+                nothing = its_own.enter_context(open(os.devnull, "rb"))  # noqa: PTH123
+                out, into = os.pipe()
+                its_own.callback(os.close, into)
+                self.stdout: IO[str] = open(out, errors="replace")  # noqa: PTH123, SIM115  (its reader closes it)
+                files = [nothing.fileno(), into, into]
+            else:
+                files = [stream.fileno() for stream in streams]
+            request = {"command": [*command], "environ": dict(environ), "folder": str(folder)}
             with _one_at_a_time:
-                server = _server()
-                socket.send_fds(server, [json.dumps(request).encode()], [into, told])
+                server = _server(ours)
+                socket.send_fds(server, [json.dumps(request).encode()], [told, *files])
                 self.pid = int(server.recv(100))
-        finally:
-            os.close(into)
-            os.close(told)
         self.returncode: int | None = None
-        self.stdout: IO[str] = open(out, errors="replace")  # noqa: PTH123, SIM115  (its reader closes it)
 
     def poll(self) -> int | None:
         return self._ask(0)
@@ -97,13 +120,39 @@ class Warm:
         self.send_signal(signal.SIGKILL)
 
 
+def run(
+    command: Sequence[str], environ: Mapping[str, str], folder: Path, *, typed: str = "", timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `command` to its end, as `subprocess.run` does, with `typed` as its input."""
+    if effort.thorough or not can_start(command, environ):
+        return subprocess.run(
+            command, env=environ, cwd=folder, input=typed, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    with contextlib.ExitStack() as files:
+        streams = given, out, errors = tuple(files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        given.write(typed.encode())
+        given.seek(0)
+        process = Warm(command, environ, folder, ours=True, streams=streams)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        said = []
+        for stream in (out, errors):
+            stream.seek(0)
+            said.append(stream.read().decode())
+        return subprocess.CompletedProcess([*command], code, *said)
+
+
 @functools.cache
-def _server() -> socket.socket:
-    """The process to fork off: one for each process of pytest, for as long as that runs."""
+def _server(ours: bool) -> socket.socket:
+    """The process to fork off: at most two for each process of pytest, for as long as that runs."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         process = subprocess.Popen(
-            [sys.executable, str(_SERVER), str(its.fileno())],
+            [sys.executable, str(_SERVER), str(its.fileno()), *(["ours"] if ours else [])],
             env={k: v for k, v in os.environ.items() if k in _KEPT} | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

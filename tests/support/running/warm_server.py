@@ -1,4 +1,7 @@
-"""The process off which `warm` forks: it imports what all proxies import, and nothing of this project."""
+"""The process off which `warm` forks: it imports what all proxies import; with `ours`, also the package itself.
+
+`warm_server.py FILE_NUMBER [ours]`: the number is that of the socket on which requests come.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,13 @@ _IMPORTS = (
     "sqlite3",
     "concurrent.futures.thread",
 )
+_OURS = (
+    "mitmproxy_x402.addon",
+    "mitmproxy_x402.check.check",
+    "mitmproxy_x402.cli.main",
+    "mitmproxy_x402.cli.sandbox",
+    "mitmproxy_x402.cli.wallet.verb",
+)
 
 
 def _serve(control: socket.socket) -> list[str]:
@@ -43,7 +53,7 @@ def _serve(control: socket.socket) -> list[str]:
                 os.write(told, str(code).encode())
                 os.close(told)
                 continue
-            request, fds, _, _ = socket.recv_fds(control, 1_000_000, 2)
+            request, fds, _, _ = socket.recv_fds(control, 1_000_000, 4)
             if not request:
                 os._exit(0)
             pid = os.fork()
@@ -54,17 +64,20 @@ def _serve(control: socket.socket) -> list[str]:
                 control.close()
                 return _become(json.loads(request), *fds)
             handle = os.pidfd_open(pid)
-            children[handle] = pid, fds[1]
+            told, *its = fds
+            children[handle] = pid, told
             poll.register(handle, select.POLLIN)
-            os.close(fds[0])
+            for fd in its:
+                os.close(fd)
             control.send(str(pid).encode())
 
 
-def _become(request: dict[str, object], out: int, told: int) -> list[str]:
+def _become(request: dict[str, object], told: int, *streams: int) -> list[str]:
+    """Take on `streams` as input, output and errors, the folder and the environment."""
     os.close(told)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    os.close(out)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(str(request["folder"]))
     os.environ.clear()
@@ -74,8 +87,18 @@ def _become(request: dict[str, object], out: int, told: int) -> list[str]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who stops the tests stops the proxies, and this with its socket
-    for _name in _IMPORTS:
+    sys.path.pop(0)  # the folder of this file
+    for _name in (*_IMPORTS, *(_OURS if "ours" in sys.argv else ())):
         importlib.import_module(_name)
-    sys.argv = _serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    _command = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if _command[0] == sys.executable:  # -I -m MODULE
+        sys.argv = _command[3:]
+        runpy.run_module(_command[3], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = _command
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")
