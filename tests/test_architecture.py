@@ -22,6 +22,16 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LINT = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"]
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree_of(path)))
+
+
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
     environ = {"PYTHONPATH": str(root / "addon"), "PATH": "/usr/bin:/bin"}
     command = [*LINT, "--no-cache", "--config", str(root / "pyproject.toml")]
@@ -60,7 +70,7 @@ def test_a_planted_import_breaks_a_contract(copy: Path, module: str, planted: st
 
 
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -82,7 +92,7 @@ def is_inside(name: str) -> bool:
 
 def test_every_package_has_a_first_page() -> None:
     for page in PACKAGE.rglob("__init__.py"):
-        docstring = ast.get_docstring(ast.parse(page.read_text())) or ""
+        docstring = ast.get_docstring(tree_of(page)) or ""
         assert docstring, page
         assert len(docstring.splitlines()) < 50, page
 
@@ -90,7 +100,7 @@ def test_every_package_has_a_first_page() -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_first_page_names_the_packages_that_are_used(package: Path) -> None:
     """After the word "Uses", unless it uses everything below."""
-    page = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    page = ast.get_docstring(tree_of(package / "__init__.py")) or ""
     said = re.search(r"\bUses ([^.;]+)", page)
     if said is not None and "everything" not in said[1]:
         assert set(re.findall("`([a-z]+)`", said[1])) == set(used_by(package))
@@ -100,7 +110,7 @@ def used_by(package: Path) -> Iterator[str]:
     """The names of the other packages from which modules of `package` import."""
     for path in package.rglob("*.py"):
         depth = len(path.relative_to(PACKAGE).parts) - 1
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and node.level == depth + 1:
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 yield from (
@@ -142,7 +152,7 @@ def test_a_small_module_with_one_user_lives_with_its_user() -> None:
 def modules_used_by(user: Path) -> set[Path]:
     """The modules of ours that `user` imports, or from which it imports names."""
     found: set[Path] = set()
-    for node in ast.walk(ast.parse(user.read_text())):
+    for node in nodes_of(user):
         if isinstance(node, ast.ImportFrom) and node.level:
             place = user.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             found |= {place.with_suffix(".py"), *(place / f"{alias.name}.py" for alias in node.names)}
@@ -165,7 +175,7 @@ def is_private(name: str) -> bool:
 
 def test_tests_use_no_private_names_of_the_package() -> None:
     ours: set[str] = set()
-    for node in (node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))):
+    for node in (node for path in MODULES for node in nodes_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             ours.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -180,7 +190,7 @@ def private_names_in(path: Path, ours: set[str]) -> Iterator[str]:
     yield from (
         name for name in imported(path) if name.startswith("mitmproxy_x402.") and is_private(name.split(".")[-1])
     )
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
         if isinstance(node, ast.Attribute) and node.attr in ours and not own:
             yield node.attr

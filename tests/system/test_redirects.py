@@ -81,7 +81,7 @@ Ask = Callable[[str, str, bytes], None]
 
 
 def by_httpx(method: str, url: str, body: bytes) -> None:
-    with httpx.Client(follow_redirects=True, timeout=20, trust_env=False) as client:
+    with httpx.Client(follow_redirects=True, timeout=20, trust_env=False, verify=False) as client:
         client.request(method, url, content=body)
 
 
@@ -166,7 +166,7 @@ def test_one_call_is_one_payment(stage: tuple[Redirector, Proxy], client: str) -
 def test_what_is_free_leaves_the_payment_to_who_is_asked_for_it(stage: tuple[Redirector, Proxy]) -> None:
     redirector, proxy = stage
     redirector.spelling, redirector.status, redirector.free = "/hop/{n}", 303, {"/free"}
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=False) as client:
         before = len(redirector.payments)
         redirector.hops = 0
         assert client.post(f"{proxy.url}/v1/x/{next(numbers)}", content=b"{}").status_code == 303
@@ -198,7 +198,7 @@ def test_a_payment_is_not_taken_where_other_limits_are(target: str, tmp_path: Pa
     redirector = Redirector()
     with Upstream(redirector) as upstream, Proxy(upstream.url, home=tmp_path) as proxy:
         redirector.spelling, redirector.status = target, 307
-        with httpx.Client(follow_redirects=True, trust_env=False) as client:
+        with httpx.Client(follow_redirects=True, trust_env=False, verify=False) as client:
             for _ in range(2):
                 told = client.post(f"{proxy.url}/v1/x", content=b"{}")
                 assert (told.status_code, told.json()["error"]["code"]) == (400, "other_limit")

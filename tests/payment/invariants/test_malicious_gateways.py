@@ -41,7 +41,7 @@ from mitmproxy_x402.protocol.payment_required import read_payment_required
 from mitmproxy_x402.settings.settings import Settings, read_settings
 from mitmproxy_x402.wallet.sources import Wallets, WalletSources, load_wallets
 from support import challenges, effort
-from support.ledger.ledgers import query
+from support.ledger.ledgers import put_empty_ledger, query
 from support.proxy import EVM_KEY, svm_key
 
 STEPS = 40
@@ -92,6 +92,7 @@ class World:
         self.reserved: dict[int, float] = {}
         self.seen: Counter[str] = Counter()
         self.running: list[tuple[int, Purchase]] = []
+        put_empty_ledger(place, (self.now, self.now, "boot"))
         self.proxies = [self.start(), self.start()]
 
     def start(self) -> tuple[Payer, RetainedPayments]:

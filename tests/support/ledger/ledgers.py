@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -39,6 +41,21 @@ class MachineTimes:
     @property
     def clock(self) -> Clock:
         return Clock(lambda: self.wall, lambda: self.uptime, self.boot)
+
+
+def put_empty_ledger(path: Path, clock: tuple[float, float, str]) -> None:
+    """Write a ledger without payments to `path`, as one that opens it at `clock` would; sooner, where many are made."""
+    path.write_bytes(_empty_ledger(*clock))
+    path.chmod(0o600)
+
+
+@functools.cache
+def _empty_ledger(wall: float, uptime: float, boot: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite3"
+        SqliteLedger(path, Clock(lambda: wall, lambda: uptime, boot)).close()
+        assert list(Path(folder).iterdir()) == [path]
+        return path.read_bytes()
 
 
 class DatabaseTimes:

@@ -33,7 +33,7 @@ from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 from mitmproxy_x402.settings.settings import Settings
 from mitmproxy_x402.wallet.sources import Wallets
 from support import challenges
-from support.ledger.ledgers import DatabaseTimes
+from support.ledger.ledgers import DatabaseTimes, put_empty_ledger
 
 STEPS = 30
 NOT_TAKEN = ("PAYMENT_UNDERPAID", "PAYMENT_BLOCKHASH_STALE")
@@ -124,6 +124,8 @@ class World:
         self.slowest = 0.0
         self.notes: dict[str, Note] = {}
         self.reserved: dict[str, float] = {}
+        if isinstance(place, Path):
+            put_empty_ledger(place, (self.wall(), self.now - self.booted, f"boot-{self.boot}"))
         self.processes = [self.start(pid) for pid in (1, 2)]
         self.raw = sqlite3.connect(place) if isinstance(place, Path) else None
 

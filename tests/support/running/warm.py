@@ -147,12 +147,12 @@ def run(
 
 
 @functools.cache
-def _server(ours: bool) -> socket.socket:
+def _server(with_package: bool) -> socket.socket:
     """The process to fork off: at most two for each process of pytest, for as long as that runs."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         process = subprocess.Popen(
-            [sys.executable, str(_SERVER), str(its.fileno()), *(["ours"] if ours else [])],
+            [sys.executable, str(_SERVER), str(its.fileno()), *(["ours"] if with_package else [])],
             env={k: v for k, v in os.environ.items() if k in _KEPT} | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -161,11 +161,11 @@ def _server(ours: bool) -> socket.socket:
 
     @atexit.register
     def _end() -> None:
-        ours.close()
+        control.close()
         try:
             process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:  # another process has inherited `ours`
+        except subprocess.TimeoutExpired:  # another process has inherited `control`
             process.kill()
             process.wait()
 
-    return ours
+    return control

@@ -90,10 +90,6 @@ if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file
     for _name in (*_IMPORTS, *(_OURS if "ours" in sys.argv else ())):
         importlib.import_module(_name)
-    import gc
-
-    gc.collect()
-    gc.freeze()
     _command = _serve(socket.socket(fileno=int(sys.argv[1])))
     if _command[0] == sys.executable:  # -I -m MODULE
         sys.argv = _command[3:]
