@@ -126,6 +126,18 @@ def test_a_call_is_not_held_against_tools_in_a_request_of_very_many_values() -> 
     assert "hold the calls against its tools here" in " ".join(look(asked).text.split())
 
 
+def test_no_call_is_held_against_tools_by_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short schema with short arguments can take a tenth of a second."""
+    threads: list[threading.Thread] = []
+    check = reading.llm.checked
+    monkeypatch.setattr(reading.llm, "checked", lambda *of: (threads.append(threading.current_thread()), check(*of))[1])
+    asked = flow(body := STREAM + b": of this test, too\n\n")
+    asked.request.text = json.dumps(REQUEST)
+    read_whole(reading.Answers(), EVENTS, body, reading.asked_by(asked.request))
+    assert threads
+    assert threading.current_thread() not in threads
+
+
 def test_of_a_very_long_argument_the_beginning_is_shown() -> None:
     arguments = json.dumps({"x": "begun" + "a" * 1_000_000})
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}

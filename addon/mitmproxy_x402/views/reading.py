@@ -139,7 +139,7 @@ class Answers:
         """
         if not (growing and llm.is_stream(kind)):
             work = functools.partial(_whole, kind, coding, data, asked)
-            return self._once(_key(data), work, data, at_once=not coding)
+            return self._once(_key(data), work, data, at_once=not coding and not _may_have_tools(asked))
         mark = data[:_MARK]
         stream = self._streams.get(mark) or _Stream()
         _keep(self._streams, mark, stream, MOST_STREAMS)
@@ -250,6 +250,11 @@ def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
         remark = "its request is too large to hold the calls against its tools here; `fixtures show` does"
         return replace(reading, irregular=(*reading.irregular, remark))
     return llm.checked(reading, llm.read_request(asked.path, asked.kind, body))
+
+
+def _may_have_tools(asked: Asked | None) -> bool:
+    """Whether calls are held against tools: that can take a tenth of a second, however short they are."""
+    return asked is not None and (asked.coding != "" or any(word in asked.raw for word in (b"ools", b"unction")))
 
 
 def _whole(kind: str, coding: str, raw: bytes, asked: Asked | None) -> str:

@@ -47,6 +47,8 @@ SHARE = 20
 """Pause after an update, as a multiple of the time it took: updates take at most a twentieth of a core."""
 PATIENCE = 0.2
 """Most seconds that the end of an answer waits for its comment, if mitmproxy then saves the flow."""
+PATIENCE_OF_PRINTS = 1.0
+"""The same if mitmdump then prints the body, which it does once."""
 BODIES = 3
 """The flow_detail from which on mitmdump prints bodies."""
 
@@ -272,12 +274,13 @@ class Views:
         describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
-        if refused or flow.response is None or not flow.response.raw_content or not (_ui() or _saves()):
+        if refused or flow.response is None or not flow.response.raw_content or not (_ui() or _saves() or _prints()):
             return None
         task = asyncio.get_running_loop().create_task(self._read(flow, describe))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return _wait(task) if _saves() else None
+        patience = PATIENCE_OF_PRINTS if _prints() else PATIENCE if _saves() else 0
+        return _wait(task, patience) if patience else None
 
     async def _read(self, flow: http.HTTPFlow, describe: Callable[..., None]) -> None:
         """Read the answer in a thread, since it may take a second, and call `describe` with the result."""
@@ -298,12 +301,17 @@ class Views:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
 
-async def _wait(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task], timeout=PATIENCE)
+async def _wait(task: asyncio.Task[None], patience: float) -> None:
+    await asyncio.wait([task], timeout=patience)
 
 
 def _saves() -> bool:
     return bool(ctx.options.save_stream_file)
+
+
+def _prints() -> bool:
+    """Whether mitmdump prints bodies."""
+    return bool(getattr(ctx.options, "flow_detail", 0) >= BODIES) and not _ui()
 
 
 def _ui() -> bool:
@@ -313,7 +321,7 @@ def _ui() -> bool:
 def somebody_looks() -> bool:
     """Whether mitmproxy has a screen, or mitmdump saves flows or prints bodies."""
     saves = any(getattr(ctx.options, name, None) for name in ("save_stream_file", "hardump"))
-    return saves or _ui() or getattr(ctx.options, "flow_detail", 0) >= BODIES
+    return saves or _ui() or _prints()
 
 
 def _update(flow: http.HTTPFlow) -> None:
