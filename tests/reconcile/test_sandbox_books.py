@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ import pytest
 from mitmproxy_x402.protocol.amounts import format_usd
 from support.place import Place, place
 from support.proxy import EVM_KEY, svm_key
+from support.running import warm
 
 STREAMS = 100
 LATE = 30
@@ -61,8 +60,7 @@ def run(shop: Place, network: str, *arguments: str) -> tuple[int, str]:
         **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
         **{"HOME": str(shop.home), "X402_LEDGER": getattr(ledger, "url", None) or str(ledger), **named},
     }
-    command = [sys.executable, "-I", "-m", "mitmproxy_x402", *arguments]
-    done = subprocess.run(command, env=environ, cwd=shop.home, capture_output=True, text=True, check=False)
+    done = warm.run([*warm.VERB, *arguments], environ, shop.home)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import subprocess
@@ -110,10 +111,35 @@ def by_curl(*options: str) -> Ask:
     return ask
 
 
+ASK = """
+require("readline").createInterface({input: process.stdin}).on("line", async line => {
+    const [method, url, body] = JSON.parse(line);
+    await fetch(url, {method, body: body || undefined}).then(answer => answer.text()).catch(() => 0);
+    console.log("over");
+});
+"""
+
+
+@functools.cache
+def node() -> subprocess.Popen[str]:
+    """A program that stays, since its start takes longer than all that it does."""
+    return subprocess.Popen(["node", "-e", ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def by_fetch(method: str, url: str, body: bytes) -> None:
-    script = "fetch(process.argv[1], {method: process.argv[2], body: process.argv[3] || undefined}).then(r => r.text())"
-    command = ["node", "-e", f"{script}.catch(() => 0)", url, method, body.decode()]
-    subprocess.run(command, check=False, capture_output=True, timeout=60)
+    asked, over = node().stdin, node().stdout
+    assert asked is not None
+    assert over is not None
+    print(json.dumps([method, url, body.decode()]), file=asked, flush=True)
+    assert over.readline() == "over\n"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_node_stays() -> Iterator[None]:
+    yield
+    if node.cache_info().currsize:
+        node().communicate(timeout=60)
+        node.cache_clear()
 
 
 CLIENTS: dict[str, Ask] = {

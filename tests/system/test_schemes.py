@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +15,7 @@ import pytest
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.chains.token_rpc import TokenRpc
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
+from support.running import warm
 from support.wire import request
 
 NETWORK = "base-sepolia"
@@ -84,12 +83,10 @@ def test_a_stream_s_charge_comes_from_the_chain(home: Path) -> None:
         (payment,) = sandbox.payments
         assert payment.state == "settled"
         rpc = f"x402_evm_rpc={NETWORK}={sandbox.url}/v1/rpc/{NETWORK}"
-        verb = (sys.executable, "-m", "mitmproxy_x402", "reconcile", "--ledger", str(proxy.ledger), "--set", rpc)
+        verb = (*warm.VERB, "reconcile", "--ledger", str(proxy.ledger), "--set", rpc)
         deadline = time.monotonic() + 60
         while rows(proxy)[0]["chain_state"] is None and time.monotonic() < deadline:  # a block has to be deep enough
-            done = subprocess.run(
-                verb, env={"HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False
-            )
+            done = warm.run(verb, {"HOME": str(home)}, home)
             assert done.returncode == 0, done.stdout + done.stderr
         (row,) = settled_rows(proxy, [("upto", "settled")])
         assert (row["chain_state"], row["chain_amount"]) == ("moved", str(payment.charged))
@@ -172,8 +169,8 @@ def test_check_says_what_lies_with_circle_and_what_permit2_may_take(home: Path, 
     with Sandbox(config).run_in_thread() as sandbox:
         options = ("x402_gateway=true", "x402_schemes=auto", f"x402_evm_rpc={NETWORK}={sandbox.url}/v1/rpc/{NETWORK}")
         given = [part for one in options for part in ("--set", one)]
-        verb = (sys.executable, "-m", "mitmproxy_x402", "check", "--upstream", sandbox.url, *given)
+        verb = (*warm.VERB, "check", "--upstream", sandbox.url, *given)
         environ = {"HOME": str(home), "BLOCKRUN_WALLET_KEY": EVM_KEY}
-        done = subprocess.run(verb, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        done = warm.run(verb, environ, home)
     assert said in done.stdout
     assert "ok     Permit2     may take 2.5 USDC of the wallet on base-sepolia" in done.stdout

@@ -10,7 +10,6 @@ import json
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from mitmproxy_x402.protocol.networks import BUILT_IN
 from support.chains.answering import Answering
 from support.chains.local_chains import Permit2Chain
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
+from support.running import warm
 from support.wire import request
 
 PAY_TO = "0xe9030014F5DAe217d0A152f02A043567b16c1aBf"
@@ -154,9 +154,9 @@ def test_the_verb_sets_shows_and_revokes_the_allowance(tmp_path: Path) -> None:
 
     def allow(*arguments: str) -> subprocess.CompletedProcess[str]:
         where = ("--network", "base-sepolia", "--set", f"x402_evm_rpc=base-sepolia={rpc.url}")
-        verb = (sys.executable, "-m", "mitmproxy_x402", "wallet", "allow", *arguments, *where)
+        verb = (*warm.VERB, "wallet", "allow", *arguments, *where)
         environ = {"HOME": str(tmp_path), "BLOCKRUN_WALLET_KEY": EVM_KEY}
-        return subprocess.run(verb, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        return warm.run(verb, environ, tmp_path)
 
     with Rpc(chain) as rpc:
         poor = allow("20", "--yes")

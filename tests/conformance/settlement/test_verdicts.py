@@ -6,9 +6,11 @@ over a local chain. Both judges get the same bytes; what the reference cannot de
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,54 +123,56 @@ def court(name: str, version: int) -> Iterator[Court]:
         yield judges
 
 
-@pytest.fixture(scope="module")
-def evm(request: pytest.FixtureRequest) -> Iterator[Court]:
-    yield from court("base-sepolia", request.param)
+Judges = Callable[[str, int], Court]
 
 
 @pytest.fixture(scope="module")
-def svm(request: pytest.FixtureRequest) -> Iterator[Court]:
-    yield from court("solana-devnet", request.param)
+def judges() -> Iterator[Judges]:
+    """The court for a network and a version, the same for all cases."""
+    with ExitStack() as sessions:
+        yield functools.cache(lambda name, version: sessions.enter_context(contextmanager(court)(name, version)))
 
 
-def on(fixture: str, version_2: list[Case], version_1: list[Case]) -> pytest.MarkDecorator:
-    """Every case in its version, before the judges of that version."""
-    cases = [(2, case) for case in version_2] + [(1, case) for case in version_1]
-    params = [pytest.param(version, case, id=f"v{version}, {case}") for version, case in cases]
-    return pytest.mark.parametrize((fixture, "case"), params, indirect=[fixture])
+def cases(version_2: list[Case], version_1: list[Case]) -> pytest.MarkDecorator:
+    """Every case in its version."""
+    every = [(2, case) for case in version_2] + [(1, case) for case in version_1]
+    params = [pytest.param(version, case, id=f"v{version}, {case}") for version, case in every]
+    return pytest.mark.parametrize(("version", "case"), params)
 
 
-def agree(judges: Court, case: Case) -> None:
-    challenge = judges.challenge()
-    header = encoded(case.spoil(judges.shopper.payer.payment(challenge, judges.name), judges.shopper.payer))
+def agree(court: Court, case: Case) -> None:
+    challenge = court.challenge()
+    header = encoded(case.spoil(court.shopper.payer.payment(challenge, court.name), court.shopper.payer))
     verdicts = {
-        "sandbox": judges.sandbox_accepts(header),
-        "reference": judges.reference_accepts(challenge, header),
+        "sandbox": court.sandbox_accepts(header),
+        "reference": court.reference_accepts(challenge, header),
     }
     assert verdicts == {"sandbox": case.good, "reference": case.good}
 
 
-@on("evm", EVM, EVM_V1)
-def test_evm_payments(evm: Court, case: Case) -> None:
-    agree(evm, case)
+@cases(EVM, EVM_V1)
+def test_evm_payments(judges: Judges, version: int, case: Case) -> None:
+    agree(judges("base-sepolia", version), case)
 
 
-@on("svm", SVM, SVM_V1)
-def test_solana_payments(svm: Court, case: Case) -> None:
-    agree(svm, case)
+@cases(SVM, SVM_V1)
+def test_solana_payments(judges: Judges, version: int, case: Case) -> None:
+    agree(judges("solana-devnet", version), case)
 
 
-@on("evm", STRICTER_EVM, STRICTER_EVM)
-def test_evm_payments_where_the_sandbox_is_stricter(evm: Court, case: Case) -> None:
+@cases(STRICTER_EVM, STRICTER_EVM)
+def test_evm_payments_where_the_sandbox_is_stricter(judges: Judges, version: int, case: Case) -> None:
     """The Python reference takes these; others do not, and a payer has no reason to send them."""
+    evm = judges("base-sepolia", version)
     challenge = evm.challenge()
     header = encoded(case.spoil(evm.shopper.payer.payment(challenge, evm.name), evm.shopper.payer))
     assert evm.reference_accepts(challenge, header)
     assert not evm.sandbox_accepts(header)
 
 
-@on("svm", STRICTER_SVM, STRICTER_SVM)
-def test_solana_payments_where_the_sandbox_is_stricter(svm: Court, case: Case) -> None:
+@cases(STRICTER_SVM, STRICTER_SVM)
+def test_solana_payments_where_the_sandbox_is_stricter(judges: Judges, version: int, case: Case) -> None:
+    svm = judges("solana-devnet", version)
     challenge = svm.challenge()
     header = encoded(case.spoil(svm.shopper.payer.payment(challenge, svm.name), svm.shopper.payer))
     assert svm.reference_accepts(challenge, header)
@@ -178,11 +182,11 @@ def test_solana_payments_where_the_sandbox_is_stricter(svm: Court, case: Case) -
 @pytest.mark.parametrize("version", [2, 1], ids=["v2", "v1"])
 @pytest.mark.parametrize("name", [network.name for network in BUILT_IN if network.name != "arc"])
 def test_what_we_sign_is_accepted_by_both(name: str, version: int) -> None:
-    for judges in court(name, version):
-        wallet: Any = evm_wallet() if judges.network.family == "evm" else svm_wallet()
-        judges.chain.fund(wallet.address, FUNDS)
-        unpaid = judges.shopper.ask()
+    for its in court(name, version):
+        wallet: Any = evm_wallet() if its.network.family == "evm" else svm_wallet()
+        its.chain.fund(wallet.address, FUNDS)
+        unpaid = its.shopper.ask()
         header = dict([pay(unpaid.headers.get("payment-required"), unpaid.content, wallet)])
-        assert judges.reference_accepts(challenge_of(unpaid), header)
-        assert judges.sandbox_accepts(header)
-        assert [payment.payer for payment in judges.sandbox.settled] == [wallet.address]
+        assert its.reference_accepts(challenge_of(unpaid), header)
+        assert its.sandbox_accepts(header)
+        assert [payment.payer for payment in its.sandbox.settled] == [wallet.address]
