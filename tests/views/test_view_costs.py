@@ -80,7 +80,7 @@ def test_what_the_event_loop_reads_itself_is_short(steps: list[tuple[bool, int]]
     for size in range(1, 60):
         read_whole(answers, EVENTS, CHUNK % size * size)
     assert any(here for here, _ in steps)
-    assert max(size for here, size in steps if here) <= 8 << 10
+    assert max(size for here, size in steps if here) <= 2 << 10
 
 
 @pytest.mark.parametrize("bound", ["MAX_READ", "MAX_EVENTS"])

@@ -115,7 +115,7 @@ class Answers:
     Work is done in a thread. No call waits for it longer than `budget` seconds, however long the answer is.
     """
 
-    def __init__(self, budget: float = 0.008, at_once: int = 8 << 10, kept: int = 64) -> None:
+    def __init__(self, budget: float = 0.008, at_once: int = 2 << 10, kept: int = 64) -> None:
         """`at_once` is the most bytes that are read in the calling thread, `kept` the number of cached texts."""
         self._budget = budget
         self._at_once = at_once
