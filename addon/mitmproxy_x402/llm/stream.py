@@ -303,20 +303,19 @@ class StreamReader:
     def _odd_event(self, name: str, data: bytes, begin: int, end: int, error: Undecodable) -> None:
         """Read an event whose data is not JSON."""
         text = data.strip()
+        if b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
+            self._joined_events(text, begin, end)
+            return
+        self._begin_event()
         if text == _DONE:
-            self._begin_event()
+            name = "[DONE]"
             if self._reader is not None:
                 self._reader.done()
             elif self._draft.error is None:
                 self._notes.add("a [DONE] before anything was said")
-        elif b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
-            self._joined_events(text, begin, end)
-            return
         elif name == "error" and not text.startswith(b"{"):
-            self._begin_event()
             self._draft.fail(data.decode("utf-8", "replace"))
         else:
-            self._begin_event()
             try:
                 data.decode("utf-8")
             except UnicodeDecodeError:
