@@ -148,8 +148,9 @@ class X402Addon:
             self._is_new_ledger = isinstance(settings.ledger, Path) and not settings.ledger.exists()
             ledger = open_ledger(settings.ledger)
         make_ready(ledger, settings)
-        self.recorder.use(settings)
-        self._redactor = Redactor(settings.client_token)
+        redactor = self._redactor.with_token(settings.client_token)
+        self.recorder.use(settings, redactor)
+        self._redactor = redactor
         payer = Payer(settings, wallets, ledger, later=asyncio.get_running_loop().call_later)
         ledger.watch(watched(settings))
         return payer, open_retained(ledger, wallets, settings.networks)

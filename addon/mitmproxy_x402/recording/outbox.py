@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -112,7 +111,7 @@ class Job:
         begins = known.is_answered and not self.answer_is_known
         part = Part(
             self.number,
-            place=(os.fsencode(self.plan.folder), known.place(self.number)) if is_new else None,
+            place=(self.plan.path, known.place(self.number)) if is_new else None,
             request=known.request_extension if body_is_new else None,
             body=self.body if body_is_new else b"",
             answer=(known.answer_extension, known.coding) if begins else None,

@@ -69,6 +69,8 @@ class Plan:
     asked: tuple[object, ...]
     """The settings that it was made from, as `asked_of` returns them; equal ones need no new plan."""
     folder: Path
+    path: bytes
+    """The same as the operating system has it."""
     filter: Filter | None
     outputs: Outputs
     redactor: Redactor
@@ -84,22 +86,25 @@ class Plan:
         return self.outputs.mitm is not None or (self.filter is not None and not self.filter.early)
 
 
-def make_plan(settings: Settings, now: datetime | None = None) -> Plan | None:
-    """The plan for `settings`, after creating and testing its folder; None: no recording. Raises SettingsError."""
+def make_plan(settings: Settings, redactor: Redactor | None = None) -> Plan | None:
+    """The plan for `settings`, after creating and testing its folder; None: no recording. Raises SettingsError.
+
+    `redactor` is used on the event loop alone: one that has seen the same headers before saves time.
+    """
     folder = settings.dump
     if folder is None:
         return None
     _try_folder(folder)
-    redactor = Redactor(settings.client_token)
-    run = f"{moment(now or datetime.now(timezone.utc))}-{os.getpid()}"
+    own = Redactor(settings.client_token)
+    run = f"{moment(datetime.now(timezone.utc))}-{os.getpid()}"
     formats = settings.dump_formats
     outputs = Outputs(
         native="native" in formats,
         har=HarFiles(folder, run) if "har" in formats else None,
-        mitm=FlowFile(folder, run, redactor) if "mitm" in formats else None,
+        mitm=FlowFile(folder, run, own) if "mitm" in formats else None,
     )
     chosen = Filter(settings.dump_filter) if settings.dump_filter else None
-    return Plan(asked_of(settings), folder, chosen, outputs, redactor)
+    return Plan(asked_of(settings), folder, os.fsencode(folder), chosen, outputs, redactor or own)
 
 
 def asked_of(settings: Settings) -> tuple[object, ...]:

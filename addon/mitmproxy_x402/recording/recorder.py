@@ -22,6 +22,7 @@ from ..views.flow_metadata import is_health
 from .outbox import OVERHEAD, TOO_SLOW, Job, Outbox
 from .outputs import Ending
 from .plan import Plan, asked_of, make_plan
+from .redact import Redactor
 from .snapshot import Snapshot
 
 PATIENCE = 10.0
@@ -64,11 +65,14 @@ class Recorder:
         self.open: WeakSet[Job] = WeakSet()
         self._outbox = Outbox()
 
-    def use(self, settings: Settings) -> None:
-        """Record new flows by `settings`; running recordings go on. Raises SettingsError: nothing is changed."""
+    def use(self, settings: Settings, redactor: Redactor) -> None:
+        """Record new flows by `settings`, without what `redactor` finds; running recordings go on.
+
+        Raises SettingsError: nothing is changed.
+        """
         if (None if self.plan is None else self.plan.asked) == (asked_of(settings) if settings.dump else None):
             return
-        self.plan = make_plan(settings)
+        self.plan = make_plan(settings, redactor)
         if self.plan is not None:
             logger.info("x402: recording into %s; bodies are recorded as they are (x402_dump)", self.plan.folder)
 

@@ -56,6 +56,11 @@ class Redactor:
         self._secrets: dict[bytes, str] = {}
         """Names whose values are always secret, with the header in JSON."""
 
+    def with_token(self, client_token: str | None) -> Redactor:
+        """This redactor, which knows many headers by now, or a new one for another token."""
+        other = Redactor(client_token)
+        return self if other._token == self._token else other
+
     def fields(self, headers: http.Headers | None) -> Fields:
         """The headers in wire form, secrets replaced."""
         fields = () if headers is None else headers.fields
