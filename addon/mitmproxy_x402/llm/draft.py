@@ -162,7 +162,7 @@ class Draft(Space):
             self.id = self.id or identity[:1000]
 
     def goes_on_by(self, model: Any) -> None:
-        """Set the model that the vendor lets finish the answer in the place of the first."""
+        """Set the model that finishes the answer in place of the first one."""
         if isinstance(model, str) and model:
             self.told(Added("model", model))
             self.model = model[:1000]
@@ -272,7 +272,7 @@ class Draft(Space):
         )
 
     def _missing_calls(self, notes: Notes) -> None:
-        """Note a choice that ended with a tool call, and has none: clients wait for it, or end without a word."""
+        """Note a choice that ended with a tool call but has none: clients then wait, or end without an error."""
         if self._unread or len(self._pieces) >= self.max_items:  # then it may be among what was not read
             return
         calling = {piece.choice for piece in self._pieces.values() if piece.kind in ("call", "other")}
@@ -304,7 +304,7 @@ class Draft(Space):
 
 
 class _Calls:
-    """Makes the calls of an answer, in their order. What is odd counts only at its end."""
+    """Makes the ToolCalls of an answer, in order. Anomalies are noted only at its end."""
 
     def __init__(self, draft: Draft, notes: Notes, unchecked: Notes, ended: bool, complete: bool) -> None:
         self._draft = draft
@@ -357,7 +357,7 @@ def _call(piece: Piece, text: str, choice: int, number: int, late: tuple[Notes, 
 
 
 def _unbegun(piece: Piece, choice: int) -> ToolCall:
-    """A call of which only the name has come: nobody knows its arguments, not even that there are none."""
+    """A call whose arguments have not begun: not even that it has none is known."""
     further = tuple(Detail(key, value) for key, value in piece.further.items())
     text = "" if piece.empty_means == "{}" else piece.empty_means
     return ToolCall(piece.id, piece.name, text, None, choice, piece.tool, None, further)

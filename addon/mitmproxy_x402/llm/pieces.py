@@ -33,7 +33,7 @@ Path = tuple[str | int, ...]
 
 
 class Space:
-    """Room for the texts of one answer."""
+    """Bounds the text of one answer, and collects remarks on it."""
 
     def __init__(self, max_text: int, max_items: int, *, traced: bool) -> None:
         self.notes = Notes()
@@ -177,7 +177,7 @@ class Piece:
                 self._told("tool call", fragment)
 
     def beside(self, said: dict[str, Any], known: frozenset[str]) -> None:
-        """Of a call: keep what is `said` of it under keys that are not `known`."""
+        """Keep what a call says under keys that are not `known`."""
         if said.keys() <= known:
             return
         for key, value in said.items():
@@ -200,13 +200,13 @@ class Piece:
                 self._told(kind, dump(value)[:200])
 
     def settle(self, text: str) -> None:
-        """Of a call: its arguments, put together of parts that have all been told."""
+        """Set a call's arguments, whose parts have all been traced."""
         trace, self._space.trace = self._space.trace, None
         self.add(text)
         self._space.trace = trace
 
     def hint(self, part: Any) -> bool:
-        """Of a call: a part of its arguments that is put into its place later. False: there is no room for it."""
+        """Keep a part of a call's arguments to be placed later. Returns False if there is no room."""
         text = dump(part)
         if not self.kept or not self._space.room(2 * len(text)):  # once as it came, and once in its place
             self.cut = True
@@ -230,7 +230,7 @@ class Piece:
             self._told(".".join(str(step) for step in (self.name, *path)), fragment)
 
     def forget(self) -> None:
-        """Of another part: its value is whole now, and its fragments are in it."""
+        """Drop the fragments of another part, whose whole value has come."""
         for path, text in self.slots.items():
             whole = _at(self.value, path)
             if isinstance(whole, str) and whole != text.getvalue():
@@ -250,7 +250,7 @@ class Piece:
         return self.size == len(text) and self.text == text
 
     def so_far(self) -> Any:
-        """Of another part: its value, its fragments in their place while the whole has not come."""
+        """The value of another part, with the fragments so far in place."""
         said: dict[str, Any] = {"text": self.text} if self.size else {}
         if self.left_out:
             said = {"text": self.text, "characters_left_out": self.left_out}

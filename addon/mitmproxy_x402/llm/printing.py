@@ -61,7 +61,7 @@ def error_line(value: Any) -> str:
 
 
 def error_details(value: Any) -> list[tuple[str, Any]]:
-    """What a vendor's error says beside its line: all else that is in it, and a message that is too long for it."""
+    """All of a vendor's error that `error_line` leaves out, and a message that is too long for a line."""
     error = mapping(value)
     told = {_kind_of(error), "type", "sequence_number", "event_type"}
     if any(string(error.get(key)) for key in _MESSAGES):
@@ -78,7 +78,7 @@ def _kind_of(error: dict[str, Any]) -> str:
 
 
 def indented(text: str, by: str = "  ") -> list[str]:
-    """The lines of `text`, moved to the right: what stands at the margin is ours."""
+    """The lines of `text`, indented: only our own text stands at the margin."""
     return [by + part if part else "" for part in printable(text).split("\n")]
 
 
@@ -93,7 +93,7 @@ def pretty(value: Any) -> str:
 
 
 def pretty_arguments(arguments: str) -> str:
-    """JSON text laid out, its numbers as they are; as it is where it is none, or readers differ about what it means."""
+    """JSON text over several lines, numbers as written; unchanged if it is not JSON, or ambiguous."""
     try:
         _, faults = decode(arguments)
         return arguments if faults else pretty(as_written(arguments))

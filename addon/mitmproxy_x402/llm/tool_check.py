@@ -121,7 +121,7 @@ def _misfits(number: int, call: ToolCall, tools: _Tools) -> Iterator[Misfit]:
 
 
 def _unknown(number: int, call: ToolCall, asked: RequestReading) -> Iterator[Misfit]:
-    """A call of a tool that is not declared; where none is, the vendor's end may have some that nobody sees."""
+    """Yield a misfit for a call of an undeclared tool, unless the vendor may keep tools for the request."""
     names = _named(asked.tools)
     if not call.name or len(asked.tools) >= MAX_TOOLS or any(name in _KEPT for name, _ in asked.parameters):
         return
@@ -161,11 +161,11 @@ _work: ContextVar[_Work] = ContextVar("work")
 
 
 class _TooMuch(Exception):
-    """The schema takes more work than anybody waits for."""
+    """The schema takes too many steps."""
 
 
 class _Unusable(Exception):
-    """A keyword of the schema has a value that means nothing; the text says which."""
+    """A keyword of the schema has an invalid value; the text says which."""
 
 
 def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
@@ -253,7 +253,7 @@ def _items(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
 
 
 def _multiple_of(_: Any, value: Any, instance: Any, __: Any) -> Iterator[Any]:
-    """`multipleOf` of the decimal numbers that are written, not of those that floats stand for."""
+    """`multipleOf`, exact in decimal, not in binary floats."""
     import jsonschema  # noqa: PLC0415
 
     if not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (value, instance)) or value <= 0:
@@ -324,7 +324,7 @@ def _untried(pattern: str, why: str) -> None:
 
 @lru_cache(64)
 def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[int, ...]] | None:
-    """A regular expression, and in how many ways each of its parts can match; None: nobody can tell that easily.
+    """The compiled expression, and in how many ways each part can match; None: that is not easy to tell.
 
     Groups that are repeated, references back and looks around are what takes for ever, and is left out.
     """
@@ -348,7 +348,7 @@ def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[int, ...]] | None:
 
 
 def _left_out(key: str) -> Callable[..., Iterator[Any]]:
-    """A keyword that is not checked; those that bind are told."""
+    """A check that does nothing; keywords that would bind are listed as not checked."""
 
     def left_out(_: Any, value: Any, *__: Any) -> Iterator[Any]:
         unchecked = _work.get().unchecked
@@ -383,14 +383,14 @@ def _told(error: Any) -> Iterator[tuple[str, str]]:
 
 
 def _hint(error: Any) -> str:
-    """What a name that is not declared may stand for."""
+    """A hint at the declared name that is meant."""
     name, declared = str(error.path[-1]), mapping(mapping(error.schema).get("properties"))
     near = get_close_matches(name[:100], [key[:100] for key in declared][:200], 1)
     return f'; is it "{line(near[0], 100)}"?' if near else f": there are {_listed(declared)}" if declared else ""
 
 
 def _nearest(errors: Iterable[Any]) -> Any:
-    """The first error of the alternative that is meant: its kind fits, and what tells it from others, if any does."""
+    """The first error of the alternative that fits best: by type, then by `const` and `enum`, then by errors."""
     branches: dict[Any, list[Any]] = {}
     for error in errors:
         branches.setdefault(error.schema_path[0], []).append(error)

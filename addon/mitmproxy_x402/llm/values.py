@@ -52,7 +52,7 @@ def decimal(value: Any) -> str | None:
 
 
 def says_something(value: Any) -> bool:
-    """Whether there is anything in `value` but null, zero, false and what is empty."""
+    """Whether `value` holds anything but null, zero, false and empty values."""
     if isinstance(value, dict):
         return any(says_something(one) for one in value.values())
     if isinstance(value, list):

@@ -24,7 +24,7 @@ class Number:
 
     @cached_property
     def value(self) -> Decimal | str:
-        """Its exact value, by which `1.0` and `1` are equal; of a monster, its text."""
+        """Its exact value, by which `1.0` and `1` are equal; its text if it is too large for that."""
         try:
             return Decimal(self.text) if _TAKEN.fullmatch(self.text) else self.text
         except DecimalException:

@@ -32,7 +32,7 @@ _ENDS = ("stop_details", "stop_sequence", "container")
 
 
 class MessagesReader(Reader):
-    """Named events around numbered blocks, or one `message`. The end is `message_stop`."""
+    """Reads named events about numbered blocks, or one `message`. The end is `message_stop`."""
 
     dialect = "anthropic-messages"
     end_mark = "message_stop"
@@ -183,7 +183,7 @@ class MessagesReader(Reader):
             piece.add(text)
 
     def _other_delta(self, piece: Piece | None, said: str, delta: dict[str, Any]) -> None:
-        """A fragment of a kind that says itself where it belongs: under its own key in the block."""
+        """Read a fragment of an unknown kind: its text goes under the same key of the block."""
         texts = {key: text for key, text in delta.items() if key != "type" and isinstance(text, str)}
         if piece is not None and piece.kind == "other" and texts:
             for key, text in texts.items():
@@ -217,7 +217,7 @@ class MessagesReader(Reader):
         self.ended = True
 
     def _usage(self, usage: dict[str, Any]) -> None:
-        """Its `input_tokens` are those beside the cache; in a stream the later numbers hold."""
+        """Read the usage. `input_tokens` leaves out cached tokens; in a stream the last numbers hold."""
         for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
             number = count(usage.get(key))
             if number is not None:
@@ -235,7 +235,7 @@ class MessagesReader(Reader):
 
 
 class CompleteReader(Reader):
-    """Completions (`/v1/complete`): fragments of the text, the last of which says why it ended."""
+    """Reads completions (`/v1/complete`): fragments of the text; the last one has the stop reason."""
 
     dialect = "anthropic-complete"
     end_mark = "stop_reason"
@@ -247,7 +247,7 @@ class CompleteReader(Reader):
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
-        """What has a `completion` beside its `stop_reason`."""
+        """Whether `value` has a `completion` and a `stop_reason`."""
         return isinstance(value.get("completion"), str) and (
             value.get("type") == "completion" or "stop_reason" in value
         )

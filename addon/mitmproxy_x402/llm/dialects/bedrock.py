@@ -16,7 +16,7 @@ _IN_CALLS = frozenset(("toolUseId", "name", "input", "type"))
 
 
 class ConverseReader(Reader):
-    """Events that are named beside their data, or one answer. The end is `messageStop`; numbers follow it."""
+    """Reads events whose names stand outside their data, or one answer. The end is `messageStop`; usage follows it."""
 
     dialect = "bedrock-converse"
     end_mark = "messageStop"
@@ -152,5 +152,5 @@ class ConverseReader(Reader):
 
 
 def _key_of(value: dict[str, Any]) -> str:
-    """The name of an event that is a key of its data, as InvokeModel sends it for Nova, and boto3 keeps it."""
+    """The name of an event where it is a key of the data, as in Nova's events from InvokeModel, and in boto3's."""
     return next((key for key in value if key in _EVENTS and isinstance(value[key], dict)), "")

@@ -19,7 +19,7 @@ _V2 = {
 
 
 def _use(draft: Draft, usage: dict[str, Any]) -> None:
-    """Cohere's two counts: `tokens` are all, `billed_units` what is charged."""
+    """Read the usage: `tokens` if given, otherwise `billed_units`, which are those charged."""
     tokens = mapping(usage.get("tokens")) or mapping(usage.get("billed_units"))
     numbers = {key: tokens.get(key) for key in ("input_tokens", "output_tokens")}
     whole = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in numbers.items()}
@@ -32,7 +32,7 @@ _IN_CALLS_V1 = frozenset(("name", "parameters", "generation_id"))
 
 
 class ChatV2Reader(Reader):
-    """Events around parts of one message, or the message. The end is `message-end`."""
+    """Reads events about the parts of one message, or the message. The end is `message-end`."""
 
     dialect = "cohere-v2"
     end_mark = "message-end"
@@ -134,7 +134,7 @@ class ChatV2Reader(Reader):
 
 
 class ChatV1Reader(Reader):
-    """JSON lines with fragments; the last one repeats the whole answer. The end is `stream-end`."""
+    """Reads JSON lines with fragments; the last one repeats the whole answer. The end is `stream-end`."""
 
     dialect = "cohere-v1"
     end_mark = "stream-end"
@@ -217,7 +217,7 @@ class ChatV1Reader(Reader):
         self._finish(reason)
 
     def _response(self, response: dict[str, Any]) -> None:
-        """All of the answer: it adds what no fragment has said."""
+        """Read the whole answer; what fragments have not said is added."""
         self.draft.name(response.get("model"), response.get("generation_id"))
         piece, text = self.draft.piece(0, (_TEXT,), "text"), self.draft.words(response.get("text"), "the text")
         if not piece.size:

@@ -18,7 +18,7 @@ _REASONS = ("completionReason", "stop_reason", "finish_reason", "finishReason")
 
 
 class InvokeReader(Reader):
-    """Fragments of the text, or all of it; the last event says why it ended."""
+    """Reads fragments of the text, or all of it; the last event has the stop reason."""
 
     dialect = "bedrock-invoke"
     end_mark = "reason why it ended"
@@ -29,7 +29,7 @@ class InvokeReader(Reader):
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
-        """What has its text under one of these models' keys, beside what tells it from others' text."""
+        """Whether `value` has text under a key of one of these models, and another key that only they have."""
         if isinstance(value.get("generation"), str):
             return any(key in value for key in ("stop_reason", "generation_token_count", "prompt_token_count"))
         if isinstance(value.get("outputText"), str):

@@ -14,7 +14,7 @@ _IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
 
 
 class OllamaReader(Reader):
-    """JSON lines with fragments, the last of which is `done`; or that alone."""
+    """Reads JSON lines with fragments; the last one, or the only one, is `done`."""
 
     dialect = "ollama"
     end_mark = "line that says done"
@@ -25,7 +25,7 @@ class OllamaReader(Reader):
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
-        """What says whether it is `done`, beside a message or a response."""
+        """Whether `value` has `done`, and a message or a response."""
         if not isinstance(value.get("done"), bool):
             return False
         return isinstance(value.get("message"), dict) or isinstance(value.get("response"), str)
@@ -61,7 +61,7 @@ class OllamaReader(Reader):
             self.ended = True
 
     def _call(self, call: dict[str, Any]) -> None:
-        """A call comes whole, and has an id in newer versions only."""
+        """Read a call, which comes whole; older versions give no id."""
         self._calls += 1
         piece, function = (
             self.draft.piece(0, (_CALL, self._calls), "call"),

@@ -54,10 +54,10 @@ class Reader(ABC):
         """An event by which the stream is only kept open."""
 
     def settle(self) -> None:  # noqa: B027
-        """Somebody reads: what was put off is to be done now."""
+        """Do deferred work before the draft is read."""
 
     def close(self) -> None:  # noqa: B027
-        """There is no more."""
+        """End the input."""
 
     @property
     def complete(self) -> bool:

@@ -20,7 +20,7 @@ MAX_MARKS = 2_000_000
 
 
 class Elements:
-    """Bytes in, elements out, each as its bytes. Linear, and bounded by the size of one element."""
+    """Splits a growing JSON array into its elements, as bytes. Linear time, memory of one element."""
 
     def __init__(self, max_element: int = MAX_EVENT) -> None:
         self.ended = False
@@ -40,7 +40,7 @@ class Elements:
 
     @property
     def irregular(self) -> list[str]:
-        """What is out of order so far, in words for people; bounded."""
+        """Anomalies so far, described for people; bounded."""
         return self._notes.texts()
 
     def feed(self, data: bytes) -> Iterator[Framed]:
@@ -74,7 +74,7 @@ class Elements:
             self._keep(data[begin:])
 
     def end(self) -> None:
-        """There is no more."""
+        """End the input."""
         if not (self.ended or self._stopped):
             self._notes.add("the array does not end")
 
@@ -85,7 +85,7 @@ class Elements:
         self._element.clear()
 
     def _next(self, data: bytes, at: int) -> int:
-        """Where the next mark is that means something; -1: not in `data`."""
+        """The position of the next significant mark; -1: not in `data`."""
         while self._in_string:
             if self._escaped and at < len(data):
                 self._escaped, at = False, at + 1

@@ -33,7 +33,7 @@ def begins_frame(data: bytes) -> bool | None:
 
 
 class Frames:
-    """Bytes in, frames out: each with its event type and its payload."""
+    """Splits Amazon's event stream into frames, each with event type and payload."""
 
     def __init__(self, max_frame: int = MAX_EVENT) -> None:
         self._notes = Notes()
@@ -46,7 +46,7 @@ class Frames:
 
     @property
     def irregular(self) -> list[str]:
-        """What is out of order so far, in words for people; bounded."""
+        """Anomalies so far, described for people; bounded."""
         return self._notes.texts()
 
     def feed(self, data: bytes) -> Iterator[Framed]:
@@ -82,7 +82,7 @@ class Frames:
         self._position += at
 
     def end(self) -> None:
-        """There is no more."""
+        """End the input."""
         if self._kept or self._left_out:
             self._notes.add("the stream ends in the middle of a frame, which is discarded")
 
@@ -114,7 +114,7 @@ class Frames:
 
 
 def _failure(kind: str, message: str, payload: bytes) -> bytes:
-    """An exception's frame as the error that it says, in JSON."""
+    """The error in an exception's frame, as JSON."""
     try:
         said = json.loads(payload) if payload else {}
     except (ValueError, RecursionError):
@@ -126,7 +126,7 @@ def _failure(kind: str, message: str, payload: bytes) -> bytes:
 
 
 def _headers(data: bytes) -> dict[str, str] | None:
-    """The headers whose value is text; None where they are not whole."""
+    """The headers with text values; None: they are cut off."""
     found: dict[str, str] = {}
     at = 0
     try:

@@ -13,7 +13,7 @@ _SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
 
 
 class Lines:
-    """Bytes in, lines out, as soon as it is clear that the body is no single object."""
+    """Splits JSON lines, once it is clear that the body is not a single object."""
 
     def __init__(self, max_line: int = MAX_EVENT, max_values: int | None = None) -> None:
         self.several = False
@@ -29,7 +29,7 @@ class Lines:
 
     @property
     def irregular(self) -> list[str]:
-        """What is out of order so far, in words for people; bounded."""
+        """Anomalies so far, described for people; bounded."""
         return self._notes.texts()
 
     def feed(self, data: bytes) -> Iterator[Framed]:
@@ -58,7 +58,7 @@ class Lines:
         self._keep(data[at:])
 
     def rest(self) -> Framed | None:
-        """What no line end has ended: the last line, or the whole of a single object."""
+        """The last line without a line end, or a whole single object; None: nothing is left."""
         line = self._line(self._fed)
         first, self._first = self._first, None
         if first is not None and line is not None:  # two on two lines, the last without a line end
@@ -68,7 +68,7 @@ class Lines:
         return first or line
 
     def forget(self) -> None:
-        """The rest of the line that has begun does not come."""
+        """Drop the line that has begun."""
         self._kept.clear()
 
     def _keep(self, piece: bytes) -> None:

@@ -16,7 +16,7 @@ _PINGS = {"ping", "keepalive", "heartbeat"}
 
 
 def unwrapped(name: str, value: dict[str, Any], most: int | None = None) -> tuple[str, dict[str, Any]]:
-    """An event without what a service has put around another one's, which has at most `most` values."""
+    """The event without the wrapping of a service (Bedrock, Code Assist); the inner one has at most `most` values."""
     packed, response = value.get("bytes"), value.get("response")
     if isinstance(packed, str) and (unpacked := _unpacked(packed, most)) is not None:  # Bedrock's InvokeModel
         return "message", unpacked

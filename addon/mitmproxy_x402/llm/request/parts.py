@@ -40,7 +40,7 @@ def parts_of(content: Any) -> Iterator[Part]:
 
 
 def left_out(parts: list[Any]) -> Iterator[Mark]:
-    """A mark behind the parts that are read, where there are more."""
+    """A mark that says how many parts are left out."""
     if len(parts) > MAX_PARTS:
         yield Mark("left out", f"{len(parts) - MAX_PARTS:,} more")
 
@@ -57,7 +57,7 @@ def marks_of(part: dict[str, Any]) -> Iterator[Mark]:
 
 
 def _words(value: dict[str, Any]) -> Iterator[str]:
-    """A small object as a person says it: `ephemeral, ttl 1h`."""
+    """A small object in a few words: `ephemeral, ttl 1h`."""
     for key, one in list(value.items())[:10]:
         text = one if isinstance(one, str) else dump(one)
         yield (text if key == "type" else f"{key} {text}")[:100]
@@ -150,7 +150,7 @@ def _media(part: dict[str, Any], kind: str) -> Media | None:
 
 
 def _from(url: str, kind: str, name: str) -> Media:
-    """Of a data URL its type and size, of another one itself."""
+    """Type and size of a data URL; any other URL itself."""
     found = _DATA_URL.match(url)
     if found:
         return Media(kind, found[1], _bytes(url, found.end()), name[:_MAX_SOURCE])

@@ -42,7 +42,7 @@ _STORED = ("openai-responses", "openai-assistants", "bedrock-converse")
 
 
 def messages_of(dialect: Dialect, asked: dict[str, Any], notes: Notes) -> Iterator[Message]:
-    """What is said, turn after turn, instructions first."""
+    """The messages of a request, instructions first."""
     system = either(asked, _SYSTEM.get(dialect, ""))
     if dialect in ("gemini", "gemini-interactions"):
         system = mapping(system).get("parts", system)
@@ -125,7 +125,7 @@ def _chat_parts(role: str, turn: dict[str, Any]) -> Iterator[Part]:
 
 
 def _chat_reasoning(turn: dict[str, Any]) -> Iterator[Reasoning]:
-    """Under several names; who uses two of them says the same twice."""
+    """Reasoning in a message, under any of its names; two of them repeat each other."""
     named = ("reasoning_content", "reasoning", "thinking", "tool_plan")
     said = next((string(turn[key]) for key in named if string(turn.get(key))), "")
     details = [mapping(detail) for detail in sequence(turn.get("reasoning_details"))]

@@ -127,7 +127,7 @@ def call_heading(call: ToolCall) -> str:
 
 
 def call_body(call: ToolCall) -> list[str]:
-    """What the tool is called with; where that is no JSON, a mark under the place. Then what else is said of it."""
+    """The arguments, with a caret under the place where they stop being JSON, then the call's other details."""
     if call.broken is not None:
         lines = _broken(call.arguments, call.broken)
     else:
@@ -159,7 +159,7 @@ def _broken(arguments: str, broken: Broken) -> list[str]:
 
 
 def _detail(detail: Detail) -> list[str]:
-    """What a vendor says beside; text with JSON in it laid out."""
+    """The lines of one detail; JSON in text is laid out."""
     value = detail.value
     if isinstance(value, str):
         shown = pretty_arguments(value) if value[:1] in ("{", "[") else value

@@ -121,7 +121,7 @@ def _call(one: ToolCall, other: ToolCall, who: str) -> Iterator[str]:
 
 
 def _values(one: Any, other: Any, where: str, *, skip: bool = True) -> Iterator[str]:
-    """`skip`: leave out ids and seals; what a tool is called with may have such names and mean something by them."""
+    """Yield the differences of two JSON values. `skip`: leave out ids and signatures; not for a tool's arguments."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys((*one, *other)):
             path = f"{where}.{line(key, 60)}"

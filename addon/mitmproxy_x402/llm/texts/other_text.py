@@ -82,7 +82,7 @@ def _bytes(text: str) -> int:
 
 
 def _without_data(value: dict[str, Any]) -> dict[str, Any]:
-    """What else there is to say of a picture."""
+    """The rest of a picture's object, without its data."""
     told = {*_DATA, *_TYPES, "type", "id", "status", "image_url", "source", "inlineData", "url", "uri", "text"}
     return {key: one for key, one in value.items() if key not in told and key != "characters_left_out" and one}
 

@@ -31,7 +31,7 @@ _SEARCHES = ("webSearchQueries", "imageSearchQueries", "retrievalQueries")
 
 
 class GeminiReader(Reader):
-    """Responses one after the other, each with some parts. There is no end mark: every candidate says why it ended."""
+    """Reads responses with some parts each. There is no end mark: every candidate has a finish reason."""
 
     dialect = "gemini"
     end_mark = "finishReason"
@@ -100,7 +100,7 @@ class GeminiReader(Reader):
                 self.settle()
 
     def close(self) -> None:
-        """There is no more: a call that grows is shown as far as it has come."""
+        """End the stream: a call whose arguments are incomplete is kept as far as it has come."""
         for candidate in list(self._growing):
             self.draft.notes.add("the arguments of a call that come in parts do not end")
             self._grown(candidate)
@@ -121,7 +121,7 @@ class GeminiReader(Reader):
                 self._ratings(candidate)
 
     def _ratings(self, value: dict[str, Any]) -> None:
-        """Of the safety ratings, those that say more than that there is nothing."""
+        """The safety ratings that found something."""
         ratings = map(mapping, sequence(value.get("safetyRatings")))
         told = [
             one for one in ratings if one.get("blocked") or one.get("probability") not in (None, 0, 1, "NEGLIGIBLE")
@@ -167,7 +167,7 @@ class GeminiReader(Reader):
         piece.sign(signature)
 
     def _piece(self, candidate: int, kind: Kind, *, new: bool = False) -> Piece:
-        """The last part where it is of that kind too: text comes in any number of parts that belong together."""
+        """The last part if it is of `kind`, otherwise a new one: text comes in parts that belong together."""
         last = self._last.get(candidate)
         if not new and last is not None and last.kind == kind:
             return last
@@ -178,7 +178,7 @@ class GeminiReader(Reader):
         return piece
 
     def _call(self, candidate: int, call: dict[str, Any]) -> Piece:
-        """A call comes whole, or by paths: first its name, then parts of its arguments, until nothing continues it."""
+        """Read a call: whole, or its name, then its arguments by JSON paths until `willContinue` is missing."""
         growing = self._growing.get(candidate)
         name, continued = string(call.get("name")), call.get("willContinue") is True
         if growing is not None and not name and "args" not in call:
@@ -208,7 +208,7 @@ class GeminiReader(Reader):
                 piece.tool = "custom"
 
     def _grown(self, candidate: int) -> None:
-        """Nothing continues the call whose arguments came in parts."""
+        """End the call whose arguments came by paths."""
         piece, arguments = self._growing.pop(candidate, (None, None))
         if piece is not None and arguments is not None:
             if not arguments.whole:
@@ -217,7 +217,7 @@ class GeminiReader(Reader):
             piece.hints.clear()
 
     def settle(self) -> None:
-        """The numbers of tokens come in every response: those of the last one count.
+        """Set the usage: every response has one, the last one counts.
 
         The candidates' are those beside the thoughts, the prompt's those beside what tools brought.
         """

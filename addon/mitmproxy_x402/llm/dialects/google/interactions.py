@@ -20,7 +20,7 @@ _RUNNING = {"in_progress", "queued", ""}
 
 
 class InteractionsReader(Reader):
-    """Events around numbered steps, or one interaction. The end is the event with its last state."""
+    """Reads events about numbered steps, or one interaction. The end is the event with its last state."""
 
     dialect = "gemini-interactions"
     end_mark = "interaction.completed"
@@ -142,7 +142,7 @@ class InteractionsReader(Reader):
             self._other(number, kind or "part", part)
 
     def _thought(self, number: int, kind: str, part: dict[str, Any]) -> None:
-        """A thought, in any of the places where it has been seen."""
+        """Read a thought, whose text stands under different keys in different versions."""
         content = part.get("content")
         inside = [content] if isinstance(content, dict) else sequence(content)
         found = [part.get("thought"), part.get("text"), content]
@@ -158,7 +158,7 @@ class InteractionsReader(Reader):
         piece.sign(string(part.get("signature")))
 
     def _other(self, number: int, kind: str, part: dict[str, Any]) -> None:
-        """A part of another kind: what a step's begin has left open, its deltas say under the same type."""
+        """Read a part of another kind; deltas of the same type fill what the start of the step left empty."""
         last = self._last.get(number)
         if last is not None and last.kind == "other" and last.name == kind == self._kinds.get(number):
             before = mapping(last.value)
@@ -168,7 +168,7 @@ class InteractionsReader(Reader):
         self._piece(number, "other", new=True).keep(kind, part)
 
     def _call(self, number: int, kind: str, call: dict[str, Any]) -> None:
-        """A call; its arguments may come in fragments, or whole in a delta, behind none at its begin."""
+        """Read a call, or a delta with all of its arguments."""
         identity = string(call.get("id"))
         name = self.draft.words(call.get("name"), "the name of a function")
         arguments = call.get("arguments")
@@ -209,7 +209,7 @@ class InteractionsReader(Reader):
         return piece
 
     def _usage(self, usage: dict[str, Any]) -> None:
-        """Its output is beside the thoughts, its input beside what tools brought."""
+        """Read the usage. Its output leaves out thoughts, its input what tools added."""
         if not usage:
             return
         written, thought = count(usage.get("total_output_tokens")), count(usage.get("total_thought_tokens"))

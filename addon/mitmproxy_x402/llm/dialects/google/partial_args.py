@@ -16,7 +16,7 @@ MAX_OPEN = 1000
 
 
 class Arguments:
-    """Puts a call's arguments together. What cannot be put anywhere with certainty is refused."""
+    """Puts a call's arguments together from values at JSON paths. Ambiguous ones are refused."""
 
     def __init__(self) -> None:
         self._value: dict[str, Any] = {}
@@ -26,7 +26,7 @@ class Arguments:
 
     @property
     def whole(self) -> bool:
-        """Whether every argument that has begun has got a value."""
+        """Whether every argument that has begun has a value."""
         return not self._bare and not self._open
 
     @property
@@ -42,7 +42,7 @@ class Arguments:
         return self._value
 
     def add(self, part: Any) -> bool:
-        """Take one element of `partialArgs`; False: it fits nowhere."""
+        """Add one element of `partialArgs`. Returns False if it fits nowhere."""
         said = mapping(part)
         path = string(said.get("jsonPath"))
         steps = steps_of(path)
@@ -70,7 +70,7 @@ class Arguments:
 
 
 def steps_of(path: str) -> list[str | int]:
-    """The keys and indexes of a JSON path; empty where it is none that is understood."""
+    """The keys and indexes of a JSON path; empty if it is not understood."""
     if not path.startswith("$") or len(path) > 2000:
         return []
     steps: list[str | int] = []
@@ -87,7 +87,7 @@ def steps_of(path: str) -> list[str | int]:
 
 
 def _put(value: Any, steps: list[str | int], last: Any, *, continued: bool) -> bool:
-    """Put `last` where `steps` lead; False: something else is there, or on the way."""
+    """Put `last` at `steps` in the value. Returns False if another value is in the way."""
     for step, following in zip(steps, [*steps[1:], None], strict=True):
         if isinstance(step, int):
             if not isinstance(value, list) or step > len(value):

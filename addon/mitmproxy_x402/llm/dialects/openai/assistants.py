@@ -17,7 +17,7 @@ _IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
 
 
 class AssistantsReader(Reader):
-    """Events named after their object: a run, its steps, its messages. The end is the run's last status."""
+    """Reads events named after their object: a run, its steps, its messages. The end is the run's last status."""
 
     dialect = "openai-assistants"
     end_mark = "last status of the run"
@@ -30,7 +30,7 @@ class AssistantsReader(Reader):
 
     @staticmethod
     def speaks(name: str, value: dict[str, Any]) -> bool:
-        """Objects of the family `thread.*`, but for those that only keep what was said."""
+        """Whether `value` is an object `thread.*` that is part of an answer."""
         what = value.get("object")
         if what == "thread" and name == "thread.created":
             return True
@@ -120,14 +120,14 @@ class AssistantsReader(Reader):
             self.draft.notes.add("a whole text is not what its fragments said, which is shown")
 
     def _step(self, identity: str, details: dict[str, Any], *, whole: bool) -> None:
-        """A step of the run: of calls of tools, what they are called with."""
+        """Read a step of the run: the calls of tools in it."""
         base = self._number(self._steps, identity) * 1000
         for place, call in enumerate(map(mapping, sequence(details.get("tool_calls")))):
             number = index(call.get("index"))
             self._call(base + (place if number is None else number), call, whole=whole)
 
     def _call(self, number: int, call: dict[str, Any], *, whole: bool) -> None:
-        """A call, or a fragment of one; the run repeats what its steps have said."""
+        """Read a call, or a fragment of one; the run repeats those of its steps."""
         kind = string(call.get("type")) or "function"
         if string(call.get("id")) and len(self._calls) < self.draft.max_items:
             number = self._calls.setdefault(string(call["id"]), number)

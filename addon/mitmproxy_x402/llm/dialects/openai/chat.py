@@ -34,7 +34,7 @@ _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
 class ChatReader(Reader):
-    """Chunks with deltas, or one `chat.completion`. The end is a finish_reason in every choice, or `[DONE]`."""
+    """Reads chunks with deltas, or one `chat.completion`. The end is a finish_reason in every choice, or `[DONE]`."""
 
     dialect = "openai-chat"
     end_mark = "finish_reason, and no [DONE]"
@@ -123,7 +123,7 @@ class ChatReader(Reader):
         self.draft.charge(cost.get("total_cost") if isinstance(cost, dict) else cost)
 
     def _usage_of(self, number: int, usage: dict[str, Any]) -> None:
-        """The tokens of one choice, as Moonshot says them in its last chunk; those of the whole answer go before."""
+        """Read the usage of one choice, which Moonshot's last chunk has; that of the whole answer takes precedence."""
         if self._usages is None or not usage or len(self._usages) >= self.draft.max_items:
             return
         self._usages[number] = usage
@@ -168,7 +168,7 @@ class ChatReader(Reader):
             self._finish(number, choice)
 
     def _said(self, number: int, choice: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-        """The delta, or the message: the one that says something, and never the same in both."""
+        """The delta or the message of a choice, whichever says something; if both do, what they share counts once."""
         delta, message = choice.get("delta"), choice.get("message")
         if type(message) is not dict:
             self.draft.mapping(message, "a message")
@@ -183,7 +183,7 @@ class ChatReader(Reader):
         return message
 
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
-        """A message among chunks, without what those before it have said, which it repeats."""
+        """A whole message after chunks, without what it repeats of them."""
         rest = dict(message)
         for key, place in _REPEATED.items():
             said, piece = message.get(key), self.draft.find(number, (place,))
@@ -195,7 +195,7 @@ class ChatReader(Reader):
         return rest
 
     def _is_repeated(self, choice: int, call: dict[str, Any], position: int) -> bool:
-        """Whether a whole `call` is one that fragments have told. Notes what of it they have told otherwise."""
+        """Whether a whole `call` repeats one that came in fragments. Differences are noted."""
         function = mapping(call.get("function")) or mapping(call.get("custom"))
         number = call["index"] if type(call.get("index")) is int else position
         identity, name = string(call.get("id")), string(function.get("name"))
@@ -250,7 +250,7 @@ class ChatReader(Reader):
             self._further(choice, said)
 
     def _further(self, choice: int, said: dict[str, Any]) -> None:
-        """What a vendor says under keys of its own, as Groq does of the tools that it has run: as it came."""
+        """Keep what a vendor says under its own keys as it came, such as Groq's `executed_tools`."""
         reasoned = any(said.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
         for key, value in said.items():
             if key in _IN_MESSAGES or not says_something(value) or (key in _REPEATING and reasoned):
@@ -279,7 +279,7 @@ class ChatReader(Reader):
             piece.add(content if type(content) is str else self.draft.words(content, "content"))
 
     def _part(self, choice: int, part: dict[str, Any]) -> None:
-        """A part of a content that is a list, as Mistral sends it."""
+        """Read one part of a content that is a list, as Mistral sends it."""
         if part.get("type") in ("text", "output_text"):
             self._text(choice, part.get("text"))
         elif part.get("type") == "thinking":
@@ -303,7 +303,7 @@ class ChatReader(Reader):
             piece.sign(string(detail.get("signature")) or string(detail.get("data")))
 
     def _call(self, choice: int, call: dict[str, Any], position: int, *, whole: bool) -> None:
-        """A fragment of a call: its index says of which; id and name come with the first one only.
+        """Read a fragment of a call. Its index says of which; only the first fragment has id and name.
 
         `position`: in its list, which says which call it is in a whole message, and without indexes.
         """
@@ -335,7 +335,7 @@ class ChatReader(Reader):
         self._function(piece, function, "input" if kind == "custom" else "arguments")
 
     def _guess(self, choice: int, identity: str, name: str, position: int) -> int:
-        """The index that a fragment without one means: the last call's, or the next where another one begins."""
+        """The index of a fragment that has none: the last call's, or the next if another call begins."""
         last = self._last.get(choice)
         if last is None:
             return 0
@@ -372,7 +372,7 @@ class ChatReader(Reader):
         piece.add(self.draft.arguments(value))
 
     def _audio(self, choice: int, audio: dict[str, Any]) -> None:
-        """Of sound, only what is spoken in it and how long its data is."""
+        """Read audio: its transcript, and the size of its data."""
         if says_something({key: one for key, one in audio.items() if key != "expires_at"}):
             piece = self.draft.piece(choice, (_AUDIO,), "other")
             piece.name = "audio"
@@ -392,7 +392,7 @@ class ChatReader(Reader):
 
 
 def _fuller(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Whichever says something beside its role; `one` where neither does."""
+    """The one that has more than a role; `one` if neither has."""
     says = says_something({key: value for key, value in one.items() if key != "role"})
     if says or not says_something({key: value for key, value in other.items() if key != "role"}):
         return one

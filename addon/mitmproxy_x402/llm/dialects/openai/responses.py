@@ -42,7 +42,7 @@ _CITED, _OTHER, _CHANGED = 1_000, 2, 3
 
 
 class ResponsesReader(Reader):
-    """Numbered events around items, or one `response`. The end is the event with the response's last state."""
+    """Reads numbered events about items, or one `response`. The end is the event with the response's last state."""
 
     dialect = "openai-responses"
     end_mark = "last state of the response"
@@ -144,7 +144,7 @@ class ResponsesReader(Reader):
         return False
 
     def _place(self, value: dict[str, Any], item: dict[str, Any] | None = None) -> int:
-        """Which item an event is about: as its index says, or else its item's id."""
+        """The index of the item that an event is about: as given, or that of the item's id."""
         identity = string((item or {}).get("id")) or string(value.get("item_id"))
         given = value.get("output_index")
         if type(given) is not int and identity:
@@ -198,7 +198,7 @@ class ResponsesReader(Reader):
     # Items.
 
     def _item(self, number: int, item: dict[str, Any], *, done: bool) -> None:
-        """An item, as it begins or as it is in the end: what it brings must be what its fragments said."""
+        """Read an item at its begin or end. At the end it must agree with its fragments."""
         kind = string(item.get("type"))
         if number in self._items or len(self._items) < self.draft.max_items:
             self._items[number] = kind
@@ -263,7 +263,7 @@ class ResponsesReader(Reader):
                 self._whole(piece, text)
 
     def _whole(self, piece: Piece, text: Any) -> None:
-        """All of a part's text: it is what its fragments said, where there were any."""
+        """Read the whole text of a part, which must agree with its fragments if there were any."""
         call = piece.kind == "call" and isinstance(text, (dict, list))
         words = self.draft.arguments(text) if call else self.draft.words(text, "a part of an item")
         if not words or piece.says(words):
@@ -325,7 +325,7 @@ class ResponsesReader(Reader):
         return step in ("delta", "done", "added") and bool(slot)
 
     def _sound(self, what: str, value: dict[str, Any]) -> None:
-        """Of sound, only what is spoken in it and how long its data is."""
+        """Read audio: its transcript, and the size of its data."""
         piece = self.draft.piece(0, (self.draft.max_items,), "other")
         piece.name = "audio"
         if "transcript" in what:

@@ -12,7 +12,7 @@ _SEGMENT = "transcript.text.segment"
 
 
 class TranscriptionReader(Reader):
-    """Fragments of the transcript, then all of it. The end is `transcript.text.done`."""
+    """Reads fragments of the transcript, then all of it. The end is `transcript.text.done`."""
 
     dialect = "openai-transcription"
     end_mark = "transcript.text.done"
@@ -48,7 +48,7 @@ class TranscriptionReader(Reader):
             self.draft.leave(kind or name, value)
 
     def _speaker(self, segment: dict[str, Any]) -> None:
-        """A segment of which somebody said who speaks."""
+        """Keep a segment that names its speaker."""
         if string(segment.get("speaker")):
             self._spoken += 1
             self.draft.piece(0, (1, self._spoken), "other").keep("segment", segment)
