@@ -14,6 +14,7 @@ messages and completions, Google's generateContent and interactions, Bedrock's C
 from __future__ import annotations
 
 from .bodies import is_stream, read_answer, read_steps, reading_of
+from .framing.frames import text_of_frames
 from .reading import (
     Added,
     Broken,
@@ -73,4 +74,5 @@ __all__ = [
     "read_steps",
     "reading_of",
     "request_text",
+    "text_of_frames",
 ]

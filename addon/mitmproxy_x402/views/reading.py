@@ -310,7 +310,8 @@ def _plain(data: bytes) -> str:
     if len(data) <= MAX_PLAIN and not _is_dense(data):
         with contextlib.suppress(ValueError, RecursionError):
             return wrapped(dump_written(as_written(data.decode()), indent=2))
-    return wrapped(data[:MAX_TEXT].decode("utf-8", "replace") + ("\n(...)" if len(data) > MAX_TEXT else ""))
+    text = llm.text_of_frames(data[:MAX_PLAIN])[:MAX_TEXT] or data[:MAX_TEXT].decode("utf-8", "replace")
+    return wrapped(text + ("\n(...)" if len(data) > MAX_TEXT else ""))
 
 
 def wrapped(text: str) -> str:

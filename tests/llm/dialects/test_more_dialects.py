@@ -26,6 +26,7 @@ from mitmproxy_x402.llm import (
     answer_text,
     differences,
     read_answer,
+    text_of_frames,
 )
 from support.vendors import more_streams as m
 from support.vendors import vendor_streams as v
@@ -197,6 +198,17 @@ def test_nova_s_events_in_other_frames() -> None:
 def test_what_is_asked_for_while_it_runs_is_neither_complete_nor_odd(value: Any) -> None:
     reading = whole(value)
     assert (reading.model, reading.complete, reading.irregular) == ("m", False, ())
+
+
+def test_frames_in_no_known_dialect_are_shown_as_text() -> None:
+    packed = base64.b64encode("Grüße".encode()).decode()
+    frames = m.event("chunk", {"bytes": packed}) + m.event("trace", {"agentId": "A"}) + b"\0\0"
+    assert text_of_frames(frames).splitlines() == [
+        f'chunk: Grüße  {{"bytes":"{packed}"}}',
+        'trace: {"agentId":"A"}',
+        "(the stream ends in the middle of a frame, which is discarded)",
+    ]
+    assert text_of_frames(b"{}") == ""
 
 
 def test_a_frame_with_a_wrong_checksum_is_told() -> None:

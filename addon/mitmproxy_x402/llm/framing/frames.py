@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from binascii import a2b_base64
 from collections.abc import Iterator
 from zlib import crc32
 
@@ -22,6 +23,8 @@ _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _BYTES, _STRING = 6, 7
 MAX_HEADERS = 128 * 1024
 """Bytes of the headers of a frame, as the format bounds them."""
+MAX_TOLD = 100_000
+"""Characters after which no more frames are told as text."""
 
 
 def begins_frame(data: bytes) -> bool | None:
@@ -111,6 +114,32 @@ class Frames:
             yield Framed(kind, _failure(what, headers.get(":error-message", ""), payload), begin, begin + len(frame))
             return
         yield Framed(kind, frame[_PRELUDE.size + length : -_CRC.size], begin, begin + len(frame))
+
+
+def text_of_frames(data: bytes) -> str:
+    """A line for each frame in `data`: its event type and its payload, packed bytes unpacked. Empty: it has none."""
+    if not begins_frame(data):
+        return ""
+    frames, lines, size = Frames(), [], 0
+    for kind, payload, _, _ in frames.feed(data):
+        lines.append(f"{kind or 'frame'}: {_unpacked(payload)}")
+        size += len(lines[-1])
+        if size > MAX_TOLD:
+            return "\n".join([*lines, "(...)"])
+    frames.end()
+    return "\n".join([*lines, *(f"({remark})" for remark in frames.irregular)])
+
+
+def _unpacked(payload: bytes) -> str:
+    """A payload as text; `bytes` in base64, as Bedrock's agents send theirs, as the text that they are."""
+    text = payload.decode("utf-8", "replace")
+    try:
+        value = json.loads(text)
+        if isinstance(value, dict) and isinstance(value.get("bytes"), str):
+            return f"{a2b_base64(value['bytes']).decode()}  {text}"
+    except (ValueError, RecursionError):
+        pass
+    return text
 
 
 def _failure(kind: str, message: str, payload: bytes) -> bytes:
