@@ -111,6 +111,12 @@ def test_long_lines_are_broken_and_nothing_of_them_is_lost(text: str) -> None:
     assert lines_of(f"transaction {transaction}") == ["transaction", transaction]
 
 
+def test_a_list_s_items_and_the_facts_of_a_line_stay_together() -> None:
+    facts = ["model  " + "m" * 30, "finished: tool_calls", "tokens: 245 (in 213, out 32)"]
+    assert lines_of("   ".join(facts)) == ["   ".join(facts[:2]), facts[2]]
+    assert lines_of("  - " + "word " * 20)[1].startswith("    word")
+
+
 def test_a_large_picture_is_a_line() -> None:
     data = {"mimeType": "image/png", "data": "A" * 6_000_000}
     body = json.dumps({"candidates": [{"content": {"parts": [{"inlineData": data}]}, "finishReason": "STOP"}]}).encode()

@@ -333,10 +333,12 @@ def _broken(line: str) -> Iterator[str]:
         margin, begin = margin + "- ", begin + 2
     room = WIDTH - begin
     while len(line) - begin > room:
-        blank = line.rfind(" ", begin + 1, begin + room + 1)
+        # Three blanks stand between the facts of one of our own lines.
+        gap = "   " if not indent and line.find("   ", begin + 1, begin + room + 1) > 0 else " "
+        blank = line.rfind(gap, begin + 1, begin + room + 1)
         end = begin + room if blank < 0 else blank
         yield margin + line[begin:end]
-        begin, margin = end + (blank >= 0), " " * len(margin)
+        begin, margin = end + (len(gap) if blank >= 0 else 0), " " * len(margin)
     yield margin + line[begin:]
 
 
