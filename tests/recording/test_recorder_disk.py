@@ -30,7 +30,8 @@ def test_100_mb_pass_in_little_memory(rig: Recorded) -> None:
             peer.send(block)
 
     rig.fresh(script)
-    before = peak(rig.proxy.process.pid)
+    (writer,) = rig.writers()
+    before, before_writer = peak(rig.proxy.process.pid), peak(writer)
     with rig.client() as client:
         client.send(request())
         client.until(b"\r\n\r\n")
@@ -44,6 +45,7 @@ def test_100_mb_pass_in_little_memory(rig: Recorded) -> None:
     assert found.response.size == 100 << 20
     assert found.body() == block * 100
     assert peak(rig.proxy.process.pid) - before < 40_000_000
+    assert peak(writer) - before_writer < 20_000_000
 
 
 def size_of(rig: Recorded) -> int:

@@ -144,6 +144,7 @@ class Outbox:
         """How many of those are still to be looked at."""
         self.size = 0
         """Bytes that wait here, and not with a writer."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.Handle | None = None
         self._is_due = False
         self.process: ProcessWriter | None = None
@@ -182,7 +183,7 @@ class Outbox:
         job.size += size
         self.size += size
         if self._timer is None:
-            loop = asyncio.get_running_loop()
+            loop = self._loop = asyncio.get_running_loop()
             self._timer = loop.call_later(PAUSE, self._on_time)
             if job.plan.is_plain and not self._has_tried:
                 self._has_tried = True
@@ -213,9 +214,9 @@ class Outbox:
         self._go_on_soon()
 
     def _go_on_soon(self) -> None:
-        if not self._is_due:
+        if not self._is_due and self._loop is not None:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Hand over some of what is due, and see to the rest."""
@@ -225,8 +226,8 @@ class Outbox:
         self._hand_over(self._some(hurry=self.size >= HURRY))
         if self._ended or self._round:
             self._go_on_soon()
-        elif self._growing and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PAUSE, self._on_time)
+        elif self._growing and self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(PAUSE, self._on_time)
 
     def _some(self, *, hurry: bool) -> list[Job]:
         """Recordings that are due, at most MOST of either kind; with `hurry`, all that have news are."""

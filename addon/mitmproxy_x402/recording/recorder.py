@@ -141,7 +141,7 @@ class Recorder:
         if job.lost:
             error = error or f"the recording broke off: {TOO_SLOW}"
         plan, chosen = job.plan, job.plan.filter
-        known = Snapshot(flow, plan.redactor)
+        known = Snapshot(flow, plan.redactor, answered=error is None or job.has_answer)
         known.state = "complete" if error is None else "incomplete"
         known.error = error
         known.end = time.monotonic() - job.began

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 
 from . import writer_process
 from .parts import Part, pack
@@ -38,8 +39,8 @@ class ProcessWriter:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell, changed: Callable[[], object]) -> None:
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(errno.ENOSYS, "this program has no Python interpreter to start")
+        if os.name != "posix" or not sys.executable or getattr(sys, "frozen", False):
+            raise OSError(errno.ENOSYS, "there is no Python interpreter that can be started here")
         self._loop = loop
         self._tell = tell
         self._changed = changed
@@ -57,7 +58,7 @@ class ProcessWriter:
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # our own program
-                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *sys.path],
+                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *_paths()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -192,3 +193,9 @@ class ProcessWriter:
         has_ended = self._process.poll() == 0
         self._leave()
         return has_ended
+
+
+def _paths() -> list[str]:
+    """Where Python finds modules, for a process in another directory that reads no configuration."""
+    package = Path(__file__).absolute().parents[3]
+    return [str(Path(path).absolute()) for path in (*filter(None, sys.path), str(package))]
