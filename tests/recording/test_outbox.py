@@ -14,10 +14,12 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
+from mitmproxy_x402.proxy.exchange import EXCHANGE, Exchange
 from mitmproxy_x402.recording import outbox as outbox_module
 from mitmproxy_x402.recording.format import read_recording, read_recordings
 from mitmproxy_x402.recording.outbox import MOST, PAUSE, Job, Outbox
 from mitmproxy_x402.recording.plan import Plan, make_plan
+from mitmproxy_x402.recording.recorder import Recorder
 from mitmproxy_x402.recording.snapshot import Snapshot
 from mitmproxy_x402.recording.writing import process as process_module
 from mitmproxy_x402.recording.writing.parts import Part
@@ -192,6 +194,21 @@ class TestWhoseTurnItIs:
         (found,) = read_recordings(tmp_path)
         assert found.response is not None
         assert (found.response.status, found.body()) == (200, b"x")
+
+    def test_a_challenge_during_which_the_client_leaves_is_no_answer(self, tmp_path: Path) -> None:
+        async def use(rig: Rig) -> None:
+            recorder = Recorder()
+            recorder.plan = rig.plan
+            flow = tflow.tflow(err=True)
+            vars(flow)[EXCHANGE] = Exchange()
+            recorder.request(flow)
+            flow.response = http.Response.make(402, b"pay")
+            recorder.error(flow)
+            recorder.done()
+
+        run(tmp_path, use)
+        (found,) = read_recordings(tmp_path)
+        assert (found.state, found.error, found.response) == ("incomplete", "error", None)
 
     def test_a_flow_that_is_dropped_without_a_word(self, tmp_path: Path, handed: list[list[Part]]) -> None:
         async def use(rig: Rig) -> None:

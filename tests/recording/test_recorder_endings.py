@@ -64,24 +64,6 @@ def test_an_upstream_that_never_answers(rig: Recorded) -> None:
     assert found.error
 
 
-def test_a_challenge_whose_payment_comes_to_nothing(rig: Recorded) -> None:
-    """The client has not seen the 402 that was paid for."""
-
-    def script(peer: Peer, upstream: Upstream) -> None:
-        upstream.read(peer)
-        peer.send(challenges.answer())
-        upstream.read(peer)
-        client.close(reset=True)
-        peer.rest()
-
-    rig.fresh(script)
-    with rig.client() as client:
-        client.send(request())
-        found = rig.one()
-    assert (found.state, found.response) == ("incomplete", None)
-    assert found.payment is not None
-
-
 def test_a_proxy_that_is_killed(home: Path) -> None:
     with recording_proxy(home, script=streaming) as rig:
         with rig.client() as client:
