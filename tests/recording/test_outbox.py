@@ -89,9 +89,13 @@ def run(folder: Path, use: Callable[[Rig], Awaitable[None]], *, is_written: bool
 
     async def inside() -> None:
         rig = Rig(folder)
-        await use(rig)
-        assert rig.outbox.close(20) == is_written
-        assert rig.outbox.has_room(outbox_module.MAX_WAITING)
+        try:
+            await use(rig)
+            assert rig.outbox.close(20) == is_written
+            assert rig.outbox.has_room(outbox_module.MAX_WAITING)
+        finally:
+            if rig.outbox.process is not None:  # of a test that fails
+                os.kill(rig.process.pid, signal.SIGKILL)
 
     asyncio.run(inside())
 
