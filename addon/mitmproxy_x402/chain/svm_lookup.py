@@ -17,6 +17,7 @@ from typing import Any
 from solders.pubkey import Pubkey
 from solders.token.associated import get_associated_token_address
 
+from ..protocol.patterns import SVM_SIGNATURE
 from .json_rpc import Call, Declined, Unreachable
 from .rpc import Rpc
 from .verdict import Sent, Verdict, open_because
@@ -28,7 +29,7 @@ SLACK_SECONDS = 900
 """Seconds by which our clock and the chain's may differ."""
 _FINALIZED = {"commitment": "finalized"}
 _TRANSACTION = {"commitment": "finalized", "encoding": "json", "maxSupportedTransactionVersion": 0}
-_SIGNATURE = re.compile("[1-9A-HJ-NP-Za-km-z]{64,88}")
+_SIGNATURE = re.compile(SVM_SIGNATURE)
 _MEMO = re.compile(r"\[\d+\] ([^;]*)")
 
 

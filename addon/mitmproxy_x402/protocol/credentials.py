@@ -16,8 +16,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
-from .evm.address import EVM_ADDRESS
-from .headers import BASE58_DIGIT
+from .patterns import EVM_ADDRESS, SVM_ADDRESS
 
 PAYMENT_HEADERS = (b"payment-signature", b"x-payment")
 """A client that sends one of these pays by itself."""
@@ -290,7 +289,7 @@ def is_secret_parameter(piece: bytes) -> bool:
 
 _COIN = re.compile(f"[A-Za-z]{{1,12}}|[A-Z0-9]{{1,10}}|[a-z]{{1,20}}(?:-[a-z]{{1,20}}){{1,3}}|{EVM_ADDRESS}".encode())
 """A coin's name or symbol, or its address on EVM."""
-_SOLANA = re.compile(f"{BASE58_DIGIT}{{32,44}}".encode())
+_SOLANA = re.compile(SVM_ADDRESS.encode())
 _BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 

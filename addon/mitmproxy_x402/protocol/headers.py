@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ChallengeError, PaymentHeaderError, Undecodable
 from ..quick_init import quick_init
 from .messages import AtomicUnits, Json, PaymentPayload, PaymentRequirements, SettlementResponse, X402Version
+from .patterns import SVM_SIGNATURE
 from .payment_required import MAX_HEADER, Get, Unreadable, needed, read_entry
 from .strict_json import base64_text, compact_json, decode_base64, decode_json, encode_base64, shown
 
@@ -26,9 +27,7 @@ X_PAYMENT_RESPONSE = "X-PAYMENT-RESPONSE"
 PAYMENT_IDENTIFIER = "payment-identifier"
 """The extension by which a seller wants to have each request of a client named."""
 
-BASE58_DIGIT = "[1-9A-HJ-NP-Za-km-z]"
-
-_TRANSACTION_ID = re.compile(rf"(0x)?[0-9a-fA-F]{{64}}|{BASE58_DIGIT}{{64,88}}")
+_TRANSACTION_ID = re.compile(f"(0x)?[0-9a-fA-F]{{64}}|{SVM_SIGNATURE}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _CHARGE = re.compile(r"0|[1-9][0-9]{0,77}")
 _ID_KEYS = ("transaction", "txHash", "transactionHash", "signature")

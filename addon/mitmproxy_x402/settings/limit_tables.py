@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ..errors import SettingsError
 from ..limits.limits import EVERYTHING, SECONDS, Budget, Limit, Period, Scope
+from ..protocol.patterns import EVM_ADDRESS, SVM_ADDRESS
 from .suggest import unknown_key
 from .values import Given, usd
 
@@ -16,8 +17,8 @@ LIMIT_KEYS = ("model", "path", "max_request", "budget")
 _BUDGET = "expected dollars a period such as 10/day: 5, 5/hour, 5/day, 50/month, several separated by commas"
 _PATTERN = re.compile(r"[!-Z\\^-~]{1,200}")
 """Printable ASCII without brackets: only `*` and `?` are wild."""
-_EVM_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-_SVM_ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{32,44}")
+_EVM_ADDRESS = re.compile(EVM_ADDRESS)
+_SVM_ADDRESS = re.compile(SVM_ADDRESS)
 _SYMBOL = re.compile(r"[A-Za-z0-9.]{1,16}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]{2,45}")
 

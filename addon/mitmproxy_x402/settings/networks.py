@@ -14,17 +14,18 @@ from typing import Any
 from ..errors import SettingsError
 from ..protocol.messages import Caip2
 from ..protocol.networks import BUILT_IN, TOKEN_2022_PROGRAM, TOKEN_PROGRAM, Asset, Network, NetworkTable
+from ..protocol.patterns import EVM_ADDRESS, EVM_NETWORK, SVM_ADDRESS, SVM_NETWORK
 from .suggest import unknown_key
 
 NETWORK_KEYS = ("caip2", "name", "family", "chain_id")
 ASSET_KEYS = ("network", "address", "symbol", "decimals", "domain_name", "domain_version", "token_program")
 
-_EVM = re.compile(r"eip155:([1-9][0-9]{0,31})")
-_SVM = re.compile(r"solana:[1-9A-HJ-NP-Za-km-z]{32}")
+_EVM = re.compile(EVM_NETWORK)
+_SVM = re.compile(SVM_NETWORK)
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _SYMBOL = re.compile(r"[A-Za-z0-9.]{1,16}")
-_EVM_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-_SVM_ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{32,44}")
+_EVM_ADDRESS = re.compile(EVM_ADDRESS)
+_SVM_ADDRESS = re.compile(SVM_ADDRESS)
 _DOMAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}")
 
 

@@ -1,4 +1,4 @@
-"""The base of all dialects' readers."""
+"""The base class of the dialects' readers: each takes the events of one answer and fills a Draft."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ from solders.pubkey import Pubkey
 from ...protocol.evm.address import parse_address
 from ...protocol.messages import PaymentRequirements
 from ...protocol.networks import Family, Network
+from ...protocol.patterns import EVM_NETWORK, SVM_NETWORK
 from ...schemes import GATEWAY_DOMAIN
 
-_EVM_NETWORK = re.compile(r"eip155:([1-9][0-9]{0,31})")
-_SVM_NETWORK = re.compile(r"solana:([1-9A-HJ-NP-Za-km-z]{32})")
+_EVM_NETWORK = re.compile(EVM_NETWORK)
+_SVM_NETWORK = re.compile(SVM_NETWORK)
 MAX_FACT = 32
 """Most characters of a signing domain that a seller wrote and rows repeat."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ..patterns import EVM_ADDRESS
 from .keccak import keccak
 
-EVM_ADDRESS = r"0x[0-9a-fA-F]{40}"
-"""The form of an address, as a regular expression; it says nothing of the checksum."""
 _ADDRESS = re.compile(EVM_ADDRESS)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from ...protocol.evm.secp256k1 import ORDER, library
+from ...protocol.patterns import EVM_ADDRESS
 from .interface import INVALID, Rejected
 
-ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+ADDRESS = re.compile(EVM_ADDRESS)
 BYTES32 = re.compile(r"0x[0-9a-fA-F]{64}")
 SIGNATURE = re.compile(r"(?:0x)?[0-9a-fA-F]{130}")
 NUMBER = re.compile(r"[0-9]{1,78}")
