@@ -332,6 +332,17 @@ class TestWritersThatEnd:
         run(tmp_path / "rec", use)
         assert [one.body() for one in read_recordings(tmp_path / "rec")] == [b"abc"]
 
+    def test_the_end_may_come_before_the_process(self, tmp_path: Path) -> None:
+        async def inside() -> None:
+            rig = Rig(tmp_path)
+            rig.whole(b"abc")
+            assert rig.outbox.close(20)
+            await asyncio.sleep(0.01)
+            assert rig.outbox.process is None
+
+        asyncio.run(inside())
+        assert [one.body() for one in read_recordings(tmp_path)] == [b"abc"]
+
     def test_the_end_may_come_before_anything(self, tmp_path: Path) -> None:
         async def use(rig: Rig) -> None:
             pass

@@ -149,6 +149,7 @@ class Outbox:
         self._is_due = False
         self.process: ProcessWriter | None = None
         """Who writes folders; None: not started, or gone."""
+        self._is_closed = False
         self._has_tried = False
         """Whether a process was started."""
         self.thread: ThreadWriter | None = None
@@ -193,6 +194,8 @@ class Outbox:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the process; without one, threads do its work."""
+        if self._is_closed:
+            return
         with contextlib.suppress(OSError):
             self.process = ProcessWriter(loop, _log, self._on_change)
 
@@ -279,6 +282,7 @@ class Outbox:
     def close(self, timeout: float) -> bool:
         """Have everything written, for at most `timeout` seconds, and end the writers. Returns whether all was."""
         deadline = time.monotonic() + timeout
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self.process is not None:
