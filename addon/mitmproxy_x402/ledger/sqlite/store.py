@@ -329,11 +329,9 @@ class SqliteLedger:
             found = self._db.execute(statements.SUBMITTED, (job,)).fetchone()
             if found is None:
                 return None
-            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, then, until, scheme = (
-                found
-            )
+            row, method, path, model, network, asset, pay_to, amount, state, reference, payer, at, until, scheme = found
             following = self._following(job, row)
-            age = (self._now()[0] - then) / 1000
+            age = (self._now()[0] - at) / 1000
         terms = Caip2(network), asset, pay_to, AtomicUnits(int(amount))
         last, until = following or row, until or 0
         return Submitted(row, last, method, path, model, *terms, state, reference, payer, age, until, scheme)

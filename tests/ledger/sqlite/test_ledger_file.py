@@ -151,7 +151,7 @@ CHILD = """if True:
 
 def other_process(path: Path, last: str) -> subprocess.Popen[bytes]:
     """A process that has gone with a payment as far as to `last`, and lives."""
-    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"
+    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", CHILD, str(path), last]
     environ = {**os.environ, "PYTHONPATH": folders}
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -202,7 +202,7 @@ CHILD = """if True:
 @pytest.fixture
 def other(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a reservation (row 1) and a payment that has left (row 2), which does nothing any more."""
-    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"
+    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}"
     environ = {**os.environ, "PYTHONPATH": folders}
     command = [sys.executable, "-c", CHILD, str(path)]
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
