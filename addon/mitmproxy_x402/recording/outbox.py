@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from mitmproxy import http
 
@@ -33,6 +33,8 @@ HURRY = 1 << 20
 MOST = 16
 """Most recordings of a kind, over or not, that are handed over at once, which takes about half a millisecond; when so
 many are over, that is done without a pause."""
+LONGEST = 0.003
+"""Seconds after which the event loop goes on with other work: heads can be long."""
 TOO_SLOW = "the disk is too slow"
 
 logger = logging.getLogger(__name__)
@@ -232,35 +234,44 @@ class Outbox:
         elif self._growing and self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(PAUSE, self._on_time)
 
-    def _some(self, *, hurry: bool) -> list[Job]:
-        """Recordings that are due, at most MOST of either kind; with `hurry`, all that have news are."""
-        ended, growing = self._ended, self._growing
-        some = [ended.popleft() for _ in range(min(MOST, len(ended)))]
-        most = len(some) + MOST
+    def _some(self, *, hurry: bool) -> Iterator[Job]:
+        """Take recordings that are due, at most MOST of either kind; with `hurry`, all that have news are."""
         if hurry:
-            self._round = len(growing)
-        while self._round and len(some) < most:
+            self._round = len(self._growing)
+        for _ in range(MOST):
+            job = self._next_of_round(hurry=hurry)
+            if job is not None:
+                yield job
+            if self._ended:
+                yield self._ended.popleft()
+
+    def _next_of_round(self, *, hurry: bool) -> Job | None:
+        """Take the next recording that goes on and is due; None: there is none in this round."""
+        while self._round:
             self._round -= 1
-            job = growing.popleft()
+            job = self._growing.popleft()
             if job.end is not None:
                 continue
             if job.writer is None and not (hurry or job.has_waited):
                 job.has_waited = True
-                growing.append(job)
+                self._growing.append(job)
                 continue
             job.is_queued = False
-            some.append(job)
-        return some
+            return job
+        return None
 
-    def _hand_over(self, jobs: Sequence[Job]) -> None:
-        """Give what is new of `jobs` to their writers."""
+    def _hand_over(self, jobs: Iterator[Job]) -> None:
+        """Give what is new of `jobs` to their writers, as many as LONGEST allows, but one at least."""
         loads: dict[Writer, _Load] = {}
+        until = time.monotonic() + LONGEST
         for job in jobs:
             writer = job.writer or self._writer_for(job)
             if not writer.is_gone:
                 loads.setdefault(writer, _Load()).add(job)
             job.writer = writer
             self.size -= job.drop()
+            if time.monotonic() >= until:
+                break
         while self.forgotten:
             job = self.forgotten.popleft()
             if job.writer is not None and not job.writer.is_gone:

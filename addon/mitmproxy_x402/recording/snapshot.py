@@ -21,12 +21,13 @@ from .redact import Fields, Redactor
 class Snapshot:
     """What is known of a flow. `state`, `error` and `end` are set when it is over."""
 
-    __slots__ = ("_answer", "_asked", "_paid", "_redactor", "end", "error", "legs", "state")
+    __slots__ = ("_answer", "_asked", "_paid", "_path", "_redactor", "end", "error", "legs", "state")
 
     def __init__(self, flow: http.HTTPFlow, redactor: Redactor, *, answered: bool = True) -> None:
         """`answered`: whether `flow.response`, if there is one, is the client's answer."""
         response, metadata, exchange, sent = flow.response, flow.metadata, exchange_of(flow), flow.request.data
         self._redactor = redactor
+        self._path: str | None = None
         self._asked = (
             *(flow.id, sent.timestamp_start, sent.method, sent.path, sent.http_version, sent.headers.fields),
             *(sent.scheme, sent.host, sent.port),
@@ -69,17 +70,23 @@ class Snapshot:
         """Whether the answer's head is known."""
         return self._answer is not None
 
+    @property
+    def path(self) -> str:
+        """The request's path and query, without secrets."""
+        if self._path is None:  # a query can be long
+            self._path = _text(self._redactor.path(self._asked[3]))
+        return self._path
+
     def place(self, number: int) -> str:
         """The name of its folder, with the running `number`."""
-        _, began, method, path = self._asked[:4]
-        return folder_name(rfc3339(began), number, _text(method), _text(self._redactor.path(path)))
+        return folder_name(rfc3339(self._asked[1]), number, _text(self._asked[2]), self.path)
 
     def head(self) -> Head:
         """flow.json but for its files, without secrets."""
         redactor = self._redactor
-        flow_id, began, method, path, version, headers, scheme, host, port = self._asked
+        flow_id, began, method, _, version, headers, scheme, host, port = self._asked
         asked = request_text(
-            *(_text(method), _text(redactor.path(path)), _text(version), _origin(scheme, host, port)),
+            *(_text(method), self.path, _text(version), _origin(scheme, host, port)),
             header_list(redactor.lines(headers)),
         )
         answer = paid = None

@@ -46,7 +46,9 @@ little it takes. Every candidate's logs go to a file. CPU time is what the candi
 system; a client that pays by itself is its own load generator, and that is in its figures. CPU time and memory are
 known on Linux only. Bare mitmdump runs as it comes, and in the cells of streams with `stream_large_bodies=1`: otherwise
 it holds a stream back until its end. Delays of events are those of a stream's last two thirds, when all streams of the
-block are open.
+block are open. On ext4, a new file costs up to a third of a millisecond for some minutes after many were deleted, as at
+the end of a run with `x402_dump`, which makes four for a request: wait for five minutes, or have `TMPDIR` on another
+file system.
 """
 
 

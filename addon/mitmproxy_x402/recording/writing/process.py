@@ -30,6 +30,8 @@ TOGETHER = 1 << 17
 """Bytes of a frame up to which its buffers are joined: that costs less than to hand over many."""
 AT_ONCE = 64
 """Most buffers that one system call takes."""
+MOST_CALLS = 8
+"""Most system calls in a row, each of which takes what fits into the socket: some 200 KB."""
 
 
 class ProcessWriter:
@@ -85,19 +87,20 @@ class ProcessWriter:
             self._send()
 
     def _send(self) -> None:
-        """Send what the socket takes now; the rest follows when it takes more."""
+        """Send what the socket takes now, within bounds; the rest follows soon, or when it takes more."""
         try:
-            while self._buffers:
-                self._send_some()
+            for _ in range(MOST_CALLS):
+                if self._buffers:
+                    self._send_some()
         except BlockingIOError:
-            if not self._is_full:
-                self._is_full = True
-                self._loop.add_writer(self._socket, self._send)
-            return
+            pass
         except OSError:
             self._give_up()
             return
-        if self._is_full:
+        if self._buffers and not self._is_full:
+            self._is_full = True
+            self._loop.add_writer(self._socket, self._send)
+        elif self._is_full and not self._buffers:
             self._is_full = False
             self._loop.remove_writer(self._socket)
 
