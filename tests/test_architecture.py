@@ -159,6 +159,11 @@ def modules_used_by(user: Path) -> set[Path]:
     return found
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_the_tests_of_a_package_have_its_name(package: Path) -> None:
+    assert any((ROOT / "tests" / package.name).rglob("test_*.py"))
+
+
 def test_no_two_modules_of_tests_have_one_name() -> None:
     """pytest tells them apart by their names alone."""
     names = Counter(path.name for path in TESTS if path.name.startswith("test_"))

@@ -12,11 +12,11 @@ from mitmproxy_x402.forecast.terms import MAX_NUMBERS, MAX_TERMS, take_apart, wi
 from support import challenges
 from support.paying.forecasts import NOW, WORDS, Shop, asked, read
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
+CHALLENGES = Path(__file__).parents[1] / "challenges"
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return dict(json.loads((FIXTURES / name).read_text()))
+    return dict(json.loads((CHALLENGES / name).read_text()))
 
 
 @pytest.mark.parametrize(

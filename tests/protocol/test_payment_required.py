@@ -28,7 +28,7 @@ from mitmproxy_x402.protocol.payment_required import (
 from mitmproxy_x402.protocol.strict_json import is_too_deep
 from support.paying.offers import ENTRY, as_header, challenge, getter
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
+CHALLENGES = Path(__file__).parents[1] / "challenges"
 
 
 def read_text(text: str) -> PaymentRequired | None:
@@ -47,7 +47,7 @@ class TestRecordedChallenges:
         ],
     )
     def test_is_read_and_echoed_verbatim(self, name: str, schemes: list[str], amounts: list[int], place: str) -> None:
-        body = (FIXTURES / f"{name}.json").read_bytes()
+        body = (CHALLENGES / f"{name}.json").read_bytes()
         offered = json.loads(body)
         in_header = place == "header"
         header = base64.b64encode(body).decode() if in_header else None
@@ -67,7 +67,7 @@ class TestRecordedChallenges:
             assert echoed.get("extensions") == offered.get("extensions")
 
     def test_the_placeholder_from_the_documentation_is_a_refusal(self) -> None:
-        body = (FIXTURES / "402-v1-clawrouter-docs.json").read_bytes()
+        body = (CHALLENGES / "402-v1-clawrouter-docs.json").read_bytes()
         with pytest.raises(ChallengeError, match=r"accepts\[0\]: asset must be a string"):
             read_payment_required(None, body)
 

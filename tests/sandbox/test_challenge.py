@@ -15,11 +15,11 @@ from mitmproxy_x402.sandbox import Rates, SandboxConfig
 from support.chains.reference_payer import CHAT, challenge_of, exact
 
 BASE, SOLANA = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "402"
+CHALLENGES = Path(__file__).parents[1] / "challenges"
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return dict(json.loads((FIXTURES / name).read_text()))
+    return dict(json.loads((CHALLENGES / name).read_text()))
 
 
 def test_the_challenge_is_in_three_headers_and_the_body(start: Any) -> None:

@@ -35,7 +35,7 @@ from mitmproxy_x402.wallet.svm import SvmWallet
 from support.proxy import EVM_ADDRESS, EVM_KEY, SVM_SEED, svm_key
 from support.wire import free_port
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "402"
+CHALLENGES = Path(__file__).parents[2] / "challenges"
 SVM_ADDRESS = str(Keypair.from_seed(SVM_SEED).pubkey())
 KEYS = {"evm": {"BLOCKRUN_WALLET_KEY": EVM_KEY}, "svm": {"SOLANA_WALLET_KEY": svm_key()}}
 MAX_REQUEST = 12_500  # between the recorded prices
@@ -44,7 +44,7 @@ PURPOSE = Purpose("POST", "127.0.0.1", "/v1/x")
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return dict(json.loads((FIXTURES / f"402-{name}.json").read_text()))
+    return dict(json.loads((CHALLENGES / f"402-{name}.json").read_text()))
 
 
 RECORDED = {name: recorded(name) for name in ("base-v2-chat-body", "base-v2-exa", "solana-v2-chat", "solana-v2-small")}
