@@ -9,6 +9,7 @@ by call name. The calls marked `together` are made at the same time, by the asyn
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import Awaitable
@@ -240,4 +241,6 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps([do(job) for job in json.loads(line)]), flush=True)
+        answers = [do(job) for job in json.loads(line)]
+        gc.collect()  # closes the connections of the SDKs' clients, for which tap and proxy would wait
+        print(json.dumps(answers), flush=True)
