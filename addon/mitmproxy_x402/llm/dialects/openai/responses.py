@@ -132,7 +132,8 @@ class ResponsesReader(Reader):
         if given is None:
             return False
         about = value.get("item_id") or mapping(value.get("item") or value.get("response")).get("id")
-        data = hash((kind, string(about), string(delta)))
+        places = [one if type(one := value.get(key)) is int else None for key in ("output_index", "content_index")]
+        data = hash((kind, string(about), *places, string(delta)))
         self._grows = self._grows or (self._sequence is not None and given == self._sequence + 1)
         if self._grows and self._came.get(given) == data:
             if not self._again:
