@@ -113,6 +113,14 @@ class TestChain:
         assert ledger.record_chain([ChainWord(row, "moved")]) == ["settled"]
         assert ledger.record_chain([ChainWord(row, "dead", finding="not_settled")]) == ["settled"]
 
+    def test_what_was_signed_again_since_the_chain_was_asked_is_not_dead(self, ledger: Ledger) -> None:
+        row = in_state(ledger, "settled")
+        asked = ChainWord(row, "dead", sends=1)
+        ledger.record_resent(row, Validity(dies_in=600))
+        assert ledger.record_chain([asked]) == ["settled"]
+        assert ledger.spent(budget(MUCH)) == 10
+        assert ledger.record_chain([ChainWord(row, "dead", sends=2)]) == ["expired"]
+
     def test_what_was_dead_and_has_moved_counts_again(self, ledger: Ledger) -> None:
         row = in_state(ledger, "unknown")
         assert ledger.record_chain([ChainWord(row, "dead")]) == ["expired"]

@@ -53,6 +53,40 @@ class TestFastClock:
             times.pass_by(3 * 3600 + 300 + 3600 + 120)
             after.reserve(intent(), [self.HOUR])
 
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_what_is_signed_again_by_a_fast_clock_counts_as_long(
+        self, ledger: SqliteLedger, path: Path, times: MachineTimes, restart: bool
+    ) -> None:
+        times.wall = 1.8e9
+        row = ledger.reserve(intent(), [self.HOUR])
+        ledger.record_sent(row, "nonce", 0, Validity(int(times.wall) + 300, dies_in=360))
+        ledger.finish(row, Outcome("settled", "0xt"))
+        times.pass_by(100)
+        times.wall += 3 * 3600
+        ledger.renew(row, 360, [self.HOUR])
+        ledger.record_resent(row, Validity(int(times.wall) + 300, dies_in=360))
+        times.wall -= 3 * 3600
+        times.pass_by(3700)
+        with closing(SqliteLedger(path, times.clock)) as other:
+            after = other if restart else ledger
+            assert after.spent(self.HOUR) == 10
+            with pytest.raises(OverBudget):
+                after.reserve(intent(), [self.HOUR])
+            times.pass_by(3 * 3600 + 300)
+            after.reserve(intent(), [self.HOUR])
+
+    def test_what_was_reserved_before_the_clock_was_set_is_signed_again_as_usual(
+        self, ledger: SqliteLedger, times: MachineTimes
+    ) -> None:
+        times.wall = 3600
+        row = ledger.reserve(intent(), [self.HOUR])
+        ledger.record_sent(row, "nonce", 0, Validity(3900, dies_in=360))
+        times.wall = 1.8e9
+        ledger.renew(row, 360, [self.HOUR])
+        ledger.record_resent(row, Validity(int(times.wall) + 300, dies_in=360))
+        times.pass_by(3700)
+        assert ledger.spent(self.HOUR) == 0
+
     @pytest.mark.parametrize("fast", [30, 5 * 366 * 24 * 3600])
     def test_a_moment_and_a_clock_that_was_never_set_change_nothing(
         self, ledger: SqliteLedger, times: MachineTimes, fast: float

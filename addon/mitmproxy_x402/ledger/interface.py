@@ -297,6 +297,9 @@ class ChainWord:
     """`amount` in millionths of a dollar."""
     finding: str = ""
     """A short code if the chain contradicts the gateway: `not_settled`, `other_transaction`, `other_amount`, ..."""
+    sends: int | None = None
+    """How often the payment had been sent when the chain was asked: a poll of a job may have signed it again since, so
+    `dead` changes nothing then. None: it cannot have been."""
 
 
 @dataclass(frozen=True)

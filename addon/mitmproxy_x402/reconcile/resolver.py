@@ -37,7 +37,7 @@ class Found:
         """The answer in the ledger's form; None: it is open."""
         verdict, row = self.verdict, self.entry.row
         if verdict.kind == "dead":
-            return ChainWord(row, "dead", finding=self.finding)
+            return ChainWord(row, "dead", finding=self.finding, sends=self.entry.sends)
         if verdict.kind == "used":
             return ChainWord(row, "used")
         if verdict.kind != "moved":

@@ -312,13 +312,42 @@ class TestFailure:
             disk.finish()
             with pytest.raises(LedgerError, match="cannot be used: Input/output error"):
                 await task
-            with pytest.raises(LedgerError, match="Input/output error"):  # it cannot even be begun
-                await waited_for(ledger)
             disk.error = None
+            await waited_for(ledger)  # the log is written again
             task = asyncio.ensure_future(waited_for(ledger))
             await asyncio.sleep(0)
             disk.finish()
             await task
+
+        asyncio.run(pay())
+
+    def test_who_waits_for_a_sync_that_cannot_be_begun_hears_why(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
+        disk.error = OSError(5, "Input/output error")
+        with pytest.raises(LedgerError, match="cannot be used: Input/output error"):
+            asyncio.run(waited_for(ledger))
+
+    def test_while_the_log_cannot_be_written_again_nobody_is_told_that_it_is_durable(
+        self, ledger: SqliteLedger, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(file: int, data: bytes, place: int) -> int:
+            raise OSError(28, "No space left on device")
+
+        async def pay() -> None:
+            task = asyncio.ensure_future(waited_for(ledger))
+            await asyncio.sleep(0)
+            disk.error = OSError(5, "Input/output error")
+            disk.finish()
+            with pytest.raises(LedgerError, match="Input/output error"):
+                await task
+            disk.error = None
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pwrite", full)
+                for _ in range(3):
+                    with pytest.raises(LedgerError, match="No space left"):
+                        await waited_for(ledger)
+                    with pytest.raises(LedgerError, match="No space left"):
+                        ledger.durable_now()
+            await waited_for(ledger)
 
         asyncio.run(pay())
 

@@ -110,9 +110,9 @@ _CHAIN = """
             WHEN 'moved' THEN COALESCE(its.micro_usd - word.micro_usd, its.uncounted) ELSE its.uncounted END
     FROM json_to_recordset(%s::json) AS word (
             id bigint, sources text[], state text, verdict text, finding text, transaction_id text, block_time bigint,
-            amount text, micro_usd bigint)
-    WHERE its.id = word.id AND its.state = ANY(word.sources)
-        AND (word.verdict = 'moved' OR its.chain_state IS DISTINCT FROM 'moved')"""
+            amount text, micro_usd bigint, sends integer)
+    WHERE its.id = word.id AND its.state = ANY(word.sources) AND (word.verdict = 'moved'
+        OR its.chain_state IS DISTINCT FROM 'moved' AND its.sends = COALESCE(word.sends, its.sends))"""
 # The nonce is used, so nothing is freed by itself any more.
 _USED = """
     UPDATE x402_payment SET free_at = NULL, uncounted = 0,
@@ -430,4 +430,5 @@ def _word(word: ChainWord) -> dict[str, Any]:
         **{"id": word.row, "sources": sources(state, CHAIN_TRANSITIONS), "state": state, "verdict": word.verdict},
         **{"finding": _text(word.finding), "transaction_id": _text(word.transaction), "block_time": word.block_time},
         **{"amount": None if word.amount is None else str(word.amount), "micro_usd": word.micro_usd},
+        "sends": word.sends,
     }

@@ -8,6 +8,10 @@ serve, a sync begins after these, so that their payments share it: with 64 at a 
 A sync that changes the length of a file also has to write the file system's own journal, which takes three times as
 long on an idle disk and up to a hundred times on a busy one. So the log is filled with zeros once, and reused from its
 start after each checkpoint. SQLite ends its log at the first frame whose checksum is wrong, so zeros are harmless.
+
+A sync that fails reports what could not be written once: then the system takes it for written, and the next sync for
+done, while on the disk the log has a hole at which SQLite would end it. So after a failed sync, and after one whose
+result is not known, nothing is durable until the whole log has been written again and synced.
 """
 
 from __future__ import annotations
@@ -31,10 +35,29 @@ logger = logging.getLogger(__name__)
 LOG_BYTES = 20_000_000
 """Initial length of the log: what the payments between two checkpoints take (40 KB each), twice."""
 _BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
 GROUP_SECONDS = 0.003
 """Most seconds by which a sync begins later, so that payments that are made meanwhile share it."""
+WAIT_SECONDS = 2
+"""Seconds that the log, to be written again, waits for other writers."""
 IDLE_SECONDS = 0.001
 """Most seconds for which timers wait when nothing else is to do than to wait for a sync."""
+
+
+def write_again(path: Path) -> None:
+    """Write what the log of the ledger at `path` says once more, and sync it. Raises OSError.
+
+    The caller keeps other writers out, or nobody else has the ledger open.
+    """
+    file = os.open(f"{path}-wal", os.O_RDWR)
+    try:
+        place = 0
+        while block := os.pread(file, _BLOCK, place):
+            is_empty = block == _ZEROS[: len(block)]
+            place += len(block) if is_empty else os.pwrite(file, block, place)
+        sync_now(file)
+    finally:
+        os.close(file)
 
 
 class Durable:
@@ -77,6 +100,11 @@ class Disk:
         self._path = path
         self._failure = failure
         self._fd = os.open(f"{path}-wal", os.O_RDONLY)  # raises OSError, as `fill` does
+        self._own_fd = os.open(f"{path}-wal", os.O_RDONLY)
+        """For syncs that do not go through `_made`: the system tells each open file of an error once."""
+        self._is_doubtful = False
+        """Whether a sync has failed, so that the log has to be written again."""
+        self._renewal: threading.Thread | None = None
         self._make_sync = make_sync
         self._made: Sync | None = None
         self._current: Durable | None = None
@@ -146,6 +174,9 @@ class Disk:
             self._due = None
 
     def _begin(self, durable: Durable) -> Durable:
+        if self._is_doubtful:
+            self._renew_soon(durable)
+            return durable
         try:
             try:
                 self._sync.begin()
@@ -157,6 +188,56 @@ class Disk:
         else:
             self._current = durable
         return durable
+
+    def _renew_soon(self, durable: Durable) -> None:
+        """Have a thread write the log again; `durable` ends with that."""
+        loop = self._loop
+
+        def renew() -> None:
+            failed: OSError | None = None
+            try:
+                self._renew()
+            except OSError as error:
+                failed = error
+            if loop is None:
+                self._renewed(durable, failed)
+                return
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
+                loop.call_soon_threadsafe(self._renewed, durable, failed)
+
+        self._current = durable
+        if loop is None:
+            renew()
+            return
+        self._renewal = threading.Thread(target=renew, name="x402 ledger log", daemon=True)
+        try:
+            self._renewal.start()
+        except RuntimeError:  # this user may have no more threads, so everybody waits
+            self._renewal = None
+            renew()
+
+    def _renew(self) -> None:
+        """Write the log again while no other process writes. Raises OSError."""
+        for file in (self._fd, self._own_fd):
+            with contextlib.suppress(OSError):  # an earlier error of which this open file has not told
+                sync_now(file)
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                write_again(self._path)
+                db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
+
+    def _renewed(self, durable: Durable, failed: OSError | None) -> None:
+        if self._current is not durable:  # it was closed meanwhile
+            return
+        self._current = None
+        if failed is None:
+            self._is_doubtful = False
+        if self._due is None:
+            self._begin_when_idle()
+        durable.end(None if failed is None else self._failure(failed))
 
     def look(self) -> None:
         """If the current sync has ended, wake those who wait for it and begin the next one."""
@@ -188,6 +269,7 @@ class Disk:
             self._begin_again()
             return
         except OSError as failed:
+            self._is_doubtful = True
             error = self._failure(failed)
         ended, self._current = self._current, None
         if self._due is None:
@@ -203,10 +285,15 @@ class Disk:
                 self._replace_sync()
             self._begin_when_idle()
             return
-        self._begin(unknown)
-        if self._current is None and self._next is not None:
+        self._is_doubtful = True
+        try:
+            self._replace_sync()
+        except OSError as error:
             following, self._next = self._next, None
-            self._begin(following)
+            for durable in filter(None, (unknown, following)):
+                durable.end(self._failure(error))
+        else:
+            self._begin(unknown)
 
     def _replace_sync(self) -> None:
         """Use a thread instead of a process that has ended. Raises OSError."""
@@ -221,8 +308,11 @@ class Disk:
     def now(self) -> None:
         """Sync, and block until that is done."""
         try:
-            sync_now(self._fd)
+            if self._is_doubtful:
+                self._renew()
+            sync_now(self._own_fd)
         except OSError as error:
+            self._is_doubtful = True
             raise self._failure(error) from None
 
     def fill(self) -> None:
@@ -233,14 +323,16 @@ class Disk:
         file = os.open(f"{self._path}-wal", os.O_WRONLY | os.O_APPEND)
         try:
             while length < LOG_BYTES:
-                length += os.write(file, bytes(min(_BLOCK, LOG_BYTES - length)))
+                length += os.write(file, _ZEROS[: LOG_BYTES - length])
         finally:
             os.close(file)
-        if self._current is None:
+        if self._current is None and not self._is_doubtful:
             self._begin(Durable(self))  # so that the first payment does not wait for the zeros
 
     def checkpoint_soon(self) -> None:
         """Have a thread run a checkpoint."""
+        if self._is_doubtful:  # it would trust what is only taken for written
+            return
         if self._checkpoint is None or not self._checkpoint.is_alive():
             self._checkpoint = threading.Thread(target=self._run_checkpoint, name="x402 checkpoint", daemon=True)
             self._checkpoint.start()
@@ -255,12 +347,16 @@ class Disk:
         if self._fd < 0:
             return
         self._leave_loop()
-        if self._checkpoint is not None:
-            self._checkpoint.join()
+        for thread in filter(None, (self._checkpoint, self._renewal)):
+            thread.join()
+        if self._is_doubtful:
+            with contextlib.suppress(OSError):
+                self._renew()
         if self._made is not None:
             self._made.close()
         for durable in filter(None, (self._current, self._next)):
             durable.end(self._failure(OSError(errno.ECANCELED, "it was closed")))
         self._current = self._next = None
+        os.close(self._own_fd)
         os.close(self._fd)
-        self._fd = -1
+        self._fd = self._own_fd = -1

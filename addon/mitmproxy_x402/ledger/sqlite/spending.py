@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ...limits.limits import Budget
 from ..interface import FREE, LIVES_UNTIL, LONGEST_MS, OUTLIVES, OverBudget
 from .schema import LEVELS, covered
-from .statements import ALIVE, ENDING, LAST_CLOCK, NOT_RENEWED, RENEW
+from .statements import ALIVE, EARLIEST_MS, ENDING, LAST_CLOCK, NOT_RENEWED, RENEW
 
 USED_MS = 24 * 3600 * 1000
 """Milliseconds between two updates of a scope's time of last use."""
@@ -25,8 +25,6 @@ KEPT_MS = 40 * 24 * 3600 * 1000
 
 SET_BACK_MS = 60_000
 """Milliseconds; a clock that is set back by less leaves signatures valid for as long as was counted."""
-EARLIEST_MS = 1_767_225_600_000
-"""The beginning of 2026; a clock that is earlier was never set, and says nothing."""
 KNOWN_MS = 1000
 """Milliseconds for which sums from the tables are used."""
 MAX_KNOWN = 1000
@@ -194,12 +192,15 @@ class Spending:
             raise self._over(scope, budget, spent, wanted, now)
         return spent
 
-    def renew(self, row: int, until: int, budgets: Iterable[Budget], now: int) -> None:
-        """Count the payment `row` until `until`. Raises OverBudget: a budget has no room for what that adds."""
+    def renew(self, row: int, until: tuple[int, int], budgets: Iterable[Budget], now: int) -> None:
+        """Count the payment `row` until `until`, by the ledger's time and by the wall clock, whichever is later.
+
+        Raises OverBudget: a budget has no room for what that adds.
+        """
         scopes = [(self.use(budget, now), budget) for budget in budgets]
         before = [self.spent(scope, budget, now) for scope, budget in scopes]
         (died_at,) = self._db.execute("SELECT dead_at FROM payment WHERE id = ?", (row,)).fetchone()
-        self._db.execute(RENEW, (until, row))
+        self._db.execute(RENEW, (*until, row))
         for (scope, budget), spent in zip(scopes, before, strict=True):
             more = self.spent(scope, budget, now) - spent
             if spent + more > budget.micro_usd:

@@ -21,6 +21,8 @@ from ..interface import (
 )
 from ..moments import milliseconds_at_least
 
+EARLIEST_MS = 1_767_225_600_000
+"""The beginning of 2026; a clock that is earlier was never set, and says nothing."""
 REPLACED = f"({', '.join(repr(state) for state in REPLACEABLE)})"
 ENDING = f"({', '.join(repr(state) for state in PASSING)})"
 
@@ -71,14 +73,22 @@ def sent(row: int, reference: str, valid_until: float, validity: Validity, now: 
     }
 
 
-RESENT = """
+def _by_its_clock(wall: str) -> str:
+    """SQL for the ledger's time at `wall`, Unix milliseconds, by the clock at a row's reservation; 0: it was never set.
+
+    By that clock a payment that is signed again may live longer than by the one of now, which may be fast.
+    """
+    return f"CASE WHEN time > {EARLIEST_MS} THEN COALESCE({wall} - time + counted_at, 0) ELSE 0 END"
+
+
+RESENT = f"""
     UPDATE payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
         valid_before = MAX(COALESCE(valid_before, ?1), COALESCE(?1, valid_before)),
-        dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at))
+        dead_at = MAX(COALESCE(dead_at, ?2), COALESCE(?2, dead_at), {_by_its_clock("?1 * 1000")})
     WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
-RENEW = """
-    UPDATE payment SET dead_at = MAX(COALESCE(dead_at, ?1), ?1)
-    WHERE id = ?2 AND state IN ('sent', 'unknown', 'settled')"""
+RENEW = f"""
+    UPDATE payment SET dead_at = MAX(COALESCE(dead_at, ?1), ?1, {_by_its_clock("?2")})
+    WHERE id = ?3 AND state IN ('sent', 'unknown', 'settled')"""
 NOT_RENEWED = "UPDATE payment SET dead_at = ? WHERE id = ?"
 # By how much the wall clock was behind the ledger's time at the last payment.
 LAST_CLOCK = "SELECT counted_at - time FROM payment ORDER BY id DESC LIMIT 1"
@@ -130,7 +140,8 @@ CHAIN: dict[str, str] = {
     WHERE id = :row AND state IN {_sources("settled", CHAIN_TRANSITIONS)}""",
     "dead": f"""
     UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
-    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'""",
+    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'
+        AND sends = COALESCE(:sends, sends)""",
     # The nonce is used, so nothing is freed by itself any more.
     "used": """
     UPDATE payment SET free_at = NULL, uncounted = 0, state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END

@@ -36,7 +36,7 @@ from ..interface import (
 from ..moments import milliseconds, milliseconds_at_least
 from . import statements
 from .departures import LATEST_MS
-from .durability import Disk
+from .durability import Disk, write_again
 from .file import make_file
 from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep, without_log
 from .schema import migrate
@@ -107,6 +107,7 @@ class SqliteLedger:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         with self._transaction():
+            write_again(self.path)  # an ended process may have left a log that only seems to be on the disk
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             migrate(self._db, version)
             self._anchor = start_clock(self._db, self._clock)
@@ -237,8 +238,8 @@ class SqliteLedger:
         self._catch_up()
         self._room.forget()
         with self._transaction():
-            now = self._now()[0]
-            self._spending.renew(row, now + math.ceil(lives * 1000), budgets, now)
+            now, lives_ms = self._now()[0], math.ceil(lives * 1000)
+            self._spending.renew(row, (now + lives_ms, int(self._clock.wall() * 1000) + lives_ms), budgets, now)
 
     def release(self, row: int) -> None:
         """Release a reservation that will not be sent. Does nothing to a row that was sent."""
@@ -298,7 +299,7 @@ class SqliteLedger:
                 values = {
                     **{"row": word.row, "transaction": word.transaction, "time": word.block_time},
                     "amount": None if word.amount is None else str(word.amount),
-                    **{"micro_usd": word.micro_usd, "finding": word.finding},
+                    **{"micro_usd": word.micro_usd, "finding": word.finding, "sends": word.sends},
                 }
                 self._db.execute(statements.CHAIN[word.verdict], values)
             return [self._state(word.row) for word in words]
@@ -307,8 +308,8 @@ class SqliteLedger:
         """The amounts that payments of `wallet` in `asset` may still take, without the row `without`."""
         with self._transaction("BEGIN"):
             now = self._now()[0]
-            found = self._db.execute(statements.PENDING, (now, wallet, network, asset, without)).fetchone()
-        everything, permit2, rows = found
+            found = self._db.execute(statements.PENDING, (now, wallet, network, asset, without))
+            everything, permit2, rows = found.fetchone()
         return Pending(everything, permit2, frozenset(map(int, rows.split())))
 
     def charges(self, path: str, model: str | None) -> list[Charge]:
