@@ -321,6 +321,25 @@ class TestFailure:
 
         asyncio.run(pay())
 
+    def test_who_waits_for_a_disk_that_does_not_answer_hears_so(
+        self, ledger: SqliteLedger, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(durability, "STALLED_SECONDS", 0.05)
+
+        async def pay() -> None:
+            for _ in range(2):
+                with pytest.raises(LedgerError, match=r"the disk has not answered for 0\.05 seconds"):
+                    await waited_for(ledger)
+            assert disk.begun == 1  # which is still awaited
+            monkeypatch.setattr(durability, "STALLED_SECONDS", 60)
+            task = asyncio.ensure_future(waited_for(ledger))
+            disk.finish()
+            await begun(disk, 2)
+            disk.finish()
+            await task
+
+        asyncio.run(pay())
+
     def test_who_waits_for_a_sync_that_cannot_be_begun_hears_why(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
         disk.error = OSError(5, "Input/output error")
         with pytest.raises(LedgerError, match="cannot be used: Input/output error"):

@@ -40,6 +40,8 @@ GROUP_SECONDS = 0.003
 """Most seconds by which a sync begins later, so that payments that are made meanwhile share it."""
 WAIT_SECONDS = 2
 """Seconds that the log, to be written again, waits for other writers."""
+STALLED_SECONDS = 20
+"""Seconds after which a payment is refused because the disk does not answer."""
 IDLE_SECONDS = 0.001
 """Most seconds for which timers wait when nothing else is to do than to wait for a sync."""
 
@@ -67,25 +69,36 @@ class Durable:
         self._disk = disk
         self._waiting: list[asyncio.Future[None]] = []
         self._error: Exception | None = None
-        self._is_over = False
+        self.is_over = False
+        """Whether it has ended, or nobody waits for it any more."""
 
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
         self._disk.look_idly()  # a sync that has ended by now takes no turn of the event loop
-        if not self._is_over:
-            waiting = asyncio.get_running_loop().create_future()
+        if not self.is_over:
+            loop = asyncio.get_running_loop()
+            waiting = loop.create_future()
             self._waiting.append(waiting)
-            yield from waiting
+            stalled = loop.call_later(STALLED_SECONDS, self._give_up)
+            try:
+                yield from waiting
+            finally:
+                stalled.cancel()
         if self._error is not None:
             raise self._error
 
     def is_done(self) -> bool:
         """Whether it has ended well, now or before the event loop has anything else to do."""
         self._disk.look_idly()
-        return self._is_over and self._error is None
+        return self.is_over and self._error is None
+
+    def _give_up(self) -> None:
+        self.end(self._disk.stalled())
 
     def end(self, error: Exception | None) -> None:
-        """Wake everybody who waits."""
-        self._is_over, self._error = True, error
+        """Wake everybody who waits, unless that was done before."""
+        if self.is_over:
+            return
+        self.is_over, self._error = True, error
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
@@ -139,7 +152,9 @@ class Disk:
         except OSError as error:
             raise self._failure(error) from None
         self.look()
-        durable = self._next = self._next or Durable(self)  # the current one may have begun before the last write
+        if self._next is None or self._next.is_over:  # the current one may have begun before the last write
+            self._next = Durable(self)
+        durable = self._next
         if self._due is None:
             self._begin_when_idle()
         return durable
@@ -238,6 +253,10 @@ class Disk:
         if self._due is None:
             self._begin_when_idle()
         durable.end(None if failed is None else self._failure(failed))
+
+    def stalled(self) -> Exception:
+        """What who waits for a sync that does not end is told."""
+        return self._failure(OSError(errno.ETIMEDOUT, f"the disk has not answered for {STALLED_SECONDS} seconds"))
 
     def look(self) -> None:
         """If the current sync has ended, wake those who wait for it and begin the next one."""
