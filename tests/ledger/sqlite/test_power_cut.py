@@ -212,7 +212,7 @@ def test_what_has_left_after_a_sync_that_failed_counts_after_a_power_cut(
     async def pay(ledger: SqliteLedger, numbers: range) -> None:
         for number in numbers:
             nonce = f"0x{number}"
-            row = ledger.reserve(intent(nonce), [DAY])
+            row = ledger.reserve(intent(nonce=nonce), [DAY])
             wait = ledger.durable_soon()
             assert wait is not None
             try:

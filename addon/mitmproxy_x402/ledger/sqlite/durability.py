@@ -162,6 +162,8 @@ class Disk:
     def _begin_when_idle(self, latest: float | None = None) -> None:
         """Begin the next sync after what the event loop has to do now, but at the loop's time `latest`."""
         self._due = None
+        if self._next is not None and self._next.is_over:  # nobody waits for it any more
+            self._next = None
         following, loop = self._next, self._loop
         if following is None or self._current is not None:
             return
