@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from mitmproxy_x402.recording.format import read_recording, read_recordings
 from mitmproxy_x402.recording.outbox import MOST, PAUSE, Job, Outbox
 from mitmproxy_x402.recording.plan import Plan, make_plan
 from mitmproxy_x402.recording.recorder import Recorder
+from mitmproxy_x402.recording.redact import Redactor
 from mitmproxy_x402.recording.snapshot import Snapshot
 from mitmproxy_x402.recording.writing import process as process_module
-from mitmproxy_x402.recording.writing.parts import Part
+from mitmproxy_x402.recording.writing.parts import Part, pack
 from mitmproxy_x402.recording.writing.process import ProcessWriter
 from mitmproxy_x402.settings.settings import read_settings
 
@@ -250,6 +252,44 @@ async def begun_process(rig: Rig) -> None:
     rig.whole(b"first")
     await rig.ready()
     await shortly(lambda: not rig.outbox.size)
+
+
+def test_no_secret_is_handed_over(tmp_path: Path, handed: list[list[Part]]) -> None:
+    """Not even to the process that writes: whatever becomes of its memory, nothing is in it."""
+
+    async def use(rig: Rig) -> None:
+        rig.plan = replace(rig.plan, redactor=Redactor("client-token"))
+        secrets = {
+            "Authorization": "Bearer sk-0123",
+            "Content-Type": "text/client-token",
+            "X-Api-Key": "0123-key",
+            "Cookie": "a=0123-cookie",
+            "Content-Encoding": "client-token",
+        }
+        for at_once in (True, False):
+            job = rig.begin(b"ask")
+            assert job.flow is not None
+            job.flow.request = http.Request.make("POST", "http://h/client-token/x?key=0123-key", b"ask", secrets)
+            if not at_once:
+                await shortly(lambda: handed)
+            rig.answer(job, b"told")
+            assert job.flow.response is not None
+            job.flow.response.headers = http.Headers(
+                [(name.encode(), value.encode()) for name, value in secrets.items()]
+            )
+            job.flow.response.trailers = http.Headers(set_cookie="0123-cookie")
+            if not at_once:
+                await shortly(lambda: any(part.answer for parts in handed for part in parts))
+            known = Snapshot(job.flow, rig.plan.redactor)
+            known.state, known.error = "incomplete", "no client-token"
+            rig.outbox.end(job, known, None)
+
+    run(tmp_path, use)
+    whole = b"".join(buffer for parts in handed for buffer in pack(parts))
+    assert whole.count(b"told") == whole.count(b"ask") == 2
+    assert whole.count(b"[redacted]") > 10
+    assert b"0123" not in whole
+    assert b"client-token" not in whole
 
 
 class TestHowMuchMayWait:

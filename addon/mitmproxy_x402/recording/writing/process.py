@@ -31,7 +31,9 @@ TOGETHER = 1 << 17
 AT_ONCE = 64
 """Most buffers that one system call takes."""
 MOST_CALLS = 8
-"""Most system calls in a row, each of which takes what fits into the socket: some 200 KB."""
+"""Most system calls in a row, each of which takes what fits into the socket."""
+SOCKET = 1 << 18
+"""Bytes that the socket holds, if the system allows that."""
 
 
 class ProcessWriter:
@@ -74,6 +76,8 @@ class ProcessWriter:
             raise
         self.pid = self._process.pid
         self._socket.setblocking(False)
+        with contextlib.suppress(OSError):  # macOS gives it 8 KB
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET)
         self._loop.add_reader(self._socket, self._on_readable)
         self._patience = self._loop.call_later(START_SECONDS, self._give_up)
 
