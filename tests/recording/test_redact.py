@@ -116,6 +116,11 @@ def test_paths(path: bytes, expected: bytes) -> None:
 
 
 def test_urls_in_headers() -> None:
+    assert redacted("Location", "https://h/x?a=1#access_token=ya&state=2") == (
+        "https://h/x?a=1#access_token=[redacted]&state=2"
+    )
+    assert redacted("Location", "/x#code=4%2f0AX4") == "/x#code=[redacted]"
+    assert redacted("Referer", "/docs#section-2") == "/docs#section-2"
     assert redacted("Location", "https://h/x?key=1&a=2") == "https://h/x?key=[redacted]&a=2"
     assert redacted("Referer", f"https://h/{TOKEN}/x") == "https://h/[redacted]/x"
 

@@ -105,7 +105,10 @@ class Redactor:
         return line
 
     def path(self, path: bytes) -> bytes:
-        """A request's path and query, or a URL, without secrets."""
+        """A request's path and query, or a URL, without secrets. OAuth's tokens may stand in a fragment, too."""
+        if b"#" in path:
+            path, _, fragment = path.partition(b"#")
+            return self.path(path) + b"#" + self._query(fragment)
         path, mark, query = path.partition(b"?")
         if b"@" in path:
             path = _USER.sub(rb"\1" + _REDACTED + b"@", path)
@@ -115,9 +118,12 @@ class Redactor:
             path = path.replace(self._token or b"", _REDACTED)
             path = b"/".join(_REDACTED if self._has_token(segment) else segment for segment in path.split(b"/"))
             path = b"/" + _REDACTED if self._has_token(path) else path  # the token holds slashes, some of them encoded
+        return path + mark + self._query(query)
+
+    def _query(self, query: bytes) -> bytes:
         if _separators(query) > MAX_PARAMETERS:
-            return path + mark + _REDACTED
-        return path + mark + b"&".join(self._part(part) for part in query.split(b"&"))
+            return _REDACTED
+        return b"&".join(self._part(part) for part in query.split(b"&"))
 
     def text(self, text: str) -> str:
         """`text` without the client token."""
@@ -175,7 +181,7 @@ class Redactor:
     def _value(self, name: bytes, value: bytes) -> bytes:
         if is_secret_name(name) or is_credential_value(value) or holds_payment(value):
             return _REDACTED
-        if name in _WITH_URL and (b"?" in value or b"@" in value):
+        if name in _WITH_URL and (b"?" in value or b"@" in value or b"#" in value):
             value = self.path(value)
         return value if self._token is None else value.replace(self._token, _REDACTED)
 
