@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mitmproxy_x402.cli import sandbox
 from support import effort
 from support.running.sessions import SECONDS, run, session
 from support.running.versions import IS_12
@@ -54,6 +56,23 @@ class TestSandbox:
             assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
             assert not demo.has_orphans()
         assert "Traceback" not in said
+
+    def test_a_port_that_a_stranger_takes_meanwhile_gets_no_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sandbox, "port_is_free", lambda *_: True)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            stranger.setblocking(False)
+            try:
+                with pytest.raises(sandbox.DemoError, match="did not start"):
+                    sandbox.run(["--once", "-p", str(stranger.getsockname()[1])])
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection = stranger.accept()[0]
+                    connection.settimeout(20)
+                    assert connection.recv(1) == b""
 
     def test_a_taken_port(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

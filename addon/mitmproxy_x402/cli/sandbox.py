@@ -137,9 +137,9 @@ def run(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGHUP, _leave)
     with _gateway(choice) as gateway:
         port = _proxy_port(choice.passed_on)
-        with _proxy(gateway.url, port, choice) as (proxy, ledger):
+        with _proxy(gateway.url, port, choice) as (proxy, ledger, listens):
             url = f"http://127.0.0.1:{port}"
-            _await_port(port, proxy)
+            _await_port(port, proxy, listens)
             say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
             say(f"{_bold('proxy')}    {url}, pays for every client on this machine\n")
             paid = _show(port, gateway, choice)
@@ -227,8 +227,13 @@ def _port_or_another(port: int, who: str) -> int:
 
 
 @contextmanager
-def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The proxy as a child process, which is stopped at the end of the block, and its ledger, which goes with it."""
+def _proxy(
+    upstream: str, port: int, choice: _Choice
+) -> Iterator[tuple[subprocess.Popen[bytes], Path, threading.Event]]:
+    """The proxy as a child process, which is stopped at the end of the block, and its ledger, which goes with it.
+
+    The event is set as soon as it says that it listens.
+    """
     directory = Path(tempfile.mkdtemp(prefix="mitmproxy-x402-"))
     (directory / "x402.toml").touch()
     command = [sys.executable, "-u", *(["-I"] if sys.flags.isolated else []), "-m", "mitmproxy_x402", choice.verb]
@@ -245,9 +250,12 @@ def _proxy(upstream: str, port: int, choice: _Choice) -> Iterator[tuple[subproce
         stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
-    threading.Thread(target=_relay, args=(process.stdout,), name="proxy's output", daemon=True).start()
+    listens = threading.Event()
+    if "termlog_verbosity" in read_arguments(choice.passed_on).options:  # it may not say so
+        listens.set()
+    threading.Thread(target=_relay, args=(process.stdout, listens), name="proxy's output", daemon=True).start()
     try:
-        yield process, directory / "mitmproxy-x402" / "ledger.sqlite3"
+        yield process, directory / "mitmproxy-x402" / "ledger.sqlite3", listens
     finally:
         process.terminate()
         try:
@@ -270,12 +278,15 @@ def _scheme_options(choice: _Choice, upstream: str) -> list[str]:
     return ["--set", f"x402_schemes={wanted}", "--set", f"x402_evm_rpc={rpcs[0]}", "--set", f"x402_networks={networks}"]
 
 
-def _relay(output: IO[bytes]) -> None:
+def _relay(output: IO[bytes], listens: threading.Event) -> None:
     """Print the proxy's log without the lines about connections, which hide what matters."""
-    for line in output:
-        text = line.decode(errors="replace").rstrip()
-        if text and not _CHATTER.search(text):
-            say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
+    with output:
+        for line in output:
+            if b"proxy to http" in line and b"listening at" in line:
+                listens.set()
+            text = line.decode(errors="replace").rstrip()
+            if text and not _CHATTER.search(text):
+                say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
 
 
 def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapping[str, str]:
@@ -308,11 +319,14 @@ def _rpc_variables(gateway: str, networks: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in named.items() if value}
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _await_port(port: int, process: subprocess.Popen[bytes], listens: threading.Event) -> None:
+    """Wait until `process` listens on `port`: another program may have taken that in the meantime."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise DemoError(f"the proxy did not start, exit code {process.returncode}; its reason is above")
+        if not listens.wait(0.05):
+            continue
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:

@@ -37,7 +37,7 @@ OPTIONS: tuple[Option, ...] = (
         "1",
         "The most that a single request may cost, in dollars, as in 0.25. A challenge that asks for more is "
         "refused and nothing is signed. Whoever reaches the port can spend this much again and again, so keep it "
-        "small. 0 pays nothing at all. Default: 1.",
+        "small. 0 pays nothing that costs. Default: 1.",
     ),
     Option(
         "x402_networks",
@@ -74,7 +74,7 @@ OPTIONS: tuple[Option, ...] = (
         "10/day",
         "The most that may be spent in all, in dollars a period: 5 (ever), 5/hour, 5/day, 50/month, or several of "
         "them separated by commas. Periods roll: a day is the last 24 hours, a month the last 30 days. All proxies "
-        "that share the ledger share the budget. Payments whose outcome is unknown count. 0 pays nothing at all. "
+        "that share the ledger share the budget. Payments whose outcome is unknown count. 0 pays nothing that costs. "
         "Default: 10/day.",
     ),
     Option(
