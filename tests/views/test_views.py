@@ -235,6 +235,16 @@ def test_a_saved_flow_has_its_long_body(home: Path, stage: Stage) -> None:
     assert flow.comment.startswith("free · first byte ")
 
 
+def test_a_saved_flow_has_what_came_of_a_long_body_that_broke_off(home: Path, stage: Stage) -> None:
+    pieces = [b"data: %d %s\n\n" % (number, b"x" * 500_000) for number in range(12)]
+    with Proxy(stage.upstream.url, "-w", "flows", "--set", "x402_view_limit=6m", home=home) as proxy:
+        received(proxy, stage, framed("length", pieces)[:-1])
+    flow = saved(home / "flows")
+    assert flow.error is not None
+    assert flow.response.raw_content == b"".join(pieces[:-1])
+    assert flow.comment.endswith("interrupted")
+
+
 def test_a_saved_flow_has_the_whole_comment(home: Path) -> None:
     """Of several, since on a busy machine a flow does not wait for its answer to be read."""
     with place(home, "-w", "flows", settle="before") as running:
