@@ -25,6 +25,7 @@ from .internals import (
     events,
     layer,
 )
+from .repairs import failures
 from .stream import X402Stream
 
 FLAT = frozenset((X402Stream, Http1Client, Http1Server))
@@ -60,7 +61,7 @@ class FlatHttpLayer(HttpLayer):
         """Have `flattened` give `event` to `child`. mitmproxy does `yield from` what this returns."""
         return (_ToChild(child, event),)
 
-    def flattened(self, steps: Iterator[commands.Command]) -> Steps:  # noqa: PLR0912  # every call in the loop costs
+    def flattened(self, steps: Iterator[commands.Command]) -> Steps:  # noqa: PLR0912, PLR0915  # every call in the loop costs
         """Run `steps` of this layer, and those of its children that they lead to. Yields what is for others.
 
         Does with each command of a child what mitmproxy's `event_to_child` does.
@@ -69,48 +70,53 @@ class FlatHttpLayer(HttpLayer):
         begun, reply = _BY_EVENT, None
         outer: list[tuple[Any, Iterator[commands.Command], int]] = []
         while True:
-            command: Any = next(steps, None) if reply is None else _send(steps, reply)
-            reply = None
-            if command is None:
-                if begun == _BY_REPLY and child._paused is None and child._paused_event_queue:
-                    steps = child._handle_event(child._paused_event_queue.popleft())
-                elif outer:
-                    child, steps, begun = outer.pop()
+            try:
+                command: Any = next(steps, None) if reply is None else _send(steps, reply)
+                reply = None
+                if command is None:
+                    if begun == _BY_REPLY and child._paused is None and child._paused_event_queue:
+                        steps = child._handle_event(child._paused_event_queue.popleft())
+                    elif outer:
+                        child, steps, begun = outer.pop()
+                    else:
+                        return
+                    continue
+                kind, to = type(command), None
+                if child is not None:
+                    others = child.translated(command) if type(child) is X402Stream and begun != _TRANSLATED else None
+                    if others is not None:
+                        outer.append((child, steps, begun))
+                        steps, begun = iter(others), _TRANSLATED
+                        continue
+                    if command.blocking or kind is commands.RequestWakeup:
+                        self.command_sources[command] = child
+                        if command.blocking is True and type(child) in FLAT and child.debug is None:
+                            command.blocking = child
+                            child._paused = layer.Paused(command, steps)  # type: ignore[arg-type]  # to go on there
+                            steps, begun = _NOTHING, _BY_EVENT
+                if kind is SendHttp:
+                    to = self.connections[command.connection]
+                elif kind is ReceiveHttp and not isinstance(command.event, RequestHeaders):
+                    to = self.streams.get(command.event.stream_id)
+                    if to is None:  # over already: https://github.com/mitmproxy/mitmproxy/issues/5343
+                        continue
+                elif kind is _ToChild:
+                    to = command.child
+                elif not isinstance(command, HttpCommand):
+                    if kind is commands.OpenConnection:
+                        self.connections[command.connection] = child
+                    yield command
+                    continue
+                outer.append((child, steps, begun))
+                child = to
+                if child is None:
+                    steps, begun = self._own_steps(command), _BY_EVENT
                 else:
-                    return
-                continue
-            kind, to = type(command), None
-            if child is not None:
-                others = child.translated(command) if type(child) is X402Stream and begun != _TRANSLATED else None
-                if others is not None:
-                    outer.append((child, steps, begun))
-                    steps, begun = iter(others), _TRANSLATED
-                    continue
-                if command.blocking or kind is commands.RequestWakeup:
-                    self.command_sources[command] = child
-                    if command.blocking is True and type(child) in FLAT and child.debug is None:
-                        command.blocking = child
-                        child._paused = layer.Paused(command, steps)  # type: ignore[arg-type]  # to go on there
-                        steps, begun = _NOTHING, _BY_EVENT
-            if kind is SendHttp:
-                to = self.connections[command.connection]
-            elif kind is ReceiveHttp and not isinstance(command.event, RequestHeaders):
-                to = self.streams.get(command.event.stream_id)
-                if to is None:  # over already: https://github.com/mitmproxy/mitmproxy/issues/5343
-                    continue
-            elif kind is _ToChild:
-                to = command.child
-            elif not isinstance(command, HttpCommand):
-                if kind is commands.OpenConnection:
-                    self.connections[command.connection] = child
-                yield command
-                continue
-            outer.append((child, steps, begun))
-            child = to
-            if child is None:
-                steps, begun = self._own_steps(command), _BY_EVENT
-            else:
-                steps, begun, reply = _begin(child, command.event)
+                    steps, begun, reply = _begin(child, command.event)
+            except Exception as error:  # whatever a layer raises ends only what depends on it
+                if child is None:
+                    raise
+                steps, begun, reply, child = failures.end(self, child, error), _BY_EVENT, None, None
 
     def after_hook(self, hook: commands.StartHook) -> Iterator[commands.Command]:
         """The steps for `flattened` that follow when a hook of a child's is over, which was called at once."""

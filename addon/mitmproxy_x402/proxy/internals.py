@@ -10,6 +10,12 @@ from mitmproxy import version
 from ..errors import SettingsError
 
 try:
+    from aioquic.h3.connection import ErrorCode as H3ErrorCode
+    from aioquic.h3.connection import FrameType as H3FrameType
+    from aioquic.h3.connection import HeadersState as H3HeadersState
+    from aioquic.h3.connection import MessageError as H3MessageError
+    from aioquic.h3.events import DataReceived as H3DataReceived
+    from aioquic.h3.events import HeadersReceived as H3HeadersReceived
     from h2.connection import H2Connection
     from h2.errors import ErrorCodes
     from h2.events import UnknownFrameReceived
@@ -51,7 +57,9 @@ try:
     )
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
     from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
-    from mitmproxy.proxy.layers.websocket import WebsocketLayer
+    from mitmproxy.proxy.layers.http._http_h3 import LayeredH3Connection, StreamClosed
+    from mitmproxy.proxy.layers.quic import CloseQuicConnection, QuicConnectionClosed, QuicStreamStopSending
+    from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketLayer
     from mitmproxy.proxy.mode_specs import ReverseMode
     from mitmproxy.proxy.server import ConnectionHandler
 except ImportError as moved:
@@ -64,6 +72,7 @@ __all__ = [
     "AddonManager",
     "BufferedH2Connection",
     "ChunkedReader",
+    "CloseQuicConnection",
     "Connection",
     "ConnectionHandler",
     "ConnectionState",
@@ -76,6 +85,12 @@ __all__ = [
     "Frame",
     "GetHttpConnection",
     "H2Connection",
+    "H3DataReceived",
+    "H3ErrorCode",
+    "H3FrameType",
+    "H3HeadersReceived",
+    "H3HeadersState",
+    "H3MessageError",
     "HeadersFrame",
     "HttpClient",
     "HttpCommand",
@@ -85,6 +100,9 @@ __all__ = [
     "HttpRequestHook",
     "HttpResponseHeadersHook",
     "HttpStream",
+    "LayeredH3Connection",
+    "QuicConnectionClosed",
+    "QuicStreamStopSending",
     "ReceiveBuffer",
     "ReceiveHttp",
     "RegisterHttpConnection",
@@ -101,7 +119,9 @@ __all__ = [
     "ReverseMode",
     "RstStreamFrame",
     "SendHttp",
+    "StreamClosed",
     "UnknownFrameReceived",
+    "WebsocketConnection",
     "WebsocketLayer",
     "_events",
     "_http1",

@@ -12,7 +12,7 @@ from mitmproxy import http
 from mitmproxy.connection import Connection, ConnectionState, Server
 
 from ..settings.timeouts import Timeouts
-from .arrival import CANCELLED, AtOnce, Steps
+from .arrival import AtOnce, Steps
 from .dispatch import finish, is_begun, run_at_once
 from .exchange import X402LeavingHook, shallow_copy
 from .fairness.chunks import MAX_JOINED
@@ -24,8 +24,6 @@ from .internals import (
     AddonManager,
     HttpClient,
     HttpLayer,
-    RequestProtocolError,
-    ResponseProtocolError,
     ReverseMode,
     _http1,
     _http2,
@@ -34,6 +32,8 @@ from .internals import (
     events,
     layer,
 )
+from .repairs import http3
+from .repairs.failures import disconnect
 from .stream import X402Stream
 from .veil import without_bytes
 
@@ -87,6 +87,8 @@ class X402Layer(FlatHttpLayer):
                 self.connections[connection] = client
         elif type(client) is _http2.Http2Client:
             calm(client)
+        elif type(client) is _http3.Http3Client:
+            http3.repair(client)
 
     def _repair_client(self) -> None:
         """Replace mitmproxy's HTTP/1.1 server, which faces the client, by our `Http1Server`."""
@@ -201,12 +203,7 @@ class X402Layer(FlatHttpLayer):
             if connection is None:
                 continue
             stream.exchange.timed_out = reason = stream.overdue()
-            if isinstance(self.connections[connection].context.layers[-1], _SHARED):
-                gone = RequestProtocolError(stream.leg_id, reason, CANCELLED)
-                yield from self.event_to_child(self.connections[connection], gone)
-                yield from self.event_to_child(stream, ResponseProtocolError(stream.leg_id, reason, CANCELLED))
-            else:
-                yield commands.CloseConnection(connection)
+            yield from disconnect(self, stream, connection, reason)
 
     def _upstream_of(self, stream: X402Stream) -> Connection | None:
         """The connection that `stream` waits for, or uses."""
@@ -216,10 +213,6 @@ class X402Layer(FlatHttpLayer):
             if any(self.command_sources.get(command) is stream for command in waiting):
                 return connection
         return None
-
-
-_SHARED = (_http2.Http2Client, _http3.Http3Client)
-"""Clients whose connection several streams share."""
 
 
 def install(

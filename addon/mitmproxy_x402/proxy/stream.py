@@ -94,6 +94,8 @@ class X402Stream(UpgradedInTurns, HoldingStream):
     _reused: Connection | None = None
     """The connection of this leg, if it has served an earlier leg."""
     _sent_again = False
+    x402_failed = False
+    """Whether a step of this stream's has raised an exception."""
 
     def __init__(self, context: Any, stream_id: int, timeouts: Timeouts, at_once: AtOnce | None = None) -> None:
         super().__init__(context, stream_id)
@@ -207,7 +209,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
                 self.exchange.watch(event.data)
         elif isinstance(event, ResponseHeaders):
             self.waits_for = "" if event.response.status_code == 101 else "idle"
-        else:
+        elif not isinstance(event, ResponseTrailers):  # the end comes after them, and may fail to
             self.waits_for = ""
 
     def _mark_leg(self, event: HttpEvent) -> None:
@@ -354,6 +356,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             and not self.exchange.timed_out
             and self._reused is not None
             and not self._sent_again
+            and not self.x402_failed
             and self.server_state == self.state_wait_for_response_headers
             and self.client_state == self.state_done
             and self.exchange.secrets_sent

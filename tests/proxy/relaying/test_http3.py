@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aioquic.asyncio import QuicConnectionProtocol, connect, serve
+from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -64,10 +66,71 @@ class Seller(Http3):
         if paid and head[b":path"] == b"/reset":
             self._quic.reset_stream(stream, 0x10C)  # H3_REQUEST_CANCELLED
             self.transmit()
+        elif paid and head[b":path"][1:].decode() in ANSWERS:
+            assert self.h3 is not None
+            ANSWERS[head[b":path"][1:].decode()](self, stream)
+            self.transmit()
         elif paid:
             self.send(stream, [(b":status", b"200"), (b"set-cookie", b"a=S3CRET")], b"goods")
         else:
             self.send(stream, [(b":status", b"402"), (name.lower(), value)], b"pay")
+
+    def frame(self, stream: int, kind: int, data: bytes, *, ends: bool = False) -> None:
+        """Send a frame, in whatever state the stream is; of HEADERS, `data` is the status."""
+        assert self.h3 is not None
+        if kind == HEADERS:
+            data = self.h3._encode_headers(stream, [(b":status", data)] if data else [(b"x-trailer", b"1")])
+        self._quic.send_stream_data(stream, encode_uint_var(kind) + encode_uint_var(len(data)) + data, ends)
+
+    def frames(self, stream: int, *frames: tuple[int, bytes], ends: bool = True) -> None:
+        for number, (kind, data) in enumerate(frames, 1):
+            self.frame(stream, kind, data, ends=ends and number == len(frames))
+
+    def end(self, stream: int) -> None:
+        self._quic.send_stream_data(stream, b"", True)
+
+    def stop(self, stream: int, code: int) -> None:
+        self._quic.stop_stream(stream, code)
+        self.transmit()
+        self.frames(stream, (HEADERS, b"200"), (DATA, b"goods"))
+
+    def cut(self, stream: int, data: bytes) -> None:
+        self._quic.send_stream_data(stream, data, True)
+
+    def close_with(self, _: int) -> None:
+        self._quic.close(error_code=0x102, reason_phrase="S3CRET")
+
+
+DATA, HEADERS, UNKNOWN = 0, 1, 0x21
+ANSWERS: dict[str, Callable[[Seller, int], None]] = {
+    "delivered-interim": lambda it, stream: it.frames(
+        stream, *[(HEADERS, b"103")] * 3, (HEADERS, b"200"), (DATA, b"goods")
+    ),
+    "delivered-stop-no-error": lambda it, stream: it.stop(stream, 0x100),
+    "delivered-stop-cancelled": lambda it, stream: it.stop(stream, 0x10C),
+    "delivered-unknown-frame-last": lambda it, stream: it.frames(
+        stream, (HEADERS, b"200"), (DATA, b"goods"), (UNKNOWN, b"x")
+    ),
+    "lost-without-answer": lambda it, stream: it.end(stream),
+    "lost-interim-only": lambda it, stream: it.frames(stream, (HEADERS, b"103")),
+    "lost-too-many-interim": lambda it, stream: it.frames(stream, *[(HEADERS, b"103")] * 101, (HEADERS, b"200")),
+    "lost-inside-head": lambda it, stream: it.cut(stream, b"\x01\x20abc"),
+    "lost-bad-status": lambda it, stream: it.frames(stream, (HEADERS, b"abc")),
+    "lost-data-first": lambda it, stream: it.frames(stream, (DATA, b"goods")),
+    "lost-two-trailers": lambda it, stream: it.frames(
+        stream, (HEADERS, b"200"), (DATA, b"goods"), (HEADERS, b""), (HEADERS, b"")
+    ),
+    "lost-closed": lambda it, stream: it.close_with(stream),
+}
+"""How paid requests are answered, by path: whether the goods are delivered, or the client gets an error at once."""
+_LATE: dict[str, Callable[[Seller, int], None]] = {
+    "cut-inside-data": lambda it, stream: (it.frame(stream, HEADERS, b"200"), it.cut(stream, b"\0\x20abc"))[0],
+    "cut-after-trailers": lambda it, stream: it.frames(
+        stream, (HEADERS, b"200"), (DATA, b"goods"), (HEADERS, b""), ends=False
+    ),
+}
+"""The same for answers that break off after their beginning has been passed on."""
+ANSWERS |= _LATE
 
 
 class Buyer(Http3):
@@ -150,6 +213,42 @@ def test_pays_refuses_and_ends_one_stream_alone(tmp_path: Path, home: Path) -> N
     assert sorted(paths) == sorted([*bought, (b"/hang", False), (b"/v1/own", True)])
     assert Seller.seen[-1][2][b"payment-signature"] == b"S3CRET"
     assert all(b"x-api-key" not in head for *_, head in Seller.seen)
+    assert b"S3CRET" not in (home / "flows").read_bytes()
+
+
+def test_the_client_gets_an_answer_whatever_the_upstream_does(tmp_path: Path, home: Path) -> None:
+    """What was paid for is delivered if it is whole; else the client hears of it, and not from its own time-out."""
+    pem, port = certs.make(tmp_path), free_port()
+    Seller.seen = []
+    serving = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+    serving.load_cert_chain(pem, pem)
+    asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
+    options = ["--set", f"ssl_verify_upstream_trusted_ca={pem}", "-w", str(home / "flows")]
+    for setting in ("x402_first_byte_timeout=120", "x402_idle_timeout=2", "x402_total_timeout=120"):
+        options += ["--set", setting]
+
+    async def run() -> None:
+        server = await serve("127.0.0.1", port, configuration=serving, create_protocol=Seller)
+        proxy = Proxy(f"https://127.0.0.1:{port}", *options, home=home)
+        await asyncio.to_thread(proxy.__enter__)
+        try:
+            for path in ANSWERS:
+                async with connect("127.0.0.1", proxy.port, configuration=asking, create_protocol=Buyer) as buyer:
+                    assert isinstance(buyer, Buyer)
+                    status, body = await buyer.ask(proxy.port, b"/" + path.encode(), body=path.encode())
+                    if path.startswith("delivered"):
+                        assert (status, body) == (200, b"goods"), path
+                    elif path.startswith("lost"):
+                        assert (status, json.loads(body)["error"]["code"]) == (502, "payment_outcome_unknown"), path
+                    else:
+                        assert status == "reset", path
+        finally:
+            await asyncio.to_thread(proxy.__exit__)
+            server.close()
+        assert "Traceback" not in proxy.log
+        assert "S3CRET" not in proxy.log
+
+    asyncio.run(run())
     assert b"S3CRET" not in (home / "flows").read_bytes()
 
 
