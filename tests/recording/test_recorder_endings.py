@@ -135,7 +135,7 @@ def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
         (writer,) = rig.writers()
         os.kill(writer, signal.SIGSTOP)
         with rig.client() as client:
-            for _ in range(40):
+            for _ in range(80):
                 assert client.ask(request()).body == body
         rig.proxy.wait_for("cannot record into .*: the disk is too slow")
         os.kill(writer, signal.SIGCONT)

@@ -22,7 +22,7 @@ from .writing.process import START_SECONDS, ProcessWriter
 from .writing.store import Complaints
 from .writing.thread import Finish, ThreadWriter
 
-MAX_WAITING = 32 << 20
+MAX_WAITING = 64 << 20
 """Most bytes that wait for the disk."""
 OVERHEAD = 200
 """Bytes that a piece of news counts for in addition to its data."""

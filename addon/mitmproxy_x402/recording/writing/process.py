@@ -14,6 +14,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,8 +31,6 @@ TOGETHER = 1 << 17
 """Bytes of a frame up to which its buffers are joined: that costs less than to hand over many."""
 AT_ONCE = 64
 """Most buffers that one system call takes."""
-MOST_CALLS = 8
-"""Most system calls in a row, each of which takes what fits into the socket."""
 SOCKET = 1 << 18
 """Bytes that the socket holds, if the system allows that."""
 
@@ -53,10 +52,16 @@ class ProcessWriter:
         self.has_been_ready = False
         self.is_gone = False
         """Whether it has ended, and what it was given last may be lost."""
-        self.waiting = 0
-        """Bytes that it has not taken yet."""
+        self._given = 0  # bytes
+        self._taken = 0
         self._buffers: deque[bytes | memoryview] = deque()
-        self._is_full = False
+        self._feeder: threading.Thread | None = None
+        self._is_fed = False
+        """Whether the feeder sends, and nobody else."""
+        self._lock = threading.Lock()
+        """Held to change that."""
+        self._has_food = threading.Semaphore(0)
+        self._is_empty = threading.Event()
         self._answers = b""
         self._socket, theirs = socket.socketpair()
         try:
@@ -75,48 +80,65 @@ class ProcessWriter:
             self._socket.close()
             raise
         self.pid = self._process.pid
-        self._socket.setblocking(False)
         with contextlib.suppress(OSError):  # macOS gives it 8 KB
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET)
         self._loop.add_reader(self._socket, self._on_readable)
         self._patience = self._loop.call_later(START_SECONDS, self._give_up)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that it has not taken yet."""
+        return 0 if self.is_gone else self._given - self._taken
+
     def write(self, parts: Sequence[Part]) -> None:
         """Write `parts`, in order."""
         buffers = pack(parts)
         total = sum(map(len, buffers))
-        self.waiting += total
-        self._buffers.extend([b"".join(buffers)] if total <= TOGETHER else buffers)
-        if not self._is_full:
-            self._send()
-
-    def _send(self) -> None:
-        """Send what the socket takes now, within bounds; the rest follows soon, or when it takes more."""
+        self._given += total
+        with self._lock:
+            self._buffers.extend([b"".join(buffers)] if total <= TOGETHER else buffers)
+            if self._is_fed:
+                return
         try:
-            for _ in range(MOST_CALLS):
-                if self._buffers:
-                    self._send_some()
+            while self._buffers:
+                self._send_some(socket.MSG_DONTWAIT)
         except BlockingIOError:
-            pass
+            self._feed()
         except OSError:
             self._give_up()
-            return
-        if self._buffers and not self._is_full:
-            self._is_full = True
-            self._loop.add_writer(self._socket, self._send)
-        elif self._is_full and not self._buffers:
-            self._is_full = False
-            self._loop.remove_writer(self._socket)
 
-    def _send_some(self) -> None:
+    def _send_some(self, flags: int = 0) -> None:
         """Raises OSError."""
         buffers = self._buffers
-        sent = self._socket.sendmsg(list(islice(buffers, AT_ONCE)))
-        self.waiting -= sent
+        sent = self._socket.sendmsg(list(islice(buffers, AT_ONCE)), [], flags)
+        self._taken += sent
         while buffers and sent >= len(buffers[0]):
             sent -= len(buffers.popleft())
         if sent:
             buffers[0] = memoryview(buffers[0])[sent:]
+
+    def _feed(self) -> None:
+        """Have the feeder send the rest, in large calls that block; the event loop could send only small pieces."""
+        self._is_fed = True
+        self._is_empty.clear()
+        if self._feeder is None:
+            self._feeder = threading.Thread(target=self._run_feeder, name="x402 recorder", daemon=True)
+            try:
+                self._feeder.start()
+            except RuntimeError:  # this user may have no more threads
+                self._give_up()
+                return
+        self._has_food.release()
+
+    def _run_feeder(self) -> None:
+        with contextlib.suppress(OSError, IndexError):  # it is gone, which the event loop hears, too
+            while self._has_food.acquire() and not self.is_gone:
+                while self._is_fed:
+                    self._send_some()
+                    with self._lock:
+                        self._is_fed = bool(self._buffers)
+                self._is_empty.set()
+        self._is_empty.set()
 
     def _on_readable(self) -> None:
         if not self._hear():
@@ -125,7 +147,7 @@ class ProcessWriter:
     def _hear(self) -> bool:
         """Take what the process says: that it is ready, or cannot write. Returns whether it may say more."""
         try:
-            said = self._socket.recv(1 << 16)
+            said = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
@@ -155,16 +177,19 @@ class ProcessWriter:
 
     def _leave(self) -> None:
         """Take no more notice of it."""
-        self.is_gone, self.is_ready, self.waiting = True, False, 0
-        self._buffers.clear()
+        self.is_gone, self.is_ready = True, False
         self._patience.cancel()
         self._loop.remove_reader(self._socket)
-        if self._is_full:
-            self._loop.remove_writer(self._socket)
-        self._socket.close()
         self._process.kill()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # so that the feeder does not wait
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that a disk holds up does not even die
             self._process.wait(0.1)
+        if self._feeder is not None:
+            self._has_food.release()
+            self._feeder.join(0.1)
+        self._buffers.clear()
+        self._socket.close()
 
     def wait_until_ready(self, timeout: float) -> None:
         """Block until it is ready, for at most `timeout` seconds: then it is gone."""
@@ -184,20 +209,16 @@ class ProcessWriter:
         if self.is_gone:
             return True  # who uses it knows what was lost
         deadline = time.monotonic() + timeout
-        try:
-            while self._buffers:
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-                self._send_some()
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:  # too slow, or gone
+        if self._is_fed and not self._is_empty.wait(max(0.0, timeout)):
             self._leave()
             return False
-        self._socket.setblocking(False)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
         while self._listen(deadline):
             pass
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, min(1, deadline - time.monotonic())))
-        has_ended = self._process.poll() == 0
+        has_ended = self._process.poll() == 0 and not self._buffers
         self._leave()
         return has_ended
 
