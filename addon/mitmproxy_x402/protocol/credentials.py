@@ -65,6 +65,8 @@ _SIGN_IN = re.compile(
     re.VERBOSE,
 )
 """Parameters of URLs that sign somebody in, by OAuth (RFC 6749, 7636, 8628), OpenID Connect, SAML, CAS; and any key."""
+_LONGEST_SIGN_IN = 40
+"""Bytes of such a name that are looked at: its last ones."""
 _WORDS = frozenset(("monkey", "turkey", "hotkey", "donkey", "hockey", "whiskey"))
 _SIGNATURE = re.compile(r"(?:.*[-_.])?(?:sig|signature)")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -282,7 +284,7 @@ def is_secret_parameter(piece: bytes) -> bool:
     known = unquote_to_bytes(name.replace(b"+", b" ")).strip()[-_LONGEST_NAME:]  # a plus is a blank
     if not value:
         return is_credential_parameter(piece)
-    if is_secret_name(known) or (len(value) >= _SHORTEST_CODE and _signs_in(known)):
+    if is_secret_name(known) or (len(value) >= _SHORTEST_CODE and _signs_in(known[-_LONGEST_SIGN_IN:])):
         return True
     return is_credential_parameter(piece)
 
