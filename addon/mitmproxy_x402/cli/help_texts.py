@@ -193,8 +193,8 @@ allow with DOLLARS also sends its transaction.
 TEST_HELP = """\
 usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
 
-Runs the project's tests in two processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4, a
-file, ...
+Runs the project's tests in three processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4,
+a file, ...
 
   --thorough         run everything: every fault at every point, more seeds, sequences and examples
   --own              start the tested proxies as ./run.sh does, instead of with mitmdump -s
