@@ -7,6 +7,7 @@ a few bytes, interim responses) would block the event loop, and so every other c
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import weakref
 from collections.abc import Callable
@@ -25,6 +26,9 @@ _WORK = "x402_work"
 """The attribute of a connection that holds the seconds of processor time that its last read took to process."""
 _WAITING = "x402_waiting"
 """The attribute of a connection that has read data which is not processed yet: an event, set once it is."""
+
+MOST_UNREAD = 1 << 20
+"""Most bytes that a client leaves unread of answers to what it sends, before no more is read from it."""
 
 _TRANSPORT = "x402_transport"
 """The attribute of a connection that holds a weak reference to asyncio's transport."""
@@ -94,8 +98,42 @@ def set_waiting(connection: Connection, *, waits: bool) -> None:
             processed.set()
 
 
+async def drain_writers(handler: Any) -> None:
+    """Wait until the peers to whom the data goes that the current task reads have room for more.
+
+    Replaces `ConnectionHandler.drain_writers`, which waits for every peer: where two wait for us to read before they
+    read themselves, as when each sends what it gets, nothing would move any more.
+
+    What a client sends goes to the upstreams, and what they send goes to the client. A peer's own data also makes us
+    write to it: a client is read no further while it leaves MOST_UNREAD of that, and HTTP/2 bounds it for an upstream.
+    """
+    client, task = handler.transports.get(handler.client), asyncio.current_task()
+    if client is None:
+        return
+    if task is not client.handler:
+        async with handler._drain_lock:  # several upstreams may wait for it: https://bugs.python.org/issue29930
+            await _drain(client)
+        return
+    for io in [each for each in handler.transports.values() if each is not client]:
+        await _drain(io)
+    transport = getattr(client.writer, "transport", None)
+    if transport is None or transport.get_write_buffer_size() > MOST_UNREAD:
+        async with handler._drain_lock:
+            await _drain(client)
+
+
+async def _drain(io: Any) -> None:
+    if io.writer is None:
+        return
+    try:
+        await io.writer.drain()
+    except OSError as error:
+        if io.handler is not None:
+            io.handler.cancel(f"Error sending data: {error}")
+
+
 class Fairness:
-    """An addon that installs a `FairReader` on each reverse-proxied connection.
+    """An addon that installs a `FairReader` on each reverse-proxied connection, and `drain_writers`.
 
     `handlers` returns mitmproxy's connection handlers by client id.
     """
@@ -106,18 +144,21 @@ class Fairness:
         self._handlers = handlers
 
     def client_connected(self, client: Client) -> None:
-        """Install the reader on a client's connection."""
-        self._wrap(client, client)
+        """Install the reader on a client's connection, and what its connections wait for."""
+        if self._wrap(client, client):
+            handler = self._handlers()[client.id]
+            handler.drain_writers = functools.partial(drain_writers, handler)
 
     def server_connected(self, data: Any) -> None:
         """Install the reader on an upstream connection."""
         self._wrap(data.client, data.server)
 
-    def _wrap(self, client: Client, connection: Connection) -> None:
+    def _wrap(self, client: Client, connection: Connection) -> bool:
         handler = self._handlers().get(client.id)
         if handler is None or not isinstance(client.proxy_mode, ReverseMode):
-            return
+            return False
         transport = handler.transports.get(connection)
         if transport is not None and isinstance(transport.reader, asyncio.StreamReader):
             vars(connection)[_TRANSPORT] = weakref.ref(transport.writer.transport)
             transport.reader = FairReader(transport.reader, transport.writer, connection)
+        return True

@@ -112,6 +112,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
     (ConnectionHandler, "server_event", ("self", "event")),
+    (ConnectionHandler, "drain_writers", ("self",)),
     (Context, "fork", ("self",)),
     (RequestHeaders, "__init__", ("self", "stream_id", "request", "end_stream")),
     (RequestData, "__init__", ("self", "stream_id", "data")),
@@ -136,6 +137,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
 _OF_STREAM = ("stream_id", "flow", "context", "server_state", "client_state", "debug", "_paused", "_paused_event_queue")
 _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, _OF_STREAM),
+    (ConnectionHandler, ("transports", "client", "_drain_lock", "drain_writers")),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
     (ReceiveBuffer, ("_data",)),
