@@ -51,6 +51,28 @@ def test_tens_of_thousands_of_frames_arrive_in_order(rig: Rig, kind: str) -> Non
     assert "WebSocket ping" not in rig.proxy.log
 
 
+@pytest.mark.parametrize(("size", "count"), [(0, 30_000), (1, 30_000), (700, 3000)])
+def test_a_message_of_many_fragments_arrives_in_fewer(rig: Rig, size: int, count: int) -> None:
+    """Both are the same message (RFC 6455, section 5.4); mitmproxy would send all frames in one go."""
+    length = b"\x7e" + size.to_bytes(2, "big") if size > 125 else bytes((size,))
+    parts = [b"\x02" + length + b"a" * size] + [b"\x00" + length + b"b" * size] * count
+    with upgraded(rig, "websocket", lambda peer: peer.send(b"".join(parts) + b"\x80\x00" + CLOSE)) as client:
+        frames = list(_frames(client.rest()))
+    assert [kind for kind, _ in frames] == [0x02, *[0x00] * (len(frames) - 3), 0x80, 0x88]
+    assert b"".join(data for _, data in frames[:-1]) == b"a" * size + b"b" * count * size
+    assert 100 <= len(frames) < 103 + count * size // (16 << 10)
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Unmasked frames: the first byte, and the data."""
+    while data:
+        first, size, begin = data[0], data[1], 2
+        if size == 126:
+            size, begin = int.from_bytes(data[2:4], "big"), 4
+        yield first, data[begin : begin + size]
+        data = data[begin + size :]
+
+
 @pytest.mark.parametrize("protocol", ["websocket", "other"])
 def test_what_passes_is_not_kept(rig: Rig, protocol: str) -> None:
     message = b"\x82\x7e\xff\xff" + b"a" * 65535

@@ -13,9 +13,11 @@ from ..internals import (
     RequestEndOfMessage,
     ResponseData,
     ResponseEndOfMessage,
+    WebsocketConnection,
     WebsocketLayer,
     commands,
     events,
+    layer,
 )
 from .reader import MOST, set_waiting
 from .turns import LONG, TURNS
@@ -24,6 +26,47 @@ _DATA = (RequestData, ResponseData)
 _READ = (*_DATA, RequestEndOfMessage, ResponseEndOfMessage)
 _LEAST = 64
 """Fewest bytes that are processed at once: some twenty frames."""
+
+
+MOST_FRAGMENTS = 100
+"""Fragments of a message that are kept as they came; further ones are joined until they have `LEAST_JOINED` bytes."""
+LEAST_JOINED = 16 << 10
+
+
+class Fragments(list[bytearray]):
+    """The fragments of a message so far. An intermediary may join them (RFC 6455, section 5.4).
+
+    mitmproxy sends a message's fragments in one go when it is complete: 200,000 empty ones took seconds. The byte
+    arrays, too, are for its sake: it adds to the last fragment with each piece that arrives.
+    """
+
+    def append(self, _: object) -> None:
+        """Begin the next fragment, unless the last one is to be longer."""
+        if len(self) < MOST_FRAGMENTS or len(self[-1]) >= LEAST_JOINED:
+            super().append(bytearray())
+
+
+class _Joining(WebsocketConnection):
+    """mitmproxy's end of a WebSocket, which keeps no more fragments of a message than are worth it."""
+
+    _fragments: Fragments
+
+    @property
+    def frame_buf(self) -> Any:
+        """What mitmproxy adds to, and sets anew after each message."""
+        return self._fragments
+
+    @frame_buf.setter
+    def frame_buf(self, _: Any) -> None:
+        self._fragments = Fragments([bytearray()])
+
+
+def _join_fragments(child: layer.Layer) -> None:
+    """Have both ends of a WebSocket, whose layer has begun, join fragments."""
+    for end in (vars(child).get("client_ws"), vars(child).get("server_ws")):
+        if type(end) is WebsocketConnection:
+            end.__class__ = _Joining
+            end.frame_buf = []
 
 
 class UpgradedInTurns(HttpStream):
@@ -38,6 +81,8 @@ class UpgradedInTurns(HttpStream):
     """When the current turn ends (monotonic clock)."""
     _piece = _LEAST
     """Bytes that are processed at once: twice as many as the last time, or half, depending on how long that took."""
+    _joins = False
+    """Whether the ends of the WebSocket, if it is one, join fragments."""
     _began: float | None = None
     """When the last piece was begun (processor time). A hook may lie between its begin and its end."""
 
@@ -64,6 +109,9 @@ class UpgradedInTurns(HttpStream):
             if self.child_layer._paused is not None:  # mitmproxy would read on while a hook runs
                 self._hold_back(waits=True)
                 return
+            if not self._joins:
+                self._joins = True
+                _join_fragments(self.child_layer)
             if self._began is not None:
                 took, self._began = time.thread_time() - self._began, None
                 self._piece = max(_LEAST, self._piece // 2) if took > LONG / 2 else min(MOST, self._piece * 2)
