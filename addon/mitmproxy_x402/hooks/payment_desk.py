@@ -115,8 +115,7 @@ class PaymentDesk:
         await self.retained.settle(identity)
         await payer.read_whole(self._purchase(flow, payer, identity).purpose)
         self._start(flow, exchange, payer, identity, known=True, foretold=foretold)
-        purchase = self._purchases.get(flow)
-        if isinstance(purchase, Purchase):
+        if isinstance(purchase := self._purchases.get(flow), Purchase):
             await self._wait(exchange, purchase)
 
     def _start(
@@ -239,10 +238,11 @@ class PaymentDesk:
                 _check_way(flow)
                 new = purchase.payment is None and not await self._takes_over(purchase)
                 if new or purchase.ahead:
+                    if exchange.is_cancelled():
+                        return  # what was reserved ahead is released in the error hook
                     await purchase.buy(required, challenge_text)
             elif not exchange.secrets_sent:
-                nothing = challenge.why_none(flow.response)
-                exchange.unpaid = nothing or "it is no challenge"
+                exchange.unpaid = challenge.why_none(flow.response) or "it is no challenge"
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # if the rejection had no new challenge, without a payment: to get one

@@ -46,6 +46,9 @@ class Exchange:
     """Set by the addon: whether the hook `x402_leaving` has to be fired before `about_to_send` is called."""
     secrets_sent: bool = False
     """Set by the stream: whether the last leg had secret headers and was handed to the upstream connection."""
+    is_cancelled: Callable[[], bool] = bool
+    """Set by the stream while the challenge hook runs: whether the client has cancelled or left, and nothing is to be
+    signed any more."""
     unpaid: str = ""
     """Set by the addon: why the 402 that the client gets was not paid."""
     error_answer: bytes | None = None

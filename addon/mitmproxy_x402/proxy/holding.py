@@ -52,6 +52,10 @@ class HoldingStream(ArrivingStream):
     def _send_leg(self) -> Steps:
         raise NotImplementedError
 
+    def is_cancelled(self) -> bool:
+        """Whether the client has cancelled the request, or left."""
+        raise NotImplementedError
+
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back if the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
@@ -109,8 +113,12 @@ class HoldingStream(ArrivingStream):
         assert challenge is not None
         challenge.data.content = bytes(self._held_body)
         self.flow.response = challenge
-        yield X402ChallengeHook(self.flow)
-        if (yield from self.check_killed(True)):
+        self.exchange.is_cancelled = self.is_cancelled
+        try:
+            yield X402ChallengeHook(self.flow)
+        finally:
+            del self.exchange.is_cancelled
+        if (yield from self.check_killed(True)) or self.is_cancelled():
             return
         if not self.exchange.resend and (self.flow.response is challenge or self.flow.response is None):
             yield from self._release_challenge(complete=complete)

@@ -18,11 +18,11 @@ try:
     from aioquic.h3.events import HeadersReceived as H3HeadersReceived
     from h2.connection import H2Connection
     from h2.errors import ErrorCodes
-    from h2.events import UnknownFrameReceived
+    from h2.events import DataReceived, RequestReceived, StreamEnded, TrailersReceived, UnknownFrameReceived
     from h2.exceptions import DenialOfServiceError
     from h11._readers import ChunkedReader, ContentLengthReader
     from h11._receivebuffer import ReceiveBuffer
-    from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame
+    from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
     from mitmproxy import hooks
     from mitmproxy.addonmanager import AddonManager, safecall
     from mitmproxy.connection import Connection, ConnectionState
@@ -79,11 +79,13 @@ __all__ = [
     "ContentLengthReader",
     "Context",
     "DataFrame",
+    "DataReceived",
     "DenialOfServiceError",
     "DropStream",
     "ErrorCodes",
     "Frame",
     "GetHttpConnection",
+    "GoAwayFrame",
     "H2Connection",
     "H3DataReceived",
     "H3ErrorCode",
@@ -110,6 +112,7 @@ __all__ = [
     "RequestEndOfMessage",
     "RequestHeaders",
     "RequestProtocolError",
+    "RequestReceived",
     "RequestTrailers",
     "ResponseData",
     "ResponseEndOfMessage",
@@ -120,6 +123,8 @@ __all__ = [
     "RstStreamFrame",
     "SendHttp",
     "StreamClosed",
+    "StreamEnded",
+    "TrailersReceived",
     "UnknownFrameReceived",
     "WebsocketConnection",
     "WebsocketLayer",

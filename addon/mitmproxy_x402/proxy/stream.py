@@ -36,6 +36,8 @@ from . import header_index
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, X402LeavingHook, shallow_copy
+from .fairness.http2 import Http2Server
+from .fairness.reader import has_left
 from .fairness.upgraded import UpgradedInTurns
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
@@ -46,6 +48,7 @@ from .internals import (
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
+    RequestProtocolError,
     RequestTrailers,
     ResponseData,
     ResponseEndOfMessage,
@@ -297,11 +300,9 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         before = self.context.server
         if not (yield from self.make_server_connection()):
             return
-        if (yield from self.check_killed(True)):  # the client may have left while we connected
-            return
         if self.exchange.waits is not None and self.exchange.waits():
             yield X402LeavingHook(self.flow)
-            if (yield from self.check_killed(True)):
+            if (yield from self._is_over()):
                 return
         request = self.flow.request
         self.exchange.secrets_sent = False
@@ -326,20 +327,37 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             yield SendHttp(event, self.context.server)
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
-        """Take an open connection to the upstream, or connect, and give an HTTP/1.1 connection our class."""
+        """Take an open connection to the upstream, or connect, and give an HTTP/1.1 connection our class.
+
+        Returns whether the request is to be sent: there is a connection, and the client still waits for the answer.
+        """
         self._began = self._began or time.monotonic()
         ready = self._http_layer.ready_connection(self.flow)
         if ready is not None:
             self.context.server = self.flow.server_conn = ready
             self.waits_for = ""
-            return True
+            return not (yield from self._is_over())
         self._wait("connect")
         connected = yield from super().make_server_connection()
         self.waits_for = ""
         if not connected:
             return False
         self._http_layer.repair(self.context.server)
-        return True
+        return not (yield from self._is_over())
+
+    def _is_over(self) -> Generator[commands.Command, Any, bool]:
+        """Whether nothing more is to be sent upstream: the client has cancelled or left, or an addon has ended it."""
+        return (yield from self.check_killed(True)) or self.is_cancelled()
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has cancelled the request, or left, also if the stream has yet to handle that."""
+        for event in self._paused_event_queue:
+            if isinstance(event, RequestProtocolError):
+                return True
+        facing = self._http_layer.connections.get(self.context.client)
+        if isinstance(facing, Http2Server) and facing.is_cancelled(self.stream_id):
+            return True
+        return has_left(self.context.client)
 
     def handle_protocol_error(self, event: Any) -> Steps:
         """Resend a leg that was sent while the upstream was closing the connection.

@@ -165,7 +165,8 @@ def test_an_upstream_that_floods_is_told_to_calm_down(kind: str) -> None:
 def test_a_busy_client_is_no_flood() -> None:
     side = facing_client()
     for n in range(100):
-        side.data(cancelled(2 * n + 1))  # all that can be open at once
+        side.data(headers(2 * n + 1, *REQUEST))
+        side.data(frame.RstStreamFrame(2 * n + 1, error_code=8).serialize())  # all that can be open at once
         side.all_turns()
     stream = 201
     side.data(headers(stream, *REQUEST))
@@ -222,6 +223,28 @@ def test_requests_that_come_in_one_piece_are_taken_one_a_turn_if_they_are_dear(m
         side.all_turns() if n == 49 else _until_a_request(side)
     assert side.requests() == 50
     assert "x402_waiting" not in vars(side.conn)
+
+
+@pytest.mark.parametrize("end", [frame.RstStreamFrame(1, error_code=8), frame.GoAwayFrame(0)])
+@pytest.mark.parametrize("is_split", [False, True])
+def test_what_is_cancelled_in_the_same_data_begins_nothing(end: frame.Frame, is_split: bool) -> None:
+    side = facing_client()
+    pieces = [headers(1, *REQUEST, ends=False), frame.DataFrame(1, b"x" * 100, flags=["END_STREAM"]).serialize()]
+    for data in pieces[:1] if is_split else ():
+        side.data(data)
+    side.data(b"".join(pieces[is_split:]) + end.serialize())
+    side.all_turns()
+    kinds = [type(event) for event in side.received]
+    assert kinds == ([_events.RequestHeaders, _events.RequestProtocolError] if is_split else [])
+
+
+def test_the_end_of_a_connection_is_heard_of_though_nothing_can_be_sent() -> None:
+    side = facing_client()
+    side.data(headers(1, *REQUEST))
+    vars(side.conn)["x402_transport"] = lambda: SimpleNamespace(is_closing=lambda: True)
+    side.conn.state = ConnectionState.CLOSED
+    side.give(events.ConnectionClosed(side.conn))
+    assert isinstance(side.received[-1], _events.RequestProtocolError)
 
 
 def _until_a_request(side: Side) -> None:

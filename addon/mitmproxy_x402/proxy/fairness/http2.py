@@ -16,11 +16,16 @@ from ..internals import (
     BufferedH2Connection,
     Connection,
     DataFrame,
+    DataReceived,
     DenialOfServiceError,
     ErrorCodes,
     Frame,
+    GoAwayFrame,
     HeadersFrame,
+    RequestReceived,
     RstStreamFrame,
+    StreamEnded,
+    TrailersReceived,
     UnknownFrameReceived,
     _http2,
     commands,
@@ -55,8 +60,12 @@ Steps = Generator[commands.Command, Any, None]
 
 
 class CalmConnection(BufferedH2Connection):
-    """mitmproxy's HTTP/2 state, which counts what the peer's frames cost."""
+    """mitmproxy's HTTP/2 state, which counts what the peer's frames cost, and notes cancellations as they are read."""
 
+    cancelled: set[int]
+    """The streams that the peer has reset in the data received last, whose events may not have been handled yet."""
+    is_leaving = False
+    """Whether the peer has sent GOAWAY."""
     _left: float
     _counted: float
     """When the allowance was last filled up by time (monotonic clock)."""
@@ -64,11 +73,21 @@ class CalmConnection(BufferedH2Connection):
     def begin(self) -> None:
         """Start with the whole allowance."""
         self._left, self._counted = ALLOWANCE, time.monotonic()
+        self.cancelled = set()
+
+    def receive_data(self, data: Any) -> Any:
+        """Return the events in `data`, as h2 does; all events of earlier data have been handled."""
+        self.cancelled.clear()
+        return super().receive_data(data)
 
     def _receive_frame(self, frame: Frame) -> Any:
         cost = self._cost(frame)
         if cost:
             self._spend(cost, frame)
+        if isinstance(frame, RstStreamFrame):
+            self.cancelled.add(frame.stream_id)
+        elif isinstance(frame, GoAwayFrame):
+            self.is_leaving = True
         return super()._receive_frame(frame)
 
     def _cost(self, frame: Frame) -> int:
@@ -145,7 +164,8 @@ class InTurns:
     def _process(self, waiting: deque[events.Event]) -> Steps:
         until, began = time.thread_time() + LONG, time.monotonic()
         if self.is_clients and has_left(self.conn):
-            waiting.clear()
+            while waiting and not isinstance(waiting[0], events.ConnectionClosed):  # its streams have to hear of that
+                waiting.popleft()
             self._steps = None
         while waiting or self._steps is not None:
             if self._steps is None:
@@ -196,9 +216,30 @@ class Http2Client(InTurns, _http2.Http2Client):
 
 
 class Http2Server(InTurns, _http2.Http2Server):
-    """mitmproxy's HTTP/2 server, which is closed when its peer floods."""
+    """mitmproxy's HTTP/2 server, which is closed when its peer floods, and loses no cancellation."""
 
     is_clients = True
+    h2_conn: CalmConnection
+
+    def is_cancelled(self, stream_id: int) -> bool:
+        """Whether the client is known to want nothing more on a stream, also if the stream has yet to be told."""
+        return self.h2_conn.is_leaving or stream_id in self.h2_conn.cancelled
+
+    def handle_h2_event(self, event: Any) -> Generator[commands.Command, Any, bool]:
+        """Handle an event of h2's; what came in the same data as its cancellation begins nothing.
+
+        mitmproxy forgets a stream at the end of its request if h2 calls it closed, which it does by then where a reset
+        or GOAWAY follows in the same data. The cancellation then finds no stream, and the request goes on.
+        """
+        if isinstance(event, _ASKING) and self.is_cancelled(event.stream_id):
+            if isinstance(event, DataReceived):
+                self.h2_conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            return False
+        return (yield from super().handle_h2_event(event))
+
+
+_ASKING = (RequestReceived, DataReceived, TrailersReceived, StreamEnded)
+"""What a client's request consists of."""
 
 
 def calm(connection: _http2.Http2Connection) -> None:

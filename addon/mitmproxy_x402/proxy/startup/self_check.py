@@ -97,6 +97,8 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (H2Connection, "send_data", ("self", "stream_id", "data")),
     (H2Connection, "send_headers", ("self", "stream_id", "headers")),
     (H2Connection, "_receive_frame", ("self", "frame")),
+    (H2Connection, "receive_data", ("self", "data")),
+    (H2Connection, "acknowledge_received_data", ("self", "acknowledged_size", "stream_id")),
     (_http1.Http1Server, "send", ("self", "event")),
     (_http1.Http1Server, "read_headers", ("self", "event")),
     (_http1.Http1Server, "read_body", ("self", "event")),
