@@ -209,7 +209,7 @@ def test_more_parameters_in_referers_than_anybody_needs(rig: Rig, separator: str
         assert client.ask(request("POST", "/v1/x", b"{}", *referers[:9])).body == b"ok"
 
 
-@pytest.mark.parametrize("status", ["200 OK", "302 Found"])
+@pytest.mark.parametrize("status", ["200 OK", "302 Found", "402 Payment Required"])
 def test_an_answer_with_more_in_its_head_than_anybody_looks_at_arrives_whole(rig: Rig, status: str) -> None:
     """What is looked at is bounded by the redactor; what is passed on is not."""
     location = b"/v1?" + b"&".join(b"p%d=%d" % (n, n) for n in range(10_000))
@@ -219,10 +219,16 @@ def test_an_answer_with_more_in_its_head_than_anybody_looks_at_arrives_whole(rig
         upstream.read(peer)
         lines = (b"HTTP/1.1 " + status.encode(), b"Location: " + location, *fields, b"Content-Length: 2", b"", b"ok")
         peer.send(b"\r\n".join(lines))
+        last = (b"HTTP/1.1 200 OK", *fields, b"Connection: close", b"Content-Length: 2", b"", b"ok")
+        upstream.read(peer)
+        peer.send(b"\r\n".join(last))
+        assert peer.rest() == b""
 
     rig.script(script)
     with rig.client() as client:
         answer = client.ask(request(body=status.encode()))
+        assert client.ask(request()).get(b"connection") == b"close"
+    assert rig.upstream.connections == 1
     assert (answer.status, answer.body) == (int(status[:3]), b"ok")
     assert answer.get(b"location") == location
     assert all(answer.get(b"x-%d" % n) == b"%d" % n for n in (0, 2_000, 4_999))

@@ -27,6 +27,7 @@ from .internals import (
     events,
     validate_headers,
 )
+from .veil import unveiled
 
 MAX_CHALLENGE = 1 << 20
 """Most bytes of a 402 that are held back; a longer one is passed on, unless its terms are in a header."""
@@ -157,7 +158,7 @@ class HoldingStream(ArrivingStream):
     def _release_challenge(self, *, complete: bool) -> Steps:
         """Pass the 402 on, as HttpStream would have done without us."""
         assert self._held_head is not None
-        head, body = self._held_head, bytes(self._held_body)
+        head, body = unveiled(self._held_head), bytes(self._held_body)  # the real head is the one that is examined
         head.data.content = None
         self._held_body.clear()
         self.server_state = self.state_wait_for_response_headers

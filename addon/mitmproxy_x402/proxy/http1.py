@@ -38,6 +38,7 @@ from .internals import (
     events,
 )
 from .stream import X402Stream
+from .veil import unveiled
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ class ChunksInTurns:
         steps: Steps
         is_over = (request or self.request_done) and (response or self.response_done)
         if not is_over or self.request is None or self.response is None or not stays_open(self.request, self.response):
+            if is_over and self.response is not None:
+                self.response = unveiled(self.response)  # the flow has the same object
             steps = super().mark_done(request=request, response=response)  # type: ignore[misc]
             return steps
         self.request_done = self.response_done = False
