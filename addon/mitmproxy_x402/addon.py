@@ -318,11 +318,11 @@ class X402Addon:
     def _examine(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         if self.payer is None or self._broken:
             message = f"The x402 proxy is not ready: {self._broken}"
-            guard.forget_credentials(flow.request)
+            guard.forget_credentials(flow.request, self._redactor)
             refuse(flow, answers.refusal(503, "x402_not_ready", message), "x402_not_ready")
             return
         if flow.error is not None:  # mitmproxy rejects it as invalid: it is not forwarded, but the flow is kept
-            guard.forget_credentials(flow.request)
+            guard.forget_credentials(flow.request, self._redactor)
             return
         settings, client = self.payer.settings, flow.client_conn
         origin = guard.allowed_page(flow.request, settings)
@@ -330,7 +330,7 @@ class X402Addon:
             exchange.own_headers = cors.opening(origin)
             if cors.is_preflight(flow.request):
                 flow.response = cors.answer_preflight(flow.request, origin)
-                guard.forget_credentials(flow.request)
+                guard.forget_credentials(flow.request, self._redactor)
                 return
         port = client.sockname[1] if client.sockname else 0
         caller = guard.Caller(self._peers.of(client), exchange.client_host, port)
@@ -338,7 +338,7 @@ class X402Addon:
         if denial is not None:
             page = guard.page_of(flow.request)
             told = f"{denial.code}, page {page or 'unnamed'}" if page is not None else denial.code
-            guard.forget_credentials(flow.request)
+            guard.forget_credentials(flow.request, self._redactor)
             say(logging.WARNING, flow, "refused: %s", printable(told))
             refuse(flow, answers.refusal(denial.status, denial.code, denial.message), denial.code)
             return

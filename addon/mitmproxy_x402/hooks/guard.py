@@ -26,6 +26,7 @@ from ..protocol.credentials import (
 )
 from ..proxy import header_index
 from ..quick_init import quick_init
+from ..recording.redact import Redactor
 from ..settings.settings import Settings
 from ..settings.values import is_loopback
 
@@ -257,10 +258,12 @@ def strip_trailers(request: http.Request) -> None:
         _strip_secrets(trailers)
 
 
-def forget_credentials(request: http.Request) -> None:
+def forget_credentials(request: http.Request, redactor: Redactor) -> None:
     """Take every credential and payment off a request that goes nowhere: views, flow files and logs keep it."""
     _strip_secrets(request.headers)
     _filter_query(request, is_credential_parameter)
+    request.headers.fields = redactor.fields(request.headers)
+    request.data.path = redactor.path(request.data.path)
 
 
 def _strip_secrets(fields: http.Headers) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import OrderedDict
 from typing import Any
 
 from mitmproxy import http
+
+from ..proxy.veil import without_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +37,21 @@ def say(level: int, flow: http.HTTPFlow, message: str, *arguments: object) -> No
     logger.log(level, f"x402: {message} (%s)", *arguments, asked, extra={"client": flow.client_conn.peername})
 
 
+def _leave_data_out(record: logging.LogRecord) -> None:
+    """Remove quoted bytes from a line of mitmproxy's, and from a traceback the error's text, which may quote some."""
+    if isinstance(record.msg, str) and not record.args:
+        record.msg = without_bytes(record.msg)
+    if record.exc_info and record.exc_info[0] is not None:
+        frames = "".join(traceback.format_tb(record.exc_info[2]))
+        record.msg = f"{record.getMessage()}\n{frames}{record.exc_info[0].__name__}"
+        record.exc_info, record.args = None, ()
+
+
 class QuietProbes(logging.Filter):
-    """Holds a connection's first line back until there is another about it; if there is none, both ends are dropped."""
+    """Holds a connection's first line back until there is another about it; if there is none, both ends are dropped.
+
+    Also leaves out what mitmproxy quotes of received data.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +70,7 @@ class QuietProbes(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written now (a `logging.Filter`)."""
+        _leave_data_out(record)
         client = getattr(record, "client", None)
         if client is None or record.levelno != logging.INFO:
             return True

@@ -74,12 +74,13 @@ _UNSPEAKABLE = http.Response.make(
     error_body(
         "x402_refused",
         "request_head_invalid",
-        "mitmproxy-x402: the request's target does not begin with a slash or has blanks or control characters in it, "
-        "or its method is no word, so that servers would read another request in it. Nothing was paid.",
+        "mitmproxy-x402: the request's target does not begin with a slash or has blanks, control characters or a "
+        "fragment (#) in it, or its method is no word, so that servers would read another request in it. Nothing was "
+        "paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
-_TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
+_TARGET = re.compile(rb"/[^\x00-\x20\x7f#]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token (RFC 9110, section 5.6.2)."""

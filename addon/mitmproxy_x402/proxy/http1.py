@@ -330,7 +330,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
                 if self._interim > MAX_INTERIM:
                     yield from self._give_up(f"it sent more than {MAX_INTERIM} interim responses")
                     return
-                logger.debug("Dropped an interim response: %s", bytes(head[0]).decode("latin-1"))
+                logger.debug("Dropped an interim response.")  # its reason phrase may repeat what we have sent
         yield from self._read_head(event)
         if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
             yield from self._give_up(f"the head of its answer is longer than {MAX_HEAD} bytes")

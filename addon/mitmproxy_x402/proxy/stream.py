@@ -74,6 +74,7 @@ _RESPONSE_EVENTS = (
 )
 
 
+_ERRORS = (RequestProtocolError, ResponseProtocolError)
 _ANSWERING_EVENTS = (ResponseData, ResponseHeaders, ResponseTrailers, ResponseEndOfMessage)
 _ASKING_EVENTS = (RequestData, RequestHeaders, RequestTrailers, RequestEndOfMessage)
 
@@ -120,6 +121,8 @@ class X402Stream(UpgradedInTurns, HoldingStream):
                 # We have closed the connection, which must not count as the end of an answer without a length.
                 event = ResponseProtocolError(self.stream_id, self.exchange.timed_out, CANCELLED)
             self._take_note(event)
+        if isinstance(event, _ERRORS):  # before anything reads it: mitmproxy's `check_killed` does while it is queued
+            event.message = without_quotes(event.message)
         return event
 
     def handle_event(self, event: events.Event) -> Steps:
@@ -152,8 +155,11 @@ class X402Stream(UpgradedInTurns, HoldingStream):
                 return self._answer_error(command)
         elif isinstance(command, DropStream):
             return (DropStream(self.leg_id), command) if self.leg_id != self.stream_id else None
-        elif isinstance(command, HttpRequestHook):  # before any addon can change it
-            self.exchange.client_body = self.flow.request.data.content or b""
+        elif isinstance(command, commands.StartHook):
+            if self.flow.error is not None:  # an error of mitmproxy's own about a head quotes it
+                self.flow.error.msg = without_quotes(self.flow.error.msg)
+            if isinstance(command, HttpRequestHook):  # before any addon can change it
+                self.exchange.client_body = self.flow.request.data.content or b""
         elif isinstance(command, commands.Log) and command.message.startswith(_IDLE_TALK):
             return ()
         return None

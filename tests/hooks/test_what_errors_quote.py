@@ -1,0 +1,99 @@
+"""What mitmproxy and h11 quote of a message that they cannot read is in no log, flow or recording."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import challenges
+from support.proxy import EVM_KEY, Proxy
+from support.rig import Rig
+from support.wire import Peer, Upstream, request
+
+KEY = b"sk-ant-api03-Zq9xW8e7R6t5Y4u3Zq9xW8e7R6t5Y4u3"
+TOKEN = b"hunter2-client-token-ABCDEFGH"
+GET = b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+CHUNKED = GET + b"Transfer-Encoding: chunked\r\n"
+REQUESTS = {
+    "chunk": CHUNKED + b"\r\n%b\r\n\r\n",
+    "trailer": CHUNKED + b"\r\n0\r\n%b\r\n\r\n",
+    "length": GET + b"Content-Length: %b\r\n\r\n",
+    "coding": GET + b"Transfer-Encoding: %b\r\n\r\n",
+    "line": GET + b"%b\r\n\r\n",
+    "fragment": b"GET /v1/x#token=%b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+}
+HEAD = b"HTTP/1.1 200 OK\r\n"
+ANSWERS = {
+    "interim": b"HTTP/1.1 103 %b\r\n\r\n" + HEAD + b"Content-Length: 2\r\n\r\nok",
+    "status": b"HTTP/1.1 %b OK\r\n\r\n",
+    "length": HEAD + b"Content-Length: %b\r\n\r\n",
+    "coding": HEAD + b"Transfer-Encoding: %b\r\n\r\n",
+    "chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nz%b\r\n\r\n",
+    "trailer": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n%b\r\n\r\n",
+}
+
+
+@pytest.fixture(params=[None, TOKEN.decode()], ids=["open", "with a client token"])
+def rig(request: pytest.FixtureRequest, home: Path) -> Iterator[Rig]:
+    arguments = ("-w", str(home / "flows"), "--set", f"x402_dump={home / 'dump'}", "--set", "flow_detail=1")
+    keys = {"BLOCKRUN_WALLET_KEY": EVM_KEY, **({"X402_CLIENT_TOKEN": request.param} if request.param else {})}
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, *arguments, home=home, keys=keys) as proxy:
+        yield Rig(proxy, upstream, request.param or "")
+
+
+def _kept(rig: Rig) -> bytes:
+    rig.proxy.process.terminate()
+    rig.proxy.wait_for_end()
+    files = [rig.proxy.home / "flows", *(rig.proxy.home / "dump").rglob("flow.json")]
+    names = " ".join(map(str, (rig.proxy.home / "dump").rglob("*")))
+    return b"".join(file.read_bytes() for file in files) + (names + rig.proxy.log).encode()
+
+
+def test_of_requests(rig: Rig) -> None:
+    for raw in REQUESTS.values():
+        for secret in (KEY, TOKEN):
+            with rig.client() as client:
+                client.send(raw % secret)
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    client.sock.settimeout(2)
+                    client.rest()
+    kept = _kept(rig)
+    assert b"left out" in kept
+    assert KEY not in kept
+    assert b"hunter2-client" not in kept or not rig.mode
+
+
+def test_of_answers(rig: Rig) -> None:
+    seen: list[bytes] = []
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while True:
+            got = upstream.read(peer)
+            payment = got.get(b"payment-signature")
+            if payment is None:
+                peer.send(challenges.answer())
+                continue
+            signature = json.loads(base64.b64decode(payment))["payload"]["signature"].encode()
+            seen.extend((payment, signature))
+            for each in (payment, signature):
+                name = got.start.split()[1].rpartition(b"/")[2].decode()
+                peer.send(ANSWERS[name] % each)
+                break
+            return
+
+    rig.script(script)
+    bearer = [f"Authorization: Bearer {rig.mode}"] if rig.mode else []
+    for name in ANSWERS:
+        with rig.client() as client:
+            client.send(request("POST", f"/v1/{name}", name.encode(), *bearer))
+            client.sock.settimeout(5)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                client.rest()
+    kept = _kept(rig)
+    assert len(seen) >= 2 * len(ANSWERS)
+    assert [secret[:60] for secret in seen if secret[:60] in kept] == []
