@@ -76,11 +76,11 @@ class HoldingStream(ArrivingStream):
 
     def check_invalid(self, request: bool) -> Generator[commands.Command, Any, bool]:
         """Reject what mitmproxy rejects, except the head of a paid answer, which is repaired."""
-        if not request and self.exchange.secrets_sent and self.flow.response is not None:
-            why = why_undeliverable(self.flow.response)
+        if not request and self.flow.response is not None:
+            why = why_undeliverable(unveiled(self.flow.response))  # what shows in place of a value says nothing of it
             if not why:
                 return False
-            if self.context.options.validate_inbound_headers:
+            if self.exchange.secrets_sent and self.context.options.validate_inbound_headers:
                 logger.warning("x402: the head of a paid answer was mended: %s", _QUOTED.sub("...", why))
                 mend(self.flow.response)
         return (yield from super().check_invalid(request))

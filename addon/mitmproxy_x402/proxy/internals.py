@@ -12,6 +12,7 @@ from ..errors import SettingsError
 try:
     from aioquic.h3.connection import ErrorCode as H3ErrorCode
     from aioquic.h3.connection import FrameType as H3FrameType
+    from aioquic.h3.connection import H3Connection, H3Stream
     from aioquic.h3.connection import HeadersState as H3HeadersState
     from aioquic.h3.connection import MessageError as H3MessageError
     from aioquic.h3.events import DataReceived as H3DataReceived
@@ -87,12 +88,14 @@ __all__ = [
     "GetHttpConnection",
     "GoAwayFrame",
     "H2Connection",
+    "H3Connection",
     "H3DataReceived",
     "H3ErrorCode",
     "H3FrameType",
     "H3HeadersReceived",
     "H3HeadersState",
     "H3MessageError",
+    "H3Stream",
     "HeadersFrame",
     "HttpClient",
     "HttpCommand",

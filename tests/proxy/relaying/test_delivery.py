@@ -101,6 +101,25 @@ def test_a_paid_answer_that_mitmproxy_cannot_read_gets_through(rig: Rig, head: b
     assert len(rig.upstream.requests) == 2
 
 
+@pytest.mark.parametrize("status", [b"200 OK", b"402 Payment Required"])
+@pytest.mark.parametrize(
+    ("framing", "body"), [(b"Content-Length: 2", b"ok"), (b"Transfer-Encoding: chunked", b"2\r\nok\r\n0\r\n\r\n")]
+)
+def test_an_answer_that_is_framed_behind_a_thousand_headers(
+    rig: Rig, status: bytes, framing: bytes, body: bytes
+) -> None:
+    """Their values are hidden from the flow, and are there for framing all the same."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(b"HTTP/1.1 " + status + b"\r\n" + b"A: b\r\n" * 1100 + framing + b"\r\n\r\n" + body)
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request("GET", "/v1/many", b""))
+    assert (answer.start, answer.body) == (b"HTTP/1.1 " + status, b"ok")
+
+
 @pytest.mark.parametrize(("head", "body"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_challenge_that_mitmproxy_cannot_read_is_not_paid(rig: Rig, head: bytes, body: bytes) -> None:
     test_a_challenge_with_an_ambiguous_head_is_not_paid(rig, head, body)
