@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mitmproxy_x402.proxy.veil import without_quotes
 from support import challenges
 from support.proxy import EVM_KEY, Proxy
 from support.rig import Rig
@@ -36,6 +37,37 @@ ANSWERS = {
     "chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nz%b\r\n\r\n",
     "trailer": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n%b\r\n\r\n",
 }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "illegal chunk header: bytearray(b'{}')",
+        "Invalid HTTP/1 header name: '{}'",
+        "Server QUIC handshake failed. {}",
+        "HTTP/1 protocol error: no colon in {} (5)",
+    ],
+)
+@pytest.mark.parametrize("secret", [KEY.decode(), "0x" + "1b" * 65, base64.b64encode(b"{}" * 30).decode()])
+def test_a_secret_is_taken_out_wherever_it_is_quoted(text: str, secret: str) -> None:
+    said = without_quotes(text.format(secret))
+    assert secret[3:20] not in said
+    assert said.startswith(text[:12])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FINAL_SIZE_ERROR",
+        "stream closed by the upstream (H3_GENERAL_PROTOCOL_ERROR)",
+        "no answer within 3 s (option x402_first_byte_timeout)",
+        "[Errno 111] Connect call failed ('127.0.0.1', 65535)",
+        "certificate verify failed: unable to get local issuer certificate (_ssl.c:1010)",
+        "mitmproxy failed on it: KeyError in ServerQuicLayer",
+    ],
+)
+def test_the_rest_of_an_error_stays(text: str) -> None:
+    assert without_quotes(text) == text
 
 
 @pytest.fixture(params=[None, TOKEN.decode()], ids=["open", "with a client token"])

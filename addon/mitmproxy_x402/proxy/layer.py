@@ -35,7 +35,7 @@ from .internals import (
 from .repairs import http3
 from .repairs.failures import disconnect
 from .stream import X402Stream
-from .veil import without_bytes
+from .veil import without_quotes
 
 _tasks: set[asyncio.Task[None]] = set()
 """Those that run: the event loop itself keeps weak references only."""
@@ -155,7 +155,7 @@ class X402Layer(FlatHttpLayer):
                 if isinstance(hook, X402LeavingHook) and self._is_finished_apart(hook):
                     continue
                 if isinstance(command, commands.Log):
-                    command.message = without_bytes(command.message)
+                    command.message = without_quotes(command.message)
                 yield command
         if held is not None:
             yield held

@@ -60,6 +60,8 @@ def veil_reason(response: http.Response, shown: Callable[[bytes], bytes]) -> Non
 
 _BYTES = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
 _LONG_TEXT = re.compile(r"""'[^']{24,}'|"[^"]{24,}\"""")
+_LONG_WORD = re.compile(r"[A-Za-z0-9+/=_-]{32,}")
+"""Matches signatures, payments and most keys. No host's label, error name or code is as long."""
 _LEFT_OUT = "(left out, for it may hold a secret)"
 
 
@@ -69,8 +71,11 @@ def without_bytes(message: str) -> str:
 
 
 def without_quotes(message: str) -> str:
-    """Remove quoted bytes and quoted texts of 24 or more characters from an error about a message."""
-    return _LONG_TEXT.sub(_LEFT_OUT, without_bytes(message))
+    """Remove quoted bytes, quoted texts of 24 or more characters, and words of 32 or more, from an error about a peer.
+
+    A peer of QUIC closes with a text of its own, which is not quoted.
+    """
+    return _LONG_WORD.sub(_LEFT_OUT, _LONG_TEXT.sub(_LEFT_OUT, without_bytes(message)))
 
 
 def unveiled(message: Message) -> Message:
