@@ -26,12 +26,14 @@ from .internals import (
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
+    RequestTrailers,
     ResponseProtocolError,
     SendHttp,
     _events,
     commands,
     events,
 )
+from .repairs.plain_fields import are_trailers_plain, is_plain
 
 MAX_DISCARDED = 8 << 20
 """Bytes of a body that are read and discarded after the answer; a client that sends more is cut off.
@@ -75,8 +77,8 @@ _UNSPEAKABLE = http.Response.make(
         "x402_refused",
         "request_head_invalid",
         "mitmproxy-x402: the request's target does not begin with a slash or has blanks, control characters or a "
-        "fragment (#) in it, or its method is no word, so that servers would read another request in it. Nothing was "
-        "paid.",
+        "fragment (#) in it, its method is no word, or a header or trailer has a line break or NUL in it, so that "
+        "servers would read another request in it. Nothing was paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
@@ -118,7 +120,7 @@ class ArrivingStream(HttpStream):
         assert isinstance(event, RequestHeaders)
         head = event.request.headers
         answer = None
-        if not _is_plain(event.request):
+        if not _is_plain(event.request) or not is_plain(head.fields, event.request.data.authority):
             answer = _UNSPEAKABLE.copy()
         elif len(head.fields) > MAX_FIELDS or _parameters(event.request) > MAX_FIELDS:
             answer = _TOO_MANY.copy()
@@ -167,7 +169,16 @@ class ArrivingStream(HttpStream):
                 self.flow.response = answer
                 yield from self._answer_early()
                 return
+        if isinstance(event, RequestTrailers) and not are_trailers_plain(event.trailers):
+            self.flow.response = _UNSPEAKABLE.copy()
+            yield from self._answer_early()
+            return
         yield from super().state_consume_request_body(event)
+
+    def state_stream_request_body(self, event: events.Event) -> Steps:
+        """Pass on what a script streams; trailers that are not plain are dropped, for the head has left."""
+        if not isinstance(event, RequestTrailers) or are_trailers_plain(event.trailers):
+            yield from super().state_stream_request_body(event)
 
     def _answer_unseen(self) -> Steps:
         """Send the flow's response without calling any hook."""

@@ -28,6 +28,7 @@ from .internals import (
     validate_headers,
 )
 from .veil import unveiled
+from .repairs.plain_fields import make_plain
 
 MAX_CHALLENGE = 1 << 20
 """Most bytes of a 402 that are held back; a longer one is passed on, unless its terms are in a header."""
@@ -60,6 +61,7 @@ class HoldingStream(ArrivingStream):
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back if the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
+        make_plain(event.response)
         if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
             self._can_resend() and self._is_deliverable(event.response)
         ):
@@ -84,6 +86,12 @@ class HoldingStream(ArrivingStream):
                 logger.warning("x402: the head of a paid answer was mended: %s", _QUOTED.sub("...", why))
                 mend(self.flow.response)
         return (yield from super().check_invalid(request))
+
+    def send_response(self, already_streamed: bool = False) -> Steps:
+        """Finish the response as mitmproxy does, with plain trailers."""
+        if self.flow.response is not None and self.flow.response.trailers:
+            make_plain(self.flow.response)
+        yield from super().send_response(already_streamed)
 
     def _can_resend(self) -> bool:
         return (

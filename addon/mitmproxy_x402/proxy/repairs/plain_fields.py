@@ -1,0 +1,48 @@
+"""Keeps line breaks and NUL out of heads and trailers (RFC 9110, section 5.5).
+
+HTTP/2 and HTTP/3 carry each name and value by its length, so that anything may stand in it, and not every h2 and
+aioquic looks. In the head of an HTTP/1.1 message a line break ends a field, and an empty line the head: what follows
+would be another header, or another request, beside which a payment may stand. HTTP/1.1 itself has folded lines, and
+programs that take a CR alone for a line break.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from mitmproxy import http
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+_BREAK = re.compile(rb"[\0\r\n]")
+_FOLD = re.compile(rb"(?:\r?\n[ \t]+|[\0\r\n])")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
+"""A token (RFC 9110, section 5.6.2)."""
+
+
+def is_plain(fields: Fields, *others: bytes) -> bool:
+    """Whether no name and no value of `fields`, nor one of `others`, has a line break or NUL in it."""
+    return _BREAK.search(b"".join((*itertools.chain.from_iterable(fields), *others))) is None
+
+
+def made_plain(fields: Fields) -> Fields:
+    """`fields` with a blank for each line break and NUL in a value, and without those whose name has one."""
+    if is_plain(fields):
+        return fields
+    return tuple((name, _FOLD.sub(b" ", value)) for name, value in fields if _BREAK.search(name) is None)
+
+
+def make_plain(response: http.Response) -> None:
+    """Make the head and the trailers of an upstream's `response` plain; names of trailers that are no tokens go."""
+    head = response.data
+    if not is_plain(head.headers.fields, head.reason):
+        head.headers.fields, head.reason = made_plain(head.headers.fields), _FOLD.sub(b" ", head.reason)
+    if response.trailers:
+        named = tuple(field for field in response.trailers.fields if _NAME.fullmatch(field[0]))
+        response.trailers.fields = made_plain(named)
+
+
+def are_trailers_plain(trailers: http.Headers) -> bool:
+    """Whether the trailers of a request can be passed on as they are."""
+    return is_plain(trailers.fields) and all(_NAME.fullmatch(name) for name, _ in trailers.fields)
