@@ -23,9 +23,9 @@ from ..payment.reasons.receipts import contradictions
 from ..payment.reasons.rejections import says_nothing
 from ..payment.signing.payment import Payment
 from ..protocol.headers import read_settlement
-from ..proxy import header_index
 from ..proxy.body_observers import tap
 from ..proxy.exchange import Exchange, upstream_of
+from ..proxy.heads import header_index
 from ..settings.values import is_loopback
 from ..views import flow_metadata
 from .log_lines import printable, say

@@ -24,7 +24,7 @@ from ..protocol.credentials import (
     is_payment,
     without_parameters,
 )
-from ..proxy import header_index
+from ..proxy.heads import header_index
 from ..quick_init import quick_init
 from ..recording.redact import Redactor
 from ..settings.settings import Settings

@@ -30,8 +30,8 @@ from ..payment.purchase import Purchase
 from ..payment.reasons.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
 from ..payment.retained.store import Retained, RetainedPayments
-from ..proxy import header_index
 from ..proxy.exchange import Exchange, exchange_of, origin_of, upstream_of
+from ..proxy.heads import header_index
 from ..proxy.startup import authorities
 from ..settings.settings import Settings
 from ..settings.values import is_loopback

@@ -15,8 +15,9 @@ from mitmproxy import http
 from mitmproxy.net.http.http1 import expected_http_body_size
 
 from ..errors import error_body
-from . import header_index
 from .exchange import EXCHANGE, Exchange, shallow_copy
+from .heads import header_index
+from .heads.plain_fields import are_trailers_plain, is_plain
 from .internals import (
     DropStream,
     HttpRequestHeadersHook,
@@ -33,7 +34,6 @@ from .internals import (
     commands,
     events,
 )
-from .repairs.plain_fields import are_trailers_plain, is_plain
 
 MAX_DISCARDED = 8 << 20
 """Bytes of a body that are read and discarded after the answer; a client that sends more is cut off.

@@ -17,6 +17,7 @@ from mitmproxy import http
 from ..protocol.payment_required import challenge_header
 from .arrival import ArrivingStream, Steps
 from .exchange import X402ChallengeHook, X402PageEndHook
+from .heads.plain_fields import make_plain, may_hold_breaks
 from .internals import (
     HttpResponseHeadersHook,
     ResponseData,
@@ -28,7 +29,6 @@ from .internals import (
     validate_headers,
 )
 from .veil import unveiled
-from .repairs.plain_fields import make_plain
 
 MAX_CHALLENGE = 1 << 20
 """Most bytes of a 402 that are held back; a longer one is passed on, unless its terms are in a header."""
@@ -61,7 +61,8 @@ class HoldingStream(ArrivingStream):
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back if the addon may pay it."""
         assert isinstance(event, ResponseHeaders)
-        make_plain(event.response)
+        if may_hold_breaks(self.flow.request, event.response):
+            make_plain(event.response)
         if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (
             self._can_resend() and self._is_deliverable(event.response)
         ):

@@ -12,11 +12,11 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 
 from ..errors import error_body
-from . import header_index
 from .arrival import Steps, nothing
 from .fairness.chunks import MAX_JOINED, Chunks, UpTo
 from .fairness.reader import set_waiting
 from .fairness.turns import LONG, TURNS
+from .heads import header_index
 from .holding import HEAD_END, make_readable
 from .internals import (
     ChunkedReader,

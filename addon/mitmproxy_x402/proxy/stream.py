@@ -32,13 +32,13 @@ from mitmproxy.connection import Connection
 
 from ..errors import error_body
 from ..settings.timeouts import Timeouts
-from . import header_index
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, X402LeavingHook, shallow_copy
 from .fairness.http2 import Http2Server
 from .fairness.reader import has_left
 from .fairness.upgraded import UpgradedInTurns
+from .heads import header_index
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,

@@ -24,8 +24,9 @@ from mitmproxy.options import Options
 from mitmproxy.optmanager import OptManager
 from mitmproxy.test import tflow
 
-from mitmproxy_x402.proxy import dispatch, header_index
+from mitmproxy_x402.proxy import dispatch
 from mitmproxy_x402.proxy.exchange import shallow_copy
+from mitmproxy_x402.proxy.heads import header_index
 from mitmproxy_x402.proxy.startup import fast_path
 from mitmproxy_x402.proxy.startup.fast_path import PATCHES
 from support.patience import eventually

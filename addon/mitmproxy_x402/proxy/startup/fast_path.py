@@ -18,7 +18,8 @@ from typing import Any
 
 from mitmproxy import optmanager
 
-from .. import dispatch, header_index
+from .. import dispatch
+from ..heads import header_index
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from mitmproxy import http
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _BREAK = re.compile(rb"[\0\r\n]")
-_FOLD = re.compile(rb"(?:\r?\n[ \t]+|[\0\r\n])")
+_FOLD = re.compile(rb"\r?\n[ \t]*|[\0\r]")
+_BINARY = (b"HTTP/2", b"HTTP/3")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
 """A token (RFC 9110, section 5.6.2)."""
 
@@ -31,6 +32,11 @@ def made_plain(fields: Fields) -> Fields:
     if is_plain(fields):
         return fields
     return tuple((name, _FOLD.sub(b" ", value)) for name, value in fields if _BREAK.search(name) is None)
+
+
+def may_hold_breaks(request: http.Request, response: http.Response) -> bool:
+    """Whether a line break in `response` would be read differently by the client; HTTP/1.1 is left as it came."""
+    return response.data.http_version.startswith(_BINARY) or request.data.http_version.startswith(_BINARY)
 
 
 def make_plain(response: http.Response) -> None:

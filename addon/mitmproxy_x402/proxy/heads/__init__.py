@@ -1,0 +1,1 @@
+"""Header fields: where each is, and what may stand in them."""
