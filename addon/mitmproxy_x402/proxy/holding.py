@@ -7,6 +7,7 @@ has its ambiguous headers removed instead, so that the client gets what it bough
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Generator
@@ -17,9 +18,13 @@ from mitmproxy import http
 from ..protocol.payment_required import challenge_header
 from .arrival import ArrivingStream, Steps
 from .exchange import X402ChallengeHook, X402PageEndHook
+from .fairness.http2 import Http2Server
+from .fairness.reader import has_left
 from .heads.plain_fields import make_plain, may_hold_breaks
 from .internals import (
+    HttpLayer,
     HttpResponseHeadersHook,
+    RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
@@ -55,8 +60,19 @@ class HoldingStream(ArrivingStream):
         raise NotImplementedError
 
     def is_cancelled(self) -> bool:
-        """Whether the client has cancelled the request, or left."""
-        raise NotImplementedError
+        """Whether the client has cancelled the request, or left, also if the stream has yet to handle that."""
+        for event in self._paused_event_queue:
+            if isinstance(event, RequestProtocolError):
+                return True
+        facing = self._http_layer.connections.get(self.context.client)
+        if isinstance(facing, Http2Server) and facing.is_cancelled(self.stream_id):
+            return True
+        return has_left(self.context.client)
+
+    @functools.cached_property
+    def _http_layer(self) -> Any:
+        """The `X402Layer` that this stream belongs to."""
+        return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
 
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back if the addon may pay it."""

@@ -35,15 +35,12 @@ from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
 from .exchange import Exchange, X402LeavingHook, shallow_copy
-from .fairness.http2 import Http2Server
-from .fairness.reader import has_left
 from .fairness.upgraded import UpgradedInTurns
 from .heads import header_index
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,
     HttpEvent,
-    HttpLayer,
     HttpRequestHook,
     RequestData,
     RequestEndOfMessage,
@@ -355,16 +352,6 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         """Whether nothing more is to be sent upstream: the client has cancelled or left, or an addon has ended it."""
         return (yield from self.check_killed(True)) or self.is_cancelled()
 
-    def is_cancelled(self) -> bool:
-        """Whether the client has cancelled the request, or left, also if the stream has yet to handle that."""
-        for event in self._paused_event_queue:
-            if isinstance(event, RequestProtocolError):
-                return True
-        facing = self._http_layer.connections.get(self.context.client)
-        if isinstance(facing, Http2Server) and facing.is_cancelled(self.stream_id):
-            return True
-        return has_left(self.context.client)
-
     def handle_protocol_error(self, event: Any) -> Steps:
         """Resend a leg that was sent while the upstream was closing the connection.
 
@@ -402,11 +389,6 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
             self.flow.response.trailers = None
         yield from super().send_response(already_streamed)
-
-    @functools.cached_property
-    def _http_layer(self) -> Any:
-        """The `X402Layer` that this stream belongs to."""
-        return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
 
 
 def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:
