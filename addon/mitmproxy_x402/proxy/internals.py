@@ -17,10 +17,12 @@ try:
     from aioquic.h3.connection import MessageError as H3MessageError
     from aioquic.h3.events import DataReceived as H3DataReceived
     from aioquic.h3.events import HeadersReceived as H3HeadersReceived
+    from h2.connection import ConnectionState as H2States
     from h2.connection import H2Connection
     from h2.errors import ErrorCodes
     from h2.events import DataReceived, RequestReceived, StreamEnded, TrailersReceived, UnknownFrameReceived
-    from h2.exceptions import DenialOfServiceError
+    from h2.exceptions import DenialOfServiceError, ProtocolError
+    from h2.frame_buffer import FrameBuffer
     from h11._readers import ChunkedReader, ContentLengthReader
     from h11._receivebuffer import ReceiveBuffer
     from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
@@ -85,9 +87,11 @@ __all__ = [
     "DropStream",
     "ErrorCodes",
     "Frame",
+    "FrameBuffer",
     "GetHttpConnection",
     "GoAwayFrame",
     "H2Connection",
+    "H2States",
     "H3Connection",
     "H3DataReceived",
     "H3ErrorCode",
@@ -106,6 +110,7 @@ __all__ = [
     "HttpResponseHeadersHook",
     "HttpStream",
     "LayeredH3Connection",
+    "ProtocolError",
     "QuicConnectionClosed",
     "QuicStreamStopSending",
     "ReceiveBuffer",

@@ -190,6 +190,62 @@ def test_an_upstream_that_streams_bytes_is_no_flood() -> None:
     assert len(side.received) == 1 + 5 * ALLOWANCE
 
 
+def answered(side: Side) -> bytes:
+    """What of the answer's body has been passed on."""
+    return b"".join(event.data for event in side.received if isinstance(event, _events.ResponseData))
+
+
+def test_short_frames_in_a_row_are_passed_on_together() -> None:
+    side = facing_upstream()
+    frames = [frame.DataFrame(1, b"%07d" % number) for number in range(2000)]
+    frames[-1].flags.add("END_STREAM")
+    side.data(headers(1, (":status", "200"), ends=False) + b"".join(each.serialize() for each in frames))
+    side.all_turns()
+    assert answered(side) == b"".join(each.data for each in frames)
+    assert isinstance(side.received[-1], _events.ResponseEndOfMessage)
+    assert len(side.received) < 200
+
+
+def test_frames_of_two_streams_stay_apart() -> None:
+    side = facing_upstream()
+    side.give(_events.RequestHeaders(3, http.Request.make("GET", "https://127.0.0.1/v1/x"), end_stream=True))
+    begun = headers(1, (":status", "200"), ends=False) + headers(3, (":status", "200"), ends=False)
+    pieces = b"".join(frame.DataFrame(stream, bytes((65 + stream,))).serialize() for stream in (1, 1, 3, 3, 3, 1))
+    side.data(begun + pieces)
+    side.all_turns()
+    got = [(event.stream_id, event.data) for event in side.received if isinstance(event, _events.ResponseData)]
+    assert got == [(1, b"BB"), (3, b"DDD"), (1, b"B")]
+
+
+OVERLONG = {
+    "a frame": b"\2\0\1\0\0\0\0\0\1only its beginning",
+    "a page of HTTP/1.1": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", OVERLONG)
+def test_an_upstream_that_begins_a_frame_longer_than_allowed_is_not_waited_for(what: str) -> None:
+    side = facing_upstream()
+    side.data(headers(1, (":status", "200"), ends=False) + frame.DataFrame(1, b"part").serialize() + OVERLONG[what])
+    side.all_turns()
+    assert side.closed
+    assert answered(side) == b"part"
+    assert isinstance(side.received[-1], _events.ResponseProtocolError)
+
+
+def test_a_client_that_begins_a_frame_longer_than_allowed_is_closed() -> None:
+    side = facing_client()
+    side.data(OVERLONG["a frame"])
+    assert side.closed
+
+
+def test_a_frame_as_long_as_allowed_is_waited_for() -> None:
+    side = facing_upstream()
+    side.data(headers(1, (":status", "200"), ends=False) + b"\2\0\0\0\0\0\0\0\1only its beginning")
+    side.all_turns()
+    assert not side.closed
+
+
 def test_what_is_used_up_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(http2, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=time.thread_time))

@@ -21,7 +21,9 @@ from ..internals import (
     ErrorCodes,
     Frame,
     GoAwayFrame,
+    H2States,
     HeadersFrame,
+    ProtocolError,
     RequestReceived,
     RstStreamFrame,
     StreamEnded,
@@ -51,6 +53,9 @@ A hundred streams can be open at once, all of which a client may cancel.
 TINY = 32
 """Bytes below which a client's DATA counts as moving nothing forward. An upstream's events may be as short as that."""
 
+_FRAME_HEAD = 9
+"""Bytes of a frame's head, which begins with the length of the rest (RFC 9113, section 4.1)."""
+
 FIRST_SLICE = 256
 LEAST_SLICE = 64
 MOST_SLICE = 16 << 10
@@ -75,10 +80,36 @@ class CalmConnection(BufferedH2Connection):
         self._left, self._counted = ALLOWANCE, time.monotonic()
         self.cancelled = set()
 
-    def receive_data(self, data: Any) -> Any:
-        """Return the events in `data`, as h2 does; all events of earlier data have been handled."""
+    def receive_data(self, data: Any) -> list[Any]:
+        """The events in `data`; all events of earlier data have been handled.
+
+        DATA of one stream in a row is one event: each takes as long as a large one.
+        """
         self.cancelled.clear()
-        return super().receive_data(data)
+        events: list[Any] = []
+        for event in super().receive_data(data):
+            last = events[-1] if events else None
+            if type(event) is DataReceived is type(last) and event.stream_id == last.stream_id:
+                last.data += event.data  # a slice at most
+                last.flow_controlled_length += event.flow_controlled_length
+                last.stream_ended = event.stream_ended
+            else:
+                events.append(event)
+        return events + self._overlong()
+
+    def _overlong(self) -> list[ProtocolError]:
+        """The error of a frame that has begun and is longer than allowed: h2 would wait for the whole of it.
+
+        What is no HTTP/2 at all, such as an error page of HTTP/1.1, looks like a frame of megabytes.
+        """
+        buffer: Any = self.incoming_buffer
+        left = buffer._data if hasattr(buffer, "_data") else buffer.data
+        if len(left) >= _FRAME_HEAD and self.state_machine.state is not H2States.CLOSED:
+            try:
+                buffer._validate_frame_length(int.from_bytes(left[:3], "big"))
+            except ProtocolError as error:
+                return [error]
+        return []
 
     def _receive_frame(self, frame: Frame) -> Any:
         cost = self._cost(frame)
