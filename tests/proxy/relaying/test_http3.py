@@ -97,6 +97,15 @@ class Seller(Http3):
     def cut(self, stream: int, data: bytes) -> None:
         self._quic.send_stream_data(stream, data, True)
 
+    def endless(self, stream: int | None, kind: int) -> None:
+        """A frame that says it is very long, and the first of its bytes."""
+        assert stream is not None
+        self._quic.send_stream_data(stream, encode_uint_var(kind) + encode_uint_var(1 << 30) + b"x" * 300_000)
+
+    def control(self) -> int | None:
+        assert self.h3 is not None
+        return self.h3._local_control_stream_id
+
     def close_with(self, _: int) -> None:
         self._quic.close(error_code=0x102, reason_phrase="S3CRET")
 
@@ -120,6 +129,9 @@ ANSWERS: dict[str, Callable[[Seller, int], None]] = {
     "lost-two-trailers": lambda it, stream: it.frames(
         stream, (HEADERS, b"200"), (DATA, b"goods"), (HEADERS, b""), (HEADERS, b"")
     ),
+    "lost-endless-head": lambda it, stream: it.endless(stream, HEADERS),
+    "lost-endless-control-frame": lambda it, _: it.endless(it.control(), UNKNOWN),
+    "lost-pushed": lambda it, stream: it.frame(stream, 5, b"\0\0\0"),
     "lost-closed": lambda it, stream: it.close_with(stream),
 }
 """How paid requests are answered, by path: whether the goods are delivered, or the client gets an error at once."""

@@ -85,6 +85,13 @@ class H3Connection(LayeredH3Connection):
         except H3MessageError as error:
             return self._give_up(stream, f"its answer is malformed: {without_quotes(error.reason_phrase)}")
 
+    def _receive_stream_data_uni(self, stream: Any, data: bytes, stream_ended: bool) -> list[Any]:
+        found: list[Any] = super()._receive_stream_data_uni(stream, data, stream_ended)
+        if len(stream.buffer) > MAX_FRAME:
+            why = f"a frame on a stream for control is longer than {MAX_FRAME} bytes"
+            self.close_connection(H3ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase=why)
+        return found
+
     def _ended(self, stream: Any, found: list[Any]) -> list[Any]:
         """`found`, followed by what the end of `stream` means if aioquic has not said so."""
         if stream.stream_id in self._closed_streams:

@@ -115,6 +115,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (LayeredH3Connection, "_check_content_length", ("self", "stream")),
     (LayeredH3Connection, "_get_or_create_stream", ("self", "stream_id")),
     (LayeredH3Connection, "_receive_request_or_push_data", ("self", "stream", "data", "stream_ended")),
+    (LayeredH3Connection, "_receive_stream_data_uni", ("self", "stream", "data", "stream_ended")),
     (
         H3Connection,
         "_handle_request_or_push_frame",
