@@ -57,7 +57,7 @@ JUNK = {
 }
 CLIENTS = {
     **JUNK,
-    "a byte of data": lambda _: frame.DataFrame(1, b"x").serialize(),
+    "data of a closed stream": lambda _: frame.DataFrame(3, b"x").serialize(),
     "rapid reset": lambda n: cancelled(2 * n + 3),
 }
 UPSTREAMS = {**JUNK, "interim": lambda _: headers(1, (":status", "103"), ends=False)}
@@ -140,8 +140,10 @@ def facing_upstream() -> Side:
 def test_a_client_that_floods_is_told_to_calm_down(kind: str) -> None:
     side = facing_client()
     side.data(headers(1, *REQUEST, ends=False))
+    side.data(headers(3, *REQUEST))
+    side.data(frame.RstStreamFrame(3, error_code=8).serialize())
     for n in range(2 * ALLOWANCE):
-        side.data(CLIENTS[kind](n))
+        side.data(CLIENTS[kind](n + 1))
         side.all_turns()
     assert side.closed
     assert set(side.goaways()) == {h2.errors.ErrorCodes.ENHANCE_YOUR_CALM}
@@ -244,6 +246,18 @@ def test_a_frame_as_long_as_allowed_is_waited_for() -> None:
     side.data(headers(1, (":status", "200"), ends=False) + b"\2\0\0\0\0\0\0\0\1only its beginning")
     side.all_turns()
     assert not side.closed
+
+
+def test_a_client_that_uploads_bytes_is_no_flood() -> None:
+    side = facing_client()
+    side.data(headers(1, *REQUEST, ends=False))
+    for _ in range(5 * ALLOWANCE):
+        side.data(frame.DataFrame(1, b"x").serialize())
+        side.all_turns()
+    side.data(frame.DataFrame(1, b"", flags=["END_STREAM"]).serialize())
+    assert not side.closed
+    assert b"".join(e.data for e in side.received if isinstance(e, _events.RequestData)) == b"x" * 5 * ALLOWANCE
+    assert isinstance(side.received[-1], _events.RequestEndOfMessage)
 
 
 def test_what_is_used_up_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,6 @@ RESET = 8
 
 A hundred streams can be open at once, all of which a client may cancel.
 """
-TINY = 32
-"""Bytes below which a client's DATA counts as moving nothing forward. An upstream's events may be as short as that."""
-
 _FRAME_HEAD = 9
 """Bytes of a frame's head, which begins with the length of the rest (RFC 9113, section 4.1)."""
 
@@ -123,8 +120,9 @@ class CalmConnection(BufferedH2Connection):
 
     def _cost(self, frame: Frame) -> int:
         if isinstance(frame, DataFrame):
-            moves = len(frame.data) >= (1 if self.config.client_side else TINY) or "END_STREAM" in frame.flags
-            return 0 if moves else 1
+            stream = self.streams.get(frame.stream_id)
+            moves = bool(frame.data) and stream is not None and stream.open
+            return 0 if moves or "END_STREAM" in frame.flags else 1
         if isinstance(frame, HeadersFrame):
             return 1
         return RESET if isinstance(frame, RstStreamFrame) else 1 + frame.body_len // 256
@@ -158,6 +156,8 @@ class CalmConnection(BufferedH2Connection):
 
 class InTurns:
     """Mixin for mitmproxy's HTTP/2 connections: processes data in slices, between which other connections have a turn.
+
+    So bodies in frames of a byte, which are no flood, hold nobody up.
 
     h2 reassembles frames, so the slices need not end at frame boundaries.
 
