@@ -61,7 +61,7 @@ class FlatHttpLayer(HttpLayer):
         """Have `flattened` give `event` to `child`. mitmproxy does `yield from` what this returns."""
         return (_ToChild(child, event),)
 
-    def flattened(self, steps: Iterator[commands.Command]) -> Steps:  # noqa: PLR0912, PLR0915  # every call in the loop costs
+    def flattened(self, steps: Iterator[commands.Command]) -> Steps:  # noqa: PLR0912  # every call in the loop costs
         """Run `steps` of this layer, and those of its children that they lead to. Yields what is for others.
 
         Does with each command of a child what mitmproxy's `event_to_child` does.
@@ -114,9 +114,8 @@ class FlatHttpLayer(HttpLayer):
                 else:
                     steps, begun, reply = _begin(child, command.event)
             except Exception as error:  # whatever a layer raises ends only what depends on it
-                if child is None:
-                    raise
-                steps, begun, reply, child = failures.end(self, child, error), _BY_EVENT, None, None
+                steps, begun, reply = failures.end(self, child or self, error), _BY_EVENT, None
+                child = None
 
     def after_hook(self, hook: commands.StartHook) -> Iterator[commands.Command]:
         """The steps for `flattened` that follow when a hook of a child's is over, which was called at once."""

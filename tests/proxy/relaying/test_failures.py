@@ -17,6 +17,7 @@ from support.wire import Peer, Script, Upstream, request
 
 FAULTY = """
 from mitmproxy_x402.proxy.http1 import Http1Client, Http1Server
+from mitmproxy_x402.proxy.layer import X402Layer
 from mitmproxy_x402.proxy.stream import X402Stream
 
 def fails(owner, name, word, bytes_of):
@@ -26,6 +27,13 @@ def fails(owner, name, word, bytes_of):
             raise KeyError("S3" + "CRET")
         yield from original(self, event)
     setattr(owner, name, failing)
+
+get_connection = X402Layer.get_connection
+def failing(self, event, **options):
+    if any(b"fail-layer" in stream.flow.request.data.path for stream in self.streams.values()):
+        raise KeyError("S3" + "CRET")
+    yield from get_connection(self, event, **options)
+X402Layer.get_connection = failing
 
 def received(self, event):
     return bytes(self.buf) + getattr(event, "data", b"")
@@ -90,6 +98,16 @@ def test_the_client_is_cut_off(rig: Rig, answer: bytes) -> None:
         client.send(request("POST", f"/v1/{len(answer)}"))
         client.rest()
     eventually(lambda: len(_states(rig)) == before + 1 and _states(rig)[-1] != "sent", lambda: _states(rig))
+    assert "mitmproxy has crashed" not in rig.proxy.log
+
+
+def test_the_http_layer_itself(rig: Rig) -> None:
+    rig.script(sell(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods"))
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/fail-layer"))
+    assert answer.status == 502
+    assert json.loads(answer.body)["error"]["code"] == "upstream_failed"
+    assert "KeyError in X402Layer" in json.loads(answer.body)["error"]["message"]
     assert "mitmproxy has crashed" not in rig.proxy.log
 
 

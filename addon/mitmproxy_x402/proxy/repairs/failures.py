@@ -1,8 +1,8 @@
 """Ends what depends on a layer that failed, where mitmproxy logs a traceback and leaves the client without an answer.
 
-Whatever raises an exception below the HTTP layer, be it an upstream's connection, its TLS or QUIC, a stream, or the
-client's connection, is disconnected. Each stream that waits for it gets a protocol error, as from a lost connection: so
-the client gets an answer, and the ledger the outcome.
+Whatever raises an exception in or below the HTTP layer, be it an upstream's connection, its TLS or QUIC, a stream, or
+the client's connection, is disconnected. Each stream that waits for it gets a protocol error, as from a lost
+connection: so the client gets an answer, and the ledger the outcome.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mitmproxy.connection import Connection, ConnectionState
 
 from ..arrival import CANCELLED, nothing
 from ..internals import (
+    GetHttpConnection,
     HttpStream,
     RegisterHttpConnection,
     RequestProtocolError,
@@ -33,13 +34,16 @@ _MOST_FRAMES = 12
 
 
 def end(http_layer: Any, child: Any, error: Exception) -> Iterator[commands.Command]:
-    """The steps of `http_layer` after `child`, one of its streams or connections, has raised `error`."""
+    """The steps of `http_layer` after `child`, one of its streams or connections or itself, has raised `error`."""
     reason = f"mitmproxy failed on it: {type(error).__name__} in {type(child).__name__}"
     # Neither the message nor the locals: they may hold what was sent or received.
     frames = "".join(traceback.format_tb(error.__traceback__)[-_MOST_FRAMES:])
     logger.error("x402: %s. What depended on it is ended.\n%s", reason, frames.rstrip())
     has_failed = vars(child).get("x402_failed", False)
     child.x402_failed = True
+    if child is http_layer:
+        yield from _end_all(http_layer, reason, at_once=has_failed)
+        return
     child._paused = None
     child._paused_event_queue.clear()
     if isinstance(child, HttpStream):
@@ -48,6 +52,16 @@ def end(http_layer: Any, child: Any, error: Exception) -> Iterator[commands.Comm
     _silence(child)
     for connection in [each for each, layer in http_layer.connections.items() if layer is child]:
         yield from _end_connection(http_layer, connection, reason)
+
+
+def _end_all(http_layer: Any, reason: str, *, at_once: bool) -> Iterator[commands.Command]:
+    for connection in list(http_layer.connections):
+        if at_once or connection is not http_layer.context.client:  # which has its answers to get
+            yield from _close(connection)
+    for stream in () if at_once else dict.fromkeys(http_layer.streams.values()):
+        if stream._paused is not None and isinstance(stream._paused.command, GetHttpConnection):
+            stream._paused = None  # nobody will reply
+        yield from http_layer.event_to_child(stream, _lost(stream, reason))
 
 
 def _silence(child: Any) -> None:
