@@ -65,7 +65,7 @@ class Sending(threading.Thread):
 def test_a_peer_that_sends_what_it_gets_gets_all(rig: Rig, protocol: str) -> None:
     """It reads no more while it cannot send."""
 
-    def echo(peer: Peer, upstream: Upstream) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
         switch(peer, upstream, protocol)
         if protocol == "websocket":
             while peer.exactly(len(MASKED)):
@@ -73,7 +73,7 @@ def test_a_peer_that_sends_what_it_gets_gets_all(rig: Rig, protocol: str) -> Non
         while data := peer.receive():
             peer.send(data)
 
-    rig.script(echo)
+    rig.script(script)
     with upgraded(rig, protocol) as client:
         sending = Sending(client, MASKED, TIMES)
         each = len(MESSAGE) + 1 if protocol == "websocket" else len(MASKED)
@@ -99,14 +99,19 @@ def over_http1(peer: Peer, upstream: Upstream) -> None:
     """Answers the first request with a challenge, and sends the body of the second one back as it comes."""
     upstream.read(peer)
     peer.send(challenges.answer())
-    head = peer.until(b"\r\n\r\n")
-    assert b"payment-signature" in head.lower()
-    left = int(head.lower().partition(b"content-length:")[2].split()[0])
+    assert b"payment-signature" in echo(peer)
+
+
+def echo(peer: Peer) -> bytes:
+    """Reads a request and sends its body back as it comes. Returns the request's head."""
+    head = peer.until(b"\r\n\r\n").lower()
+    left = int(head.partition(b"content-length:")[2].split()[0])
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
     while left:
         data = peer.receive()
         left -= len(data)
         peer.send(data)
+    return head
 
 
 def over_http2(peer: Peer, _: Upstream) -> None:
@@ -174,3 +179,83 @@ def test_a_client_that_does_not_read_our_own_answers_is_not_read(rig: Rig) -> No
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         assert unread(client, b"GET /x402/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000) < MOST_ON_THE_WAY
     assert peak(rig.proxy.process.pid) - before < 24 << 20
+
+
+class Windows:
+    """An HTTP/2 client that opens its windows, of 65,535 bytes each, only as it is told."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.peer = Client("127.0.0.1", proxy.port, tls=certs.blind_client_context("h2"))
+        self.state = h2.connection.H2Connection()
+        self.state.initiate_connection()
+        self.got: dict[int, int] = {}
+        self.ended: set[int] = set()
+
+    def ask(self, path: str, body: bytes = b"") -> int:
+        stream = self.state.get_next_available_stream_id()
+        head = [(":method", "POST"), (":scheme", "https"), (":authority", "127.0.0.1"), (":path", path)]
+        self.state.send_headers(stream, [*head, ("content-length", str(len(body)))], end_stream=not body)
+        self.got[stream] = 0
+        self.peer.send(self.state.data_to_send())
+        for start in range(0, len(body), 16384):
+            while self.state.local_flow_control_window(stream) < 16384:
+                self.read(opens=True)
+            self.state.send_data(stream, body[start : start + 16384], end_stream=start + 16384 >= len(body))
+            self.peer.send(self.state.data_to_send())
+        return stream
+
+    def read(self, *, opens: bool) -> None:
+        for event in self.state.receive_data(self.peer.receive()):
+            if isinstance(event, h2.events.DataReceived):
+                self.got[event.stream_id] += len(event.data)
+                if opens:
+                    self.state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                self.ended.add(event.stream_id)
+        self.peer.send(self.state.data_to_send())
+
+
+def test_what_an_http2_client_has_no_window_for_is_not_taken(rig: Rig) -> None:
+    """Nor does it hold up the client's other streams; when it opens the window, all arrives."""
+    over, taken, whole = threading.Event(), [], 80 << 20
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        if b"/small" in upstream.read(peer).start:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % whole)
+        taken.append(unread(peer, bytes(65536)))
+        over.set()
+        peer.sock.settimeout(TIMEOUT)
+        peer.send(bytes(whole - taken[0]))
+
+    rig.script(script)
+    client = Windows(rig.proxy)
+    with client.peer:
+        large = client.ask("/large")
+        while client.got[large] < 65535:
+            client.read(opens=False)
+        over.wait()
+        assert taken[0] < MOST_ON_THE_WAY
+        client.state.increment_flow_control_window(1 << 30)
+        small = client.ask("/small")
+        while small not in client.ended:
+            client.read(opens=False)
+        client.state.increment_flow_control_window(1 << 30, large)
+        client.peer.send(client.state.data_to_send())
+        while large not in client.ended:
+            client.read(opens=False)
+        assert client.got == {large: whole, small: 2}
+
+
+def test_an_http2_client_with_small_windows_gets_back_what_it_sends(rig: Rig) -> None:
+    def script(peer: Peer, _: Upstream) -> None:
+        echo(peer)
+
+    rig.script(script)
+    client, body = Windows(rig.proxy), bytes(12 << 20)
+    with client.peer:
+        stream = client.ask("/v1/x", body)
+        while stream not in client.ended:
+            client.read(opens=True)
+        assert client.got[stream] == len(body)

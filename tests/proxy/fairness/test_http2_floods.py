@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from mitmproxy_x402.proxy.fairness import http2, turns
 from mitmproxy_x402.proxy.fairness.http2 import ALLOWANCE, RESET, calm
 from support.proxy import Proxy
 from support.running import certs
-from support.wire import Client, Upstream
+from support.wire import TIMEOUT, Client, Upstream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame.SettingsFrame(0).serialize()
 REQUEST = ((":method", "GET"), (":scheme", "https"), (":authority", "127.0.0.1"), (":path", "/v1/models"))
@@ -258,6 +259,28 @@ def test_a_client_that_uploads_bytes_is_no_flood() -> None:
     assert not side.closed
     assert b"".join(e.data for e in side.received if isinstance(e, _events.RequestData)) == b"x" * 5 * ALLOWANCE
     assert isinstance(side.received[-1], _events.RequestEndOfMessage)
+
+
+def test_an_upstream_of_several_streams_waits_until_the_client_has_room() -> None:
+    async def run() -> None:
+        side = facing_client()
+        for stream in (1, 3, 5):
+            side.data(headers(stream, *REQUEST))
+            side.all_turns()
+            side.give(_events.ResponseHeaders(stream, http.Response.make(200), end_stream=False))
+            side.give(_events.ResponseData(stream, bytes(http2.MOST_SHARED)))
+        waiting = [asyncio.ensure_future(side.layer.h2_conn.wait_for_room(stream)) for stream in (None, 1, 7)]
+        await asyncio.sleep(0)
+        assert [each.done() for each in waiting] == [False, False, True]
+        side.data(b"".join(frame.WindowUpdateFrame(stream, window_increment=1 << 30).serialize() for stream in (0, 1)))
+        side.all_turns()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert [each.done() for each in waiting] == [False, True, True]
+        side.layer.h2_conn.reset_stream(3)
+        await asyncio.wait_for(waiting[0], TIMEOUT)
+
+    asyncio.run(run())
 
 
 def test_what_is_used_up_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ nothing forward (RFC 9113, section 10.5): resets, pings, settings, priorities, e
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import time
 from collections import deque
@@ -33,7 +35,7 @@ from ..internals import (
     commands,
     events,
 )
-from .reader import has_left, set_waiting
+from .reader import MOST_UNREAD, has_left, set_waiting, set_windows
 from .turns import LONG, TURNS
 
 ALLOWANCE = 1000
@@ -50,6 +52,10 @@ RESET = 8
 
 A hundred streams can be open at once, all of which a client may cancel.
 """
+MOST_SHARED = 4 * MOST_UNREAD
+"""Most bytes that are kept of all streams of a client before nothing is read from an upstream that sends several."""
+_PIECE = 128
+"""Bytes that a piece which is kept takes besides its data."""
 _FRAME_HEAD = 9
 """Bytes of a frame's head, which begins with the length of the rest (RFC 9113, section 4.1)."""
 
@@ -76,6 +82,28 @@ class CalmConnection(BufferedH2Connection):
         """Start with the whole allowance."""
         self._left, self._counted = ALLOWANCE, time.monotonic()
         self.cancelled = set()
+        self._has_read = asyncio.Event()
+
+    async def wait_for_room(self, stream_id: int | None) -> None:
+        """Wait while too much of a stream is kept until the peer opens its window. None: of all streams together."""
+        while self._is_full(stream_id):
+            self._has_read.clear()
+            await self._has_read.wait()
+
+    def _is_full(self, stream_id: int | None) -> bool:
+        kept = self.stream_buffers
+        streams = kept.values() if stream_id is None else (kept.get(stream_id, ()),)
+        size, most = 0, MOST_SHARED if stream_id is None else MOST_UNREAD
+        for piece in itertools.chain.from_iterable(streams):
+            size += len(piece.data) + _PIECE
+            if size > most:
+                return True
+        return False
+
+    def reset_stream(self, stream_id: int, *args: Any, **more: Any) -> None:
+        """Reset a stream as mitmproxy does, and let those go on who wait for it."""
+        super().reset_stream(stream_id, *args, **more)
+        self._has_read.set()
 
     def receive_data(self, data: Any) -> list[Any]:
         """The events in `data`; all events of earlier data have been handled.
@@ -83,6 +111,7 @@ class CalmConnection(BufferedH2Connection):
         DATA of one stream in a row is one event: each takes as long as a large one.
         """
         self.cancelled.clear()
+        self._has_read.set()
         events: list[Any] = []
         for event in super().receive_data(data):
             last = events[-1] if events else None
@@ -280,3 +309,5 @@ def calm(connection: _http2.Http2Connection) -> None:
     state.__class__ = CalmConnection
     assert isinstance(state, CalmConnection)
     state.begin()
+    if isinstance(connection, Http2Server):
+        set_windows(connection.conn, state)

@@ -30,6 +30,11 @@ _WAITING = "x402_waiting"
 MOST_UNREAD = 1 << 20
 """Most bytes that a client leaves unread of answers to what it sends, before no more is read from it."""
 
+_WINDOWS = "x402_windows"
+"""The attribute of a client with HTTP/2 that holds the state of its connection."""
+_STREAM = "x402_stream"
+"""The attribute of an upstream connection that holds the id of the client's stream that alone uses it."""
+
 _TRANSPORT = "x402_transport"
 """The attribute of a connection that holds a weak reference to asyncio's transport."""
 
@@ -106,20 +111,36 @@ async def drain_writers(handler: Any) -> None:
 
     What a client sends goes to the upstreams, and what they send goes to the client. A peer's own data also makes us
     write to it: a client is read no further while it leaves MOST_UNREAD of that, and HTTP/2 bounds it for an upstream.
+
+    A client with HTTP/2 is always read, as it says what room it has; its requests are whole before they leave.
     """
     client, task = handler.transports.get(handler.client), asyncio.current_task()
     if client is None:
         return
+    windows = vars(handler.client).get(_WINDOWS)
     if task is not client.handler:
         async with handler._drain_lock:  # several upstreams may wait for it: https://bugs.python.org/issue29930
             await _drain(client)
+        if windows is not None:
+            reads = [vars(each).get(_STREAM) for each, io in handler.transports.items() if io.handler is task]
+            await windows.wait_for_room(reads[0] if reads else None)
         return
-    for io in [each for each in handler.transports.values() if each is not client]:
+    for io in [each for each in handler.transports.values() if each is not client and windows is None]:
         await _drain(io)
     transport = getattr(client.writer, "transport", None)
     if transport is None or transport.get_write_buffer_size() > MOST_UNREAD:
         async with handler._drain_lock:
             await _drain(client)
+
+
+def set_windows(client: Connection, windows: Any) -> None:
+    """Let upstreams wait for `windows.wait_for_room` when they send to `client`."""
+    vars(client)[_WINDOWS] = windows
+
+
+def set_stream(connection: Connection, stream_id: int) -> None:
+    """Note that the upstream `connection` is for one stream of a client's alone."""
+    vars(connection)[_STREAM] = stream_id
 
 
 async def _drain(io: Any) -> None:
