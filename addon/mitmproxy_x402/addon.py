@@ -347,9 +347,9 @@ class X402Addon:
         exchange.may_pay = may_pay(flow.request, settings)
         is_poll = functools.partial(self._desk.is_poll, flow.request)
         gone = guard.strip_credentials(flow.request, settings, is_poll, self._redactor.knows)
-        self._tell_of_parameters(flow, gone)
         veil(flow.request, self._redactor.shown)
         veil_path(flow.request, self._redactor.path(flow.request.data.path))
+        self._tell_of_parameters(flow, gone)
 
     def _tell_of_parameters(self, flow: http.HTTPFlow, names: tuple[bytes, ...]) -> None:
         """Log each removed query parameter once: without it the request may mean something else."""

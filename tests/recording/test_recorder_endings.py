@@ -128,6 +128,15 @@ def test_a_writer_that_is_killed(home: Path) -> None:
     assert second.body() == b"ok"
 
 
+def test_a_request_that_is_too_large_to_wait_is_said_not_to_be_recorded(home: Path) -> None:
+    with recording_proxy(home, script=answering(b"ok")) as rig:
+        with rig.client() as client:
+            assert client.ask(request(body=bytes(65 << 20))).body == b"ok"
+            rig.proxy.wait_for("cannot record into .*: a request of more than 64 MB is not recorded")
+            assert client.ask(request()).body == b"ok"
+        rig.wait(lambda found: len(found) == 1 and found[0].end is not None)
+
+
 def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
     body = b"x" * (1 << 20)
     with recording_proxy(home, script=answering(body)) as rig:

@@ -36,6 +36,7 @@ many are over, that is done without a pause."""
 LONGEST = 0.003
 """Seconds after which the event loop goes on with other work: heads can be long."""
 TOO_SLOW = "the disk is too slow"
+TOO_LARGE = f"a request of more than {MAX_WAITING >> 20} MB is not recorded"
 
 logger = logging.getLogger(__name__)
 
@@ -163,9 +164,9 @@ class Outbox:
         waiting = self.size + (0 if process is None else process.waiting) + (0 if thread is None else thread.waiting)
         return waiting + size <= MAX_WAITING
 
-    def complain(self, plan: Plan) -> None:
-        """Log that the disk is too slow, unless that was done just before."""
-        self._complaints.add(str(plan.folder), TOO_SLOW)
+    def complain(self, plan: Plan, size: int = 0) -> None:
+        """Log that the disk is too slow, or `size` more than may ever wait, unless that was done just before."""
+        self._complaints.add(str(plan.folder), TOO_LARGE if size > MAX_WAITING else TOO_SLOW)
 
     def add(self, job: Job, size: int) -> None:
         """Hand over what is new of `job`, soon; it counts for `size` bytes more."""

@@ -88,7 +88,7 @@ class Recorder:
         job = Job(self._outbox, plan, next(_numbers), flow, began)
         size = OVERHEAD + len(job.body)
         if not self._outbox.has_room(size):
-            self._outbox.complain(plan)
+            self._outbox.complain(plan, size)
             return None
         vars(flow)[JOB] = job
         self.open.add(job)
