@@ -17,7 +17,7 @@ from mitmproxy.net.http.http1 import expected_http_body_size
 from ..errors import error_body
 from .exchange import EXCHANGE, Exchange, shallow_copy
 from .heads import header_index
-from .heads.plain_fields import are_trailers_plain, is_plain
+from .heads.plain_fields import are_trailers_plain, is_plain, unfolded
 from .internals import (
     DropStream,
     HttpRequestHeadersHook,
@@ -120,6 +120,8 @@ class ArrivingStream(HttpStream):
         assert isinstance(event, RequestHeaders)
         head = event.request.headers
         answer = None
+        if event.request.data.http_version.startswith(b"HTTP/1") and not is_plain(head.fields):
+            head.fields = unfolded(head.fields)
         if not _is_plain(event.request) or not is_plain(head.fields, event.request.data.authority):
             answer = _UNSPEAKABLE.copy()
         elif len(head.fields) > MAX_FIELDS or _parameters(event.request) > MAX_FIELDS:

@@ -16,6 +16,7 @@ from mitmproxy import http
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _BREAK = re.compile(rb"[\0\r\n]")
+_FOLDED = re.compile(rb"\r?\n[ \t]+")
 _FOLD = re.compile(rb"\r?\n[ \t]*|[\0\r]")
 _BINARY = (b"HTTP/2", b"HTTP/3")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
@@ -25,6 +26,11 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
 def is_plain(fields: Fields, *others: bytes) -> bool:
     """Whether no name and no value of `fields`, nor one of `others`, has a line break or NUL in it."""
     return _BREAK.search(b"".join((*itertools.chain.from_iterable(fields), *others))) is None
+
+
+def unfolded(fields: Fields) -> Fields:
+    """`fields` of an HTTP/1.1 message with a blank where a line was folded (RFC 9112, section 5.2)."""
+    return tuple((name, _FOLDED.sub(b" ", value)) for name, value in fields)
 
 
 def made_plain(fields: Fields) -> Fields:
