@@ -114,7 +114,7 @@ VALUES = {
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_what_can_only_be_a_key_stays_here_whatever_its_name(rig: Rig, value: str) -> None:
     headers = (f"Sec-WebSocket-Protocol: realtime, x.{value}", f"Referer: http://h/?key={value}", f"X-One: {value}")
-    headers += (f"X-Five: a, Bearer\t{value}", f"X-Six: Token {value}")
+    headers += (f"X-Five: a, Bearer\t{value}", f"X-Six: Token {value}", f"X-Seven: Bearer\r\n {value}")
     headers += (f'X-Two: {{"k":"{value}"}}', f"X-Three: Bearer {value}", f"X-Four: a={value}")
     query = value.replace(":", "%3A")
     assert ask(rig, *headers, path=f"/v1/x?a=1&{query}&x={query}&y=Bearer+{query}&z=Bearer%20{query}&b=2").body == b"ok"
