@@ -261,6 +261,21 @@ def keystore(tmp_path: Path, password: str = "correct horse", **changes: Any) ->
 
 
 class TestKeystore:
+    def test_what_opens_it_leaves_pythons_recursion_limit_as_it_was(self, tmp_path: Path) -> None:
+        """With a higher one, JSON that is nested deeply crashes Python 3.11."""
+        code = """if True:
+            import sys
+            from pathlib import Path
+            from mitmproxy_x402.wallet.keystore import keystore_wallet
+            before = sys.getrecursionlimit()
+            keystore_wallet(Path(sys.argv[1]), {"X402_KEYSTORE_PASSWORD": "correct horse"}, None)
+            print(sys.getrecursionlimit() == before, "eth_account" in sys.modules)
+        """
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, keystore(tmp_path)]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout == "True True\n"
+
     def test_password_from_the_environment(self, tmp_path: Path) -> None:
         path = keystore(tmp_path)
         wallets = load(tmp_path, {"X402_KEYSTORE_PASSWORD": "correct horse"}, keystore=path)

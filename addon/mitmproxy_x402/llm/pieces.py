@@ -8,6 +8,7 @@ from bisect import bisect_right
 from io import StringIO
 from typing import Any, Literal
 
+from ..protocol.strict_json import is_too_deep
 from .printing import line, shortened
 from .reading import Added, Broken, Differing
 from .sse import Notes
@@ -24,6 +25,8 @@ MAX_DIFFERING = 20
 """Most parts of which both is kept, what their fragments said and the whole."""
 MAX_SLOTS = 100
 """Most fragmented texts within one part of another kind."""
+_DEEPEST = 500
+"""Levels of arguments beyond which it is not told where they break: a parser would need the stack for each."""
 _CHECKER = json.JSONDecoder(parse_int=len)
 """Whole numbers of any length are JSON, though Python does not read them."""
 
@@ -273,6 +276,8 @@ class Piece:
 
     def broken(self, text: str) -> Broken | None:
         """Where its arguments `text` stop being JSON, and the event that brought the place."""
+        if is_too_deep(text.encode("utf-8", "replace"), _DEEPEST):
+            return None
         try:
             _CHECKER.decode(text)
         except json.JSONDecodeError as error:

@@ -180,18 +180,18 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def is_too_deep(data: bytes) -> bool:
-    """Whether the JSON in `data` is nested deeper than MAX_DEPTH levels. To be asked before any parser is.
+def is_too_deep(data: bytes, most: int = MAX_DEPTH) -> bool:
+    """Whether the JSON in `data` is nested deeper than `most` levels. To be asked before any parser is.
 
     A library that raises the interpreter's recursion limit turns deep nesting into a crash.
     """
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") <= most:
         return False
     # No parser gets past a backslash outside of a string, so escapes need not be told from those.
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = 0
     for byte in _STRING.sub(b"", bare).translate(None, _NO_BRACKETS):
         depth += 1 if byte in b"[{" else -1
-        if depth > MAX_DEPTH:
+        if depth > most:
             return True
     return False

@@ -14,6 +14,7 @@ from ..payment import challenge
 from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired, PaymentRequirements
 from ..protocol.networks import BUILT_IN
+from ..protocol.strict_json import is_too_deep
 from . import comment
 
 _KNOWN = ("state", "chain", "refused", "asked", "reason", "amount", "network", "pay_to", "transaction", "legs")
@@ -110,6 +111,8 @@ def priced(entry: PaymentRequirements) -> tuple[str, str]:
 def _body(response: http.Response) -> str:
     body = challenge.decoded(response.raw_content or b"", response.headers.get("content-encoding"))
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        if not is_too_deep(body):
+            return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace").strip() or "(empty)"
+        pass
+    return body.decode("utf-8", "replace").strip() or "(empty)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ def keystore_wallet(path: Path, environ: Mapping[str, str], password_file: Path 
 
     The password is in `environ`, else the first line of `password_file`. Raises WalletError.
     """
+    limit = sys.getrecursionlimit()
     from eth_account import Account  # noqa: PLC0415 - a second or more to import, needed for keystores only
 
+    sys.setrecursionlimit(limit)  # it allows so many levels that strangers' JSON crashes Python 3.11
     password = environ.get(PASSWORD_VARIABLE)
     if password is None and password_file:
         password = (read_secret(password_file).splitlines() or [""])[0]
