@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import version
@@ -247,8 +247,18 @@ def attributes_of(owner: type) -> set[str]:
     """Names of the attributes of instances of `owner`, as far as its code shows."""
     found: set[str] = set()
     for each in owner.__mro__:
-        found.update(vars(each), vars(each).get("__annotations__", ()), getattr(each, "__dataclass_fields__", ()))
+        found.update(vars(each), _annotations(each), getattr(each, "__dataclass_fields__", ()))
         for function in vars(each).values():
             if inspect.isfunction(function):
                 found.update(function.__code__.co_names)
     return found
+
+
+def _annotations(owner: type) -> Iterable[str]:
+    """The names that the body of `owner` annotates; from Python 3.14 on they are computed when they are asked for."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format, get_annotations  # noqa: PLC0415
+
+        return get_annotations(owner, format=Format.FORWARDREF)
+    names: Iterable[str] = vars(owner).get("__annotations__", ())
+    return names
