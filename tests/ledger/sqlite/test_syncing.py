@@ -25,14 +25,9 @@ from mitmproxy_x402.ledger.sqlite.syncing import ProcessSync, Sync, ThreadSync, 
 from mitmproxy_x402.settings.settings import read_settings
 from support.ledger.payments import intent
 from support.patience import BusyLoop, eventually
+from support.running.states import state_of
 
 HERE = Path(__file__).parent
-
-
-def status(pid: int) -> str:
-    """One letter, as `ps` shows it; nothing for a process that is no more."""
-    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.stdout.strip()[:1]
 
 
 def children() -> set[int]:
@@ -110,13 +105,13 @@ class TestItsEnd:
         asyncio.run(pay(ledger))
         assert children() == {made[0].pid}
         ledger.close()
-        assert not status(made[0].pid)
+        assert not state_of(made[0].pid)
 
     def test_it_ends_with_a_proxy_that_is_killed(self, path: Path) -> None:
         with proxy(path) as (process, pid):
-            assert status(pid)
+            assert state_of(pid)
             process.kill()
-            eventually(lambda: status(pid) in ("", "Z"))
+            eventually(lambda: state_of(pid) in ("", "Z"))
 
     def test_what_ends_a_whole_group_or_service_leaves_it_to_the_proxy(self, path: Path) -> None:
         """Ctrl-C in a terminal, or systemd's SIGTERM to everybody: the proxy finishes what is under way."""
@@ -128,10 +123,10 @@ class TestItsEnd:
             assert process.stdout is not None
             print("pay", file=process.stdin, flush=True)
             assert process.stdout.readline() == "paid\n"
-            assert status(pid) not in ("", "Z")
+            assert state_of(pid) not in ("", "Z")
             print("close", file=process.stdin, flush=True)
             assert process.stdout.read() == ""
-        eventually(lambda: status(pid) in ("", "Z"))
+        eventually(lambda: state_of(pid) in ("", "Z"))
         assert [entry.state for entry in read_entries(path)] == ["sent"]
 
     def test_one_that_does_not_end_holds_nobody_up(self, file: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +135,7 @@ class TestItsEnd:
         os.kill(sync.pid, signal.SIGSTOP)
         sync.begin()
         sync.close()
-        assert not status(sync.pid)
+        assert not state_of(sync.pid)
 
 
 PROXY = """if True:
@@ -205,7 +200,7 @@ class TestWithoutIt:
             assert len(by_threads) == 2
 
         asyncio.run(pay_several())
-        assert not status(made[0].pid)
+        assert not state_of(made[0].pid)
         assert caplog.text.count("the process that syncs") == 1
 
     def test_one_that_ends_while_nobody_pays_takes_no_time(
@@ -216,7 +211,7 @@ class TestWithoutIt:
         async def pay_before_and_after() -> None:
             await pay(ledger)
             os.kill(made[0].pid, signal.SIGKILL)
-            await asyncio.get_running_loop().run_in_executor(None, eventually, lambda: not status(made[0].pid))
+            await asyncio.get_running_loop().run_in_executor(None, eventually, lambda: not state_of(made[0].pid))
             before = selector.turns
             await asyncio.sleep(0.1)
             assert selector.turns < before + 10
@@ -238,7 +233,7 @@ class TestWithoutIt:
             paying = asyncio.ensure_future(pay(ledger))
             await busy.wait(3)
             os.kill(made[0].pid, signal.SIGKILL)
-            eventually(lambda: not status(made[0].pid) or status(made[0].pid) == "Z")
+            eventually(lambda: not state_of(made[0].pid) or state_of(made[0].pid) == "Z")
             await busy.wait(3)  # in which the loop hears of it
             assert not paying.done()
             busy.stop()
@@ -251,7 +246,7 @@ class TestWithoutIt:
             ledger.prepare_sync()
             (pid,) = children()
             os.kill(pid, signal.SIGKILL)
-            await asyncio.get_running_loop().run_in_executor(None, eventually, lambda: not status(pid))
+            await asyncio.get_running_loop().run_in_executor(None, eventually, lambda: not state_of(pid))
             assert "has ended" in caplog.text
             await pay(ledger)
 
@@ -262,7 +257,7 @@ class TestWithoutIt:
     def test_one_that_ends_between_two_event_loops(self, ledger: SqliteLedger, made: list[ProcessSync]) -> None:
         asyncio.run(pay(ledger))
         os.kill(made[0].pid, signal.SIGKILL)
-        eventually(lambda: status(made[0].pid) == "Z")
+        eventually(lambda: state_of(made[0].pid) == "Z")
         asyncio.run(pay(ledger))
         assert len(read_entries(ledger.path)) == 2
 

@@ -21,12 +21,7 @@ from mitmproxy_x402.recording.writing import writer_process
 from mitmproxy_x402.recording.writing.parts import Part, pack
 from mitmproxy_x402.recording.writing.process import ProcessWriter
 from support.patience import eventually
-
-
-def state(pid: int) -> str:
-    """One letter, as `ps` shows it; nothing for a process that is no more."""
-    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.stdout.strip()[:1]
+from support.running.states import state_of
 
 
 def running(use: Callable[[ProcessWriter], Awaitable[None]], changed: Callable[[], object] = lambda: None) -> None:
@@ -106,7 +101,7 @@ class TestItsEnd:
         )
         assert done.returncode == -signal.SIGKILL, done.stderr
         os.kill(int(done.stdout), signal.SIGCONT)
-        eventually(lambda: state(int(done.stdout)) in ("", "Z"))
+        eventually(lambda: state_of(int(done.stdout)) in ("", "Z"))
         one, two = read_recordings(tmp_path)
         assert (one.error, one.body()) == ("the recording was interrupted", b"abc")
         assert (two.complete, two.body()) == (True, b"def")
@@ -141,7 +136,7 @@ class TestItsEnd:
             pids.append(writer.pid)
 
         running(use)
-        assert state(pids[0]) == ""
+        assert state_of(pids[0]) == ""
 
     def test_one_that_is_killed_is_noticed(self) -> None:
         changes = []
@@ -150,7 +145,7 @@ class TestItsEnd:
             os.kill(writer.pid, signal.SIGKILL)
             await shortly(lambda: writer.is_gone)
             assert (len(changes), writer.waiting, writer.how_it_ended) == (2, 0, "signal 9")
-            assert state(writer.pid) == ""
+            assert state_of(writer.pid) == ""
             assert writer.close(20)
 
         running(use, lambda: changes.append(1))
@@ -175,7 +170,7 @@ class TestItsEnd:
             os.kill(writer.pid, signal.SIGSTOP)
             writer.write([begun(tmp_path)])
             assert not writer.close(0.05)
-            assert state(writer.pid) == ""
+            assert state_of(writer.pid) == ""
 
         running(use)
         assert not list(tmp_path.iterdir())
@@ -202,7 +197,7 @@ class TestItsStart:
         async def run() -> None:
             writer = ProcessWriter(asyncio.get_running_loop(), lambda *_: None, lambda: None)
             await shortly(lambda: writer.is_gone)
-            assert state(writer.pid) == ""
+            assert state_of(writer.pid) == ""
 
         asyncio.run(run())
 
