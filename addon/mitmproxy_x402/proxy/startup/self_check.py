@@ -256,9 +256,10 @@ def attributes_of(owner: type) -> set[str]:
 
 def _annotations(owner: type) -> Iterable[str]:
     """The names that the body of `owner` annotates; from Python 3.14 on they are computed when they are asked for."""
-    if sys.version_info >= (3, 14):
-        from annotationlib import Format, get_annotations  # noqa: PLC0415
-
-        return get_annotations(owner, format=Format.FORWARDREF)
-    names: Iterable[str] = vars(owner).get("__annotations__", ())
+    try:
+        from annotationlib import Format, get_annotations  # type: ignore[import-not-found]  # noqa: PLC0415
+    except ModuleNotFoundError:  # before Python 3.14
+        names: Iterable[str] = vars(owner).get("__annotations__", ())
+    else:
+        names = get_annotations(owner, format=Format.FORWARDREF)
     return names
