@@ -190,10 +190,10 @@ class Disk:
             self._due.cancel()
             self._due = None
 
-    def _begin(self, durable: Durable) -> Durable:
+    def _begin(self, durable: Durable) -> None:
         if self._is_doubtful:
             self._renew_soon(durable)
-            return durable
+            return
         try:
             try:
                 self._sync.begin()
@@ -204,7 +204,6 @@ class Disk:
             durable.end(self._failure(error))
         else:
             self._current = durable
-        return durable
 
     def _renew_soon(self, durable: Durable) -> None:
         """Have a thread write the log again; `durable` ends with that."""
