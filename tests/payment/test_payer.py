@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import ChallengeError, Refused, RpcError
-from mitmproxy_x402.ledger.interface import Outcome
+from mitmproxy_x402.ledger.interface import LedgerBusy, Outcome
 from mitmproxy_x402.payment.purchase import Purchase
 from mitmproxy_x402.payment.retained.identity import RequestIdentity
 from mitmproxy_x402.payment.retained.store import RetainedPayments
@@ -206,4 +206,65 @@ def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
         bench.loop.run_until_complete(waiting)
     with pytest.raises(Refused, match="shutting down"):
         purchase.sending()
+    assert query(bench.settings.ledger, "state") == [("released",)]
+
+
+class Leaving:
+    """A client that leaves when the test says so."""
+
+    def __init__(self) -> None:
+        self.has_left = False
+
+    def __call__(self) -> bool:
+        return self.has_left
+
+
+def _while_the_ledger_is_locked(bench: Bench, client: Leaving) -> dict[str, Any]:
+    reserve = bench.ledger.reserve
+
+    def locked(*its: Any) -> int:
+        bench.ledger.reserve = reserve  # type: ignore[method-assign]
+        client.has_left = True
+        raise LedgerBusy("locked")
+
+    bench.ledger.reserve = locked  # type: ignore[method-assign]
+    return RECORDED["base-v2-exa"]
+
+
+def _while_its_body_is_read(bench: Bench, client: Leaving) -> dict[str, Any]:
+    async def read_whole(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(0)
+        client.has_left = True
+
+    bench.payer.read_whole = read_whole  # type: ignore[method-assign]
+    return RECORDED["base-v2-exa"]
+
+
+def _while_a_blockhash_is_looked_up(*_: Any) -> dict[str, Any]:
+    challenge = copy.deepcopy(RECORDED["solana-v2-chat"])
+    del challenge["accepts"][0]["extra"]["recentBlockhash"]
+    return challenge
+
+
+@pytest.mark.parametrize(
+    "when", [_while_the_ledger_is_locked, _while_its_body_is_read, _while_a_blockhash_is_looked_up]
+)
+def test_nothing_is_signed_for_a_client_that_leaves_meanwhile(tmp_path: Path, when: Any) -> None:
+    client = Leaving()
+
+    def blockhash(*_: Any) -> Any:
+        client.has_left = True
+        return {"value": {"blockhash": "4vJ9JU1bJJE96FWSJKvHsmmFADCg4gpZQff4P3bkLKi", "lastValidBlockHeight": 3}}
+
+    with Rpc(blockhash) as rpc:
+        bench = Bench(tmp_path, solana_rpc=rpc.url)
+        required = read_payment_required(None, json.dumps(when(bench, client)).encode())
+        assert required is not None
+        identity = RequestIdentity(("POST", "http://127.0.0.1:1", "/v1/x"), b"{}")
+        purchase = Purchase(bench.payer, RetainedPayments(lambda: NOW), PURPOSE, identity)
+        with closing(bench.loop), closing(bench.ledger), pytest.raises(Refused) as refusal:
+            bench.loop.run_until_complete(purchase.buy(required, is_cancelled=client))
+        purchase.break_off(Outcome("unknown"))
+    assert client.has_left
+    assert (refusal.value.reason, bench.signed) == ("client_left", 0)
     assert query(bench.settings.ledger, "state") == [("released",)]

@@ -25,7 +25,7 @@ from ..limits.whole_request import WholeRequest
 from ..payment import challenge, jobs, polls
 from ..payment.offer import Purpose
 from ..payment.paid_request import PaidRequest
-from ..payment.payer import Payer
+from ..payment.payer import CLIENT_LEFT, Payer
 from ..payment.purchase import Purchase
 from ..payment.reasons.rejections import explain
 from ..payment.retained.identity import RequestIdentity, Route
@@ -98,7 +98,7 @@ class PaymentDesk:
             return None
         identity = _identity(route, exchange)
         if known and not identity.is_ready:
-            return self._start_later(flow, exchange, payer, identity, foretold=foretold)
+            return self._start_later(flow, exchange, payer, identity)
         self._start(flow, exchange, payer, identity, known=known, foretold=foretold)
         purchase = self._purchases.get(flow)
         return self._wait(exchange, purchase) if isinstance(purchase, Purchase) and purchase.waits else None
@@ -110,11 +110,12 @@ class PaymentDesk:
             exchange.secret_headers, exchange.about_to_send = (), None
 
     async def _start_later(
-        self, flow: http.HTTPFlow, exchange: Exchange, payer: Payer, identity: RequestIdentity, *, foretold: bool
+        self, flow: http.HTTPFlow, exchange: Exchange, payer: Payer, identity: RequestIdentity
     ) -> None:
         await self.retained.settle(identity)
         await payer.read_whole(self._purchase(flow, payer, identity).purpose)
-        self._start(flow, exchange, payer, identity, known=True, foretold=foretold)
+        # Nothing is signed ahead after a wait, in which the client may have left.
+        self._start(flow, exchange, payer, identity, known=True, foretold=False)
         if isinstance(purchase := self._purchases.get(flow), Purchase):
             await self._wait(exchange, purchase)
 
@@ -238,17 +239,16 @@ class PaymentDesk:
                 _check_way(flow)
                 new = purchase.payment is None and not await self._takes_over(purchase)
                 if new or purchase.ahead:
-                    if exchange.is_cancelled():
-                        return  # what was reserved ahead is released in the error hook
-                    await purchase.buy(required, challenge_text)
+                    await purchase.buy(required, challenge_text, exchange.is_cancelled)
             elif not exchange.secrets_sent:
                 exchange.unpaid = challenge.why_none(flow.response) or "it is no challenge"
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # if the rejection had no new challenge, without a payment: to get one
         except X402Error as error:
-            say(logging.WARNING, flow, "not paid: %s", error)
-            refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
+            if error_code(error) != CLIENT_LEFT:  # then the error hook ends it, and nobody is there to hear anything
+                say(logging.WARNING, flow, "not paid: %s", error)
+                refuse(flow, _refusal(error, purchase), error_code(error), getattr(error, "asked", ""))
         except Exception as error:  # a fault of ours must not lose the flow
             refuse(flow, answers.fault(error, purchase))
 

@@ -51,8 +51,16 @@ class PaidRequest(Protocol):
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The secret headers of the next leg."""
 
-    async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
-        """Make the payment for a challenge. Raises Refused and what `Payer.pay` does: nothing was signed."""
+    async def buy(
+        self,
+        required: PaymentRequired,
+        challenge_text: Callable[[], str] = str,
+        is_cancelled: Callable[[], bool] = bool,
+    ) -> Payment:
+        """Make the payment for a challenge. Raises Refused and what `Payer.pay` does: nothing was signed.
+
+        `is_cancelled` returns whether the client has left, so that nothing is to be signed.
+        """
 
     def sending(self) -> None:
         """Record that the headers are being sent. Raises LedgerError: they must not be sent."""

@@ -45,6 +45,8 @@ BUSY_PAUSES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.08, 0.1)
 REFRESH_SECONDS = 20
 """Age in seconds at which another blockhash is looked up, while payments are sent ahead."""
 
+CLIENT_LEFT = "client_left"
+"""Code of the refusal to sign for a client that has cancelled its request."""
 MAX_TRIED = 16
 """Most offers of a challenge that fail in the ledger, at an RPC or when they are signed, before no more are tried."""
 _BY_POLICY = frozenset({"upstream_not_allowed", "over_request_limit", "wallet_unfunded"})
@@ -107,6 +109,7 @@ class _Order:
     at_once: bool
     syncs_later: bool
     instead_of: Payment | None
+    is_cancelled: Callable[[], bool]
 
 
 class _Tries:
@@ -146,6 +149,11 @@ def _needs_blockhash(offer: Offer) -> bool:
 def ended() -> Refused:
     """The refusal while the proxy is shutting down."""
     return Refused("shutting_down", "This x402 proxy is shutting down. Nothing was paid. Ask again later.")
+
+
+def cancelled() -> Refused:
+    """The refusal where the client has left before anything was signed; nobody reads it."""
+    return Refused(CLIENT_LEFT, "The client has cancelled the request. Nothing was signed.")
 
 
 def _waits(offer: Offer) -> EvmRpcError:
@@ -199,6 +207,7 @@ class Payer:
         at_once: bool = False,
         syncs_later: bool = False,
         instead_of: Payment | None = None,
+        is_cancelled: Callable[[], bool] = bool,
     ) -> Payment:
         """The payment for `required`: admitted, reserved in the ledger, and signed. The caller sends or releases it.
 
@@ -206,15 +215,18 @@ class Payer:
         `blockhash` is used instead of the challenge's. `instead_of` is a payment for the same request that the gateway
         says it did not take: over Permit2 its nonce is used again, so that only one of the two can be settled. With
         `at_once` the coroutine waits for nothing, on EVM or with a `blockhash`, and does not pay over Permit2. With it
-        and with `syncs_later`, the caller awaits `Payment.durable` before it is sent.
+        and with `syncs_later`, the caller awaits `Payment.durable` before it is sent. `is_cancelled` is asked at
+        the beginning, and directly before the signature, when everything else has been awaited.
 
         Where an entry cannot be paid, the next best is tried; after the last, the error is the first entry's and names
         the reasons for all. After any error nothing is reserved. Raises Refused (policy, budget, no wallet, dry run,
-        JobPaid), LedgerError and RpcError (no blockhash): nothing was signed. Raises ChallengeError: an entry is too
-        large to be echoed; a signature made by then is discarded.
+        JobPaid, CLIENT_LEFT), LedgerError and RpcError (no blockhash): nothing was signed. Raises ChallengeError: an
+        entry is too large to be echoed; a signature made by then is discarded.
         """
+        self._check_wanted(is_cancelled)
         await self.read_whole(purpose, at_once=at_once)
-        order = _Order(required, purpose, replaces, job, blockhash, at_once, syncs_later or at_once, instead_of)
+        later = syncs_later or at_once
+        order = _Order(required, purpose, replaces, job, blockhash, at_once, later, instead_of, is_cancelled)
         tries = _Tries(order)
         offers = self._challenges.offered(required).offers
         if not at_once and any(offer.method in OVER_PERMIT2 for offer in offers):
@@ -254,7 +266,11 @@ class Payer:
             if look is not None and payer is not None:
                 permit_nonce = self._ceilings.permit_nonce(offer, payer, row, look, order.required)
             durable = self.ledger.durable_soon() if self.settings.ledger_sync else None
-            signed = await self._signer.sign(offer, nonce, order.blockhash, permit_nonce)
+            blockhash = ""
+            if offer.network.family == "svm":
+                blockhash = await self._signer.blockhash(offer, order.blockhash)
+            self._check_wanted(order.is_cancelled)
+            signed = self._signer.sign(offer, nonce, blockhash, permit_nonce)
             identifier = self._identifiers.new(row, order.replaces, nonce)
             offered = self._challenges.offered(order.required)
             later = durable if order.syncs_later else None
@@ -274,6 +290,13 @@ class Payer:
         if permit_nonce is not None:
             self._ceilings.signed(offer, payment.payer, row, permit_nonce, self.clock() + payment.window)
         return payment
+
+    def _check_wanted(self, is_cancelled: Callable[[], bool]) -> None:
+        """Raise Refused if a payment would never leave: its client or the proxy has gone. Nothing is signed then."""
+        if self._is_closed:
+            raise ended()
+        if is_cancelled():
+            raise cancelled()
 
     def _nonce(self, order: _Order, offer: Offer) -> bytes:
         before = order.instead_of
@@ -320,7 +343,14 @@ class Payer:
         asked = purpose.asked()
         return asked.normal_path, bool(asked.model_doubt) or len(asked.models) > 1, bool(asked.path_doubt)
 
-    async def renew(self, required: PaymentRequired, purpose: Purpose, first: Submitted, nonce: bytes) -> Payment:
+    async def renew(
+        self,
+        required: PaymentRequired,
+        purpose: Purpose,
+        first: Submitted,
+        nonce: bytes,
+        is_cancelled: Callable[[], bool] = bool,
+    ) -> Payment:
         """Sign the EVM payment `first` again, for `required`, over the same `nonce`.
 
         The token, or Permit2, accepts each nonce of a wallet once, so only one of all these signatures can be settled,
@@ -341,12 +371,13 @@ class Payer:
         if self.settings.dry_run:
             raise refusals.dry_run(offer, purpose)
         assert offer.network.family == "evm"
+        self._check_wanted(is_cancelled)
         # From now on it counts as long as the new signature can live, also where its budget's period is over.
         try:
             self.ledger.renew(row, longest(offer.method, self.settings.max_validity), budgets)
         except OverBudget as over:
             raise self._over_budget(over, offer, purpose) from None
-        signed = await self._signer.sign(offer, nonce, None)
+        signed = self._signer.sign(offer, nonce)
         return payment_of(required, offered, offer, signed, row=row, identifier=self._identifiers.get(row))
 
     def pay_ahead(self, prediction: Prediction, purpose: Purpose) -> Payment | None:

@@ -124,7 +124,12 @@ class Poll:
             return ()
         return self._gateway.proof(wallet.sign_message, wallet.address, self._polled, int(self._payer.clock()))
 
-    async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:  # noqa: ARG002
+    async def buy(
+        self,
+        required: PaymentRequired,
+        challenge_text: Callable[[], str] = str,  # noqa: ARG002
+        is_cancelled: Callable[[], bool] = bool,
+    ) -> Payment:
         """The payment that answers a 402 on this poll.
 
         Raises what `Payer.pay` does, and Refused: `job_unknown`, `job_not_payable`, `job_already_paid`,
@@ -138,13 +143,13 @@ class Poll:
         async with job.lock:
             if job.family == "evm":
                 nonce = bytes.fromhex(job.submitted.reference.removeprefix("0x"))
-                job.payment = await self._payer.renew(within, self.purpose, job.submitted, nonce)
+                job.payment = await self._payer.renew(within, self.purpose, job.submitted, nonce, is_cancelled)
             else:
-                job.payment = await self._answer_bill(job, within)
+                job.payment = await self._answer_bill(job, within, is_cancelled)
         self.payment, self.sent = job.payment, False
         return job.payment
 
-    async def _answer_bill(self, job: Job, within: PaymentRequired) -> Payment:
+    async def _answer_bill(self, job: Job, within: PaymentRequired, is_cancelled: Callable[[], bool]) -> Payment:
         """The job's payment, if this process has it; once it is dead, a single new one."""
         submitted, alive = self._payer.ledger.find_job(job.address), self._payer.clock()
         if submitted is None or submitted.age > jobs.JOB_SECONDS:
@@ -161,7 +166,8 @@ class Poll:
                 "again after that.",
             )
         try:
-            payment = await self._payer.pay(within, self.purpose, submitted.row, job.address)
+            row, where = submitted.row, job.address
+            payment = await self._payer.pay(within, self.purpose, row, where, is_cancelled=is_cancelled)
         except JobPaid:
             raise _already_paid() from None
         job.sends = 0

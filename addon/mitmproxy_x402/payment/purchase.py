@@ -171,7 +171,12 @@ class Purchase:
         self._step(Event.SIGN)
         return True
 
-    async def buy(self, required: PaymentRequired, challenge_text: Callable[[], str] = str) -> Payment:
+    async def buy(
+        self,
+        required: PaymentRequired,
+        challenge_text: Callable[[], str] = str,
+        is_cancelled: Callable[[], bool] = bool,
+    ) -> Payment:
         """Make a new payment for `required`. Raises what `Payer.pay` does, and Refused: `over_repurchase_limit` or
         `too_many_failed`.
 
@@ -182,8 +187,12 @@ class Purchase:
             self._step(Event.WITHDRAW)
         try:
             self._check_purchases()
-            before, instead_of = self._known.last_row, self._replaced
-            payment = await self._payer.pay(required, self.purpose, before, syncs_later=True, instead_of=instead_of)
+            payment = await self._payer.pay(
+                *(required, self.purpose, self._known.last_row),
+                syncs_later=True,
+                instead_of=self._replaced,
+                is_cancelled=is_cancelled,
+            )
         except BaseException:
             if self._stage is not Stage.OVER:  # it is over if the proxy has been shut down meanwhile
                 self._step(Event.REFUSE)

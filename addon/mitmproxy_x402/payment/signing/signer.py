@@ -56,16 +56,19 @@ class Signer:
         self._rpc = rpc
         self._clock = clock
 
-    async def sign(
-        self, offer: Offer, nonce: bytes, blockhash: Blockhash | None = None, permit_nonce: int | None = None
-    ) -> Signed:
-        """Sign the payload that pays `offer`.
+    async def blockhash(self, offer: Offer, given: Blockhash | None) -> str:
+        """The blockhash to sign for on Solana: `given`, or the challenge's, or the RPC's. Raises RpcError."""
+        offered = offer.requirement.extra.get(BLOCKHASH) if given is None else given.value
+        return offered if isinstance(offered, str) else await self._rpc.latest_blockhash()
 
-        `nonce` is 32 random bytes, `blockhash` replaces the challenge's, `permit_nonce` is the token's nonce if a
-        permit is needed. Raises ChallengeError, and RpcError: no RPC gave a blockhash.
+    def sign(self, offer: Offer, nonce: bytes, blockhash: str = "", permit_nonce: int | None = None) -> Signed:
+        """Sign the payload that pays `offer`. Waits for nothing, so that what was checked just before still holds.
+
+        `nonce` is 32 random bytes, `blockhash` is needed on Solana, `permit_nonce` is the token's nonce if a permit is
+        needed. Raises ChallengeError.
         """
         if offer.network.family == "svm":
-            return await self._svm(offer, nonce, blockhash)
+            return self._svm(offer, nonce, blockhash)
         if offer.method == "permit2" or offer.method == "upto":  # noqa: PLR1714  (for the types)
             return self._permit2(offer, offer.method, nonce, permit_nonce)
         return self._evm(offer, nonce)
@@ -124,13 +127,11 @@ class Signer:
         until = valid_before - FACILITATOR_MARGIN
         return Signed(payload, wallet.address, authorization["nonce"], until, window, validity)
 
-    async def _svm(self, offer: Offer, nonce: bytes, given: Blockhash | None) -> Signed:
+    def _svm(self, offer: Offer, nonce: bytes, blockhash: str) -> Signed:
         from solders.signature import Signature  # noqa: PLC0415  # not at the start: who pays on EVM never needs it
 
         wallet = self._wallets.svm
         assert wallet is not None
-        offered = offer.requirement.extra.get(BLOCKHASH) if given is None else given.value
-        blockhash = offered if isinstance(offered, str) else await self._rpc.latest_blockhash()
         signature = ""
 
         def sign(message: bytes) -> bytes:
