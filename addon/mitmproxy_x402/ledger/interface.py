@@ -99,8 +99,10 @@ REPLACEABLE: tuple[State, ...] = ("rejected", *FREE)
 """States of a job's second payment in which another one may be made, if the budgets have room for both."""
 PASSING: tuple[State, ...] = ("rejected", "superseded")
 """States that become `expired` by themselves when the signature has expired."""
-UNPROVEN = "state IN ('sent', 'unknown', 'rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)"
-"""SQL for rows that the chain can decide, as both stores' index has it. A row that expired by itself can no longer be
+UNPROVEN = (
+    "state IN ('sent', 'unknown') OR state IN ('rejected', 'superseded') OR (state = 'expired' AND chain_state IS NULL)"
+)
+"""SQL for rows that the chain can decide, in the words of SQLite's index. A row that expired by itself can no longer be
 taken, but the chain was not asked whether it was taken before.
 """
 UNCHECKED_CHARGE = "state = 'settled' AND charged_micro_usd IS NOT NULL AND chain_state IS NULL"

@@ -47,6 +47,15 @@ def _add(amount: str, covered: Callable[[str], str] = _covered_before) -> str:
         ON CONFLICT (scope, level, span) DO UPDATE SET micro_usd = micro_usd + excluded.micro_usd"""
 
 
+def _add_each(amount: str) -> str:
+    """Does what `_add` does. SQLite builds a table anew, at each payment, for a subquery; a table it only reads."""
+    return f"""
+        INSERT INTO spending (scope, level, span, micro_usd)
+        SELECT scope.id, level.bits, NEW.counted_at >> level.bits, {amount}
+        FROM scope CROSS JOIN level WHERE {covered("NEW")}
+        ON CONFLICT (scope, level, span) DO UPDATE SET micro_usd = micro_usd + excluded.micro_usd"""
+
+
 def _counts(row: str) -> str:
     """SQL for the amount that `row` (a table's name) counts for; the two states named count for nothing."""
     return f"(CASE WHEN {row}.state IN ('released', 'expired') THEN 0 ELSE {row}.micro_usd - {row}.uncounted END)"
@@ -220,6 +229,22 @@ MIGRATIONS = (
         WHERE dead_at - counted_at > 1500000 OR (dead_at IS NULL AND state = 'unknown')
     """,
     "-- From here on a reserved row of an ended process may have been sent (`departures`), which older versions ignore",
+    f"""
+    -- For a list of more than two values, too, SQLite builds a table at each payment.
+    CREATE TABLE level (bits INTEGER PRIMARY KEY);
+    INSERT INTO level VALUES {", ".join(f"({bits})" for bits in LEVELS)};
+    DROP TRIGGER spending_reserved;
+    DROP TRIGGER spending_changed;
+    CREATE TRIGGER spending_reserved AFTER INSERT ON payment WHEN {_counts("NEW")} <> 0
+    BEGIN {_add_each(_counts("NEW"))}; END;
+    CREATE TRIGGER spending_changed AFTER UPDATE OF state, uncounted ON payment
+    WHEN {_counts("NEW")} <> {_counts("OLD")}
+    BEGIN {_add_each(f"{_counts('NEW')} - {_counts('OLD')}")}; END;
+    DROP INDEX payment_unproven;
+    CREATE INDEX payment_unproven ON payment (id)
+        WHERE state IN ('sent', 'unknown') OR state IN ('rejected', 'superseded')
+            OR (state = 'expired' AND chain_state IS NULL)
+    """,
 )
 """Each migrates the tables from its index to the next version; PRAGMA user_version is a file's version."""
 

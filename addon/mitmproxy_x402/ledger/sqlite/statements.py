@@ -27,8 +27,11 @@ REPLACED = f"({', '.join(repr(state) for state in REPLACEABLE)})"
 ENDING = f"({', '.join(repr(state) for state in PASSING)})"
 
 
-def _sources(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
-    return f"({', '.join(repr(state) for state in sources(target, table))})"
+def _may_become(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
+    """SQL that is true for rows that may become `target`. SQLite builds a table for each longer list of values."""
+    states = [f"'{state}'" for state in sources(target, table)]
+    pairs = (", ".join(states[place : place + 2]) for place in range(0, len(states), 2))
+    return f"({' OR '.join(f'state IN ({pair})' for pair in pairs) or 'FALSE'})"
 
 
 INSERT = """
@@ -56,7 +59,7 @@ LAST = f"""
     FROM last"""
 _LEAVES = """sends = 1, reference = :reference, valid_until = :valid_until, valid_before = :valid_before,
         blockhash = :blockhash, last_height = :last_height, dead_at = MAX(counted_at, :sent_at) + :dies_in"""
-SENT = f"UPDATE payment SET state = 'sent', {_LEAVES} WHERE id = :row AND state IN {_sources('sent')}"
+SENT = f"UPDATE payment SET state = 'sent', {_LEAVES} WHERE id = :row AND {_may_become('sent')}"
 
 
 def sent(row: int, reference: str, valid_until: float, validity: Validity, now: int) -> dict[str, Any]:
@@ -100,7 +103,7 @@ ALIVE = f"""
                        THEN MAX(COALESCE(free_at, 0), dead_at, valid_before * 1000 + :behind) ELSE free_at END
     WHERE counted_at > :since AND valid_before * 1000 > :wall AND dead_at IS NOT NULL AND chain_state IS NULL
         AND state NOT IN ('reserved', 'released')"""
-RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND state IN {_sources('released')}"
+RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND {_may_become('released')}"
 # Rows of a process that has ended.
 OPEN = "SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')"
 RESERVED = "SELECT id FROM payment WHERE state = 'reserved' AND process = ?"
@@ -115,13 +118,13 @@ ENDS = {
 }
 FINISH = {
     state: f"""
-    UPDATE payment SET state = CASE WHEN state IN {_sources(state)} THEN '{state}' ELSE state END,
+    UPDATE payment SET state = CASE WHEN {_may_become(state)} THEN '{state}' ELSE state END,
                        transaction_id = COALESCE(NULLIF(:transaction, ''), transaction_id),
                        status = :status, code = NULLIF(:code, ''), request_id = NULLIF(:request_id, ''),
                        first_byte_ms = :first_byte, total_ms = :total, bytes = :size,
                        charged = COALESCE(:charged, charged),
                        charged_micro_usd = COALESCE(:charged_micro_usd, charged_micro_usd),
-                       free_at = CASE WHEN state IN {_sources(state)} THEN {ENDS.get(state, "free_at")}
+                       free_at = CASE WHEN {_may_become(state)} THEN {ENDS.get(state, "free_at")}
                                       ELSE free_at END
     WHERE id = :row AND sends > 0"""
     for state in TRANSITIONS
@@ -137,10 +140,10 @@ CHAIN: dict[str, str] = {
     UPDATE payment SET state = 'settled', chain_state = 'moved', chain_transaction = NULLIF(:transaction, ''),
         chain_time = :time, chain_amount = :amount, finding = NULLIF(:finding, ''), free_at = NULL,
         uncounted = COALESCE(micro_usd - :micro_usd, uncounted)
-    WHERE id = :row AND state IN {_sources("settled", CHAIN_TRANSITIONS)}""",
+    WHERE id = :row AND {_may_become("settled", CHAIN_TRANSITIONS)}""",
     "dead": f"""
     UPDATE payment SET state = 'expired', chain_state = 'dead', finding = NULLIF(:finding, ''), free_at = NULL
-    WHERE id = :row AND state IN {_sources("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'
+    WHERE id = :row AND {_may_become("expired", CHAIN_TRANSITIONS)} AND chain_state IS NOT 'moved'
         AND sends = COALESCE(:sends, sends)""",
     # The nonce is used, so nothing is freed by itself any more.
     "used": """
