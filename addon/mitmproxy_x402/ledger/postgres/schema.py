@@ -12,10 +12,10 @@ from typing import Any
 from ...gateways.blockrun import ALIAS
 from ...settings.ledger_place import PostgresUrl
 from ..interface import LedgerError
-from . import version_1, version_2, version_3, version_4, version_5
+from . import version_1, version_2, version_3, version_4, version_5, version_6
 from .session import Session, limit
 
-_VERSIONS = version_1, version_2, version_3, version_4, version_5
+_VERSIONS = version_1, version_2, version_3, version_4, version_5, version_6
 MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in _VERSIONS)
 """Each migrates the schema from its index to the next version, which x402_ledger stores. A new one must not change
 older functions, because proxies of the version before use them until they are restarted."""

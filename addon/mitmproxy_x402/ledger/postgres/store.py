@@ -1,9 +1,10 @@
 """The ledger in a PostgreSQL database, shared by proxies on many machines.
 
 Its rules are those of `ledger.interface`; clock and liveness differ. The clock is the database's: time never decreases
-from row to row, but setting the database's clock forward frees budget that much sooner. A proxy is alive as long as its
-session with the database: when the session has ended, the next session to begin releases what the proxy had reserved,
-and makes what it had sent `unknown`.
+from row to row, but setting the database's clock forward frees budget that much sooner. What is valid for longer by
+the clock of the proxy that signed it, or by a database's clock that was set back, counts for as long. A proxy is alive
+as long as its session with the database: when the session has ended, the next session to begin releases what the proxy
+had reserved, and makes what it had sent `unknown`.
 
 A reservation does not wait for the database's disk; the change to `sent` does. A database that crashes in between loses
 the reservation and may reuse its number, so `record_sent` also compares the number of the session that reserved, which
@@ -19,6 +20,7 @@ import math
 import os
 import secrets
 import socket
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -65,15 +67,18 @@ _RESERVE = """
         %s::bigint, %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 _SENT = """
     UPDATE x402_payment SET state = 'sent', sends = 1, reference = %s, valid_until = %s, valid_before = %s::bigint,
-        blockhash = %s::text, last_height = %s::bigint, dead_at = x402_time() + %s::bigint
+        blockhash = %s::text, last_height = %s::bigint,
+        dead_at = greatest(x402_time() + %s::bigint, x402_valid_until(%s::bigint) + 60000)
     WHERE id = %s AND session = %s AND state = ANY(%s)"""
 _RESENT = """
     UPDATE x402_payment SET state = CASE state WHEN 'sent' THEN 'unknown' ELSE state END, sends = sends + 1,
-        valid_before = greatest(valid_before, %s::bigint), dead_at = greatest(dead_at, x402_time() + %s::bigint)
+        valid_before = greatest(valid_before, %s::bigint),
+        dead_at = greatest(dead_at, x402_time() + %s::bigint, x402_valid_until(%s::bigint) + 60000)
     WHERE id = %s AND state IN ('sent', 'unknown', 'settled') RETURNING reference"""
 _RENEW = """
     SELECT full_number, spent, more FROM x402_renew(
-        %s, %s::bigint, %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
+        %s, greatest(%s::bigint, x402_valid_until(%s::bigint) - x402_time()),
+        %s::bigint[], %s::bigint[], %s::text[], %s::text[])"""
 # Does not wait for the disk, because a crash would only leave more counted.
 _RELEASE = """
     UPDATE x402_payment SET state = 'released'
@@ -164,8 +169,10 @@ _Ending = dict[str, Any]
 class PostgresLedger:
     """The ledger over one session with the database, which is reopened when it is lost. Raises LedgerError."""
 
-    def __init__(self, url: PostgresUrl) -> None:
+    def __init__(self, url: PostgresUrl, wall: Callable[[], float] = time.time) -> None:
+        """`wall` is the clock by which this proxy signs."""
         self.place = url
+        self._wall = wall
         self.process = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         """This proxy's name in rows."""
         self._reserved: dict[int, int] = {}
@@ -233,7 +240,7 @@ class PostgresLedger:
         """Make a row `sent`. Called before the header is sent; raises LedgerError: the row is no longer reserved."""
         values = (
             *(_text(reference), int(valid_until), validity.valid_before, _text(validity.blockhash) or None),
-            *(validity.last_height, milliseconds_at_least(validity.dies_in)),
+            *(validity.last_height, milliseconds_at_least(validity.dies_in), validity.valid_before),
             *(row, self._reserved.get(row), list(sources("sent"))),
         )
         self._change(_SENT, values)
@@ -246,13 +253,15 @@ class PostgresLedger:
 
     def record_resent(self, row: int, validity: Validity = UNKNOWN) -> None:
         """Count another sending of the same header, or of another signature over the same nonce. Called before it."""
-        values = validity.valid_before, milliseconds_at_least(validity.dies_in), row
+        until = validity.valid_before
+        values = until, milliseconds_at_least(validity.dies_in), until, row
         ((reference,),) = self._change(_RESENT, values)
         self._keep(row, reference)
 
     def renew(self, row: int, lives: float, budgets: Sequence[Budget]) -> None:
         """Before a sent payment is signed again: count it for another `lives` seconds. Raises OverBudget: no room."""
-        values = row, math.ceil(lives * 1000), [budget.micro_usd for budget in budgets], *_patterns(budgets)
+        until = math.ceil(self._wall() + lives)
+        values = row, math.ceil(lives * 1000), until, [budget.micro_usd for budget in budgets], *_patterns(budgets)
         ((full, spent, more),) = self.link.ask(_RENEW, values)
         if full is not None:
             raise self._over(budgets[full - 1], spent, more)
