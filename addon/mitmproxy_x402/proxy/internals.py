@@ -62,9 +62,11 @@ try:
     from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
     from mitmproxy.proxy.layers.http._http_h3 import LayeredH3Connection, StreamClosed
     from mitmproxy.proxy.layers.quic import CloseQuicConnection, QuicConnectionClosed, QuicStreamStopSending
+    from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer, TLSLayer
     from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketLayer
     from mitmproxy.proxy.mode_specs import ReverseMode
     from mitmproxy.proxy.server import ConnectionHandler
+    from mitmproxy.proxy.tunnel import TunnelLayer
 except ImportError as moved:
     raise SettingsError(
         f"mitmproxy {version.VERSION} has moved what the x402 handshake needs ({moved}): not starting. "
@@ -75,6 +77,7 @@ __all__ = [
     "AddonManager",
     "BufferedH2Connection",
     "ChunkedReader",
+    "ClientTLSLayer",
     "CloseQuicConnection",
     "Connection",
     "ConnectionHandler",
@@ -130,9 +133,12 @@ __all__ = [
     "ReverseMode",
     "RstStreamFrame",
     "SendHttp",
+    "ServerTLSLayer",
     "StreamClosed",
     "StreamEnded",
+    "TLSLayer",
     "TrailersReceived",
+    "TunnelLayer",
     "UnknownFrameReceived",
     "WebsocketConnection",
     "WebsocketLayer",

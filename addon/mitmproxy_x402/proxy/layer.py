@@ -32,7 +32,7 @@ from .internals import (
     events,
     layer,
 )
-from .repairs import http3
+from .repairs import http3, tls
 from .repairs.failures import disconnect
 from .stream import X402Stream
 from .veil import without_quotes
@@ -77,8 +77,10 @@ class X402Layer(FlatHttpLayer):
 
     def repair(self, connection: Connection) -> None:
         """Replace mitmproxy's HTTP/1.1 client of an upstream `connection` by our `Http1Client`."""
-        client = self.connections[connection].context.layers[-1]
+        context = self.connections[connection].context
+        client = context.layers[-1]
         if type(client) is _http1.Http1Client:
+            tls.repair(context)
             client.__class__ = Http1Client
             cast(Http1Client, client).streams = self.streams
             if getattr(client.state, "__func__", None) is _http1.Http1Client.read_headers:
@@ -86,6 +88,7 @@ class X402Layer(FlatHttpLayer):
             if type(self.connections[connection]) is HttpClient:  # which only passes events on to it by now
                 self.connections[connection] = client
         elif type(client) is _http2.Http2Client:
+            tls.repair(context)
             calm(client)
         elif type(client) is _http3.Http3Client:
             http3.repair(client)
@@ -229,6 +232,7 @@ def install(
     decide(next_layer)
     if not isinstance(next_layer.context.client.proxy_mode, ReverseMode):
         return
+    tls.repair(next_layer.context)
     for each in next_layer.context.layers:
         if type(each) is HttpLayer:
             each.__class__ = X402Layer

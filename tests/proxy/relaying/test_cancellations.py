@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -204,3 +208,71 @@ def test_a_request_that_is_cancelled_while_we_connect_is_not_sent(home: Path, tm
             go.set()
             assert buyer.buys("/v1/last")
         assert {asked.start for asked in upstream.requests} == {b"POST /v1/last HTTP/1.1"}
+
+
+DEATHS = {
+    "a fatal alert": b"\x15\x03\x03\0\x02\x02\x00",
+    "a record that cannot be decrypted": b"\x17\x03\x03\0\x40" + b"x" * 64,
+}
+
+
+def write_raw(sock: ssl.SSLSocket, data: bytes) -> None:
+    """Write `data` below the TLS of `sock`."""
+    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+        raw.setblocking(True)
+        raw.sendall(data)
+
+
+def blind(protocol: str) -> ssl.SSLContext:
+    """A context for a client that speaks `protocol`."""
+    return certs.blind_client_context(*(("h2",) if protocol == "HTTP/2" else ()))
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("death", DEATHS)
+def test_the_end_of_a_tls_session_comes_before_the_payment(home: Path, death: str, protocol: str) -> None:
+    """Its connection is still open, but nothing can be delivered on it."""
+    with Seller() as seller, Proxy(seller.url, home=home) as proxy:
+        with Client("127.0.0.1", proxy.port, tls=blind(protocol)) as client:
+            if protocol == "HTTP/2":
+                buyer = Buyer(client, proxy.port)
+                buyer.body(buyer.head())
+                buyer.write()
+            else:
+                client.send(request(path="/v1/held"))
+            eventually(lambda: seller.requests)
+            assert isinstance(client.sock, ssl.SSLSocket)
+            write_raw(client.sock, DEATHS[death])
+            proxy.wait_for("TLS Error")
+            proxy.wait_for("client disconnect")
+            seller.go.set()
+            with proxy.client() as other:
+                assert other.ask(request(path="/v1/last")).body == b"goods"
+        assert seller.paid() == [b"POST /v1/last HTTP/1.1"]
+        assert len(query(proxy.ledger, "state")) == 1
+        assert "Traceback" not in proxy.log
+
+
+@pytest.mark.parametrize("is_paid", [False, True], ids=["unpaid", "paid"])
+@pytest.mark.parametrize("death", DEATHS)
+def test_an_upstream_whose_tls_session_dies_is_a_lost_one(
+    home: Path, tmp_path: Path, death: str, is_paid: bool
+) -> None:
+    pem = certs.make(tmp_path)
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while bool(upstream.read(peer).get(b"payment-signature")) != is_paid:
+            peer.send(challenges.answer())
+        assert isinstance(peer.sock, ssl.SSLSocket)
+        write_raw(peer.sock, DEATHS[death])
+        with contextlib.suppress(OSError):
+            peer.rest()
+
+    with Upstream(script, tls=certs.server_context(pem)) as upstream:
+        trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
+        with Proxy(upstream.url, *trust, home=home) as proxy, proxy.client() as client:
+            answer = client.ask(request())
+            assert b"502" in answer.start
+            assert (b"payment_outcome_unknown" in answer.body) is is_paid
+        assert query(proxy.ledger, "state") == ([("unknown",)] if is_paid else [])
+        assert "Traceback" not in proxy.log

@@ -89,6 +89,8 @@ def worked(connection: Connection, since: float) -> None:
 
 def has_left(connection: Connection) -> bool:
     """Whether the peer can get nothing more: something that was sent to it came back, or we have closed."""
+    if connection.state is ConnectionState.CLOSED:
+        return True
     transport = vars(connection).get(_TRANSPORT, lambda: None)()
     return transport is not None and transport.is_closing()
 

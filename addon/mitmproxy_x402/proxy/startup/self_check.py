@@ -42,6 +42,8 @@ from ..internals import (
     ResponseProtocolError,
     ResponseTrailers,
     SendHttp,
+    TLSLayer,
+    TunnelLayer,
     WebsocketConnection,
     WebsocketLayer,
     _http1,
@@ -136,6 +138,10 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "read_body", ("self", "event")),
     (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
+    (TunnelLayer, "receive_data", ("self", "data")),  # of `TLSLayer`, as the next two
+    (TunnelLayer, "send_data", ("self", "data")),
+    (TunnelLayer, "receive_close", ("self",)),
+    (TunnelLayer, "event_to_child", ("self", "event")),
     (ConnectionHandler, "server_event", ("self", "event")),
     (ConnectionHandler, "drain_writers", ("self",)),
     (Context, "fork", ("self",)),
@@ -163,6 +169,7 @@ _OF_STREAM = ("stream_id", "flow", "context", "server_state", "client_state", "d
 _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, _OF_STREAM),
     (ConnectionHandler, ("transports", "client", "_drain_lock", "drain_writers")),
+    (TLSLayer, ("conn",)),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
     (ReceiveBuffer, ("_data",)),
