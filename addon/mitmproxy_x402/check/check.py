@@ -321,7 +321,7 @@ def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
     """What to do about the first budget that has no room for `offer`; empty if all have room."""
     spent = [0 for _ in budgets]
     if is_there(settings.ledger):
-        with closing(open_ledger(settings.ledger)) as ledger:
+        with closing(open_ledger(settings.ledger, is_tool=True)) as ledger:
             ledger.watch(watched(settings))
             spent = ledger.spent_of(budgets)
     full = [each for each in zip(budgets, spent, strict=True) if each[1] + offer.micro_usd > each[0].micro_usd]

@@ -16,7 +16,7 @@ from ..command_line import port_is_free
 from ..errors import SettingsError
 from ..ledger.interface import LedgerError
 from ..ledger.opening import require_driver
-from ..ledger.reading import read_entries
+from ..ledger.reading import find_missing, read_entries
 from ..ledger.sqlite.store import SqliteLedger
 from ..machine.installation import RECOMMENDED, advice, missing
 from ..machine.program import program
@@ -89,9 +89,12 @@ def ledger(settings: Settings) -> Line:
         return ok("ledger", f"{path} will be created when the proxy starts")
     try:
         entries = read_entries(path)
-        SqliteLedger(path).close()
+        lost = find_missing(path)
+        SqliteLedger(path, is_tool=True).close()
     except LedgerError as error:
         return todo("ledger", str(error))
+    if lost:
+        return todo("ledger", f"{lost}.")
     return ok("ledger", f"{path} is writable and holds {len(entries)} payment{'' if len(entries) == 1 else 's'}")
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .postgres.store import PostgresLedger
 
 
-def open_ledger(place: LedgerPlace) -> Ledger:
-    """Open the ledger at `place` for writing. Raises LedgerError."""
-    return _database(place) if isinstance(place, PostgresUrl) else SqliteLedger(place)
+def open_ledger(place: LedgerPlace, *, is_tool: bool = False) -> Ledger:
+    """Open the ledger at `place` for writing; `is_tool`: for something else than a proxy. Raises LedgerError."""
+    return _database(place) if isinstance(place, PostgresUrl) else SqliteLedger(place, is_tool=is_tool)
 
 
 def make_ready(ledger: Ledger, settings: Settings) -> None:

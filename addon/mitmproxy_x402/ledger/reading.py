@@ -14,7 +14,7 @@ from .clock import Clock
 from .interface import FREE, UNCHECKED, UNCHECKED_CHARGE, UNPROVEN, LedgerError
 from .opening import require_driver
 from .sqlite.file import check_file, has_log, open_to_read, version_of
-from .sqlite.liveness import Processes, without_log
+from .sqlite.liveness import Processes, kept_warning, without_log
 
 Fate = Literal["settled", "unknown", "under way", "rejected", "expired", "released"]
 """A payment's state for people: `reserved` and `sent` are `under way` while their process is running.
@@ -190,9 +190,10 @@ def find_missing(place: LedgerPlace) -> str:
     check_file(place)
     try:
         with closing(open_to_read(place)) as db:
-            if not version_of(db, place) or has_log(place):
+            if not version_of(db, place):
                 return ""
-            return without_log(db, place, Clock().boot_name)
+            missing = "" if has_log(place) else without_log(db, place, Clock().boot_name)
+            return missing or kept_warning(db)
     except sqlite3.Error as error:
         raise LedgerError(f"The ledger {place} cannot be read: {error}.") from None
 

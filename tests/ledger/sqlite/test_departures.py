@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -345,3 +346,40 @@ def test_where_the_notes_are_damaged_all_that_was_reserved_counts(
     assert [entry.fate for entry in read_entries(path)] == ["unknown", "unknown"]
     with closing(SqliteLedger(path)) as after:
         assert after.spent(DAY) == 20
+
+
+def _replace_by_a_copy(folder: Path) -> None:
+    """Of its notes from before anything left: a user's `cp` then, and `mv` now."""
+    (file,) = folder.glob("*-proxy-*")
+    copy = folder.parent / "copy"
+    first, *notes = struct.iter_unpack("16s", file.read_bytes())
+    copy.write_bytes(b"".join(first) + struct.pack("=qq", 0, ~0) * len(notes))
+    copy.replace(file)
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "alive"])
+def test_notes_that_were_replaced_by_a_copy_say_nothing(
+    path: Path, other: subprocess.Popen[bytes], is_killed: bool
+) -> None:
+    """Those of a process that lives, too: others take it for ended, since nobody locks the copy."""
+    _replace_by_a_copy(path.parent)
+    if is_killed:
+        kill(other)
+    assert [entry.fate for entry in read_entries(path)] == ["unknown", "unknown"]
+    with closing(SqliteLedger(path)) as after:
+        assert after.spent(DAY) == 20
+
+
+def test_what_leaves_after_its_notes_were_replaced_counts(
+    ledger: SqliteLedger, path: Path, times: MachineTimes
+) -> None:
+    def steps() -> None:
+        row = ledger.reserve(intent(), [DAY])
+        _replace_by_a_copy(path.parent)
+        with closing(SqliteLedger(path, times.clock)) as beside:
+            ledger.record_departure(row, "0xnonce", UNTIL, VALIDITY)
+            assert beside.spent(DAY) == 10
+            ledger.finish(row, Outcome("unknown"))
+            assert beside.spent(DAY) == 10
+
+    in_loop(steps)

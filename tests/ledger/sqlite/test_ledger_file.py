@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.ledger.interface import Intent, Ledger, LedgerBusy, LedgerError, Outcome
-from mitmproxy_x402.ledger.reading import read_entries
+from mitmproxy_x402.ledger.opening import open_ledger
+from mitmproxy_x402.ledger.reading import find_missing, read_entries
 from mitmproxy_x402.ledger.sqlite import statements
 from mitmproxy_x402.ledger.sqlite.liveness import is_alive
 from mitmproxy_x402.ledger.sqlite.schema import MIGRATIONS, migrate
@@ -31,6 +32,7 @@ from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
 from support.ledger.ledgers import MachineTimes, query, state_of
 from support.ledger.payments import intent
 from support.patience import eventually
+from support.running.verbs import run as run_verb
 
 
 @pytest.fixture
@@ -362,6 +364,31 @@ class TestMissingLog:
         with caplog.at_level(logging.WARNING):
             SqliteLedger(tmp_path / "copy").close()
         assert caplog.text == ""
+
+    def test_what_a_tool_finds_is_said_until_a_proxy_has_said_it(
+        self, ledger: SqliteLedger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ledger.reserve(intent(), [])
+        copy = tmp_path / "copy"
+        shutil.copy(ledger.path, copy)
+        for _ in range(2):
+            open_ledger(copy, is_tool=True).close()
+            assert "its last payments are missing" in find_missing(copy)
+        caplog.clear()
+        SqliteLedger(copy).close()
+        assert "its last payments are missing" in caplog.text
+        assert find_missing(copy) == ""
+        caplog.clear()
+        SqliteLedger(copy).close()
+        assert caplog.text == ""
+
+    @pytest.mark.parametrize("verb", ["check", "reconcile"])
+    def test_a_verb_leaves_the_warning_to_the_proxy(self, home: Path, ledger: SqliteLedger, verb: str) -> None:
+        ledger.reserve(intent(), [])
+        copy = home / "copy"
+        shutil.copy(ledger.path, copy)
+        run_verb(home, {}, verb, "--set", f"x402_ledger={copy}")
+        assert "its last payments are missing" in find_missing(copy)
 
     def test_of_what_was_closed_or_killed_nothing_is_missing(
         self, path: Path, caplog: pytest.LogCaptureFixture

@@ -4,6 +4,9 @@ The file is the one that each process holds a lock on (`liveness`). What is in i
 whoever closes the rows of an ended process reads it: a row that is only `reserved` in the table and noted here was
 sent. After a power cut, which it may not survive, every reserved row counts as sent anyway. The table catches up within
 NOTE_SECONDS, mostly together with the payment's outcome.
+
+The first slot has the file's own inode. A copy that somebody puts in its place gets none of the notes that follow, and
+is known by that.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ RETRY_SECONDS = 1
 """Seconds after which that is tried again."""
 LATEST_MS = 150_000
 """Age of a reservation up to which a note is enough: well before it lapses (`interface.LAPSE_SECONDS`)."""
-SLOTS = 512
+SLOTS = 511
 """Most notes that wait for the table."""
 _SLOT = struct.Struct("=qq")
 """A row's number, 0 for none, and its complement, by which a damaged file is known."""
-_SIZE = SLOTS * _SLOT.size
+_SIZE = (1 + SLOTS) * _SLOT.size
+_INODE = 2**63 - 1
+"""The bits of an inode that a slot has room for."""
 _DATABASE = b"SQLite format 3\0"
 
 
@@ -37,13 +42,13 @@ class Departures:
     """The notes of this process in the open file `fd`, which is new. Raises OSError."""
 
     def __init__(self, fd: int) -> None:
-        if os.pwrite(fd, _slot(0) * SLOTS, 0) != _SIZE:
+        if os.pwrite(fd, _slot(os.fstat(fd).st_ino & _INODE) + _slot(0) * SLOTS, 0) != _SIZE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._fd = fd
         self.waiting: dict[int, dict[str, Any]] = {}
         """Payments that have left and are not `sent` in the table yet: by row, the parameters of `statements.SENT`."""
         self._slots: dict[int, int] = {}
-        self._free = list(range(SLOTS))
+        self._free = list(range(1, 1 + SLOTS))
         self._is_due = False
 
     def note(self, row: int, values: dict[str, Any], catch_up: Callable[[], None]) -> bool:
@@ -95,13 +100,14 @@ class Departures:
 
 
 def noted(file: Path) -> frozenset[int] | None:
-    """The rows that a process has noted in its `file`, and some earlier ones; None: the file is gone or damaged."""
+    """The rows that a process has noted in its `file`, and some earlier ones; None: it is gone, damaged or a copy."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        is_whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size == _SIZE
+        found = os.fstat(fd)
+        is_whole = stat.S_ISREG(found.st_mode) and found.st_size == _SIZE
         data = os.pread(fd, _SIZE, 0) if is_whole else b""
     except OSError:
         return None
@@ -110,7 +116,8 @@ def noted(file: Path) -> frozenset[int] | None:
     slots = list(_SLOT.iter_unpack(data)) if len(data) == _SIZE else []
     if not slots or any(check != ~row for row, check in slots):
         return None
-    return frozenset(row for row, _ in slots)
+    (inode, _), *notes = slots
+    return frozenset(row for row, _ in notes) if inode == found.st_ino & _INODE else None
 
 
 def may_be_notes(fd: int) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ...machine.private_files import objection
 from ...machine.program import program
-from ..interface import LedgerError
+from ..interface import LedgerBusy, LedgerError
 from .schema import MIGRATIONS
 
 WAIT_SECONDS = 2
@@ -140,3 +140,17 @@ def has_log(path: Path) -> bool:
         return Path(f"{path}-wal").stat().st_size > 0
     except OSError:
         return False
+
+
+def failure(path: Path, error: Exception) -> LedgerError:
+    """What users are told of an error of SQLite's or of the system's with the ledger at `path`."""
+    if "is locked" in str(error):
+        return LedgerBusy(
+            f"The ledger {path} is locked by another program. Without it nothing is paid. End that program "
+            "(a database browser, a copy that is being made), or name another file with the option x402_ledger."
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return LedgerError(
+        f"The ledger {path} cannot be used: {reason}. Without it nothing is paid. See that the file and its "
+        "folder are writable and the disk is not full, or name another file with the option x402_ledger."
+    )

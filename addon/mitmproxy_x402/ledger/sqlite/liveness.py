@@ -29,6 +29,10 @@ from .departures import Departures, may_be_notes, noted
 _NAME = re.compile(r"lock:([0-9a-f]{16}) [0-9]+ (.*)", re.DOTALL)
 _INFIX = "-proxy-"
 _TRIES = 100
+_KEPT = "warning: "
+"""How the row of `opened` begins that is no process, but a warning which no proxy has shown yet."""
+_OPENED = f"SELECT process FROM opened WHERE process NOT LIKE '{_KEPT}%'"
+_WARNING = f"SELECT process FROM opened WHERE process LIKE '{_KEPT}%'"
 
 
 class ProcessLock:
@@ -119,9 +123,9 @@ def without_log(db: sqlite3.Connection, ledger: Path, boot: str) -> str:
     Nothing is missing if another program was the last to close the file after a proxy was killed: SQLite puts the log
     into the file then, which has every row that the proxy noted.
     """
-    if "opened" not in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}:
+    if not _has_opened(db):
         return ""
-    opened = [_notes(ledger, process, boot) for (process,) in db.execute("SELECT process FROM opened")]
+    opened = [_notes(ledger, process, boot) for (process,) in db.execute(_OPENED)]
     last = db.execute("SELECT MAX(id) FROM payment").fetchone()[0] or 0
     again = f"Put the log back next to it; {program()} report --backup FILE copies all"
     if any(rows is not None and max(rows) > last for rows in opened):
@@ -138,9 +142,31 @@ def without_log(db: sqlite3.Connection, ledger: Path, boot: str) -> str:
     return ""
 
 
+def kept_warning(db: sqlite3.Connection) -> str:
+    """The message of `without_log` that no proxy has shown yet; empty: there is none."""
+    found = db.execute(_WARNING).fetchone() if _has_opened(db) else None
+    return found[0].removeprefix(_KEPT) if found else ""
+
+
+def warning_of(db: sqlite3.Connection, ledger: Path, clock: Clock, *, is_cut: bool, is_tool: bool) -> str:
+    """The warning to show because payments may be missing, which a log that is gone (`is_cut`) had; empty: none.
+
+    To open a ledger makes a new log. So what a tool finds is kept in the file, until a proxy has shown it at its start.
+    """
+    warning = (without_log(db, ledger, clock.boot_name) if is_cut else "") or kept_warning(db)
+    db.execute("DELETE FROM opened WHERE process LIKE ?", (f"{_KEPT}%",))
+    if warning and is_tool:
+        db.execute("INSERT INTO opened VALUES (?, ?)", (_KEPT + warning, int(clock.wall() * 1000)))
+    return warning
+
+
+def _has_opened(db: sqlite3.Connection) -> bool:
+    return "opened" in {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+
+
 def record_open(db: sqlite3.Connection, ledger: Path, process: str, clock: Clock) -> None:
     """Record that `process` has the file open, and delete the records of ended ones."""
-    for (one,) in db.execute("SELECT process FROM opened").fetchall():
+    for (one,) in db.execute(_OPENED).fetchall():
         if not is_alive(ledger, one, clock.boot_name):
             db.execute("DELETE FROM opened WHERE process = ?", (one,))
     db.execute("INSERT INTO opened VALUES (?, ?)", (process, int(clock.wall() * 1000)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -24,7 +25,6 @@ from ..interface import (
     Charge,
     Intent,
     JobPaid,
-    LedgerBusy,
     LedgerError,
     Outcome,
     Pending,
@@ -37,8 +37,8 @@ from ..moments import milliseconds, milliseconds_at_least
 from . import statements
 from .departures import LATEST_MS
 from .durability import Disk, write_again
-from .file import make_file
-from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep, without_log
+from .file import failure, make_file
+from .liveness import ProcessLock, close_ended, record_open, start_clock, sweep, warning_of
 from .schema import migrate
 from .spending import Room, Spending
 from .syncing import Sync
@@ -61,10 +61,19 @@ CHECKPOINT_PAYMENTS = 250
 class SqliteLedger:
     """The ledger over one connection to the file; each process and thread opens its own. Raises LedgerError."""
 
-    def __init__(self, path: Path, clock: Clock | None = None, make_sync: Callable[[int], Sync] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock | None = None,
+        make_sync: Callable[[int], Sync] | None = None,
+        *,
+        is_tool: bool = False,
+    ) -> None:
+        """`is_tool`: this is no proxy, whose log a user reads for what is wrong with the ledger."""
         self.place = self.path = path
         self.name = str(path)
         """The ledger's name for people; equal names mean the same rows."""
+        self._failure = functools.partial(failure, path)
         self._clock = clock or Clock()
         self._unwritten: list[tuple[int, Outcome]] = []
         """Outcomes that could not be written; they are written with the next ones."""
@@ -79,7 +88,7 @@ class SqliteLedger:
         with contextlib.ExitStack() as undo:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._is_cut = not make_file(path)
+                is_cut = not make_file(path)
                 self._lock = ProcessLock(path, self._clock.boot_name)
                 undo.callback(self._lock.close)
                 self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None)
@@ -87,7 +96,7 @@ class SqliteLedger:
                 self._departures = self._lock.departures
                 self._spending = Spending(self._db, self._write_departures)
                 self._room = Room(self._db)
-                self._prepare()
+                self._prepare(is_cut=is_cut, is_tool=is_tool)
                 self._disk = Disk(path, self._failure, make_sync)
             except (OSError, sqlite3.Error) as error:
                 raise self._failure(error) from None
@@ -100,7 +109,7 @@ class SqliteLedger:
         """This process's name in rows."""
         return self._lock.process
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, is_cut: bool, is_tool: bool) -> None:
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")
             # Survives the end of the process at any time, and a power cut after `durable_soon`.
@@ -113,7 +122,7 @@ class SqliteLedger:
             self._anchor = start_clock(self._db, self._clock)
             still_open = [process for (process,) in self._db.execute(statements.OPEN)]
             close_ended(self._db, self.path, still_open, self._clock.boot_name)
-            if self._is_cut and (missing := without_log(self._db, self.path, self._clock.boot_name)):
+            if missing := warning_of(self._db, self.path, self._clock, is_cut=is_cut, is_tool=is_tool):
                 logger.warning("x402: %s", missing)
             record_open(self._db, self.path, self.process, self._clock)
         sweep(self.path)
@@ -412,18 +421,6 @@ class SqliteLedger:
     def _set_blocked(self, is_blocked: bool) -> None:
         self._is_blocked = is_blocked
         self._db.execute(f"PRAGMA busy_timeout = {0 if is_blocked else COLLISION_MS}")
-
-    def _failure(self, error: Exception) -> LedgerError:
-        if "is locked" in str(error):
-            return LedgerBusy(
-                f"The ledger {self.path} is locked by another program. Without it nothing is paid. End that program "
-                "(a database browser, a copy that is being made), or name another file with the option x402_ledger."
-            )
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return LedgerError(
-            f"The ledger {self.path} cannot be used: {reason}. Without it nothing is paid. See that the file and its "
-            "folder are writable and the disk is not full, or name another file with the option x402_ledger."
-        )
 
     def close(self) -> None:
         """Close the ledger. Rows stay."""
