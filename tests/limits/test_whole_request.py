@@ -267,6 +267,7 @@ def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
+        yield from value if isinstance(value, dict) else ()
         for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each)
 
@@ -346,6 +347,24 @@ def test_a_long_text_is_no_multitude(text: str) -> None:
         {"engines": ["dear-1"]},
         {"model[]": "dear-1", "model": "cheap"},
         {"$.model": "dear-1", "model": "cheap"},
+        {"models": {"dear-1": {}}, "model": "cheap"},
+        {"models": {"dear-1": 0.5, "cheap": 0.5}},
+        {"models": [{"dear-1": None}]},
+        {"fallbacks": {"dear-1": ["cheap"]}},
+        {"fallbacks": [{"dear-1": []}], "model": "cheap"},
+        {"deployments": {"eu": {"dear-1": {"tpm": 1}}}},
+        {"model_weights": {"dear-1": 1}},
+        {"prompt": {"model": "dear-1"}},
+        {"prompt": {"request": {"model": "dear-1"}}, "model": "cheap"},
+        {"prompts": [{"model": "dear-1", "prompt": "x"}]},
+        {"prompt": {"messages": {"model": "dear-1"}}},
+        *({key: {"model": "dear-1"}} for key in ("messages", "content", "system", "message", "documents", "text")),
+        *({key: {"x": {"models": ["dear-1"]}}} for key in ("suffix", "generationConfig", "output_config")),
+        {"tools": [{"type": "image_generation", "model": "dear-1"}], "model": "cheap"},
+        {"tools": {"model": "dear-1"}},
+        {"functions": {"model": "dear-1"}},
+        {"response_format": {"model": "dear-1"}},
+        {"tools": [{"function": {"parameters": {"properties": {"model": {}}}, "model": "dear-1"}}]},
     ],
 )
 def test_models_that_gateways_read_elsewhere(body: dict[str, Any]) -> None:
@@ -383,6 +402,21 @@ def test_models_that_are_written_in_other_ways(body: bytes, content_type: str, t
     assert "dear-1" in asked(body, (content_type,), target=target).models
 
 
+@pytest.mark.parametrize("body", [b"models[dear-1]=1", b"fallbacks%5Bdear-1%5D%5B0%5D=cheap"])
+def test_models_that_are_keys_of_a_form(body: bytes) -> None:
+    assert for_request([BY_MODEL], asked(body, URLENCODED))
+
+
+@pytest.mark.parametrize(
+    "body", [{"prompt": {"id": "pmpt_1", "version": "2"}}, {"assistant_id": "a"}, {"preset": "p", "messages": []}]
+)
+def test_what_refers_to_something_stored_falls_under_every_limit(body: dict[str, Any]) -> None:
+    """Its model is known to the vendor alone, unless the request names one."""
+    assert "stored" in asked(json.dumps(body).encode()).model_doubt
+    found = asked(json.dumps({**body, "model": "cheap"}).encode())
+    assert (found.models, found.model_doubt) == (("cheap",), "")
+
+
 @pytest.mark.parametrize("charset", ["utf-7", '"UTF-7"', "cp037", "utf-16", "iso-2022-jp"])
 def test_a_body_in_another_charset_is_unclear(charset: str) -> None:
     assert "charset" in asked(b'{"model":"+AGQ-ear-1"}', (f"application/json; charset={charset}",)).model_doubt
@@ -418,8 +452,20 @@ def test_what_a_model_reads_names_none(model: str) -> None:
                 "model": model,
                 "messages": [{"role": "user", "content": '{"model":"dear-1"}', "model": "dear-1"}],
                 "input": [{"model": "dear-1"}, '{"model":"dear-1"}'],
-                "tools": [{"function": {"parameters": schema}}],
+                "tools": [
+                    {"function": {"name": "f", "parameters": schema}},
+                    {"name": "f", "input_schema": schema, "input_examples": [{"model": "dear-1"}]},
+                    {"toolSpec": {"inputSchema": {"json": schema}}},
+                    {"functionDeclarations": [{"parameters": schema, "response": schema}]},
+                    {"parameter_definitions": {"model": {"type": "str"}}},
+                ],
                 "text": {"format": {"schema": schema}},
+                "prompt": ["model: dear-1", '{"model":"dear-1"}'],
+                "system": [{"type": "text", "text": '{"model":"dear-1"}', "model": "dear-1"}],
+                "systemInstruction": {"parts": [{"text": '{"model":"dear-1"}'}]},
+                "generationConfig": {"responseSchema": schema, "response_json_schema": schema},
+                "documents": [{"model": "dear-1"}],
+                "functions": [{"name": "f", "parameters": schema}],
                 "response_format": {"json_schema": {"schema": schema}},
                 "metadata": {"user_id": '{"device":"d","session":"s"}', "note": "{no JSON"},
             }

@@ -51,6 +51,8 @@ _AMBIGUOUS = re.compile(r"[^!-~]|[?#]")
 """Matches characters of a decoded path that a server may drop, decode differently, or take for the path's end."""
 _LISTED = re.compile(r"model\s*\[")
 """Matches names of form fields that some servers read as a list or an object called `model`."""
+_BRACKETED = re.compile(r"\[([^\[\]]+)\]")
+"""Matches the keys of an object that a form's field belongs to, as in `models[NAME]`."""
 _DECODER = json.JSONDecoder()
 
 
@@ -186,7 +188,7 @@ def _in_form(form: str) -> list[str]:
     found: list[str] = []
     for key, value in fields:
         if _is_model(key, in_form=True) or _may_name_a_model(key):
-            found.append(value)
+            found += (value, *_BRACKETED.findall(key))
         elif value.lstrip()[:1] in _JSON_BEGINS:
             found += _in_json(value)
     return found
@@ -214,6 +216,7 @@ def _in_object(text: str) -> list[str]:
     """The values of all top-level keys `model` of a JSON object. Raises _Unclear."""
     _bound(text)
     found: list[str] = []
+    refers = False
     try:
         at = _skip(text, _skip(text, 0) + 1)
         while text[at] != "}":
@@ -223,12 +226,14 @@ def _in_object(text: str) -> list[str]:
             at = _skip(text, at)
             if text[at] != ":":
                 raise ValueError
-            decoder = _DECODER if _plain(key) in _CONTENT else _PAIRS
-            value, at = decoder.raw_decode(text, _skip(text, at + 1))
+            at = _skip(text, at + 1)
+            decoder = _DECODER if _plain(key) in _TEXTS and text[at] != "{" else _PAIRS
+            value, at = decoder.raw_decode(text, at)
             if _is_model(key):
                 found += _names(value)
-            else:
+            elif _may_name_models(key, value):
                 found += _elsewhere(key, value)
+            refers = refers or _refers(key, value)
             at = _skip(text, at)
             if text[at] == ",":
                 at = _skip(text, at + 1)
@@ -240,6 +245,8 @@ def _in_object(text: str) -> list[str]:
         raise
     except (ValueError, IndexError):
         raise _Unclear("its body is no JSON object that all servers read alike") from None
+    if refers and not found:
+        raise _Unclear("it names no model, but something stored that may name one")
     return found
 
 
@@ -278,11 +285,20 @@ def _is_escaped(text: str, quote: int) -> bool:
 
 _NO_WORD = re.compile(r"[^a-z0-9]")
 _NAMES_A_MODEL = re.compile("model|engine|deployment|fallback")
-_CONTENT = {
-    *("messages", "message", "contents", "content", "prompt", "prompts", "suffix", "system", "systeminstruction"),
-    *("tools", "functions", "responseformat", "text", "generationconfig", "outputconfig", "documents"),
+_TEXTS = {"messages", "message", "contents", "content", "suffix", "system", "systeminstruction", "documents"}
+"""Keys, as `_plain` has them, of what a model reads. Texts and lists there name none; an object may be a request."""
+_PROMPTS = {"prompt", "prompts"}
+"""Likewise, but a list of objects may be a batch."""
+_SCHEMAS = {
+    *("properties", "patternproperties", "definitions", "defs", "schema", "jsonschema", "parameters"),
+    *("inputschema", "outputschema", "responseschema", "responsejsonschema", "parametersjsonschema"),
+    *("parameterdefinitions", "inputexamples", "examples"),
 }
-"""Keys, as `_plain` has them, of what a model reads or of schemas; they name no model, whatever is in them."""
+"""Keys of schemas of tools and answers, and of examples for them, in which `model` is anything."""
+_REFERENCES = {"assistantid", "preset", "promptid"}
+"""Keys of what is stored at the vendor, and may have a model of its own."""
+_OF_MODELS = {"id", "name", "weight", "weights", "params", "provider", "type", "priority", "order", "slug", "version"}
+"""Keys of objects that describe a model; other keys there may be the model's name itself."""
 _JSON_BEGINS = ("{", "[")
 MAX_WITHIN = 3
 """Most times that JSON may stand in a string of JSON."""
@@ -307,17 +323,33 @@ def _may_name_a_model(key: str) -> bool:
     return _NAMES_A_MODEL.search(_plain(key)) is not None
 
 
+def _may_name_models(key: str, value: Any) -> bool:
+    """Whether models may be named somewhere in the `value` of `key`: it is neither what a model reads nor a schema."""
+    plain = _plain(key)
+    return plain not in _SCHEMAS and (plain not in _TEXTS or isinstance(value, _Pairs))
+
+
+def _refers(key: str, value: Any) -> bool:
+    """Whether a top-level `key` refers to something stored that may name a model, as OpenAI's prompts do."""
+    plain = _plain(key)
+    if plain in _PROMPTS:
+        return isinstance(value, _Pairs) and any(_plain(name) == "id" for name, _ in value)
+    return plain in _REFERENCES and bool(value)
+
+
 def _elsewhere(key: str, value: Any, within: int = 0) -> Iterator[str]:
     """The models that a `key` besides the top-level `model` names, in batches and lists of models at any depth."""
     if isinstance(value, str):
         if _may_name_a_model(key) and value.strip():
             yield value.strip()
-        elif value[:1] in _JSON_BEGINS and _plain(key) not in _CONTENT:
+        elif value[:1] in _JSON_BEGINS and _plain(key) not in _TEXTS | _PROMPTS | {"text"}:
             yield from _in_json(value, within + 1)
     elif isinstance(value, _Pairs):
         prefix = key if _may_name_a_model(key) else ""
         for name, inner in value:
-            if _plain(name) not in _CONTENT:
+            if prefix and name.strip() and _plain(name) not in _OF_MODELS:
+                yield name.strip()
+            if _may_name_models(name, inner):
                 yield from _elsewhere(prefix or name, inner, within)
     elif isinstance(value, list) and _plain(key) != "input":  # of messages; an object may be a request
         for each in value:
