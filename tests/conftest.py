@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # Where the package is linked instead of installed, pytest has not found its plugin by itself.
     if not config.pluginmanager.has_plugin("x402_fixtures"):
         config.pluginmanager.register(plugin, "x402_fixtures")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is collected out of Python's garbage collection, which would look at all of it over and over."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,9 @@
 """Starts programs of mitmproxy and our verbs in a fifth of the time: each is forked off a process with all imports.
 
 A test's proxy spends more than a second on imports, a verb half of one, and there are hundreds of them. What runs after
-the fork is the same script or module with the same arguments and environment. A `--thorough` run starts each as a user
-does; so does, always, `tests/system/test_one_payment.py`.
+the fork is the same script or module with the same arguments and environment, and it ends as a process of its own does,
+except that Python leaves its memory to the system. A `--thorough` run starts each as a user does; so does, always,
+`tests/system/test_one_payment.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -13,7 +15,9 @@ import select
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 _IMPORTS = (
     "mitmproxy.tools.main",
@@ -85,16 +89,40 @@ def _become(request: dict[str, object], told: int, *streams: int) -> list[str]:
     return request["command"]  # type: ignore[return-value]
 
 
+def _run(command: list[str]) -> int:
+    """Run it as Python does; its exit code."""
+    try:
+        if command[0] == sys.executable:  # -I -m MODULE
+            sys.argv = command[3:]
+            runpy.run_module(command[3], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            sys.path.insert(0, str(Path(command[0]).parent))
+            runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):  # Python prints it
+            raise
+        return end.code or 0
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but free no memory: that would copy, one by one, what is shared with the parent."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(code)  # Python says what is wrong
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who stops the tests stops the proxies, and this with its socket
     sys.path.pop(0)  # the folder of this file
     for _name in (*_IMPORTS, *(_OURS if "ours" in sys.argv else ())):
         importlib.import_module(_name)
-    _command = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if _command[0] == sys.executable:  # -I -m MODULE
-        sys.argv = _command[3:]
-        runpy.run_module(_command[3], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = _command
-        sys.path.insert(0, str(Path(sys.argv[0]).parent))
-        runpy.run_path(sys.argv[0], run_name="__main__")
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy all of this
+    _end(_run(_serve(socket.socket(fileno=int(sys.argv[1])))))
