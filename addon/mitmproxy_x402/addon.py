@@ -103,8 +103,9 @@ class X402Addon:
 
     def load(self, loader: Loader) -> None:
         """Declare the options, and replace mitmproxy's defaults before the port opens."""
-        for option in OPTIONS:
-            loader.add_option(option.name, str, option.default, option.help)
+        with mitmproxy_defaults.announced_together(ctx.options):
+            for option in OPTIONS:
+                loader.add_option(option.name, str, option.default, option.help)
         self._quiet.install()
         termlog = ctx.master.addons.get("termlog")
         add_dates(None if termlog is None else termlog.logger.formatter)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import logging
 import subprocess
 import sys
 
 import pytest
+from mitmproxy.optmanager import OptManager
 
 from mitmproxy_x402.proxy.startup import mitmproxy_defaults as hosting
 
@@ -47,6 +49,28 @@ def test_it_is_undone_once() -> None:
     gc.freeze()  # somebody else's
     hosting.thaw()
     assert gc.get_freeze_count()  # and stays: so the tests began
+
+
+def test_options_that_are_declared_together_are_announced_once() -> None:
+    told: list[set[str]] = []
+
+    def hear(updated: set[str]) -> None:
+        told.append(updated)
+
+    options = OptManager()
+    options.changed.connect(hear)
+    with hosting.announced_together(options):
+        options.add_option("first", str, "", "")
+        options.add_option("second", str, "", "")
+        assert not told
+    assert told == [{"first", "second"}]
+    with hosting.announced_together(options):
+        pass
+    with contextlib.suppress(AttributeError), hosting.announced_together(options):
+        options.add_option("third", str, "", "")
+        options.there_is_no_such_option()
+    options.add_option("fourth", str, "", "")
+    assert told[1:] == [{"third"}, {"fourth"}]
 
 
 ENDING = """

@@ -15,6 +15,7 @@ from typing import Any
 
 from mitmproxy import exceptions, optmanager
 from mitmproxy.options import Options
+from mitmproxy.utils import signals
 
 from ...settings.values import is_loopback
 
@@ -99,6 +100,32 @@ def improve(options: Options, arguments: Sequence[str]) -> dict[str, object]:
     }
     options.update(**better)
     return better
+
+
+@contextlib.contextmanager
+def announced_together(options: optmanager.OptManager) -> Iterator[None]:
+    """Tell mitmproxy's addons of all options that are declared inside once, at the end.
+
+    mitmproxy asks each of its forty addons about each option: a tenth of the time of a start for ours.
+    """
+    added: set[str] = set()
+
+    def collect(updated: set[str]) -> None:
+        added.update(updated)
+
+    changed, collecting = options.changed, signals.SyncSignal(collect)
+    collecting.connect(collect)
+    attributes = vars(options)  # `options` takes what is assigned to it for an option
+    if attributes.get("changed") is not changed:
+        yield
+        return
+    attributes["changed"] = collecting
+    try:
+        yield
+    finally:
+        attributes["changed"] = changed
+        if added:
+            changed.send(updated=added)
 
 
 def take_unusable(options: Options, names: Container[str]) -> list[str]:

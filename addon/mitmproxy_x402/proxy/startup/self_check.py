@@ -54,6 +54,11 @@ from ..internals import (
     layer,
 )
 
+try:
+    import annotationlib  # type: ignore[import-not-found]
+except ModuleNotFoundError:  # before Python 3.14
+    annotationlib = None
+
 if TYPE_CHECKING:
     from mitmproxy.master import Master
 
@@ -263,10 +268,9 @@ def attributes_of(owner: type) -> set[str]:
 
 def _annotations(owner: type) -> Iterable[str]:
     """The names that the body of `owner` annotates; from Python 3.14 on they are computed when they are asked for."""
-    try:
-        from annotationlib import Format, get_annotations  # type: ignore[import-not-found]  # noqa: PLC0415
-    except ModuleNotFoundError:  # before Python 3.14
-        names: Iterable[str] = vars(owner).get("__annotations__", ())
+    names: Iterable[str]
+    if annotationlib is None:
+        names = vars(owner).get("__annotations__", ())
     else:
-        names = get_annotations(owner, format=Format.FORWARDREF)
+        names = annotationlib.get_annotations(owner, format=annotationlib.Format.FORWARDREF)
     return names
