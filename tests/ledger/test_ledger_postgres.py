@@ -25,6 +25,7 @@ from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.limits.limits import Budget, Period, Scope
 from mitmproxy_x402.settings.ledger_place import PostgresUrl
+from support import effort
 from support.ledger.ledgers import DatabaseTimes, MachineTimes, query, state_of
 from support.ledger.payments import intent
 from support.ledger.postgres import Postgres
@@ -61,13 +62,15 @@ def backend(ledger: PostgresLedger) -> int:
 
 
 class TestContention:
-    BUDGETS = (Budget(997, "day"), Budget(5000, "", Scope("m-*", "/v1/*")))
+    ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
-    @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
-    def test_exact_to_the_unit(self, postgres: Postgres, isolation: str) -> None:
+    @pytest.mark.parametrize("size", effort.chosen((997, 331), 331))
+    @pytest.mark.parametrize("isolation", ISOLATIONS)
+    def test_exact_to_the_unit(self, postgres: Postgres, isolation: str, size: int) -> None:
         """Whatever the user's default is: who waited for the lock must see what was written meanwhile."""
         postgres.execute(f"ALTER ROLE x402 SET default_transaction_isolation = '{isolation}'")
         url = postgres.empty()
+        budgets = (Budget(size, "day"), Budget(5 * size, "", Scope("m-*", "/v1/*")))
 
         def spend(number: int) -> int:
             reserved = 0
@@ -75,7 +78,7 @@ class TestContention:
                 for step in range(1000):
                     amount = 1 + (number + step) % 7
                     try:
-                        row = ledger.reserve(intent(amount), self.BUDGETS)
+                        row = ledger.reserve(intent(amount), budgets)
                     except OverBudget:
                         if amount == 1:
                             return reserved
@@ -89,11 +92,11 @@ class TestContention:
 
         try:
             with ThreadPoolExecutor(6) as pool:
-                assert sum(pool.map(spend, range(6))) == 997
+                assert sum(pool.map(spend, range(6))) == size
         finally:
             postgres.execute("ALTER ROLE x402 RESET default_transaction_isolation")
         counted = query(url, "micro_usd", "WHERE state <> 'released'")
-        assert sum(micro for (micro,) in counted) == 997
+        assert sum(micro for (micro,) in counted) == size
 
     def test_a_lock_that_is_held_too_long_is_a_clear_error(self, url: PostgresUrl, ledger: PostgresLedger) -> None:
         with psycopg.connect(url.url) as db:
@@ -241,7 +244,7 @@ class TestServer:
             postgres.start()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", effort.chosen(range(2), 0))
 def test_it_counts_as_a_file_does(url: PostgresUrl, tmp_path: Path, seed: int) -> None:
     """A file adds up every row, a database the sums of minutes and hours: the same to the unit, at every moment."""
     chance = random.Random(seed)
