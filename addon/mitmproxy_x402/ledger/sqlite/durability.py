@@ -11,7 +11,8 @@ start after each checkpoint. SQLite ends its log at the first frame whose checks
 
 A sync that fails reports what could not be written once: then the system takes it for written, and the next sync for
 done, while on the disk the log has a hole at which SQLite would end it. So after a failed sync, and after one whose
-result is not known, nothing is durable until the whole log has been written again and synced.
+result is not known, nothing is durable until the whole log has been written again and synced. That takes it from the
+system's memory; where the system has dropped it from there (`log_frames`), nothing is paid until proxies start anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from .log_frames import has_hole
 from .sync_process import sync_now
 from .syncing import Sync, SyncGone, ThreadSync, sync_of
 
@@ -40,6 +42,7 @@ GROUP_SECONDS = 0.003
 """Most seconds by which a sync begins later, so that payments that are made meanwhile share it."""
 WAIT_SECONDS = 2
 """Seconds that the log, to be written again, waits for other writers."""
+LOST = "the disk has lost a part of the ledger's log that could not be written before; end all proxies and start again"
 STALLED_SECONDS = 20
 """Seconds after which a payment is refused because the disk does not answer."""
 IDLE_SECONDS = 0.001
@@ -117,6 +120,8 @@ class Disk:
         """For syncs that do not go through `_made`: the system tells each open file of an error once."""
         self._is_doubtful = False
         """Whether a sync has failed, so that the log has to be written again."""
+        self.is_lost = False
+        """Whether the log has a hole, so that it must not be brought into the file."""
         self._renewal: threading.Thread | None = None
         self._make_sync = make_sync
         self._made: Sync | None = None
@@ -239,7 +244,11 @@ class Disk:
                 sync_now(file)
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS, isolation_level=None)) as db:
+                db.execute("UPDATE opened SET since = since + 1")  # a frame behind all others
                 db.execute("BEGIN IMMEDIATE")
+                if has_hole(Path(f"{self._path}-wal")):
+                    self.is_lost = True
+                    raise OSError(errno.EIO, LOST)
                 write_again(self._path)
                 db.execute("ROLLBACK")
         except sqlite3.Error as error:

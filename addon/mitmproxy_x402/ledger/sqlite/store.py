@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -431,6 +432,8 @@ class SqliteLedger:
             self._catch_up()
         self._disk.close()
         with contextlib.suppress(sqlite3.Error):
+            if self._disk.is_lost and sys.version_info >= (3, 12):  # the next to open it ends the log at its hole
+                self._db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
             self._db.execute("DELETE FROM opened WHERE process = ?", (self.process,))
         self._db.close()
         self._lock.close(has_open_rows=bool(self._reserved))

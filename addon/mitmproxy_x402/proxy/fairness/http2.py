@@ -47,6 +47,8 @@ PER_FRAME = 4
 
 Peers answer DATA with WINDOW_UPDATE and PING, and may cancel a stream of which they have enough.
 """
+MOST_LEFT = 200_000
+"""Most units that a connection can have left: its peer may answer thousands of frames of ours at a time."""
 RESET = 8
 """Cost of a RST_STREAM: hooks may have run for its stream, and a connection may have been opened.
 
@@ -161,26 +163,20 @@ class CalmConnection(BufferedH2Connection):
         self._left -= cost
         if self._left < 0:
             now = time.monotonic()
-            self._earn((now - self._counted) * PER_SECOND)
+            self._left = min(ALLOWANCE, self._left + (now - self._counted) * PER_SECOND)
             self._counted = now
             if self._left < 0:
                 raise DenialOfServiceError(
                     f"closed for a flood of frames that move nothing forward, the last a {type(frame).__name__}"
                 )
 
-    def _earn(self, much: float) -> None:
-        self._left = min(ALLOWANCE, self._left + much)
-
-    def send_headers(self, stream_id: int, *args: Any, **more: Any) -> None:
-        """Send HEADERS as h2 does, and regain allowance."""
-        self._earn(PER_FRAME)
-        super().send_headers(stream_id, *args, **more)
-
-    def send_data(self, stream_id: int, data: Any, *args: Any, **more: Any) -> None:
-        """Send DATA, or keep it until the peer's window opens, as mitmproxy does; regains allowance."""
-        if data:
-            self._earn(PER_FRAME * (1 + len(data) / 1024))
-        super().send_data(stream_id, data, *args, **more)
+    def _prepare_for_sending(self, frames: list[Frame]) -> None:
+        """Send frames as h2 does, and regain allowance, also for what had waited for the peer's window."""
+        for frame in frames:
+            if isinstance(frame, HeadersFrame | DataFrame):
+                size = len(frame.data) / 1024  # of DATA, or of packed headers
+                self._left = min(MOST_LEFT, self._left + PER_FRAME * (1 + size))
+        super()._prepare_for_sending(frames)
 
 
 class InTurns:
