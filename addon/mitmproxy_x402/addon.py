@@ -289,14 +289,16 @@ class X402Addon:
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request, refusal: http.Response | None) -> http.Response | None:
-        """The answer to a health check, which leaves no flow and no log line, because it comes every few seconds.
+        """Answer health checks, and who shows the client token, or with `refusal`, so that allowed pages can read it.
 
-        Lets an allowed page read that, or the `refusal`.
+        These leave no flow and no log line: health checks come every few seconds.
         """
         answer = refusal
+        if answer is None and self.payer is not None and guard.is_misplaced(self.payer.settings.client_token, request):
+            answer = answers.refusal(400, "client_token_misplaced", guard.MISPLACED)
+        if answer is None and not is_health(request):
+            return None
         if answer is None:
-            if not is_health(request):
-                return None
             broken = self.payer is None or self._broken
             answer = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
         origin = None if self.payer is None else guard.allowed_page(request, self.payer.settings)

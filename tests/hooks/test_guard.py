@@ -150,6 +150,46 @@ def test_the_client_token_is_in_no_log_line(rig: Rig) -> None:
     assert TOKEN not in rig.proxy.log
 
 
+HEADS = {
+    "the method": ("{token} /v1/x HTTP/1.1", "Host: 127.0.0.1"),
+    "the host of CONNECT": ("CONNECT {token}:443 HTTP/1.1", "Host: {token}:443"),
+    "a part of the host of CONNECT": ("CONNECT a.{token}.example:443 HTTP/1.1", "Host: 127.0.0.1"),
+    "the host, in capitals": ("CONNECT {TOKEN}:443 HTTP/1.1", "Host: 127.0.0.1"),
+    "the host, encoded": ("GET http://{encoded}/v1/x HTTP/1.1", "Host: 127.0.0.1"),
+    "the host of a URL": ("GET http://{token}/v1/x HTTP/1.1", "Host: 127.0.0.1"),
+    "the user of a URL": ("GET http://{token}@127.0.0.1/v1/x HTTP/1.1", "Host: 127.0.0.1"),
+    "the name of a header": ("GET /v1/x HTTP/1.1", "Host: 127.0.0.1", "X-{token}: x"),
+    "the origin": ("GET /v1/x HTTP/1.1", "Host: 127.0.0.1", "Origin: http://{token}"),
+}
+
+
+@pytest.mark.parametrize("is_shown", [True, False], ids=["with the token", "without"])
+@pytest.mark.parametrize("where", HEADS)
+def test_the_client_token_is_shown_nowhere(home: Path, where: str, is_shown: bool) -> None:
+    """It is in no log line, flow, recording, answer or request of ours, where a client puts it into the head."""
+    encoded = "".join(f"%{ord(letter):02x}" for letter in TOKEN)
+    lines = [line.format(token=TOKEN, TOKEN=TOKEN.upper(), encoded=encoded) for line in HEADS[where]]
+    lines += [f"Authorization: Bearer {TOKEN}"] if is_shown else []
+    kept = home / "kept"
+    options = ("--set", f"x402_client_token={TOKEN}", "--set", f"x402_dump={kept}", "-w", str(home / "flows"))
+    with Upstream(sell) as upstream, Proxy(upstream.url, *options, home=home) as proxy:
+        with proxy.client() as client:
+            client.send("\r\n".join([*lines, "", ""]).encode())
+            answer = read_message(client)
+        assert answer.start.startswith(b"HTTP/1.1 400 ")
+        assert b"client_token_misplaced" in answer.body or b"request_head_invalid" in answer.body
+        assert upstream.requests == []
+    files = [
+        file.read_bytes()
+        for folder in (home / "flows", kept)
+        for file in [folder, *folder.rglob("*")]
+        if file.is_file()
+    ]
+    for text in (answer.head + answer.body, proxy.log.encode(), *files):
+        assert TOKEN.encode() not in text.lower()
+        assert encoded.encode() not in text.lower()
+
+
 def test_what_only_sounds_like_a_credential_goes_upstream(rig: Rig) -> None:
     fields = ("Idempotency-Key", "x-stainless-retry-count", "OpenAI-Organization", "X-Poll-Signature", "session_id")
     path = "/v1/surf/price?token=USDC&page_token=abc&sort_key=d&max_tokens=5&token=0x" + "ab" * 20

@@ -190,6 +190,24 @@ def _query_keys(path: str) -> list[str]:
     return [part[4:] for part in query.split("&") if part.startswith("key=")]
 
 
+MISPLACED = (
+    "The client token of this proxy stands in the method, the host, the origin or the name of a header, where logs and "
+    "the upstream would show it. Nothing was forwarded. Set it as the client's API key instead."
+)
+
+
+def is_misplaced(token: str | None, request: http.Request) -> bool:
+    """Whether the client token stands in the head of a request where no client puts it, and nothing hides it."""
+    if token is None:
+        return False
+    data, headers = request.data, request.headers
+    names = [name for name, _ in headers.fields]
+    origins = header_index.values(headers, b"origin")
+    text = b"\n".join((data.method, data.scheme, data.authority, _raw(data.host), *names, *origins)).lower()
+    own = _raw(token).lower()
+    return own in text or (b"%" in text and own in unquote_to_bytes(text))
+
+
 # Credentials, which stay here.
 
 
