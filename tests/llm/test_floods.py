@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ LONG = {
     b'data: {"type":"message_delta","delta":{"stop_reason":"stop"},"usage":{"input_tokens":7}}\n\n'
     b'data: {"type":"message_stop"}\n\n',
 }
+LONG["messages"] = re.sub(rb'(?m)^data: \{"type":"(\w+)"', rb"event: \1\n\g<0>", LONG["messages"])
 
 
 @pytest.mark.parametrize("name", LONG)

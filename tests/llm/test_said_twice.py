@@ -24,7 +24,8 @@ def call(arguments: str, name: str | None = "f", identity: str = "t1") -> dict[s
 
 
 def read(*events: Any) -> Reading:
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    named = (f"event: {event['type']}\n" if isinstance(event.get("type"), str) else "" for event in events)
+    body = "".join(f"{name}data: {json.dumps(event)}\n\n" for name, event in zip(named, events, strict=True))
     reading = read_answer("text/event-stream", f"{body}data: [DONE]\n\n".encode())
     assert reading is not None
     return reading

@@ -121,7 +121,6 @@ def test_retry_is_a_number_of_ascii_digits(stream: bytes, retry: int | None) -> 
         (b"data: 1\n\n" + BOM + b"data: 2\n\n", "a byte order mark in the middle of the stream hides a field"),
         (b"data: \xf0\x9f\xa6\n\n", "invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}"),
         (b"id: a\0b\n\n", "an id with a NUL in it is ignored"),
-        (b"retry: soon\n\n", "a retry that is no number of milliseconds is ignored"),
     ],
 )
 def test_what_is_irregular_is_noted(stream: bytes, remark: str) -> None:

@@ -12,7 +12,9 @@ from mitmproxy_x402.llm import Other, Reading, Reasoning, Text, ToolCall, answer
 
 
 def events(*values: Any) -> bytes:
-    return b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in values)
+    """Named after their type, if they have one."""
+    names = [f"event: {one['type']}\n" if isinstance(one, dict) and "type" in one else "" for one in values]
+    return "".join(f"{name}data: {json.dumps(one)}\n\n" for name, one in zip(names, values, strict=True)).encode()
 
 
 def read(body: bytes) -> Reading:

@@ -5,6 +5,8 @@ Fragments are joined only when it is read, so collecting takes linear time; text
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +17,7 @@ from .pieces import Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
-from .values import count, decimal, decode, dump, has_half_character, index, is_json, says_something
+from .values import MAX_COUNT, count, decimal, decode, dump, has_half_character, index, is_json, says_something
 from .written import may_be_rewritten, twins
 
 MAX_TEXT = 64 * 1024 * 1024
@@ -30,6 +32,7 @@ MAX_TOLD = 10_000
 """Characters of one detail that is kept of the end of an answer that is not read as a whole."""
 MAX_UNREAD = 20
 """Most unknown types of events of which a sample is kept."""
+_DIGITS = re.compile("[0-9]{1,20}")
 _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
 """Stop reasons, in small letters, that say that a tool is called."""
 
@@ -45,6 +48,10 @@ class Draft(Space):
         self.model: str | None = None
         self.id: str | None = None
         self.error: str | None = None
+        self.has_names = False
+        """Whether events may have names: they are server-sent."""
+        self.numbers_may_be_text = False
+        """Whether numbers of tokens may come as text, as Google's JSON of 64-bit numbers has them."""
         self.source: tuple[bytes, Any] = (b"", None)
         """The current event: its bytes, and what they were decoded to."""
         self._twins: tuple[object, dict[int, Any]] = (None, {})
@@ -212,15 +219,26 @@ class Draft(Space):
         for name, value in error_details(error):
             self.detail(name, value)
 
+    def tokens(self, value: Any) -> int | None:
+        """`value` as a number of tokens; None: it is none. Notes what is odd about it."""
+        number = count(value)
+        if number is None and isinstance(value, str) and _DIGITS.fullmatch(value):
+            number = count(int(value))
+            if number is not None and not self.numbers_may_be_text:
+                self.notes.add(f"a number of tokens that is text: {line(dump(value), 60)}")
+        if number is None and value is not None:
+            self.notes.add(f"a number of tokens that {_oddity(value)}: {line(dump(value), 60)}")
+        return number
+
     def use(self, **tokens: Any) -> None:
         """Set numbers of tokens, by the fields of Usage; later ones replace earlier ones, None is ignored."""
         for name, value in tokens.items():
             if value is None:
                 continue
-            number = count(value)
+            number = value if type(value) is int and 0 <= value <= MAX_COUNT else self.tokens(value)
             if number is None:
-                self.notes.add(f"a number of tokens that is not a number: {line(dump(value), 60)}")
-            elif self._usage.get(name) != number:
+                continue
+            if self._usage.get(name) != number:
                 self._usage[name] = number
                 if self.trace is not None:
                     self.told(Added("usage", f"{name} {number:,}"))
@@ -301,6 +319,17 @@ class Draft(Space):
                     yield Reasoning(text, choice, piece.signature)
             elif text:
                 yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
+
+
+def _oddity(value: Any) -> str:
+    """What is wrong with `value`, which is no number of tokens."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "is not a number"
+    if not math.isfinite(value):
+        return "is not a finite number"
+    if value < 0:
+        return "is less than zero"
+    return "is not a whole number" if value < MAX_COUNT else "is larger than any that readers of JSON agree about"
 
 
 class _Calls:

@@ -57,10 +57,15 @@ class Space:
 
     def room(self, size: int) -> bool:
         """Whether `size` more characters fit. Notes it if they do not."""
-        if self.closing:
-            return False
-        if self._size + size > self._max_text:
+        if self.take(size):
+            return True
+        if not self.closing:
             self.notes.add(f"more than {self._max_text} characters: the rest is left out")
+        return False
+
+    def take(self, size: int) -> bool:
+        """Whether `size` more characters fit, which they take."""
+        if self.closing or self._size + size > self._max_text:
             return False
         self._size += size
         return True
@@ -68,7 +73,7 @@ class Space:
     def fitting(self, text: str) -> str:
         """The beginning of `text`, as far as it fits. Notes it if that is not all."""
         left = 0 if self.closing else self._max_text - self._size
-        return text if self.room(len(text)) else text[:left] if left > 0 and self.room(left) else ""
+        return text if self.room(len(text)) else text[:left] if left > 0 and self.take(left) else ""
 
     def differ(self, piece: Piece, other: str, shown: str = "fragments") -> None:
         """Keep what is not `shown` of a `piece` that was said twice: its `fragments` or the `whole`."""
@@ -130,16 +135,14 @@ class Piece:
         space = self._space
         if not fragment or not self.kept:
             return
-        whole = len(fragment)
-        fragment = space.fitting(fragment)
-        if len(fragment) < whole:
-            self.cut = True
+        if not space.take(len(fragment)):
+            fragment, self.cut = space.fitting(fragment), True
             if not fragment:
                 return
         if space.trace is not None:
             self._told("arguments" if self.kind == "call" else self.name or self.kind, fragment)
         if self.kind == "call" and len(self._begins) < MAX_ORIGINS:
-            self._begins.append(self.size)
+            self._begins.append(self._text.tell() + len(self._half))
             self._events.append(space.event)
         if self._half:  # JSON can cut a character in two: the second half comes with the next fragment
             fragment, self._half = joined(self._half + fragment), ""

@@ -11,12 +11,12 @@ from ..errors import NotRead, Undecodable
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
-from .framing.frames import Frames, begins_frame
+from .framing.frames import Frames
 from .framing.lines import Lines
-from .framing.wrapping import CONTENT, is_ping, objects_in, type_of, unwrapped
+from .framing.wrapping import error_of, form_of, is_ping, objects_in, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
-from .values import decode_base64, decode_bounded
+from .values import decode_base64, decode_bounded, is_object, repaired
 
 MAX_EVENTS = 1_000_000
 """Events of one answer that are read; the longest answers have fewer."""
@@ -28,11 +28,12 @@ MAX_UNKNOWN = 5_000
 """Events in no known dialect after which the rest of an answer is not read."""
 _NEXT = re.compile(rb"\r?\n\r?\n|\r\r")
 """What ends an event."""
-_BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
-_MAX_BLANK = 1000
 _DONE = b"[DONE]"
+_MARK = b"\xef"
+"""The first byte of a byte order mark; no other JSON begins with it."""
 _HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
 """Dialects in which errors have an event type of their own."""
+_WHAT = {"array": "element", "lines": "line", "frames": "the payload of frame"}
 
 Form = Literal["events", "array", "object", "lines", "frames", "unknown"]
 
@@ -74,6 +75,11 @@ class StreamReader:
         self._parser: Parser | None = None
         self._framing: Elements | Lines | Frames | None = None
         self._steps: list[Step] = []
+        self._form: Form | None = None
+        self._unread_first: list[tuple[str, str]] = []
+        """Events that are not JSON, before the dialect was known: name and remark."""
+        self._unplaced = False
+        """Whether something came that no dialect says; that is odd only where none is known later, either."""
 
     @property
     def events(self) -> int:
@@ -83,15 +89,9 @@ class StreamReader:
     @property
     def form(self) -> Form:
         """The form of the answer, known from its first bytes; `unknown` before that."""
-        if self._head is not None:
-            return "unknown"
-        if self._parser is not None:
-            return "events"
-        if isinstance(self._framing, Elements):
-            return "array"
-        if isinstance(self._framing, Frames):
-            return "frames"
-        return "lines" if isinstance(self._framing, Lines) and self._framing.several else "object"
+        if isinstance(self._framing, Lines):
+            return "lines" if self._framing.several else "object"
+        return self._form or "unknown"
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer; ignored after `end`."""
@@ -110,7 +110,7 @@ class StreamReader:
             return
         if self._head:
             data, self._head = bytes(self._head), None
-            self._parser = Parser(self._max_event, errors=True)
+            self._form, self._parser = "events", Parser(self._max_event, errors=True)
             self._take_in(data)
         self._ended = True
         if self._full and self._reader is None:
@@ -140,10 +140,18 @@ class StreamReader:
         if self._reader is not None:
             self._reader.settle()
         form = self._parser or self._framing
-        remarks = [*(form.irregular if form else ()), *self._notes.texts()]
+        early = [remark for name, remark in self._unread_first if self._reader is None or not self._reader.skips(name)]
+        remarks = [*(form.irregular if form else ()), *early, *self._lost(), *self._notes.texts()]
+        if self._unplaced and self._reader is None:
+            remarks.append("JSON in no known dialect")
         remarks = [self._partly(), *remarks] if self._full else remarks
         found = self._draft.reading(dialect, self.events, self._complete, remarks, self._ended)
         return replace(found, partly=True) if self._full else found
+
+    def _lost(self) -> list[str]:
+        """What the vendor's own SDK loses by the form of the stream."""
+        parser, reader = self._parser, self._reader
+        return [] if parser is None or reader is None else reader.lost(parser.hidden, parser.beside, parser.hollow)
 
     def _partly(self) -> str:
         first = f"only its first {self._most:,} events are read"
@@ -178,26 +186,24 @@ class StreamReader:
 
     def _begin(self, head: bytes) -> bool:
         """Whether `head` tells the form."""
-        framed = begins_frame(head)
-        if framed is None and head:
-            return False
-        first = head.lstrip(_BEFORE)[:1]
-        if framed:
+        form = self._form = form_of(head)
+        if form == "frames":
             self._framing = Frames(self._max_event)
-        elif not first and len(head) < _MAX_BLANK:
-            return False
-        elif first == b"[":
+        elif form == "array":
             self._framing = Elements(self._max_event)
-        elif first == b"{":
+        elif form == "lines":
             self._framing = Lines(self._max_event, self._max_values)
-        else:
-            self._parser = Parser(self._max_event, errors=True)
-        return True
+        elif form is not None:
+            self._parser, self._draft.has_names = Parser(self._max_event, errors=True), True
+        return form is not None
 
     def _take_in(self, data: bytes) -> None:
         if self._parser is not None:
+            before, kind = b"", "message"
             for name, text, begin, end in self._parser.raw(data):
-                self._event(name.decode("utf-8", "replace") if name else "message", text, begin, end)
+                if name != before:
+                    before, kind = name, name.decode("utf-8", "replace") or "message"
+                self._event(kind, text, begin, end)
                 if self._full and self._reader is None:
                     return
         for kind, one, begin, end in () if self._framing is None else self._framing.feed(data):
@@ -210,10 +216,11 @@ class StreamReader:
         if (rest := parser.rest()) is not None:
             name, text, begin, end = rest
             last = text.rpartition(b"\n")[2].strip()
-            if last == _DONE or self._decodes(last) or self._decodes(text):
-                self._notes.add("the last event has no empty line after it; it is read all the same")
+            if last == _DONE or is_object(last, self._max_values) or is_object(text, self._max_values):
+                if last != _DONE and (self._reader is None or self._reader.needs_empty_line):
+                    self._notes.add("the last event has no empty line after it; it is read all the same")
                 self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
-            elif b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
+            elif b"\n" in text and is_object(text.partition(b"\n")[0].strip(), self._max_values):
                 self._event(name.decode("utf-8", "replace") or "message", text, begin, end)
             else:
                 self._notes.add("the stream ends in the middle of an event, which is discarded")
@@ -231,7 +238,7 @@ class StreamReader:
     def _answer(self, data: bytes, begin: int, end: int) -> None:
         """Read a whole answer, or objects with nothing between them."""
         try:
-            value = self._decoded("the answer", data)
+            value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
             several = list(objects_in(data)) if "Extra data" in str(error) else []
             if len(several) < 2:
@@ -241,11 +248,16 @@ class StreamReader:
             for one in several[: self._max_events]:
                 self._event("message", one, begin, end)
             return
+        for fault in faults:
+            self._notes.add(f"in the answer {fault}")
         self._begin_event()
         self._draft.source = data, value
-        if value is not None:
-            _, value = self._unwrapped("message", value)
-        if value is not None and not self._is_error("message", value):
+        if not isinstance(value, dict):
+            self._notes.add("the answer is no JSON object")
+            self._end_event("", None, begin, end)
+            return
+        _, value = self._unwrapped("message", value)
+        if not self._is_error("message", value):
             reader = self._reader_of("message", value)
             if reader is not None:
                 reader.whole(value)
@@ -260,14 +272,17 @@ class StreamReader:
             value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
             inner = data.strip().removeprefix(b"error:").strip()
-            if data.lstrip().startswith(b"error:") and self._decodes(inner):
+            if data.lstrip().startswith(b"error:") and is_object(inner, self._max_values):
                 self._notes.add("an error behind another field's name, which clients do not read")
                 self._event("error", inner, begin, end)
             else:
                 self._odd_event(name, data, begin, end, error)
             return
-        self._begin_event()
-        self._draft.source = data, value
+        draft = self._draft
+        self._events = draft.event = self._events + 1
+        draft.source = data, value
+        if data[:1] == _MARK:
+            self._notes.add(f"{self._who} begins with a byte order mark, which SDKs do not read")
         for fault in faults:
             self._notes.add(f"in {self._who} {fault}")
         if type(value) is not dict:
@@ -279,7 +294,7 @@ class StreamReader:
             reader.event(name, value)
         else:
             self._value(name, value)
-        if self._draft.trace is not None:
+        if draft.trace is not None:
             self._end_event(name, value, begin, end)
 
     def _leave(self, name: str, data: bytes, begin: int, end: int) -> None:
@@ -303,43 +318,55 @@ class StreamReader:
     def _odd_event(self, name: str, data: bytes, begin: int, end: int, error: Undecodable) -> None:
         """Read an event whose data is not JSON."""
         text = data.strip()
-        if b"\n" in text and self._decodes(text.partition(b"\n")[0].strip()):
+        if b"\n" in text and is_object(text.partition(b"\n")[0].strip(), self._max_values):
             self._joined_events(text, begin, end)
             return
         self._begin_event()
+        value = None
         if text == _DONE:
             name = "[DONE]"
-            if self._reader is not None:
-                self._reader.done()
-            elif self._draft.error is None:
-                self._notes.add("a [DONE] before anything was said")
+            self._done(spaced=not data.startswith(_DONE))
         elif name == "error" and not text.startswith(b"{"):
             self._draft.fail(data.decode("utf-8", "replace"))
+        elif (value := self._repaired(data)) is not None:
+            self._draft.source = data, value
+            self._value(name, value)
         else:
-            try:
-                data.decode("utf-8")
-            except UnicodeDecodeError:
-                self._notes.add("invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}")
-                try:
-                    value, _ = decode_bounded(data.decode("utf-8", "replace").encode(), self._max_values)
-                except Undecodable as failed:
-                    error = failed
-                else:
-                    if isinstance(value, dict):
-                        self._draft.source = data, value
-                        self._value(name, value)
-                        self._end_event(name, value, begin, end)
-                        return
-            self._note(error, f"{self._who} is {error}")
+            remark = f"{self._who} is {error}"
+            if self._reader is None and self._parser is not None and len(self._unread_first) < LAST:
+                self._unread_first.append((name, remark))
+            elif self._parser is None or self._reader is None or not self._reader.skips(name):
+                self._note(error, remark)
             kind = "not JSON" if str(error).startswith("not JSON") else "not read"
             self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
-        self._end_event(name, None, begin, end)
+        self._end_event(name, value, begin, end)
+
+    def _done(self, *, spaced: bool) -> None:
+        """Read a `[DONE]`, which may be `spaced` from its colon."""
+        if self._parser is not None:
+            self._parser.is_done = True
+        if self._reader is not None:
+            self._reader.done()
+            if self._parser is not None and spaced and self._reader.is_openai:
+                self._notes.add("a [DONE] behind white space, at which OpenAI's SDK fails")
+        elif self._draft.error is None:
+            self._notes.add("a [DONE] before anything was said")
+
+    def _repaired(self, data: bytes) -> dict[str, Any] | None:
+        """The object in `data` that is JSON but for its UTF-8, which is noted."""
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            self._notes.add("invalid UTF-8, shown as \N{REPLACEMENT CHARACTER}")
+            return repaired(data, self._max_values)
+        return None
 
     def _note(self, error: Undecodable, remark: str) -> None:
         (self._draft.unchecked if isinstance(error, NotRead) else self._notes).add(remark)
 
     def _joined_events(self, text: bytes, begin: int, end: int) -> None:
         self._notes.add("events without an empty line between them")
+        self._draft.has_names = False
         for one in text.split(b"\n"):
             if one.strip() and not (self._full and self._reader is None):
                 self._event("message", one.strip(), begin, end)
@@ -364,16 +391,10 @@ class StreamReader:
 
     def _is_error(self, name: str, value: dict[str, Any]) -> bool:
         """Whether `value` is just an error in a form that gateways use in every dialect; if so, it is recorded."""
-        kind, error = value.get("type"), value.get("error")
-        if isinstance(error, str) and (self._reader is not None or name == "error" or kind == "error"):
-            error = {**{key: one for key, one in value.items() if key != "error"}, "message": error}
-        if not (isinstance(error, dict) and error):
-            if name != "error" and (kind != "error" or error) and value.get("object") != "error":
-                return False
-            error = value
-        if CONTENT & value.keys() - ({"message"} if isinstance(value.get("message"), str) else set()):
+        if (error := error_of(name, value, is_answer=self._reader is not None)) is None:
             return False
         if "type" in value and value.get("object") != "error":
+            kind = value["type"]
             named = name == "error" and isinstance(value.get("message"), str)  # a field `error`, as of llama.cpp
             if kind != "error" and not named:
                 return False
@@ -398,7 +419,7 @@ class StreamReader:
         settled = self._reader
         reader = self._settle(name, value)
         if reader is None:
-            self._notes.add("JSON in no known dialect")
+            self._unplaced = True
             self._draft.leave(type_of(value) or name, value)  # shown beside an error; without one, all bytes are
         elif settled is not None and not reader.speaks(name, value) and not value.get("error"):
             other = reader_for(name, value)
@@ -406,30 +427,12 @@ class StreamReader:
                 self._notes.add(f"an event in another dialect ({other.dialect})")
         return reader
 
-    def _decoded(self, what: str, data: bytes) -> dict[str, Any] | None:
-        value, faults = decode_bounded(data, self._max_values)
-        for fault in faults:
-            self._notes.add(f"in {what} {fault}")
-        if isinstance(value, dict):
-            return value
-        self._notes.add(f"{what} is no JSON object")
-        return None
-
-    def _decodes(self, data: bytes) -> bool:
-        try:
-            return isinstance(decode_bounded(data, self._max_values)[0], dict)
-        except Undecodable:
-            return False
-
     # What each event added.
 
     @property
     def _who(self) -> str:
         """A description of the current event."""
-        what = {"array": "element", "lines": "line", "frames": "the payload of frame"}.get(
-            self.form, "the data of event"
-        )
-        return f"{what} {self._events}"
+        return f"{_WHAT.get(self.form, 'the data of event')} {self._events}"
 
     def _begin_event(self) -> None:
         self._events += 1
@@ -443,7 +446,5 @@ class StreamReader:
         added, draft.trace = tuple(draft.trace), []
         if len(self._steps) >= MAX_STEPS and not draft.closing:
             return
-        self._steps.append(Step(self._events, kind or name, begin, end, added, self._new_remarks()))
-
-    def _new_remarks(self) -> tuple[str, ...]:
-        return (*self._notes.fresh(), *self._draft.notes.fresh(), *self._draft.unchecked.fresh())
+        remarks = (*self._notes.fresh(), *draft.notes.fresh(), *draft.unchecked.fresh())
+        self._steps.append(Step(self._events, kind or name, begin, end, added, remarks))

@@ -97,6 +97,23 @@ def decode_bounded(data: bytes, most: int | None) -> tuple[Any, tuple[str, ...]]
     return decode_json(data)
 
 
+def is_object(data: bytes, most: int | None = None) -> bool:
+    """Whether `data` is a JSON object of at most `most` values."""
+    try:
+        return isinstance(decode_bounded(data, most)[0], dict)
+    except Undecodable:
+        return False
+
+
+def repaired(data: bytes, most: int | None = None) -> dict[str, Any] | None:
+    """The JSON object in `data`, which is not UTF-8, with replacement characters; None: there is none."""
+    try:
+        value, _ = decode_bounded(data.decode("utf-8", "replace").encode(), most)
+    except Undecodable:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def has_more_values(data: bytes, most: int) -> bool:
     """Whether the JSON in `data` has more than `most` values and keys, as its marks tell. Much faster than a parser."""
     if len(data) <= most:

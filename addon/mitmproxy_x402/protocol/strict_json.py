@@ -9,7 +9,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Generator
 from typing import Any
 
 from ..errors import NotRead, Undecodable
@@ -69,7 +70,7 @@ def decode_json(data: bytes, most: int | None = None) -> tuple[Any, tuple[str, .
     """
     if most is not None and sum(map(data.count, _BEGINS)) > most:
         raise TooManyValues(f"more than {most} values")
-    if is_too_deep(data):
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and is_too_deep(data):
         raise NotRead(f"nested deeper than {MAX_DEPTH} levels")
     try:
         text = str(data.removeprefix(codecs.BOM_UTF8), "utf-8")
@@ -96,13 +97,15 @@ def _plainly(text: str) -> Any:
     """
     if text[:1] not in ("{", "["):
         return None
+    count, scan = _SCANNER.both
+    count(None)
     try:
-        value, end = _FAST(text, 0)
+        value, end = scan(text, 0)
     except (StopIteration, _Ambiguous):
         return None
     if end != len(text):
         return None
-    keys = _keys(value)
+    keys = count(None)
     if keys == text.count(":"):  # every key has a colon, so none was lost
         return value
     # Colons in strings, then. A key's own colon follows its quote, and a quote within a string follows a backslash.
@@ -111,17 +114,16 @@ def _plainly(text: str) -> Any:
     return value if keys == text.count('":') - text.count('\\":') else None
 
 
-def _keys(value: Any) -> int:
-    """How many keys there are in all objects in `value`."""
-    number = 0
-    inside = [value]
-    for one in inside:  # which grows meanwhile
-        inner: Iterable[Any] = one
-        if type(one) is dict:
-            number += len(one)
-            inner = one.values()
-        inside += [each for each in inner if type(each) is dict or type(each) is list]
-    return number
+def _counting() -> Generator[Any, dict[str, Any] | None, None]:
+    """Return each object that is sent, and for None the number of keys in all since the last None."""
+    keys: int = 0
+    value: Any = None
+    while True:
+        value = yield value
+        if value is None:
+            value, keys = keys, 0
+        else:
+            keys += len(value)
 
 
 class _Ambiguous(Exception):
@@ -163,10 +165,20 @@ def _finite(text: str) -> float:
     return value
 
 
-_FAST: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(  # the class's typeshed stub lacks it
-    parse_float=_finite, parse_constant=_refuse
-).scan_once  # type: ignore[attr-defined]
-"""Without a call for each object."""
+class _Scanner(threading.local):
+    """A decoder for each thread that counts keys as it goes: a generator costs far less than a call for each object."""
+
+    def __init__(self) -> None:
+        counting = _counting()
+        next(counting)
+        count: Callable[[dict[str, Any] | None], Any] = counting.send
+        scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(  # the class's typeshed stub lacks it
+            parse_float=_finite, parse_constant=_refuse, object_hook=count
+        ).scan_once  # type: ignore[attr-defined]
+        self.both = count, scan
+
+
+_SCANNER = _Scanner()
 
 
 def shown(value: object, limit: int = 60) -> str:

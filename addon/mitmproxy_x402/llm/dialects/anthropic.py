@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...protocol.strict_json import shown
 from ..draft import Draft
 from ..pieces import Kind, Piece
 from ..values import MAX_INDEX, count, dump, mapping, sequence, string
@@ -60,13 +61,14 @@ class MessagesReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event, whose data repeats its type."""
-        kind = self.kind_of(name, value)
+        kind = name if value.get("type") == name else self._kind_of(name, value)
         if self.ended:
             self.draft.notes.add("an event after message_stop")
         elif not self._started and kind not in ("message_start", "error"):
             self.draft.notes.add("an event before message_start")
         if kind == "content_block_delta":
-            self._delta(value.get("index"), self.draft.mapping(value.get("delta"), "a delta"))
+            delta = value.get("delta")
+            self._delta(value.get("index"), delta if type(delta) is dict else self.draft.mapping(delta, "a delta"))
         elif kind == "message_start":
             self._start(self.draft.mapping(value.get("message"), "a message"))
         elif kind == "content_block_start":
@@ -84,6 +86,26 @@ class MessagesReader(Reader):
             self._end()
         else:
             self._other_event(kind, value)
+
+    def _kind_of(self, name: str, value: dict[str, Any]) -> str:
+        """The type of an event, which its data repeats. SDKs skip one without a name; some look at nothing else."""
+        said = value.get("type")
+        kind = said if type(said) is str else name
+        if name not in (kind, "message"):
+            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        elif name != kind and self.draft.has_names:
+            self.draft.notes.add("an event without its name in a line `event:`, which Anthropic's SDKs skip")
+        return kind
+
+    def skips(self, name: str) -> bool:
+        """Whether it has no name, or is a ping."""
+        return name in ("message", "ping")
+
+    def lost(self, hidden: bytes | None, beside: str, hollow: bool) -> list[str]:  # noqa: ARG002
+        """A byte order mark hides the name of the first event."""
+        hides = hidden == b"event"
+        what = "the stream begins with a byte order mark, by which Anthropic's SDKs lose its first event"
+        return [what] if hides else []
 
     def whole(self, value: dict[str, Any]) -> None:
         """Read a whole `message`, an error, or a single event."""

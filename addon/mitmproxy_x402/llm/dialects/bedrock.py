@@ -99,7 +99,7 @@ class ConverseReader(Reader):
                 self._reasoning(number, self.draft.mapping(value, "reasoning"))
             elif key == "text":
                 self._piece(number, "text").add(self.draft.words(value, "text"))
-            else:
+            elif value is not None:
                 self._others += 1
                 self.draft.piece(0, (number, 2, self._others), "other").keep(key[:100], value)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from ...protocol.strict_json import shown
 from ..draft import Draft
 from ..reading import Dialect
 
@@ -33,17 +32,35 @@ class Reader(ABC):
     def event(self, name: str, value: dict[str, Any]) -> None:
         """One event of a stream: its name (`message` where it has none) and its data."""
 
-    def kind_of(self, name: str, value: dict[str, Any]) -> str:
-        """The type of an event whose data repeats it. Notes a name that differs."""
-        said = value.get("type")
-        kind = said if type(said) is str else name
-        if name not in (kind, "message"):
-            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
-        return kind
-
     @abstractmethod
     def whole(self, value: dict[str, Any]) -> None:
         """Read an answer that is not streamed."""
+
+    # What the vendor's own SDK makes of the form of a stream.
+
+    needs_empty_line: ClassVar[bool] = True
+    """Whether it loses a last event without an empty line after it."""
+    is_openai: ClassVar[bool] = False
+    """Whether OpenAI's SDK reads it, or one like it."""
+
+    def lost(self, hidden: bytes | None, beside: str, hollow: bool) -> list[str]:  # noqa: ARG002
+        """Say what the SDK loses.
+
+        `hidden`: the field that a byte order mark hides, in the first line; `beside`: that of the first line that does
+        not begin with `data: `; `hollow`: whether there is an event without data.
+        """
+        if not self.is_openai:
+            return []
+        remarks = []
+        if hidden == b"data":
+            remarks.append("the stream begins with a byte order mark, by which OpenAI's SDK loses its first event")
+        if hollow:
+            remarks.append("an event without data, only with a name, an id or a retry, at which OpenAI's SDK fails")
+        return remarks
+
+    def skips(self, name: str) -> bool:  # noqa: ARG002
+        """Whether it skips an event called `name` whatever its data is."""
+        return False
 
     # Most dialects have nothing to say to these.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...errors import Undecodable
 from ..sse import MAX_EVENT, Notes
-from ..values import decode_bounded
+from ..values import is_object
 from . import Framed
 
 _SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
@@ -50,7 +49,7 @@ class Lines:
             elif self._first is not None:
                 first, self._first, self.several = self._first, None, True
                 yield from (first, line)
-            elif self._is_object(line.data):
+            elif _is_object(line.data, self._max_values):
                 self._first = line
             else:
                 self._single = True
@@ -88,10 +87,6 @@ class Lines:
         dropped, self._dropping = self._dropping, False
         return Framed("", data, end - len(data), end) if data and not dropped else None
 
-    def _is_object(self, data: bytes) -> bool:
-        if not data.startswith(b"{") or not data.endswith(b"}"):
-            return False
-        try:
-            return isinstance(decode_bounded(data, self._max_values)[0], dict)
-        except Undecodable:
-            return False
+
+def _is_object(data: bytes, most: int | None) -> bool:
+    return data.startswith(b"{") and data.endswith(b"}") and is_object(data, most)

@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import Undecodable
 from ..values import decode_base64, decode_bounded, mapping, string
+from .frames import begins_frame
 
 CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", "outputs", "steps"}
 """Keys that only answers have, not errors."""
+_BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
+"""What may stand before a value: a byte order mark, white space, a separator of records."""
+_MAX_BLANK = 1000
 _PINGS = {"ping", "keepalive", "heartbeat"}
 """Types of events that only keep the stream open, in any dialect."""
+
+
+def form_of(head: bytes) -> Literal["events", "array", "lines", "frames"] | None:
+    """What the first bytes of an answer tell: `frames`, `array`, `lines` (or one object), `events`; None: not yet."""
+    framed = begins_frame(head)
+    if framed is None and head:
+        return None
+    first = head.lstrip(_BEFORE)[:1]
+    if framed:
+        return "frames"
+    if not first and len(head) < _MAX_BLANK:
+        return None
+    return "array" if first == b"[" else "lines" if first == b"{" else "events"
+
+
+def error_of(name: str, value: dict[str, Any], *, is_answer: bool) -> dict[str, Any] | None:
+    """The error that `value` is, in a form that gateways use in every dialect; None: it is something else.
+
+    `is_answer`: whether it is known to belong to a model's answer.
+    """
+    kind, error = value.get("type"), value.get("error")
+    if isinstance(error, str) and (is_answer or name == "error" or kind == "error"):
+        error = {**{key: one for key, one in value.items() if key != "error"}, "message": error}
+    if not (isinstance(error, dict) and error):
+        if name != "error" and (kind != "error" or error) and value.get("object") != "error":
+            return None
+        error = value
+    said = {key for key in CONTENT if value.get(key) is not None}
+    return None if said - ({"message"} if isinstance(value.get("message"), str) else set()) else error
 
 
 def unwrapped(name: str, value: dict[str, Any], most: int | None = None) -> tuple[str, dict[str, Any]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....protocol.strict_json import shown
 from ...draft import Draft
+from ...framing.wrapping import type_of
 from ...pieces import Kind, Piece
-from ...printing import line
-from ...values import MAX_INDEX, count, dump, mapping, sequence, string
+from ...values import MAX_COUNT, MAX_INDEX, dump, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
 from .partial_args import Arguments
@@ -23,7 +22,17 @@ _REASONS = ("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITA
 """The numbers of finish reasons, as far as Google's two APIs agree about them."""
 _BLOCKS = ("BLOCK_REASON_UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT")
 _FINE = ("STOP", "MAX_TOKENS")
-_CITED, _GROUNDED = MAX_INDEX, MAX_INDEX + 1
+_CITED, _GROUNDED, _FURTHER = MAX_INDEX, MAX_INDEX + 1, MAX_INDEX + 2
+_IN_RESPONSES = ("candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId", "error")
+_IN_CANDIDATES = frozenset(
+    (
+        *("content", "finishReason", "finishMessage", "index", "safetyRatings", "citationMetadata"),
+        *("groundingMetadata", "tokenCount", "avgLogprobs", "logprobsResult"),
+    )
+)
+"""Keys of a candidate that are read, and numbers that nobody looks at here."""
+_MAX_KNOWN = 100
+"""Further keys of which what they say is kept."""
 _NO_KIND = ("thought", "thoughtSignature", "thought_signature", "videoMetadata", "partMetadata")
 """Keys of a part that do not say what it is."""
 _IN_CALLS = frozenset(("name", "args", "id", "partialArgs", "willContinue"))
@@ -34,14 +43,17 @@ class GeminiReader(Reader):
     """Reads responses with some parts each. There is no end mark: every candidate has a finish reason."""
 
     dialect = "gemini"
+    needs_empty_line = False
     end_mark = "finishReason"
 
     def __init__(self, draft: Draft) -> None:
         super().__init__(draft)
+        draft.numbers_may_be_text = True
         self._last: dict[int, Piece] = {}
         self._tokens: dict[str, int] = {}
         self._settled = True
         self._parts = 0
+        self._known: dict[str, int] = {}
         self._growing: dict[int, tuple[Piece, Arguments]] = {}
 
     @staticmethod
@@ -58,6 +70,18 @@ class GeminiReader(Reader):
         error = value.get("error")
         return isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("status"), str)
 
+    def lost(self, hidden: bytes | None, beside: str, hollow: bool) -> list[str]:  # noqa: ARG002
+        """Google's SDK takes every line that does not begin with `data: ` for the beginning of an error."""
+        if hidden is not None:
+            return ["the stream begins with a byte order mark, at which Google's SDK fails"]
+        what = "a line that does not begin with `data: `, at which Google's SDK fails; the first one is"
+        return [f"{what}: {beside}"] if beside else []
+
+    def done(self) -> None:
+        """Read a `[DONE]`, which gateways add."""
+        if self.draft.has_names:
+            self.draft.notes.add("a [DONE], at which Google's SDK fails")
+
     @property
     def complete(self) -> bool:
         """Whether every candidate has ended, or all of the answer came at once."""
@@ -65,9 +89,10 @@ class GeminiReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read a response, which brings further parts."""
-        if name not in ("message", "error"):
-            self.draft.notes.add(f"an event called {shown(name)}")
-        self._response(value)
+        if value.keys().isdisjoint(_IN_RESPONSES):
+            self.draft.leave(type_of(value) or name, value)
+        else:
+            self._response(value)
 
     def whole(self, value: dict[str, Any]) -> None:
         """Read a response that is not streamed."""
@@ -79,8 +104,11 @@ class GeminiReader(Reader):
         if value.get("error"):
             self.draft.fail(value["error"])
         for position, candidate in enumerate(self.draft.sequence(value.get("candidates"), "candidates")):
-            said = self.draft.mapping(candidate, "a candidate")
-            self._candidate(self.draft.index(said.get("index"), "a candidate", position), said)
+            said = candidate if type(candidate) is dict else self.draft.mapping(candidate, "a candidate")
+            number = said.get("index")
+            if type(number) is not int or not 0 <= number <= MAX_INDEX:
+                number = self.draft.index(number, "a candidate", position)
+            self._candidate(number, said)
         feedback = mapping(value.get("promptFeedback")) if "promptFeedback" in value else None
         if feedback and feedback.get("blockReason"):
             self.draft.stop(0, f"blocked: {_named(feedback['blockReason'], _BLOCKS)}", last=True)
@@ -88,13 +116,12 @@ class GeminiReader(Reader):
             self._ratings(feedback)
         usage = value.get("usageMetadata")
         if type(usage) is dict:
-            for key in _TOKENS:
-                if key in usage:
-                    number = count(usage[key])
-                    if number is not None:
-                        self._tokens[key] = number
-                    elif usage[key] is not None:
-                        self.draft.notes.add(f"a number of tokens that is not a number: {line(dump(usage[key]), 60)}")
+            for key, said in usage.items():
+                if key not in _TOKENS:
+                    continue
+                number = said if type(said) is int and 0 <= said <= MAX_COUNT else self.draft.tokens(said)
+                if number is not None:
+                    self._tokens[key] = number
             self._settled = False
             if self.draft.trace is not None:
                 self.settle()
@@ -107,10 +134,15 @@ class GeminiReader(Reader):
 
     def _candidate(self, number: int, candidate: dict[str, Any]) -> None:
         draft = self.draft
-        for part in draft.sequence(draft.mapping(candidate.get("content"), "the content").get("parts"), "parts"):
-            self._part(number, draft.mapping(part, "a part"))
+        content = candidate.get("content")
+        if type(content) is not dict:
+            content = draft.mapping(content, "the content")
+        for part in draft.sequence(content.get("parts"), "parts"):
+            self._part(number, part if type(part) is dict else draft.mapping(part, "a part"))
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
             self._sources(number, candidate)
+        if not candidate.keys() <= _IN_CANDIDATES:
+            self._further(number, candidate)
         reason = candidate.get("finishReason")
         if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
             self._grown(number)
@@ -127,6 +159,15 @@ class GeminiReader(Reader):
             one for one in ratings if one.get("blocked") or one.get("probability") not in (None, 0, 1, "NEGLIGIBLE")
         ]
         self.draft.detail("safetyRatings", told)
+
+    def _further(self, number: int, candidate: dict[str, Any]) -> None:
+        """Keep what else is said of a candidate, such as `urlContextMetadata`, as it came last."""
+        for key, value in candidate.items():
+            if key not in _IN_CANDIDATES and says_something(value):
+                if key not in self._known and len(self._known) == _MAX_KNOWN:
+                    return
+                place = self._known.setdefault(key, len(self._known))
+                self.draft.piece(number, (_FURTHER, place), "other").keep(key[:100], value)
 
     def _sources(self, number: int, candidate: dict[str, Any]) -> None:
         grounding = mapping(candidate.get("groundingMetadata"))
@@ -150,21 +191,24 @@ class GeminiReader(Reader):
             self._piece(candidate, "text").add(text)
             return
         signature = string(part.get("thoughtSignature")) or string(part.get("thought_signature"))
-        if "text" in part:
+        piece: Piece | None = None
+        # Gateways that read the API with Google's SDK send all fields of a part, most of them null or empty.
+        kinds = [key for key, one in part.items() if one is not None and key not in _NO_KIND]
+        if text or kinds == ["text"]:
             kind: Kind = "reasoning" if part.get("thought") is True else "text"
             piece = self._piece(candidate, kind)
-            piece.add(self.draft.words(part["text"], "text"))
-        elif "functionCall" in part:
-            piece = self._call(candidate, self.draft.mapping(part["functionCall"], "a function call"))
-        else:
-            what = next((key for key in part if key not in _NO_KIND), None)
-            if what is None and not signature:
-                return
-            last = self._last.get(candidate)
-            piece = last if what is None and last is not None else self._piece(candidate, "other", new=True)
-            if what is not None or last is None:
-                piece.keep((what or "part")[:100], part.get(what) if what else part)
-        piece.sign(signature)
+            piece.add(self.draft.words(text, "text"))
+        for key in kinds:
+            if key == "functionCall":
+                piece = self._call(candidate, self.draft.mapping(part[key], "a function call"))
+            elif key != "text":
+                piece = self._piece(candidate, "other", new=True)
+                piece.keep(key[:100], part[key])
+        if signature:
+            if piece is None and (piece := self._last.get(candidate)) is None:
+                piece = self._piece(candidate, "other", new=True)
+                piece.keep("part", part)
+            piece.sign(signature)
 
     def _piece(self, candidate: int, kind: Kind, *, new: bool = False) -> Piece:
         """The last part if it is of `kind`, otherwise a new one: text comes in parts that belong together."""
@@ -181,7 +225,7 @@ class GeminiReader(Reader):
         """Read a call: whole, or its name, then its arguments by JSON paths until `willContinue` is missing."""
         growing = self._growing.get(candidate)
         name, continued = string(call.get("name")), call.get("willContinue") is True
-        if growing is not None and not name and "args" not in call:
+        if growing is not None and not name and call.get("args") is None:
             piece, arguments = growing
             self._grow(piece, arguments, call)
         else:
@@ -191,7 +235,7 @@ class GeminiReader(Reader):
             piece.identify(string(call.get("id")))
             piece.call(self.draft.words(call.get("name"), "the name of a function"))
             piece.beside(call, _IN_CALLS)
-            if "partialArgs" not in call and not continued:
+            if not call.get("partialArgs") and not continued:
                 piece.add(dump(self.draft.written(call.get("args") or {})))
                 return piece
             self._grow(piece, arguments, call)

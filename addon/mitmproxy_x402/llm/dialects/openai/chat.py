@@ -6,6 +6,7 @@ from typing import Any
 
 from ....protocol.strict_json import shown
 from ...draft import Draft
+from ...framing.wrapping import type_of
 from ...pieces import Piece
 from ...values import MAX_INDEX, count, dump, is_json, mapping, says_something, sequence, string
 from ..citations import citation_of
@@ -30,6 +31,8 @@ _REPEATED = {
     **{"reasoning": _REASONING, "thinking": _REASONING},
 }
 """Where what stands under these keys of a message is put."""
+_IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES}
+"""Keys of a chunk of which one, at least, says something."""
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -37,6 +40,7 @@ class ChatReader(Reader):
     """Reads chunks with deltas, or one `chat.completion`. The end is a finish_reason in every choice, or `[DONE]`."""
 
     dialect = "openai-chat"
+    is_openai = True
     end_mark = "finish_reason, and no [DONE]"
 
     def __init__(self, draft: Draft) -> None:
@@ -69,8 +73,11 @@ class ChatReader(Reader):
         """Read one chunk."""
         if self.ended:
             self.draft.notes.add("an event after [DONE]")
-        if name not in ("message", "chat.completion.chunk", "error"):
+        if name.startswith("thread."):  # other names mean nothing to OpenAI's SDK
             self.draft.notes.add(f"an event called {shown(name)}")
+        if not value.keys() & _IN_CHUNKS and value.get("object") not in _OBJECTS and not tokens_of(value):
+            self.draft.leave(type_of(value) or name, value)
+            return
         self._read(value, whole=False)
 
     def whole(self, value: dict[str, Any]) -> None:
@@ -179,8 +186,20 @@ class ChatReader(Reader):
         if whole:
             return _fuller(message, delta)
         if _fuller(delta, message) is delta or self.draft.said_anything(number):
+            self._compare(number, string(delta.get("content")), message.get("content"))
             return delta  # a message beside deltas repeats all of them
         return message
+
+    def _compare(self, number: int, fragment: str, message: Any) -> None:
+        """Note what a message says beside a `fragment` that is neither that nor all the text so far."""
+        if not isinstance(message, str) or message in ("", fragment):
+            return
+        piece = self._texts.get(number)
+        size = piece.size if piece is not None else 0
+        alike = len(message) in (size, size + len(fragment))
+        if alike and piece is not None and (piece.text + fragment).startswith(message):
+            return
+        self.draft.notes.add("a choice has a message with another text beside its delta, which is shown")
 
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         """A whole message after chunks, without what it repeats of them."""
@@ -307,11 +326,16 @@ class ChatReader(Reader):
 
         `position`: in its list, which says which call it is in a whole message, and without indexes.
         """
-        identity, function, kind = (
-            string(call.get("id")),
-            self.draft.mapping(call.get("function"), "a function"),
-            "function",
-        )
+        function = call.get("function")
+        if len(call) == 2 and type(function) is dict and len(function) == 1:  # nearly all of a call
+            which, fragment = call.get("index"), function.get("arguments")
+            known = self._calls.get((choice, which)) if type(which) is int else None
+            if type(which) is int and known is not None and type(fragment) is str:
+                self._last[choice] = which
+                known.add(fragment)
+                return
+        identity, kind = string(call.get("id")), "function"
+        function = self.draft.mapping(function, "a function")
         if ("custom" in call or call.get("type") == "custom") and not says_something(function):
             custom = mapping(call.get("custom"))
             if call.get("type") == "custom" or says_something(custom):

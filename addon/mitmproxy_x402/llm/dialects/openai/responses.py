@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...pieces import Kind, Path, Piece
 from ...values import count, mapping, sequence, string
@@ -45,6 +46,7 @@ class ResponsesReader(Reader):
     """Reads numbered events about items, or one `response`. The end is the event with the response's last state."""
 
     dialect = "openai-responses"
+    is_openai = True
     end_mark = "last state of the response"
 
     def __init__(self, draft: Draft) -> None:
@@ -80,7 +82,10 @@ class ResponsesReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event, whose data repeats its type."""
-        kind = self.kind_of(name, value)
+        said = value.get("type")
+        kind = said if type(said) is str else name
+        if name.startswith("thread."):  # other names mean nothing to OpenAI's SDK
+            self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
         if self.ended:
             self.draft.notes.add("an event after the response's last state")
         if self._is_repeated(kind, value):

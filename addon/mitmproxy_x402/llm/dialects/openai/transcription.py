@@ -15,6 +15,7 @@ class TranscriptionReader(Reader):
     """Reads fragments of the transcript, then all of it. The end is `transcript.text.done`."""
 
     dialect = "openai-transcription"
+    is_openai = True
     end_mark = "transcript.text.done"
 
     def __init__(self, draft: Draft) -> None:
