@@ -44,10 +44,17 @@ class Person:
     """Sits at a terminal: reads until something is asked, and types."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
-        self.pid, self.terminal = pty.fork()
-        if not self.pid:
-            os.chdir(home)
-            os.execve(COMMAND[0], [*COMMAND, *arguments], environment(home))
+        command, environ = [*COMMAND, *arguments], environment(home)
+        self._process: warm.Warm | None = None
+        if warm.is_wanted(command, environ):
+            self.terminal, its = pty.openpty()
+            with os.fdopen(its, "r+b", buffering=0) as file:
+                self._process = warm.Warm(command, environ, home, ours=True, streams=(file, file, file))
+        else:
+            self._pid, self.terminal = pty.fork()
+            if not self._pid:
+                os.chdir(home)
+                os.execve(command[0], command, environ)
         self.seen = ""
 
     def read_until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
@@ -75,9 +82,12 @@ class Person:
         end = time.monotonic() + 30
         while self._read(end):
             pass
-        _, status = os.waitpid(self.pid, 0)
+        if self._process is None:
+            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        else:
+            code = self._process.wait(30)
         os.close(self.terminal)
-        return os.waitstatus_to_exitcode(status)
+        return code
 
 
 def key_file(home: Path) -> Path:

@@ -18,7 +18,6 @@ from solders.keypair import Keypair
 
 from mitmproxy_x402.settings.ledger_place import LedgerPlace, PostgresUrl
 
-from . import effort
 from .running import certs, warm
 from .running.warm import Process
 from .wire import Client
@@ -114,7 +113,7 @@ class Proxy:
         return self
 
     def _start(self) -> Process:
-        if Proxy.may_be_forked and not effort.thorough and warm.can_start(self.command, self.environ):
+        if Proxy.may_be_forked and warm.is_wanted(self.command, self.environ):
             certs.give_authority(self.home)
             return warm.Warm(self.command, self.environ, self.home, ours=self._may_be_imported())
         return subprocess.Popen(

@@ -60,11 +60,17 @@ def can_start(command: Sequence[str], environ: Mapping[str, str]) -> bool:
     return sys.platform == "linux" and (is_tool or is_verb) and not foreign and same
 
 
+def is_wanted(command: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether it can be started here, and need not be started as a user does."""
+    return not effort.thorough and can_start(command, environ)
+
+
 class Warm:
     """A process that was forked; used as `subprocess.Popen` is, as far as `Process` says.
 
     Has the package imported already if it is `ours`. `stdin`, `stdout` and `stderr` are open files; without them it
-    reads nothing, and what it prints and its errors come together from the attribute `stdout`.
+    reads nothing, and what it prints and its errors come together from the attribute `stdout`. If `stdin` is a
+    terminal, the process sits at it.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ def run(
     command: Sequence[str], environ: Mapping[str, str], folder: Path, *, typed: str = "", timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` to its end, as `subprocess.run` does, with `typed` as its input."""
-    if effort.thorough or not can_start(command, environ):
+    if not is_wanted(command, environ):
         return subprocess.run(
             command, env=environ, cwd=folder, input=typed, capture_output=True, text=True, timeout=timeout, check=False
         )
