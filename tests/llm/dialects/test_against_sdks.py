@@ -29,11 +29,6 @@ from support.vendors import random_streams
 from support.vendors import vendor_streams as shapes
 from support.vendors.vendor_server import Vendor
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
-    from google import genai
-    from google.genai import types
-
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 NAMES = ("weather", "ask")
 ASKED: dict[Any, dict[str, Any]] = {
@@ -231,6 +226,11 @@ def test_anthropic_messages(vendor: Vendor, claude: anthropic.Anthropic, name: s
 
 @pytest.mark.parametrize("name", GEMINI)
 def test_gemini(vendor: Vendor, name: str) -> None:
+    with warnings.catch_warnings():  # not above: its import takes each process of the tests a second
+        warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
+        from google import genai  # noqa: PLC0415
+        from google.genai import types  # noqa: PLC0415
+
     vendor.body = shapes.events(*GEMINI[name])
     client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=vendor.url))
     answers = list(client.models.generate_content_stream(model="gemini-3-pro", contents="?"))

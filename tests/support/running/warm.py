@@ -158,8 +158,16 @@ def _server(with_package: bool) -> socket.socket:
     """The process to fork off: at most two for each process of pytest, for as long as that runs."""
     control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
+        if with_package:
+            first = _server(False)
+            _status, told = os.pipe()  # says nothing before the end of the tests
+            socket.send_fds(first, [b"{}"], [told, its.fileno()])
+            first.recv(100)
+            os.close(told)
+            atexit.register(control.close)
+            return control
         process = subprocess.Popen(
-            [sys.executable, str(_SERVER), str(its.fileno()), *(["ours"] if with_package else [])],
+            [sys.executable, str(_SERVER), str(its.fileno())],
             env={k: v for k, v in os.environ.items() if k in _KEPT} | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

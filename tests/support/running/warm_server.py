@@ -1,6 +1,6 @@
-"""The process off which `warm` forks: it imports what all proxies import; with `ours`, also the package itself.
+"""The process off which `warm` forks: it imports what all proxies import; on request, a child also the package itself.
 
-`warm_server.py FILE_NUMBER [ours]`: the number is that of the socket on which requests come.
+`warm_server.py FILE_NUMBER`: the number is that of the socket on which requests come.
 """
 
 from __future__ import annotations
@@ -44,8 +44,18 @@ _OURS = (
 )
 
 
+def _import(*names: str) -> None:
+    for name in names:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy all of this
+
+
 def _serve(control: socket.socket) -> list[str]:
-    """Fork a child for each request until the other end is closed; returns, in each child, its command."""
+    """Fork a child for each request until the other end is closed; returns, in each child, its command.
+
+    With a request for none, the child imports the package and serves the socket that came with it.
+    """
     poll = select.poll()
     poll.register(control, select.POLLIN)
     children: dict[int, tuple[int, int]] = {}  # of a handle for its end: its number and where its end is told
@@ -68,7 +78,12 @@ def _serve(control: socket.socket) -> list[str]:
                     os.close(other)
                     os.close(told)
                 control.close()
-                return _become(json.loads(request), *fds)
+                wanted = json.loads(request)
+                if "command" in wanted:
+                    return _become(wanted, *fds)
+                os.close(fds[0])
+                _import(*_OURS)
+                return _serve(socket.socket(fileno=fds[1]))
             handle = os.pidfd_open(pid)
             told, *its = fds
             children[handle] = pid, told
@@ -126,8 +141,5 @@ def _end(code: int) -> NoReturn:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who stops the tests stops the proxies, and this with its socket
     sys.path.pop(0)  # the folder of this file
-    for _name in (*_IMPORTS, *(_OURS if "ours" in sys.argv else ())):
-        importlib.import_module(_name)
-    gc.collect()
-    gc.freeze()  # a child that collects garbage would copy all of this
+    _import(*_IMPORTS)
     _end(_run(_serve(socket.socket(fileno=int(sys.argv[1])))))
