@@ -107,7 +107,7 @@ class TestGateway:
         with Sandbox(config).run_in_thread() as sandbox:
             _, lines, _ = machine.check("--upstream", sandbox.url)
             assert "its certificate is not valid" in lines["gateway"]
-            trusted = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
+            trusted = certs.trust(pem)
             _, lines, _ = machine.check("--upstream", sandbox.url, *trusted)
             assert lines["gateway"].endswith("answers (TLS verified)")
             assert "remove it" in machine.check("--upstream", sandbox.url, "--set", "ssl_insecure=true")[2]

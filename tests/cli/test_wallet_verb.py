@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support import effort
 from support.chains.json_rpc import Rpc
 from support.running import warm
+from support.running.sessions import Person
 
 WORDS = "abandon " * 11 + "about"
 """BIP-39's own test vector; MetaMask and Phantom show these addresses for it."""
@@ -40,54 +38,8 @@ def run(
     return warm.run([*COMMAND, *arguments], environment(home, more), home, typed=typed)
 
 
-class Person:
-    """Sits at a terminal: reads until something is asked, and types."""
-
-    def __init__(self, home: Path, *arguments: str) -> None:
-        command, environ = [*COMMAND, *arguments], environment(home)
-        self._process: warm.Warm | None = None
-        if warm.is_wanted(command, environ):
-            self.terminal, its = pty.openpty()
-            with os.fdopen(its, "r+b", buffering=0) as file:
-                self._process = warm.Warm(command, environ, home, ours=True, streams=(file, file, file))
-        else:
-            self._pid, self.terminal = pty.fork()
-            if not self._pid:
-                os.chdir(home)
-                os.execve(command[0], command, environ)
-        self.seen = ""
-
-    def read_until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        end = time.monotonic() + seconds
-        while (found := re.search(pattern, self.seen)) is None:
-            assert time.monotonic() < end, self.seen
-            assert self._read(end), self.seen
-        self.seen = self.seen[found.end() :]
-        return found
-
-    def _read(self, end: float) -> bool:
-        if not select.select([self.terminal], [], [], max(0, end - time.monotonic()))[0]:
-            return False
-        try:
-            data = os.read(self.terminal, 65536)
-        except OSError:  # Linux says so at the end
-            return False
-        self.seen += data.decode()
-        return bool(data)
-
-    def types(self, text: str) -> None:
-        os.write(self.terminal, text.encode())
-
-    def ends(self) -> int:
-        end = time.monotonic() + 30
-        while self._read(end):
-            pass
-        if self._process is None:
-            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        else:
-            code = self._process.wait(30)
-        os.close(self.terminal)
-        return code
+def sits_down(home: Path, *arguments: str) -> Person:
+    return Person([*COMMAND, *arguments], environment(home), home)
 
 
 def key_file(home: Path) -> Path:
@@ -95,7 +47,7 @@ def key_file(home: Path) -> Path:
 
 
 def test_a_person_makes_a_wallet_and_backs_it_up(tmp_path: Path) -> None:
-    person = Person(tmp_path, "new", "--evm")
+    person = sits_down(tmp_path, "new", "--evm")
     shown = person.read_until(r"(?s)Nobody can give.*?Press Enter").group()
     words = dict(re.findall(r" (\d+) ([a-z]+)", shown))
     assert len(words) == 24
@@ -118,7 +70,7 @@ def test_a_person_makes_a_wallet_and_backs_it_up(tmp_path: Path) -> None:
 
 
 def test_the_screen_is_wiped_after_the_words(tmp_path: Path) -> None:
-    person = Person(tmp_path, "new", "--solana")
+    person = sits_down(tmp_path, "new", "--solana")
     person.read_until(r"Press Enter[^\n]*")
     person.types("\n")
     assert person.read_until("\x1b\\[3J\x1b\\[2J")
@@ -128,7 +80,7 @@ def test_the_screen_is_wiped_after_the_words(tmp_path: Path) -> None:
 
 
 def test_who_wrote_nothing_down_gets_no_wallet(tmp_path: Path) -> None:
-    person = Person(tmp_path, "new", "--evm")
+    person = sits_down(tmp_path, "new", "--evm")
     person.read_until("Press Enter")
     person.types("\n")
     for _ in range(3):
@@ -406,7 +358,7 @@ def test_the_question_before_an_allowance_can_be_left(
 ) -> None:
     assert run(tmp_path, "new", "--evm", "--no-backup").returncode == 0
     options = ("--set", f"x402_evm_rpc=base-sepolia={sandbox.url}/v1/rpc/base-sepolia")
-    person = Person(tmp_path, "allow", "7", "--network", "base-sepolia", *options)
+    person = sits_down(tmp_path, "allow", "7", "--network", "base-sepolia", *options)
     person.read_until("Type yes to do it: ")
     person.types(key)
     assert person.ends() == code
@@ -418,7 +370,7 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
     assert run(tmp_path, "restore", "--evm", typed=WORDS).returncode == 0
     with Rpc(lambda method, _: hex(8453) if method == "eth_chainId" else f"0x{5_000_000:064x}") as rpc:
         options = ("--set", f"x402_evm_rpc=base={rpc.url}", "--network", "base", "--html", "code.html")
-        person = Person(tmp_path, "fund", "--wait", *options)
+        person = sits_down(tmp_path, "fund", "--wait", *options)
         person.read_until(r"It holds 5 USDC now\.\s+Waiting until more has arrived")
         person.read_until("waiting for USDC on base")
         person.types("\x03")

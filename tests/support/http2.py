@@ -76,3 +76,13 @@ class H2Upstream(Upstream):
         stream, headers, body = peer.next_request()
         self.seen.append((headers, body))
         return stream, "payment-signature" in headers
+
+
+def sell(peer: H2Peer, upstream: H2Upstream) -> None:
+    """A script for `H2Upstream`: what is paid for is delivered, with a header that comes twice."""
+    while True:
+        stream, paid = upstream.take(peer)
+        if paid:
+            peer.answer(stream, 200, [("x-a", "1"), ("x-a", "2")], b"goods")
+        else:
+            peer.challenge(stream, challenges.evm())

@@ -85,10 +85,9 @@ def test_a_peer_that_sends_what_it_gets_gets_all(rig: Rig, protocol: str) -> Non
 def test_a_paid_answer_that_begins_before_the_request_has_been_read(home: Path, tmp_path: Path, version: str) -> None:
     body, pem = bytes(range(256)) * (12 << 12), certs.make(tmp_path)
     protocol, script = ("h2", over_http2) if version == "HTTP/2" else ("http/1.1", over_http1)
-    trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
     with Upstream(script, tls=certs.server_context(pem, protocol)) as upstream:
         with (
-            Proxy(upstream.url, *trust, home=home) as proxy,
+            Proxy(upstream.url, *certs.trust(pem), home=home) as proxy,
             httpx.Client(http2=True, verify=certs.blind_client_context(protocol), timeout=TIMEOUT) as client,
         ):
             answer = client.post(f"https://127.0.0.1:{proxy.port}/v1/x", content=body)

@@ -47,6 +47,14 @@ class Seller(Upstream):
     def paid(self) -> list[bytes]:
         return [asked.start for asked in self.requests if asked.get(b"payment-signature")]
 
+    def sells_from_now_on_only(self, proxy: Proxy) -> None:
+        """Let what is held go, and buy something else: nothing else is paid."""
+        self.go.set()
+        with proxy.client() as other:
+            assert other.ask(request(path="/v1/last")).body == b"goods"
+        assert self.paid() == [b"POST /v1/last HTTP/1.1"]
+        assert len(query(proxy.ledger, "state")) == 1
+
 
 class Buyer:
     """An HTTP/2 client that writes when the test says so."""
@@ -160,11 +168,7 @@ def test_the_end_of_the_connection_comes_before_the_payment(home: Path, end: str
             client.close(reset=end == "RST")
         if follows == "a while":
             proxy.wait_for("client disconnect")
-        seller.go.set()
-        with proxy.client() as other:
-            assert other.ask(request(path="/v1/last")).body == b"goods"
-        assert seller.paid() == [b"POST /v1/last HTTP/1.1"]
-        assert len(query(proxy.ledger, "state")) == 1
+        seller.sells_from_now_on_only(proxy)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
@@ -174,11 +178,7 @@ def test_an_http1_client_that_closes_behind_its_request_pays_nothing(home: Path,
         client.send(request(path="/v1/held") * 2)
         client.close(reset=reset)
         proxy.wait_for("client disconnect")
-        seller.go.set()
-        with proxy.client() as other:
-            assert other.ask(request(path="/v1/last")).body == b"goods"
-        assert seller.paid() == [b"POST /v1/last HTTP/1.1"]
-        assert len(query(proxy.ledger, "state")) == 1
+        seller.sells_from_now_on_only(proxy)
 
 
 def test_a_request_that_is_cancelled_while_we_connect_is_not_sent(home: Path, tmp_path: Path) -> None:
@@ -196,8 +196,10 @@ def test_a_request_that_is_cancelled_while_we_connect_is_not_sent(home: Path, tm
                 secured.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods" if paid else challenges.answer())
 
     with Upstream(script) as upstream:
-        trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
-        with Proxy(f"https://127.0.0.1:{upstream.port}", *trust, home=home) as proxy, over_http2(proxy) as buyer:
+        with (
+            Proxy(f"https://127.0.0.1:{upstream.port}", *certs.trust(pem), home=home) as proxy,
+            over_http2(proxy) as buyer,
+        ):
             stream = buyer.head("/v1/first")
             buyer.body(stream)
             buyer.write()
@@ -245,11 +247,7 @@ def test_the_end_of_a_tls_session_comes_before_the_payment(home: Path, death: st
             write_raw(client.sock, DEATHS[death])
             proxy.wait_for("TLS Error")
             proxy.wait_for("client disconnect")
-            seller.go.set()
-            with proxy.client() as other:
-                assert other.ask(request(path="/v1/last")).body == b"goods"
-        assert seller.paid() == [b"POST /v1/last HTTP/1.1"]
-        assert len(query(proxy.ledger, "state")) == 1
+            seller.sells_from_now_on_only(proxy)
         assert "Traceback" not in proxy.log
 
 
@@ -269,8 +267,7 @@ def test_an_upstream_whose_tls_session_dies_is_a_lost_one(
             peer.rest()
 
     with Upstream(script, tls=certs.server_context(pem)) as upstream:
-        trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
-        with Proxy(upstream.url, *trust, home=home) as proxy, proxy.client() as client:
+        with Proxy(upstream.url, *certs.trust(pem), home=home) as proxy, proxy.client() as client:
             answer = client.ask(request())
             assert b"502" in answer.start
             assert (b"payment_outcome_unknown" in answer.body) is is_paid

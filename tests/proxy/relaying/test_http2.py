@@ -19,20 +19,14 @@ import pytest
 from mitmproxy_x402.recording.format import read_recordings
 from support import challenges
 from support.chains.rpc import GatedRpc
-from support.http2 import H2Peer, H2Upstream
+from support.http2 import H2Peer, H2Upstream, sell
 from support.proxy import Proxy, svm_key
 from support.running import certs
 from support.wire import TIMEOUT, Client, Peer, Upstream, request
 
 
-@pytest.fixture
-def pem(tmp_path: Path) -> Path:
-    return certs.make(tmp_path)
-
-
 def start(upstream: Upstream, home: Path, pem: Path, *arguments: str, **more: Any) -> Proxy:
-    trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
-    return Proxy(upstream.url, *trust, *arguments, home=home, **more)
+    return Proxy(upstream.url, *certs.trust(pem), *arguments, home=home, **more)
 
 
 @pytest.fixture
@@ -47,15 +41,6 @@ def client_tls() -> Iterator[Callable[[Proxy], httpx.Client]]:
     yield connect
     for each in opened:
         each.close()
-
-
-def sell(peer: H2Peer, upstream: H2Upstream) -> None:
-    while True:
-        stream, paid = upstream.take(peer)
-        if paid:
-            peer.answer(stream, 200, [("x-a", "1"), ("x-a", "2")], b"goods")
-        else:
-            peer.challenge(stream, challenges.evm())
 
 
 def test_pays_on_one_connection(home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]) -> None:

@@ -189,7 +189,7 @@ def test_pays_refuses_and_ends_one_stream_alone(tmp_path: Path, home: Path) -> N
     serving = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
     serving.load_cert_chain(pem, pem)
     asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
-    options = ("--set", f"ssl_verify_upstream_trusted_ca={pem}", "-w", str(home / "flows"))
+    options = (*certs.trust(pem), "-w", str(home / "flows"))
 
     async def run() -> None:
         server = await serve("127.0.0.1", port, configuration=serving, create_protocol=Seller)
@@ -235,7 +235,7 @@ def test_the_client_gets_an_answer_whatever_the_upstream_does(tmp_path: Path, ho
     serving = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
     serving.load_cert_chain(pem, pem)
     asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
-    options = ["--set", f"ssl_verify_upstream_trusted_ca={pem}", "-w", str(home / "flows")]
+    options = [*certs.trust(pem), "-w", str(home / "flows")]
     for setting in ("x402_first_byte_timeout=120", "x402_idle_timeout=2", "x402_total_timeout=120"):
         options += ["--set", setting]
 

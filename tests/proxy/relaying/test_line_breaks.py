@@ -13,28 +13,14 @@ import httpx
 import pytest
 
 from support import challenges
-from support.http2 import H2Peer, H2Upstream
+from support.http2 import H2Peer, H2Upstream, sell
 from support.proxy import Proxy
 from support.running import certs
 from support.wire import TIMEOUT, Client, Peer, Upstream, request
 
 
-@pytest.fixture
-def pem(tmp_path: Path) -> Path:
-    return certs.make(tmp_path)
-
-
 def start(upstream: Upstream, home: Path, pem: Path) -> Proxy:
-    return Proxy(upstream.url, "--set", f"ssl_verify_upstream_trusted_ca={pem}", home=home)
-
-
-def sell(peer: H2Peer, upstream: H2Upstream) -> None:
-    while True:
-        stream, paid = upstream.take(peer)
-        if paid:
-            peer.answer(stream, 200, [("x-a", "1"), ("x-a", "2")], b"goods")
-        else:
-            peer.challenge(stream, challenges.evm())
+    return Proxy(upstream.url, *certs.trust(pem), home=home)
 
 
 LENIENT = {"header_encoding": None, "validate_outbound_headers": False, "normalize_outbound_headers": False}

@@ -267,8 +267,7 @@ def test_two_clients_of_http2_share_a_connection_and_one_waits_too_long(home: Pa
             return slow, await running
 
     with Upstream(script, tls=certs.server_context(pem, "h2")) as upstream:
-        trust = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
-        with Proxy(upstream.url, *trust, *options(first_byte="1"), home=home) as proxy:
+        with Proxy(upstream.url, *certs.trust(pem), *options(first_byte="1"), home=home) as proxy:
             slow, running = asyncio.run(ask(f"https://127.0.0.1:{proxy.port}"))
     assert slow.status_code == 504
     assert "x402_first_byte_timeout" in slow.text

@@ -53,6 +53,11 @@ def give_authority(home: Path) -> None:
         file.write_bytes(_made())
 
 
+def trust(pem: Path) -> tuple[str, str]:
+    """Arguments with which a proxy trusts an upstream that has the certificate `pem`."""
+    return "--set", f"ssl_verify_upstream_trusted_ca={pem}"
+
+
 def server_context(pem: Path, *alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)

@@ -1,13 +1,17 @@
-"""Verbs of the program as a user runs them at a terminal: to their end, or in a process group that a signal ends."""
+"""Verbs of the program as a user runs them: to their end, in a process group that a signal ends, or at a terminal."""
 
 from __future__ import annotations
 
 import os
+import pty
 import queue
+import re
+import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,3 +91,52 @@ def session(home: Path, *arguments: str, **more: str) -> Iterator[Session]:
         if started.has_orphans():
             os.killpg(started.process.pid, signal.SIGKILL)
         started.process.wait()
+
+
+class Person:
+    """Sits at a terminal: reads until something is asked, and types."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], home: Path) -> None:
+        self._process: warm.Warm | None = None
+        if warm.is_wanted(command, environ):
+            self.terminal, its = pty.openpty()
+            with os.fdopen(its, "r+b", buffering=0) as file:
+                self._process = warm.Warm(command, environ, home, ours=True, streams=(file, file, file))
+        else:
+            self._pid, self.terminal = pty.fork()
+            if not self._pid:
+                os.chdir(home)
+                os.execve(command[0], command, environ)
+        self.seen = ""
+
+    def read_until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        end = time.monotonic() + seconds
+        while (found := re.search(pattern, self.seen)) is None:
+            assert time.monotonic() < end, self.seen
+            assert self._read(end), self.seen
+        self.seen = self.seen[found.end() :]
+        return found
+
+    def _read(self, end: float) -> bool:
+        if not select.select([self.terminal], [], [], max(0, end - time.monotonic()))[0]:
+            return False
+        try:
+            data = os.read(self.terminal, 65536)
+        except OSError:  # Linux says so at the end
+            return False
+        self.seen += data.decode()
+        return bool(data)
+
+    def types(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def ends(self) -> int:
+        end = time.monotonic() + 30
+        while self._read(end):
+            pass
+        if self._process is None:
+            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        else:
+            code = self._process.wait(30)
+        os.close(self.terminal)
+        return code
