@@ -167,7 +167,7 @@ class Recording:
 
     def chunks(self) -> tuple[Chunk, ...]:
         """Time and size of each chunk of the answer. Raises RecordingError."""
-        return self.in_head if self.in_head is not None else tuple(_read_chunks(self.folder / CHUNKS))
+        return self.in_head if self.in_head is not None else tuple(_read_chunks(self._file(CHUNKS)))
 
     def pieces(self) -> Iterator[tuple[float, bytes]]:
         """Yield (seconds, bytes) for each chunk. Together they are `body()`, even if chunks.jsonl has wrong sizes."""
@@ -201,10 +201,7 @@ class Recording:
             raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
 
     def _file(self, name: str) -> Path:
-        file = self.folder / name
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
-        return file
+        return own_file(self.folder, name)
 
 
 def _header(headers: Headers, name: str) -> str:
@@ -212,6 +209,14 @@ def _header(headers: Headers, name: str) -> str:
 
 
 # Reading. Errors name the place of a wrong value; nothing outside the folder is ever read.
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """The file `name` in `folder`, which need not be there. Raises RecordingError: it is a link, a pipe, a device."""
+    file = folder / name
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
+    return file
 
 
 def read_recordings(folder: Path) -> list[Recording]:
@@ -237,7 +242,7 @@ def recording_folders(folder: Path) -> list[Path]:
 
 def read_recording(folder: Path) -> Recording:
     """Read the recording in `folder`. Raises RecordingError."""
-    file = folder / HEAD
+    file = own_file(folder, HEAD)
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_HEAD + 1)

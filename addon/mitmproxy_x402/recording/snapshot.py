@@ -62,8 +62,11 @@ class Snapshot:
 
     @property
     def coding(self) -> str:
-        """The answer's Content-Encoding."""
-        return "" if self._answer is None else self._redactor.text(_first(self._answer[4], b"content-encoding"))
+        """The answer's Content-Encoding, which may stand in several lines."""
+        if self._answer is None:
+            return ""
+        codings = [value for key, value in self._answer[4] if len(key) == 16 and key.lower() == b"content-encoding"]
+        return self._redactor.text(_text(b", ".join(codings))) if codings else ""
 
     @property
     def is_answered(self) -> bool:
