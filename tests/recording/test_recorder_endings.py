@@ -7,9 +7,13 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from mitmproxy_x402.recording.format import Recording, read_recordings
+from mitmproxy_x402.recording.outbox import TOO_SLOW
 from support import challenges
 from support.patience import eventually
+from support.proxy import DOOR, Proxy
 from support.recording.recorders import EVENT, STREAM, Recorded, answering, begin, chunk, recording_proxy
 from support.wire import TIMEOUT, Peer, Upstream, request
 
@@ -128,13 +132,47 @@ def test_a_writer_that_is_killed(home: Path) -> None:
     assert second.body() == b"ok"
 
 
-def test_a_request_that_is_too_large_to_wait_is_said_not_to_be_recorded(home: Path) -> None:
-    with recording_proxy(home, script=answering(b"ok")) as rig:
+@pytest.mark.parametrize("form", ["native", "native,har,mitm"])
+def test_the_beginning_of_a_request_that_is_too_large_to_wait_is_recorded(home: Path, form: str) -> None:
+    body = bytes(range(256)) * (65 << 12)
+    with recording_proxy(home, "--set", f"x402_dump_format={form}", script=answering(b"ok")) as rig:
         with rig.client() as client:
-            assert client.ask(request(body=bytes(65 << 20))).body == b"ok"
-            rig.proxy.wait_for("cannot record into .*: a request of more than 64 MB is not recorded")
+            assert client.ask(request(body=body)).body == b"ok"
+            rig.proxy.wait_for("of a request that does not fit in the 64 MB that may wait, only the beginning")
             assert client.ask(request()).body == b"ok"
-        rig.wait(lambda found: len(found) == 1 and found[0].end is not None)
+        first, second = rig.wait(lambda found: len(found) == 2 and all(one.end is not None for one in found))
+    assert (first.complete, first.body(), second.complete) == (True, b"ok", True)
+    assert 16 << 20 < first.request.size < 64 << 20
+    assert first.request_body() == body[: first.request.size]
+    assert first.notes == (
+        f"of the request's {len(body):,} bytes only the first {first.request.size:,} are recorded: more found no room",
+    )
+
+
+def test_recordings_go_on_while_the_script_is_loaded_again(home: Path) -> None:
+    door, go = home / "again.py", threading.Event()
+    door.write_text(DOOR.read_text())
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(EVENT) * 3)
+        assert go.wait(TIMEOUT)
+        peer.send(chunk(EVENT) + b"0\r\n\r\n")
+
+    with Upstream(script) as upstream:
+        proxy = Proxy(upstream.url, "--set", "x402_dump=rec", home=home, own=False)
+        proxy.command[proxy.command.index(str(DOOR))] = str(door)
+        with proxy:
+            rig = Recorded(proxy, upstream)
+            with rig.client() as client:
+                begin(rig, client)
+                door.write_text(f"{DOOR.read_text()}\nimport logging\nlogging.error('it is there again')\n")
+                proxy.wait_for("it is there again")
+                go.set()
+                assert client.chunk() == EVENT
+                assert client.chunk() == b""
+            found = rig.one()
+    assert (found.complete, found.body()) == (True, EVENT * 4)
 
 
 def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
@@ -146,7 +184,7 @@ def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
         with rig.client() as client:
             for _ in range(80):
                 assert client.ask(request()).body == body
-        rig.proxy.wait_for("cannot record into .*: the disk is too slow")
+        rig.proxy.wait_for("cannot record into .*: more came than the disk has taken so far: 64 MB were waiting")
         os.kill(writer, signal.SIGCONT)
         rig.script(answering(b"ok"))
         rig.wait(lambda found: sum(one.end is not None for one in found) > 20)
@@ -154,7 +192,7 @@ def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
         found = read_recordings(rig.folder)
     assert {one.body() for one in found if one.complete and one.request.path == "/v1/chat/completions"} == {body}
     broken = [one.error for one in found if not one.complete]
-    assert set(broken) <= {"the recording broke off: the disk is too slow"}
+    assert set(broken) <= {f"the recording broke off: {TOO_SLOW}"}
 
 
 def test_a_proxy_that_is_stopped(home: Path) -> None:

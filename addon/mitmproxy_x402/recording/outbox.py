@@ -19,7 +19,7 @@ from .plan import Plan
 from .snapshot import Snapshot
 from .writing.parts import Part
 from .writing.process import START_SECONDS, ProcessWriter
-from .writing.store import Complaints
+from .writing.store import STANDSTILL, Complaints
 from .writing.thread import Finish, ThreadWriter
 
 MAX_WAITING = 64 << 20
@@ -35,8 +35,12 @@ MOST = 16
 many are over, that is done without a pause."""
 LONGEST = 0.003
 """Seconds after which the event loop goes on with other work: heads can be long."""
-TOO_SLOW = "the disk is too slow"
-TOO_LARGE = f"a request of more than {MAX_WAITING >> 20} MB is not recorded"
+LEAST = 4 << 20
+"""Bytes of room below which no beginning of a long request is recorded: it is left for answers."""
+TOO_SLOW = f"more came than the disk has taken so far: {MAX_WAITING >> 20} MB were waiting for it"
+TOO_LARGE = (
+    f"of a request that does not fit in the {MAX_WAITING >> 20} MB that may wait, only the beginning is recorded"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ class Job:
     """One recording, and what is new of it."""
 
     __slots__ = (
-        *("__weakref__", "answer_is_known", "began", "body", "body_is_new", "data", "end", "finish", "flow"),
+        *("__weakref__", "answer_is_known", "asked", "began", "body", "body_is_new", "data", "end", "finish", "flow"),
         *("has_answer", "has_waited", "is_queued", "lost", "number", "outbox", "plan", "size", "sizes", "tapped"),
         *("times", "writer"),
     )
@@ -64,8 +68,10 @@ class Job:
         """None once it is over."""
         self.began = began
         """When the request began (monotonic clock)."""
-        self.body = flow.request.raw_content or b""
+        self.asked = flow.request.raw_content or b""
         """The request's body."""
+        self.body: bytes | memoryview = self.asked
+        """As much of it as is recorded."""
         self.body_is_new = True
         self.has_answer = False
         """Whether the head of the client's answer has come."""
@@ -88,12 +94,25 @@ class Job:
         if self.writer is not None and self.end is None:  # mitmproxy has dropped the flow without a word
             self.outbox.forgotten.append(self)
 
+    def take_body(self, body: bytes) -> bool:
+        """Record `body`, or its beginning if that is all that there is room for. Returns False: not even that."""
+        room = self.outbox.room - OVERHEAD
+        self.asked = self.body = body
+        self.body_is_new = True
+        if len(body) > room:
+            self.outbox.complain(self.plan, TOO_LARGE if room >= LEAST else TOO_SLOW)
+            if room < LEAST:
+                return False
+            self.body = memoryview(body)[: room // 2]  # the other half is for answers
+        self.outbox.add(self, OVERHEAD + len(self.body))
+        return True
+
     def receive(self, data: bytes) -> None:
         """Record a chunk of the answer, as it comes."""
         if not data or self.lost or self.end is not None:
             return
         size = OVERHEAD + len(data)
-        if not self.outbox.has_room(size):
+        if self.outbox.room < size:
             self.lost = True
             self.outbox.complain(self.plan)
             return
@@ -117,6 +136,7 @@ class Job:
             place=(self.plan.path, known.place(self.number)) if is_new else None,
             request=known.request_extension if body_is_new else None,
             body=self.body if body_is_new else b"",
+            left_out=len(self.asked) - len(self.body) if body_is_new else 0,
             answer=(known.answer_extension, known.coding) if begins else None,
             times=tuple(self.times),
             sizes=tuple(self.sizes),
@@ -158,15 +178,16 @@ class Outbox:
         self.thread: ThreadWriter | None = None
         """Who writes all else."""
 
-    def has_room(self, size: int) -> bool:
-        """Whether `size` more bytes may wait."""
+    @property
+    def room(self) -> int:
+        """How many more bytes may wait."""
         process, thread = self.process, self.thread
         waiting = self.size + (0 if process is None else process.waiting) + (0 if thread is None else thread.waiting)
-        return waiting + size <= MAX_WAITING
+        return MAX_WAITING - waiting
 
-    def complain(self, plan: Plan, size: int = 0) -> None:
-        """Log that the disk is too slow, or `size` more than may ever wait, unless that was done just before."""
-        self._complaints.add(str(plan.folder), TOO_LARGE if size > MAX_WAITING else TOO_SLOW)
+    def complain(self, plan: Plan, cause: str = TOO_SLOW) -> None:
+        """Log that not all is recorded, and why, unless that was done just before."""
+        self._complaints.add(str(plan.folder), cause)
 
     def add(self, job: Job, size: int) -> None:
         """Hand over what is new of `job`, soon; it counts for `size` bytes more."""
@@ -291,19 +312,22 @@ class Outbox:
             self.thread = ThreadWriter(_log)
         return self.thread
 
-    def close(self, timeout: float) -> bool:
-        """Have everything written, for at most `timeout` seconds, and end the writers. Returns whether all was."""
+    def close(self, timeout: float) -> int | None:
+        """Have everything written, and end the writers. Returns None if all was, or the bytes known to be lost.
+
+        Waits for at most `timeout` seconds, and for a disk that takes nothing at all for STANDSTILL.
+        """
         deadline = time.monotonic() + timeout
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self.process is not None:
-            self.process.wait_until_ready(min(timeout, START_SECONDS))
+            self.process.wait_until_ready(min(timeout, START_SECONDS, STANDSTILL))
         while self._ended or self._growing:
             self._hand_over(self._some(hurry=True))
         writers, self.process, self.thread = (self.process, self.thread), None, None
-        are_done = [writer.close(deadline - time.monotonic()) for writer in writers if writer is not None]
-        return all(are_done)
+        lost = [writer.close(deadline - time.monotonic()) for writer in writers if writer is not None]
+        return sum(filter(None, lost)) if any(one is not None for one in lost) else None
 
 
 class _Load:

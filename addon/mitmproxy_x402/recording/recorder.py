@@ -6,6 +6,7 @@ is done a moment later, by `outbox`. Without x402_dump every hook returns at onc
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import logging
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from weakref import WeakSet
 
-from mitmproxy import http
+from mitmproxy import ctx, http
 
 from ..proxy.body_observers import tap
 from ..proxy.exchange import exchange_of
@@ -62,8 +63,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
-        self.open: WeakSet[Job] = WeakSet()
-        self._outbox = Outbox()
+        left = _left_behind.pop() if _left_behind else None
+        self.open: WeakSet[Job] = WeakSet() if left is None else left.open
+        self._outbox: Outbox = Outbox() if left is None else left._outbox
 
     def use(self, settings: Settings, redactor: Redactor) -> None:
         """Record new flows by `settings`, without what `redactor` finds; running recordings go on.
@@ -86,13 +88,10 @@ class Recorder:
         sent = flow.request.data
         began = time.monotonic() - max(0.0, time.time() - sent.timestamp_start)
         job = Job(self._outbox, plan, next(_numbers), flow, began)
-        size = OVERHEAD + len(job.body)
-        if not self._outbox.has_room(size):
-            self._outbox.complain(plan, size)
+        if not job.take_body(job.asked):
             return None
         vars(flow)[JOB] = job
         self.open.add(job)
-        self._outbox.add(job, size)
         return job
 
     @_harmless
@@ -102,11 +101,10 @@ class Recorder:
         if job is None or job.tapped or flow.response is None:
             return
         body = flow.request.raw_content or b""
-        if body is not job.body:  # another addon has changed the body
-            job.body, job.body_is_new = body, True
-            self._outbox.add(job, len(body))
+        if body is not job.asked and not job.take_body(body):  # another addon has changed the body
+            job.body = b""
         job.has_answer = True
-        self._outbox.add(job, OVERHEAD)
+        job.outbox.add(job, OVERHEAD)
         if flow.response.stream:
             job.tapped = True
             tap(flow, job.receive)
@@ -149,17 +147,41 @@ class Recorder:
         if not plan.is_plain:
             state = dict(flow.get_state()) if plan.needs_state else None
             wanted = chosen.wants if chosen is not None and not chosen.early else None
-            finish = Ending(plan.outputs, state, wanted, len(flow.request.raw_content or b"") if state else 0)
-        self._outbox.end(job, known, finish)
+            if state is not None and len(job.body) < len(job.asked):
+                state["request"] = {**state["request"], "content": bytes(job.body)}
+            finish = Ending(plan.outputs, state, wanted, len(job.body) if state else 0)
+        job.outbox.end(job, known, finish)
 
     def done(self) -> None:
-        """Called when the proxy stops: end running recordings as incomplete, and write everything to the disk."""
+        """Called when the proxy stops: end running recordings as incomplete, and write everything to the disk.
+
+        Where the script is only loaded again, they go on, and the next recorder ends them.
+        """
+        if self.open and _goes_on():
+            self.plan = None
+            _left_behind.append(self)
+            return
         for job in list(self.open):
             if job.flow is not None:
                 self._end(job.flow, job, "the proxy was stopped before the answer was complete")
         self.plan = None
-        if not self._outbox.close(PATIENCE):
-            logger.error("x402: not all was recorded: the disk did not take it within %d seconds", PATIENCE)
+        lost = self._outbox.close(PATIENCE)
+        if lost is not None:
+            logger.error(
+                "x402: not all was recorded: the disk takes nothing, and the proxy ends without it. Of what waited, "
+                "about %s KB are lost; recordings that lack their end are still marked as open.",
+                f"{max(1, lost >> 10):,}",
+            )
+
+
+_left_behind: list[Recorder] = []
+"""The recorder of a script that is being loaded again, if recordings were running."""
+
+
+def _goes_on() -> bool:
+    """Whether the proxy itself is not ending."""
+    stops: asyncio.Event | None = getattr(getattr(ctx, "master", None), "should_exit", None)
+    return stops is not None and not stops.is_set()
 
 
 def _job_of(flow: http.HTTPFlow) -> Job | None:

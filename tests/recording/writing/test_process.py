@@ -146,7 +146,7 @@ class TestItsEnd:
             await shortly(lambda: writer.is_gone)
             assert (len(changes), writer.waiting, writer.how_it_ended) == (2, 0, "signal 9")
             assert state_of(writer.pid) == ""
-            assert writer.close(20)
+            assert writer.close(20) is None
 
         running(use, lambda: changes.append(1))
 
@@ -165,15 +165,39 @@ class TestItsEnd:
         running(use)
         assert read_recording(tmp_path / "one").body() == b"x" * 2_000_000
 
-    def test_one_that_is_stuck_at_the_end_is_killed(self, tmp_path: Path) -> None:
+    def test_one_that_is_stopped_goes_on_at_the_end(self, tmp_path: Path) -> None:
         async def use(writer: ProcessWriter) -> None:
             os.kill(writer.pid, signal.SIGSTOP)
+            writer.write([begun(tmp_path), over()])
+            assert writer.close(20) is None
+
+        running(use)
+        assert read_recording(tmp_path / "one").complete
+
+    def test_one_that_is_stuck_at_the_end_is_killed(self, tmp_path: Path) -> None:
+        async def use(writer: ProcessWriter) -> None:
             writer.write([begun(tmp_path)])
-            assert not writer.close(0.05)
+            await shortly((tmp_path / "one" / "flow.json").exists)
+            os.mkfifo(tmp_path / "one" / ".flow.json.new")  # whose other end nobody opens
+            writer.write([over()])
+            assert writer.close(0.05) == 1
             assert state_of(writer.pid) == ""
 
         running(use)
-        assert not list(tmp_path.iterdir())
+        assert read_recording(tmp_path / "one").state == "incomplete"
+
+    def test_how_much_is_lost_at_the_end_is_said(self, tmp_path: Path) -> None:
+        async def use(writer: ProcessWriter) -> None:
+            writer.write([begun(tmp_path)])
+            await shortly((tmp_path / "one" / "flow.json").exists)
+            os.mkfifo(tmp_path / "one" / ".flow.json.new")
+            writer.write([over()])
+            writer.write([Part(7, data=[b"x" * 3_000_000], sizes=(3_000_000,), times=(0.1,))])
+            lost = writer.close(0.2)
+            assert lost is not None
+            assert 2_000_000 < lost < 3_100_000
+
+        running(use)
 
 
 class TestItsStart:

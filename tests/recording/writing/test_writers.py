@@ -51,14 +51,14 @@ def write(kind: str, *rounds: Sequence[Part]) -> list[str]:
             writer = ThreadWriter(tell)
             for parts in rounds:
                 writer.write(parts, 100)
-            assert writer.close(20)
+            assert writer.close(20) is None
             assert writer.waiting == 0
             return
         process = ProcessWriter(asyncio.get_running_loop(), tell, lambda: None)
         process.wait_until_ready(20)
         for parts in rounds:
             process.write(parts)
-        assert process.close(20)
+        assert process.close(20) is None
 
     asyncio.run(run())
     return told

@@ -121,8 +121,13 @@ class Folder:
                 os.mkdir(self._parent, 0o700)
             os.mkdir(self._path, 0o700)
 
-    def write_request(self, extension: str, body: Bytes) -> None:
-        """Write the request's body, again if it has changed."""
+    def write_request(self, extension: str, body: Bytes, left_out: int = 0) -> None:
+        """Write the request's body, again if it has changed; `left_out`: the bytes at its end that are missing."""
+        if left_out:
+            whole = len(body) + left_out
+            self._note(
+                f"of the request's {whole:,} bytes only the first {len(body):,} are recorded: more found no room"
+            )
         if not body and self._request is None:
             return
         if self._request is None:

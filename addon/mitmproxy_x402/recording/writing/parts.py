@@ -37,18 +37,20 @@ class Part(NamedTuple):
     """The head as it is now, if it has changed."""
     is_over: bool = False
     """Whether the flow is over; without a head, whether nothing more is heard of it."""
+    left_out: int = 0
+    """Bytes at the end of the request's body that are not recorded, because they found no room."""
 
 
-def pack(parts: Sequence[Part]) -> list[bytes]:
+def pack(parts: Sequence[Part]) -> list[Bytes]:
     """A frame with `parts`, as buffers to be written one after the other."""
-    bodies: list[bytes] = []
+    bodies: list[Bytes] = []
     described = []
     for part in parts:
-        number, place, request, body, answer, times, sizes, data, head, is_over = part
+        number, place, request, body, answer, times, sizes, data, head, is_over, left = part
         if body:
-            bodies.append(body)  # type: ignore[arg-type]  # the proxy has no memoryviews
-        bodies += data  # type: ignore[arg-type]
-        described.append((number, place, request, len(body), answer, times, sizes, head and tuple(head), is_over))
+            bodies.append(body)
+        bodies += data
+        described.append((number, place, request, len(body), answer, times, sizes, head and tuple(head), is_over, left))
     description = marshal.dumps(described)
     return [_SIZES.pack(len(description), sum(map(len, bodies))), description, *bodies]
 
@@ -63,12 +65,13 @@ def read_frame(stream: BinaryIO) -> list[Part] | None:
     if len(description) < described or len(bodies) < size:
         return None
     view, place, found = memoryview(bodies), 0, []
-    for number, where, request, body, answer, times, lengths, head, is_over in marshal.loads(description):  # noqa: S302  # the proxy is its parent
+    for number, where, request, body, answer, times, lengths, head, is_over, left in marshal.loads(description):  # noqa: S302  # the proxy is its parent
         middle = place + body
         end = middle + sum(lengths)
         known = None if head is None else Head(*head)
         part = Part(
-            *(number, where, request, view[place:middle], answer, times, lengths, (view[middle:end],), known, is_over)
+            *(number, where, request, view[place:middle], answer, times, lengths, (view[middle:end],), known, is_over),
+            left_out=left,
         )
         found.append(part)
         place = end

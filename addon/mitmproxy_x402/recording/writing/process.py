@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from . import writer_process
 from .parts import Part, pack
-from .store import Tell
+from .store import STANDSTILL, Tell
 
 START_SECONDS = 5
 """Seconds that the process has for its start, which takes some 50 milliseconds."""
@@ -204,23 +205,38 @@ class ProcessWriter:
         readable, _, _ = select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
         return bool(readable) and self._hear()
 
-    def close(self, timeout: float) -> bool:
-        """Write what waits, for at most `timeout` seconds, and end the process. Returns whether it wrote everything."""
+    def close(self, timeout: float) -> int | None:
+        """Write what waits, and end the process. Returns None if it wrote everything, or the bytes known to be lost.
+
+        Waits for at most `timeout` seconds, and not for a disk that takes nothing for STANDSTILL.
+        """
         if self.is_gone:
-            return True  # who uses it knows what was lost
+            return None  # who uses it knows what was lost
         deadline = time.monotonic() + timeout
-        if self._is_fed and not self._is_empty.wait(max(0.0, timeout)):
-            self._leave()
-            return False
+        with contextlib.suppress(OSError):
+            self._process.send_signal(signal.SIGCONT)  # whoever has stopped it does not mean to lose anything
+        taken = self._taken
+        while self._is_fed and not self._is_empty.wait(max(0.0, min(STANDSTILL, deadline - time.monotonic()))):
+            if self._taken == taken or time.monotonic() >= deadline:
+                return self._lose()
+            taken = self._taken
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+        deadline = min(deadline, time.monotonic() + STANDSTILL)
         while self._listen(deadline):
             pass
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, min(1, deadline - time.monotonic())))
-        has_ended = self._process.poll() == 0 and not self._buffers
+        if self._process.poll() != 0 or self._buffers:
+            return self._lose()
         self._leave()
-        return has_ended
+        return None
+
+    def _lose(self) -> int:
+        """Give up what waits. Returns its bytes, at least one: what the process has taken may be lost, too."""
+        lost = max(1, self.waiting)
+        self._leave()
+        return lost
 
 
 def _paths() -> list[str]:

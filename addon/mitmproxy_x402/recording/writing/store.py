@@ -14,6 +14,9 @@ from .parts import Part
 TELL_AGAIN = 60.0
 """Seconds before the same trouble is told again."""
 
+STANDSTILL = 2.0
+"""Seconds in which the disk takes nothing, after which the end of the proxy waits for it no longer."""
+
 Tell = Callable[[str, str], object]
 """Is told of a folder that cannot be written to, and why."""
 
@@ -98,7 +101,7 @@ def _add(folder: Folder, part: Part) -> None:
     if part.place is not None:
         folder.make()
     if part.request is not None:
-        folder.write_request(part.request, part.body)
+        folder.write_request(part.request, part.body, part.left_out)
     if part.answer is not None:
         folder.begin_response(*part.answer)
     if part.sizes:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from .parts import Part
-from .store import Kept, Store, Tell
+from .store import STANDSTILL, Kept, Store, Tell
 
 
 class Finish(Protocol):
@@ -61,13 +61,20 @@ class ThreadWriter:
         self._given += size
         self._queue.put((parts, ends, size))
 
-    def close(self, timeout: float) -> bool:
-        """Write what waits, for at most `timeout` seconds. Returns whether everything was written."""
+    def close(self, timeout: float) -> int | None:
+        """Write what waits. Returns None if everything was written, or the bytes that were not.
+
+        Waits for at most `timeout` seconds, and not for a disk that takes nothing for STANDSTILL.
+        """
         deadline = time.monotonic() + timeout
         self._queue.put(None)
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+            while thread.is_alive():
+                waiting, left = self.waiting, max(0.0, deadline - time.monotonic())
+                thread.join(min(STANDSTILL, left))
+                if thread.is_alive() and (self.waiting == waiting or left < STANDSTILL):
+                    return max(1, self.waiting)
+        return None
 
     def _run(self) -> None:
         while (given := self._queue.get()) is not None:
