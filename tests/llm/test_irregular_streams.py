@@ -175,7 +175,7 @@ RESPONSES: list[tuple[bytes, list[str]]] = [
 GEMINI: list[tuple[bytes, list[str]]] = [
     (v.events(v.part({"text": "x"})), ["the answer is not complete: there is no finishReason"]),
     (v.array([v.part({"text": "x"}, finish="STOP")])[:-2],
-     ["the array does not end"]),
+     ["the array does not end", "the answer is not complete: there is no finishReason"]),
     (v.array([v.part({"text": "x"}, finish="STOP")]) + b"[1]", ["something follows the array"]),
     (v.array([v.part({"text": "x"}, finish="STOP"), 5]), ["element 2 is no JSON object"]),
     (v.array([v.part({"text": "x"}, finish="STOP")])[:-2] + b",]", ["an element of the array is missing"]),

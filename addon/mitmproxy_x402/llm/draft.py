@@ -115,6 +115,14 @@ class Draft(Space):
             self.notes.add(f"{what} that is no text: {line(said, 60)}{size}")
         return ""
 
+    def name_call(self, piece: Piece, value: Any) -> None:
+        """Set the name of a call, which comes once. Notes one that comes again."""
+        name = self.words(value, "the name of a tool")
+        if name and name == piece.name:
+            self.notes.add("the name of a tool call comes again")
+        else:
+            piece.call(name)
+
     def arguments(self, value: Any) -> str:
         """`value` if it is text, JSON as text (which it should have been, as is noted), else as `words`."""
         if isinstance(value, (dict, list)):

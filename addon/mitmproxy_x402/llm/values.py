@@ -90,6 +90,14 @@ def is_json(text: str) -> bool:
     return True
 
 
+def same_json(one: str, other: str) -> bool:
+    """Whether both are JSON of the same value, written as they may be."""
+    try:
+        return one == other or bool(decode(one)[0] == decode(other)[0])
+    except Undecodable:
+        return False
+
+
 def decode_bounded(data: bytes, most: int | None) -> tuple[Any, tuple[str, ...]]:
     """The JSON value in `data`, which has at most `most` values (None: any number). Raises Undecodable; NotRead."""
     if most is not None and has_more_values(data, most):

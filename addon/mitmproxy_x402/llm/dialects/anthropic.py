@@ -93,6 +93,8 @@ class MessagesReader(Reader):
         kind = said if type(said) is str else name
         if name not in (kind, "message"):
             self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
+        elif type(said) is not str:
+            self.draft.notes.add("an event whose data does not repeat its type, which Anthropic's SDKs leave out")
         elif name != kind and self.draft.has_names:
             self.draft.notes.add("an event without its name in a line `event:`, which Anthropic's SDKs skip")
         return kind
@@ -197,6 +199,8 @@ class MessagesReader(Reader):
             piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
         text = delta.get(key)
         if type(text) is not str:
+            if text is None:
+                self.draft.notes.add(f"a {said} without {key}, at which Anthropic's SDKs fail")
             call = piece.kind == "call" and isinstance(text, dict)
             text = self.draft.arguments(text) if call else self.draft.words(text, f"the {key} of a fragment")
         if said == "signature_delta":

@@ -81,7 +81,7 @@ class ConverseReader(Reader):
                 call = self.draft.mapping(value, "a call")
                 piece = self._piece(number, "call")
                 piece.identify(string(call.get("toolUseId")))
-                piece.call(self.draft.words(call.get("name"), "the name of a tool"))
+                self.draft.name_call(piece, call.get("name"))
                 piece.beside(call, _IN_CALLS)
                 if string(call.get("type")):
                     piece.tool = string(call["type"])[:100]

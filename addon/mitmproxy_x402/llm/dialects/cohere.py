@@ -6,7 +6,7 @@ from typing import Any
 
 from ..draft import Draft
 from ..pieces import Piece
-from ..values import dump, index, mapping, sequence, string
+from ..values import dump, index, mapping, same_json, sequence, string
 from .citations import citation_of
 from .invoke_model import tokens_of
 from .reader import Reader
@@ -38,11 +38,11 @@ class ChatV2Reader(Reader):
     end_mark = "message-end"
 
     @staticmethod
-    def speaks(_: str, value: dict[str, Any]) -> bool:
+    def speaks(name: str, value: dict[str, Any]) -> bool:
         """Events of the known types; an assistant's message beside its finish_reason."""
         kind = value.get("type")
-        if isinstance(kind, str):
-            return kind in _V2
+        if isinstance(kind, str) or name in _V2:  # the SDK goes by either
+            return (kind if isinstance(kind, str) else name) in _V2
         message = value.get("message")
         return isinstance(message, dict) and "finish_reason" in value and message.get("role") == "assistant"
 
@@ -50,6 +50,8 @@ class ChatV2Reader(Reader):
         """Read one event."""
         kind, delta = string(value.get("type")) or name, self.draft.mapping(value.get("delta"), "a delta")
         message = self.draft.mapping(delta.get("message"), "a message")
+        if self.ended and kind in _V2:
+            self.draft.notes.add("an event after message-end")
         number = self.draft.index(value.get("index"), "a part")
         if kind in ("content-start", "content-delta"):
             self._content(number, self.draft.mapping(message.get("content"), "the content"))
@@ -109,7 +111,7 @@ class ChatV2Reader(Reader):
         piece.identify(string(call.get("id")))
         piece.beside(call, _IN_CALLS)
         piece.beside(function, _IN_FUNCTIONS)
-        piece.call(self.draft.words(function.get("name"), "the name of a tool"))
+        self.draft.name_call(piece, function.get("name"))
         arguments = function.get("arguments")
         piece.add(
             dump(self.draft.written(arguments))
@@ -168,7 +170,9 @@ class ChatV1Reader(Reader):
             self.draft.name(None, value.get("generation_id"))
         elif kind in ("search-results", "search-queries-generation"):
             self.draft.piece(0, (_OTHER, len(kind)), "other").keep(kind, value)
-        elif kind != "tool-calls-generation":  # the last event has these, too
+        elif kind == "tool-calls-generation":
+            self._whole_calls(value)
+        else:
             self.draft.leave(kind or name, value)
 
     def whole(self, value: dict[str, Any]) -> None:
@@ -224,15 +228,23 @@ class ChatV1Reader(Reader):
             piece.add(text)
         elif text and not piece.says(text):
             self.draft.differ(piece, text)
-        for number, one in enumerate(self.draft.sequence(response.get("tool_calls"), "tool calls")):
-            if number not in self._calls:
-                call, said = self._call(number), self.draft.mapping(one, "a tool call")
-                call.call(self.draft.words(said.get("name"), "the name of a tool"))
-                call.beside(said, _IN_CALLS_V1)
-                call.add(dump(self.draft.written(said.get("parameters") or {})))
+        self._whole_calls(response)
         for one in sequence(response.get("citations")):
             self._cite(one)
         _use(self.draft, mapping(response.get("meta")))
+
+    def _whole_calls(self, value: dict[str, Any]) -> None:
+        """Read whole calls; those that fragments have brought are compared."""
+        for number, one in enumerate(self.draft.sequence(value.get("tool_calls"), "tool calls")):
+            said, piece = self.draft.mapping(one, "a tool call"), self._calls.get(number)
+            arguments = dump(self.draft.written(said.get("parameters") or {}))
+            if piece is None:
+                piece = self._call(number)
+                piece.call(self.draft.words(said.get("name"), "the name of a tool"))
+                piece.beside(said, _IN_CALLS_V1)
+                piece.add(arguments)
+            elif not piece.size or not same_json(piece.text, arguments):
+                self.draft.differ(piece, arguments)
 
     def _finish(self, reason: Any) -> None:
         if reason is not None:

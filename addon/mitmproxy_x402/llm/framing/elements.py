@@ -31,6 +31,8 @@ class Elements:
         self._dropping = False
         self._first = True
         self._more = False
+        self._taken = False
+        """Whether what stands before the next comma has been returned already."""
         self._depth = 0
         self._marks = 0
         self._stopped = False
@@ -61,7 +63,14 @@ class Elements:
             else:
                 self._depth -= byte != b","
                 self.ended = self._depth == 0
-                if self.ended or (byte == b"," and self._depth == 1):
+                if byte != b"," and self._depth == 1:  # it is whole, whatever follows
+                    self._keep(data[begin:at])
+                    begin = at
+                    element = self._take(base + at)
+                    self._taken = True
+                    if element is not None:
+                        yield element
+                elif self.ended or (byte == b"," and self._depth == 1):
                     self._keep(data[begin:mark])
                     begin = at
                     element = self._take(base + mark)
@@ -111,8 +120,8 @@ class Elements:
         if element:
             end -= len(self._element) - len(kept)
             found = Framed("", element, end - len(element), end)
-        elif not self._dropping and not (self.ended and self._first):
+        elif not self._dropping and not self._taken and not (self.ended and self._first):
             self._notes.add("an element of the array is missing")
-        self._first = self._dropping = False
+        self._first = self._dropping = self._taken = False
         self._element = bytearray()
         return found

@@ -54,7 +54,8 @@ class GeminiReader(Reader):
         self._settled = True
         self._parts = 0
         self._known: dict[str, int] = {}
-        self._growing: dict[int, tuple[Piece, Arguments]] = {}
+        self._growing: dict[tuple[int, str], tuple[Piece, Arguments]] = {}
+        """Calls whose arguments come by paths, by candidate and id."""
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -110,7 +111,7 @@ class GeminiReader(Reader):
                 number = self.draft.index(number, "a candidate", position)
             self._candidate(number, said)
         feedback = mapping(value.get("promptFeedback")) if "promptFeedback" in value else None
-        if feedback and feedback.get("blockReason"):
+        if feedback and not str(feedback.get("blockReason") or "_UNSPECIFIED").endswith("_UNSPECIFIED"):
             self.draft.stop(0, f"blocked: {_named(feedback['blockReason'], _BLOCKS)}", last=True)
             self.draft.detail("blockReasonMessage", feedback.get("blockReasonMessage"))
             self._ratings(feedback)
@@ -128,9 +129,9 @@ class GeminiReader(Reader):
 
     def close(self) -> None:
         """End the stream: a call whose arguments are incomplete is kept as far as it has come."""
-        for candidate in list(self._growing):
+        for key in list(self._growing):
             self.draft.notes.add("the arguments of a call that come in parts do not end")
-            self._grown(candidate)
+            self._grown(key)
 
     def _candidate(self, number: int, candidate: dict[str, Any]) -> None:
         draft = self.draft
@@ -145,7 +146,7 @@ class GeminiReader(Reader):
             self._further(number, candidate)
         reason = candidate.get("finishReason")
         if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
-            self._grown(number)
+            self._all_grown(number)
             name = _named(reason, _REASONS)
             self.draft.stop(number, name, last=True)  # older models say STOP in each; the last one says why
             self.draft.detail("finishMessage", candidate.get("finishMessage"))
@@ -223,14 +224,20 @@ class GeminiReader(Reader):
 
     def _call(self, candidate: int, call: dict[str, Any]) -> Piece:
         """Read a call: whole, or its name, then its arguments by JSON paths until `willContinue` is missing."""
-        growing = self._growing.get(candidate)
         name, continued = string(call.get("name")), call.get("willContinue") is True
+        key = candidate, string(call.get("id"))
+        if not key[1] and not name:  # the one before goes on
+            key = next((one for one in reversed(self._growing) if one[0] == candidate), key)
+        growing = self._growing.get(key)
         if growing is not None and not name and call.get("args") is None:
             piece, arguments = growing
             self._grow(piece, arguments, call)
         else:
-            self._grown(candidate)
-            piece, arguments = self._piece(candidate, "call", new=True), Arguments()
+            if not key[1] or key in self._growing:
+                self._all_grown(candidate)
+            given = self.draft.written(call.get("args")) if call.get("args") else {}
+            piece = self._piece(candidate, "call", new=True)
+            arguments = Arguments(self.draft.mapping(given, "arguments") if call.get("partialArgs") else {})
             piece.needs_id = False
             piece.identify(string(call.get("id")))
             piece.call(self.draft.words(call.get("name"), "the name of a function"))
@@ -240,9 +247,9 @@ class GeminiReader(Reader):
                 return piece
             self._grow(piece, arguments, call)
             if piece.kept:
-                self._growing[candidate] = (piece, arguments)
+                self._growing[key] = (piece, arguments)
         if not continued:
-            self._grown(candidate)
+            self._grown(key)
         return piece
 
     def _grow(self, piece: Piece, arguments: Arguments, call: dict[str, Any]) -> None:
@@ -251,9 +258,14 @@ class GeminiReader(Reader):
                 self.draft.notes.add("arguments that come in parts with a path that fits nowhere, shown as they came")
                 piece.tool = "custom"
 
-    def _grown(self, candidate: int) -> None:
-        """End the call whose arguments came by paths."""
-        piece, arguments = self._growing.pop(candidate, (None, None))
+    def _all_grown(self, candidate: int) -> None:
+        """End all calls of a candidate whose arguments came by paths."""
+        for key in [one for one in self._growing if one[0] == candidate]:
+            self._grown(key)
+
+    def _grown(self, key: tuple[int, str]) -> None:
+        """End a call whose arguments came by paths."""
+        piece, arguments = self._growing.pop(key, (None, None))
         if piece is not None and arguments is not None:
             if not arguments.whole:
                 self.draft.notes.add("an argument that comes in parts does not end")

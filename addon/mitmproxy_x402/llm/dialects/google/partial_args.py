@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -18,8 +19,9 @@ MAX_OPEN = 1000
 class Arguments:
     """Puts a call's arguments together from values at JSON paths. Ambiguous ones are refused."""
 
-    def __init__(self) -> None:
-        self._value: dict[str, Any] = {}
+    def __init__(self, given: dict[str, Any] | None = None) -> None:
+        """`given`: arguments that came at once, which the parts complete."""
+        self._value: dict[str, Any] = copy.deepcopy(given or {})
         self._more: dict[str, list[str]] = {}  # by path: what continues the text there; joined when somebody asks
         self._open: set[str] = set()
         self._bare: set[str] = set()

@@ -6,12 +6,13 @@ from typing import Any
 
 from ...draft import Draft
 from ...pieces import Piece
-from ...values import MAX_INDEX, index, mapping, sequence, string
+from ...values import MAX_INDEX, dump, index, mapping, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
 
 _ENDS = {"completed", "requires_action", "failed", "cancelled", "expired", "incomplete"}
 """Statuses of a run after which the stream ends."""
+_MAX_OUTPUTS = 1000
 _IN_CALLS = frozenset(("id", "type", "index", "function"))
 _IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
 
@@ -117,7 +118,7 @@ class AssistantsReader(Reader):
         if not whole or not piece.size:
             piece.add(words)
         elif words and not piece.says(words):
-            self.draft.notes.add("a whole text is not what its fragments said, which is shown")
+            self.draft.differ(piece, words)
 
     def _step(self, identity: str, details: dict[str, Any], *, whole: bool) -> None:
         """Read a step of the run: the calls of tools in it."""
@@ -134,10 +135,11 @@ class AssistantsReader(Reader):
         if kind != "function":
             other = self.draft.piece(0, (2, number), "other")
             said = mapping(call.get(kind))
-            if whole or other.value is None:
+            if whole:
                 other.keep(kind, said)
-            elif string(said.get("input")):
-                other.put(("input",), string(said["input"]))
+                other.forget()
+            else:
+                self._grow(other, kind, said)
             return
         piece = self.draft.piece(0, (1, number), "call")
         function = mapping(call.get("function"))
@@ -147,6 +149,21 @@ class AssistantsReader(Reader):
         if not piece.name:
             piece.call(self.draft.words(function.get("name"), "the name of a tool"))
         self._say(piece, function.get("arguments"), whole=whole)
+
+    def _grow(self, other: Piece, kind: str, said: dict[str, Any]) -> None:
+        """Read a fragment of what a tool of OpenAI's does: of its input, and of its outputs, which have an index."""
+        outputs = self.draft.sequence(said.get("outputs"), "outputs")
+        if other.value is None:
+            other.keep(kind, {key: one for key, one in said.items() if key not in ("input", "outputs")})
+        other.put(("input",), string(said.get("input")))
+        known = other.value.setdefault("outputs", []) if outputs and isinstance(other.value, dict) else []
+        for place, output in enumerate(map(mapping, outputs)):
+            number = index(output.get("index"))
+            number = place if number is None else number
+            if number < len(known) and isinstance(known[number].get("logs"), str):
+                known[number]["logs"] += self.draft.fitting(string(output.get("logs")))
+            elif len(known) < _MAX_OUTPUTS and self.draft.room(len(dump(output))):
+                known.append(dict(output))
 
     def _number(self, known: dict[str, int], identity: str) -> int:
         if identity not in known and len(known) >= self.draft.max_items:

@@ -87,7 +87,8 @@ class ChatReader(Reader):
 
     def done(self) -> None:
         """Read `[DONE]`, the end of the stream."""
-        only_text = self._texts and not self._calls  # vendors that never say why (Snowflake) do so
+        ended = any(self.draft.stopped(number) is not None for number in self._texts)
+        only_text = self._texts and not self._calls and not ended  # vendors that never say why (Snowflake) do so
         if not (self.ended or self.draft.all_stopped or only_text) and self.draft.error is None:
             self.draft.notes.add("[DONE] before every choice had its finish_reason")
         self.ended = True
@@ -383,11 +384,7 @@ class ChatReader(Reader):
 
     def _function(self, piece: Piece, function: dict[str, Any], arguments: str) -> None:
         if function.get("name") is not None:
-            name = self.draft.words(function["name"], "the name of a tool")
-            if name and name == piece.name:
-                self.draft.notes.add("the name of a tool call comes again")
-            else:
-                piece.call(name)
+            self.draft.name_call(piece, function["name"])
         piece.beside(function, _IN_FUNCTIONS)
         value = function.get(arguments)
         if type(value) is str:

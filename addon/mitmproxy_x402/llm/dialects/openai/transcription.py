@@ -60,8 +60,11 @@ class TranscriptionReader(Reader):
         text = self.draft.words(value.get("text"), "the transcript")
         if not piece.size:
             piece.add(text)
-        elif text and not piece.says(text) and not self._segments:
-            self.draft.differ(piece, text)
+        elif text and not piece.says(text):
+            if self._segments and "".join(piece.text.split()) == "".join(text.split()):
+                piece.replace(text)  # which says how segments are parted
+            else:
+                self.draft.differ(piece, text)
         for one in sequence(value.get("segments")):
             self._speaker(mapping(one))
         usage = mapping(value.get("usage"))
