@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from mitmproxy import http
 
@@ -140,7 +142,7 @@ def test_a_url_with_more_parameters_than_anybody_sends_loses_its_query(separator
 
 
 def test_the_parameters_of_all_urls_of_a_head_count_together() -> None:
-    query = b"&".join(b"p%d=1" % n for n in range(300))
+    query = b"&".join(b"p%d=1" % n for n in range(30))
     fields = tuple((b"Link", b"</v1?%b>" % query) for _ in range(10))
     values = [value for _, value in Redactor(TOKEN).fields(http.Headers(fields))]
     assert values == [fields[0][1]] * 3 + [b"</v1?[redacted]"] * 7
@@ -156,3 +158,33 @@ def test_of_more_fields_than_anybody_sends_all_values_are_taken_out() -> None:
         redactor.shown(fields),
     ):
         assert values == [b"y"] * MAX_FIELDS + [b"[redacted]"] * 500
+
+
+SIGNED = bytes(range(100, 164)) + b"\x1b"
+
+
+@pytest.mark.parametrize("text", [
+    *(SIGNED.hex(), f"0x{SIGNED.hex()}", f"0X{SIGNED.hex().upper()}", SIGNED.hex().upper()),
+    *(base64.b64encode(SIGNED).decode(), base64.urlsafe_b64encode(SIGNED).decode().rstrip("=")),
+])  # fmt: skip
+def test_a_signature_that_somebody_repeats_is_secret_however_it_is_written(text: str) -> None:
+    redactor = Redactor()
+    for value in (text, f"seen {text}; twice", f'{{"signature":"{text}"}}'):
+        ((_, seen),) = redactor.texts(((b"X-Echo", value.encode()),))
+        assert seen == "[redacted]"
+    assert text not in redactor.path(f"/v1/x?echo={text}".encode()).decode()
+
+
+def test_hashes_and_ids_are_no_signatures() -> None:
+    fields = ((b"X-Hash", SIGNED[:32].hex().encode()), (b"X-Digest", SIGNED[:64].hex().encode()))
+    assert [value for _, value in Redactor().texts(fields)] == [value.decode() for _, value in fields]
+
+
+@pytest.mark.parametrize("name", [
+    *("userToken", "clientSecret", "passwd", "db-pwd", "creds", "x-auth", "cookie2", "sessionid", "jsessionid"),
+    *("jwt", "client_assertion", "dpop", "vk", "bearer", "otp", "smsCode", "one-time-pin", "code", "pin", "tan", "sid"),
+    *("id_token_hint", "logout_hint_token", "SAMLart", "samlResponse", "ticket", "sig", "X-Amz-Signature", "oauth2"),
+    *("my.key", "k%65y", "token%5B%5D", "x[key]", "API_KEY_2", "code_verifier", "passphrase", "xauth"),
+])  # fmt: skip
+def test_every_kind_of_secret_name_is_known(name: str) -> None:
+    assert Redactor().path(f"/v1/x?{name}=abcdefgh".encode()).endswith(b"=[redacted]")

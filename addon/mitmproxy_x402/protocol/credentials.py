@@ -69,6 +69,12 @@ _LONGEST_SIGN_IN = 40
 """Bytes of such a name that are looked at: its last ones."""
 _WORDS = frozenset(("monkey", "turkey", "hotkey", "donkey", "hockey", "whiskey"))
 _SIGNATURE = re.compile(r"(?:.*[-_.])?(?:sig|signature)")
+_SAYS_SO = re.compile(
+    rb"key|token|secret|pass|pwd|cred|auth|cookie|sess|jwt|assertion|dpop|vk|bearer|payment|sig|otp|code|pin|tan|hint|saml"
+    rb"|sid|ticket"
+)
+"""A word of which one, at least, is in every name that the patterns above take, in small letters: most names have none,
+and the patterns take some eighty times as long."""
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ODD = re.compile(r"[^0-9a-z!#$%&'*+^`|~]+")
 
@@ -93,6 +99,8 @@ _IS_OTHER, _IS_CREDENTIAL, _IS_SIGNATURE, _IS_SECRET = range(4)
 
 @functools.lru_cache(maxsize=1024)
 def _kind(name: bytes) -> int:
+    if not _SAYS_SO.search(name.lower()):
+        return _IS_OTHER
     spelt = _spelt(name)
     if any(map(_CREDENTIAL.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)):
         return _IS_CREDENTIAL
@@ -105,6 +113,8 @@ def _kind(name: bytes) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _signs_in(name: bytes) -> bool:
+    if not _SAYS_SO.search(name.lower()):
+        return False
     spelt = _spelt(name)
     return (
         any(map(_SIGN_IN.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)) and not _WORDS.intersection(spelt)
@@ -209,20 +219,36 @@ def is_payment(name: bytes, value: bytes) -> bool:
     return key in PAYMENT_HEADERS
 
 
-_SHORTEST_PAYMENT = 132
-"""Bytes of a signature on EVM, in hex."""
-_SIGNATURE_HEX = re.compile(rb"0x[0-9a-fA-F]{130}(?![0-9a-fA-F])")
+_SHORTEST_PAYMENT = 87
+"""Bytes of a signature on EVM in base64 without its padding."""
+_SIGNATURE_HEX = re.compile(
+    rb"0[xX][0-9a-fA-F]{130}(?![0-9a-fA-F])|(?<![0-9a-fA-FxX])[0-9a-fA-F]{128}(?:0[01]|1[bBcC])(?![0-9a-fA-F])"
+)
+"""With or without 0x, in any case; without, only where the last byte is one that a signature ends with."""
+_SIGNATURE_BASE64 = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{87}(?![A-Za-z0-9+/_-])")
+_RECOVERY = (b"\x00", b"\x01", b"\x1b", b"\x1c")
+"""The last bytes of signatures on EVM."""
 _OBJECT = re.compile(rb"eyJ?[A-Za-z0-9+/_-]{100,}")
 """What a JSON object begins with in base64."""
 
 
 def holds_payment(value: bytes) -> bool:
-    """Whether a payment as its header has it, or the signature of one, stands in `value`, whoever wrote it there."""
+    """Whether a payment as its header has it, or the signature of one, stands in `value`, whoever wrote it there.
+
+    A signature is known in hex and in base64, as a whole; not in parts or under another coding.
+    """
     if len(value) < _SHORTEST_PAYMENT:
         return False
     if _SIGNATURE_HEX.search(value):
         return True
-    return any(map(_is_payload, _OBJECT.findall(value[:_MOST_SEARCHED])))
+    searched = value[:_MOST_SEARCHED]
+    return any(map(_is_payload, _OBJECT.findall(searched))) or any(
+        map(_is_signature, _SIGNATURE_BASE64.findall(searched))
+    )
+
+
+def _is_signature(text: bytes) -> bool:
+    return base64.b64decode(text.translate(_STANDARD) + b"=")[-1:] in _RECOVERY
 
 
 _MOST_SEARCHED = 65536
