@@ -193,7 +193,7 @@ allow with DOLLARS also sends its transaction.
 TEST_HELP = """\
 usage: {prog} test [--thorough] [--own] [--ledger postgres] [PYTEST ARGUMENTS]
 
-Runs the project's tests in three processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4,
+Runs the project's tests in four processes, which takes some minutes. Other arguments go to pytest: -k NAME, -x, -n 4,
 a file, ...
 
   --thorough         run everything: every fault at every point, more seeds, sequences and examples

@@ -194,7 +194,7 @@ def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a f
     if not _enter_checkout():
         return _fail("the tests are not installed; they run in a checkout: ./run.sh test")
     parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "4"]
-    # Three keep two cores busy, since tests often wait for time-outs and disks. Neighbouring tests share proxies, so
+    # Four keep two cores busy, since tests often wait for time-outs and disks. Neighbouring tests share proxies, so
     # each process takes a run of them; an idle one steals from the others.
     _become([sys.executable, "-I", "-m", "pytest", "--dist", "worksteal", *parallel, *arguments])
 
