@@ -26,7 +26,7 @@ REQUESTS = {
     "length": GET + b"Content-Length: %b\r\n\r\n",
     "coding": GET + b"Transfer-Encoding: %b\r\n\r\n",
     "line": GET + b"%b\r\n\r\n",
-    "fragment": b"GET /v1/x#token=%b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "fragment": b"GET /v1/x#token=%b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
 }
 HEAD = b"HTTP/1.1 200 OK\r\n"
 ANSWERS = {
@@ -119,10 +119,10 @@ def test_of_answers(rig: Rig) -> None:
             return
 
     rig.script(script)
-    bearer = [f"Authorization: Bearer {rig.mode}"] if rig.mode else []
+    headers = ["Connection: close", *([f"Authorization: Bearer {rig.mode}"] if rig.mode else [])]
     for name in ANSWERS:
         with rig.client() as client:
-            client.send(request("POST", f"/v1/{name}", name.encode(), *bearer))
+            client.send(request("POST", f"/v1/{name}", name.encode(), *headers))
             client.sock.settimeout(5)
             with contextlib.suppress(ConnectionError, TimeoutError):
                 client.rest()
