@@ -108,6 +108,7 @@ def _processes(request: pytest.FixtureRequest) -> Iterator[None]:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(Proxy, "own", True)
+    patch.setattr(Proxy, "may_be_forked", False)
     yield
     patch.undo()
 

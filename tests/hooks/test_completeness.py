@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -37,18 +38,33 @@ def is_complete(raw: bytes, size: int | None) -> bool:
     return message.status in (200, 204) and tail.is_complete
 
 
-SIZES = effort.chosen([None, 1, 7, 1000, 1 << 20], None, 7)
-"""Of the pieces in which an answer passes; None: all at once."""
+LARGE = 50_000
+"""Bytes of an answer that takes long in pieces of seven."""
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", [name for name, raw in INCOMPLETE.items() if len(raw) < 1_200_000])
+def cells(answers: Mapping[str, bytes], always: set[int | None], *more: int | None) -> list[Any]:
+    """Names of answers and sizes of pieces; a quick run takes those of `always`, and larger pieces of what is large.
+
+    None: all at once.
+    """
+    every = [(name, size) for name in answers for size in sorted({*always, *more, 1000}, key=str)]
+    taken = [
+        (name, size)
+        for name, size in every
+        if (size != 7 and size in always) or size == (7 if len(answers[name]) < LARGE else 1000)
+    ]
+    return effort.chosen(every, *taken)
+
+
+SHORT = {name: raw for name, raw in INCOMPLETE.items() if len(raw) < 1_200_000}
+
+
+@pytest.mark.parametrize(("name", "size"), cells(SHORT, {None, 7}, 1, 1 << 20))
 def test_incomplete(name: str, size: int | None) -> None:
     assert not is_complete(INCOMPLETE[name], size)
 
 
-@pytest.mark.parametrize("size", [None, 7, 1000, 1 << 20])
-@pytest.mark.parametrize("name", COMPLETE)
+@pytest.mark.parametrize(("name", "size"), cells(COMPLETE, {None, 7, 1000, 1 << 20}))
 def test_complete(name: str, size: int | None) -> None:
     assert is_complete(COMPLETE[name], size)
 

@@ -41,7 +41,7 @@ if "{_FIRST}" in os.environ:
 from mitmproxy_x402.cli.launch import run_tool
 sys.exit(run_tool(pathlib.Path(sys.argv[1]).name, sys.argv[2:]))
 """
-_OWN = (sys.executable, "-I", "-c", _OWN_PROCESS)
+_OWN = (*warm.CODE, _OWN_PROCESS)
 
 
 class Proxy:

@@ -31,6 +31,8 @@ _one_at_a_time = threading.Lock()
 _END_SECONDS = 10
 VERB = (sys.executable, "-I", "-m", "mitmproxy_x402")
 """How the tests run a verb; followed by its name."""
+CODE = (sys.executable, "-I", "-c")
+"""How they run code that starts a proxy as a verb does; followed by it."""
 _KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH")
 """Of the environment, what a process reads before anything of its own can change it."""
 
@@ -51,13 +53,13 @@ class Process(Protocol):
 
 
 def can_start(command: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether it is one of mitmproxy's programs or a verb of ours, in an environment that says nothing to Python."""
+    """Whether it is a program of mitmproxy's, a verb of ours or code, in an environment that says nothing to Python."""
     tool = Path(command[0])
     is_tool = tool.parent == Path(sys.executable).parent and tool.name in ("mitmdump", "mitmweb")
-    is_verb = tuple(command[:4]) == VERB
+    is_ours = tuple(command[:4]) == VERB or tuple(command[:3]) == CODE
     foreign = {name for name in environ if name.startswith(("PYTHON", "COVERAGE", "LC_"))} - {"PYTHONUNBUFFERED"}
     same = all(environ.get(name) == os.environ.get(name) for name in _KEPT if name in environ or is_tool)
-    return sys.platform == "linux" and (is_tool or is_verb) and not foreign and same
+    return sys.platform == "linux" and (is_tool or is_ours) and not foreign and same
 
 
 def is_wanted(command: Sequence[str], environ: Mapping[str, str]) -> bool:

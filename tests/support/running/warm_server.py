@@ -112,7 +112,10 @@ def _become(request: dict[str, object], told: int, *streams: int) -> list[str]:
 def _run(command: list[str]) -> int:
     """Run it as Python does; its exit code."""
     try:
-        if command[0] == sys.executable:  # -I -m MODULE
+        if command[:3] == [sys.executable, "-I", "-c"]:
+            sys.argv = ["-c", *command[4:]]
+            exec(command[3], {"__name__": "__main__"})
+        elif command[0] == sys.executable:  # -I -m MODULE
             sys.argv = command[3:]
             runpy.run_module(command[3], run_name="__main__", alter_sys=True)
         else:
