@@ -17,6 +17,8 @@ try:
     from aioquic.h3.connection import MessageError as H3MessageError
     from aioquic.h3.events import DataReceived as H3DataReceived
     from aioquic.h3.events import HeadersReceived as H3HeadersReceived
+    from aioquic.quic.connection import QuicConnection
+    from aioquic.quic.stream import QuicStreamSender
     from h2.connection import ConnectionState as H2States
     from h2.connection import H2Connection
     from h2.errors import ErrorCodes
@@ -61,7 +63,12 @@ try:
     from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHeadersHook
     from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
     from mitmproxy.proxy.layers.http._http_h3 import LayeredH3Connection, StreamClosed
-    from mitmproxy.proxy.layers.quic import CloseQuicConnection, QuicConnectionClosed, QuicStreamStopSending
+    from mitmproxy.proxy.layers.quic import (
+        ClientQuicLayer,
+        CloseQuicConnection,
+        QuicConnectionClosed,
+        QuicStreamStopSending,
+    )
     from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer, TLSLayer
     from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketLayer
     from mitmproxy.proxy.mode_specs import ReverseMode
@@ -77,6 +84,7 @@ __all__ = [
     "AddonManager",
     "BufferedH2Connection",
     "ChunkedReader",
+    "ClientQuicLayer",
     "ClientTLSLayer",
     "CloseQuicConnection",
     "Connection",
@@ -114,7 +122,9 @@ __all__ = [
     "HttpStream",
     "LayeredH3Connection",
     "ProtocolError",
+    "QuicConnection",
     "QuicConnectionClosed",
+    "QuicStreamSender",
     "QuicStreamStopSending",
     "ReceiveBuffer",
     "ReceiveHttp",

@@ -17,6 +17,7 @@ from .dispatch import finish, is_begun, run_at_once
 from .exchange import X402LeavingHook, shallow_copy
 from .fairness.chunks import MAX_JOINED
 from .fairness.http2 import calm
+from .fairness.http3 import bound
 from .fairness.reader import LEAST, worked
 from .flat import FlatHttpLayer
 from .http1 import Http1Client, Http1Server, join
@@ -101,6 +102,8 @@ class X402Layer(FlatHttpLayer):
             server.state = cast(Http1Server, server).read_headers
         elif type(server) is _http2.Http2Server:
             calm(server)
+        elif type(server) is _http3.Http3Server:
+            bound(self.context)
 
     def handle_event(self, event: events.Event) -> Steps:
         """Handle an event; this layer itself never waits for a reply."""

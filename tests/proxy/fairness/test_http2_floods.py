@@ -223,6 +223,28 @@ def test_a_client_that_returns_what_it_has_read_is_no_flood(window: int, pieces:
     assert sum(each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)) == sum(map(len, pieces))
 
 
+@pytest.mark.parametrize(("window", "parts"), [(1000, 1), (65_535, 1), (65_535, 8), (1 << 20, 8)])
+def test_an_upstream_that_returns_what_it_has_read_is_no_flood(window: int, parts: int) -> None:
+    """Servers of Go's return their window twice for each 4 KB that they have read."""
+    side = facing_upstream()
+    side.data(frame.SettingsFrame(0, settings={frame.SettingsFrame.INITIAL_WINDOW_SIZE: window}).serialize())
+    ask = http.Request.make("POST", "https://127.0.0.1/v1/x")
+    side.give(_events.RequestHeaders(3, ask, end_stream=False))
+    whole = 1_000_000 if window == 1000 else 5_000_000
+    side.give(_events.RequestData(3, bytes(whole)))
+    sent = 0
+    while lengths := [each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)]:
+        side.sent.clear()
+        sent += sum(lengths)
+        pieces = [n // parts for n in lengths for _ in range(parts)]
+        rest = [n % parts for n in lengths]
+        made = [frame.WindowUpdateFrame(s, window_increment=n) for n in [*pieces, *rest] if n for s in (0, 3)]
+        side.data(b"".join(each.serialize() for each in made))
+        side.all_turns()
+    assert not side.closed
+    assert sent == whole
+
+
 def test_an_upstream_that_streams_bytes_is_no_flood() -> None:
     side = facing_upstream()
     side.data(headers(1, (":status", "200"), ends=False))

@@ -155,6 +155,7 @@ class Buyer(Http3):
         *headers: tuple[bytes, bytes],
         body: bytes = b"{}",
         authority: bytes | None = None,
+        timeout: float = 20,
     ) -> tuple[Any, bytes]:
         """The status and the body of the answer; `reset` or `closed` in the place of the status."""
         self.waits = vars(self).get("waits", {})
@@ -168,7 +169,7 @@ class Buyer(Http3):
             (b":path", path),
         ]
         self.send(stream, [*head, *headers], body)
-        return await asyncio.wait_for(self.waits[stream], 20)
+        return await asyncio.wait_for(self.waits[stream], timeout)
 
     def whole(self, stream: int, head: Headers, body: bytes) -> None:
         self.waits[stream].set_result((int(head[b":status"]), body))
@@ -279,5 +280,75 @@ def test_an_upstream_that_cannot_be_reached_is_an_answer(home: Path) -> None:
                 assert json.loads(body)["error"]["code"] == "upstream_failed"
         finally:
             await asyncio.to_thread(proxy.__exit__)
+
+    asyncio.run(run())
+
+
+class Reader(Buyer):
+    """A client that opens its windows, of 64 KiB for each stream, only as it is told."""
+
+    def hold(self) -> None:
+        self._opening = self._quic._write_stream_limits
+        self._quic._write_stream_limits = lambda *_, **__: None  # type: ignore[method-assign]
+
+    def go_on(self) -> None:
+        self._quic._write_stream_limits = self._opening  # type: ignore[method-assign]
+        self.transmit()
+
+
+class Broadcaster(Http3):
+    """Answers with what it is told to send, a piece at a time, when all of the piece before has been taken."""
+
+    taken = 0
+    WHOLE, PIECE = 48 << 20, 1 << 16
+
+    def whole(self, stream: int, head: Headers, body: bytes) -> None:  # noqa: ARG002
+        assert self.h3 is not None
+        self.h3.send_headers(stream, [(b":status", b"200")])
+        self._sending = asyncio.ensure_future(self._send_pieces(stream))
+
+    async def _send_pieces(self, stream: int) -> None:
+        assert self.h3 is not None
+        for _ in range(self.WHOLE // self.PIECE):
+            self.h3.send_data(stream, bytes(self.PIECE), end_stream=False)
+            self.transmit()
+            while len(self._quic._streams[stream].sender._buffer) > self.PIECE:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)  # aioquic says nothing of what was acknowledged
+            Broadcaster.taken += self.PIECE
+        self.h3.send_data(stream, b"", end_stream=True)
+        self.transmit()
+
+
+def test_what_an_http3_client_has_no_window_for_is_not_taken(tmp_path: Path, home: Path) -> None:
+    """When it opens the window, the answer goes on."""
+    pem, port = certs.make(tmp_path), free_port()
+    serving = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+    serving.load_cert_chain(pem, pem)
+    asking = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE)
+    asking.max_stream_data, asking.max_data = 1 << 16, 1 << 30
+    options = ("--set", f"ssl_verify_upstream_trusted_ca={pem}")
+    Broadcaster.taken = 0
+
+    async def run() -> None:
+        server = await serve("127.0.0.1", port, configuration=serving, create_protocol=Broadcaster)
+        proxy = Proxy(f"https://127.0.0.1:{port}", *options, home=home)
+        await asyncio.to_thread(proxy.__enter__)
+        try:
+            async with connect("127.0.0.1", proxy.port, configuration=asking, create_protocol=Reader) as reader:
+                assert isinstance(reader, Reader)
+                reader.hold()
+                large = asyncio.ensure_future(reader.ask(proxy.port, b"/large", timeout=300))
+                before = -1
+                while Broadcaster.taken != before or not before:
+                    before = Broadcaster.taken
+                    await asyncio.sleep(1)
+                assert Broadcaster.taken < Broadcaster.WHOLE // 2
+                reader.go_on()
+                while len(reader.bodies[0]) < 1 << 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                large.cancel()
+        finally:
+            await asyncio.to_thread(proxy.__exit__)
+            server.close()
 
     asyncio.run(run())

@@ -16,6 +16,7 @@ from ...machine.installation import TESTED_PYTHONS, advice
 from ..internals import (
     BufferedH2Connection,
     ChunkedReader,
+    ClientQuicLayer,
     ConnectionHandler,
     Context,
     DropStream,
@@ -30,6 +31,8 @@ from ..internals import (
     HttpResponseHeadersHook,
     HttpStream,
     LayeredH3Connection,
+    QuicConnection,
+    QuicStreamSender,
     ReceiveBuffer,
     ReceiveHttp,
     RegisterHttpConnection,
@@ -142,7 +145,7 @@ NEEDED: tuple[tuple[Any, str, tuple[str, ...] | None], ...] = (
     (_http1.Http1Client, "read_body", ("self", "event")),
     (_http1.Http1Client, "mark_done", ("self", "request", "response")),
     (layer.Layer, "handle_event", ("self", "event")),
-    (TunnelLayer, "receive_data", ("self", "data")),  # of `TLSLayer`, as the next two
+    (TunnelLayer, "receive_data", ("self", "data")),  # of `TLSLayer` and `ClientQuicLayer`
     (TunnelLayer, "send_data", ("self", "data")),
     (TunnelLayer, "receive_close", ("self",)),
     (TunnelLayer, "event_to_child", ("self", "event")),
@@ -174,6 +177,9 @@ _ATTRIBUTES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (HttpStream, _OF_STREAM),
     (ConnectionHandler, ("transports", "client", "_drain_lock", "drain_writers")),
     (TLSLayer, ("conn",)),
+    (ClientQuicLayer, ("quic",)),
+    (QuicConnection, ("_streams",)),
+    (QuicStreamSender, ("_buffer", "_reset_error_code")),
     (HttpLayer, ("streams", "connections", "waiting_for_establishment", "command_sources", "context")),
     (_http1.Http1Server, ("buf", "state", "body_reader", "conn")),
     (ReceiveBuffer, ("_data",)),
