@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.chains.token_rpc import TokenRpc
+from support.ledger.ledgers import query
 from support.proxy import EVM_ADDRESS, EVM_KEY, Proxy
 from support.running import warm
 from support.wire import request
 
 NETWORK = "base-sepolia"
+COLUMNS = (
+    *("scheme", "state", "micro_usd", "charged_micro_usd", "uncounted", "chain_state", "chain_amount"),
+    *("transaction_id", "counted_at", "dead_at", "free_at"),
+)
 BODY: dict[str, Any] = {"model": "sandbox-1", "max_tokens": 2000, "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -40,10 +44,7 @@ def ask(proxy: Proxy, *headers: str, stream: bool = False, **more: Any) -> Any:
 
 
 def rows(proxy: Proxy) -> list[dict[str, Any]]:
-    assert isinstance(proxy.ledger, Path)
-    with closing(sqlite3.connect(proxy.ledger)) as db:
-        db.row_factory = sqlite3.Row
-        return [dict(row) for row in db.execute("SELECT * FROM payment ORDER BY id")]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in query(proxy.ledger, ", ".join(COLUMNS))]
 
 
 def settled_rows(proxy: Proxy, states: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def test_a_stream_s_charge_comes_from_the_chain(home: Path) -> None:
         (payment,) = sandbox.payments
         assert payment.state == "settled"
         rpc = f"x402_evm_rpc={NETWORK}={sandbox.url}/v1/rpc/{NETWORK}"
-        verb = (*warm.VERB, "reconcile", "--ledger", str(proxy.ledger), "--set", rpc)
+        verb = (*warm.VERB, "reconcile", "--ledger", getattr(proxy.ledger, "url", str(proxy.ledger)), "--set", rpc)
         deadline = time.monotonic() + 60
         while rows(proxy)[0]["chain_state"] is None and time.monotonic() < deadline:  # a block has to be deep enough
             done = warm.run(verb, {"HOME": str(home)}, home)
