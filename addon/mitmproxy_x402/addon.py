@@ -289,10 +289,7 @@ class X402Addon:
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request, refusal: http.Response | None) -> http.Response | None:
-        """Answer health checks, and who shows the client token, or with `refusal`, so that allowed pages can read it.
-
-        These leave no flow and no log line: health checks come every few seconds.
-        """
+        """Answer health checks, and who shows the client token, or with `refusal`: no flow, no log line."""
         answer = refusal
         if answer is None and self.payer is not None and guard.is_misplaced(self.payer.settings.client_token, request):
             answer = answers.refusal(400, "client_token_misplaced", guard.MISPLACED)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import select
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -303,19 +302,6 @@ class TestIdle:
         asyncio.run(pay())
 
 
-def drop(log: Path, before: bytes, which: str) -> None:
-    """Put back on the disk what `log` was before, where it has changed."""
-    now = log.read_bytes()
-    changed = [place for place in range(0, len(now), 4096) if now[place : place + 4096] != before[place : place + 4096]]
-    places = {"its last pages": changed, "pages in the middle": changed[1:3], "a whole page of data": changed[2:3]}[
-        which
-    ]
-    with log.open("r+b") as file:
-        for place in places:
-            file.seek(place)
-            file.write(before[place : place + 4096])
-
-
 @pytest.mark.usefixtures("at_once")
 class TestFailure:
     def test_who_waits_for_a_sync_that_fails_hears_why(self, ledger: SqliteLedger, disk: SlowDisk) -> None:
@@ -383,39 +369,6 @@ class TestFailure:
             await waited_for(ledger)
 
         asyncio.run(pay())
-
-    @pytest.mark.parametrize("lost", ["its last pages", "pages in the middle", "a whole page of data"])
-    def test_what_the_system_has_dropped_before_it_is_written_again_is_noticed(
-        self, ledger: SqliteLedger, disk: SlowDisk, path: Path, lost: str
-    ) -> None:
-        """A failed sync leaves its pages clean in memory: dropped there, they are what the disk has."""
-        log = Path(f"{path}-wal")
-        ledger.reserve(intent(), [])
-        before = log.read_bytes()
-        ledger.reserve(intent(), [])
-
-        async def pay() -> None:
-            task = asyncio.ensure_future(waited_for(ledger))
-            await asyncio.sleep(0)
-            disk.error = OSError(5, "Input/output error")
-            disk.finish()
-            with pytest.raises(LedgerError, match="Input/output error"):
-                await task
-            disk.error = None
-            drop(log, before, lost)
-            for _ in range(2):
-                with pytest.raises(LedgerError, match="has lost a part of the ledger's log"):
-                    await waited_for(ledger)
-
-        asyncio.run(pay())
-        ledger.close()
-        if sys.version_info >= (
-            3,
-            12,
-        ):  # before, SQLite brings into the file what it finds, and the file may be damaged
-            with closing(SqliteLedger(path)) as after:
-                after.reserve(intent(), [])
-                after.durable_now()
 
     def test_who_waits_when_the_ledger_is_closed_is_not_left_waiting(self, ledger: SqliteLedger) -> None:
         async def pay() -> None:

@@ -187,14 +187,17 @@ def test_a_busy_client_is_no_flood() -> None:
     assert side.requests() == 101
 
 
-def updates(side: Side, done: int) -> tuple[bytes, int]:
-    """WINDOW_UPDATE, for connection and stream, of each DATA frame that was sent after the first `done`; their number.
-
-    As a plain client returns what it has read.
-    """
-    lengths = [each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)][done:]
-    made = [frame.WindowUpdateFrame(stream, window_increment=n) for n in lengths if n for stream in (0, 1)]
-    return b"".join(each.serialize() for each in made), len(lengths)
+def returns_all(side: Side, stream: int, parts: int = 1) -> int:
+    """Returns the window of each DATA frame in so many parts, until none comes; the bytes of all of them."""
+    sent = 0
+    while lengths := [each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)]:
+        side.sent.clear()
+        sent += sum(lengths)
+        pieces = [*(n // parts for n in lengths for _ in range(parts)), *(n % parts for n in lengths)]
+        made = [frame.WindowUpdateFrame(s, window_increment=n) for n in pieces if n for s in (0, stream)]
+        side.data(b"".join(each.serialize() for each in made))
+        side.all_turns()
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -211,16 +214,8 @@ def test_a_client_that_returns_what_it_has_read_is_no_flood(window: int, pieces:
     side.give(_events.ResponseHeaders(1, http.Response.make(200), end_stream=False))
     for piece in pieces:
         side.give(_events.ResponseData(1, piece))
-    done = 0
-    while True:
-        returned, read = updates(side, done)
-        if not returned:
-            break
-        done += read
-        side.data(returned)
-        side.all_turns()
+    assert returns_all(side, 1) == sum(map(len, pieces))
     assert not side.closed
-    assert sum(each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)) == sum(map(len, pieces))
 
 
 @pytest.mark.parametrize(("window", "parts"), [(1000, 1), (65_535, 1), (65_535, 8), (1 << 20, 8)])
@@ -232,17 +227,8 @@ def test_an_upstream_that_returns_what_it_has_read_is_no_flood(window: int, part
     side.give(_events.RequestHeaders(3, ask, end_stream=False))
     whole = 1_000_000 if window == 1000 else 5_000_000
     side.give(_events.RequestData(3, bytes(whole)))
-    sent = 0
-    while lengths := [each.body_len for each in side.frames() if isinstance(each, frame.DataFrame)]:
-        side.sent.clear()
-        sent += sum(lengths)
-        pieces = [n // parts for n in lengths for _ in range(parts)]
-        rest = [n % parts for n in lengths]
-        made = [frame.WindowUpdateFrame(s, window_increment=n) for n in [*pieces, *rest] if n for s in (0, 3)]
-        side.data(b"".join(each.serialize() for each in made))
-        side.all_turns()
+    assert returns_all(side, 3, parts) == whole
     assert not side.closed
-    assert sent == whole
 
 
 def test_an_upstream_that_streams_bytes_is_no_flood() -> None:

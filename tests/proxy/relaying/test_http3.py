@@ -312,7 +312,7 @@ class Broadcaster(Http3):
         for _ in range(self.WHOLE // self.PIECE):
             self.h3.send_data(stream, bytes(self.PIECE), end_stream=False)
             self.transmit()
-            while len(self._quic._streams[stream].sender._buffer) > self.PIECE:  # noqa: ASYNC110
+            while len(self._quic._get_or_create_stream_for_send(stream).sender._buffer) > self.PIECE:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)  # aioquic says nothing of what was acknowledged
             Broadcaster.taken += self.PIECE
         self.h3.send_data(stream, b"", end_stream=True)

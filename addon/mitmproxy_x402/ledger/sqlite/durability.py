@@ -12,7 +12,7 @@ start after each checkpoint. SQLite ends its log at the first frame whose checks
 A sync that fails reports what could not be written once: then the system takes it for written, and the next sync for
 done, while on the disk the log has a hole at which SQLite would end it. So after a failed sync, and after one whose
 result is not known, nothing is durable until the whole log has been written again and synced. That takes it from the
-system's memory; where the system has dropped it from there (`log_frames`), nothing is paid until proxies start anew.
+system's memory; where the system has dropped it from there (`file.has_hole`), nothing is paid until proxies start anew.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from .log_frames import has_hole
+from .file import has_hole
 from .sync_process import sync_now
 from .syncing import Sync, SyncGone, ThreadSync, sync_of
 
