@@ -98,6 +98,8 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": 1.5})), ["a number of tokens that is not a whole number: 1.5"]),
     (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": 10**30})),
      [f"a number of tokens that is larger than any that readers of JSON agree about: 1{'0' * 30}"]),
+    (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": 10**400})),
+     [f"a number of tokens that is larger than any that readers of JSON agree about: 1{'0' * 59}…"]),
     (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": float("nan")})),
      ['in the data of event 3 "NaN" is not a finite number', "a number of tokens that is not a finite number: NaN"]),
     (v.chat(ROLE, STOP, v.chunk(usage={"prompt_tokens": "8"})), ['a number of tokens that is text: "8"']),

@@ -333,7 +333,7 @@ def _oddity(value: Any) -> str:
     """What is wrong with `value`, which is no number of tokens."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "is not a number"
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
     if value < 0:
         return "is less than zero"

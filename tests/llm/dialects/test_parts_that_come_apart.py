@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Other, Reading, StreamReader
+from mitmproxy_x402.llm import Other, Reading, StreamReader, read_answer
 from support.vendors import vendor_streams as v
 from support.vendors.reading import read
 
@@ -187,3 +187,36 @@ def test_fragments_of_anthropic_that_its_sdks_leave_out() -> None:
     assert (read(bare).text, len(read(bare).irregular)) == ("a", 1)
     empty = body.replace(b'"text":"a"', b'"text":null')
     assert read(empty).irregular == ("a text_delta without text, at which Anthropic's SDKs fail",)
+
+
+def first_cohere(*events: dict[str, Any]) -> bytes:
+    end = {"event_type": "stream-end", "is_finished": True, "finish_reason": "COMPLETE", "response": {"text": ""}}
+    return "".join(json.dumps({"is_finished": False, **one}) + "\n" for one in (*events, end)).encode()
+
+
+def lines(body: bytes) -> Reading:
+    reading = read_answer("application/x-ndjson", body)
+    assert reading is not None
+    return reading
+
+
+def test_all_results_of_searches_are_there() -> None:
+    found = [{"event_type": "search-results", "documents": [{"id": one}]} for one in "ab"]
+    reading = lines(first_cohere(*found))
+    assert [one.value["documents"][0]["id"] for one in reading.items if isinstance(one, Other)] == ["a", "b"]
+
+
+def test_a_name_of_the_first_version_that_comes_again_is_not_doubled() -> None:
+    deltas: list[dict[str, Any]] = [{"name": "f"}, {"name": "f"}, {"parameters": "{}"}]
+    parts = [{"event_type": "tool-calls-chunk", "tool_call_delta": {"index": 0, **one}} for one in deltas]
+    reading = lines(first_cohere(*parts))
+    assert [one.name for one in reading.tool_calls] == ["f"]
+    assert reading.irregular == ("the name of a tool call comes again",)
+
+
+def test_null_beside_a_value_of_gemini_says_nothing() -> None:
+    part = {"jsonPath": "$.a", "stringValue": None, "numberValue": 3, "boolValue": None, "nullValue": None}
+    call = {"functionCall": {"name": "f", "partialArgs": [part], "willContinue": None}}
+    chunk = {"candidates": [{"index": 0, "content": {"role": "model", "parts": [call]}, "finishReason": "STOP"}]}
+    reading = read(f"data: {json.dumps(chunk)}\n\n".encode())
+    assert [one.parsed for one in reading.tool_calls] == [{"a": 3}]

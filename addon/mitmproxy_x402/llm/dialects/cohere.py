@@ -144,7 +144,7 @@ class ChatV1Reader(Reader):
     def __init__(self, draft: Draft) -> None:
         super().__init__(draft)
         self._calls: dict[int, Piece] = {}
-        self._streamed = False
+        self._others = 0
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -155,7 +155,6 @@ class ChatV1Reader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event."""
-        self._streamed = True
         kind = string(value.get("event_type"))
         if kind == "text-generation":
             self._text(value.get("text"))
@@ -169,7 +168,8 @@ class ChatV1Reader(Reader):
         elif kind == "stream-start":
             self.draft.name(None, value.get("generation_id"))
         elif kind in ("search-results", "search-queries-generation"):
-            self.draft.piece(0, (_OTHER, len(kind)), "other").keep(kind, value)
+            self._others += 1
+            self.draft.piece(0, (_OTHER, self._others), "other").keep(kind, value)
         elif kind == "tool-calls-generation":
             self._whole_calls(value)
         else:
@@ -194,7 +194,7 @@ class ChatV1Reader(Reader):
         if delta:
             number = index(delta.get("index")) or 0
             piece = self._call(number)
-            piece.call(self.draft.words(delta.get("name"), "the name of a tool"))
+            self.draft.name_call(piece, delta.get("name"))
             piece.add(self.draft.words(delta.get("parameters"), "parameters"))
 
     def _call(self, number: int) -> Piece:

@@ -48,7 +48,7 @@ class Arguments:
         said = mapping(part)
         path = string(said.get("jsonPath"))
         steps = steps_of(path)
-        key = next((key for key in _VALUES if key in said), None)
+        key = _key_of(said)
         if not steps or len(self._open) > MAX_OPEN or len(self._bare) > MAX_OPEN:
             return False
         continued = path in self._open
@@ -69,6 +69,12 @@ class Arguments:
         if isinstance(last, str) and len(self._more) < MAX_OPEN:
             self._more.setdefault(path, [])
         return True
+
+
+def _key_of(said: dict[str, Any]) -> str | None:
+    """The key that has the value: gateways that read the API with Google's SDK send all of them, most of them null."""
+    given = [key for key in _VALUES if key in said]
+    return next((key for key in given if said[key] is not None), given[0] if given == ["nullValue"] else None)
 
 
 def steps_of(path: str) -> list[str | int]:
