@@ -220,3 +220,10 @@ def test_null_beside_a_value_of_gemini_says_nothing() -> None:
     chunk = {"candidates": [{"index": 0, "content": {"role": "model", "parts": [call]}, "finishReason": "STOP"}]}
     reading = read(f"data: {json.dumps(chunk)}\n\n".encode())
     assert [one.parsed for one in reading.tool_calls] == [{"a": 3}]
+
+
+def test_a_kind_of_object_that_is_no_text() -> None:
+    whole = v.chat({"role": "assistant", "content": "x"}, v.stop(0))
+    first, end, rest = whole.partition(b"\n\n")
+    odd = v.events({"id": "c", "object": [[]], "model": {}})
+    assert read(first + end + odd + rest).text == read(whole).text

@@ -75,7 +75,7 @@ class ChatReader(Reader):
             self.draft.notes.add("an event after [DONE]")
         if name.startswith("thread."):  # other names mean nothing to OpenAI's SDK
             self.draft.notes.add(f"an event called {shown(name)}")
-        if not value.keys() & _IN_CHUNKS and value.get("object") not in _OBJECTS and not tokens_of(value):
+        if not value.keys() & _IN_CHUNKS and string(value.get("object")) not in _OBJECTS and not tokens_of(value):
             self.draft.leave(type_of(value) or name, value)
             return
         self._read(value, whole=False)
