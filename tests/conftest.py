@@ -40,12 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what is collected out of Python's garbage collection, which would look at all of it over and over."""
+    """Collect tests without Python's garbage collection, which would look at all that there is over and over."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
