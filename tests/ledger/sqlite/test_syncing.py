@@ -10,13 +10,14 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from mitmproxy_x402.ledger.interface import LedgerError
+from mitmproxy_x402.ledger.interface import LedgerBusy, LedgerError
 from mitmproxy_x402.ledger.opening import make_ready
 from mitmproxy_x402.ledger.reading import read_entries
 from mitmproxy_x402.ledger.sqlite import durability, sync_process, syncing
@@ -35,11 +36,6 @@ def children() -> set[int]:
     shown = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     lines = (line.split(None, 2) for line in shown.splitlines())
     return {int(pid) for pid, parent, what in lines if int(parent) == os.getpid() and "sync_process" in what}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
 
 
 @pytest.fixture
@@ -63,8 +59,19 @@ def ledger(path: Path, made: list[ProcessSync]) -> Iterator[SqliteLedger]:
         yield one
 
 
+async def reserved(ledger: SqliteLedger) -> int:
+    """A payer, too, tries again while a thread that writes the log again holds the lock."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return ledger.reserve(intent(), [])
+        except LedgerBusy:  # noqa: PERF203 - seldom more than one round
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+
 async def pay(ledger: SqliteLedger) -> None:
-    row = ledger.reserve(intent(), [])
+    row = await reserved(ledger)
     wait = ledger.durable_soon()
     assert wait is not None
     await wait
