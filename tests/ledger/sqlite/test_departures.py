@@ -45,11 +45,6 @@ def intent(nonce: str = "0xnonce") -> Intent:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-@pytest.fixture
 def times() -> MachineTimes:
     return MachineTimes()
 

@@ -19,7 +19,7 @@ from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.ledger.sqlite.syncing import ProcessSync, Sync, ThreadSync, sync_of
 from mitmproxy_x402.limits.limits import Budget
 from mitmproxy_x402.protocol.messages import AtomicUnits, Caip2
-from support.ledger.disks import SlowDisk
+from support.ledger.disks import SlowDisk, waited_for
 from support.patience import BusyLoop
 
 DAY = Budget(10**9, "day")
@@ -28,34 +28,6 @@ DAY = Budget(10**9, "day")
 def intent(nonce: str = "0xnonce", micro: int = 10) -> Intent:
     network = Caip2("eip155:8453")
     return Intent("POST", "h", "/v1/x", "m-1", network, "0xa", "0xb", AtomicUnits(micro), micro, nonce=nonce)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-@pytest.fixture
-def disk() -> SlowDisk:
-    return SlowDisk()
-
-
-@pytest.fixture
-def ledger(path: Path, disk: SlowDisk) -> Iterator[SqliteLedger]:
-    with closing(SqliteLedger(path, make_sync=lambda _: disk)) as one:
-        yield one
-
-
-async def waited_for(ledger: SqliteLedger) -> None:
-    wait = ledger.durable_soon()
-    assert wait is not None
-    await wait
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync begins at once, whatever else the event loop has to do."""
-    monkeypatch.setattr(durability, "GROUP_SECONDS", 0)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -36,11 +36,6 @@ from support.running.verbs import run as run_verb
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-@pytest.fixture
 def ledger(path: Path) -> Iterator[SqliteLedger]:
     with closing(SqliteLedger(path)) as one:
         yield one

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mitmproxy_x402.ledger.interface import LedgerError
-from mitmproxy_x402.ledger.sqlite import durability
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-from support.ledger.disks import SlowDisk
+from support.ledger.disks import SlowDisk, waited_for
 from support.ledger.payments import intent
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
-    monkeypatch.setattr(durability, "GROUP_SECONDS", 0)  # a sync begins at once
-    return SlowDisk()
-
-
-@pytest.fixture
-def ledger(path: Path, disk: SlowDisk) -> Iterator[SqliteLedger]:
-    with closing(SqliteLedger(path, make_sync=lambda _: disk)) as one:
-        yield one
-
-
-async def waited_for(ledger: SqliteLedger) -> None:
-    wait = ledger.durable_soon()
-    assert wait is not None
-    await wait
 
 
 def drop(log: Path, before: bytes, which: str) -> None:
@@ -53,6 +28,7 @@ def drop(log: Path, before: bytes, which: str) -> None:
             file.write(before[place : place + 4096])
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("lost", ["its last pages", "pages in the middle", "a whole page of data"])
 def test_what_the_system_has_dropped_before_it_is_written_again_is_noticed(
     ledger: SqliteLedger, disk: SlowDisk, path: Path, lost: str
@@ -78,10 +54,8 @@ def test_what_the_system_has_dropped_before_it_is_written_again_is_noticed(
 
     asyncio.run(pay())
     ledger.close()
-    if sys.version_info >= (
-        3,
-        12,
-    ):  # before, SQLite brings into the file what it finds, and the file may be damaged
+    # Before 3.12, SQLite brings into the file what it finds, and the file may be damaged.
+    if sys.version_info >= (3, 12):
         with closing(SqliteLedger(path)) as after:
             after.reserve(intent(), [])
             after.durable_now()

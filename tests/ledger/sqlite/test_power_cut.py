@@ -24,7 +24,7 @@ from mitmproxy_x402.ledger.sqlite.durability import LOG_BYTES
 from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.ledger.sqlite.syncing import Sync
 from mitmproxy_x402.limits.limits import Budget
-from support.ledger.disks import SlowDisk
+from support.ledger.disks import SlowDisk, waited_for
 from support.ledger.ledgers import MachineTimes, query
 from support.ledger.payments import intent
 
@@ -33,17 +33,6 @@ DAY = Budget(10**9, "day")
 
 def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "ledger.sqlite3"
-
-
-async def waited_for(ledger: SqliteLedger) -> None:
-    wait = ledger.durable_soon()
-    assert wait is not None
-    await wait
 
 
 class CutDisk:

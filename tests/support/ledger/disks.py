@@ -1,8 +1,10 @@
-"""A disk that is as slow as a test wants."""
+"""A disk that is as slow as a test wants, and how to wait for it."""
 
 from __future__ import annotations
 
 import os
+
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 
 
 class SlowDisk:
@@ -34,3 +36,10 @@ class SlowDisk:
     def close(self) -> None:
         os.close(self.fd)
         os.close(self._end)
+
+
+async def waited_for(ledger: SqliteLedger) -> None:
+    """All that is written so far is on the disk. Raises LedgerError."""
+    wait = ledger.durable_soon()
+    assert wait is not None
+    await wait
