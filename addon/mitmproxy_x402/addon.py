@@ -289,15 +289,16 @@ class X402Addon:
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request, refusal: http.Response | None) -> http.Response | None:
-        """Answer health checks, and who shows the client token, or with `refusal`: no flow, no log line."""
-        answer = refusal
-        if answer is None and self.payer is not None and guard.is_misplaced(self.payer.settings.client_token, request):
+        """Answer with `refusal`, or a misplaced token or a health check: no flow, no log line. None: none of these."""
+        if refusal is not None:
+            answer = refusal
+        elif self.payer is not None and guard.is_misplaced(self.payer.settings.client_token, request):
             answer = answers.refusal(400, "client_token_misplaced", guard.MISPLACED)
-        if answer is None and not is_health(request):
-            return None
-        if answer is None:
+        elif is_health(request):
             broken = self.payer is None or self._broken
             answer = service.health("not ready" if broken else "draining" if self._service.draining else "ok")
+        else:
+            return None
         origin = None if self.payer is None else guard.allowed_page(request, self.payer.settings)
         if origin is not None:
             cors.open_to(answer, origin)

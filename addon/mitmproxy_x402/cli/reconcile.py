@@ -70,9 +70,8 @@ def run(arguments: Sequence[str]) -> int:
             raise LedgerError(f"There is no ledger at {place}. The proxy makes one when it starts.")
         write("Nothing was paid yet.\n")
         return 0
-    with closing(
-        open_ledger(place, is_tool=True)
-    ) as ledger:  # which brings an older one up to date, and ends what has ended
+    # To open it brings an older one up to date, and ends what has ended.
+    with closing(open_ledger(place, is_tool=True)) as ledger:
         entries = _entries(place)
         outcome = asyncio.run(_look_up(entries, settings, ledger, quiet=given.json))
     write(as_json(outcome) if given.json else text(outcome, settings))

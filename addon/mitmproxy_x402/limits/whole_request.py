@@ -289,6 +289,8 @@ _TEXTS = {"messages", "message", "contents", "content", "suffix", "system", "sys
 """Keys, as `_plain` has them, of what a model reads. Texts and lists there name none; an object may be a request."""
 _PROMPTS = {"prompt", "prompts"}
 """Likewise, but a list of objects may be a batch."""
+_NO_JSON = _TEXTS | _PROMPTS | {"text"}
+"""Keys of texts that are for a model even where they look like JSON."""
 _SCHEMAS = {
     *("properties", "patternproperties", "definitions", "defs", "schema", "jsonschema", "parameters"),
     *("inputschema", "outputschema", "responseschema", "responsejsonschema", "parametersjsonschema"),
@@ -342,7 +344,7 @@ def _elsewhere(key: str, value: Any, within: int = 0) -> Iterator[str]:
     if isinstance(value, str):
         if _may_name_a_model(key) and value.strip():
             yield value.strip()
-        elif value[:1] in _JSON_BEGINS and _plain(key) not in _TEXTS | _PROMPTS | {"text"}:
+        elif value[:1] in _JSON_BEGINS and _plain(key) not in _NO_JSON:
             yield from _in_json(value, within + 1)
     elif isinstance(value, _Pairs):
         prefix = key if _may_name_a_model(key) else ""

@@ -177,7 +177,6 @@ def has_hole(log: Path) -> bool:
         order = ">" if magic & 1 else "<"
         sums = _summed(order, header[:24], (0, 0))
         is_broken = sums != (first, second)
-        words = f"{order}{page_size // 4 + 2}I"
         while len(frame := file.read(_FRAME.size + page_size)) == _FRAME.size + page_size:
             page, _, *its_salts, first, second = _FRAME.unpack_from(frame)
             if not page or its_salts != salts:
@@ -185,14 +184,14 @@ def has_hole(log: Path) -> bool:
             elif is_broken:
                 return True
             else:
-                sums = _summed(words, frame[:8] + frame[_FRAME.size :], sums)
+                sums = _summed(order, frame[:8] + frame[_FRAME.size :], sums)
                 is_broken = sums != (first, second)
     return False
 
 
-def _summed(words: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+def _summed(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
     first, second = sums
-    numbers = struct.unpack(words if words[1:] else f"{words}{len(data) // 4}I", data)
+    numbers = struct.unpack(f"{order}{len(data) // 4}I", data)
     for even, odd in zip(numbers[::2], numbers[1::2], strict=True):
         first = (first + even + second) & _MASK
         second = (second + odd + first) & _MASK

@@ -41,8 +41,10 @@ class ChatV2Reader(Reader):
     def speaks(name: str, value: dict[str, Any]) -> bool:
         """Events of the known types; an assistant's message beside its finish_reason."""
         kind = value.get("type")
-        if isinstance(kind, str) or name in _V2:  # the SDK goes by either
-            return (kind if isinstance(kind, str) else name) in _V2
+        if isinstance(kind, str):
+            return kind in _V2
+        if name in _V2:  # the SDK goes by either
+            return True
         message = value.get("message")
         return isinstance(message, dict) and "finish_reason" in value and message.get("role") == "assistant"
 
