@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from support.wire import Client, request
 
-from .gateway import DRIP, GARBAGE, PATIENCE, PAUSE
 from .scene import SHORT, Scene
+from .sides.gateway import DRIP, GARBAGE, PATIENCE, PAUSE
 from .stage import SLOW
 from .tries import Account, Result, Seen, Trial, read_answer
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .attempts import account, ask, result, strike
-from .gateway import PATIENCE
 from .plan import cells
 from .scene import LONG, SHORT, Scene
+from .sides.gateway import PATIENCE
 from .stage import Stage
 from .tries import Result, Seen, Trial, Try, read_answer, tries_of
 

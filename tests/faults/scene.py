@@ -19,9 +19,9 @@ from mitmproxy_x402.chain.solana_rpc import CACHE_SECONDS
 from support.proxy import EVM_KEY, Proxy, svm_key
 from support.wire import Client, Peer
 
-from .doors import HOST, new_port
-from .gateway import PATIENCE, Gateway
-from .rpc import Rpc
+from .sides.doors import HOST, new_port
+from .sides.gateway import PATIENCE, Gateway
+from .sides.rpc import Rpc
 
 INSIDE = Path(__file__).parent / "inside"
 SHORT: Mapping[str, float] = {"connect": 2, "first_byte": 2, "idle": 2, "total": 4, "rpc": 1.5}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from support.running import certs
 
-from .gateway import AT_THE_DOOR, Gateway, Shop
-from .rpc import Rpc
 from .scene import LONG, Control, Scene
-from .shops import EvmShop, SvmShop
+from .sides.gateway import AT_THE_DOOR, Gateway, Shop
+from .sides.rpc import Rpc
+from .sides.shops import EvmShop, SvmShop
 from .tries import Trial, Try
 
 SLOW = ("stall", "timeout", "drip")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from support.wire import Client, Message, read_message, request
 
-from .gateway import Gateway
-from .rpc import LIES
+from .sides.gateway import Gateway
+from .sides.rpc import LIES
 
 KEPT, TAKEN = "kept", "taken"
 _PAID = ("leaving", "paid", "head", "stream", "end", "held", "c-paid", "c-stream", "c-end")
