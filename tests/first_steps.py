@@ -67,7 +67,7 @@ dollars to the address that `./run.sh wallet fund` shows.
 
 
 class Terminal:
-    """A shell at a pseudo-terminal: types, waits for what is shown, and keeps all of it."""
+    """A shell at a pseudo-terminal: types into it, waits for what it shows, and keeps all of that."""
 
     def __init__(self, home: Path, port: int, gateway: str) -> None:
         start = f'exec "{sys.executable}" -I -m mitmproxy_x402 "$@"'
@@ -94,7 +94,7 @@ class Terminal:
         self._seen = 0
 
     def expect(self, pattern: str) -> re.Match[str]:
-        """Wait until `pattern` is shown, behind what was waited for before."""
+        """Wait until `pattern` is shown, after what was waited for before."""
         end = time.monotonic() + SECONDS
         while (found := re.compile(pattern, re.DOTALL).search(self.shown, self._seen)) is None:
             assert time.monotonic() < end, f"{pattern!r} is not in {self.shown[self._seen :]!r}"
@@ -114,7 +114,7 @@ class Terminal:
 
 
 def play(home: Path, port: int, gateway_port: int) -> Terminal:
-    """The whole session; what was shown and how much was typed is in what it returns."""
+    """Play the whole session. Returns the terminal, which has what was shown and how much was typed."""
     config = SandboxConfig(networks=("base-sepolia",), port=gateway_port)
     with Sandbox(config).run_in_thread() as gateway:
         terminal = Terminal(home, port, gateway.url)

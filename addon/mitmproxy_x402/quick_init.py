@@ -1,4 +1,4 @@
-"""Makes frozen dataclasses as quickly as others.
+"""Makes instances of frozen dataclasses as quickly as those of other dataclasses.
 
 A frozen dataclass calls `object.__setattr__` for each field when an instance is made, which takes five to ten times as
 long as an assignment: 6 to 10 microseconds for 18 fields. A paid request makes a dozen such instances.

@@ -36,7 +36,7 @@ class Cell:
     quick: bool = True
     """Whether a quick run measures it, too."""
     closely: tuple[str, ...] = ()
-    """Candidates that a target compares so closely that it hangs on how their processes happen to start: a whole run
+    """Candidates that a target compares so closely that it matters how their processes happen to start: a whole run
     has `CLOSELY` rounds of them for each of the others."""
 
     @property

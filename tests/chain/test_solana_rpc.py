@@ -93,10 +93,10 @@ def test_gives_the_blockhash() -> None:
 
 
 BAD_ANSWERS: dict[str, tuple[Any, int, str]] = {
-    "not JSON": (b"<html>", 200, "answer is no JSON"),
-    "not UTF-8": (b"\xff", 200, "answer is no JSON"),
-    "empty": (b"", 200, "answer is no JSON"),
-    "deep": (b"[" * 50_000, 200, "answer is no JSON"),
+    "not JSON": (b"<html>", 200, "answer is not JSON"),
+    "not UTF-8": (b"\xff", 200, "answer is not JSON"),
+    "empty": (b"", 200, "answer is not JSON"),
+    "deep": (b"[" * 50_000, 200, "answer is not JSON"),
     "a list": ([], 200, "answer holds no blockhash"),
     "null": (b"null", 200, "answer holds no blockhash"),
     "no value": ({"result": {"value": None}}, 200, "answer holds no blockhash"),

@@ -63,7 +63,7 @@ def test_each_request_is_paid_once_and_answered_as_recorded(home: Path) -> None:
 
 
 def test_thirty_tries_against_a_gateway_that_takes_the_money_and_fails(home: Path) -> None:
-    """So often Codex asks at its defaults; in two orders of its keys. It is paid for once, and once more at most."""
+    """Codex asks as often by default, with its keys in two orders. It is paid for once, and once more at most."""
     with place(home) as shop:
         for number in range(30):
             body = TURN[0].request_body()

@@ -1,4 +1,4 @@
-"""Runs the tries, as many beside each other as one proxy can serve without their faults meeting."""
+"""Runs the tries (`tries`), as many at a time as one proxy can serve without the fault of one hitting another."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LOCKED = 0.05
 
 
 _ENDLESS = ("402-head", "402-body", "head")
-"""Points at which garbage may be the begin of something."""
+"""Points at which garbage may be the beginning of an answer, so that only a time-out ends it."""
 
 
 def group_of(what: Try) -> str:
-    """The group in which it runs."""
+    """The one of GROUPS in which `what` runs."""
     if what.fault in ("kill", "clock"):
         return what.fault
     if what.point == "rpc":
@@ -129,15 +129,15 @@ def _strike_file(scene: Scene, trial: Trial) -> Result:
 
 
 def _open_rows(trial: Trial) -> int:
-    """How many stay open, since they could not be written."""
+    """How many rows of `trial` stay open, because their outcome could not be written."""
     return int((trial.what.point, trial.what.fault) in (("rpc", "disk"), ("send", "disk")))
 
 
-# All at their points at once, then it happens to all of them.
+# The clock and the kill. All tries wait at their points at once; then it happens to all of them.
 
 
 def _muster(scene: Scene, trials: Sequence[Trial], pool: ThreadPoolExecutor) -> list[Future[Seen]]:
-    """Bring each to its point; where that is behind a first attempt, the second is not begun."""
+    """Bring each to its point, where it waits; where that comes after a first attempt, the second is not begun."""
     scene.forget_blockhash()
     scene.rpc.fault = "hold"
     scene.rpc.asked.clear()

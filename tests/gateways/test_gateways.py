@@ -1,4 +1,4 @@
-"""Whose manners a gateway has, and what the standard's are."""
+"""Which vendor's rules apply to a host, and what the codes of the standard mean."""
 
 from __future__ import annotations
 

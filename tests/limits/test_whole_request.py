@@ -1,4 +1,7 @@
-"""What a request may be for, however it is written: each has passed a limit by model or path, or must be let alone."""
+"""Which models and paths a request may be for, however it is written.
+
+Each case has once got past a limit by model or path, or is one that such a limit must not stop.
+"""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def test_a_connection_that_breaks_ends_it(desk: Any) -> None:
     shop.teach(challenges.evm("1000"))
     shop.ahead().break_off(Outcome("unknown"))
     assert not shop.payer.forecast.expects(PLACE)
-    assert str(shop.payer.forecast.tally) == "1, 0 right, 0 wrong, 1 without word"
+    assert str(shop.payer.forecast.tally) == "1, 0 right, 0 wrong, 1 not acknowledged"
 
 
 @pytest.mark.parametrize("options", [{"max_request": "0.000999"}, {"budget": "0.004999"}, {"allow_networks": "base"}])

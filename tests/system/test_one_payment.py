@@ -108,7 +108,7 @@ def test_a_stream_that_was_cut_is_paid_once(shop: Place, fresh: str, how: str) -
 
 
 def test_reordered_keys_are_the_same_request(shop: Place, fresh: str) -> None:
-    """As Codex repeats: thirty payments through every peer."""
+    """Codex reorders the keys when it repeats a request; a proxy that compares bytes would pay for each try."""
     before, rows = settled(shop), len(shop.rows())
     body = chat(fresh, temperature=0.5, top_p=1)
     for turn in range(6):
@@ -205,7 +205,7 @@ def test_what_was_never_broadcast_is_signed_anew_once(
 
 @pytest.mark.parametrize("code", ["PAYMENT_INVALID", "SETTLEMENT_FAILED", "PAYMENT_REPLAY", "OTHER"])
 def test_other_rejections_reach_the_client_as_they_are(shop: Place, fresh: str, code: str) -> None:
-    """And prove nothing: the payment stays counted, and the next try sends the very same one."""
+    """They prove nothing: the payment stays counted, and the next try sends the very same one."""
     rows = len(shop.rows())
     answer = shop.post(chat(fresh), f"reject;code={code};n=1")
     assert answer.status_code == 402
@@ -224,7 +224,7 @@ def test_a_plain_error_after_a_payment_is_no_rejection(shop: Place, fresh: str) 
 
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_a_request_that_was_paid_often_enough_is_refused_in_our_words(home: Path, allowed: int) -> None:
-    """From the try on whose payment turns out to be spent; the gateway's own word for that would help nobody."""
+    """From the try on that finds its payment spent: the gateway's own error for that would help nobody."""
     with place(home, "--set", f"x402_repurchase={allowed}") as shop:
         for _ in range(1 + allowed):
             assert shop.post(chat("a"), "error;settle=yes").status_code == 500

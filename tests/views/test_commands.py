@@ -102,7 +102,7 @@ class TestCommands:
         assert "sent ahead  0" in call(ahead, "x402.status").splitlines()
         assert ahead.forecast is not None
         ahead.forecast.tally = Tally(7, 4, 2, 1)
-        assert "sent ahead  7, 4 right, 2 wrong, 1 without word" in call(ahead, "x402.status").splitlines()
+        assert "sent ahead  7, 4 right, 2 wrong, 1 not acknowledged" in call(ahead, "x402.status").splitlines()
 
     def test_payments(self, paying: Payer) -> None:
         for amount in (1, 2, 3):

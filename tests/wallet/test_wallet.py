@@ -140,7 +140,7 @@ class TestPlaces:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_key_through_a_pipe_is_a_commands_business(self, tmp_path: Path) -> None:
-        reader, writer = os.pipe()  # as of a shell's <(...)
+        reader, writer = os.pipe()  # as from a shell's <(...)
         with pytest.raises(WalletError, match=r"it is a pipe, and no regular file\. .* or a command that prints one"):
             load(tmp_path, evm_key_file=Path(f"/dev/fd/{reader}"))
         os.close(writer)

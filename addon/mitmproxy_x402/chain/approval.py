@@ -101,7 +101,7 @@ async def submit(transaction: bytes, url: str, seconds: float) -> str:
         if isinstance(receipt, dict):
             if receipt.get("status") == "0x1":
                 return name
-            raise EvmRpcError(f"The chain took the transaction {name} and did not carry it out.")
+            raise EvmRpcError(f"The transaction {name} is in a block, but it failed there.")
         await asyncio.sleep(LOOK_SECONDS)
     raise EvmRpcError(f"The transaction {name} was sent and is in no block after {WAIT_SECONDS} seconds. Look again.")
 

@@ -22,7 +22,7 @@ from tornado.simple_httpclient import (
 from .. import __version__
 
 MAX_ANSWER = 2 << 20
-"""Most bytes of an answer; a long list of models has some hundred thousand."""
+"""Most bytes of an answer; a long list of models has several hundred thousand."""
 
 
 class _Connection(_HTTPConnection):

@@ -1,4 +1,4 @@
-"""Looks payments up on their chain, with several RPCs in turn, which must not contradict each other."""
+"""Finds out on the chain whether payments took their money: asks several RPCs, and gives one `Verdict` for each."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Blockhash:
     height: int | None
     """Height of the last block in which it is valid; None: the RPC did not say."""
     born: float
-    """Unix seconds; it is not older than this."""
+    """Unix seconds; it was made at this time or later."""
 
 
 class _Unusable(Exception):
@@ -138,7 +138,7 @@ def _blockhash(body: bytes) -> tuple[str, int | None]:
     try:
         said, _ = decode_json(body)
     except Undecodable:
-        raise _Unusable("answer is no JSON") from None
+        raise _Unusable("answer is not JSON") from None
     value: Any = said
     for key in ("result", "value"):
         value = value.get(key) if isinstance(value, dict) else None

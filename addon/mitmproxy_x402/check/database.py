@@ -43,7 +43,7 @@ def _look(session: Session, url: PostgresUrl) -> Line:
     about = f"PostgreSQL {session.info.server_version // 10000}, {secure}, round trip {distance:.1f} ms"
     if distance > FAR_MS:
         return todo(
-            "ledger", f"{url} is far away ({about}): every payment waits for three round trips. Have it nearby."
+            "ledger", f"{url} is far away ({about}): every payment waits for three round trips. Use one nearby."
         )
     if version_of(session, url) < len(MIGRATIONS):
         schema, may = session.execute(_MAY_CREATE).fetchone() or (None, False)

@@ -1,4 +1,4 @@
-"""One line of the output of `check`."""
+"""One line of the output of `check`: `ok`, `TO DO`, or `-` for what is neither."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Line:
     subject: str
     text: str
     seen: bool = True
-    """Whether its result is known; without, it is neither in order nor something to do."""
+    """Whether the result is known; if not, the line is neither `ok` nor `TO DO`."""
 
     def __str__(self) -> str:
         text = "".join(character if character.isprintable() else "?" for character in self.text)
@@ -32,5 +32,5 @@ def todo(subject: str, text: str) -> Line:
 
 
 def unseen(subject: str, text: str) -> Line:
-    """A line that is neither: skipped, open, or of no concern to many; the text says why."""
+    """A line for what was skipped, is still open, or concerns only some users; the text says why."""
     return Line(True, subject, text, seen=False)

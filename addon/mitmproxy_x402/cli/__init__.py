@@ -1,4 +1,5 @@
 """The verbs of `./run.sh` and `mitmproxy-x402`.
 
-Uses everything; nothing uses it. A verb imports what it needs when it runs, so that help and version need no package.
+Uses everything; nothing uses it. A verb imports what it needs when it runs, so help and version work before any
+package is installed.
 """

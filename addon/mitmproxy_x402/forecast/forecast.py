@@ -1,7 +1,7 @@
 """Predicts the challenge that a request will get, from the challenges that earlier requests got.
 
 There is one `Quote` for each method, upstream, path and model: the terms of the last challenge and the prices of the
-last requests. It is used once it has predicted TRUST challenges in a row exactly. A surprise (other terms, another
+last requests. It is used once it has predicted TRUST (3) challenges in a row exactly. A surprise (other terms, another
 price for an equal request, a wrong prediction) clears it, and each payment that was sent ahead in vain doubles the
 number of exact predictions that it needs.
 
@@ -66,7 +66,7 @@ class Tally:
         if self.sent:
             parts += [f"{self.right} right", f"{self.wrong} wrong"]
         if self.unproven:
-            parts.append(f"{self.unproven} without word")
+            parts.append(f"{self.unproven} not acknowledged")
         return ", ".join(parts)
 
 

@@ -16,7 +16,8 @@ or else from the events:
 
 Any other answer is complete if it arrived in full, to the end of its coding, and is not empty. It is incomplete if it
 is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a
-page of HTML. Of JSON that is longer than the tail, an outline is read as it passes: the keys of its upper two levels.
+page of HTML. Of JSON that is longer than the tail, an outline (`outline`) is read as it passes: the keys of
+its upper level, in an event those of the upper two.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class Tail:
         self._before = seen[-3:]
 
     def _end_large_event(self, seen: bytes) -> None:
-        """Its end is in `seen`: whether it says that the answer has failed."""
+        """Judge the large event that ends in `seen`, and note if it reports a failure."""
         if self._outline is not None:
             end = _END_OF_EVENT.search(seen)
             self._outline.feed(seen[: None if end is None else end.end()])
@@ -217,7 +218,7 @@ class Tail:
         return self._type.endswith("json") or (not self._dropped and _looks_like_json(kept))
 
     def _is_good_json(self, kept: bytes) -> bool:
-        """Whether it is whole, and says nothing of a failure. What only looks like JSON may be anything."""
+        """Whether the JSON is whole and reports no failure. What only looks like JSON may be anything else."""
         says_so = self._type.endswith("json")
         if self._outline is not None:
             self._outline.feed(kept)
@@ -396,7 +397,7 @@ def _list(value: Any) -> list[Any]:
 def _last_events(text: bytes) -> Iterator[tuple[str, bytes, bool]]:
     """Name and data of the last events that have data, and whether `text` begins with it; the last one first.
 
-    What is not ended counts only as [DONE].
+    An event whose end is missing is left out, unless it is [DONE].
     """
     parts = _END_OF_EVENT.split(text)
     rest = parts.pop()

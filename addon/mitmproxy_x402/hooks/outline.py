@@ -1,7 +1,7 @@
-"""Reads the outline of JSON that passes in chunks, however long it is: the keys of its upper levels.
+"""Extracts the outline of JSON of any length as it arrives in chunks: the keys and short values of its upper levels.
 
-An answer may report its failure in any place. One that is too long to be kept is read this way, in a fraction of the
-time that decoding takes, and in bounded memory.
+`completeness` looks there for a reported failure if an answer is too long to be kept. This takes a fraction of the time
+of decoding, and bounded memory. A "text" is a JSON string.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_OUTLINE, MAX_TEXT = 64 << 10, 100
-"""Bytes kept of the upper levels, and of each string there. What exceeds the first is judged in several parts."""
+"""Bytes kept of the upper levels, and of each text there. What exceeds the first is judged in several parts."""
 
 MAX_MARKS = 1_000_000
-"""Brackets and texts that are looked at one by one, a second's work; with more of them, it counts as broken."""
+"""Brackets and texts that are looked at one by one, a second's work; JSON with more of them counts as broken."""
 
 # None of them ever goes back over more than one text, so their work is linear.
 _OF_TEXT = re.compile(rb'(?:[^"\\]+|\\.)*', re.DOTALL)
@@ -36,7 +36,7 @@ _ALARM = (b"\\", b"error", b"fail", b"success", b"choices", b"cancel", b"statusc
 class Outline:
     """The upper `levels` of a JSON object, or of each object in a list; short values stand for what is deeper.
 
-    Each of them is given to `judge`; `failed` is whether that was ever true.
+    `judge` is called with each of them, decoded; `failed` is whether it has ever returned true.
     """
 
     def __init__(self, judge: Callable[[Any], bool], levels: int = 1) -> None:
@@ -47,17 +47,17 @@ class Outline:
         self._closers = bytearray()
         """The brackets that will close those that are open."""
         self._deep_from = 0
-        """How many of them lead to what is left out; 0: what comes now is kept."""
+        """How many brackets are open around what is being left out, its own included; 0: nothing is left out."""
         self._deep_has = False
         self._kept = bytearray()
         self._part_end = 0
-        """Where in them the last member of the uppermost object ends; 0: none does."""
+        """Where in `_kept` the last complete member of the outermost object ends; 0: none has ended."""
         self._broken = self._in_text = self._escapes = False
         self._text = bytearray()
 
     @property
     def is_whole(self) -> bool:
-        """To be asked at the end: whether it was JSON, and none is missing."""
+        """Whether what was fed is complete JSON. To be read after the last chunk."""
         return bool(self._texts) and not (self._broken or self._closers)
 
     def feed(self, data: bytes) -> None:
@@ -92,7 +92,7 @@ class Outline:
                 at += 1
 
     def _pass_text(self, data: bytes, at: int) -> int:
-        """The position behind the text, or the chunk's end if the text goes on."""
+        """The position after the text, or after the chunk if the text goes on."""
         begin = at
         if self._escapes:
             self._escapes = False
@@ -154,7 +154,7 @@ class Outline:
             self._texts += not left
 
     def _tell(self, part: bytearray) -> None:
-        """Judge what has just ended: a text, an object of a list, or a part of an object."""
+        """Judge what has just ended: a whole object, an object of a list, or a part of an object."""
         text = part.decode("utf-8", "replace").strip()
         if text[:1] == "{":
             try:
@@ -176,8 +176,8 @@ class Outline:
 
 
 def _last_comma(level: bytes) -> int:
-    """Where the last comma is that is in no string; -1: there is none."""
-    parts, end = level.split(b'"'), len(level)  # every other one is a string
+    """The position of the last comma outside of texts; -1: there is none."""
+    parts, end = level.split(b'"'), len(level)  # every other one is a text
     for number in range(len(parts) - 1, -1, -1):
         begin = end - len(parts[number])
         comma = -1 if number % 2 else parts[number].rfind(b",")

@@ -1,8 +1,8 @@
-"""Finds the real client of a connection that comes from this process, through another of its modes.
+"""Tells the guard who is really behind a connection that this process itself has opened to its own port.
 
 With `--mode reverse:https://... --mode regular@0.0.0.0:8080` a client on another machine can ask the regular proxy for
 http://127.0.0.1:4402/. To the reverse proxy that looks like a program on this machine. So does a flow that is edited
-in mitmweb and replayed, and a replay never pays.
+in mitmweb and replayed; behind a replay there is no client, so it counts as a stranger's and never pays.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Peers:
     def __init__(self, is_live: Callable[[connection.Client], bool]) -> None:
         self._is_live = is_live
         self._opened: dict[tuple[_End, _End], connection.Client | None] = {}
-        """The client that each was opened for; None: a replay's, which is not connected any more."""
+        """By the two ends of a connection, the client that it was opened for; None: a replay, which has no client."""
 
     def server_connected(self, data: Any) -> None:
         """Record an opened connection, before anything is sent through it."""
@@ -63,7 +63,7 @@ def _ends(near: Any, far: Any) -> tuple[_End, _End] | None:
 
 
 def _end(address: Any) -> _End:
-    """Address and port of a socket address; the address in its canonical spelling, without IPv6 extras."""
+    """Address and port of a socket address; the address in its canonical form, without an IPv6 zone."""
     return _canonical(str(address[0])), int(address[1])
 
 

@@ -179,7 +179,8 @@ def _remove(remove: Callable[[Sequence[Marks]], int], marks: Iterator[Marks]) ->
 def back_up(place: LedgerPlace, file: Path) -> int:
     """Copy the whole ledger to the single file `file`, while proxies pay from it. Returns the number of payments.
 
-    Raises LedgerError: the ledger or the file cannot be used, the file is there already, or it is a database.
+    Raises LedgerError: the ledger or the file cannot be used, the file is there already, or the ledger is in
+    PostgreSQL.
     """
     if isinstance(place, PostgresUrl):
         raise LedgerError(f"The ledger {place} is a PostgreSQL database: copy it with pg_dump.")

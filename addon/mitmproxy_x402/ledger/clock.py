@@ -1,4 +1,4 @@
-"""The clocks of the ledger: the wall clock, and one that cannot be set, with the boot that it counts from."""
+"""Provides the ledger's two clocks: the wall clock, and the time since boot, which nobody can set; names the boot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 @dataclass(frozen=True)
 class Clock:
-    """The two clocks of the ledger: the wall clock, and one that cannot be set and includes sleep; in seconds."""
+    """The ledger's two clocks, in seconds: the wall clock, and the time since boot, which includes sleep."""
 
     wall: Callable[[], float] = time.time
     uptime: Callable[[], float] = lambda: time.clock_gettime(_UPTIME)

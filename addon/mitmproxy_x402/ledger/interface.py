@@ -1,8 +1,8 @@
 """The interface of the ledger, the states of a payment, and their transitions.
 
 A payment is one signature: a nonce on EVM, a transaction on Solana. Its row is created as `reserved`, in the
-transaction that finds room for it in every budget, and counts against them from then on. It becomes `sent` before its
-header is sent, so a crash at any point leaves a row that says what may have been spent.
+database transaction that finds room for it in every budget, and counts against them from then on. It becomes `sent`
+before its header is sent, so a crash at any point leaves a row that says what may have been spent.
 
 Nobody's word frees money. What a gateway says about a sent payment decides what the client is told and whether another
 payment may be made. It never ends the counting: anyone who has seen the header can submit it.
@@ -92,7 +92,8 @@ CHAIN_TRANSITIONS: Mapping[State, tuple[State, ...]] = {
     "expired": ("settled", "expired"),
     "released": (),
 }
-"""Transitions that the chain's answer (`ChainWord`) can cause."""
+"""Transitions that the chain's answers `moved` and `dead` (`ChainWord`) can cause. By `used` only a
+row that expired by itself changes its state: it becomes `rejected` again."""
 FREE: tuple[Literal["released", "expired"], ...] = ("released", "expired")
 """States that do not count against a budget. Migrations name them on their own: those never change."""
 REPLACEABLE: tuple[State, ...] = ("rejected", *FREE)
@@ -289,7 +290,7 @@ class ChainWord:
     row: int
     verdict: Literal["moved", "dead", "used"]
     """`dead`: it was not taken, and cannot be submitted any more by the chain's clock or height. `used`: it was taken,
-    and what moved cannot be had (yet): the whole counts until that is known, and the look-ups go on."""
+    and what moved is not known (yet): the whole counts until it is, and the look-ups go on."""
     transaction: str = ""
     block_time: int | None = None
     """Unix seconds."""

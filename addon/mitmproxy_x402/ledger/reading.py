@@ -25,7 +25,7 @@ taken and never can be, `released` ones were never sent. All others count.
 
 _ROWS = "SELECT * FROM payment WHERE time >= ? AND ? IN ('', process) ORDER BY id DESC LIMIT ?"
 UNPROVEN_SINCE = 5
-"""The version of the file's tables that has these columns."""
+"""The first version of the file's tables with the columns that the statements below use."""
 _UNPROVEN = f"""
     SELECT * FROM payment WHERE id IN (SELECT id FROM payment WHERE ({UNPROVEN}) AND id > ?1
                                        UNION ALL SELECT id FROM payment WHERE {UNCHECKED_CHARGE} AND id > ?1)

@@ -1,6 +1,7 @@
-"""Sums the ledger's payments by day, fate, network, model, path and client, inside the database.
+"""Sums the ledger's payments by day, outcome, network, model, path and client, inside the database, for reports.
 
-A million payments take about a second and some megabytes. Days are those of a given time zone.
+A million payments take about a second and some megabytes. Days are those of a given time zone. The outcome is the
+`reading.Fate`: the state in the ledger as a person understands it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Ceilings:
     """The sum of their ceilings."""
     charged: int = 0
     compared: int = 0
-    """Those of them beside which the seller asked an exact price."""
+    """How many of them the seller also offered at an exact price."""
     compared_charged: int = 0
     exact: int = 0
     """The sum of those prices."""

@@ -1,6 +1,6 @@
-"""Reads a request's model and output limit, in one shallow and bounded pass over its body.
+"""Reads one model and the output limit of a request, for the ledger, prices and views, without decoding the body.
 
-Called only for requests that are about to be paid.
+The work is bounded. Limits do not rely on it: `whole_request` reads every model that a server could find.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ..protocol.credentials import (
 from .format import REDACTED
 from .head import header_line
 
-if TYPE_CHECKING:  # half a second, for who only shows a file
+if TYPE_CHECKING:  # importing it takes half a second, which showing a file does not need
     from mitmproxy import http
 
 Fields = tuple[tuple[bytes, bytes], ...]

@@ -20,8 +20,8 @@ Settle = Literal["vendor", "before", "after", "parallel"]
 gateway is reported to do: `after` on EVM, `parallel` on Solana."""
 
 Scheme = Literal["exact", "permit2", "upto", "gateway"]
-"""How payment is sold: `exact` (EIP-3009, or a Solana transaction); on EVM also `permit2` (exact over Permit2), `upto`
-(a ceiling, charged by the answer's length) and `gateway` (exact by Circle Gateway)."""
+"""How payment is asked for: `exact` (EIP-3009, or a Solana transaction); on EVM also `permit2` (exact over Permit2),
+`upto` (a ceiling, charged by the answer's length) and `gateway` (exact by Circle Gateway)."""
 
 Where = Literal["both", "header", "body"]
 """Where a version-2 challenge is written; version 1 always uses the body."""
@@ -56,7 +56,7 @@ class SandboxConfig:
     allowance: int = 0
     """Permit2 allowance of a new address, in atomic units."""
     unusable: bool = False
-    """Whether to add the cheapest entry of all, which cannot be paid: its `payTo` is mistyped."""
+    """Whether to add an entry that is cheaper than all others and cannot be paid: its `payTo` is mistyped."""
     official: bool = False
     """Whether rejections give their reason like the reference servers: in the header, with an empty body."""
     decoys: bool = True
@@ -109,9 +109,9 @@ class SandboxConfig:
                 f"schemes: {', '.join(unknown) or 'none'}; expected some of exact, permit2, upto, gateway."
             )
         if "exact" not in self.schemes and not any(row.family == "evm" for row in self.offered):
-            raise SettingsError("schemes: on Solana only exact is sold; name it, or an EVM network.")
+            raise SettingsError("schemes: on Solana only exact is offered; name it, or an EVM network.")
         if self.x402_version == 1 and self.schemes != ("exact",):
-            raise SettingsError("schemes: version 1 of x402 knows exact alone.")
+            raise SettingsError("schemes: version 1 of x402 has only exact.")
         if self.job_polls < 0:
             raise SettingsError(f"job_polls must be 0 or more, got {self.job_polls}.")
         if (self.certfile is None) != (self.keyfile is None):

@@ -50,7 +50,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path. Raises SettingsError before it was started."""
+        """Where it listens, without a path. Raises SettingsError if it has not been started."""
         if not self._url:
             raise SettingsError("The sandbox is not started; call start() first.")
         return self._url
@@ -132,7 +132,7 @@ class Sandbox:
         """One of the networks that payment is asked on. Raises SettingsError."""
         row = self.config.table.get(network)
         if row is None or row.caip2 not in self.chains:
-            raise SettingsError(f"{network!r} is not on; {', '.join(self.config.networks)} are.")
+            raise SettingsError(f"{network!r} is not offered; {', '.join(self.config.networks)} are.")
         return self.chains[row.caip2]
 
     def allow(self, network: str, address: str, atomic_units: int) -> None:
@@ -140,11 +140,11 @@ class Sandbox:
         cast("EvmLedger", self.chain(network)).permit2.allow(address, atomic_units)
 
     def charge(self, rates: Rates) -> None:
-        """Another price list from now on: payments of the old one no longer fit. `Rates(0, 0, 0)`: all is free."""
+        """Use other prices from now on; payments of the old ones are rejected. `Rates(0, 0, 0)`: everything is free."""
         self._counter.rates = rates
 
     def expire_blockhashes(self) -> None:
-        """Make every blockhash stale that was handed out on any Solana network."""
+        """Make every blockhash that was handed out stale, on all Solana networks."""
         for chain in self.chains.values():
             if chain.network.family == "svm":
                 cast("SvmChain", chain).expire_blockhashes()

@@ -19,7 +19,7 @@ from ..protocol.strict_json import shown
 from . import GATEWAY_MINTERS, GATEWAY_WALLETS
 
 CLOCK_SKEW = 600
-"""Seconds by which `validAfter` lies in the past: with `now` itself, a clock that is fast fails on chain."""
+"""Seconds by which `validAfter` lies in the past: with `now` itself, payments fail on chain if our clock is fast."""
 DEFAULT_VALIDITY = 60
 """Seconds that an authorization lives if the challenge names no time."""
 MIN_VALIDITY = 10

@@ -1,4 +1,4 @@
-"""Writes the comment and the mark of a flow in the list: what was paid, and what the answer was. Pure.
+"""Writes the comment and the mark in mitmproxy's list of flows: what was paid, and what the answer was. Pure.
 
     sent 0.0131 USDC base, not confirmed yet · 3 tool calls · 812 tok · first byte 0.9 s
     paid 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..llm.reading import Reading
 
-if TYPE_CHECKING:  # half a second, for who only shows a file
+if TYPE_CHECKING:  # importing it takes half a second, which showing a file does not need
     from mitmproxy import http
 
 MARKS: Mapping[str, str] = {

@@ -38,7 +38,7 @@ def evm_secret(found: Found) -> bytes:
     """The 32 bytes of the private key in `found`. Raises WalletError."""
     digits = found.text.strip().removeprefix("0x").removeprefix("0X")
     if not re.fullmatch("[0-9a-fA-F]{64}", digits):
-        raise WalletError(f"{found.source} holds no EVM private key: {EVM_FORMAT} were expected.")
+        raise WalletError(f"{found.source} holds no EVM private key: expected {EVM_FORMAT}.")
     return bytes.fromhex(digits)
 
 

@@ -57,5 +57,5 @@ def _keystore(path: Path) -> dict[str, Any]:
     except Undecodable:
         keystore = None
     if not isinstance(keystore, dict):
-        raise WalletError(f"The keystore {path} cannot be opened: it is no JSON object.")
+        raise WalletError(f"The keystore {path} cannot be opened: it is not a JSON object.")
     return keystore

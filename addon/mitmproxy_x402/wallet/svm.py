@@ -39,7 +39,7 @@ def svm_wallet(found: Found) -> SvmWallet:
 
     data = _svm_secret(found.text.strip())
     if data is None or len(data) not in (32, 64):
-        raise WalletError(f"{found.source} holds no Solana private key: {_SVM_FORMAT} were expected.")
+        raise WalletError(f"{found.source} holds no Solana private key: expected {_SVM_FORMAT}.")
     pair = Keypair.from_seed(data[:32])
     if data[32:] not in (b"", bytes(pair.pubkey())):
         raise WalletError(

@@ -42,8 +42,8 @@ Where the time goes, function by function: [profiles.md](profiles.md).
 
 Nothing but the peers' installation leaves the machine. The client, the gateway and the candidates are processes of
 their own. The gateway is asyncio and hand-made bytes, and believes every payment; "straight to the gateway" shows how
-little it takes. Every candidate's logs go to a file. CPU time is what the candidate's processes took, of user and
-system; a client that pays by itself is its own load generator, and that is in its figures. CPU time and memory are
+little it takes. Every candidate's logs go to a file. CPU time is the user and system time of the candidate's
+processes; a client that pays by itself is its own load generator, and that is in its figures. CPU time and memory are
 known on Linux only. Bare mitmdump runs as it comes, and in the cells of streams with `stream_large_bodies=1`: otherwise
 it holds a stream back until its end. Delays of events are those of a stream's last two thirds, when all streams of the
 block are open. On ext4, a new file costs up to a third of a millisecond for some minutes after many were deleted, as at
@@ -54,10 +54,10 @@ file system.
 
 README = ROOT / "README.md"
 _MARKS = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
-"""What of README is made by `in_few_words`."""
+"""The part of README that `in_few_words` makes."""
 
 DISTURBED = 0.1
-"""Share of waiting for a processor from which on a run's figures are no more than a hint."""
+"""Share of its time that a run waited for a processor, above which its figures are only a hint."""
 _DISTURBED = """
 
 **The machine was not quiet.** With one request at a time the candidates waited for a processor for {waited:.0%} of the
@@ -131,7 +131,7 @@ def write_readme(results: Results) -> None:
 
 _CLOSE = """
 
-What targets compare closely hangs on how a process happens to start, so there are {} rounds of it in {}."""
+What the targets compare closely depends on how a process happens to start, so there are {} rounds of it in {}."""
 
 
 def _close(results: Results) -> str:

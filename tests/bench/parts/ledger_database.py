@@ -47,7 +47,7 @@ SUM = """
            sum(CASE WHEN state = 'rejected' THEN 0 ELSE micro_usd END),
            sum(CASE WHEN state = 'rejected' THEN micro_usd ELSE 0 END)
     FROM x402_payment, (VALUES (60000), (3600000)) AS widths (width) GROUP BY 1, 2, 3, 4, 5"""
-"""As the trigger would have, row by row."""
+"""Fills the sums as the trigger would have done, row by row."""
 
 
 def measured(action: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
@@ -101,7 +101,7 @@ def client(url: PostgresUrl, whole: bool, done: Any) -> None:
 
 
 def together(server: Postgres, clients: int, *, whole: bool) -> tuple[float, float]:
-    """So many a second, and the 99th percentile of reserving in milliseconds."""
+    """What all `clients` get done in a second, and the 99th percentile of reserving in milliseconds."""
     url = server.fresh()
     PostgresLedger(url).close()
     context = multiprocessing.get_context("spawn")
@@ -116,7 +116,7 @@ def together(server: Postgres, clients: int, *, whole: bool) -> tuple[float, flo
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

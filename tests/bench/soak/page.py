@@ -26,7 +26,7 @@ machine.
 
 After a warm-up ({warm_attempts:,} attempts, until what is remembered has reached its bounds) all clients stop, and what
 lives within the proxy is counted after a garbage collection. Then comes the load that is judged, with {pauses} such
-pauses, the last one at its end. At last the proxy is stopped at once in the middle of more load. Then the ledger is
+pauses, the last one at its end. Finally the proxy is stopped at once in the middle of more load. Then the ledger is
 compared with the gateway's books, and what clients got with what the gateway sent.
 
 ## What came of it

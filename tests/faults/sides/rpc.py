@@ -24,7 +24,7 @@ LIES = {
 
 
 class Rpc:
-    """`fault` says what it does from now on; empty: it tells the truth, which is that of `chain`."""
+    """The RPC. `fault` says what it does from now on; empty: it answers with the truth, which is what `chain` says."""
 
     def __init__(self, chain: SvmChain | None) -> None:
         self.door = Door(self._serve)
@@ -38,7 +38,7 @@ class Rpc:
         return f"http://{HOST}:{self.door.port}/"
 
     def let_go(self, fault: str) -> None:
-        """Do `fault` from now on, also to whom it has kept waiting."""
+        """Do `fault` from now on, also to those who are kept waiting."""
         self.fault = fault
         self._go_on.set()
 

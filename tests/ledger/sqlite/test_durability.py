@@ -84,7 +84,7 @@ class TestSharing:
 
 
 async def begun(disk: SlowDisk, number: int) -> None:
-    """Wait until so many syncs have begun; the event loop has nothing to do meanwhile."""
+    """Wait until `number` syncs have begun; the event loop has nothing to do meanwhile."""
     for _ in range(20_000):
         if disk.begun >= number:
             break

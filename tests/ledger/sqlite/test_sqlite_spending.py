@@ -107,7 +107,7 @@ def test_what_was_given_back_is_found_by_indexes(ledger: SqliteLedger) -> None:
 
 
 def test_many_payments_are_few_parts(ledger: SqliteLedger, times: MachineTimes) -> None:
-    """3000 in a month: no more parts than there are spans to its beginning and back."""
+    """3000 payments in a month are summed in fewer than a hundred parts, each a span of time."""
     for _ in range(3000):
         times.pass_by(863)
         pay(ledger)

@@ -12,5 +12,6 @@ ENOUGH = TRUST + 1
 TWO_LEGS = [False, True]
 AHEAD = [True]
 IN_VAIN = [True, True]
-"""Which of the requests that the gateway sees for one of the client's carry a payment."""
+"""For each request that the gateway gets for one of the client's, whether it carries a payment: in an ordinary
+purchase, in one that was paid ahead, and in one that was paid ahead in vain."""
 models = (f"model-{number}" for number in itertools.count())

@@ -30,7 +30,7 @@ def _array(name: str, fault: str = "") -> dict[str, Any]:
 
 
 def _text(name: str) -> str:
-    """How a recording is known again."""
+    """The prompt by which a recording is recognised."""
     return f"Show me {name}."
 
 
@@ -60,7 +60,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
     "google": _of("gemini"),
     "plain": [_array("gemini-array"), _array("gemini-array-failing", "fail-after;after=9")],
 }
-"""By vendor, whose SDK asks; by none, where it is `plain`."""
+"""By the vendor whose SDK asks for them; `plain`: no SDK does."""
 NAMES = [call["name"] for calls in SHAPES.values() for call in calls]
 
 
@@ -71,7 +71,7 @@ def shape_of(request: bytes) -> str:
 
 @contextmanager
 def clients(home: Path) -> Iterator[Callable[[str], Answers]]:
-    """Asks a base URL for every shape, each by its vendor's SDK, all in one process that stays."""
+    """Yields a function that asks a base URL for every shape, each by its vendor's SDK, all in one lasting process."""
     with subprocess.Popen(
         [sys.executable, str(OBJECTS)],
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"},

@@ -390,7 +390,7 @@ GEMINI_ERROR = events(part({"text": "x"}), GEMINI_FAULT)
 
 
 def array(values: list[Any]) -> bytes:
-    """As without `alt=sse`."""
+    """Gemini's answer to a request without `alt=sse`: one array."""
     return b"[" + b",\r\n".join(json.dumps(value, indent=2).encode() for value in values) + b"\n]\n"
 
 

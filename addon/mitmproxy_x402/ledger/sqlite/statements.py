@@ -28,7 +28,9 @@ ENDING = f"({', '.join(repr(state) for state in PASSING)})"
 
 
 def _may_become(target: State, table: Mapping[State, tuple[State, ...]] = TRANSITIONS) -> str:
-    """SQL that is true for rows that may become `target`. SQLite builds a table for each longer list of values."""
+    """SQL that is true for rows that may become `target`. At most two values in a list: for more, SQLite
+    builds a table each time.
+    """
     states = [f"'{state}'" for state in sources(target, table)]
     pairs = (", ".join(states[place : place + 2]) for place in range(0, len(states), 2))
     return f"({' OR '.join(f'state IN ({pair})' for pair in pairs) or 'FALSE'})"
@@ -79,7 +81,7 @@ def sent(row: int, reference: str, valid_until: float, validity: Validity, now: 
 def _by_its_clock(wall: str) -> str:
     """SQL for the ledger's time at `wall`, Unix milliseconds, by the clock at a row's reservation; 0: it was never set.
 
-    By that clock a payment that is signed again may live longer than by the one of now, which may be fast.
+    By that clock a payment that is signed again may live longer than by the present one, which may be fast.
     """
     return f"CASE WHEN time > {EARLIEST_MS} THEN COALESCE({wall} - time + counted_at, 0) ELSE 0 END"
 
@@ -95,7 +97,7 @@ RENEW = f"""
 NOT_RENEWED = "UPDATE payment SET dead_at = ? WHERE id = ?"
 # By how much the wall clock was behind the ledger's time at the last payment.
 LAST_CLOCK = "SELECT counted_at - time FROM payment ORDER BY id DESC LIMIT 1"
-# What is valid by a wall clock that was set back lives until then again, whatever was freed by the clock before.
+# For a wall clock that was set back: signatures that are valid by it count again until their end, whatever was freed.
 ALIVE = f"""
     UPDATE payment SET dead_at = MAX(dead_at, valid_before * 1000 + :behind), uncounted = 0,
         state = CASE state WHEN 'expired' THEN 'rejected' ELSE state END,
@@ -104,7 +106,7 @@ ALIVE = f"""
     WHERE counted_at > :since AND valid_before * 1000 > :wall AND dead_at IS NOT NULL AND chain_state IS NULL
         AND state NOT IN ('reserved', 'released')"""
 RELEASE = f"UPDATE payment SET state = 'released' WHERE id = ? AND {_may_become('released')}"
-# Rows of a process that has ended.
+# For the open rows of processes that have ended.
 OPEN = "SELECT DISTINCT process FROM payment WHERE state IN ('reserved', 'sent')"
 RESERVED = "SELECT id FROM payment WHERE state = 'reserved' AND process = ?"
 UNHEARD_OF = """
@@ -151,7 +153,7 @@ CHAIN: dict[str, str] = {
     WHERE id = :row AND chain_state IS NULL AND state NOT IN ('reserved', 'released')
         AND (free_at IS NOT NULL OR uncounted <> 0 OR state = 'expired')""",
 }
-# Two halves, for an index each; `{now}` is the ledger's time.
+# Two subqueries, so that each uses its own index; the first parameter is the ledger's time.
 PENDING = f"""
     SELECT COALESCE(SUM(micro_usd), 0),
            COALESCE(SUM(CASE WHEN scheme IN ('permit2', 'upto') THEN micro_usd ELSE 0 END), 0),

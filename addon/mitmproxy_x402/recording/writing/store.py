@@ -1,4 +1,4 @@
-"""Writes parts of recordings into their folders. An error ends one recording; the others go on."""
+"""Writes the new data of recordings (`parts.Part`) into their folders. An error ends one recording; others go on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .files import Folder, OpenFiles
 from .parts import Part
 
 TELL_AGAIN = 60.0
-"""Seconds before the same trouble is told again."""
+"""Seconds before the same trouble is reported again."""
 
 STANDSTILL = 2.0
-"""Seconds in which the disk takes nothing, after which the end of the proxy waits for it no longer."""
+"""Seconds without progress after which a proxy that is ending no longer waits for the disk."""
 
 Tell = Callable[[str, str], object]
-"""Is told of a folder that cannot be written to, and why."""
+"""Called with a folder that cannot be written to, and the cause."""
 
 
 class Complaints:
@@ -29,7 +29,7 @@ class Complaints:
         self._told: dict[str, float] = {}
 
     def add(self, folder: str, cause: str) -> None:
-        """Tell of `cause`, unless it was told of just before."""
+        """Report `cause`, unless that was done less than TELL_AGAIN seconds ago."""
         now = time.monotonic()
         if now - self._told.get(cause, -TELL_AGAIN) >= TELL_AGAIN:
             self._told = {each: when for each, when in self._told.items() if now - when < TELL_AGAIN}
@@ -69,7 +69,7 @@ class Store:
             self.attempt(kept, kept.folder.close)
 
     def finish(self, part: Part) -> Kept | None:
-        """Write the head of a flow that is over. Returns the recording; None: there is nothing of it."""
+        """Write the head of a flow that is over. Returns its recording; None: nothing of it was written."""
         kept = self._kept.pop(part.number, None)
         head = part.head
         if kept is None or head is None:
@@ -97,7 +97,7 @@ class Store:
 
 
 def _add(folder: Folder, part: Part) -> None:
-    """Raises OSError."""
+    """Write the new data of `part` to `folder`. Raises OSError."""
     if part.place is not None:
         folder.make()
     if part.request is not None:

@@ -1,1 +1,1 @@
-"""Play chains: balances, rules and RPCs of the networks that the sandbox takes payment on."""
+"""Simulates the networks on which the sandbox takes payment: balances, rules of facilitators and contracts, RPCs."""

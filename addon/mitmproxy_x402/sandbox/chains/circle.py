@@ -1,4 +1,4 @@
-"""Circle Gateway without Circle: EIP-3009 messages for its own contract, paid from balances that lie there.
+"""Simulates Circle Gateway: EIP-3009 messages for its own contract, paid from balances deposited there.
 
 The rules are those of Circle's SDK and documentation: the contract's signing domain, the exact amount, seven days of
 validity left, a nonce that was never used, and the balance in the contract.

@@ -1,4 +1,4 @@
-"""EIP-3009 without a chain: recovers the signer, checks every rule of a facilitator, and moves play money.
+"""Simulates an EIP-3009 token: recovers the signer, checks every rule of a facilitator, and moves play money.
 
 The rules are those of the reference facilitator (x402 `exact` on EVM) and of the USDC contract: a signature over the
 table's own domain, equal amounts, a window that is open and stays so for six seconds, a nonce that was never used.

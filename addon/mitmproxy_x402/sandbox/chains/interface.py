@@ -1,4 +1,4 @@
-"""The interface of a play chain: its part of an offer, the check of a payment, the movement of money."""
+"""The interface of a simulated network: its part of an offer, the check of a payment, the movement of money."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Permit2 without a chain: schemes `upto` and `exact` over it, and EIP-2612 permits that go with a payment.
+"""Simulates Permit2: checks and settles payments by schemes `exact` and `upto`, and EIP-2612 permits sent with them.
 
 The rules are those of the reference facilitators and of the contracts: the right spender, payee, token, amount and
-facilitator, a deadline that is six seconds off, a nonce that was never used, the balance, and an allowance of the whole
-amount, or a permit for exactly that.
+facilitator, a deadline at least six seconds ahead, a nonce that was never used, the balance, and an allowance of the
+whole amount, or a permit for exactly that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Permit:
 
 
 class Token(Protocol):
-    """What Permit2 needs of the token's ledger."""
+    """The part of the token's simulation that Permit2 uses."""
 
     def now(self) -> int:
         """Unix seconds."""
@@ -99,7 +99,7 @@ class Permit2:
         self._allowances[owner.lower()] = amount
 
     def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any], extensions: Any) -> Verified:
-        """Raises Rejected with the first rule that `payload` breaks."""
+        """The transfer that `payload` signs for. Raises Rejected with the first rule that it breaks."""
         scheme = str(entry["scheme"])
         said = payload.get("permit2Authorization")
         if not isinstance(said, Mapping):
