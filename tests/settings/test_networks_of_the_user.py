@@ -160,7 +160,7 @@ class TestEvmRpc:
             ("https://a.example/?key=hush", "expected NETWORK=URL"),
             ("base", "expected NETWORK=URL"),
             ("bse=https://a.example/hush", "did you mean base"),
-            ("solana=https://a.example/hush", "belong into x402_solana_rpc"),
+            ("solana=https://a.example/hush", "belong in x402_solana_rpc"),
             ("base=http://a.example/hush", "not encrypted"),
         ],
     )

@@ -90,7 +90,7 @@ def test_a_command_that_is_none(tmp_path: Path, text: str) -> None:
 def test_a_folder_that_is_entered_does_not_run_its_programs(tmp_path: Path) -> None:
     file = tmp_path / "x402.toml"
     file.write_text('evm_key_command = ["pass", "show", "x402"]\n')
-    with pytest.raises(SettingsError, match=r"not taken from an x402\.toml of the working folder"):
+    with pytest.raises(SettingsError, match=r"not taken from an x402\.toml in the working folder"):
         read(tmp_path, {})
     assert read(tmp_path, {"x402_config": str(file)}).evm_key_command == ("pass", "show", "x402")
     own = tmp_path / "home" / ".config" / "mitmproxy-x402" / "x402.toml"

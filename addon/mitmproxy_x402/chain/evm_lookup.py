@@ -85,7 +85,7 @@ class EvmLookUp:
                 logs = await self._blocks.logs(asset, [AUTHORIZATION_USED, _topic(payer), nonces], first, last)
                 moves = await self._authorized(payments, logs)
         except Unreachable as reason:
-            return {each.key: Verdict("used", why=f"its log cannot be had: {reason}") for each in payments}
+            return {each.key: Verdict("used", why=f"its log cannot be read: {reason}") for each in payments}
         times = {block.number: block.time for block in await self._blocks.blocks([one.block for one in moves.values()])}
         lost = Verdict("used", why="it has no log of the transaction")
         return {

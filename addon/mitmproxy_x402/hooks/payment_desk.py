@@ -149,7 +149,7 @@ class PaymentDesk:
         return (bool(keys) and purchase.reuse_retained(*keys)) or purchase.predict()
 
     def is_poll(self, request: http.Request) -> bool:
-        """Whether `flow` polls a job."""
+        """Whether `request` polls a job."""
         return self.payer is not None and _jobs.polled(request, self.payer.ledger.name) is not None
 
     def _purchase(self, flow: http.HTTPFlow, payer: Payer, identity: RequestIdentity) -> PaidRequest:
@@ -364,7 +364,7 @@ def _about_to_send(flow: http.HTTPFlow, purchase: PaidRequest) -> http.Response 
 
 
 def refuse(flow: http.HTTPFlow, answer: http.Response, code: str = "internal_error", asked: str = "") -> None:
-    """Give the client `response` instead of the upstream's answer."""
+    """Give the client `answer` instead of the upstream's."""
     flow.response = answer
     flow_metadata.refused(flow, code, asked)
 

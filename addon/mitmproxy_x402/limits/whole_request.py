@@ -73,7 +73,7 @@ class WholeRequest:
         return len(self._body) > LARGE or any(map(needs_decoding, self._codings))
 
     def read(self) -> Asked:
-        """The models and the path it may be for. Takes some ten milliseconds a megabyte at first. Never raises."""
+        """The models and the path it may be for. The first call takes about 10 ms a megabyte. Never raises."""
         return self._asked
 
     @functools.cached_property

@@ -424,7 +424,7 @@ class Payer:
             self._ceilings.refused(offer)
 
     def close(self) -> None:
-        """Give back what is reserved for payments that are being signed, which is refused then: the ledger closes."""
+        """Release the reservations of payments that are being signed, and refuse those: the ledger closes."""
         for row in self._unsigned:
             self.release(row)
         self._is_closed = True

@@ -249,7 +249,7 @@ def _price(entry: Json, version: Literal[1, 2]) -> AtomicUnits:
 
 
 def _amount(value: object, key: str) -> AtomicUnits:
-    # A number is no amount: the specification says string, and reference servers do not know a number again.
+    # A number is refused: the specification says string, and reference servers do not recognise an echoed number.
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value) or int(value) >= _AMOUNT_LIMIT:
         raise Unreadable(f'{key} must be a string of decimal digits such as "1000", below 2^256, got {shown(value)}')
     return AtomicUnits(int(value))

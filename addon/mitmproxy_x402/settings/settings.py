@@ -288,7 +288,7 @@ def _key_command(sources: _Sources, key: str) -> tuple[str, ...]:
     in_file = given.where.startswith(f"{sources.file}: ")
     if in_file and sources.file == sources.cwd / FILE_NAME and sources.first("config") is None:
         raise given.wrong(
-            "a command is not taken from an x402.toml of the working folder, which may be somebody else's: move it "
+            "a command is not taken from an x402.toml in the working folder, which may be somebody else's: move it "
             "to ~/.config/mitmproxy-x402/x402.toml, or name that file with x402_config",
             show=False,
         )
@@ -370,7 +370,7 @@ def _network_rpc(table: NetworkTable) -> Callable[[Given], tuple[Caip2, str]]:
             raise given.wrong("expected NETWORK=URL, as in base=https://mainnet.base.org", show=False)
         caip2 = network(Given(given.where, name.strip(), given.base, given.home))
         if not caip2.startswith("eip155:"):
-            raise given.wrong(f"{name.strip()} is no EVM network; Solana RPCs belong into x402_solana_rpc", show=False)
+            raise given.wrong(f"{name.strip()} is no EVM network; Solana RPCs belong in x402_solana_rpc", show=False)
         return caip2, rpc_url(Given(given.where, url.strip(), given.base, given.home))
 
     return read

@@ -34,7 +34,7 @@ Held = dict[tuple[str, str], int]
 
 
 async def show(wallets: Wallets, settings: Settings, program: str, gateway: Gateway) -> int:
-    """Print all of that; returns 1 if there is no wallet."""
+    """Print the wallets, what they hold and what that buys; returns the exit code, 1 if there is no wallet."""
     if wallets.evm is None and wallets.svm is None:
         say(f"No wallet was found. To make one: {program} wallet new")
         for line in _unnamed_keystore(settings):

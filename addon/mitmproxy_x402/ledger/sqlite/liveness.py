@@ -30,7 +30,7 @@ _NAME = re.compile(r"lock:([0-9a-f]{16}) [0-9]+ (.*)", re.DOTALL)
 _INFIX = "-proxy-"
 _TRIES = 100
 _KEPT = "warning: "
-"""How the row of `opened` begins that is no process, but a warning which no proxy has shown yet."""
+"""Prefix of a row of `opened` that is not a process, but a warning which no proxy has shown yet."""
 _OPENED = f"SELECT process FROM opened WHERE process NOT LIKE '{_KEPT}%'"
 _WARNING = f"SELECT process FROM opened WHERE process LIKE '{_KEPT}%'"
 

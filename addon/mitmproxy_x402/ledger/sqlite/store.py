@@ -70,7 +70,7 @@ class SqliteLedger:
         *,
         is_tool: bool = False,
     ) -> None:
-        """`is_tool`: this is no proxy, whose log a user reads for what is wrong with the ledger."""
+        """Open the ledger. `is_tool`: not for a proxy, in whose log a user sees what is wrong with it."""
         self.place = self.path = path
         self.name = str(path)
         """The ledger's name for people; equal names mean the same rows."""

@@ -1,8 +1,8 @@
 """Syncs one file to the disk each time it is asked to. Runs as a process of its own, or serves as a module.
 
 As a process (`python -I -S sync_process.py FILE ASKED ANSWER`, three file descriptors) it has nothing of the proxy's
-but these: no environment, no terminal, no other file. It ends when nobody has the other end of `ASKED` any more, that
-is with the proxy, however that ends.
+but these: no environment, no terminal, no other file. It ends when nobody has the other end of `ASKED` any more:
+with the proxy, however that ends.
 """
 
 from __future__ import annotations

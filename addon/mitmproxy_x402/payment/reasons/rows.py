@@ -1,4 +1,4 @@
-"""Writes the rows of x402.toml that would make an entry payable whose network or token is not known."""
+"""Writes the rows for x402.toml that make an entry payable if its network or token is not known."""
 
 from __future__ import annotations
 

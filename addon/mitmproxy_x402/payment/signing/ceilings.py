@@ -230,8 +230,8 @@ def _permit_nonce(
         raise Refused(
             "balance_too_low",
             f"The gateway asks {offer}, and the wallet holds {has} {offer.asset.symbol}{held}. Nothing was paid. "
-            f"{'A ceiling' if offer.is_ceiling else 'The amount'} must be there in whole, beside that: send "
-            f"{offer.asset.symbol} to the wallet ({program()} wallet fund shows how).",
+            f"It must hold the whole {'ceiling' if offer.is_ceiling else 'amount'}{' in addition' if before else ''}: "
+            f"send {offer.asset.symbol} to the wallet ({program()} wallet fund shows how).",
             asked=str(offer),
             why=f"the wallet holds {has} {offer.asset.symbol}{held}",
         )

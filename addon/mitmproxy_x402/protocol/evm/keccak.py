@@ -22,7 +22,7 @@ _TRIED = (0, 1, 32, 66, 135, 136, 137, 271, 272, 1000)
 
 
 def _of_eth_hash() -> Callable[[bytes], bytes]:
-    from eth_hash.auto import keccak  # noqa: PLC0415  # who only plays recordings may not have it
+    from eth_hash.auto import keccak  # noqa: PLC0415  # not installed where only recordings are played
 
     return keccak
 

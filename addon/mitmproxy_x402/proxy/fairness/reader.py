@@ -106,7 +106,7 @@ def set_waiting(connection: Connection, *, waits: bool) -> None:
 
 
 async def drain_writers(handler: Any) -> None:
-    """Wait until the peers to whom the data goes that the current task reads have room for more.
+    """Wait until the peers that receive what the current task reads have room for more.
 
     Replaces `ConnectionHandler.drain_writers`, which waits for every peer: where two wait for us to read before they
     read themselves, as when each sends what it gets, nothing would move any more.

@@ -35,7 +35,7 @@ class EvmTransactions:
         return self._nonces.get(address.lower(), 0)
 
     def block(self, name: str) -> int | None:
-        """The block of the transaction with this hash; None: there is no such one."""
+        """The block of the transaction with this hash; None: there is none."""
         return self._blocks.get(name.lower())
 
     def send(self, raw: bytes) -> str:
