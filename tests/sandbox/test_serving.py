@@ -183,7 +183,7 @@ def test_a_taken_port_is_an_error_where_it_was_started(sandbox: Sandbox) -> None
 
 
 def test_a_network_that_is_off_has_no_balance(sandbox: Sandbox) -> None:
-    with pytest.raises(SettingsError, match="is not on"):
+    with pytest.raises(SettingsError, match="is not offered"):
         sandbox.balance("base", "0x" + "0" * 40)
 
 
