@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import importlib
+import os
 import signal
 import socket
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +42,31 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(plugin, "x402_fixtures")
 
 
+def _import_a_share(config: pytest.Config) -> None:
+    """Import this process's share of all modules, so that each is compiled by one process and not by all at once.
+
+    A module that cannot be imported is reported when pytest collects it.
+    """
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if not number or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    modules = sorted(Path(__file__).parent.rglob("test_*.py"))
+    for module in modules[int(number) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+        folder = module.parent
+        while (folder / "__init__.py").is_file():
+            folder = folder.parent
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))  # as pytest will
+        with contextlib.suppress(Exception):
+            importlib.import_module(".".join(module.relative_to(folder).with_suffix("").parts))
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Collect tests without Python's garbage collection, which would look at all that there is over and over."""
     gc.disable()
     try:
+        _import_a_share(session.config)
         return (yield)
     finally:
         gc.enable()

@@ -196,6 +196,7 @@ def _test(_: str, arguments: list[str]) -> int:  # noqa: RET503  (it ends in a f
     parallel = [] if any(argument.startswith("-n") for argument in arguments) else ["-n", "4"]
     # Four keep two cores busy, since tests often wait for time-outs and disks. Neighbouring tests share proxies, so
     # each process takes a run of them; an idle one steals from the others.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all the tests
     _become([sys.executable, "-I", "-m", "pytest", "--dist", "worksteal", *parallel, *arguments])
 
 
