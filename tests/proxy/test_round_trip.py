@@ -383,6 +383,26 @@ def test_a_payment_that_is_lost_twice_is_reported_and_not_sent_a_third_time(rig:
     assert len(set(paid)) == 1
 
 
+@pytest.mark.parametrize(
+    "begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"no HTTP\r\n\r\n"]
+)
+def test_a_payment_to_which_an_answer_has_begun_is_not_sent_again(rig: Rig, begun: bytes) -> None:
+    """The gateway has the request, and may have done what it asks for."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        upstream.read(peer)
+        peer.send(challenges.answer())
+        upstream.read(peer)
+        peer.send(begun)
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request("POST", f"/begun/{len(begun)}"))  # the rig, and what it retains, is shared
+    assert answer.status == 502
+    assert json.loads(answer.body)["error"]["code"] == "payment_outcome_unknown"
+    assert [is_paid(each) for each in rig.upstream.requests] == [False, True]
+
+
 def test_requests_side_by_side_pay_with_different_nonces(rig: Rig) -> None:
     rig.script(sell(ok))
     answers: list[bytes] = []

@@ -261,10 +261,15 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
     """The streams of the layer above, by the id of their current leg."""
     _head: commands.SendData | None = None
     _asked: http.Request | None = None
-    """The request whose interim responses are being counted."""
+    """The request to which something has come, and whose interim responses are counted."""
     _interim = 0
     _most: int | None = None
     """Bytes that the body of the answer has at most, where its head says several lengths."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the upstream has sent anything in answer to the current request."""
+        return self._asked is not None and self._asked is self.request
 
     def _next_stream_id(self) -> None:
         return None

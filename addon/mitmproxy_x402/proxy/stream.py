@@ -375,6 +375,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             and self.exchange.secrets_sent
             and self.exchange.secret_headers  # dropped when the answer is over
             and self.exchange.legs < MAX_LEGS
+            and not getattr(self._http_layer.connections.get(self.context.server), "has_begun", False)
         ):
             self._sent_again = True
             logger.info("The upstream closed its connection as the request went out: sending the same one again.")
