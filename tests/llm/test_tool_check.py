@@ -338,3 +338,19 @@ def test_a_number_beyond_any_float_is_called_one() -> None:
     asked = request({"name": "weather", "input_schema": {"properties": {"city": {"type": "integer"}}}})
     (misfit,) = checked(Reading("openai-chat", items=(call,)), asked).misfits
     assert "a number beyond what computers count with" in misfit.problem
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "pointer"),
+    [
+        ({"properties": {"b": False}}, {"b": 1}, "/b"),
+        ({"properties": {"c": {"properties": {"b": False}}}}, {"c": {"b": 1}}, "/c/b"),
+        ({"properties": {"b": {"prefixItems": [True, False]}}}, {"b": [2, 1]}, "/b/1"),
+        ({"properties": {"b": {"anyOf": [False, {"type": "string"}]}}}, {"b": 1}, "/b"),
+        ({"patternProperties": {"^b": False}}, {"b": 1}, "/b"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"b": False}}, {"b": 1}, "/b"),
+    ],
+)
+def test_what_a_schema_allows_nowhere_is_pointed_at(schema: Any, arguments: Any, pointer: str) -> None:
+    (*_, found) = misfits(arguments, schema)
+    assert found == (pointer, "is 1 (a number), and its schema is false, which allows nothing")

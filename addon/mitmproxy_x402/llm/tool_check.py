@@ -21,7 +21,7 @@ from typing import Any
 from .printing import line
 from .reading import Misfit, Reading, ToolCall
 from .request.asking import RequestReading, Tool
-from .request.tools import MAX_TOOLS
+from .request.tools import MAX_TOOLS, plain_schema
 from .values import dump, mapping, sequence
 
 MAX_MISFITS = 20
@@ -215,7 +215,24 @@ def _bounded(name: str) -> Any:
     keywords: dict[str, Any] = {
         key: _left_out(key) if key in _SKIPPED else _counted(key, check) for key, check in checks.items()
     }
-    return jsonschema.validators.extend(base, keywords)
+    checker = jsonschema.validators.extend(base, keywords)
+    checker.descend = _descend(checker.descend)
+    return checker
+
+
+def _descend(within: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    """The step from a schema to one within it. jsonschema does not say where it is if that one is `false`."""
+    import jsonschema  # noqa: PLC0415
+
+    def descend(self: Any, instance: Any, schema: Any, path: Any = None, schema_path: Any = None, **more: Any) -> Any:
+        if schema is False:
+            at, by = ([] if step is None else [step] for step in (path, schema_path))
+            problem = f"is {_shown(instance)}, and its schema is false, which allows nothing"
+            yield jsonschema.ValidationError(problem, path=at, schema_path=by, instance=instance, schema=schema)
+        else:
+            yield from within(self, instance, schema, path=path, schema_path=schema_path, **more)
+
+    return descend
 
 
 def _counted(key: str, check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
@@ -417,30 +434,3 @@ def _shown(value: Any) -> str:
         return "a number beyond what computers count with"
     kind = "null" if value is None else _KINDS.get(type(value), "?")
     return kind if isinstance(value, (dict, list)) or value is None else f"{line(dump(value), 40)} ({kind})"
-
-
-_COUNTS = {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
-_GOOGLES = ("", "string", "number", "integer", "boolean", "array", "object", "null")
-"""Google's types where they come as numbers (`enum-encoding=int`)."""
-
-
-def plain_schema(schema: Any, depth: int = 0) -> Any:
-    """`schema` in JSON Schema's words: Google's has its types in capitals, and `nullable`."""
-    if isinstance(schema, list):
-        return [plain_schema(one, depth + 1) for one in schema] if depth <= 64 else schema
-    if not isinstance(schema, dict) or depth > 64:
-        return schema
-    plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
-    for key in _COUNTS & plain.keys():  # Google's are text in JSON, as all its numbers of 64 bits
-        if isinstance(plain[key], str) and re.fullmatch("[0-9]{1,18}", plain[key]):
-            plain[key] = int(plain[key])
-    if "type_" in plain and "type" not in plain:
-        plain["type"] = plain.pop("type_")
-    kind = plain.get("type")
-    if type(kind) is int and 0 < kind < len(_GOOGLES):
-        plain["type"] = kind = _GOOGLES[kind]
-    if isinstance(kind, str) and kind.isupper():
-        plain["type"] = kind = kind.lower()
-    if plain.get("nullable") is True and isinstance(kind, str):
-        plain["type"] = [kind, "null"]
-    return plain

@@ -117,3 +117,30 @@ class _Short:
             inner = self._type(schema.get("items"), depth + 1) if schema.get("items") else "any"
             return f"({inner})[]" if " | " in inner else f"{inner}[]"
         return kind or "any"
+
+
+_COUNTS = {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
+_GOOGLES = ("", "string", "number", "integer", "boolean", "array", "object", "null")
+"""Google's types where they come as numbers (`enum-encoding=int`)."""
+
+
+def plain_schema(schema: Any, depth: int = 0) -> Any:
+    """`schema` in JSON Schema's words: Google's has its types in capitals, and `nullable`."""
+    if isinstance(schema, list):
+        return [plain_schema(one, depth + 1) for one in schema] if depth <= 64 else schema
+    if not isinstance(schema, dict) or depth > 64:
+        return schema
+    plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
+    for key in _COUNTS & plain.keys():  # Google's are text in JSON, as all its numbers of 64 bits
+        if isinstance(plain[key], str) and re.fullmatch("[0-9]{1,18}", plain[key]):
+            plain[key] = int(plain[key])
+    if "type_" in plain and "type" not in plain:
+        plain["type"] = plain.pop("type_")
+    kind = plain.get("type")
+    if type(kind) is int and 0 < kind < len(_GOOGLES):
+        plain["type"] = kind = _GOOGLES[kind]
+    if isinstance(kind, str) and kind.isupper():
+        plain["type"] = kind = kind.lower()
+    if plain.get("nullable") is True and isinstance(kind, str):
+        plain["type"] = [kind, "null"]
+    return plain
