@@ -67,7 +67,11 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, v.chunk({"content": "x"}), STOP, v.chunk({"content": "late"})),
      ["more of a choice after its finish_reason"]),
     (v.chat(ROLE), ["[DONE] before every choice had its finish_reason"]),
-    (v.chat(ROLE, v.chunk({"content": "x"})), []),
+    (v.chat(ROLE, v.chunk({"content": "x"})), ["[DONE] before every choice had its finish_reason"]),
+    (v.chat(ROLE, v.chunk({"content": "x"})).replace(b',"finish_reason":null', b""), []),
+    (v.chat(ROLE, BEGIN, v.chunk(v.call(0, "{}"))).replace(b',"finish_reason":null', b""), []),
+    (v.chat(ROLE, v.chunk({"content": "x"}, "stop"), v.chunk({"content": "y"}, index=1)),
+     ["[DONE] before every choice had its finish_reason"]),
     (v.chat(ROLE, BEGIN, v.chunk(v.call(0, "{}"))), ["[DONE] before every choice had its finish_reason"]),
     (v.events(ROLE, v.chunk({"content": "x"})) + b'error: {"error":{"message":"no room"}}\n\n',
      ["an error in a field of its own, which clients ignore"]),
@@ -177,6 +181,10 @@ RESPONSES: list[tuple[bytes, list[str]]] = [
 GEMINI: list[tuple[bytes, list[str]]] = [
     (v.events(v.part({"text": "x"})), ["the answer is not complete: there is no finishReason"]),
     (v.array([v.part({"text": "x"}, finish="STOP")])[:-2],
+     ["the array does not end"]),
+    (v.array([v.part({"text": "x"}), v.part({"text": "y"}, finish="STOP")]).replace(b"},{", b"} {").replace(
+        b"},\r\n{", b"}\r\n{"), ["elements of the array without a comma between them"]),
+    (v.array([v.part({"text": "x"})])[:-2],
      ["the array does not end", "the answer is not complete: there is no finishReason"]),
     (v.array([v.part({"text": "x"}, finish="STOP")]) + b"[1]", ["something follows the array"]),
     (v.array([v.part({"text": "x"}, finish="STOP"), 5]), ["element 2 is no JSON object"]),

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import NotRead, Undecodable
 from ..protocol.strict_json import shown
-from .pieces import Kind, Piece, Place, Space
+from .pieces import MAX_NAME, Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
@@ -32,7 +32,8 @@ MAX_TOLD = 10_000
 """Characters of one detail that is kept of the end of an answer that is not read as a whole."""
 MAX_UNREAD = 20
 """Most unknown types of events of which a sample is kept."""
-_DIGITS = re.compile("[0-9]{1,20}")
+_DIGITS = re.compile(r"\s*([0-9]{1,20})(?:\.0*)?\s*", re.ASCII)
+"""Text that SDKs in Python take for a whole number."""
 _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
 """Stop reasons, in small letters, that say that a tool is called."""
 
@@ -82,6 +83,16 @@ class Draft(Space):
         """The part at `place`, if it has begun."""
         return self._pieces.get((choice, place))
 
+    def pieces(self) -> list[Piece]:
+        """All parts so far, in their order."""
+        return [piece for _, piece in sorted(self._pieces.items(), key=lambda entry: entry[0])]
+
+    def empty(self) -> Draft:
+        """An empty draft with the same bounds, for what the current event says of the whole answer."""
+        draft = Draft(self._max_text, self.max_items)
+        draft.event, draft.source = self.event, self.source
+        return draft
+
     def close(self, choice: int, place: Place) -> None:
         """The end of the part at `place` has come, if it has begun."""
         piece = self.find(choice, place)
@@ -115,13 +126,29 @@ class Draft(Space):
             self.notes.add(f"{what} that is no text: {line(said, 60)}{size}")
         return ""
 
-    def name_call(self, piece: Piece, value: Any) -> None:
-        """Set the name of a call, which comes once. Notes one that comes again."""
+    def name_call(self, piece: Piece, value: Any, *, joined: bool = False) -> None:
+        """Set the name of a call, which comes once. Notes one that comes again.
+
+        `joined`: whether the SDK joins what comes later to what came first; otherwise the first name counts.
+        """
         name = self.words(value, "the name of a tool")
         if name and name == piece.name:
             self.notes.add("the name of a tool call comes again")
-        else:
+        elif joined:
+            if name and piece.name:
+                both = f"{shown(piece.name)} and {shown(name)}"
+                self.notes.add(f"the name of a tool call comes in fragments, {both}, which are joined")
             piece.call(name)
+        else:
+            self.name_whole_call(piece, name)
+
+    def name_whole_call(self, piece: Piece, value: Any) -> None:
+        """Set the name of a call, or note that a whole call has another one than its fragments."""
+        name = self.words(value, "the name of a tool")
+        if not piece.name:
+            piece.call(name)
+        elif name and name[:MAX_NAME] != piece.name:
+            self.notes.add(f"the name of a tool call changes from {shown(piece.name)} to {shown(name)}")
 
     def arguments(self, value: Any) -> str:
         """`value` if it is text, JSON as text (which it should have been, as is noted), else as `words`."""
@@ -201,6 +228,11 @@ class Draft(Space):
         return self._stops.get(choice)
 
     @property
+    def any_stopped(self) -> bool:
+        """Whether any choice has ended."""
+        return bool(self._stops)
+
+    @property
     def all_stopped(self) -> bool:
         """Whether there is at least one choice, and all have ended."""
         return bool(self._stops) and self._choices <= self._stops.keys()
@@ -230,8 +262,8 @@ class Draft(Space):
     def tokens(self, value: Any) -> int | None:
         """`value` as a number of tokens; None: it is none. Notes what is odd about it."""
         number = count(value)
-        if number is None and isinstance(value, str) and _DIGITS.fullmatch(value):
-            number = count(int(value))
+        if number is None and isinstance(value, str) and (digits := _DIGITS.fullmatch(value)):
+            number = count(int(digits[1]))
             if number is not None and not self.numbers_may_be_text:
                 self.notes.add(f"a number of tokens that is text: {line(dump(value), 60)}")
         if number is None and value is not None:

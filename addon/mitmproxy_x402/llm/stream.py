@@ -128,9 +128,7 @@ class StreamReader:
         elif self._reader is not None:
             self._reader.close()
         if self._reader is not None and not self._complete and self._draft.error is None:
-            remark = self._reader.unfinished
-            if isinstance(self._framing, Elements) and not self._framing.ended:
-                remark = remark or "the answer is not complete: its array does not end"
+            remark = None if self._reader.complete else self._reader.unfinished  # else its array does not end, as noted
             if remark:
                 self._notes.add(remark)
 

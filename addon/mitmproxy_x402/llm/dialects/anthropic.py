@@ -7,7 +7,7 @@ from typing import Any
 from ...protocol.strict_json import shown
 from ..draft import Draft
 from ..pieces import Kind, Piece
-from ..values import MAX_INDEX, count, dump, mapping, sequence, string
+from ..values import MAX_INDEX, dump, mapping, sequence, string
 from .citations import citation_of
 from .reader import Reader
 
@@ -245,7 +245,7 @@ class MessagesReader(Reader):
     def _usage(self, usage: dict[str, Any]) -> None:
         """Read the usage. `input_tokens` leaves out cached tokens; in a stream the last numbers hold."""
         for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
-            number = count(usage.get(key))
+            number = self.draft.tokens(usage.get(key))
             if number is not None:
                 self._tokens[key] = number
         self.draft.use(

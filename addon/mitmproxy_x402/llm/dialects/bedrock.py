@@ -6,11 +6,13 @@ from typing import Any
 
 from ..draft import Draft
 from ..pieces import Kind, Piece
-from ..values import count, dump, mapping, sequence, string
+from ..values import dump, mapping, sequence, string
 from .citations import citation_of
 from .reader import Reader
 
 _EVENTS = {"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"}
+_IN_MESSAGES = _EVENTS - {"metadata"}
+"""Events that come before messageStop."""
 _CITED = 1
 _IN_CALLS = frozenset(("toolUseId", "name", "input", "type"))
 
@@ -39,6 +41,8 @@ class ConverseReader(Reader):
         """Read one event."""
         if name not in _EVENTS and (key := _key_of(value)):
             name, value = key, value[key]
+        if self.ended and name in _IN_MESSAGES:
+            self.draft.notes.add("an event after messageStop")
         if name == "contentBlockDelta":
             self._delta(self._number(value), self.draft.mapping(value.get("delta"), "a delta"))
         elif name == "contentBlockStart":
@@ -140,10 +144,12 @@ class ConverseReader(Reader):
         if not usage:
             return
         read, written = (
-            count(usage.get(f"{what}InputTokens", usage.get(f"{what}InputTokenCount")))
+            self.draft.tokens(usage.get(f"{what}InputTokens", usage.get(f"{what}InputTokenCount")))
             for what in ("cacheRead", "cacheWrite")
         )
-        tokens, output, total = (count(usage.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens"))
+        tokens, output, total = (
+            self.draft.tokens(usage.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens")
+        )
         # Whether those from a cache are among `inputTokens`, only the total says.
         beside = (read or 0) + (written or 0)
         if tokens is not None and beside and total == tokens + beside + (output or 0):

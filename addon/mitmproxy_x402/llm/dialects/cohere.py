@@ -74,6 +74,8 @@ class ChatV2Reader(Reader):
         elif kind == "message-start":
             self.draft.name(None, value.get("id"))
         elif kind not in _V2:
+            if kind == "message" and "delta" in value:
+                self.draft.notes.add("an event that does not say its type, which is not read")
             self.draft.leave(kind, value)
 
     def whole(self, value: dict[str, Any]) -> None:
@@ -158,6 +160,10 @@ class ChatV1Reader(Reader):
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event."""
         kind = string(value.get("event_type"))
+        if self.ended:
+            self.draft.notes.add("an event after stream-end")
+        if not kind and ("is_finished" in value or "text" in value or "tool_call_delta" in value):
+            self.draft.notes.add("an event that does not say its type, which is not read")
         if kind == "text-generation":
             self._text(value.get("text"))
         elif kind == "tool-calls-chunk":
@@ -245,7 +251,9 @@ class ChatV1Reader(Reader):
                 piece.call(self.draft.words(said.get("name"), "the name of a tool"))
                 piece.beside(said, _IN_CALLS_V1)
                 piece.add(arguments)
-            elif not piece.size or not same_json(piece.text, arguments):
+                continue
+            self.draft.name_whole_call(piece, said.get("name"))
+            if not piece.size or not same_json(piece.text, arguments):
                 self.draft.differ(piece, arguments)
 
     def _finish(self, reason: Any) -> None:

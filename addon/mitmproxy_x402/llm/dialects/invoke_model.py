@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..draft import Draft
-from ..values import count, mapping, sequence
+from ..values import mapping, sequence
 from .reader import Reader
 
 _METRICS = "amazon-bedrock-invocationMetrics"
@@ -66,7 +66,7 @@ class InvokeReader(Reader):
         if reason is not None:
             self.draft.stop(number, reason)
             self.ended = self.draft.all_stopped
-        self._written += count(said.get("tokenCount")) or 0
+        self._written += self.draft.tokens(said.get("tokenCount")) or 0
 
     def _usage(self, value: dict[str, Any]) -> None:
         use = self.draft.use
@@ -83,7 +83,7 @@ def tokens_of(value: dict[str, Any]) -> dict[str, Any]:
     metrics = mapping(value.get(_METRICS))
     read, stored = metrics.get("cacheReadInputTokenCount"), metrics.get("cacheWriteInputTokenCount")
     tokens = {"input": metrics.get("inputTokenCount"), "output": metrics.get("outputTokenCount")}
-    return {**tokens, "cached": count(read) or None, "cache_write": count(stored) or None} if metrics else {}
+    return {**tokens, "cached": read or None, "cache_write": stored or None} if metrics else {}
 
 
 def _is_answer(key: str, answers: Any) -> bool:

@@ -64,6 +64,8 @@ class Elements:
                 self._depth -= byte != b","
                 self.ended = self._depth == 0
                 if byte != b"," and self._depth == 1:  # it is whole, whatever follows
+                    if self._taken:
+                        self._notes.add("elements of the array without a comma between them")
                     self._keep(data[begin:at])
                     begin = at
                     element = self._take(base + at)

@@ -228,8 +228,12 @@ class GeminiReader(Reader):
         key = candidate, string(call.get("id"))
         if not key[1] and not name:  # the one before goes on
             key = next((one for one in reversed(self._growing) if one[0] == candidate), key)
+        elif key not in self._growing and not name and (late := self._growing.pop((candidate, ""), None)):
+            late[0].identify(key[1])  # its id comes late
+            self._growing[key] = late
         growing = self._growing.get(key)
-        if growing is not None and not name and call.get("args") is None:
+        again = growing is not None and (not name or bool(key[1] and name == growing[0].name))
+        if growing is not None and again and call.get("args") is None:
             piece, arguments = growing
             self._grow(piece, arguments, call)
         else:

@@ -7,11 +7,13 @@ from typing import Any
 from ....errors import Undecodable
 from ...draft import Draft
 from ...pieces import Kind, Piece
-from ...values import MAX_INDEX, count, decode, dump, mapping, says_something, sequence, string
+from ...values import MAX_INDEX, decode, dump, mapping, says_something, sequence, string
+from ..agreeing import add_whole
 from ..citations import citation_of
 from ..reader import Reader
 
 _FAMILIES = ("interaction.", "step.", "content.")
+_FAMILIES_OF = {"interaction", "step", "content"}
 _ENDS = {"completed", "failed", "cancelled", "incomplete", "requires_action", "budget_exceeded"}
 _IN_CALLS = frozenset(("type", "id", "name", "arguments"))
 _CALLS = {"function_call": "function", "mcp_server_tool_call": "mcp_server_tool_call"}
@@ -30,6 +32,8 @@ class InteractionsReader(Reader):
         self._kinds: dict[int, str] = {}
         self._parts = 0
         self._last: dict[int, Piece] = {}
+        self._compared = False
+        self._resumed: bool | None = None  # whether the stream begins in the middle; None: it has not begun
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -43,8 +47,15 @@ class InteractionsReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event."""
-        kind = string(value.get("event_type")) or name
+        said = string(value.get("event_type"))
+        kind = said or name
         family, _, step = kind.partition(".")
+        if self._resumed is None:
+            self._resumed = family in ("step", "content")  # what came before was sent to somebody else
+        if self.ended and family in ("step", "content"):
+            self.draft.notes.add("an event after the interaction's last state")
+        if not said and (family in _FAMILIES_OF or "delta" in value):
+            self.draft.notes.add("an event whose data does not say its type, which Google's SDK takes for an error")
         self._usage(mapping(mapping(value.get("metadata")).get("usage")))
         if family == "interaction":
             inner = self.draft.mapping(value.get("interaction"), "an interaction")
@@ -80,14 +91,23 @@ class InteractionsReader(Reader):
         steps = interaction.get("steps")
         if not isinstance(steps, list):
             steps = [{"type": "model_output", "content": sequence(interaction.get("outputs"))}]
-        if last and not self._parts:  # otherwise its events have said all of it
-            for number, step in enumerate(steps):
-                if mapping(step).get("type") != "user_input":
-                    self._step(number, mapping(step))
-            for piece in self._last.values():
-                piece.closed = True
+        if last and not self._parts:
+            self._whole_steps(steps)
+        elif last and steps and not self._compared:
+            self._compared = True  # once: it takes as long as the answer is
+            whole = InteractionsReader(self.draft.empty())
+            whole._whole_steps(steps)
+            self._parts = add_whole(self.draft, whole.draft, self._parts, resumed=self._resumed)
         if last:
             self._status(interaction.get("status"))
+
+    def _whole_steps(self, steps: list[Any]) -> None:
+        """Read the steps of a whole interaction."""
+        for number, step in enumerate(steps):
+            if mapping(step).get("type") != "user_input":
+                self._step(number, mapping(step))
+        for piece in self._last.values():
+            piece.closed = True
 
     def _status(self, status: Any) -> None:
         said = string(status)
@@ -212,8 +232,8 @@ class InteractionsReader(Reader):
         """Read the usage. Its output leaves out thoughts, its input what tools added."""
         if not usage:
             return
-        written, thought = count(usage.get("total_output_tokens")), count(usage.get("total_thought_tokens"))
-        read, brought = count(usage.get("total_input_tokens")), count(usage.get("total_tool_use_tokens"))
+        keys = ("total_output_tokens", "total_thought_tokens", "total_input_tokens", "total_tool_use_tokens")
+        written, thought, read, brought = (self.draft.tokens(usage.get(key)) for key in keys)
         self.draft.use(
             input=None if read is None else read + (brought or 0),
             cached=usage.get("total_cached_tokens"),

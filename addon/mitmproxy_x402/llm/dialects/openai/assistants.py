@@ -12,6 +12,8 @@ from ..reader import Reader
 
 _ENDS = {"completed", "requires_action", "failed", "cancelled", "expired", "incomplete"}
 """Statuses of a run after which the stream ends."""
+_SAYING = {"thread.message.delta", "thread.run.step.delta"}
+"""What nothing of comes after the run has ended."""
 _MAX_OUTPUTS = 1000
 _IN_CALLS = frozenset(("id", "type", "index", "function"))
 _IN_FUNCTIONS = frozenset(("name", "arguments", "index"))
@@ -31,9 +33,9 @@ class AssistantsReader(Reader):
 
     @staticmethod
     def speaks(name: str, value: dict[str, Any]) -> bool:
-        """Whether `value` is an object `thread.*` that is part of an answer."""
+        """Whether `value` is an object `thread.*` that is part of an answer, by itself or by the event's name."""
         what = value.get("object")
-        if what == "thread" and name == "thread.created":
+        if (what == "thread" and name == "thread.created") or (what is None and _object_of(name)):
             return True
         if not isinstance(what, str) or not what.startswith("thread."):
             return False
@@ -41,7 +43,13 @@ class AssistantsReader(Reader):
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read one event."""
-        what = string(value.get("object"))
+        what = _object_of(name)
+        if not what:  # OpenAI's SDK goes by the name alone
+            what = string(value.get("object"))
+            if self.draft.has_names and what.startswith("thread."):
+                self.draft.notes.add("an event without its name in a line `event:`, which OpenAI's SDK skips")
+        if self.ended and what in _SAYING:
+            self.draft.notes.add("an event after the run's last status")
         if what == "thread.run":
             self._run(value)
         elif what == "thread.message.delta":
@@ -146,8 +154,10 @@ class AssistantsReader(Reader):
         piece.identify(string(call.get("id")))
         piece.beside(call, _IN_CALLS)
         piece.beside(function, _IN_FUNCTIONS)
-        if not piece.name:
-            piece.call(self.draft.words(function.get("name"), "the name of a tool"))
+        if whole:
+            self.draft.name_whole_call(piece, function.get("name"))
+        else:
+            self.draft.name_call(piece, function.get("name"), joined=True)
         self._say(piece, function.get("arguments"), whole=whole)
 
     def _grow(self, other: Piece, kind: str, said: dict[str, Any]) -> None:
@@ -169,3 +179,11 @@ class AssistantsReader(Reader):
         if identity not in known and len(known) >= self.draft.max_items:
             return self.draft.max_items
         return known.setdefault(identity, len(known))
+
+
+def _object_of(name: str) -> str:
+    """The object that an event called `name` is about, such as `thread.run` of `thread.run.created`."""
+    what, _, step = name.rpartition(".")
+    if not name.startswith("thread."):
+        return ""
+    return name if step == "delta" else what

@@ -8,7 +8,7 @@ from ....protocol.strict_json import shown
 from ...draft import Draft
 from ...framing.wrapping import type_of
 from ...pieces import Piece
-from ...values import MAX_INDEX, count, dump, is_json, mapping, says_something, sequence, string
+from ...values import MAX_INDEX, dump, is_json, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..invoke_model import tokens_of
 from ..reader import Reader
@@ -52,6 +52,7 @@ class ChatReader(Reader):
         self._others = 0
         self._usages: dict[int, dict[str, Any]] | None = {}
         self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
+        self._gives_reasons = False  # whether any choice has the key `finish_reason`, be it null
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -87,9 +88,9 @@ class ChatReader(Reader):
 
     def done(self) -> None:
         """Read `[DONE]`, the end of the stream."""
-        ended = any(self.draft.stopped(number) is not None for number in self._texts)
-        only_text = self._texts and not self._calls and not ended  # vendors that never say why (Snowflake) do so
-        if not (self.ended or self.draft.all_stopped or only_text) and self.draft.error is None:
+        said = self.draft.said_anything(0)
+        never = said and not self._gives_reasons and not self.draft.any_stopped  # vendors without it, as Snowflake
+        if not (self.ended or self.draft.all_stopped or never) and self.draft.error is None:
             self.draft.notes.add("[DONE] before every choice had its finish_reason")
         self.ended = True
 
@@ -116,7 +117,7 @@ class ChatReader(Reader):
     def _usage(self, usage: dict[str, Any]) -> None:
         read, written = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
         stored = next(
-            (read[key] for key in ("cache_write_tokens", "cache_creation_tokens") if count(read.get(key))),
+            (read[key] for key in ("cache_write_tokens", "cache_creation_tokens") if says_something(read.get(key))),
             usage.get("cache_creation_input_tokens"),
         )
         self.draft.use(
@@ -138,10 +139,10 @@ class ChatReader(Reader):
         if len(self._usages) == 1:
             self._usage(usage)
             return
-        written = [count(one.get("completion_tokens")) for one in self._usages.values()]
+        written = [self.draft.tokens(one.get("completion_tokens")) for one in self._usages.values()]
         if None not in written:  # the input is the same for all
             output = sum(filter(None, written))
-            read = count(usage.get("prompt_tokens"))
+            read = self.draft.tokens(usage.get("prompt_tokens"))
             self.draft.use(output=output, total=None if read is None else read + output)
 
     def _choice(self, choice: dict[str, Any], position: int, *, whole: bool) -> None:
@@ -172,6 +173,7 @@ class ChatReader(Reader):
                 self.draft.notes.add("a choice has another text beside its content, which is shown")
         if choice.get("error"):
             self.draft.fail(choice["error"])
+        self._gives_reasons |= "finish_reason" in choice
         if choice.get("finish_reason") is not None or "stop_reason" in choice:
             self._finish(number, choice)
 
@@ -384,7 +386,7 @@ class ChatReader(Reader):
 
     def _function(self, piece: Piece, function: dict[str, Any], arguments: str) -> None:
         if function.get("name") is not None:
-            self.draft.name_call(piece, function["name"])
+            self.draft.name_call(piece, function["name"], joined=True)
         piece.beside(function, _IN_FUNCTIONS)
         value = function.get(arguments)
         if type(value) is str:

@@ -84,6 +84,8 @@ class ResponsesReader(Reader):
         """Read one event, whose data repeats its type."""
         said = value.get("type")
         kind = said if type(said) is str else name
+        if type(said) is not str and kind[:9] == "response.":
+            self.draft.notes.add("an event whose data does not say its type, which OpenAI's SDK takes for another")
         if name.startswith("thread."):  # other names mean nothing to OpenAI's SDK
             self.draft.notes.add(f"an event called {shown(name)} whose data says {shown(kind)}")
         if self.ended:
@@ -219,8 +221,7 @@ class ResponsesReader(Reader):
         elif kind in _CALLS:
             piece = self._piece(number, 0, 0, "call")
             piece.identify(string(item.get("call_id")) or string(item.get("id")))
-            if not piece.name:
-                piece.call(self.draft.words(item.get("name"), "the name of a tool"))
+            self.draft.name_whole_call(piece, item.get("name"))
             piece.tool = {"function_call": "function", "custom_tool_call": "custom"}.get(kind, kind)
             piece.beside(item, _IN_CALLS)
             self._whole(piece, item.get(_CALLS[kind]))

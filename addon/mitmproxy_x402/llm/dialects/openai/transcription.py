@@ -36,6 +36,10 @@ class TranscriptionReader(Reader):
         """Read a fragment, a segment, or the end."""
         kind = string(value.get("type"))
         piece = self.draft.piece(0, (0,), "text")
+        if self.ended and kind.startswith("transcript."):
+            self.draft.notes.add("an event after transcript.text.done")
+        if not kind and ("delta" in value or "text" in value):
+            self.draft.notes.add("an event whose data does not say its type, which is not read")
         if kind == "transcript.text.delta":
             piece.add(self.draft.words(value.get("delta"), "a fragment"))
         elif kind == _SEGMENT:
