@@ -102,7 +102,7 @@ class TestHelp:
                 text=True,
                 check=False,
             )
-            assert (answer.returncode, answer.stderr) == (1, "")
+            assert (answer.returncode, answer.stderr) == (141, "")
         os.close(write)
 
     def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ class TestHelp:
             command("--help"), env=environment(tmp_path), stdout=write, stderr=subprocess.PIPE, text=True, check=False
         )
         os.close(write)
-        assert (answer.returncode, answer.stderr) == (1, "")
+        assert (answer.returncode, answer.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import X402Error
 from ..machine import installation
 from ..machine.program import program
+from ..machine.standard_streams import run_with_output
 from .help_texts import (
     BENCH_HELP,
     CHECK_HELP,
@@ -42,6 +43,8 @@ FIRST_LINES = {
 }
 TOOLS = {"serve": "mitmdump", "web": "mitmweb", "tui": "mitmproxy"}
 """mitmproxy's three programs by our verbs."""
+PRINTING = ("-h", "--help", "--version")
+"""Options that print something in place of a verb."""
 
 
 def script_path() -> Path:
@@ -54,18 +57,18 @@ def script_path() -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. Mistakes of the user's end in one message, never in a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else "serve"
+    serves = first in TOOLS or (first.startswith("-") and first not in PRINTING)
+    return run_with_output(lambda: _run_verb(arguments), _fail, silent=serves)
+
+
+def _run_verb(arguments: list[str]) -> int:
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()  # here, so that a reader that has gone away is noticed here
-        return code
+        return _dispatch(arguments)
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # the terminal has shown ^C; the prompt is to begin a new line
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; without this the interpreter would report that when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except X402Error as error:
         return _fail(str(error))
     except ImportError as error:
