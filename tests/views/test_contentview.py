@@ -255,3 +255,19 @@ def test_another_dialect() -> None:
     request = {**REQUEST, "tools": [{"name": "forecast", "input_schema": {"type": "object"}}]}
     body = b"".join(messages.stream(request, meaning(request), 0))
     assert "tool call 1: forecast" in look(flow(body, path="/v1/messages")).text
+
+
+@pytest.mark.parametrize(("size", "found"), [(0, 2), (contentview.MAX_QUERY, 0)])
+def test_mitmproxy_s_view_of_graphql_decodes_no_large_body_that_nobody_wants_it_for(size: int, found: int) -> None:
+    """Which view fits is asked of every view, on the event loop."""
+    body = json.dumps({"query": f"query {{\n a }} #{'x' * size}"}).encode()
+    asked = flow(body, JSON)
+    assert priority("graphql", body, asked.response, asked) == found
+    assert show(asked.response, asked, "graphql").name == "GraphQL"
+
+
+def test_mitmproxy_s_view_of_graphql_is_bounded_once() -> None:
+    contentview.register()
+    body = b'{"query": "query {\\n a }"}'
+    asked = flow(body, JSON)
+    assert priority("graphql", body, asked.response, asked) == 2

@@ -157,6 +157,28 @@ def _shown(data: bytes, kind: str | None, message: Any, of: flow.Flow | None) ->
     return Shown(data, (kind or "").lower(), message, of)
 
 
+MAX_QUERY = 64 << 10
+"""Most bytes of JSON that mitmproxy's view of GraphQL decodes to tell whether it is a query."""
+
+
+def _bound_graphql() -> None:
+    """Have mitmproxy's view of GraphQL leave large bodies alone until it is asked for by its name.
+
+    It decodes all JSON on the event loop whenever somebody looks, whichever view is shown: 0.5 s for 4 MB.
+    """
+    try:
+        views: Any = contentviews
+        view = views.registry["graphql"] if hasattr(views, "registry") else views.get("graphql")
+        fits = view.render_priority
+
+        def priority(data: bytes, *about: Any, **more: Any) -> float:
+            return float(fits(data, *about, **more)) if len(data) <= MAX_QUERY else 0.0
+
+        view.render_priority = priority
+    except (AttributeError, KeyError):  # there is none, or it is another one: then it costs what it costs
+        return
+
+
 _registered: list[Any] = []
 
 
@@ -168,3 +190,4 @@ def register() -> None:
     for view in (LlmView(), ChallengeView()):
         _registered.append(make(view))
         contentviews.add(_registered[-1])
+    _bound_graphql()
