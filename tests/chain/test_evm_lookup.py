@@ -280,8 +280,8 @@ def test_no_more_requests_an_hour_than_are_allowed(chain: Anvil) -> None:
         ("eth_chainId", None, "its answer is not a number"),
         ("eth_getBlockByNumber", None, "does not have the block"),
         ("eth_call", "0x", "its answer is not a number"),
-        ("eth_getBlockByNumber", {"number": "0x" + "f" * 60, "timestamp": "0x1"}, "of no time that there is"),
-        ("eth_getBlockByNumber", {"number": "0x1", "timestamp": "0x" + "f" * 60}, "of no time that there is"),
+        ("eth_getBlockByNumber", {"number": "0x" + "f" * 60, "timestamp": "0x1"}, "an impossible number or time"),
+        ("eth_getBlockByNumber", {"number": "0x1", "timestamp": "0x" + "f" * 60}, "an impossible number or time"),
         ("eth_call", "0x" + "f" * 65, "its answer is not a number"),
     ],
 )

@@ -1,6 +1,6 @@
 """Sets the allowance of Permit2: sends an ERC-20 `approve` of a bounded amount as a transaction of the wallet.
 
-It costs gas in the chain's own coin. The transaction is built here: one type, one call, no options.
+For `wallet allow`. It costs gas in the chain's own coin. The transaction is built here: one type, one call, no options.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _block(said: object) -> Block:
         raise Unreachable("it does not have the block yet")
     number, time = quantity(said.get("number")), quantity(said.get("timestamp"))
     if max(number, time) > MOST:
-        raise Unreachable("its block is of no time that there is")
+        raise Unreachable("its block has an impossible number or time")
     return Block(number, time)
 
 

@@ -61,7 +61,10 @@ class Busy(Unreachable):
 
 @dataclass(frozen=True)
 class Trust:
-    """The certificate authorities to trust: mitmproxy's options of these names. None: the usual ones."""
+    """The certificate authorities to trust, by mitmproxy's ssl_verify_upstream_trusted_ca and ..._confdir.
+
+    None: the usual ones.
+    """
 
     ca_file: str | None = None
     ca_folder: str | None = None

@@ -1,4 +1,4 @@
-"""Sums everything that went into and out of a wallet's token account since a given time."""
+"""Sums all transfers into and out of a wallet since a given time, for `check`, which compares the ledger with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks RPCs what a wallet can pay over Permit2 or Circle Gateway: balance, allowance, permit nonce, deposit."""
+"""Asks RPCs what a wallet can pay over Permit2 or Circle Gateway, and whether its key is delegated (EIP-7702)."""
 
 from __future__ import annotations
 

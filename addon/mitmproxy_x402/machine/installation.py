@@ -1,6 +1,7 @@
-"""Finds missing dependencies, and the command that installs them in the running Python's environment.
+"""Finds missing dependencies, and the command that installs them; keeps mitmproxy from starting without them.
 
-Imports only the standard library, and runs on Pythons that the rest of the package does not support, to say so.
+The command is the one for the running Python's environment. Imports only the standard library (and mitmproxy, where
+mitmproxy calls it), and runs on Pythons that the rest of the package does not support, to say so.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def needs_decoding(coding: str) -> bool:
 def decode(body: bytes, coding: str, limit: int, *, whole: bool = False) -> bytes:
     """`body` without its Content-Encoding `coding`, up to about `limit` bytes. Raises Undecodable, also beyond that.
 
-    With `whole` also where it does not end where the coding does: servers read on, or do not.
+    With `whole`, also if the body does not end where the coding does: servers differ in whether they read on.
     """
     if not needs_decoding(coding):
         return body

@@ -269,7 +269,7 @@ _SEPARATOR = re.compile(rb"[&;]")
 
 
 def without_parameters(query: bytes, is_gone: Callable[[bytes], bool]) -> bytes:
-    """`query` without the parameters of which `is_gone`, in which all else stands as it was.
+    """`query` without the parameters for which `is_gone` is true; all else stands as it was.
 
     Parameters stand between ampersands; between semicolons, too, which some servers take for the same.
     """

@@ -1,4 +1,4 @@
-"""Further networks, which are paid on only if the user names them (`x402_networks` or `x402_allow_networks`).
+"""Lists EVM networks that are known but not enabled: the user has to name them to pay there (`x402_networks`).
 
 Unless a comment names another package, chain ids, tokens, decimals and signing domains are those of the reference
 implementation: Python package x402 2.25.0, `x402.mechanisms.evm.default_assets`; npm package @x402/evm 2.27.0 has the

@@ -23,7 +23,7 @@ WWW_AUTHENTICATE = "WWW-Authenticate"
 MAX_HEADER = 64 * 1024
 """Characters of one header that are read or written: servers cut requests off well below that."""
 KEPT_HEADER = 8192
-"""Characters of a header whose challenge is kept decoded, with those of the last others."""
+"""Most characters of a header whose challenge is cached (`_kept`)."""
 MAX_BODY = 1024 * 1024
 """Bytes of a 402's body that are read."""
 MAX_ENTRIES = 256
@@ -79,7 +79,7 @@ def read_payment_required(header: str | None, body: bytes) -> PaymentRequired | 
 
 
 def read_challenge_header(header: str) -> PaymentRequired | None:
-    """The challenge in a header; None: it holds none. Raises ChallengeError, as above.
+    """The challenge in a header; None: it holds none. Raises ChallengeError, as `read_payment_required` does.
 
     Equal headers give the same object, if it is still known: gateways send one challenge again and again.
     """

@@ -113,7 +113,7 @@ def sent_of(entry: Entry, network: Network) -> Sent | str:
     if entry.scheme == "gateway":
         return "Circle settles it off the chain, and has the only record of it"
     if not entry.wallet:
-        return "an older version has not written down who signed it"
+        return "it was paid by an older version, which did not write down who signed it"
     method = _METHODS.get((network.family, entry.scheme))
     if method is None:
         return f"how the scheme {entry.scheme} moves money is not known here"

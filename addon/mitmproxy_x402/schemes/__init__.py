@@ -1,9 +1,9 @@
-"""Turns an offer into a signed payload: one module for each payment method, and the choice between them.
+"""Turns an offer into a signed payload, and says which payment method an entry of a challenge wants.
 
-exact      EIP-3009 on EVM, a partially signed transaction on Solana: the amount is the price
-permit2    scheme `exact` over Permit2: the amount is the price
-upto       a ceiling over Permit2, of which the seller charges a part
-gateway    scheme `exact` by Circle Gateway: the amount is the price, taken from a balance deposited with Circle
+exact      EIP-3009 (`exact_evm`) or a partially signed Solana transaction (`exact_svm`): the amount is the price
+permit2    scheme `exact` over Permit2 (`permit2`): the amount is the price
+upto       a ceiling over Permit2 (`permit2`), of which the seller charges a part
+gateway    scheme `exact` by Circle Gateway (`gateway`): the price, taken from a balance deposited with Circle
 
 Uses `protocol`; a wallet comes in as a function that signs.
 """

@@ -66,7 +66,7 @@ def check(requirement: PaymentRequirements, network: Network, asset: Asset, *, p
     if requirement.max_timeout_seconds > SECONDS:
         raise ChallengeError(
             f"The challenge wants a signature that lives for {requirement.max_timeout_seconds} seconds; Circle Gateway"
-            f" needs {SECONDS}, and no longer one is made. Nothing was signed."
+            f" needs {SECONDS}, and none that lives longer is made. Nothing was signed."
         )
 
 

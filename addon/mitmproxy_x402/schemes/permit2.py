@@ -1,8 +1,8 @@
 """Schemes `exact` and `upto` over Permit2, and the EIP-2612 permit by which a seller sponsors the allowance.
 
-Every address and domain stands here or in the network table; a challenge supplies the payee, the amount and, with
-`upto`, the facilitator that alone may settle. With `upto` the signed amount is a ceiling: that facilitator can take any
-part of it, once, and only for the payee.
+Contracts and signing domains are fixed here, in `permit2_contracts` and in the network table; a challenge supplies the
+payee, the amount and, with `upto`, the facilitator that alone may settle. With `upto` the signed amount is a ceiling:
+that facilitator can take any part of it, once, and only for the payee.
 
 The extension `erc20ApprovalGasSponsoring`, for tokens without EIP-2612, is not answered: its signed transaction has no
 end, so a seller could keep it for ever, and it takes its gas from the wallet. `wallet allow` gives the same allowance.

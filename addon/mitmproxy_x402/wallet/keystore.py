@@ -17,7 +17,7 @@ PASSWORD_VARIABLE = "X402_KEYSTORE_PASSWORD"
 
 
 def keystore_wallet(path: Path, environ: Mapping[str, str], password_file: Path | None) -> EvmWallet:
-    """The wallet in the version 3 keystore `path`, which is safe to read by others as long as its password is not.
+    """The wallet in the version 3 keystore `path`, which others may read as long as they do not have its password.
 
     The password is in `environ`, else the first line of `password_file`. Raises WalletError.
     """

@@ -1,7 +1,7 @@
 """Makes keys from the system's randomness, and restores them from backup words (BIP-39).
 
-One backup holds for both families: 24 words give the key that MetaMask and Phantom show first. `eth_account` knows
-BIP-39 and BIP-32, `solders` SLIP-10; nothing of either is written here.
+One backup holds for both families: 24 words give the key that MetaMask and Phantom show first. `eth_account` implements
+BIP-39 and BIP-32, `solders` SLIP-10.
 """
 
 from __future__ import annotations

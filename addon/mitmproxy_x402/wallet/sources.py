@@ -1,7 +1,7 @@
 """Finds the user's keys and loads them.
 
-A configured file comes first, then the environment, then the files of the gateway's own tools. A configured source must
-work; a default file may be absent.
+What is configured (a file, a keystore, a command, the keyring) comes first, then the environment, then the files of the
+gateway's own tools. A configured file, keystore or command must give a key; the keyring and default files need not.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def write_keystore(key: NewKey, password: str, path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Make the file `path` with mode 0600, its folder with 0700.
+    """Make the file `path` with mode 0600, and its folder, if that is missing, with 0700.
 
     A temporary file next to it is written and synced, then linked to the name. The link fails if the name exists, so no
     file is ever overwritten, even one created in the meantime. Raises WalletError.

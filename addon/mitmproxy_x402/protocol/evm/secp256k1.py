@@ -1,7 +1,7 @@
 """Recoverable ECDSA signatures on secp256k1, with the best library that is installed.
 
 Every library gives the same bytes: the nonce is that of RFC 6979, and s is in the lower half (EIP-2). wallycore is what
-we depend on: Blockstream's, over libsecp256k1, with wheels for Linux and macOS on both processors. coincurve, over the
+we depend on: Blockstream's, over libsecp256k1, with wheels for Linux and macOS on x86-64 and ARM64. coincurve, over the
 same library, has none for Python 3.14 and later. eth-keys comes with eth-account and always works; in pure Python it is
 a hundred times slower, and not written against attackers who measure time.
 """
