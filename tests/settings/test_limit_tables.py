@@ -130,7 +130,7 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("table", "words"),
         [
-            ('max_request = "1"', "says for no model or path"),
+            ('max_request = "1"', "names no model or path"),
             ('model = "x"', "limits nothing"),
             ('modell = "x"\nbudget = 1', "did you mean model?"),
             ('model = "a[b]"\nbudget = 1', "without spaces or brackets"),

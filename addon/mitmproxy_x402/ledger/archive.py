@@ -1,8 +1,8 @@
 """Moves old payments from the ledger to a file, and backs a ledger up, while proxies go on paying from it.
 
 Rows are removed from the ledger only after the file has been written, synced, read back and compared. Only payments
-that no budget counts any more are removed: closed ones, older than the longest period of a budget. Their sums are kept
-for budgets without a period.
+that no budget counts any more are removed: closed ones, older than the longest period that a budget can have. If a
+budget has no period, only payments that count nothing are.
 """
 
 from __future__ import annotations

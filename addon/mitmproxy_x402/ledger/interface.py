@@ -424,7 +424,7 @@ class Ledger(Protocol):
         """Millionths of a dollar that count against `budget` now."""
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
-        """`spent` for each of `budgets`, in one query."""
+        """`spent` for each of `budgets`."""
 
     def close(self) -> None:
         """Close the ledger. Rows stay."""

@@ -21,7 +21,7 @@ def open_ledger(place: LedgerPlace, *, is_tool: bool = False) -> Ledger:
 
 
 def make_ready(ledger: Ledger, settings: Settings) -> None:
-    """Sum up new budgets, and start what syncs the log and lengthen it now, so that no payment waits. Never raises."""
+    """Sum up new budgets, start what syncs the log, and lengthen the log, so that no payment waits. Never raises."""
     if isinstance(ledger, SqliteLedger):
         with contextlib.suppress(LedgerError):  # the first payment reports it
             ledger.spent_of([*settings.budgets, *(budget for limit in settings.limits for budget in limit.budgets)])

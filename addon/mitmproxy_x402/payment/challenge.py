@@ -1,4 +1,7 @@
-"""Reads a 402 response: its PaymentRequired, or the code of a rejection. The header takes precedence over the body."""
+"""Reads what a gateway answers instead of serving: the PaymentRequired of a 402, or the code of a rejection.
+
+A PaymentRequired in a header takes precedence over the body. A rejection can have another status, such as 412.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types shared by policy, payer and ledger: an offer, the request that it is for, and the user's rules."""
+"""Types that the modules of `payment` share: an offer, the request that it is for, and the user's rules."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class _Tries:
         self._costly = 0
 
     def check(self, offer: Offer) -> None:
-        """Raises an error that is known before `offer` is tried."""
+        """Raise the error that `offer` would end in, if that is known before it is tried."""
         if offer.method in OVER_PERMIT2 and self._order.at_once:
             raise _waits(offer)
         needs_rpc = offer.method in OVER_PERMIT2 or (self._order.blockhash is None and _needs_blockhash(offer))
@@ -157,7 +157,7 @@ def cancelled() -> Refused:
 
 
 def _waits(offer: Offer) -> EvmRpcError:
-    return EvmRpcError(f"{offer} is paid when the chain has been asked. Nothing was paid.")
+    return EvmRpcError(f"{offer} can only be paid after the chain was asked. Nothing was paid.")
 
 
 class Payer:
@@ -362,8 +362,8 @@ class Payer:
         if not offers or first.scheme in OVER_PERMIT2:
             raise Refused(
                 "job_not_payable",
-                f"The gateway asks for another payment of a job that was paid by {first.scheme}, which is not signed "
-                "twice. Nothing was paid.",
+                f"The gateway asks to be paid again for a job that was paid by {first.scheme}. Nothing was paid: that "
+                "is done only in the same way, and never over Permit2.",
             )
         offer, row = offers[0], first.row
         await self.read_whole(purpose)

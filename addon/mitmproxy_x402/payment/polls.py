@@ -1,6 +1,6 @@
 """Makes the payments of one poll of a job: what the poll carries, and what is signed when it is answered 402.
 
-`Poll` implements `purchase.PaidRequest`, as `Purchase` does, by the rules of `jobs`:
+`Poll` implements `paid_request.PaidRequest`, as `Purchase` does, by the rules of `jobs`:
 
     reuse      what the first leg carries: the job's payment (EVM), or a proof of who polls (Solana)
     buy        a 402 came: another signature over the payment's own nonce (EVM), or what answers the bill (Solana)

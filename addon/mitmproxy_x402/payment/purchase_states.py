@@ -40,7 +40,7 @@ request may need, x releases the reservation. An event raises RuntimeError in a 
 class Stage(enum.Enum):
     """The states of a purchase, as in the module's table."""
 
-    __hash__ = object.__hash__  # each is there once; that of `Enum` is Python's
+    __hash__ = object.__hash__  # members are singletons, and `Enum.__hash__` is slow: it is written in Python
 
     NEW = "new"
     OWED = "owed"

@@ -1,4 +1,4 @@
-"""Reads budgets, allow lists and the `[[limit]]` tables of x402.toml."""
+"""Reads budgets and the values of allow lists, from any source, and the `[[limit]]` tables of x402.toml."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _limit(where: str, table: Mapping[str, Any], base: Path, home: Path) -> Limi
         if key not in LIMIT_KEYS:
             raise SettingsError(f"{where}: {unknown_key(key, LIMIT_KEYS)}")
     if "model" not in table and "path" not in table:
-        raise SettingsError(f"{where}: says for no model or path; without them use max_request and budget themselves")
+        raise SettingsError(f"{where}: names no model or path; limit all requests with max_request and budget above it")
     if "max_request" not in table and "budget" not in table:
         raise SettingsError(f"{where}: limits nothing; expected max_request or budget")
 

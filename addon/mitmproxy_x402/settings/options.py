@@ -125,7 +125,8 @@ OPTIONS: tuple[Option, ...] = (
         "x402_allow_assets",
         "",
         "The only assets that may be paid with, separated by commas: symbols (USDC) or addresses. Default: empty, "
-        "every asset in the table: USDC and what x402.toml adds.",
+        "every asset of the networks that are paid on: USDC, other dollar tokens of networks that you name (such as "
+        "USDT on celo), and what x402.toml adds.",
     ),
     Option(
         "x402_allow_hosts",

@@ -142,7 +142,7 @@ class Settings:
     web_options: bool = False
     """Whether mitmweb may change options that expose the key or allow more spending."""
     max_body: int = 256 << 20
-    """Bytes of a request's body."""
+    """Most bytes of a request's body."""
     fast_path: bool = True
     """Whether slow functions of mitmproxy's are replaced while the addon is loaded."""
     drain: float = 60
@@ -229,7 +229,7 @@ class _Sources:
     home: Path
 
     def levels(self, key: str) -> tuple[Given | None, Given | None, Given | None]:
-        """What option, environment and file say about `key`. Empty text says nothing."""
+        """What option, environment and file say about `key`. Empty text counts as unset."""
         option = _BY_KEY[key]
         in_option = self.options.get(option.name, "").strip()
         in_environ = self.environ.get(option.variable, "").strip() if option.variable else ""
@@ -278,9 +278,9 @@ def _is_there(place: Path) -> bool:
 
 
 def _key_command(sources: _Sources, key: str) -> tuple[str, ...]:
-    """A command to run. Raises SettingsError, also where a file in the working folder names it that nobody chose.
+    """A command to run. Raises SettingsError, also if an x402.toml that nobody named, in the working folder, has it.
 
-    Such a file may have come with somebody else's project, and a folder that is entered must not run its programs.
+    Such a file may have come with somebody else's project, and entering a folder must not run programs that it names.
     """
     given = sources.first(key)
     if given is None:

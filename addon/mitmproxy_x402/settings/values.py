@@ -192,7 +192,7 @@ def printable(given: Given) -> str:
 
 
 def rpc_url(given: Given) -> str:
-    """The URL of a Solana RPC: https, or http on loopback. Never shown whole: many carry an API key."""
+    """The URL of an RPC: https, or http on loopback. Never shown whole: many carry an API key."""
     allowed = "expected an https:// URL (http:// only for loopback)"
     text = given.value
     if not isinstance(text, str) or not text.isascii() or not text.isprintable() or " " in text:

@@ -69,8 +69,8 @@ def test_what_fits_says_nothing(said: SettlementResponse, paid: Offer, payer: st
         (receipt(network="eip155:1"), offer(), 'the network "eip155:1", and the payment is for base'),
         (receipt(network="base-sepolia"), offer(), 'the network "base-sepolia"'),
         (receipt(payer=OTHER), offer(), f'the payer "{OTHER}", and {PAYER} has signed'),
-        (receipt(transaction=SIGNATURE), offer(), "is none of base"),
-        (receipt(network="solana"), offer("solana"), "is none of solana"),
+        (receipt(transaction=SIGNATURE), offer(), "cannot be one on base"),
+        (receipt(network="solana"), offer("solana"), "cannot be one on solana"),
     ],
 )
 def test_what_does_not_fit_is_said(said: SettlementResponse, paid: Offer, words: str) -> None:

@@ -46,7 +46,7 @@ _SUMS = """
         coalesce(model, ''), path, coalesce(client, ''), 1, micro_usd, micro_usd
     FROM x402_payment WHERE state IN ('reserved', 'sent') AND time >= %(begin)s"""
 UNPROVEN_SINCE = 2
-"""The version of the tables that has these columns."""
+"""The first version of the tables that has what the statements above ask, except `_ROWS` and `_EACH`."""
 
 
 def is_made(url: PostgresUrl) -> bool:

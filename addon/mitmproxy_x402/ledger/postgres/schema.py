@@ -17,8 +17,8 @@ from .session import Session, limit
 
 _VERSIONS = version_1, version_2, version_3, version_4, version_5, version_6
 MIGRATIONS = tuple(version.SQL.replace("{ALIAS}", ALIAS) for version in _VERSIONS)
-"""Each migrates the schema from its index to the next version, which x402_ledger stores. A new one must not change
-older functions, because proxies of the version before use them until they are restarted."""
+"""Each migrates the schema from its index to the next version, which x402_ledger stores. After a new one the functions
+that proxies call must still take the same calls: those of the version before go on until they are restarted."""
 
 _FIRST = 0x78343032
 """The advisory lock for creating or migrating the tables before there is a lock_key: "x402" in ASCII."""

@@ -130,7 +130,7 @@ _WRITES = "INSERT INTO x402_held (route, fingerprint, sealed, sendable_until, fo
 _STATE = "SELECT state FROM x402_payment WHERE id = %s AND COALESCE(reference = COALESCE(%s, reference), true)"
 _SPENT = "SELECT spent FROM x402_spent_of(%s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 _RETURNS = "SELECT x402_returns(%s::bigint, %s::bigint, %s, %s)"
-# In how many milliseconds at most so much of what counts is signatures that outlive the period they are in.
+# In how many milliseconds signatures that outlive their period will count for no more than the given amount.
 _OUTLIVED = """
     SELECT max(lives_until + period - x402_time()) FROM (
         SELECT lives_until, period, sum(counts) OVER (ORDER BY lives_until DESC) AS still

@@ -9,10 +9,10 @@ A sync that changes the length of a file also has to write the file system's own
 long on an idle disk and up to a hundred times on a busy one. So the log is filled with zeros once, and reused from its
 start after each checkpoint. SQLite ends its log at the first frame whose checksum is wrong, so zeros are harmless.
 
-A sync that fails reports what could not be written once: then the system takes it for written, and the next sync for
-done, while on the disk the log has a hole at which SQLite would end it. So after a failed sync, and after one whose
-result is not known, nothing is durable until the whole log has been written again and synced. That takes it from the
-system's memory; where the system has dropped it from there (`file.has_hole`), nothing is paid until proxies start anew.
+A failed write is reported by one sync only. After that the system takes it for written and the next sync succeeds,
+while on the disk the log has a hole at which SQLite would end it. So after a failed sync, and after one whose result is
+not known, nothing is durable until the whole log has been written again, from the system's memory, and synced. If the
+system no longer has it in memory (`file.has_hole`), nothing is paid until proxies start anew.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ZEROS = bytes(_BLOCK)
 GROUP_SECONDS = 0.003
 """Most seconds by which a sync begins later, so that payments that are made meanwhile share it."""
 WAIT_SECONDS = 2
-"""Seconds that the log, to be written again, waits for other writers."""
+"""Seconds to wait for other writers before the log is written again."""
 LOST = "the disk has lost a part of the ledger's log that could not be written before; end all proxies and start again"
 STALLED_SECONDS = 20
 """Seconds after which a payment is refused because the disk does not answer."""
@@ -141,7 +141,7 @@ class Disk:
 
     @property
     def _sync(self) -> Sync:
-        """A thread without `start`, since many open the ledger who never pay. Raises OSError."""
+        """What syncs: a thread if `start` was not called, because many open a ledger and never pay. Raises OSError."""
         if self._made is None:
             self._made = (self._make_sync or ThreadSync)(self._fd)
         return self._made
@@ -165,7 +165,7 @@ class Disk:
         return durable
 
     def _begin_when_idle(self, latest: float | None = None) -> None:
-        """Begin the next sync after what the event loop has to do now, but at the loop's time `latest`."""
+        """Begin the next sync after what the event loop has to do now, at the loop's time `latest` at the latest."""
         self._due = None
         if self._next is not None and self._next.is_over:  # nobody waits for it any more
             self._next = None
@@ -240,7 +240,7 @@ class Disk:
     def _renew(self) -> None:
         """Write the log again while no other process writes. Raises OSError."""
         for file in (self._fd, self._own_fd):
-            with contextlib.suppress(OSError):  # an earlier error of which this open file has not told
+            with contextlib.suppress(OSError):  # an earlier error that this open file has not reported
                 sync_now(file)
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS, isolation_level=None)) as db:
@@ -265,7 +265,7 @@ class Disk:
         durable.end(None if failed is None else self._failure(failed))
 
     def stalled(self) -> Exception:
-        """What who waits for a sync that does not end is told."""
+        """The error for those who wait for a sync that does not end."""
         return self._failure(OSError(errno.ETIMEDOUT, f"the disk has not answered for {STALLED_SECONDS} seconds"))
 
     def look(self) -> None:

@@ -1,4 +1,7 @@
-"""Checks that a file is a ledger of this program and complete, before anything is written to it."""
+"""Creates the ledger's file, or checks that an existing one is a complete ledger of this program.
+
+Nothing is written to a file before it is checked. `failure` words the errors of SQLite and the system for users.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def check_file(path: Path) -> None:
 
 
 def _check_beside(path: Path) -> None:
-    """Raise LedgerError if SQLite would write payments into something beside the file that keeps none, as a pipe.
+    """Raise LedgerError if something beside the file, where SQLite would write payments, cannot keep any: a pipe, say.
 
     Or if another user can change what is there: until a checkpoint, the last payments are nowhere else.
     """
@@ -146,7 +149,7 @@ def has_log(path: Path) -> bool:
 
 
 def failure(path: Path, error: Exception) -> LedgerError:
-    """What users are told of an error of SQLite's or of the system's with the ledger at `path`."""
+    """The LedgerError that tells users of an error of SQLite or of the system with the ledger at `path`."""
     if "is locked" in str(error):
         return LedgerBusy(
             f"The ledger {path} is locked by another program. Without it nothing is paid. End that program "

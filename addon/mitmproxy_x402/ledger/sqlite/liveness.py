@@ -149,9 +149,10 @@ def kept_warning(db: sqlite3.Connection) -> str:
 
 
 def warning_of(db: sqlite3.Connection, ledger: Path, clock: Clock, *, is_cut: bool, is_tool: bool) -> str:
-    """The warning to show because payments may be missing, which a log that is gone (`is_cut`) had; empty: none.
+    """The warning that payments may be missing, because the log that had them is gone; empty: there is none.
 
-    To open a ledger makes a new log. So what a tool finds is kept in the file, until a proxy has shown it at its start.
+    `is_cut`: the log is gone now. Opening a ledger makes a new one, so what a tool finds is kept in the file, until a
+    proxy has shown it at its start.
     """
     warning = (without_log(db, ledger, clock.boot_name) if is_cut else "") or kept_warning(db)
     db.execute("DELETE FROM opened WHERE process LIKE ?", (f"{_KEPT}%",))

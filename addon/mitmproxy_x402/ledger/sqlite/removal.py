@@ -64,7 +64,10 @@ class FileRemoval:
         return removed
 
     def _failure(self, error: Exception) -> LedgerError:
-        return LedgerError(f"The ledger {self._path} cannot be used: {error}. What is in the file may still be in it.")
+        return LedgerError(
+            f"The ledger {self._path} cannot be used: {error}. Payments that were written to the archive may still be "
+            "in the ledger, too."
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -24,7 +24,7 @@ def covered(row: str) -> str:
 
 
 def _covered_without_its_folder(row: str) -> str:
-    """The condition up to version 12 of the tables, in which /v1/images/* did not cover /v1/images itself."""
+    """The condition up to version 13 of the tables, in which /v1/images/* did not cover /v1/images itself."""
     path = f"LOWER(COALESCE({row}.limit_path, {row}.path))"
     return f"""
         (scope.model = '' OR {row}.unclear & 1 OR LOWER({row}.model) GLOB scope.model)

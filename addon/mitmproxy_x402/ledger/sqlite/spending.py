@@ -4,7 +4,7 @@ For each scope that a budget has used, the table `spending` holds sums over span
 Triggers maintain them: a payment is added to one span of each length when it is reserved, and subtracted when it is
 freed. The sum since a given time then consists of the single payments up to the end of the shortest span, the shortest
 spans up to the end of the next longer one (at most 63), and so on until now. A new scope is summed up from the payments
-once. To these come the few payments of before whose signatures lived on (`interface.OUTLIVES`), one by one.
+once. The few earlier payments whose signatures lived on (`interface.OUTLIVES`) are added one by one.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Spending:
         return until
 
     def leaves_at(self, scope: int, budget: Budget, now: int, needed: int) -> int:
-        """Reservation time of the payment whose leaving the period frees `needed`; of one that outlives, its end."""
+        """Reservation time of the payment whose leaving the period frees `needed`; its end if it outlives one."""
         values = {"scope": scope, "begin": _begin(budget, now)}
         parts: Iterable[tuple[int, int, int]] = self._db.execute(PARTS, values)
         while True:

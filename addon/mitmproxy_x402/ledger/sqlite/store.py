@@ -365,7 +365,7 @@ class SqliteLedger:
         return self.spent_of((budget,))[0]
 
     def spent_of(self, budgets: Sequence[Budget]) -> list[int]:
-        """`spent` for each of `budgets`, in one query."""
+        """`spent` for each of `budgets`."""
         with self._transaction("BEGIN"):
             now, _, _, due = self._now()
             known = [(scope, budget) for budget in budgets if (scope := self._spending.find(budget)) is not None]

@@ -43,7 +43,7 @@ class Sync(Protocol):
 
 
 class SyncGone(Exception):
-    """What syncs has ended, so a sync that was begun may not be done: it is to be begun again, in another way."""
+    """The process that syncs has ended, so the sync that was begun may not be done: begin it again, in another way."""
 
 
 class ThreadSync:

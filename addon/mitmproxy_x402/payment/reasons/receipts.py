@@ -38,4 +38,4 @@ def _contradictions(receipt: SettlementResponse, offer: Offer, payer: str) -> It
         yield f"it names the payer {shown(receipt.payer, 100)}, and {payer} has signed"
     is_hash = len(receipt.transaction.removeprefix("0x")) == HASH_DIGITS
     if receipt.transaction and is_hash != (network.family == "evm"):
-        yield f"its transaction {shown(receipt.transaction, 100)} is none of {network.name}"
+        yield f"its transaction {shown(receipt.transaction, 100)} cannot be one on {network.name}"

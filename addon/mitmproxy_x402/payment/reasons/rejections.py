@@ -47,7 +47,7 @@ _REASONS: Sequence[tuple[re.Pattern[str], str]] = tuple(
         (r"PAYMENT_UNDERPAID|.*amount_mismatch", "the price has changed meanwhile"),
         (
             r"invalid_(exact_evm_payload|permit2)_signature",
-            "the gateway does not take the signature; a wallet {payer} with code of its own (EIP-7702) cannot pay so",
+            "the gateway does not take the signature; if the wallet {payer} has code (EIP-7702), it cannot pay so",
         ),
         (
             r"PAYMENT_VERIFICATION_UNAVAILABLE|unexpected_(verify|settle)_error",

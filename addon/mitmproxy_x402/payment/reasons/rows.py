@@ -19,7 +19,7 @@ MAX_FACT = 32
 
 
 def why_never(requirement: PaymentRequirements, network: Network | None) -> str:
-    """Why no row can make `requirement` payable, as half a sentence; empty: one can. `network` is its, if known."""
+    """Why no row can make `requirement` payable, as half a sentence; empty: one can. `network` is None if unknown."""
     family = _family(requirement, network)
     if family is None:
         return "no network has that name, and none of its kind can be added"

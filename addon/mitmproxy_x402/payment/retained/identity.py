@@ -90,7 +90,7 @@ class RequestIdentity:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """A hash of route and digest, equal for equal requests. Blocks like `digest`."""
+        """Route and digest, which are equal for equal requests. Blocks like `digest`."""
         return self.route, self.digest
 
     def anywhere(self) -> RequestIdentity:

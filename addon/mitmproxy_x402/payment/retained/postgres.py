@@ -67,7 +67,7 @@ class SharedRetainedPayments:
         self._networks = networks
         self._clock = clock
         self._alone = RetainedPayments(clock)
-        """Payments that could not be written to the database."""
+        """Payments whose digest is not known yet, or that could not be written to the database."""
         self._seal = AESGCM(_key(wallets, b"held payments: seal"))
         self._index = _key(wallets, b"held payments: index")
 
@@ -141,7 +141,7 @@ class SharedRetainedPayments:
                     return memory
                 memory = _read(said, self._name, self._networks)
             except (InvalidTag, ValueError, KeyError, TypeError, X402Error):
-                logger.warning("x402: a payment that was to be sent again cannot be read, and is left")
+                logger.warning("x402: a payment that was kept to be sent again cannot be read, and is not sent")
                 return None
             now = self._clock()
             memory.forget_at = now + left_ms / 1000

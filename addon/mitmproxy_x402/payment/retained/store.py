@@ -59,7 +59,7 @@ class Memory:
     alive_until: float = 0
     """Unix seconds until which one of the payments made for this request can be settled, whatever was said of it."""
     forget_at: float = 0
-    """Seconds of uptime at which it is forgotten; 0: set when it is stored."""
+    """When it is forgotten, in seconds by the clock of its store; 0: set when it is stored."""
 
 
 class Retained(Protocol):

@@ -190,7 +190,7 @@ class Permit:
     """A permit that was signed with a payment."""
 
     row: int
-    """The payment's in the ledger."""
+    """The payment's row in the ledger."""
     until: float
     """Unix seconds until which the payment can be settled."""
 

@@ -17,7 +17,7 @@ from ..offer import Offer
 FACILITATOR_MARGIN = 6
 """Seconds that an EVM authorization must still be valid when a facilitator checks it."""
 BLOCKHASH_SECONDS = 60 - CACHE_SECONDS
-"""Seconds for which a blockhash is certainly valid after it was signed: at least 60, less the age of a cached one."""
+"""Age in seconds up to which a blockhash is used for payments sent ahead: it is valid for at least 60."""
 BLOCKHASH_END = 300
 """Seconds after which a signed transaction has certainly expired: 150 blocks at five times their usual length."""
 
