@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="all there is: takes twice as long or more")
     parser.addoption("--own", action="store_true", help="start proxies as ./run.sh does, and not by mitmdump -s")
     parser.addoption("--without-postgres", action="store_true", help="leave out tests that start a database server")
-    parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 400, or 2000")
+    parser.addoption("--sequences", help="how many random sequences the ledger's invariant is tried on: 200, or 2000")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     effort.begin(is_thorough=config.getoption("--thorough"))
     config.addinivalue_line("markers", "thorough: of what is tried elsewhere in fewer ways; only runs with --thorough")
+    config.addinivalue_line("markers", "more: tries more with --thorough")
     # Where the package is linked instead of installed, pytest has not found its plugin by itself.
     if not config.pluginmanager.has_plugin("x402_fixtures"):
         config.pluginmanager.register(plugin, "x402_fixtures")
@@ -72,7 +73,11 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if effort.thorough:
+        effort.mark_thorough(items)
+
     def needs_postgres(item: pytest.Item) -> bool:
         called = getattr(item, "callspec", None)
         return "postgres" in getattr(item, "fixturenames", ()) or (called and "postgres" in called.params.values())

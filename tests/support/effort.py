@@ -1,7 +1,8 @@
 """How much is tried: enough for a quick run, or with `--thorough` all there is.
 
-A test is marked `thorough` where another one, that always runs, tries the same thing in fewer ways. `conftest` says
-which run this is before any test is collected.
+A test is marked `thorough` where another one, that always runs, tries the same thing in fewer ways; and `more` if it
+tries more itself in a `--thorough` run, where it then counts as `thorough`. Tests of Hypothesis need no mark for that.
+`conftest` says which run this is before any test is collected.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 T = TypeVar("T")
 
@@ -35,8 +36,25 @@ def begin(*, is_thorough: bool) -> None:
 
 
 def examples(most: int) -> int:
-    """How many of `most` examples of Hypothesis are tried; a quarter in a quick run."""
+    """How many of `most` examples are tried; a quarter in a quick run. Outside of Hypothesis, mark the test `more`."""
     return most if thorough else most // QUICKER
+
+
+def batches(asked: str | None, most: int, size: int, quick: int) -> list[Any]:
+    """Numbers of the batches of `size` that `most` examples make, of which a quick run takes the first `quick` ones.
+
+    `asked` is the user's own number of examples.
+    """
+    if asked:
+        return [*range(-(-int(asked) // size))]
+    return chosen(range(-(-most // size)), *range(quick))
+
+
+def mark_thorough(items: Iterable[pytest.Item]) -> None:
+    """Mark those that try more in this run than in a quick one, so that `-m thorough` runs them, too."""
+    for item in items:
+        if item.get_closest_marker("more") or is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("thorough")
 
 
 def chosen(values: Iterable[T], *always: T) -> list[Any]:

@@ -258,9 +258,9 @@ class World:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    count = int(metafunc.config.getoption("--sequences") or (2000 if effort.thorough else 100))
     if "batch" in metafunc.fixturenames:
-        metafunc.parametrize("batch", range(-(-count // BATCH)))
+        asked = metafunc.config.getoption("--sequences")
+        metafunc.parametrize("batch", effort.batches(asked, 2000, BATCH, quick=1))
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,7 @@ def _chain(monkeypatch: pytest.MonkeyPatch, rpc: TokenRpc, loop: asyncio.Abstrac
     monkeypatch.setattr(World, "loop", loop, raising=False)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("looks", [True, False], ids=["looked up", "never looked up"])
 def test_no_budget_is_exceeded(tmp_path: Path, settings: Settings, wallets: Wallets, looks: bool) -> None:
     seen: Counter[str] = Counter()

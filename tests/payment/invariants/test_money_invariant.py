@@ -30,11 +30,11 @@ SLOWER, SHARED_BATCH = 100, 10
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    count = int(metafunc.config.getoption("--sequences") or (2000 if effort.thorough else 400))
+    asked = metafunc.config.getoption("--sequences")
     if "batch" in metafunc.fixturenames:
-        metafunc.parametrize("batch", range(-(-count // BATCH)))
+        metafunc.parametrize("batch", effort.batches(asked, 2000, BATCH, quick=2))
     if "shared_batch" in metafunc.fixturenames:
-        metafunc.parametrize("shared_batch", range(-(-count // SLOWER // SHARED_BATCH)))
+        metafunc.parametrize("shared_batch", effort.batches(asked, 2000, SLOWER * SHARED_BATCH, quick=1))
 
 
 @contextmanager
