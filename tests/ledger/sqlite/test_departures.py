@@ -182,13 +182,17 @@ def test_what_was_reserved_long_ago_leaves_by_a_transaction_or_not_at_all(
 
 
 CHILD = """if True:
-    import asyncio, pathlib, sys
+    import asyncio, contextlib, pathlib, sqlite3, sys
     from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-    from test_departures import departed, intent
+    from mitmproxy_x402.ledger.interface import Validity
+    from support.ledger.payments import budget, intent
     async def run():
         ledger = SqliteLedger(pathlib.Path(sys.argv[1]))
-        ledger.reserve(intent("0xkept"), [])
-        departed(ledger)
+        ledger.reserve(intent(nonce="0xkept"), [])
+        row = ledger.reserve(intent(nonce="0xnonce"), [budget(10**6)])
+        ledger.record_departure(row, "0xnonce", 1_700_000_300, Validity(1_700_000_300, "hash", 77, 310))
+        with contextlib.closing(sqlite3.connect(ledger.path)) as table:
+            assert table.execute("SELECT state FROM payment WHERE id = ?", (row,)).fetchone() == ("reserved",)
         print("ready", flush=True)
         sys.stdin.read()  # on the loop, so that the table does not catch up
     asyncio.run(run())
@@ -198,8 +202,7 @@ CHILD = """if True:
 @pytest.fixture
 def other(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a reservation (row 1) and a payment that has left (row 2), which does nothing any more."""
-    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}"
-    environ = {**os.environ, "PYTHONPATH": folders}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", CHILD, str(path)]
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

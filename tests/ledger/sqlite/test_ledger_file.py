@@ -138,7 +138,7 @@ CHILD = """if True:
     import asyncio, os, pathlib, sys
     from mitmproxy_x402.ledger.interface import Outcome, Validity
     from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
-    from test_ledger_file import intent
+    from support.ledger.payments import intent
     ledger, last = SqliteLedger(pathlib.Path(sys.argv[1])), sys.argv[2]
     async def durable():
         await ledger.durable_soon()
@@ -161,9 +161,8 @@ CHILD = """if True:
 
 def other_process(path: Path, last: str) -> subprocess.Popen[bytes]:
     """A process that has gone with a payment as far as to `last`, and lives."""
-    folders = f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}"
     command = [sys.executable, "-c", CHILD, str(path), last]
-    environ = {**os.environ, "PYTHONPATH": folders}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
