@@ -67,6 +67,8 @@ CHAT: list[tuple[bytes, list[str]]] = [
     (v.chat(ROLE, v.chunk({"content": "x"}), STOP, v.chunk({"content": "late"})),
      ["more of a choice after its finish_reason"]),
     (v.chat(ROLE), ["[DONE] before every choice had its finish_reason"]),
+    (v.chat(v.chunk({"content": ""}), STOP).replace(b'"index":0', b'"index":0,"text":"x"', 1),
+     ["a choice has a text beside a delta without it, which OpenAI's SDK does not read"]),
     (v.chat(ROLE, v.chunk({"content": "x"})), ["[DONE] before every choice had its finish_reason"]),
     (v.chat(ROLE, v.chunk({"content": "x"})).replace(b',"finish_reason":null', b""), []),
     (v.chat(ROLE, BEGIN, v.chunk(v.call(0, "{}"))).replace(b',"finish_reason":null', b""), []),

@@ -166,16 +166,23 @@ class ChatReader(Reader):
                 self._call(number, self.draft.mapping(call, "a tool call"), place, whole=whole)
         elif said:
             self._message(number, said, whole=whole)
-        if "text" in choice:  # the completions before chat; some say the same words twice
-            if not content and not says_something(said.get("tool_calls")):
-                self._text(number, choice["text"])
-            elif choice["text"] and choice["text"] != content:
-                self.draft.notes.add("a choice has another text beside its content, which is shown")
+        if choice.get("text"):
+            self._plain(number, choice, content, called=says_something(said.get("tool_calls")))
         if choice.get("error"):
             self.draft.fail(choice["error"])
         self._gives_reasons |= "finish_reason" in choice
         if choice.get("finish_reason") is not None or "stop_reason" in choice:
             self._finish(number, choice)
+
+    def _plain(self, number: int, choice: dict[str, Any], content: Any, *, called: bool) -> None:
+        """Read the text of a choice, as the completions before chat have it; some vendors say the same words twice."""
+        if content or called:
+            if choice["text"] != content:
+                self.draft.notes.add("a choice has another text beside its content, which is shown")
+            return
+        if type(choice.get("delta")) is dict:
+            self.draft.notes.add("a choice has a text beside a delta without it, which OpenAI's SDK does not read")
+        self._text(number, choice["text"])
 
     def _said(self, number: int, choice: dict[str, Any], *, whole: bool) -> dict[str, Any]:
         """The delta or the message of a choice, whichever says something; if both do, what they share counts once."""
