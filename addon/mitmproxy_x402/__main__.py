@@ -1,4 +1,4 @@
-"""`python -m mitmproxy_x402 VERB`."""
+"""Runs a verb (`cli.main`): `python -m mitmproxy_x402 VERB`."""
 
 import sys
 

@@ -68,9 +68,8 @@ class X402Addon:
     name = "x402"
 
     def __init__(self) -> None:
-        self.recorder = Recorder()  # last, because the other addons add what it records
+        self.recorder = Recorder()
         self._service = service.Service(lambda: None if self.payer is None else self.payer.settings)
-        # mitmproxy loads them with this addon
         self._peers = Peers(lambda client: client.id in ctx.master.addons.get("proxyserver").connections)
         self._quiet = QuietProbes()
         self._web_lock: WebLock | None = None
@@ -78,6 +77,7 @@ class X402Addon:
         reconciling = Reconciling(lambda: self.payer, describe_anew)
         fairness = Fairness(lambda: ctx.master.addons.get("proxyserver").connections)
         own = [self._service, self._peers, fairness, reconciling]
+        # mitmproxy loads these children with this addon; the recorder is last, because others add what it records.
         self.addons = [Commands(lambda: self.payer), *own, views, self.recorder]
         self._redactor = Redactor()
         self._began = time.time()
@@ -277,7 +277,7 @@ class X402Addon:
         if upstreams:
             lines += map(_where_clients_go, upstreams)
         else:
-            lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and only there x402 pays")
+            lines.append("NOT paying: mitmproxy runs without --mode reverse:https://..., and x402 pays only there")
         return lines
 
     # The hooks of a request, in order.
@@ -289,7 +289,7 @@ class X402Addon:
         install(next_layer, addons.get("nextlayer").next_layer, timeouts, addons, self._answer_at_once)
 
     def _answer_at_once(self, request: http.Request, refusal: http.Response | None) -> http.Response | None:
-        """Answer with `refusal`, or a misplaced token or a health check: no flow, no log line. None: none of these."""
+        """The answer without a flow or a log line: `refusal`, or to a misplaced token or a health check; else None."""
         if refusal is not None:
             answer = refusal
         elif self.payer is not None and guard.is_misplaced(self.payer.settings.client_token, request):
@@ -353,7 +353,7 @@ class X402Addon:
         self._tell_of_parameters(flow, gone)
 
     def _tell_of_parameters(self, flow: http.HTTPFlow, names: tuple[bytes, ...]) -> None:
-        """Log each removed query parameter once: without it the request may mean something else."""
+        """Log each set of removed query parameters once: without them the request may mean something else."""
         if not names or names in self._told_of or len(self._told_of) > MAX_TOLD:
             return
         self._told_of.add(names)

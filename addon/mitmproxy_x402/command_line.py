@@ -1,4 +1,7 @@
-"""Reads the upstream, the ports and the options from the user's command line for mitmproxy."""
+"""Reads upstream, ports and options from the user's command line for mitmproxy, and checks them; for `cli` and `check`.
+
+The addon uses its default port, and its warning of an upstream that the wallet cannot pay.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from .wallet.sources import EVM_VARIABLE, SVM_VARIABLE, Wallets
 
 PORT = 4402
 CONFIG_FILES = ("config.yaml", "config.yml")
-"""Mitmproxy's own, in its configuration folder."""
+"""The names that mitmproxy's own file of options may have, in its configuration folder."""
 
 WEB_PORT = 8081
-"""The default port of mitmweb's page, which is mitmproxy's own."""
+"""The port of mitmweb's page where nobody sets one: mitmproxy's default."""
 
 
 _PAID_ON: Mapping[str, Family] = {SOLANA_GATEWAY: "svm", BASE_GATEWAY: "evm"}
@@ -116,7 +119,7 @@ def why_unpayable(upstream: str, wallets: Wallets) -> str:
     names = {"svm": "Solana", "evm": "Base"}
     return (
         f"{upstream} takes payment on {names[paid_on]}, and the only wallet found pays on "
-        f"{names['evm' if paid_on == 'svm' else 'svm']}: it will be able to pay nothing. Set {wanted}, or use "
+        f"{names['evm' if paid_on == 'svm' else 'svm']}: it can pay nothing there. Set {wanted}, or use "
         f"--mode reverse:{other}"
     )
 
@@ -162,7 +165,7 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def configured_options(confdir: str | None) -> dict[str, str]:
-    """The options with a text value in mitmproxy's own config file."""
+    """The options with a text value in mitmproxy's own configuration file."""
     folder = Path(confdir or "~/.mitmproxy").expanduser()
     if not any((folder / name).exists() for name in CONFIG_FILES):
         return {}

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class X402Error(Exception):
-    """Base of everything this package raises on purpose.
+    """Base of the errors whose message people see; `Undecodable` is outside of it.
 
     `code` is stable and meant for programs; `str(error)` is a sentence for people.
     """
@@ -62,13 +62,13 @@ class Refused(X402Error):
 
 
 class RpcError(X402Error):
-    """No configured Solana RPC gave a usable answer within its time."""
+    """No RPC gave a usable answer within its time: on Solana, or on any network when a balance was asked for."""
 
     code = "solana_rpc_unavailable"
 
 
 class EvmRpcError(RpcError):
-    """No RPC said within its time what the wallet can pay with over Permit2."""
+    """No RPC of an EVM network gave a usable answer within its time, or a transaction sent to one did not succeed."""
 
     code = "evm_rpc_unavailable"
 
@@ -93,7 +93,7 @@ def error_body(kind: str, code: str, message: str) -> bytes:
     """The JSON body that both the OpenAI and the Anthropic SDK turn into their own exception with our message.
 
     `kind` is `x402_refused` (we did not pay) or `upstream_error` (the gateway could not be reached or broke off). Never
-    fails: a message that quotes bytes which are no UTF-8 has question marks in their place.
+    fails: a message that quotes bytes that are not UTF-8 has question marks in their place.
     """
     error = {"type": kind, "code": code, "message": message}
     return json.dumps({"type": "error", "error": error}, ensure_ascii=False).encode("utf-8", "replace")

@@ -17,7 +17,7 @@ def quick_init(cls: _Class) -> _Class:
     """Replace the `__init__` of the frozen dataclass `cls` by one that writes to the instance's `__dict__`.
 
     Takes the same arguments; instances are as frozen as before. Raises TypeError for what it does not know: slots,
-    `__post_init__`, and fields that are keywords only.
+    `__post_init__`, and keyword-only fields.
     """
     if "__slots__" in vars(cls) or hasattr(cls, "__post_init__") or any(field.kw_only for field in fields(cls)):
         raise TypeError(f"{cls.__name__} is no plain dataclass")

@@ -32,10 +32,10 @@ class TestThisMachine:
         [
             (
                 ("--modle", "x"),
-                "'--modle' is no argument of check or serve; did you mean --model? See mitmproxy-x402 check",
+                "'--modle' is not an argument of check or serve; did you mean --model? See mitmproxy-x402 check",
             ),
-            (("--wait",), "'--wait' is no argument"),
-            (("gpt-5",), "'gpt-5' is no argument of check or serve."),
+            (("--wait",), "'--wait' is not an argument"),
+            (("gpt-5",), "'gpt-5' is not an argument of check or serve."),
             (("--listen-host",), "expected one argument"),
             (("--set", "x402_budget"), "--set x402_budget: a value must follow"),
         ],

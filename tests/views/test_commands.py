@@ -202,7 +202,7 @@ class TestSummary:
         with closing(open_ledger(tmp_path / "gone")) as gone:
             (tmp_path / "gone").unlink()
             (line,) = closing_lines(paying.settings, gone, 0)
-        assert line.startswith("what was paid cannot be said: There is no ledger")
+        assert line.startswith("what was paid is not known: There is no ledger")
 
 
 CONSOLE = '''

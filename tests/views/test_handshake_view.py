@@ -116,7 +116,7 @@ def test_any_402(challenge: dict[str, Any], expected: str) -> None:
 
 
 def test_nothing_to_pay() -> None:
-    assert look(flow(), "x402").text == "Nothing was asked to be paid."
+    assert look(flow(), "x402").text == "No payment was asked for."
 
 
 def test_a_refusal_shows_the_handshake_by_itself() -> None:

@@ -123,7 +123,7 @@ def test_a_call_is_not_held_against_tools_in_a_request_of_very_many_values() -> 
     asked = flow(body := STREAM + b": of this test, since an answer is read once\n\n")
     asked.request.text = json.dumps({**REQUEST, "x": [0] * reading.MAX_VALUES})
     read_whole(reading.answers, EVENTS, body, reading.asked_by(asked.request))
-    assert "hold the calls against its tools here" in " ".join(look(asked).text.split())
+    assert "check the calls against its tools here" in " ".join(look(asked).text.split())
 
 
 def test_no_call_is_held_against_tools_by_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> 
 
 
 def judge(network: Network, asset: Asset, entries: Sequence[Entry], moved: Movements, begin: float) -> Line:
-    """What the ledger's `entries` say beside what `moved` on the chain since `begin` (Unix seconds)."""
+    """The line that compares the ledger's `entries` with what `moved` on the chain since `begin` (Unix seconds)."""
     left_in = {each.lower() for each in moved.outgoing}
     named: dict[str, int] = {}
     for entry in entries:

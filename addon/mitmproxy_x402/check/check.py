@@ -96,7 +96,7 @@ def _read(arguments: Sequence[str]) -> _Given:
         near = nearest(flag, ("--model", "--upstream"), 0.8) or nearest(flag, taken.flags, 0.7)
         hint = f"; did you mean {near}?" if near and flag.startswith("-") else "."
         raise SettingsError(
-            f"check: {taken.unknown[0]!r:.60} is no argument of check or serve{hint} See {program()} check --help."
+            f"check: {taken.unknown[0]!r:.60} is not an argument of check or serve{hint} See {program()} check --help."
         )
     known = {*taken.options, *(option.name for option in OPTIONS)}
     configured = configured_options(given.options.get("confdir"))

@@ -34,7 +34,7 @@ Body = dict[str, object]
 
 @dataclass(frozen=True)
 class Reached:
-    """The gateway answered."""
+    """What a gateway that can be reached has answered."""
 
     status: int
     models: tuple[str, ...]

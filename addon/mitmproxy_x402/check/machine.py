@@ -1,4 +1,4 @@
-"""Checks this machine: versions, wallet, ledger, port."""
+"""Checks this machine: versions, certificate authorities, the library that signs, wallet, ledger, port."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _hints(given: _Given, program: str) -> list[str]:
 
 
 def run_client(arguments: Sequence[str], program: str) -> int:
-    """Run the program after `--` in place of this process, with the variables of every client set.
+    """Run the program after `--` in place of this process, with variables that point every client at the proxy.
 
     Raises SettingsError: there is no program, or no proxy answers.
     """

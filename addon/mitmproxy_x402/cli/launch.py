@@ -43,7 +43,7 @@ def mitmproxy_arguments(
         ours += ["--mode", f"reverse:{upstream}" + (f"@{int(first) + number}" if len(upstreams) > 1 else "")]
     if "listen_port" not in given.options:
         ours += ["--listen-port", str(PORT)]
-    # The addon sees to these by itself, but only once the port is open already.
+    # The addon sets this by itself, but on some versions of Python only once the port is open.
     if "listen_host" not in {*given.options, *configured}:
         ours += ["--listen-host", "127.0.0.1"]
     return [*ours, *given.passed_on]

@@ -30,7 +30,7 @@ NOT_ASKED, FOUND_WRONG = 1, 3
 """Exit codes: there was something to look up and no answer at all; the chain contradicts what a gateway said."""
 MAX_LINES = 20
 RPC_SECONDS = 10
-"""For one answer, at least: nobody waits for a payment here."""
+"""Least seconds to wait for one answer: no client is waiting here."""
 
 
 _DIGITS = re.compile("[0-9]+")
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
             raise LedgerError(f"There is no ledger at {place}. The proxy makes one when it starts.")
         write("Nothing was paid yet.\n")
         return 0
-    # To open it brings an older one up to date, and ends what has ended.
+    # Opening it brings an older ledger up to date, and ends what has ended.
     with closing(open_ledger(place, is_tool=True)) as ledger:
         entries = _entries(place)
         outcome = asyncio.run(_look_up(entries, settings, ledger, quiet=given.json))

@@ -1,7 +1,7 @@
 """The verb `sandbox`: a play-money gateway, the real proxy in front of it, and one paid request to watch.
 
 The proxy is a process of its own, started as a user would start it. Nothing of the user's is touched: the wallet is
-made here and handed over by environment, configuration and certificates live in a directory that goes away.
+made here and handed over by environment; configuration and certificates are in a directory that is removed.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ class _Choice:
     """The verb that starts the proxy: `serve` or `web`."""
     networks: tuple[str, ...]
     scheme: Scheme
-    """The scheme that the gateway offers beside `exact`, and that the proxy pays by."""
+    """The scheme that the proxy pays by. The gateway sells by it alone, or, if it is `upto`, by `exact`, too."""
     passed_on: tuple[str, ...]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Show the demo, then serve until Ctrl-C; the exit code says whether the request was paid and complete."""
+    """Show the demo, then serve until Ctrl-C. With --once, return 0 if the request was paid and complete, else 1."""
     choice = _read(arguments)
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "SIGHUP"):
@@ -306,7 +306,7 @@ def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapp
         EVM_VARIABLE: f"0x{secrets.token_hex(32)}",
         SVM_VARIABLE: str(Keypair()),
         "X402_CONFIG": str(directory / "x402.toml"),
-        "XDG_STATE_HOME": str(directory),  # its ledger goes away with it
+        "XDG_STATE_HOME": str(directory),  # its ledger is removed with it
     }
     return {**kept, **ours}
 
@@ -414,7 +414,7 @@ def _say_what_was_paid(gateway: Sandbox, choice: _Choice) -> bool:
         if payment.scheme == "upto" and payment.charged is not None and asset is not None:
             say(f"{_bold('paid')}       at most {amount}, the ceiling that the wallet signed and the proxy reserved")
             amount = f"{format_usd(asset.micro_usd(payment.charged))} USDC"
-            say(f"{_bold('charged')}    {amount} on {place} of {payment.payer}, by the answer's length")
+            say(f"{_bold('charged')}    {amount} on {place} from {payment.payer}, by the answer's length")
         else:
             say(f"{_bold('paid')}       {amount} on {place} by {payment.payer}")
         say(f"           {payment.state}, transaction {payment.transaction or 'none'}")

@@ -1,4 +1,4 @@
-"""Asks questions at a terminal: visible and hidden input, wiping the screen, a spinner."""
+"""Talks to the user at a terminal: prints, asks visibly or hidden, wipes the screen, shows a spinner."""
 
 from __future__ import annotations
 

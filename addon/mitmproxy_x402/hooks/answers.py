@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 JSON = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
-"""Tells both SDKs not to retry: the same request would be refused again."""
+"""Tells the SDKs of OpenAI and Anthropic not to retry: the same request would be refused again."""
 REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
 

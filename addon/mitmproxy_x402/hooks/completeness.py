@@ -240,7 +240,7 @@ def _looks_like_json(body: bytes) -> bool:
 
 
 def _values(body: bytes) -> list[Any] | None:
-    """The values of a JSON text, or of several in a row (as in lines of JSON). None: it is none."""
+    """The values of a JSON text, or of several in a row (as in lines of JSON). None: it is not JSON."""
     values: list[Any] = []
     try:
         text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff").strip()
@@ -361,7 +361,7 @@ def _event_says_that_it_failed(said: Any) -> bool:
 
 
 def _has_error(said: dict[str, Any]) -> bool:
-    """Whether there is an error in it, in whatever case its key is written."""
+    """Whether `said` has an error, in whatever case its key is written."""
     return any(value and key.lower() in ("error", "errors") for key, value in said.items())
 
 

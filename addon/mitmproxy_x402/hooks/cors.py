@@ -48,7 +48,7 @@ def opening(origin: str) -> Fields:
 
 
 def open_to(response: http.Response, origin: str) -> None:
-    """Let `origin` read `response`, also where it asked with credentials, for which `*` does not do."""
+    """Let `origin` read `response`, also where it asked with credentials, for which `*` is not enough."""
     headers = response.headers
     allowed = headers.get("access-control-allow-origin")
     ours = dict(opening(origin))

@@ -1,4 +1,4 @@
-"""Adds dates to mitmproxy's log lines, names a line's flow, and drops the lines of health checks."""
+"""Logs lines about a flow (`say`), and filters mitmproxy's: adds dates, removes quoted data, drops health checks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _leave_data_out(record: logging.LogRecord) -> None:
 
 
 class QuietProbes(logging.Filter):
-    """Holds a connection's first line back until there is another about it; if there is none, both ends are dropped.
+    """Holds a connection's first line back until there is another; if only its last one comes, both are dropped.
 
     Also leaves out what mitmproxy quotes of received data.
     """

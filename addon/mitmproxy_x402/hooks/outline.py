@@ -61,7 +61,7 @@ class Outline:
         return bool(self._texts) and not (self._broken or self._closers)
 
     def feed(self, data: bytes) -> None:
-        """One more chunk. What is outside of all brackets is skipped."""
+        """Take one more chunk. What is outside of all brackets is skipped."""
         at = 0
         is_calm: bool | None = None
         while at < len(data) and not self._broken:

@@ -156,7 +156,7 @@ class Reconciling:
             logger.debug("x402: what the chain says could not be written down yet: %s", error)
             return
         for one in found:
-            if one.verdict.kind == "used":  # is asked about again
+            if one.verdict.kind == "used":  # it is asked about again
                 continue
             _log(one)
             flow = flow_metadata.flow_of(one.entry.row)

@@ -64,7 +64,7 @@ class Service:
         """Handle SIGTERM and SIGHUP, on which mitmproxy would cut every stream at once."""
         # Determined now: a terminal that has gone away is not recognised as one.
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
-        # Not possible on Windows, and outside the main thread.
+        # Not possible on Windows, nor outside the main thread.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)

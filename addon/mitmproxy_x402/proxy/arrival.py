@@ -48,7 +48,7 @@ Steps = Generator[commands.Command, Any, None]
 
 
 def nothing() -> Steps:
-    """No step."""
+    """Steps that do nothing."""
     yield from ()
 
 
@@ -64,8 +64,8 @@ _TOO_MANY = http.Response.make(
     error_body(
         "x402_refused",
         "request_head_too_large",
-        f"A request with more than {MAX_FIELDS} headers, or as many parameters in its query or Referer. Nothing was "
-        "paid.",
+        f"mitmproxy-x402: the request has more than {MAX_FIELDS} headers, or more than {MAX_FIELDS} parameters in its "
+        "query and Referer. Nothing was paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
@@ -77,8 +77,8 @@ _UNSPEAKABLE = http.Response.make(
         "x402_refused",
         "request_head_invalid",
         "mitmproxy-x402: the request's target does not begin with a slash or has blanks, control characters or a "
-        "fragment (#) in it, its method is no word, or a header or trailer has a line break or NUL in it, so that "
-        "servers would read another request in it. Nothing was paid.",
+        "fragment (#) in it, its method is not a word, or a header or trailer has a line break or NUL in it, so that "
+        "servers could read another request in it. Nothing was paid.",
     ),
     [(b"content-type", b"application/json"), (b"x-should-retry", b"false")],
 )
@@ -89,7 +89,7 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _is_plain(request: http.Request) -> bool:
-    """Whether the request line that is made of `request`, for an HTTP/1 upstream, says just that.
+    """Whether an HTTP/1 request line made of `request` is read as the same method and path.
 
     HTTP/2 and HTTP/3 carry method and path in fields of their own, where anything may stand. A CONNECT, which has no
     path, is never forwarded.
@@ -116,7 +116,7 @@ class ArrivingStream(HttpStream):
     _discarded = 0
 
     def state_wait_for_request_headers(self, event: events.Event) -> Steps:
-        """Handle the request's head as mitmproxy does, but send an answer that is known already at once."""
+        """Handle the request's head as mitmproxy does, but send an answer at once if it is known already."""
         assert isinstance(event, RequestHeaders)
         head = event.request.headers
         answer = None
@@ -156,7 +156,7 @@ class ArrivingStream(HttpStream):
         try:
             size = expected_http_body_size(self.flow.request)
         except ValueError:
-            return False  # mitmproxy says so
+            return False  # mitmproxy reports the error
         return size is not None and size > self.exchange.max_body
 
     def _too_large(self) -> http.Response | None:

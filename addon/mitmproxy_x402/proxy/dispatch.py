@@ -21,7 +21,7 @@ FLOW_HOOKS = frozenset(
 )
 """The hooks that every paid request may pass; each has a flow and nothing else.
 
-All of them, so that a request that follows a cancelled one finds the payment of that: no hook overtakes `error`.
+None is left out, so that no hook overtakes `error`: a request after a cancelled one finds the payment of that.
 """
 
 _INDEX = "x402_hook_index"

@@ -1,4 +1,4 @@
-"""Holds a 402 back, shows it to the addon, then releases it, answers in its place, or sends the request again.
+"""`HoldingStream`, the part of `stream.X402Stream` that holds a 402 back until the addon has decided about it.
 
 mitmproxy answers 502 when an upstream's head is ambiguous (RFC 9112, section 6.3), as a guard against request
 smuggling. A challenge with such a head is not paid, because the paid answer would be lost. An answer that was paid for

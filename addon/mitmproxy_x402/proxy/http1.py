@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections that accept interim responses and trailers, and bound what they buffer."""
+"""mitmproxy's HTTP/1.1 connections, which here accept interim responses and trailers, and bound what they buffer."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Http1Server(ChunksInTurns, _http1.Http1Server):
         return nothing() if self.conn.state in _NOT_WRITABLE else super().send(event)
 
     def read_headers(self, event: Any) -> Steps:
-        """Read a head, one that was sent ahead in a turn of its own: thousands fit into one read."""
+        """Read a head; each one that was sent ahead has a turn of its own, since thousands fit into one read."""
         if not isinstance(event, events.DataReceived):
             return super().read_headers(event)
         if self._turn is not None:
@@ -264,7 +264,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
     """The request to which something has come, and whose interim responses are counted."""
     _interim = 0
     _most: int | None = None
-    """Bytes that the body of the answer has at most, where its head says several lengths."""
+    """Bytes that the body of the answer has at most, where its head gives several lengths."""
 
     @property
     def has_begun(self) -> bool:

@@ -39,7 +39,7 @@ from .stream import X402Stream
 from .veil import without_quotes
 
 _tasks: set[asyncio.Task[None]] = set()
-"""Those that run: the event loop itself keeps weak references only."""
+"""The tasks that are running: the event loop itself keeps weak references only."""
 
 
 class X402Layer(FlatHttpLayer):

@@ -77,7 +77,7 @@ _ASKING_EVENTS = (RequestData, RequestHeaders, RequestTrailers, RequestEndOfMess
 
 
 SWITCHING_PROTOCOLS = 101
-"""What follows is no HTTP any more."""
+"""The status after which the connection no longer speaks HTTP."""
 _SHARED = (b"h2", b"h3")
 """Protocols (ALPN) in which several streams use one connection."""
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id

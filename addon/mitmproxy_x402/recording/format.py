@@ -110,7 +110,7 @@ class RecordedPayment:
     """The payment for the answer."""
 
     state: str
-    """`settled`, `unknown`, `rejected`, `refused` or `sent`."""
+    """As `x402.state` in `views.flow_metadata`: `settled`, `unknown`, `rejected`, `refused`, ..."""
     amount: str = ""
     """USDC, decimal."""
     network: str = ""
@@ -139,7 +139,7 @@ class Recording:
     end: float | None = None
     """Seconds from the request's beginning to the answer's end."""
     payment: RecordedPayment | None = None
-    """None: nothing was asked to be paid."""
+    """None: no payment was asked for."""
     legs: int = 1
     """Requests sent upstream for this one."""
     notes: tuple[str, ...] = ()
@@ -336,7 +336,7 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
 
 
 def read_chunk(line: str) -> Chunk | None:
-    """A line of chunks.jsonl; None: it is none."""
+    """The chunk that a line of chunks.jsonl describes; None: it describes none."""
     found = _CHUNK.fullmatch(line.strip())
     return None if found is None else Chunk(float(found[1]), int(found[2]))
 

@@ -119,7 +119,7 @@ def to_text(recording: Recording) -> str:
 
 
 def about_text(flow_id: str, started: str) -> str:
-    """What comes first."""
+    """The first members: `id` and `started`."""
     return f'"id": {_quoted(flow_id)},\n "started": {_quoted(started)}'
 
 
@@ -159,7 +159,7 @@ def rest_text(payment: str | None, legs: int) -> str:
 
 
 def head_text(head: Head, files: Files) -> str:
-    """The whole."""
+    """flow.json as a whole: `head`, and in it what `files` says of the files."""
     about, state, error, request, response, timing, rest = head
     asked, asked_size, asked_digest, body, decoded, size, digest, chunks, notes = files
     answer = "null"

@@ -58,7 +58,7 @@ class Job:
 
     def __init__(self, outbox: Outbox, plan: Plan, number: int, flow: http.HTTPFlow, began: float) -> None:
         self.writer: Writer | None = None
-        """Who has begun to write it; None: nobody."""
+        """The writer that has been given it; None: none yet."""
         self.end: Snapshot | None = None
         """What the final head says."""
         self.outbox = outbox
@@ -123,7 +123,7 @@ class Job:
         self.outbox.add(self, size)
 
     def part(self) -> Part:
-        """All that is new, without secrets; from then on it is not."""
+        """Make a Part of all that is new, without secrets. `drop` then forgets it."""
         end = self.end
         if end is None:
             assert self.flow is not None
@@ -160,7 +160,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self.forgotten: deque[Job] = deque()
-        """Those of which nothing more will be heard."""
+        """Recordings whose flow mitmproxy has dropped before its end."""
         self._complaints = Complaints(_log)
         self._ended: deque[Job] = deque()
         self._growing: deque[Job] = deque()
@@ -172,12 +172,12 @@ class Outbox:
         self._timer: asyncio.Handle | None = None
         self._is_due = False
         self.process: ProcessWriter | None = None
-        """Who writes folders; None: not started, or gone."""
+        """The writer of folders; None: not started, or gone."""
         self._is_closed = False
         self._has_tried = False
         """Whether a process was started."""
         self.thread: ThreadWriter | None = None
-        """Who writes all else."""
+        """The writer of everything else; None: not needed yet."""
 
     @property
     def room(self) -> int:
@@ -306,7 +306,7 @@ class Outbox:
                 writer.write(load.parts, load.size, load.ends)
 
     def _writer_for(self, job: Job) -> Writer:
-        """Who is to write a new recording."""
+        """The writer for a new recording."""
         if job.plan.is_plain and self.process is not None:
             return self.process
         if self.thread is None:

@@ -1,4 +1,4 @@
-"""The formats that recordings are written in, and what is to be done for them when a flow is over."""
+"""Finishes a recording whose folder is written: adds it to a HAR or flow file, removes a folder that is not to stay."""
 
 from __future__ import annotations
 

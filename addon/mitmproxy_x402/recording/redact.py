@@ -1,7 +1,8 @@
 """Replaces secrets in recorded headers and queries by `[redacted]`. Bodies are left as they are.
 
-`protocol.credentials` decides by name and value, and rather redacts too much. A redacted value matches any other when
-the recording is served, so harmless names such as `page_token` are exempt: else all pages of a list would look equal.
+`protocol.credentials` decides by name and value, and redacts too much rather than too little. A redacted value
+matches any other when the recording is served, so harmless names such as `page_token` are exempt: else all pages of a
+list would look equal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads flow.json strictly; errors name the place of a wrong value and what was expected."""
+"""Reads typed values from the objects in flow.json, for `format`; RecordingError names the place of a wrong one."""
 
 from __future__ import annotations
 

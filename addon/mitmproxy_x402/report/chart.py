@@ -13,7 +13,7 @@ from .sums import SPENT, Report
 from .text import plain
 
 SERIES = 7
-"""Drawn each with a colour of its own; the others share one."""
+"""Names that are drawn with a colour of their own; all others share one."""
 OTHERS = "others"
 WIDTH, HEIGHT = 9400, 2800
 _LEFT, _RIGHT, _TOP, _BOTTOM = 600, 180, 140, 300

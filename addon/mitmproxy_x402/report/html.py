@@ -160,7 +160,7 @@ def _head(*titles: str) -> str:
 
 
 def _usd(micro_usd: int) -> str:
-    """Points in one column: the decimals that are not there take their room all the same."""
+    """An amount with room for all six decimals, so that the points of a column are in line."""
     text = format_usd(micro_usd)
     _, point, part = text.partition(".")
     missing = "0" * (6 - len(part)) if point else ".000000"

@@ -27,7 +27,7 @@ def of_ledger(
     """The report of the ledger at `place`, in this machine's time zone. A million payments take about a second. Of each
     kind the newest `listed` are listed.
 
-    Raises LedgerError: there is none, no right to read it, or it is no ledger of ours.
+    Raises LedgerError: it is missing, may not be read, or is not a ledger of ours.
     """
     today = now.astimezone().date()
     groups = read_groups(place, None if since is None else min(since, today.replace(day=1)))

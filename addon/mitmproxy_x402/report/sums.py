@@ -20,9 +20,9 @@ from ..protocol.networks import BUILT_IN, NetworkTable
 NO_CEILINGS = Ceilings()
 UNNAMED = "unnamed"
 SPENT: frozenset[Fate] = frozenset({"settled", "unknown", "rejected", "under way"})
-"""What counts."""
+"""The fates of payments that count as spent."""
 OPEN: frozenset[Fate] = SPENT - {"settled"}
-"""What of it nobody has confirmed."""
+"""Those of them that nobody has confirmed."""
 WORDS: Mapping[Fate, str] = {
     "settled": "confirmed",
     "unknown": "not confirmed yet",
@@ -108,7 +108,7 @@ class Report:
         return self.fates.get(fate, Sum())
 
     def network(self, caip2: str) -> str:
-        """What people call that network."""
+        """The network's short name; the CAIP-2 id if it has none."""
         return self.names.get(caip2, caip2)
 
     def moment(self, entry: Entry) -> datetime:

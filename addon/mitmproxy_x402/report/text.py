@@ -1,4 +1,4 @@
-"""Writes the report as a table for the terminal, as JSON, as CSV, and in one line. Pure.
+"""Writes the report as a table for the terminal, as JSON and as CSV. Pure.
 
 Names of models, paths, references and codes come from clients and gateways: whatever could steer a terminal, or be a
 formula to a spreadsheet, is made harmless here.
@@ -24,9 +24,9 @@ WIDTH = 80
 _LABEL, _COUNT, _AMOUNT = 32, 10, 16
 _BAR = WIDTH - _LABEL - _COUNT - _AMOUNT - 2
 MAX_LINES = 20
-"""Of a table; more are summed up in its last line."""
+"""Most rows of a section; the others are summed up in one line."""
 MAX_LISTED = 5
-"""Payments that are listed one by one."""
+"""Most payments that are listed one by one."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 

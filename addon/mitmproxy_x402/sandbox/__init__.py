@@ -4,7 +4,7 @@
     with sandbox.run_in_thread():
         print(sandbox.url)
 
-Uses `protocol`, the only code that it shares with the payer, so that it can test it.
+Uses `protocol`, and shares no other code with the payer, which it tests.
 """
 
 from .config import SandboxConfig

@@ -20,7 +20,7 @@ _KEEP = 200  # nobody examines the records of a program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; the exit status."""
+    """Serve until interrupted; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
         sandbox = Sandbox(_config(options))
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allowance", type=int, default=0, metavar="UNITS", help=allowance)
     add("--unusable", action="store_true", help="offer a cheaper entry that nobody can pay, too")
     add("--official", action="store_true", help="say why a payment was rejected in the header alone")
-    add("--no-decoys", action="store_true", help="offer nothing but the scheme `exact`")
+    add("--no-decoys", action="store_true", help="offer only what --scheme names, no dearer entries by others")
     add("--shuffle", type=int, metavar="SEED", help="offer the entries in another, repeatable order each time")
     add("--no-blockhash", action="store_true", help="leave recentBlockhash out, so that payers ask the RPC")
     add("--memo", default="", help="a seller's memo for Solana payments")

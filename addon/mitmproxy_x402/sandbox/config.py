@@ -58,13 +58,13 @@ class SandboxConfig:
     unusable: bool = False
     """Whether to add an entry that is cheaper than all others and cannot be paid: its `payTo` is mistyped."""
     official: bool = False
-    """Whether rejections give their reason like the reference servers: in the header, with an empty body."""
+    """Whether rejections give their reason like the reference servers: in the header, with the body `{}`."""
     decoys: bool = True
     """Whether to offer `upto` (EVM) and `batch-settlement` (Solana), too, at higher amounts."""
     shuffle: int | None = None
     """A seed: the entries of each challenge come in a different, repeatable order. None: `exact` first."""
     recent_blockhash: bool = True
-    """Put `recentBlockhash` and `lastValidBlockHeight` into Solana entries; without it payers need the RPC."""
+    """Whether to put `recentBlockhash` and `lastValidBlockHeight` into Solana entries; if not, payers need the RPC."""
     memo: str = ""
     """A seller's memo (`extra.memo`) in Solana entries."""
     blockhash_seconds: int = 60

@@ -1,7 +1,7 @@
 """Answers requests for videos, songs and images with jobs: 202, then polls until the job is done.
 
-It does what the real gateway is reported to do. A poll is authenticated by the payment, or on Solana by a signature of
-the wallet that paid over the job's id and the time; without it the answer is that there is no such job. Money moves
+It does what the real gateway is reported to do. A poll is authenticated by the payment, or on Solana by the payer's
+signature over the job's id and the time; without it the answer is that there is no such job. Money moves
 with the first poll that finds the job done (EVM), along with the request (songs and images on Solana), or by a bill: a
 finished, unpaid video on Solana answers a poll with a 402. A job that fails costs nothing where money moves after
 success.
@@ -136,7 +136,7 @@ class Job:
 
 
 class JobDesk:
-    """Knows every job."""
+    """Keeps the jobs, and finds the routes of requests and polls for them."""
 
     def __init__(self, config: SandboxConfig, url: str) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Makes the remaining answers: speech, images edited from a form, JSON-RPC batches."""
+"""Makes the answers that `work` does not: speech, images edited from a form, JSON-RPC calls that are charged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on Tornado with raw headers and broken answers.
+"""Serves HTTP/1.1 on Tornado; shows request heads as they came, and lets answers be broken.
 
 Tornado parses and frames. A tap on its stream keeps the request's head as it came, because a fidelity test needs the
 order and the case of headers; answers are written with names as given.
@@ -49,14 +49,14 @@ class Exchange:
         connection.set_close_callback(self._gone.set)
 
     async def answer(self, status: int, headers: Pairs, body: bytes, *, reason: str = "") -> None:
-        """A whole answer with a Content-Length."""
+        """Send a whole answer with a Content-Length."""
         await self.head(status, [*headers, ("Content-Length", str(len(body)))], reason=reason)
         if body and self.request.method != "HEAD":
             await self.chunk(body)
         self.finish()
 
     async def head(self, status: int, headers: Pairs, *, reason: str = "") -> None:
-        """Status line and headers, flushed. Without a Content-Length the body will be chunked."""
+        """Send status line and headers, flushed. Without a Content-Length the body will be chunked."""
         pairs = (*headers, ("x-request-id", self.request.request_id))
         self.sent = Sent(status, pairs)
         self._on_sent(self.request.request_id, self.sent)
@@ -64,19 +64,19 @@ class Exchange:
         await self._connection.write_headers(line, _WrittenHeaders(pairs))
 
     async def chunk(self, data: bytes) -> None:
-        """One piece of the body, flushed on its own."""
+        """Send one piece of the body, flushed on its own."""
         assert self.sent is not None
         self.sent.add(data)
         await self._connection.write(data)
 
     def finish(self) -> None:
-        """The answer is complete; the connection stays open for the next request."""
+        """End a complete answer; the connection stays open for the next request."""
         assert self.sent is not None
         self.sent.complete = True
         self._connection.finish()
 
     async def finish_and_close(self, *, framed: bool = False) -> None:
-        """The answer is complete, and so is the connection. `framed`: the end was written by the caller."""
+        """End a complete answer, and close the connection. `framed`: the caller has written the end."""
         assert self.sent is not None
         self.sent.complete = True
         if not framed:

@@ -1,4 +1,4 @@
-"""Makes the answers of each path: models in four dialects, bytes, an echo."""
+"""Finds what a request asks for (`Route`), and makes the answer (`Work`): models in four dialects, bytes, an echo."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _model_route(request: ReceivedRequest, path: str) -> Route | None:
     if request.method != "POST":
         return None
     if not body and (path in _MODEL_PATHS or _GEMINI.fullmatch(path)):
-        refused = error_work("openai", 400, "The body is no JSON object.")
+        refused = error_work("openai", 400, "The body is not a JSON object.")
         return Route(True, "openai", lambda _: refused)
     found = _GEMINI.fullmatch(path)
     if found:

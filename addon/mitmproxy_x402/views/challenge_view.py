@@ -39,7 +39,7 @@ def money_lines(facts: Mapping[str, Any]) -> list[str]:
 def text(flow: http.HTTPFlow) -> str:
     """The text of the view."""
     facts = flow.metadata
-    lines = money_lines(facts) or ["Nothing was asked to be paid."]
+    lines = money_lines(facts) or ["No payment was asked for."]
     if "x402.legs" in facts:
         lines.append(f"requests sent upstream: {facts['x402.legs']}")
     lines += _own_answer(flow)

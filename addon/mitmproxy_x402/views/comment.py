@@ -6,7 +6,7 @@
     refused over_request_limit: asked 2.5 USDC on base
     free · 95 tok · first byte 0.2 s
 
-The state comes first, because the column is narrow. `sent` becomes `confirmed` when the chain has the payment.
+The state comes first, because the column is narrow. It becomes `confirmed` when the chain has the payment.
 
 `facts` is `flow.metadata` as `flow_metadata` fills it; other keys in it are ignored.
 """

@@ -1,4 +1,4 @@
-"""Defines and sets the keys of `flow.metadata` that describe a flow's payment.
+"""Defines and sets the keys of `flow.metadata` that describe a flow's payment; recognises health checks.
 
 All values are text, except the challenge. The names are stable:
 

@@ -30,7 +30,7 @@ MAX_READ = 8 << 20
 MAX_EVENTS = 100_000
 """Most events of a stream that are read, but for its end."""
 END = 64 << 10
-"""Bytes at the end of a longer answer in which is read how it ended."""
+"""Bytes at the end of a longer answer that are read to learn how it ended."""
 MAX_PART = 4 << 20
 """Most bytes of one event that is read."""
 MAX_WHOLE = 6 << 20
@@ -247,13 +247,13 @@ def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
         return reading
     body, all_of_it = decoded(asked.raw, asked.coding)
     if not all_of_it or _is_dense(body):
-        remark = "its request is too large to hold the calls against its tools here; `fixtures show` does"
+        remark = "its request is too large to check the calls against its tools here; `fixtures show` does"
         return replace(reading, irregular=(*reading.irregular, remark))
     return llm.checked(reading, llm.read_request(asked.path, asked.kind, body))
 
 
 def _may_have_tools(asked: Asked | None) -> bool:
-    """Whether calls are held against tools: that can take a tenth of a second, however short they are."""
+    """Whether calls may have to be checked against tools: that can take a tenth of a second, however short they are."""
     return asked is not None and (asked.coding != "" or any(word in asked.raw for word in (b"ools", b"unction")))
 
 

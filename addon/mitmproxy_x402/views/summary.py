@@ -34,7 +34,7 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
         if ahead is not None and ahead.sent:
             lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
-        return [f"what was paid cannot be said: {error}"]
+        return [f"what was paid is not known: {error}"]
     return lines
 
 

@@ -70,7 +70,7 @@ class Body:
         self._sealed = 0  # bytes in these
         self._rest = bytearray()  # what follows them
         self._shown = 0
-        self._settled = 0  # bytes kept before the last chunk; no block ends behind them
+        self._settled = 0  # bytes kept before the last chunk; no block ends after them
         self._last = 0.0
 
     def receive(self, chunk: bytes) -> None:
@@ -101,7 +101,7 @@ class Body:
         return self._size > LIVE
 
     def kept(self, size: int | None = None) -> bytes:
-        """The first `size` bytes, by default all that were kept. `size` is nothing before the last chunk."""
+        """The first `size` bytes, by default all that were kept. `size` is not less than before the last chunk."""
         rest = self._rest if size is None else self._rest[: size - self._sealed]
         return b"".join([*self._blocks, bytes(rest)])
 

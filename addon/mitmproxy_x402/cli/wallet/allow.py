@@ -71,7 +71,7 @@ class _Place:
 async def _asked(settings: Settings, purse: EvmWallet, gateway: Gateway, *, must: bool) -> Network | None:
     """The EVM network that the gateway takes payment on; None: it takes none, or does not answer.
 
-    Raises SettingsError in the place of None if there `must` be one: an allowance elsewhere would be of no use.
+    Raises SettingsError instead of returning None if there `must` be one: an allowance elsewhere would be of no use.
     """
     asked = await gateway.prices(settings, Wallets(evm=purse))
     if asked.small is None and must:

@@ -23,7 +23,7 @@ from .prices import Gateway
 from .show import money
 
 EVERY_SECONDS = 4
-"""Between two look-ups of the balance; public RPCs limit requests."""
+"""Seconds between two look-ups of the balance; public RPCs limit requests."""
 
 WHAT_TO_SEND = """\
 Send {symbol} on {network}, and nothing else, to
@@ -187,7 +187,7 @@ def _section(network: Network, asset: Asset, address: str) -> str:
     title = html.escape(f"Send {asset.symbol} on {network.name}")
     return (
         f"<h1>{title}</h1><p><code>{html.escape(address)}</code></p>{code}"
-        f"<p>{html.escape(GAS[network.family])} is not needed. Nothing else than {html.escape(asset.symbol)} on "
+        f"<p>{html.escape(GAS[network.family])} is not needed. Only {html.escape(asset.symbol)} on "
         f'{html.escape(network.name)} is of use here.</p><p><a href="{html.escape(link)}">Open in a wallet</a></p>'
     )
 

@@ -32,7 +32,7 @@ class Prices:
     agent: Offer | None = None
     """The same for a request of a coding agent's size."""
     reason: str = ""
-    """Why `small` is None: ends a sentence."""
+    """Why `small` is None, as the end of a sentence."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Keeps one peer from holding the others up: how much is read at once, whose turn it is, what HTTP/2 peers may send.
+"""Keeps one peer from holding the others up: bounds what is read at once and what is kept, and deals out turns.
 
-`reader` bounds what is read and processed at once, and says for whom reading waits; `turns` deals out the turns of all
-connections whose data takes long, in which `chunks` reads bodies of chunks, `upgraded` WebSocket frames, and `http2`
-processes HTTP/2 and closes connections that flood.
+`reader` bounds what is read and processed at once, and says for whom reading waits. `turns` schedules the connections
+whose data takes long: `chunks` reads chunked bodies in turns, `upgraded` WebSocket frames, and `http2` HTTP/2. `http2`
+also closes connections that flood; it and `http3` bound what is kept for a client that does not read.
 """

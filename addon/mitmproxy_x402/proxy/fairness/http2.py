@@ -103,7 +103,7 @@ class CalmConnection(BufferedH2Connection):
         return False
 
     def reset_stream(self, stream_id: int, *args: Any, **more: Any) -> None:
-        """Reset a stream as mitmproxy does, and let those go on who wait for it."""
+        """Reset a stream as mitmproxy does, and let those go on that wait for it."""
         super().reset_stream(stream_id, *args, **more)
         self._has_read.set()
 
@@ -299,7 +299,7 @@ _ASKING = (RequestReceived, DataReceived, TrailersReceived, StreamEnded)
 
 
 def calm(connection: _http2.Http2Connection) -> None:
-    """Replace the HTTP/2 state of `connection` by a CalmConnection."""
+    """Replace the class of `connection` by ours, and that of its HTTP/2 state by CalmConnection."""
     connection.__class__ = Http2Server if isinstance(connection, _http2.Http2Server) else Http2Client
     state = connection.h2_conn
     state.__class__ = CalmConnection

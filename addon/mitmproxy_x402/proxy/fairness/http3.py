@@ -1,7 +1,7 @@
 """Bounds what is kept of answers that an HTTP/3 client does not take, as `http2` does for HTTP/2.
 
-aioquic keeps what a stream sends until the peer has acknowledged it, however much that is: also what flow control
-leaves no room for.
+aioquic keeps what a stream sends until the peer has acknowledged it, however much that is, even
+what flow control does not let it send yet.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class QuicWindows:
         return _kept(streams[stream_id]) if stream_id in streams else 0
 
     def look_again(self) -> None:
-        """Let those look again who wait: the client may have taken something."""
+        """Have those that wait look again: the client may have taken something."""
         self._has_read.set()
 
     def end(self) -> None:
-        """Let all go on who wait: the connection is over."""
+        """Let all that wait go on: the connection is over."""
         self._is_over = True
         self._has_read.set()
 

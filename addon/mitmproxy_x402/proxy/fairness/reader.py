@@ -31,7 +31,7 @@ MOST_UNREAD = 1 << 20
 """Most bytes that a client leaves unread of answers to what it sends, before no more is read from it."""
 
 _WINDOWS = "x402_windows"
-"""The attribute of a client with HTTP/2 that holds the state of its connection."""
+"""The attribute of a client with HTTP/2 or HTTP/3 that holds its `CalmConnection` or `QuicWindows`."""
 _STREAM = "x402_stream"
 """The attribute of an upstream connection that holds the id of the client's stream that alone uses it."""
 
@@ -88,7 +88,7 @@ def worked(connection: Connection, since: float) -> None:
 
 
 def has_left(connection: Connection) -> bool:
-    """Whether the peer can get nothing more: something that was sent to it came back, or we have closed."""
+    """Whether the peer can get nothing more: its transport is closing, as after a failed write, or we have closed."""
     if connection.state is ConnectionState.CLOSED:
         return True
     transport = vars(connection).get(_TRANSPORT, lambda: None)()
@@ -114,7 +114,8 @@ async def drain_writers(handler: Any) -> None:
     What a client sends goes to the upstreams, and what they send goes to the client. A peer's own data also makes us
     write to it: a client is read no further while it leaves MOST_UNREAD of that, and HTTP/2 bounds it for an upstream.
 
-    A client with HTTP/2 is always read, as it says what room it has; its requests are whole before they leave.
+    A client with HTTP/2 or HTTP/3 does not wait for upstreams: what room it has is in what it sends, and its requests
+    are whole before they leave.
     """
     client, task = handler.transports.get(handler.client), asyncio.current_task()
     if client is None:
@@ -167,7 +168,7 @@ class Fairness:
         self._handlers = handlers
 
     def client_connected(self, client: Client) -> None:
-        """Install the reader on a client's connection, and what its connections wait for."""
+        """Install the reader on a client's connection, and `drain_writers` on its handler."""
         if self._wrap(client, client):
             handler = self._handlers()[client.id]
             handler.drain_writers = functools.partial(drain_writers, handler)

@@ -46,7 +46,7 @@ def may_hold_breaks(request: http.Request, response: http.Response) -> bool:
 
 
 def make_plain(response: http.Response) -> None:
-    """Make the head and the trailers of an upstream's `response` plain; names of trailers that are no tokens go."""
+    """Make head and trailers of an upstream's `response` plain; trailers whose name is not a token are dropped."""
     head = response.data
     if not is_plain(head.headers.fields, head.reason):
         head.headers.fields, head.reason = made_plain(head.headers.fields), _FOLD.sub(b" ", head.reason)

@@ -1,1 +1,1 @@
-"""Repairs of mitmproxy's upstream side: answers over HTTP/3 that it would lose, and layers of it that fail."""
+"""Repairs what mitmproxy would lose or leave hanging: layers that fail, answers over HTTP/3, dead TLS sessions."""

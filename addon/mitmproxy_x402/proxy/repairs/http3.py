@@ -1,4 +1,4 @@
-"""HTTP/3 connections to upstreams: interim responses, streams that end too early, and STOP_SENDING.
+"""Repairs HTTP/3 connections to upstreams: interim responses, streams that end too early, and STOP_SENDING.
 
 mitmproxy and aioquic take a second HEADERS frame for trailers whatever came before it, lose the end of a stream that
 comes inside a frame or behind one of an unknown type, close the connection for one malformed answer, and give an answer
@@ -122,7 +122,7 @@ class H3Connection(LayeredH3Connection):
             return found
         status = next(value for name, value in found[0].headers if name == b":status")
         if _STATUS.fullmatch(status) is None:
-            return self._give_up(stream, "the status of its answer is no number from 100 to 999")
+            return self._give_up(stream, "the status of its answer is not a number from 100 to 999")
         if status[:1] != b"1":
             return found
         stream.headers_recv_state, stream.expected_content_length = H3HeadersState.INITIAL, None

@@ -16,7 +16,7 @@ from ..internals import ClientTLSLayer, ConnectionState, Context, ServerTLSLayer
 
 _Commands = Generator[commands.Command, Any, None]
 FAILED = "TLS Error: "
-"""How the line begins that mitmproxy logs when a session has died."""
+"""How mitmproxy's log line about a session that has died begins."""
 
 
 class _Closing(TLSLayer):

@@ -1,1 +1,1 @@
-"""Runs once, when the addon is loaded: mitmproxy's defaults, the self-check, trusted authorities, the fast path."""
+"""Prepares mitmproxy as the addon is loaded: defaults, self-check, authorities, fast path. Parses its command line."""

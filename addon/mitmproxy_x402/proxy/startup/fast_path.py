@@ -125,7 +125,7 @@ def digest(patch: Patch) -> str:
 
 def apply() -> list[str]:
     """Apply every patch that fits this mitmproxy. Returns the names of the others."""
-    global _is_wanted  # noqa: PLW0603  # as what it says of: mitmproxy's classes
+    global _is_wanted  # noqa: PLW0603  # mitmproxy's classes, which it is about, are global, too
     _is_wanted = True
     left_out = []
     for patch in PATCHES:

@@ -1,4 +1,4 @@
-"""Hands recordings to a process of its own that writes them.
+"""Starts a process that writes recordings (`writer_process`), and hands them to it.
 
 A thread that writes takes Python's global lock before and after each system call, dozens of times for each recording,
 and the event loop has to wait for it each time. The process shares nothing with the proxy but a socket.
@@ -37,7 +37,7 @@ SOCKET = 1 << 18
 
 
 class ProcessWriter:
-    """Writes in a process (`writer_process`). Raises OSError where none can be made.
+    """Writes in a process (`writer_process`). Raises OSError if none can be started.
 
     It is used on the event loop `loop` and never blocks it. `changed` is called when it has become ready or gone.
     """
@@ -109,7 +109,7 @@ class ProcessWriter:
             self._give_up()
 
     def _send_some(self, flags: int = 0) -> None:
-        """Raises OSError."""
+        """Send as much as one system call takes. Raises OSError."""
         buffers = self._buffers
         sent = self._socket.sendmsg(list(islice(buffers, AT_ONCE)), [], flags)
         self._taken += sent
@@ -171,13 +171,13 @@ class ProcessWriter:
         return "no longer heard of" if code is None else f"signal {-code}" if code < 0 else f"code {code}"
 
     def _give_up(self) -> None:
-        """It has ended, or does not start."""
+        """Count the process as gone: it has ended, or does not start."""
         if not self.is_gone:
             self._leave()
             self._changed()
 
     def _leave(self) -> None:
-        """Take no more notice of it."""
+        """Kill the process, if it still runs, and stop listening to it."""
         self.is_gone, self.is_ready = True, False
         self._patience.cancel()
         self._loop.remove_reader(self._socket)
@@ -193,7 +193,7 @@ class ProcessWriter:
         self._socket.close()
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Block until it is ready, for at most `timeout` seconds: then it is gone."""
+        """Block until it is ready, for at most `timeout` seconds: after that it counts as gone."""
         deadline = time.monotonic() + timeout
         while not self.is_ready:
             if not self._listen(deadline):

@@ -47,7 +47,7 @@ class Circle:
         return self.balances.get(address.lower(), self._opening)
 
     def verify(self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any]) -> Verified:
-        """Raises Rejected with the first rule that `payload` breaks."""
+        """The transfer that `payload` signs for. Raises Rejected with the first rule that it breaks."""
         transfer, signature = read_transfer(payload)
         if transfer.to != str(entry["payTo"]).lower():
             raise Rejected(INVALID, "recipient_mismatch")
@@ -62,7 +62,7 @@ class Circle:
         return Verified(checksum_address(transfer.sender), transfer.nonce, CircleTransfer(transfer))
 
     def settle(self, transfer: Transfer) -> str:
-        """Take the money; the id of the transfer, which reaches the chain later. Raises Rejected."""
+        """Take the money; returns the id of the transfer, which reaches the chain later. Raises Rejected."""
         self._check(transfer, SETTLEMENT_FAILED)
         self._used.add((transfer.sender, transfer.nonce))
         self.balances[transfer.sender] = self.balance(transfer.sender) - transfer.value

@@ -79,7 +79,7 @@ class EvmLedger:
     def verify(
         self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any], extensions: Any = None
     ) -> Verified:
-        """Raises Rejected with the first rule that `payload` breaks."""
+        """The transfer that `payload` signs for. Raises Rejected with the first rule that it breaks."""
         extra = entry.get("extra") or {}
         if entry.get("scheme") == "upto" or extra.get("assetTransferMethod") == "permit2":
             return self.permit2.verify(entry, amount, payload, extensions)
@@ -130,7 +130,7 @@ class EvmLedger:
         return transaction
 
     def used(self, sender: str, nonce: str) -> list[Settlement]:
-        """The transaction that used this nonce, or None. Both arguments are in lower case."""
+        """The settlement that used this nonce, in a list; empty: none did. Both arguments are in lower case."""
         made = self._used.get((sender, nonce))
         return [] if made is None else [made]
 

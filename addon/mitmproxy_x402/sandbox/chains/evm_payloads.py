@@ -65,7 +65,7 @@ def number(place: Mapping[str, Any], name: str) -> int:
 def signer(signature: bytes, digest: bytes) -> str:
     """The address that signed, in lower case. Raises Rejected for a signature that no contract would take."""
     r, s = (int.from_bytes(part, "big") for part in (signature[:32], signature[32:64]))
-    parity = signature[64] - 27 if signature[64] >= 27 else signature[64]  # facilitators put 0 and 1 right
+    parity = signature[64] - 27 if signature[64] >= 27 else signature[64]  # facilitators correct 0 and 1
     if parity not in (0, 1):
         raise Rejected(INVALID, f"The signature's v is {signature[64]}; the contract takes 27 and 28.")
     if not 0 < s <= ORDER // 2 or not 0 < r < ORDER:

@@ -1,4 +1,4 @@
-"""The JSON-RPC of an EVM network of the sandbox: the methods that look-ups of payments use."""
+"""Answers the JSON-RPC of a simulated EVM network: the methods that payers, look-ups and wallets use."""
 
 from __future__ import annotations
 

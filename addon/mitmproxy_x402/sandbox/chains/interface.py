@@ -59,10 +59,10 @@ class Chain(Protocol):
     def verify(
         self, entry: Mapping[str, Any], amount: int, payload: Mapping[str, Any], extensions: Any = None
     ) -> Verified:
-        """Whether `payload` pays `entry` exactly, or up to `amount`. Raises Rejected."""
+        """The payment of `amount` for `entry`, or with that as its ceiling, in `payload`. Raises Rejected."""
 
     def settle(self, verified: Verified, at: float | None = None, charge: int | None = None) -> str:
-        """Move the money, at that moment (None: now); the transaction's id. Raises Rejected.
+        """Move the money, at that moment (None: now); returns the transaction's id. Raises Rejected.
 
         `charge`: of a ceiling; nothing happens on the chain where it is 0.
         """

@@ -67,7 +67,7 @@ def _result(method: str, params: list[Any], chain: SvmChain) -> Any:
 
 
 def _signatures(params: list[Any], chain: SvmChain) -> list[Any]:
-    """Newest first."""
+    """The signatures of the transactions with an address, newest first."""
     options = params[1] if len(params) > 1 else {}
     found = [each for each in reversed(chain.history.values()) if params[0] in _accounts(each)]
     names = [each["transaction"]["signatures"][0] for each in found]

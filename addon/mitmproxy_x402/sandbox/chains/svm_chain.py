@@ -106,7 +106,7 @@ class SvmChain:
         return next(reversed(self._hashes))
 
     def block_height(self) -> int:
-        """Grows by one each slot."""
+        """The height of the newest block; grows by one each slot."""
         return self._height_at(self._clock())
 
     def time_of(self, height: int) -> int:
@@ -136,7 +136,7 @@ class SvmChain:
         payload: Mapping[str, Any],
         extensions: Any = None,  # noqa: ARG002
     ) -> Verified:
-        """Raises Rejected with the first rule that `payload` breaks, or with what the execution said."""
+        """The transaction in `payload`. Raises Rejected with the first rule that it breaks, or what the execution said."""
         transaction = _read(payload)
         message = transaction.message
         if len(bytes(transaction)) > MAX_TRANSACTION:
@@ -231,7 +231,7 @@ class SvmChain:
         return (str(found.owner), found.data, found.lamports) if found is not None else None
 
     def _check_transfer(self, instructions: Sequence[_Instruction], amount: int) -> Pubkey:
-        """Check that the third instruction pays us the exact amount. Returns its authority, the payer."""
+        """Check that the third instruction pays us at least `amount`. Returns its authority, the payer."""
         program, accounts, data = instructions[2]
         if program not in TOKEN_PROGRAMS or len(accounts) < 4 or len(data) < 10 or data[0] != _TRANSFER_CHECKED:
             raise Rejected(INVALID, "The third instruction must be TransferChecked of the token program.")

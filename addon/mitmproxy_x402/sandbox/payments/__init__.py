@@ -1,1 +1,1 @@
-"""Sets prices, checks payments, and settles them."""
+"""Sets the sandbox's prices and writes its challenges (`pricing`); checks payments and settles them (`till`)."""

@@ -57,7 +57,7 @@ class Quote:
 
 
 CEILING = 10
-"""By how much a ceiling counts output tokens dearer than an exact price: as on the real gateway, whose exact price
+"""How many times as much an output token costs in a ceiling as in an exact price: on the real gateway an exact price
 covers a tenth of the output limit."""
 BYTES_PER_OUTPUT_TOKEN = 40
 """Of an answer on the wire: a stream says little with many bytes."""
@@ -78,7 +78,7 @@ def metered(price: Quote, rates: Rates, sent: int) -> AtomicUnits:
 
 
 def quote(request: ReceivedRequest, rates: Rates) -> Quote:
-    """Linear in the body's length and in the output limit; what names no model is priced by its length alone."""
+    """The price of `request`, by its body's length and its output limit; without a model, by the length alone."""
     input_tokens = -(-len(request.body) // BYTES_PER_TOKEN)
     output_tokens = _output_limit(request.json)
     amount = input_tokens * rates.input_token + output_tokens * rates.output_token

@@ -42,11 +42,11 @@ class Ticket:
 
     @property
     def is_ceiling(self) -> bool:
-        """Whether a part of what was signed is taken."""
+        """Whether what was signed is a ceiling, of which only a part may be taken."""
         return self._offer.scheme == "upto"
 
     def meter(self, units: int) -> None:
-        """Take `units` of a ceiling, and no more than that; nothing of an exact price changes."""
+        """Take `units` of a ceiling, or all of it if that is less; an exact price stays as it is."""
         if self.is_ceiling:
             self.charge = min(units, self._offer.amount)
 
@@ -112,7 +112,7 @@ class LateSettlements:
 
 
 class Till:
-    """Knows every payment that was ever verified here."""
+    """Admits payments, and remembers the last MAX_TICKETS that were verified."""
 
     def __init__(self, prices: PriceList, version: X402Version) -> None:
         self._prices = prices

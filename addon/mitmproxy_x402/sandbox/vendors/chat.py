@@ -1,4 +1,4 @@
-"""Writes answers as OpenAI's chat completions."""
+"""Writes answers as OpenAI's Chat Completions API does."""
 
 from __future__ import annotations
 

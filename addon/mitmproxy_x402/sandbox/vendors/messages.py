@@ -1,4 +1,4 @@
-"""Writes answers as Anthropic's messages."""
+"""Writes answers as Anthropic's Messages API does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes answers as OpenAI's responses."""
+"""Writes answers as OpenAI's Responses API does."""
 
 from __future__ import annotations
 
