@@ -215,7 +215,7 @@ class PaymentDesk:
         return None if task.done() else task
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
-        """Pay or refuse a 402; leave it alone if it is no challenge or the gateway's final answer. Never raises."""
+        """Pay or refuse a 402; leave it alone if it is not a challenge, or the gateway's final answer. Never raises."""
         exchange, payer = exchange_of(flow), self.payer
         if exchange is None or flow.response is None or payer is None:
             return
@@ -241,7 +241,7 @@ class PaymentDesk:
                 if new or purchase.ahead:
                     await purchase.buy(required, challenge_text, exchange.is_cancelled)
             elif not exchange.secrets_sent:
-                exchange.unpaid = challenge.why_none(flow.response) or "it is no challenge"
+                exchange.unpaid = challenge.why_none(flow.response) or "it is not a challenge"
                 return
             self._carry(flow, exchange, purchase)
             exchange.resend = True  # if the rejection had no new challenge, without a payment: to get one

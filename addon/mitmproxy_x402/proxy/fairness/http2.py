@@ -128,7 +128,7 @@ class CalmConnection(BufferedH2Connection):
     def _overlong(self) -> list[ProtocolError]:
         """The error of a frame that has begun and is longer than allowed: h2 would wait for the whole of it.
 
-        What is no HTTP/2 at all, such as an error page of HTTP/1.1, looks like a frame of megabytes.
+        What is not HTTP/2 at all, such as an error page of HTTP/1.1, looks like a frame of megabytes.
         """
         buffer: Any = self.incoming_buffer
         left = buffer._data if hasattr(buffer, "_data") else buffer.data

@@ -136,7 +136,7 @@ class SvmChain:
         payload: Mapping[str, Any],
         extensions: Any = None,  # noqa: ARG002
     ) -> Verified:
-        """The transaction in `payload`. Raises Rejected with the first rule that it breaks, or what the execution said."""
+        """The transaction in `payload`. Raises Rejected: the first rule that it breaks, or what its simulation said."""
         transaction = _read(payload)
         message = transaction.message
         if len(bytes(transaction)) > MAX_TRANSACTION:
