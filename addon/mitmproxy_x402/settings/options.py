@@ -119,7 +119,7 @@ OPTIONS: tuple[Option, ...] = (
         "x402_allow_networks",
         "",
         "The only networks that may be paid on, separated by commas: short names (base, solana) or CAIP-2 names. "
-        "x402_networks sets their order. Default: empty, every network that there is a wallet for.",
+        "x402_networks sets their order. Default: empty, all that are paid on without it (see there).",
     ),
     Option(
         "x402_allow_assets",

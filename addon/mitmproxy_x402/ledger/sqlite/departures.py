@@ -6,7 +6,7 @@ sent. After a power cut, which it may not survive, every reserved row counts as 
 NOTE_SECONDS, mostly together with the payment's outcome.
 
 The first slot has the file's own inode. A copy that somebody puts in its place gets none of the notes that follow, and
-is known by that.
+is recognised by that.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _METHODS = {address.lower(): method for method, address in SETTLERS.items()}
 
 
 def read_call(to: object, data: object) -> Call | None:
-    """The call that a transaction to `to` with the input `data` (hex with 0x) makes; None: of no settling contract."""
+    """The call that a transaction to `to` with the input `data` (hex with 0x) makes; None: not to a settler."""
     if not isinstance(to, str) or not isinstance(data, str):
         return None
     place = _PLACES.get((_METHODS.get(to.lower(), ""), data[2:10].lower()))
