@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support import effort
+
 from .subjects import SUBJECTS
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus"
@@ -21,7 +23,11 @@ def test_the_corpus(file: Path) -> None:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=effort.examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 def test_any_bytes(subject: str, data: st.DataObject) -> None:
     SUBJECTS[subject](data.draw(st.binary(max_size=400) | _changed(subject)))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_x402.errors import Undecodable
 from mitmproxy_x402.protocol.strict_json import MAX_DEPTH, decode_json
+from support import effort
 
 KEYS = st.sampled_from(["a", "b", "a:", ":", '"', '":', "\\", 'a\\":', "\\\\", "é", "\ud83e"]) | st.text(max_size=3)
 LEAVES = st.none() | st.booleans() | st.integers() | KEYS | st.sampled_from(["x: y", '{"a":1,"a":2}', '":":"'])
@@ -44,7 +45,7 @@ def has_double(value: Any) -> bool:
     return isinstance(value, list) and any(map(has_double, value))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=effort.examples(800))
 @given(VALUES, st.sampled_from(["", " ", "\n", "\t", "\r\n"]), st.booleans())
 def test_a_key_that_is_there_twice_is_told_and_no_other(value: Any, space: str, ascii_only: bool) -> None:
     text = written(value, space, ascii_only=ascii_only)
