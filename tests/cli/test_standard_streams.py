@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from support.running.sessions import command, environment
+from support.wire import free_port
 
 RECORDING = Path(__file__).parents[1] / "recordings" / "chat-text"
 VERBS: dict[str, tuple[Sequence[str], int]] = {
     "show": (["fixtures", "show", str(RECORDING)], 0),
     "show --json": (["fixtures", "show", "--json", str(RECORDING.parent)], 0),
     "diff": (["fixtures", "diff", str(RECORDING), str(RECORDING.parent / "chat-tool")], 1),
+    "serve fixtures": (["fixtures", "serve", str(RECORDING.parent), "--port", "0"], 0),
+    "sandbox": (["sandbox", "-p"], 0),
     "report": (["report"], 0),
     "reconcile": (["reconcile"], 0),
     "wallet": (["wallet"], 1),
@@ -41,11 +44,13 @@ def shell(redirected: str, arguments: Sequence[str], home: Path) -> tuple[int, s
 @pytest.mark.parametrize("verb", VERBS)
 def test_output_that_cannot_be_written_is_said_once(verb: str, tmp_path: Path) -> None:
     arguments, _ = VERBS[verb]
+    arguments = [*arguments, str(free_port())] if verb == "sandbox" else arguments
     for redirected, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
         code, _, errors = shell(redirected, arguments, tmp_path)
         assert code == (2 if verb == "diff" else 1)
-        *_, said = errors.splitlines()
+        *others, said = errors.splitlines()
         assert said.endswith(f": the output cannot be written: {why}")
+        assert not any("listen" in line for line in others)
         assert "Traceback" not in errors
         assert errors.count("cannot be written") == 1
 

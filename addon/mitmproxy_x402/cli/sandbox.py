@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -286,7 +286,8 @@ def _relay(output: IO[bytes], listens: threading.Event) -> None:
                 listens.set()
             text = line.decode(errors="replace").rstrip()
             if text and not _CHATTER.search(text):
-                say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
+                with suppress(OSError):  # the demo itself says so, where it prints; the proxy must not wait for us
+                    say(_dim(f"proxy      {_CLOCK.sub('', text)}"))
 
 
 def _environment(directory: Path, gateway: str, networks: Sequence[str]) -> Mapping[str, str]:

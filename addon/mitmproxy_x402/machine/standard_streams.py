@@ -38,6 +38,11 @@ def run_with_output(run: Callable[[], int], complain: Callable[[str], int], *, s
     return complain(f"the output cannot be written: {refused.strerror or type(refused).__name__}")
 
 
+def is_of_output(error: OSError) -> bool:
+    """Whether `error` says that the output cannot be written, which `run_with_output` tells."""
+    return isinstance(sys.stdout, _Output) and sys.stdout.refused is error
+
+
 class _Output(io.TextIOWrapper):
     """Standard output that remembers why it could not be written: a verb may take that for trouble of its own."""
 
