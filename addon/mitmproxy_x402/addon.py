@@ -130,7 +130,7 @@ class X402Addon:
         try:
             payer, retained = self._build()
             self._desk.use(payer, retained)
-            # One that nobody declares may be a mistyped limit: nothing is paid before `running` knows.
+            # An option that nobody declares may be a mistyped limit: nothing is paid before `running` knows.
             self._broken = STARTING if ctx.options.deferred and not self._running else ""
             self._arrange_speed(fast=payer.settings.fast_path)
         except X402Error as error:

@@ -82,7 +82,7 @@ class Job:
         self.sizes: list[int] = []
         self.data: list[bytes] = []
         self.size = 0
-        """Bytes that it counts for while they wait."""
+        """Bytes that its news count for while they wait."""
         self.lost = False
         """Whether chunks were dropped because the disk is too slow."""
         self.finish: Finish | None = None

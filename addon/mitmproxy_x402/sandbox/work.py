@@ -51,7 +51,7 @@ class Route:
 
     free: bool
     vendor: str
-    """Whose shape errors have: `openai`, `anthropic`, `google`."""
+    """The vendor in whose form errors are: `openai`, `anthropic`, `google`."""
     work: Callable[[int], Work]
     paid: Callable[[int, ReceivedPayment, str], Work] | None = None
     """Replaces `work` if the answer depends on the payment and on when its money moves: `before` the work,

@@ -38,6 +38,7 @@ class Shown:
     message: Any = None
     """The `http.Message` whose body the data is; None: there is none."""
     of: flow.Flow | None = None
+    """The flow that the data is from; None: there is none."""
 
 
 class TextView(Protocol):

@@ -18,6 +18,7 @@ from .parts import Bytes
 MAX_OPEN = 64
 """Most files that are kept open at once, so that descriptors are left for the proxy's connections."""
 MAX_TWINS = 100
+"""Numbers below this are tried for a folder whose name is taken."""
 MAX_CHUNKS = 64
 """Most chunks that are listed in the head, if the answer is over before anything of it is written."""
 
@@ -85,7 +86,7 @@ class Folder:
     size = 0
     """Bytes of the answer so far."""
     _digest: hashlib._Hash | None = None
-    """Of the answer so far."""
+    """SHA-256 of the answer so far."""
     _chunks_size = 0
     _chunks: list[Chunk] | None = None
     """The chunks, if they are listed in the head instead of a file."""

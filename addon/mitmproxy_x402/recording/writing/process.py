@@ -166,7 +166,7 @@ class ProcessWriter:
 
     @property
     def how_it_ended(self) -> str:
-        """By which signal or code, for people."""
+        """The signal or exit code that ended it, for people."""
         code = self._process.poll()
         return "no longer heard of" if code is None else f"signal {-code}" if code < 0 else f"code {code}"
 

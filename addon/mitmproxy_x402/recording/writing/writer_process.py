@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import BinaryIO, cast
 
 HELLO = b"\n"
-"""Its first line: it is ready."""
+"""The first line that the process sends: it is ready."""
 
 
 def serve(connection: socket.socket) -> None:

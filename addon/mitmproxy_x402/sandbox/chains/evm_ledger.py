@@ -36,7 +36,7 @@ class Settlement:
     transaction: str
     transfer: Transfer
     over_permit2: bool = False
-    """Then `transfer` says what moved, and has the Permit2 nonce."""
+    """Whether Permit2 moved it: `transfer` then says what moved, and has the Permit2 nonce."""
 
 
 class EvmLedger:

@@ -60,7 +60,7 @@ CEILING = 10
 """How many times as much an output token costs in a ceiling as in an exact price: on the real gateway an exact price
 covers a tenth of the output limit."""
 BYTES_PER_OUTPUT_TOKEN = 40
-"""Of an answer on the wire: a stream says little with many bytes."""
+"""Bytes of an answer on the wire that count as one output token: a stream says little with many bytes."""
 
 
 def due(scheme: Scheme, price: Quote, rates: Rates) -> AtomicUnits:
