@@ -71,6 +71,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         return (yield)
     finally:
         gc.enable()
+        gc.set_threshold(*gc.get_threshold()[:2], 1_000_000)  # nor look at all of it while they run
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
