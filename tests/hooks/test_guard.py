@@ -158,6 +158,8 @@ HEADS = {
     "the host, encoded": ("GET http://{encoded}/v1/x HTTP/1.1", "Host: 127.0.0.1"),
     "the host of a URL": ("GET http://{token}/v1/x HTTP/1.1", "Host: 127.0.0.1"),
     "the user of a URL": ("GET http://{token}@127.0.0.1/v1/x HTTP/1.1", "Host: 127.0.0.1"),
+    "the host that is asked for": ("GET /v1/x HTTP/1.1", "Host: {token}.localhost"),
+    "the same in capitals": ("GET /v1/x HTTP/1.1", "Host: {TOKEN}:443"),
     "the name of a header": ("GET /v1/x HTTP/1.1", "Host: 127.0.0.1", "X-{token}: x"),
     "the origin": ("GET /v1/x HTTP/1.1", "Host: 127.0.0.1", "Origin: http://{token}"),
 }

@@ -202,8 +202,8 @@ def is_misplaced(token: str | None, request: http.Request) -> bool:
         return False
     data, headers = request.data, request.headers
     names = [name for name, _ in headers.fields]
-    origins = header_index.values(headers, b"origin")
-    text = b"\n".join((data.method, data.scheme, data.authority, _raw(data.host), *names, *origins)).lower()
+    places = *header_index.values(headers, b"host"), *header_index.values(headers, b"origin")
+    text = b"\n".join((data.method, data.scheme, data.authority, _raw(data.host), *names, *places)).lower()
     own = _raw(token).lower()
     return own in text or (b"%" in text and own in unquote_to_bytes(text))
 
