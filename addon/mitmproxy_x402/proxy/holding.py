@@ -20,6 +20,7 @@ from .arrival import ArrivingStream, Steps
 from .exchange import X402ChallengeHook, X402PageEndHook
 from .fairness.http2 import Http2Server
 from .fairness.reader import has_left
+from .heads.hop_by_hop import FINAL, why_no_answer
 from .heads.plain_fields import make_plain, may_hold_breaks
 from .internals import (
     HttpLayer,
@@ -28,6 +29,7 @@ from .internals import (
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
+    ResponseProtocolError,
     ResponseTrailers,
     commands,
     events,
@@ -55,6 +57,8 @@ class HoldingStream(ArrivingStream):
 
     _held_head: http.Response | None = None
     _held_body: bytearray
+    _sent_again = False
+    """Whether a leg was sent again without an answer, or none may be."""
 
     def _send_leg(self) -> Steps:
         raise NotImplementedError
@@ -75,8 +79,15 @@ class HoldingStream(ArrivingStream):
         return next(x for x in reversed(self.context.layers) if isinstance(x, HttpLayer))
 
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
-        """Hold a 402 back if the addon may pay it."""
+        """Hold a 402 back if the addon may pay it, and break off what can be no answer."""
         assert isinstance(event, ResponseHeaders)
+        if event.response.status_code < FINAL and (why := why_no_answer(self.flow.request, event.response)):
+            self._sent_again = True
+            yield commands.CloseConnection(self.context.server)
+            yield from self.handle_protocol_error(
+                ResponseProtocolError(self.stream_id, why, ResponseProtocolError.code)
+            )
+            return
         if may_hold_breaks(self.flow.request, event.response):
             make_plain(event.response)
         if event.response.status_code in (_REJECTIONS if self.exchange.secrets_sent else _CHALLENGE) and (

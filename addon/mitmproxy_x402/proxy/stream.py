@@ -34,9 +34,10 @@ from ..errors import error_body
 from ..settings.timeouts import Timeouts
 from .arrival import CANCELLED, AtOnce, Steps, nothing
 from .body_observers import Tee
-from .exchange import Exchange, X402LeavingHook, shallow_copy
+from .exchange import Exchange, X402LeavingHook
 from .fairness.upgraded import UpgradedInTurns
 from .heads import header_index
+from .heads.hop_by_hop import SWITCHING_PROTOCOLS, for_upstream, with_fields
 from .holding import MAX_LEGS, HoldingStream
 from .internals import (
     DropStream,
@@ -76,8 +77,6 @@ _ANSWERING_EVENTS = (ResponseData, ResponseHeaders, ResponseTrailers, ResponseEn
 _ASKING_EVENTS = (RequestData, RequestHeaders, RequestTrailers, RequestEndOfMessage)
 
 
-SWITCHING_PROTOCOLS = 101
-"""The status after which the connection no longer speaks HTTP."""
 _SHARED = (b"h2", b"h3")
 """Protocols (ALPN) in which several streams use one connection."""
 _leg_ids = itertools.count(-1, -1)  # no client protocol ever uses a negative id
@@ -96,7 +95,6 @@ class X402Stream(UpgradedInTurns, HoldingStream):
     """Whether an HTTP/1.1 client gets the answer in chunks; None: no answer yet, or HTTP/2."""
     _reused: Connection | None = None
     """The connection of this leg, if it has served an earlier leg."""
-    _sent_again = False
     x402_failed = False
     """Whether a step of this stream's has raised an exception."""
 
@@ -226,9 +224,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         if isinstance(event, RequestHeaders):
             if self.exchange.legs == 1:
                 self._add_to_first_leg(event)
-            if self.exchange.may_pay:
-                event.request = _kept_open(event.request)
-            event.request = unveiled(event.request)
+            event.request = unveiled(for_upstream(event.request, kept_open=self.exchange.may_pay))
         elif isinstance(event, RequestEndOfMessage):
             self._wait("first_byte")
 
@@ -286,7 +282,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
     def _with_secrets(self) -> http.Request:
         """A copy of the request with the secret headers, which the flow never sees."""
         self.exchange.secrets_sent = True
-        return _with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
+        return with_fields(self.flow.request, [*self.flow.request.headers.fields, *self.exchange.secret_headers])
 
     # Sending legs.
 
@@ -392,28 +388,6 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             logger.info("Left the trailers of a response out: the client speaks HTTP/1.1.")
             self.flow.response.trailers = None
         yield from super().send_response(already_streamed)
-
-
-def _with_fields(request: http.Request, fields: list[tuple[bytes, bytes]]) -> http.Request:
-    """A copy of `request` with other headers; the body is the same."""
-    request = shallow_copy(request)
-    request.data = shallow_copy(request.data)
-    request.data.headers = shallow_copy(request.data.headers)
-    request.data.headers.fields = tuple(fields)
-    return request
-
-
-def _kept_open(request: http.Request) -> http.Request:
-    """`request` without the client's `Connection: close`, which is not for the upstream (RFC 9110, section 7.6.1).
-
-    With it the upstream would close after its 402, and the payment would need a new connection.
-    """
-    if (
-        request.http_version != "HTTP/1.1"
-        or header_index.text(request.headers, b"connection").strip().lower() != "close"
-    ):
-        return request
-    return _with_fields(request, [field for field in request.headers.fields if field[0].lower() != b"connection"])
 
 
 _ERROR_HEADERS = ((b"content-type", b"application/json"), (b"connection", b"close"))
