@@ -92,13 +92,13 @@ def _flow_of(state: State) -> http.HTTPFlow:
     return cast(http.HTTPFlow, http.HTTPFlow.from_state(copy.deepcopy(state)))  # from_state modifies its argument
 
 
-def with_body(state: State, body: Path | None, limit: int) -> http.HTTPFlow:
-    """A flow made from `state`, with the first `limit` bytes of `body` as its answer. Raises OSError."""
+def without_body(state: State, recording: Recording) -> http.HTTPFlow:
+    """A flow made from `state`, described as in mitmweb's list, without any body. Raises OSError."""
     flow = _flow_of(state)
-    _describe(flow, body)
-    if flow.response is not None and body is not None:
-        with body.open("rb") as stream:
-            flow.response.raw_content = stream.read(limit)
+    _describe(flow, _body_of(recording))
+    flow.request.raw_content = None
+    if flow.response is not None:
+        flow.response.raw_content = None
     return flow
 
 

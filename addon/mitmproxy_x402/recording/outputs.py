@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from .format import read_recording
+from .format import Recording, read_recording
 from .har import HarFiles
 from .mitm import FlowFile
 from .writing.store import Kept
@@ -35,19 +34,17 @@ class Ending:
     outputs: Outputs
     state: dict[str, Any] | None = field(default=None, repr=False)
     """mitmproxy's state of the flow without the answer's body, if a format or the filter needs it."""
-    wanted: Callable[[dict[str, Any], Path | None], bool] | None = field(default=None, repr=False)
-    """Returns whether to keep the recording, given that state and the file with the body."""
+    wanted: Callable[[dict[str, Any], Recording], bool] | None = field(default=None, repr=False)
+    """Returns whether to keep the recording, given that state and what is recorded."""
     size: int = 0
     """Bytes of `state`."""
 
     def __call__(self, kept: Kept) -> None:
         """Write the other formats, and remove a folder that is not to stay. Raises OSError and RecordingError."""
         recording = read_recording(kept.folder.path)
-        if self.wanted is not None and self.state is not None:
-            body = recording.response.body if recording.response is not None else None
-            if not self.wanted(self.state, None if body is None else recording.folder / body):
-                kept.folder.remove()
-                return
+        if self.wanted is not None and self.state is not None and not self.wanted(self.state, recording):
+            kept.folder.remove()
+            return
         if kept.trouble:
             return
         if self.outputs.har is not None:

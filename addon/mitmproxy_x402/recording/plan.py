@@ -16,20 +16,25 @@ from mitmproxy import flowfilter, http
 from ..errors import SettingsError
 from ..machine.private_files import folder_objection
 from ..settings.settings import Settings
+from .format import Headers, Recording
 from .har import HarFiles
-from .mitm import FlowFile, with_body
+from .mitm import FlowFile, without_body
 from .names import moment
 from .outputs import Outputs
 from .redact import Redactor
+from .writing.search import CannotTell, Searcher
+from .writing.search_process import Body
 
 SEARCHED = 32 << 20
-"""Most bytes of an answer that a filter for bodies searches."""
+"""Most bytes of a body that a filter for bodies searches."""
 
 _AT_THE_HEAD = {
     *("http", "tcp", "udp", "dns", "all", "q", "s", "m", "u", "d", "src", "dst", "c"),
-    *("t", "tq", "ts", "a", "h", "hq", "hs", "bq", "replay", "replayq", "replays"),
+    *("t", "tq", "ts", "a", "h", "hq", "hs", "replay", "replayq", "replays"),
 }
-"""Codes of mitmproxy's filters whose result is final once the answer's head is known."""
+"""Codes of mitmproxy's filters whose result is final once the answer's head is known, and that look at no body."""
+_OF_BODIES = ("b", "bq", "bs")
+"""Codes of its filters that search bodies, decoded as a whole and on the event loop; here neither is done."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ class Filter:
 
     def __init__(self, text: str) -> None:
         self._matches: Callable[[http.HTTPFlow], bool] = flowfilter.parse(text)
+        self._searcher = Searcher()
+        self._has_told = False
         self.early = _is_early(self._matches)
         """Whether its result is final once the answer's head is known."""
 
@@ -50,9 +57,45 @@ class Filter:
             logger.debug("x402: x402_dump_filter could not be applied: %s", type(error).__name__)
             return True
 
-    def wants(self, state: dict[str, Any], body: Path | None) -> bool:
-        """Whether to record a finished flow, given its mitmproxy `state` and the file with its answer's `body`."""
-        return self.matches(with_body(state, body, SEARCHED))
+    def wants(self, state: dict[str, Any], recording: Recording) -> bool:
+        """Whether to record a finished flow, given its mitmproxy `state`; True if nobody can tell. Blocks."""
+        try:
+            return self._holds(self._matches, without_body(state, recording), recording)
+        except CannotTell as error:
+            if not self._has_told:
+                self._has_told = True
+                logger.warning("x402: x402_dump_filter: %s: what it could not tell is recorded", error)
+        except Exception as error:
+            logger.debug("x402: x402_dump_filter could not be applied: %s", type(error).__name__)
+        return True
+
+    def _holds(self, node: Any, flow: http.HTTPFlow, recording: Recording) -> bool:
+        if isinstance(node, flowfilter.FAnd):
+            return all(self._holds(part, flow, recording) for part in node.lst)
+        if isinstance(node, flowfilter.FOr):
+            return any(self._holds(part, flow, recording) for part in node.lst)
+        if isinstance(node, flowfilter.FNot):
+            return not self._holds(node.itm, flow, recording)
+        code = getattr(node, "code", None)
+        if code in _OF_BODIES:
+            return self._searcher.holds(node.re, _bodies(recording, code), SEARCHED)
+        return bool(node(flow))
+
+
+def _bodies(recording: Recording, code: str) -> list[Body]:
+    """The files that a filter of this `code` searches."""
+    request, response, found = recording.request, recording.response, []
+    if request.body is not None and code != "bs":
+        found.append(Body(str(recording.folder / request.body), _coding(request.headers)))
+    if response is not None and code != "bq":
+        name = response.decoded or response.body
+        if name is not None:
+            found.append(Body(str(recording.folder / name)))
+    return found
+
+
+def _coding(headers: Headers) -> str:
+    return ", ".join(value for name, value in headers if name.lower() == "content-encoding")
 
 
 def _is_early(node: object) -> bool:

@@ -30,6 +30,8 @@ PATIENCE = 10.0
 """Seconds to wait for the disk when the proxy stops."""
 JOB = "x402_recording"
 """The attribute of a flow that holds its recording in progress; copies of a flow have none."""
+STATE = 8 << 10
+"""Bytes that mitmproxy's state of a flow counts for while it waits, without its bodies."""
 _CHECKS = (b"GET", b"HEAD")
 
 logger = logging.getLogger(__name__)
@@ -149,7 +151,7 @@ class Recorder:
             wanted = chosen.wants if chosen is not None and not chosen.early else None
             if state is not None and len(job.body) < len(job.asked):
                 state["request"] = {**state["request"], "content": bytes(job.body)}
-            finish = Ending(plan.outputs, state, wanted, len(job.body) if state else 0)
+            finish = Ending(plan.outputs, state, wanted, len(job.body) + STATE if state else 0)
         job.outbox.end(job, known, finish)
 
     def done(self) -> None:

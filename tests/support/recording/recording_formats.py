@@ -6,8 +6,8 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from mitmproxy_x402.recording.mitm import FlowFile, with_body
+    from mitmproxy_x402.recording.mitm import FlowFile, without_body
     from mitmproxy_x402.recording.plan import Filter, make_plan
     from mitmproxy_x402.recording.redact import Redactor
 
-__all__ = ["Filter", "FlowFile", "Redactor", "make_plan", "with_body"]
+__all__ = ["Filter", "FlowFile", "Redactor", "make_plan", "without_body"]

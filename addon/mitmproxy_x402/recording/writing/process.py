@@ -43,8 +43,7 @@ class ProcessWriter:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell, changed: Callable[[], object]) -> None:
-        if os.name != "posix" or not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(errno.ENOSYS, "there is no Python interpreter that can be started here")
+        refuse_processes()
         self._loop = loop
         self._tell = tell
         self._changed = changed
@@ -68,7 +67,7 @@ class ProcessWriter:
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # our own program
-                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *_paths()],
+                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *import_paths()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -239,7 +238,13 @@ class ProcessWriter:
         return lost
 
 
-def _paths() -> list[str]:
+def refuse_processes() -> None:
+    """Raise OSError where no process of ours can be started."""
+    if os.name != "posix" or not sys.executable or getattr(sys, "frozen", False):
+        raise OSError(errno.ENOSYS, "there is no Python interpreter that can be started here")
+
+
+def import_paths() -> list[str]:
     """Where Python finds modules, for a process in another directory that reads no configuration."""
     package = Path(__file__).absolute().parents[3]
     return [str(Path(path).absolute()) for path in (*filter(None, sys.path), str(package))]
