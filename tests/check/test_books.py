@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,10 @@ from mitmproxy_x402.chain.movements import Movements
 from mitmproxy_x402.check import books
 from mitmproxy_x402.check.line import Line
 from mitmproxy_x402.ledger.reading import Entry
+from mitmproxy_x402.ledger.sqlite.store import SqliteLedger
 from mitmproxy_x402.protocol.networks import BUILT_IN
+from mitmproxy_x402.settings.settings import read_settings
+from support.ledger.payments import intent
 
 BASE = BUILT_IN.get("base")
 assert BASE is not None
@@ -31,6 +38,18 @@ def entry(number: int, amount: int, **more: Any) -> Entry:
 
 def judge(moved: Movements, *entries: Entry) -> Line:
     return books.judge(BASE, BASE.assets[0], entries, moved, NOW - 6000)  # type: ignore[union-attr,arg-type]
+
+
+def test_without_an_rpc_nothing_is_called_in_order(tmp_path: Path) -> None:
+    assert BASE is not None
+    asset, place = BASE.assets[0], tmp_path / "ledger.sqlite3"
+    with closing(SqliteLedger(place)) as ledger:
+        mine = replace(intent(wallet="0xme"), asset=asset.address)
+        ledger.record_sent(ledger.reserve(mine, []), "0xnonce", 0)
+    settings = read_settings({"x402_ledger": str(place)}, {}, cwd=tmp_path, home=tmp_path)
+    line = asyncio.run(books.compare(BASE, asset, "0xme", [], settings))
+    assert str(line).startswith("-")
+    assert "could not be compared with the chain (no RPC is known)" in str(line)
 
 
 def test_they_agree() -> None:

@@ -50,7 +50,7 @@ async def compare(network: Network, asset: Asset, payer: str, urls: Sequence[str
                 break
             else:
                 return judge(network, asset, entries, moved, begin)
-    return ok("books", f"{network.name}: could not be compared with the chain ({reason})")
+    return unseen("books", f"{network.name}: could not be compared with the chain ({reason})")
 
 
 def _entries(network: Network, asset: Asset, payer: str, settings: Settings) -> list[Entry]:
