@@ -263,7 +263,11 @@ def test_mitmproxy_s_view_of_graphql_decodes_no_large_body_that_nobody_wants_it_
     body = json.dumps({"query": f"query {{\n a }} #{'x' * size}"}).encode()
     asked = flow(body, JSON)
     assert priority("graphql", body, asked.response, asked) == found
-    assert show(asked.response, asked, "graphql").name == "GraphQL"
+
+    async def run() -> Shown:  # mitmproxy 11's view makes a loop where none runs, and leaves it open
+        return show(asked.response, asked, "graphql")
+
+    assert asyncio.run(run()).name == "GraphQL"
 
 
 def test_mitmproxy_s_view_of_graphql_is_bounded_once() -> None:
