@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+from urllib.parse import quote, unquote
 
 import pytest
 from mitmproxy import http
 
+from mitmproxy_x402.protocol.credentials import is_credential
 from mitmproxy_x402.recording.redact import MAX_FIELDS, MAX_PARAMETERS, Redactor
 
 TOKEN = "client-token/+=1"
+
+
+def base58(raw: bytes) -> str:
+    number, digits = int.from_bytes(raw, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        digits = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"[digit] + digits
+    return digits
 
 
 def redacted(name: str, value: str) -> str:
@@ -160,12 +172,31 @@ def test_of_more_fields_than_anybody_sends_all_values_are_taken_out() -> None:
         assert values == [b"y"] * MAX_FIELDS + [b"[redacted]"] * 500
 
 
-SIGNED = bytes(range(100, 164)) + b"\x1b"
+SIGNED = hashlib.sha512(b"a signature").digest() + b"\x1b"
+IN_BASE64 = base64.b64encode(SIGNED).decode()
+ON_SOLANA = hashlib.sha512(b"another signature").digest()
+TRANSACTION = (
+    bytes([2]) + bytes(64) + ON_SOLANA + bytes([128, 2, 1, 5, 9]) + hashlib.sha512(b"accounts").digest() * 5 + bytes(50)
+)
+OLD_TRANSACTION = bytes([1]) + ON_SOLANA + bytes([1, 0, 2, 4]) + hashlib.sha512(b"accounts").digest() * 3
+PAYLOAD = {"x402Version": 2, "payload": {"transaction": base64.b64encode(TRANSACTION).decode()}, "accepted": {}}
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\u{ord(one):04x}" if one in "+/=" else one for one in text)
 
 
 @pytest.mark.parametrize("text", [
     *(SIGNED.hex(), f"0x{SIGNED.hex()}", f"0X{SIGNED.hex().upper()}", SIGNED.hex().upper()),
     *(base64.b64encode(SIGNED).decode(), base64.urlsafe_b64encode(SIGNED).decode().rstrip("=")),
+    *(f"0xe3ee160e{'00' * 32}{SIGNED.hex()}{'00' * 31}", f"{SIGNED.hex()}ff", f"a0x{SIGNED.hex()}b"),
+    *(quote(IN_BASE64, safe=""), quote(quote(IN_BASE64, safe=""), safe=""), IN_BASE64.replace("/", "\\/")),
+    *(escaped(IN_BASE64), f"pre{IN_BASE64}post", f"pre_{IN_BASE64.rstrip('=')}/post/and-more"),
+    *("".join(f"%{ord(digit):02x}" for digit in SIGNED.hex()), base58(ON_SOLANA)),
+    *(base64.b64encode(TRANSACTION).decode(), quote(base64.b64encode(TRANSACTION), safe="")),
+    *(f"tx{base64.b64encode(TRANSACTION).decode()}", base64.b64encode(OLD_TRANSACTION).decode()),
+    f"abc{base64.b64encode(json.dumps(PAYLOAD).encode()).decode()}",
+    f"key{base64.urlsafe_b64encode(json.dumps(PAYLOAD).encode()).decode()}",
 ])  # fmt: skip
 def test_a_signature_that_somebody_repeats_is_secret_however_it_is_written(text: str) -> None:
     redactor = Redactor()
@@ -173,6 +204,29 @@ def test_a_signature_that_somebody_repeats_is_secret_however_it_is_written(text:
         ((_, seen),) = redactor.texts(((b"X-Echo", value.encode()),))
         assert seen == "[redacted]"
     assert text not in redactor.path(f"/v1/x?echo={text}".encode()).decode()
+
+
+def test_the_other_headers_of_x402_and_ids_of_transactions_are_no_payments() -> None:
+    required = {
+        "x402Version": 2,
+        "accepts": [{"extra": {"name": "USD Coin", "note": "Gr\u00fc\u00dfe \U0001f980" * 50}}],
+    }
+    settled = {"success": True, "transaction": f"0x{SIGNED[:32].hex()}", "network": "eip155:8453"}
+    for one in (required, settled):
+        text = base64.b64encode(json.dumps(one, ensure_ascii=False).encode()).decode()
+        assert redacted("X-Any", text) == text
+    for name in ("X-Tx", "X-Solana-Transaction", "tx-hash"):
+        assert redacted(name, base58(ON_SOLANA)) == base58(ON_SOLANA)
+    assert Redactor().path(f"/x?tx={base58(ON_SOLANA)}".encode()).endswith(base58(ON_SOLANA).encode())
+    assert redacted("X-Path", "/v1/Some-Models/with/long-Names" * 20) == "/v1/Some-Models/with/long-Names" * 20
+
+
+def test_a_header_that_is_made_to_be_searched_for_long_is_taken_out() -> None:
+    """A text beyond ASCII in which a signature might end at every fourth letter; and many ids."""
+    few, many = (base64.b64encode("\u00e9x".encode() + b"adp" * count).decode() for count in (60, 20_000))
+    assert redacted("X-Long", few) == few
+    assert redacted("X-Long", many) == "[redacted]"
+    assert redacted("X-Long", " ".join([base58(ON_SOLANA)[:-2] + "11"] * 21)) == "[redacted]"
 
 
 def test_hashes_and_ids_are_no_signatures() -> None:
@@ -185,6 +239,24 @@ def test_hashes_and_ids_are_no_signatures() -> None:
     *("jwt", "client_assertion", "dpop", "vk", "bearer", "otp", "smsCode", "one-time-pin", "code", "pin", "tan", "sid"),
     *("id_token_hint", "logout_hint_token", "SAMLart", "samlResponse", "ticket", "sig", "X-Amz-Signature", "oauth2"),
     *("my.key", "k%65y", "token%5B%5D", "x[key]", "API_KEY_2", "code_verifier", "passphrase", "xauth"),
+    *("sas", "hmac", "x-hmac", "sasToken", "tokens", "keys", "key1", "token_2", "private_key_pem", "privateKeyPem"),
+    *("session", "session_id", "token_id", "key-id", "client_cert_pem", "signing-key-value", "secret.hex"),
 ])  # fmt: skip
 def test_every_kind_of_secret_name_is_known(name: str) -> None:
     assert Redactor().path(f"/v1/x?{name}=abcdefgh".encode()).endswith(b"=[redacted]")
+    assert redacted(unquote(name), "abcdefgh") == "[redacted]"
+
+
+@pytest.mark.parametrize("name", [
+    *("tokens", "max_tokens", "token_id", "key_id", "keys", "x-ratelimit-remaining-tokens", "keyboard", "keynote"),
+    *("mac", "sasquatch", "session-affinity-count", "sort_key", "page_token", "certain"),
+])  # fmt: skip
+def test_numbers_of_tokens_and_other_words_are_no_secrets(name: str) -> None:
+    assert Redactor().path(f"/v1/x?{name}=4096".encode()).endswith(b"=4096")
+    assert redacted(f"X-{name}", "4096") == "4096"
+
+
+@pytest.mark.parametrize("name", ["Session_Id", "X-Session", "X-Session-Id", "X-Token-Id", "X-Keys"])
+def test_what_is_not_recorded_may_still_go_upstream(name: str) -> None:
+    assert redacted(name, "abcdefgh") == "[redacted]"
+    assert not is_credential(name.encode(), b"abcdefgh")

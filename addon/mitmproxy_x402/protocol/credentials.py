@@ -61,17 +61,21 @@ _SIGN_IN = re.compile(
     r"""(?:.*[-_.])?code[-_]verifier | (?:authorization|auth|device|user|login|exchange)[-_]?code
       | .*(?:id|refresh|access|logout|login)[-_]?token[-_]hint | (?:.*[-_.])?samlart | saml(?:response|request)
       | (?:.*[-_.])?(?:session|session[-_]?id|sid|ticket)
-      | code | pin | tan | .*(?:key|token|secret)""",
+      | code | pin | tan | (?:.*[-_.])?(?:sas|hmac)(?:[-_]?token)?
+      | .*(?:key|token|secret)(?:[-_]?[0-9]{1,3})?
+      | .*(?:key|secret|token|cert)[-_]?(?:pem|der|jwks?|p8|p12|pfx|pkcs[0-9]{1,2}|hex|b64|base64|raw|value|data)""",
     re.VERBOSE,
 )
-"""Parameters of URLs that sign somebody in, by OAuth (RFC 6749, 7636, 8628), OpenID Connect, SAML, CAS; and any key."""
+"""What signs somebody in, by OAuth (RFC 6749, 7636, 8628), OpenID Connect, SAML, CAS, Azure; and any key."""
+_NO_NUMBER = re.compile(r"(?:x-)?(?:keys|tokens|secrets) | (?:.*[-_.])?(?:key|token|secret)[-_]?id", re.VERBOSE)
+"""The same, unless it is a number, which counts them or is the id of a coin."""
 _LONGEST_SIGN_IN = 40
 """Bytes of such a name that are looked at: its last ones."""
 _WORDS = frozenset(("monkey", "turkey", "hotkey", "donkey", "hockey", "whiskey"))
 _SIGNATURE = re.compile(r"(?:.*[-_.])?(?:sig|signature)")
 _SAYS_SO = re.compile(
     rb"key|token|secret|pass|pwd|cred|auth|cookie|sess|jwt|assertion|dpop|vk|bearer|payment|sig|otp|code|pin|tan|hint|saml"
-    rb"|sid|ticket"
+    rb"|sid|ticket|sas|hmac|cert"
 )
 """A word of which one, at least, is in every name that the patterns above take, in small letters: most names have none,
 and the patterns take some eighty times as long."""
@@ -94,7 +98,7 @@ def is_secret_name(name: bytes) -> bool:
     return _kind(name[-_LONGEST_NAME:]) is not _IS_OTHER
 
 
-_IS_OTHER, _IS_CREDENTIAL, _IS_SIGNATURE, _IS_SECRET = range(4)
+_IS_OTHER, _IS_CREDENTIAL, _IS_SIGNATURE, _IS_SECRET, _IS_NUMBER_OR_SECRET = range(5)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -112,13 +116,16 @@ def _kind(name: bytes) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _signs_in(name: bytes) -> bool:
+def _signs_in(name: bytes) -> int:
+    """`_IS_SECRET`, `_IS_NUMBER_OR_SECRET` or `_IS_OTHER`."""
     if not _SAYS_SO.search(name.lower()):
-        return False
+        return _IS_OTHER
     spelt = _spelt(name)
-    return (
-        any(map(_SIGN_IN.fullmatch, spelt)) and not any(map(_OTHER.fullmatch, spelt)) and not _WORDS.intersection(spelt)
-    )
+    if any(map(_OTHER.fullmatch, spelt)) or _WORDS.intersection(spelt):
+        return _IS_OTHER
+    if any(map(_SIGN_IN.fullmatch, spelt)):
+        return _IS_SECRET
+    return _IS_NUMBER_OR_SECRET if any(map(_NO_NUMBER.fullmatch, spelt)) else _IS_OTHER
 
 
 def _spelt(name: bytes) -> tuple[str, str]:
@@ -219,49 +226,6 @@ def is_payment(name: bytes, value: bytes) -> bool:
     return key in PAYMENT_HEADERS
 
 
-_SHORTEST_PAYMENT = 87
-"""Bytes of a signature on EVM in base64 without its padding."""
-_SIGNATURE_HEX = re.compile(
-    rb"0[xX][0-9a-fA-F]{130}(?![0-9a-fA-F])|(?<![0-9a-fA-FxX])[0-9a-fA-F]{128}(?:0[01]|1[bBcC])(?![0-9a-fA-F])"
-)
-"""With or without 0x, in any case; without, only where the last byte is one that a signature ends with."""
-_SIGNATURE_BASE64 = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{87}(?![A-Za-z0-9+/_-])")
-_RECOVERY = (b"\x00", b"\x01", b"\x1b", b"\x1c")
-"""The last bytes of signatures on EVM."""
-_OBJECT = re.compile(rb"eyJ?[A-Za-z0-9+/_-]{100,}")
-"""What a JSON object begins with in base64."""
-
-
-def holds_payment(value: bytes) -> bool:
-    """Whether a payment as its header has it, or the signature of one, stands in `value`, whoever wrote it there.
-
-    A signature is known in hex and in base64, as a whole; not in parts or under another coding.
-    """
-    if len(value) < _SHORTEST_PAYMENT:
-        return False
-    if _SIGNATURE_HEX.search(value):
-        return True
-    searched = value[:_MOST_SEARCHED]
-    return any(map(_is_payload, _OBJECT.findall(searched))) or any(
-        map(_is_signature, _SIGNATURE_BASE64.findall(searched))
-    )
-
-
-def _is_signature(text: bytes) -> bool:
-    return base64.b64decode(text.translate(_STANDARD) + b"=")[-1:] in _RECOVERY
-
-
-_MOST_SEARCHED = 65536
-
-
-def _is_payload(text: bytes) -> bool:
-    """Whether it is a PaymentPayload, and no PaymentRequired, which names what is accepted."""
-    plain = base64.b64decode(text.translate(_STANDARD)[: len(text) // 4 * 4])
-    return b'"x402Version"' in plain and b'"payload"' in plain and b'"accepts"' not in plain
-
-
-_STANDARD = bytes.maketrans(b"-_", b"+/")
-
 # Queries.
 
 _MOST_PARAMETERS = 100
@@ -307,12 +271,21 @@ def is_secret_parameter(piece: bytes) -> bool:
     It also takes what signs somebody in once, or for a while: `code=` of OAuth, `otp=`, `session=`, and any key.
     """
     name, _, value = piece.partition(b"=")
-    known = unquote_to_bytes(name.replace(b"+", b" ")).strip()[-_LONGEST_NAME:]  # a plus is a blank
-    if not value:
-        return is_credential_parameter(piece)
-    if is_secret_name(known) or (len(value) >= _SHORTEST_CODE and _signs_in(known[-_LONGEST_SIGN_IN:])):
+    known = unquote_to_bytes(name.replace(b"+", b" ")).strip()  # a plus is a blank
+    return (bool(value) and is_secret_field(known, value)) or is_credential_parameter(piece)
+
+
+def is_secret_field(name: bytes, value: bytes) -> bool:
+    """Whether the header or parameter of this name must not be written down: one rule for both.
+
+    Upstreams need some of these, such as a `session_id`: what is taken off requests is decided by `is_credential`.
+    """
+    if is_secret_name(name):
         return True
-    return is_credential_parameter(piece)
+    if len(value) < _SHORTEST_CODE:
+        return False
+    kind = _signs_in(name[-_LONGEST_SIGN_IN:])
+    return kind == _IS_SECRET or (kind == _IS_NUMBER_OR_SECRET and not value.isdigit())
 
 
 _COIN = re.compile(f"[A-Za-z]{{1,12}}|[A-Z0-9]{{1,10}}|[a-z]{{1,20}}(?:-[a-z]{{1,20}}){{1,3}}|{EVM_ADDRESS}".encode())

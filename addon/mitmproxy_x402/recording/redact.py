@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from ..protocol.credentials import (
-    holds_payment,
     is_credential_value,
     is_payment,
+    is_secret_field,
     is_secret_name,
     is_secret_parameter,
 )
+from ..protocol.payment_echoes import holds_payment
 from .format import REDACTED
 from .head import header_line
 
@@ -181,7 +182,7 @@ class Redactor:
         self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")
 
     def _value(self, name: bytes, value: bytes) -> bytes:
-        if is_secret_name(name) or is_credential_value(value) or holds_payment(value):
+        if is_secret_field(name, value) or is_credential_value(value) or holds_payment(value, name):
             return _REDACTED
         if name in _WITH_URL and (b"?" in value or b"@" in value or b"#" in value):
             value = self.path(value)
@@ -197,7 +198,7 @@ class Redactor:
         name, equals, value = piece.partition(b"=")
         if value and is_secret_parameter(piece):
             return name + equals + _REDACTED
-        return _REDACTED if self._has_token(piece) or holds_payment(unquote_to_bytes(piece)) else piece
+        return _REDACTED if self._has_token(piece) or holds_payment(piece, name) else piece
 
     def _has_token(self, text: bytes) -> bool:
         return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))
