@@ -63,13 +63,13 @@ LONG = {
     + b'{"model":"m","message":{"content":""},"done":true,"done_reason":"stop","prompt_eval_count":7}\n',
     "elements": b"[" + b",".join([ELEMENT] * 60) + b',{"candidates":[{"content":{"parts":[{"text":""}]},'
     b'"finishReason":"stop"}],"usageMetadata":{"promptTokenCount":7}}]',
-    "messages": b'data: {"type":"message_start","message":{"model":"m","id":"i","content":[]}}\n\n'
+    "messages": b'data: {"type":"message_start","message":{"model":"m","id":"i","content":[],"usage":{}}}\n\n'
     b'data: {"type":"content_block_start","index":0,"content_block":'
     b'{"type":"tool_use","id":"t","name":"f","input":{}}}\n\n'
     + b'data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"[0,"}}\n\n'
     * 60
     + b'data: {"type":"content_block_stop","index":0}\n\n'
-    b'data: {"type":"message_delta","delta":{"stop_reason":"stop"},"usage":{"input_tokens":7}}\n\n'
+    b'data: {"type":"message_delta","delta":{"stop_reason":"stop"},"usage":{"input_tokens":7,"output_tokens":0}}\n\n'
     b'data: {"type":"message_stop"}\n\n',
 }
 LONG["messages"] = re.sub(rb'(?m)^data: \{"type":"(\w+)"', rb"event: \1\n\g<0>", LONG["messages"])

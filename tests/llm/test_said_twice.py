@@ -116,7 +116,7 @@ def test_events_that_are_all_numbered_alike_are_all_read() -> None:
 def test_what_anthropic_says_beside_the_answer_is_shown() -> None:
     usage = {"input_tokens": 3.0, "output_tokens": 2, "server_tool_use": {"web_search_requests": 71}}
     reading = read(
-        {"type": "message_start", "message": {"model": "m", "id": "i", "content": []}},
+        {"type": "message_start", "message": {"model": "m", "id": "i", "content": [], "usage": {}}},
         {
             **{"type": "message_delta", "delta": {"stop_reason": "end_turn", "container": {"id": "box-72"}}},
             **{"usage": usage, "context_management": {"applied_edits": [{"cleared_input_tokens": 73}]}},

@@ -99,10 +99,10 @@ def test_the_model_that_finishes_an_answer_is_the_model() -> None:
     handed_over = {"type": "fallback", "from": {"model": "first"}, "to": {"model": "second"}}
     reading = read(
         events(
-            {"type": "message_start", "message": {"id": "m", "model": "first", "content": []}},
+            {"type": "message_start", "message": {"id": "m", "model": "first", "content": [], "usage": {}}},
             {"type": "content_block_start", "index": 0, "content_block": handed_over},
             {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
             {"type": "message_stop"},
         )
     )

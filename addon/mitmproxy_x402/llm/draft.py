@@ -5,7 +5,6 @@ Fragments are joined only when it is read, so collecting takes linear time; text
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +16,19 @@ from .pieces import MAX_NAME, Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
 from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
 from .sse import Notes
-from .values import MAX_COUNT, count, decimal, decode, dump, has_half_character, index, is_json, says_something
+from .values import (
+    MAX_COUNT,
+    count,
+    decimal,
+    decode,
+    dump,
+    escapes_half_character,
+    has_half_character,
+    index,
+    is_json,
+    oddity,
+    says_something,
+)
 from .written import may_be_rewritten, twins
 
 MAX_TEXT = 64 * 1024 * 1024
@@ -267,7 +278,7 @@ class Draft(Space):
             if number is not None and not self.numbers_may_be_text:
                 self.notes.add(f"a number of tokens that is text: {line(dump(value), 60)}")
         if number is None and value is not None:
-            self.notes.add(f"a number of tokens that {_oddity(value)}: {line(dump(value), 60)}")
+            self.notes.add(f"a number of tokens that {oddity(value)}: {line(dump(value), 60)}")
         return number
 
     def use(self, **tokens: Any) -> None:
@@ -361,17 +372,6 @@ class Draft(Space):
                 yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
 
 
-def _oddity(value: Any) -> str:
-    """What is wrong with `value`, which is no number of tokens."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "is not a number"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "is not a finite number"
-    if value < 0:
-        return "is less than zero"
-    return "is not a whole number" if value < MAX_COUNT else "is larger than any that readers of JSON agree about"
-
-
 class _Calls:
     """Makes the ToolCalls of an answer, in order. Anomalies are noted only at its end."""
 
@@ -440,6 +440,8 @@ def _arguments(text: str, who: str, notes: Notes) -> Any:
     parsed, faults = decode(text)
     for fault in faults:
         notes.add(f"{who}: in its arguments {fault}")
+    if escapes_half_character(text, parsed):
+        notes.add(f"{who}: in its arguments half of a surrogate pair stands alone, at which strict parsers fail")
     if not isinstance(parsed, dict):
         notes.add(f"{who}: its arguments are no JSON object")
     return parsed

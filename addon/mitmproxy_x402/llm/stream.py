@@ -322,8 +322,8 @@ class StreamReader:
         self._begin_event()
         value = None
         if text == _DONE:
+            self._done(name, spaced=not data.startswith(_DONE))
             name = "[DONE]"
-            self._done(spaced=not data.startswith(_DONE))
         elif name == "error" and not text.startswith(b"{"):
             self._draft.fail(data.decode("utf-8", "replace"))
         elif (value := self._repaired(data)) is not None:
@@ -339,12 +339,12 @@ class StreamReader:
             self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
         self._end_event(name, value, begin, end)
 
-    def _done(self, *, spaced: bool) -> None:
-        """Read a `[DONE]`, which may be `spaced` from its colon."""
+    def _done(self, name: str, *, spaced: bool) -> None:
+        """Read a `[DONE]` of an event called `name`, which may be `spaced` from its colon."""
         if self._parser is not None:
             self._parser.is_done = True
         if self._reader is not None:
-            self._reader.done()
+            self._reader.done(name)
             if self._parser is not None and spaced and self._reader.is_openai:
                 self._notes.add("a [DONE] behind white space, at which OpenAI's SDK fails")
         elif self._draft.error is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import math
 import re
 from decimal import Decimal
 from typing import Any
@@ -40,6 +41,17 @@ def count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
+
+
+def oddity(value: Any) -> str:
+    """What is wrong with `value`, which is no number of tokens."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "is not a number"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not a finite number"
+    if value < 0:
+        return "is less than zero"
+    return "is not a whole number" if value < MAX_COUNT else "is larger than any that readers of JSON agree about"
 
 
 def decimal(value: Any) -> str | None:
@@ -148,6 +160,11 @@ def joined(text: str) -> str:
     if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def escapes_half_character(text: str, value: Any) -> bool:
+    """Whether `value`, the JSON in `text`, has half of a surrogate pair in it, which JSON can only say by an escape."""
+    return "\\ud" in text.lower() and has_half_character(dump(value))
 
 
 def has_half_character(text: str) -> bool:

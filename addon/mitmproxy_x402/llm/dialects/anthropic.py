@@ -9,6 +9,7 @@ from ..draft import Draft
 from ..pieces import Kind, Piece
 from ..values import MAX_INDEX, dump, mapping, sequence, string
 from .citations import citation_of
+from .needed import NeededBy
 from .reader import Reader
 
 _DELTAS: dict[str, tuple[str, Kind]] = {
@@ -30,6 +31,23 @@ _COUNTED = ("server_tool_use", "iterations")
 """Keys of the usage that are shown as they came."""
 _ENDS = ("stop_details", "stop_sequence", "container")
 """Keys that say more about why a message ended."""
+_LAST_ENDS = ("stop_reason", "stop_sequence", "stop_details")
+"""Of these, SDKs keep what the last message_delta says."""
+_NEEDED = NeededBy(
+    "Anthropic's SDKs",
+    {
+        "message_start": (("message", dict), ("message.content", list), ("message.usage", dict)),
+        "message_delta": (("delta", dict), ("usage", dict)),
+        "content_block_start": (("content_block", dict),),
+        "content_block_delta": (("index", int), ("delta", dict)),
+        "content_block_stop": (("index", int),),
+        "text block": (("text", str),),
+        "thinking block": (("thinking", str),),
+        "text_delta": (("text", str),),
+        "thinking_delta": (("thinking", str),),
+        "input_json_delta": (("partial_json", str),),
+    },
+)
 
 
 class MessagesReader(Reader):
@@ -45,6 +63,8 @@ class MessagesReader(Reader):
         self._blocks: dict[int, Piece] = {}
         self._open: set[int] = set()
         self._tokens: dict[str, int] = {}
+        self._ends: set[str] = set()
+        """What the last message_delta has said about the end."""
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
@@ -68,20 +88,23 @@ class MessagesReader(Reader):
             self.draft.notes.add("an event before message_start")
         if kind == "content_block_delta":
             delta = value.get("delta")
-            self._delta(value.get("index"), delta if type(delta) is dict else self.draft.mapping(delta, "a delta"))
-        elif kind == "message_start":
+            if type(delta) is not dict or type(value.get("index")) is not int:
+                _NEEDED.note(kind, value, self.draft.notes)
+                delta = self.draft.mapping(delta, "a delta")
+            self._delta(value.get("index"), delta)
+            return
+        _NEEDED.note(kind, value, self.draft.notes)
+        if kind == "message_start":
             self._start(self.draft.mapping(value.get("message"), "a message"))
         elif kind == "content_block_start":
-            self._block(
-                self.draft.index(value.get("index"), "a block"),
-                self.draft.mapping(value.get("content_block"), "a block"),
-            )
+            block = self.draft.mapping(value.get("content_block"), "a block")
+            _NEEDED.note(f"{string(block.get('type'))} block", block, self.draft.notes)
+            self._block(self.draft.index(value.get("index"), "a block"), block)
         elif kind == "content_block_stop":
             self._stop(self.draft.index(value.get("index"), "the end of a block"))
         elif kind == "message_delta":
-            self._usage(mapping(value.get("usage")))
+            self._message_delta(mapping(value.get("delta")), value.get("usage"))
             self.draft.detail("context_management", value.get("context_management"))
-            self._finish(mapping(value.get("delta")))
         elif kind == "message_stop":
             self._end()
         else:
@@ -102,6 +125,11 @@ class MessagesReader(Reader):
     def skips(self, name: str) -> bool:
         """Whether it has no name, or is a ping."""
         return name in ("message", "ping")
+
+    def done(self, name: str) -> None:
+        """Read a `[DONE]`, which is skipped only without a name."""
+        if not self.skips(name):
+            self.draft.notes.add(f"a [DONE] called {shown(name)}, at which Anthropic's SDKs fail")
 
     def lost(self, hidden: bytes | None, beside: str, hollow: bool) -> list[str]:  # noqa: ARG002
         """A byte order mark hides the name of the first event."""
@@ -199,14 +227,17 @@ class MessagesReader(Reader):
             piece = self.draft.piece(0, (number, MAX_INDEX, list(_DELTAS).index(said)), kind)
         text = delta.get(key)
         if type(text) is not str:
-            if text is None:
-                self.draft.notes.add(f"a {said} without {key}, at which Anthropic's SDKs fail")
+            _NEEDED.note(said, delta, self.draft.notes)
             call = piece.kind == "call" and isinstance(text, dict)
             text = self.draft.arguments(text) if call else self.draft.words(text, f"the {key} of a fragment")
         if said == "signature_delta":
+            if piece.signature:
+                self.draft.notes.add("a second signature_delta of a block; Anthropic's SDKs keep the last one only")
             piece.sign(text)
-        else:
-            piece.add(text)
+            return
+        if text.isspace() and kind == "call" and not piece.text.strip():
+            self.draft.notes.add("white space before the arguments of a call, at which Anthropic's SDKs fail")
+        piece.add(text)
 
     def _other_delta(self, piece: Piece | None, said: str, delta: dict[str, Any]) -> None:
         """Read a fragment of an unknown kind: its text goes under the same key of the block."""
@@ -228,6 +259,16 @@ class MessagesReader(Reader):
         self._open.discard(number)
         if number in self._blocks:
             self._blocks[number].closed = True
+
+    def _message_delta(self, delta: dict[str, Any], usage: Any) -> None:
+        if usage is not None and mapping(usage).get("output_tokens") is None:
+            self.draft.notes.add("the usage of a message_delta without output_tokens, which Anthropic's SDKs then lose")
+        self._usage(mapping(usage))
+        says = {key for key in _LAST_ENDS if delta.get(key) is not None}
+        for key in sorted(self._ends - says):
+            self.draft.notes.add(f"a message_delta without {key} after one with it, which Anthropic's SDKs then lose")
+        self._ends = says
+        self._finish(delta)
 
     def _finish(self, delta: dict[str, Any]) -> None:
         if delta.get("stop_reason") is not None:

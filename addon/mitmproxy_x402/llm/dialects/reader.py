@@ -64,8 +64,8 @@ class Reader(ABC):
 
     # Most dialects have nothing to say to these.
 
-    def done(self) -> None:  # noqa: B027
-        """The event whose data is `[DONE]`. Some gateways add one in every dialect; it adds nothing."""
+    def done(self, name: str) -> None:  # noqa: B027
+        """The event, called `name`, whose data is `[DONE]`. Some gateways add one in every dialect; it adds nothing."""
 
     def ping(self, value: dict[str, Any]) -> None:  # noqa: B027
         """An event by which the stream is only kept open."""

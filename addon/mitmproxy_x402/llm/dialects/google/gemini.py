@@ -78,7 +78,7 @@ class GeminiReader(Reader):
         what = "a line that does not begin with `data: `, at which Google's SDK fails; the first one is"
         return [f"{what}: {beside}"] if beside else []
 
-    def done(self) -> None:
+    def done(self, name: str) -> None:  # noqa: ARG002
         """Read a `[DONE]`, which gateways add."""
         if self.draft.has_names:
             self.draft.notes.add("a [DONE], at which Google's SDK fails")

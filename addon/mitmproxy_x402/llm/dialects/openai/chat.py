@@ -86,7 +86,7 @@ class ChatReader(Reader):
         self._read(value, whole=True)
         self.ended = "choices" in value
 
-    def done(self) -> None:
+    def done(self, name: str) -> None:  # noqa: ARG002
         """Read `[DONE]`, the end of the stream."""
         said = self.draft.said_anything(0)
         never = said and not self._gives_reasons and not self.draft.any_stopped  # vendors without it, as Snowflake

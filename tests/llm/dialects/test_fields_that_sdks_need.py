@@ -1,0 +1,157 @@
+"""A stream without a field that its vendor's SDK needs is never called regular."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+
+from mitmproxy_x402.llm import Reading, StreamReader
+from support.vendors import vendor_streams as v
+from support.vendors.vendor_server import Vendor
+
+Event = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[Vendor]:
+    running = Vendor()
+    yield running
+    running.close()
+
+
+def read(body: bytes) -> Reading:
+    reader = StreamReader()
+    reader.feed(body)
+    reader.end()
+    return reader.reading()
+
+
+def _with(events: list[Event], at: int, path: str, value: Any = ...) -> list[Event]:
+    """A copy of `events` with `value` at `path` of one of them; without a value, the field is missing."""
+    changed: list[Event] = json.loads(json.dumps(events))
+    *way, last = path.split(".")
+    found = changed[at]
+    for key in way:
+        found = found[key]
+    if value is ...:
+        del found[last]
+    else:
+        found[last] = value
+    return changed
+
+
+# Anthropic's messages.
+
+MESSAGES = [
+    v.start(), v.block(0, "thinking", thinking="", signature=""), v.delta(0, "thinking", thinking="Hm."),
+    v.delta(0, "signature", signature="S"), v.stop(0),
+    v.block(1, "text", text=""), v.delta(1, "text", text="Hello"), v.stop(1),
+    v.block(2, "tool_use", id="t", name="f", input={}), v.delta(2, "input_json", partial_json='{"x":'),
+    v.delta(2, "input_json", partial_json="1}"), v.stop(2), *v.finish("tool_use"),
+]  # fmt: skip
+MISSING = [
+    (0, "message.content", "a message_start without message.content"),
+    (0, "message.usage", "a message_start without message.usage"),
+    (1, "content_block.thinking", "a thinking block without thinking"),
+    (2, "index", "a content_block_delta without index"),
+    (2, "delta.thinking", "a thinking_delta without thinking"),
+    (4, "index", "a content_block_stop without index"),
+    (5, "content_block", "a content_block_start without content_block"),
+    (5, "content_block.text", "a text block without text"),
+    (6, "delta", "a content_block_delta without delta"),
+    (6, "delta.text", "a text_delta without text"),
+    (9, "delta.partial_json", "an input_json_delta without partial_json"),
+    (12, "delta", "a message_delta without delta"),
+    (12, "usage", "a message_delta without usage"),
+]
+
+
+def _messages(url: str) -> Any:
+    asked: Any = {"model": "claude-opus-4-6", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+        with client.messages.stream(**asked) as events:
+            return events.get_final_message().to_dict()
+
+
+@pytest.mark.parametrize("value", [..., None], ids=["missing", "null"])
+@pytest.mark.parametrize(("at", "path", "remark"), MISSING)
+def test_a_field_that_anthropics_sdk_fails_without(vendor: Vendor, at: int, path: str, remark: str, value: Any) -> None:
+    vendor.body = body = v.messages(*_with(MESSAGES, at, path, value))
+    with pytest.raises((AttributeError, TypeError)):
+        _messages(vendor.url)
+    assert f"{remark}, at which Anthropic's SDKs fail" in read(body).irregular
+
+
+def test_a_field_of_another_type_is_none_for_anthropics_sdk(vendor: Vendor) -> None:
+    vendor.body = body = v.messages(*_with(MESSAGES, 0, "message.content", ""))
+    with pytest.raises((AttributeError, UserWarning)):
+        _messages(vendor.url)
+    assert read(body).irregular == (
+        "a message_start whose message.content is no array, at which Anthropic's SDKs fail",
+    )
+
+
+@pytest.mark.parametrize("first", [" ", "\n", "\n\t"])
+def test_white_space_alone_before_arguments(vendor: Vendor, first: str) -> None:
+    space = v.delta(2, "input_json", partial_json=first)
+    vendor.body = body = v.messages(*MESSAGES[:9], v.delta(2, "input_json", partial_json=""), space, *MESSAGES[9:])
+    with pytest.raises(ValueError, match="Unable to parse"):
+        _messages(vendor.url)
+    assert read(body).irregular == ("white space before the arguments of a call, at which Anthropic's SDKs fail",)
+    vendor.body = body = v.messages(*MESSAGES[:10], space, *MESSAGES[10:])
+    assert _messages(vendor.url)["content"][2]["input"] == {"x": 1}
+    assert read(body).irregular == ()
+
+
+def test_half_of_a_surrogate_pair_in_arguments(vendor: Vendor) -> None:
+    vendor.body = body = v.messages(*_with(MESSAGES, 10, "delta.partial_json", '"\\ud83e"}'))
+    with pytest.raises(ValueError, match="Unable to parse"):
+        _messages(vendor.url)
+    remark = "tool call 1: in its arguments half of a surrogate pair stands alone, at which strict parsers fail"
+    assert read(body).irregular == (remark,)
+    vendor.body = body = v.messages(*_with(MESSAGES, 10, "delta.partial_json", '"\\uD83E\\udd80 \\\\ud83e"}'))
+    assert _messages(vendor.url)["content"][2]["input"] == {"x": "🦀 \\ud83e"}
+    assert read(body).irregular == ()
+
+
+@pytest.mark.parametrize("usage", [{}, {"output_tokens": None}, {"input_tokens": 5}])
+def test_a_last_usage_without_output(vendor: Vendor, usage: Any) -> None:
+    vendor.body = body = v.messages(*_with(MESSAGES, 12, "usage", usage))
+    assert _messages(vendor.url)["usage"].get("output_tokens") is None
+    remark = "the usage of a message_delta without output_tokens, which Anthropic's SDKs then lose"
+    assert read(body).irregular == (remark,)
+
+
+def test_a_second_message_delta_takes_the_end_away(vendor: Vendor) -> None:
+    late = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}}
+    ended = _with(MESSAGES, 12, "delta.stop_sequence", "X")
+    vendor.body = body = v.messages(*ended[:-1], late, ended[-1])
+    answer = _messages(vendor.url)
+    assert (answer.get("stop_reason"), answer.get("stop_sequence")) == (None, None)
+    reading = read(body)
+    assert reading.stop_reason == "tool_use"
+    assert reading.irregular == tuple(
+        f"a message_delta without {key} after one with it, which Anthropic's SDKs then lose"
+        for key in ("stop_reason", "stop_sequence")
+    )
+    assert read(v.messages(*ended[:-2], late, *ended[-2:])).irregular == ()
+
+
+def test_of_two_signatures_the_last_one_counts(vendor: Vendor) -> None:
+    vendor.body = body = v.messages(*MESSAGES[:4], v.delta(0, "signature", signature="T"), *MESSAGES[4:])
+    assert _messages(vendor.url)["content"][0]["signature"] == "T"
+    assert read(body).irregular == ("a second signature_delta of a block; Anthropic's SDKs keep the last one only",)
+
+
+def test_a_done_with_a_name(vendor: Vendor) -> None:
+    # Only from version 2 on does the SDK in Python read events of every name.
+    body = v.messages(*MESSAGES) + b"event: done\ndata: [DONE]\n\n"
+    assert read(body).irregular == ('a [DONE] called "done", at which Anthropic\'s SDKs fail',)
+    for name in (b"", b"event: ping\n"):
+        vendor.body = body = v.messages(*MESSAGES) + name + b"data: [DONE]\n\n"
+        assert _messages(vendor.url)["stop_reason"] == "tool_use"
+        assert read(body).irregular == ()
