@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_a_keyword_that_binds_and_is_not_checked_is_named() -> None:
 def test_arguments_that_are_too_long_to_be_checked_are_named() -> None:
     reading = checked(of({"city": "x" * 300_000}), request({"name": "weather", "input_schema": SCHEMA}))
     assert reading.unchecked == ("weather: its arguments have more than 262,144 characters",)
+
+
+def test_without_the_package_that_checks_nothing_is_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "referencing", None)  # as where only recordings are read
+    reading = checked(of({"city": 5}), request({"name": "weather", "input_schema": SCHEMA}))
+    assert (reading.misfits, reading.unchecked) == ((), ("weather: the package referencing is not installed",))
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,8 @@ def _problems(value: Any, schema: Any, work: _Work) -> list[tuple[str, str]]:
         work.unchecked["the arguments are too much for its schema to be checked to their end"] = None
     except RecursionError:
         work.unchecked["its schema leads to itself, or is nested too deeply"] = None
+    except ModuleNotFoundError as error:  # recordings are read without our dependencies, too
+        work.unchecked[f"the package {error.name} is not installed"] = None
     except _Unusable as error:
         found.append(("", f"the schema cannot be used: {error}"))
     except Exception as error:
