@@ -39,10 +39,13 @@ class Rig:
         self.outbox = Outbox()
         self.number = 0
 
-    def begin(self, body: bytes = b"{}") -> Job:
+    def new(self, body: bytes) -> Job:
         flow = tflow.tflow(req=http.Request.make("POST", "http://h/x", body, {"Content-Type": "application/json"}))
         self.number += 1
-        job = Job(self.outbox, self.plan, self.number, flow, time.monotonic())
+        return Job(self.outbox, self.plan, self.number, flow, time.monotonic())
+
+    def begin(self, body: bytes = b"{}") -> Job:
+        job = self.new(body)
         self.outbox.add(job, len(body))
         return job
 
@@ -321,6 +324,23 @@ class TestHowMuchMayWait:
             f"cannot record into {tmp_path}: more came than the disk has taken so far: 64 MB were waiting for it"
             in line
         )
+
+    def test_of_what_finds_no_room_the_heads_up_to_a_bound(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outbox_module, "MAX_WAITING", 0)
+        monkeypatch.setattr(outbox_module, "FOR_HEADS", 1 << 14)
+
+        async def use(rig: Rig) -> None:
+            jobs = [rig.new(b"y" * 5000) for _ in range(400)]
+            kept = [job for job in jobs if job.take_body(job.asked)]
+            assert -1 << 14 <= rig.outbox.room < 0
+            assert 10 < len(kept) < 100
+            for job in kept:
+                rig.end(job)
+
+        run(tmp_path, use)
+        assert {(one.request.size, len(one.notes)) for one in read_recordings(tmp_path)} == {(0, 1)}
 
     def test_much_is_handed_over_without_a_pause(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handed: list[list[Part]]

@@ -187,6 +187,7 @@ def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
         with rig.client() as client:
             for _ in range(80):
                 assert client.ask(request()).body == body
+            assert client.ask(request("POST", "/late", b"y" * 100_000)).body == body
         rig.proxy.wait_for("cannot record into .*: more came than the disk has taken so far: 64 MB were waiting")
         os.kill(writer, signal.SIGCONT)
         rig.script(answering(b"ok"))
@@ -195,7 +196,11 @@ def test_a_writer_that_is_stuck_holds_nobody_up(home: Path) -> None:
         found = read_recordings(rig.folder)
     assert {one.body() for one in found if one.complete and one.request.path == "/v1/chat/completions"} == {body}
     broken = [one.error for one in found if not one.complete]
-    assert set(broken) <= {f"the recording broke off: {TOO_SLOW}"}
+    assert set(broken) == {f"the recording broke off: {TOO_SLOW}"}
+    assert len([one for one in found if one.request.path == "/v1/chat/completions"]) == 80
+    (late,) = [one for one in found if one.request.path == "/late"]
+    assert (late.request.body, late.request.size, late.body()) == (None, 0, b"")
+    assert late.notes == ("of the request's 100,000 bytes only the first 0 are recorded: more found no room",)
 
 
 def test_a_proxy_that_is_stopped(home: Path) -> None:

@@ -14,6 +14,8 @@ character a byte (ISO-8859-1), with `REDACTED` in place of secrets.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +50,12 @@ CHUNKS = "chunks.jsonl"
 REDACTED = "[redacted]"
 MAX_HEAD = 16 << 20
 """Most bytes of a flow.json that is read."""
+MAX_BODY = 256 << 20
+"""Most bytes of a body that is read into memory."""
+MAX_CHUNKS = 64 << 20
+"""Most bytes of a chunks.jsonl that is read into memory, which are some three million chunks."""
+_MAX_LINE = 256
+_BLOCK = 1 << 20
 
 
 class Chunk(NamedTuple):
@@ -154,7 +162,10 @@ class Recording:
 
     def request_body(self) -> bytes:
         """The request's body. Raises RecordingError."""
-        return self._content(self.request.body)
+        request = self.request
+        if request.body is not None and request.sha256 is None and not self._file(request.body).exists():
+            return b""  # a full disk did not take it
+        return self._content(request.body)
 
     def body(self) -> bytes:
         """The answer's body as it came. Raises RecordingError."""
@@ -167,7 +178,16 @@ class Recording:
 
     def chunks(self) -> tuple[Chunk, ...]:
         """Time and size of each chunk of the answer. Raises RecordingError."""
-        return self.in_head if self.in_head is not None else tuple(_read_chunks(self._file(CHUNKS)))
+        if self.in_head is not None:
+            return self.in_head
+        file = self._file(CHUNKS)
+        if file.exists():
+            _refuse_size(file, file.stat().st_size, MAX_CHUNKS)
+        return tuple(self.each_chunk())
+
+    def each_chunk(self) -> Iterator[Chunk]:
+        """Yield the same, one after the other, however many there are. Raises RecordingError."""
+        return iter(self.in_head) if self.in_head is not None else _read_chunks(self._file(CHUNKS))
 
     def pieces(self) -> Iterator[tuple[float, bytes]]:
         """Yield (seconds, bytes) for each chunk. Together they are `body()`, even if chunks.jsonl has wrong sizes."""
@@ -194,11 +214,7 @@ class Recording:
     def _content(self, name: str | None) -> bytes:
         if name is None:
             return b""
-        file = self._file(name)
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+        return read_within(self._file(name), MAX_BODY)
 
     def _file(self, name: str) -> Path:
         return own_file(self.folder, name)
@@ -217,6 +233,29 @@ def own_file(folder: Path, name: str) -> Path:
     if file.is_symlink() or (file.exists() and not file.is_file()):
         raise RecordingError(f"{file}: cannot be read: expected a file, and no link to one elsewhere")
     return file
+
+
+def read_within(file: Path, limit: int) -> bytes:
+    """The bytes of `file`. Raises RecordingError: it cannot be read, or has more than `limit` bytes."""
+    parts, size = [], 0
+    try:
+        with file.open("rb") as stream:
+            _refuse_size(file, os.fstat(stream.fileno()).st_size, limit)
+            while block := stream.read(_BLOCK):
+                size += len(block)
+                _refuse_size(file, size, limit)  # it may grow, or say of itself that it is empty
+                parts.append(block)
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+    return b"".join(parts)
+
+
+def _refuse_size(file: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise RecordingError(
+            f"{file}: is too large to be shown: it has {size:,} bytes or more, and at most {limit:,} are read; look at "
+            "it with another program, or cut it"
+        )
 
 
 def read_recordings(folder: Path) -> list[Recording]:
@@ -322,17 +361,20 @@ def _chunk(pair: tuple[float, float]) -> Chunk:
 
 def _read_chunks(file: Path) -> Iterator[Chunk]:
     try:
-        lines = file.read_text("utf-8", "replace").splitlines(keepends=True)
+        with file.open("rb") as stream:
+            for number in itertools.count(1):
+                line = stream.readline(_MAX_LINE)
+                chunk = read_chunk(line.decode("utf-8", "replace"))
+                if chunk is not None:
+                    yield chunk
+                elif not line:
+                    return
+                elif line.endswith(b"\n") or len(line) == _MAX_LINE:  # an unfinished one was just being written
+                    raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
     except FileNotFoundError:
         return
     except OSError as error:
         raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
-    for number, line in enumerate(lines, 1):
-        chunk = read_chunk(line)
-        if chunk is not None:
-            yield chunk
-        elif line.endswith("\n"):  # an unfinished last line was just being written
-            raise RecordingError(f"{file}: line {number}: expected [seconds, bytes]")
 
 
 def read_chunk(line: str) -> Chunk | None:

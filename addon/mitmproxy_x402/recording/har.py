@@ -200,7 +200,7 @@ def _in_base64(file: Path) -> Iterator[bytes]:
 
 def _chunks(recording: Recording) -> Iterator[bytes]:
     before = b"["
-    for chunk in recording.chunks():
+    for chunk in recording.each_chunk():
         yield b"%s[%.6f,%d]" % (before, chunk.seconds, chunk.size)
         before = b","
     yield b"]" if before == b"," else b"[]"

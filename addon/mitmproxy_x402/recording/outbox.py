@@ -37,6 +37,8 @@ LONGEST = 0.003
 """Seconds after which the event loop goes on with other work: heads can be long."""
 LEAST = 4 << 20
 """Bytes of room below which no beginning of a long request is recorded: it is left for answers."""
+FOR_HEADS = 1 << 20
+"""Bytes beyond MAX_WAITING for the heads of what comes when there is no room left."""
 TOO_SLOW = f"more came than the disk has taken so far: {MAX_WAITING >> 20} MB were waiting for it"
 TOO_LARGE = (
     f"of a request that does not fit in the {MAX_WAITING >> 20} MB that may wait, only the beginning is recorded"
@@ -53,7 +55,7 @@ class Job:
     __slots__ = (
         *("__weakref__", "answer_is_known", "asked", "began", "body", "body_is_new", "data", "end", "finish", "flow"),
         *("has_answer", "has_waited", "is_queued", "lost", "number", "outbox", "plan", "size", "sizes", "tapped"),
-        *("times", "writer"),
+        *("times", "whole", "writer"),
     )
 
     def __init__(self, outbox: Outbox, plan: Plan, number: int, flow: http.HTTPFlow, began: float) -> None:
@@ -69,7 +71,9 @@ class Job:
         self.began = began
         """When the request began (monotonic clock)."""
         self.asked = flow.request.raw_content or b""
-        """The request's body."""
+        """The request's body, until it is over."""
+        self.whole = len(self.asked)
+        """Bytes of that."""
         self.body: bytes | memoryview = self.asked
         """As much of it as is recorded."""
         self.body_is_new = True
@@ -95,17 +99,25 @@ class Job:
             self.outbox.forgotten.append(self)
 
     def take_body(self, body: bytes) -> bool:
-        """Record `body`, or its beginning if that is all that there is room for. Returns False: not even that."""
+        """Record `body`, its beginning, or nothing of it: as much as there is room for.
+
+        Returns False: there is none even for the request's head.
+        """
         room = self.outbox.room - OVERHEAD
         self.asked = self.body = body
+        self.whole = len(body)
         self.body_is_new = True
         times = 2 if self.plan.needs_state else 1  # that it waits: the whole flow is handed over once more, at its end
+        size = OVERHEAD
         if len(body) * times > room:
             self.outbox.complain(self.plan, TOO_LARGE if room >= LEAST else TOO_SLOW)
             if room < LEAST:
-                return False
-            self.body = memoryview(body)[: room // (times + 1)]  # the rest is for answers
-        self.outbox.add(self, OVERHEAD + len(self.body))
+                size += 0 if self.flow is None else sum(len(name) + len(value) for name, value in _head_of(self.flow))
+                if room + FOR_HEADS < size:
+                    return False
+            # The rest is for answers.
+            self.body = memoryview(body)[: room // (times + 1)] if room >= LEAST else b""
+        self.outbox.add(self, size + len(self.body))
         return True
 
     def receive(self, data: bytes) -> None:
@@ -137,7 +149,7 @@ class Job:
             place=(self.plan.path, known.place(self.number)) if is_new else None,
             request=known.request_extension if body_is_new else None,
             body=self.body if body_is_new else b"",
-            left_out=len(self.asked) - len(self.body) if body_is_new else 0,
+            left_out=self.whole - len(self.body) if body_is_new else 0,
             answer=(known.answer_extension, known.coding) if begins else None,
             times=tuple(self.times),
             sizes=tuple(self.sizes),
@@ -153,6 +165,11 @@ class Job:
         self.times, self.sizes, self.data = [], [], []
         size, self.size = self.size, 0
         return size
+
+
+def _head_of(flow: http.HTTPFlow) -> Iterator[tuple[bytes, bytes]]:
+    yield from flow.request.data.headers.fields
+    yield flow.request.data.method, flow.request.data.path
 
 
 class Outbox:
@@ -199,7 +216,7 @@ class Outbox:
 
     def end(self, job: Job, known: Snapshot, finish: Finish | None) -> None:
         """Hand over the end of `job`, soon."""
-        job.end, job.finish, job.flow = known, finish, None
+        job.end, job.finish, job.flow, job.asked = known, finish, None, b""
         self._ended.append(job)
         self._count(job, OVERHEAD + (0 if finish is None else finish.size))
         if len(self._ended) >= MOST:

@@ -171,6 +171,14 @@ class TestBoth:
         assert found.response.sha256 == hashlib.sha256(found.body()).hexdigest()
         assert told == [f"{tmp_path}: File too large"]
 
+    def test_a_full_disk_that_takes_no_request(self, tmp_path: Path, kind: str) -> None:
+        with files_of_at_most(3000):
+            write(kind, [begun(tmp_path, body=b"x" * 5000)], [added(Part(1), [(0.1, b"abc")])], [over()])
+        found = read_recording(tmp_path / "one")
+        assert (found.state, found.error) == ("incomplete", "the recording broke off: File too large")
+        assert (found.request.body, found.request.size, found.request_body()) == (None, 0, b"")
+        assert found.notes == ("the request's body of 5,000 bytes could not be written: File too large",)
+
     def test_what_nobody_ends_stays_open_and_is_forgotten(self, tmp_path: Path, kind: str) -> None:
         write(kind, [added(begun(tmp_path), [(0.1, b"abc")])], [Part(1, is_over=True)], [over()])
         found = read_recording(tmp_path / "one")

@@ -131,11 +131,13 @@ class Folder:
             )
         if not body and self._request is None:
             return
-        if self._request is None:
-            self._request = f"request.{extension}"
-            write_new(f"{self._path}/{self._request}", body)
-        else:
-            replace_file(f"{self._path}/{self._request}", body)
+        name = self._request or f"request.{extension}"
+        try:
+            (write_new if self._request is None else replace_file)(f"{self._path}/{name}", body)
+        except OSError as error:
+            self._note(f"the request's body of {len(body):,} bytes could not be written: {error.strerror}")
+            raise
+        self._request = name
         self._request_size, self._request_digest = len(body), hashlib.sha256(body).hexdigest()
 
     def flush(self, head: Head | None) -> None:
