@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
+from ..proxy.exchange import Exchange
 from ..quick_init import quick_init
 from .outline import Outline
 
@@ -198,13 +199,21 @@ class Tail:
     @property
     def is_complete(self) -> bool:
         """Whether the answer is complete. To be read after its last byte has arrived."""
+        return self._judge(is_over=True)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a stream has the end of its dialect: who leaves then misses nothing. To be read once, at the end."""
+        return self._is_stream and self._judge(is_over=False)
+
+    def _judge(self, *, is_over: bool) -> bool:
         if not self._total or self._unreadable or self._failed:
             return False
         kept = b"".join(self._chunks)
         if self._is_stream:
             self._end_large_event(kept)
             return not self._failed and _stream_is_complete(
-                self._start + kept, self._wanted.path, whole=not self._dropped
+                self._start + kept, self._wanted.path, whole=not self._dropped, is_over=is_over
             )
         if self._type == LINES:
             return _has_last_line(kept) and self._is_good_json(kept)
@@ -310,8 +319,22 @@ _BEGUN: tuple[tuple[str, _Dialect], ...] = (
 )
 
 
-def _stream_is_complete(text: bytes, path: str, *, whole: bool) -> bool:
-    """Whether the last events contain the end of the dialect, and no error. `whole`: `text` is all of the stream."""
+def has_all(exchange: Exchange) -> bool:
+    """Whether the client has what it paid for: all of a complete answer, or a stream to the end of its dialect.
+
+    OpenAI's SDK leaves at `[DONE]`, often before the last bytes of the answer's framing.
+    """
+    watch = exchange.watch
+    if not isinstance(watch, Tail) or exchange.end_is_doubtful:
+        return False
+    return watch.has_ended if exchange.client_left else watch.is_complete
+
+
+def _stream_is_complete(text: bytes, path: str, *, whole: bool, is_over: bool) -> bool:
+    """Whether the last events contain the end of the dialect, and no error. `whole`: `text` is all of the stream.
+
+    Where no dialect is known, the answer's own end is its end (`is_over`).
+    """
     begun: set[_Dialect] = {dialect for end, dialect in _BY_PATH if path.endswith(end)}
     ended: set[_Dialect] = set()
     kinds: set[str] = set()
@@ -337,7 +360,7 @@ def _stream_is_complete(text: bytes, path: str, *, whole: bool) -> bool:
         begun.update(dialect for start, dialect in _BEGUN if kind.startswith(start))
     if whole and kinds == {"message_stop"}:
         return False  # the end of nothing
-    return some and begun <= ended
+    return some and begun <= ended and (is_over or bool(ended))
 
 
 def _is_failure(name: str, data: bytes, has_gap: bool = False) -> bool:

@@ -37,7 +37,7 @@ from ..settings.settings import Settings
 from ..settings.values import is_loopback
 from ..views import flow_metadata
 from . import answers, guard, service
-from .completeness import Tail, expected
+from .completeness import Tail, expected, has_all
 from .log_lines import printable, say
 
 logger = logging.getLogger(__name__)
@@ -283,9 +283,7 @@ class PaymentDesk:
         purchase = self._purchases.pop(flow, None)
         exchange = exchange_of(flow)
         if purchase is not None and exchange is not None and not self._is_over():
-            watch = exchange.watch
-            complete = isinstance(watch, Tail) and watch.is_complete and not exchange.end_is_doubtful
-            purchase.finish(answers.outcome(flow, exchange, purchase.payment), complete=complete)
+            purchase.finish(answers.outcome(flow, exchange, purchase.payment), complete=has_all(exchange))
             _note(flow, exchange, purchase)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -296,7 +294,8 @@ class PaymentDesk:
             return
         exchange.error_answer = answers.upstream_error(flow, exchange, purchase)
         if purchase is not None and not self._is_over():
-            purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
+            complete = exchange.client_left and has_all(exchange)
+            purchase.finish(answers.outcome(flow, exchange, purchase.payment), complete=complete)
             _note(flow, exchange, purchase)
 
     def close(self) -> None:

@@ -62,6 +62,8 @@ class Exchange:
     """Bytes of the last leg's response body so far, before any decoding."""
     end_is_doubtful: bool = False
     """Set by the stream: the head gives several lengths of the body, so nobody can tell whether it is whole."""
+    client_left: bool = False
+    """Set by the stream: the client has cancelled the request or closed its connection before the answer was over."""
     timed_out: str = ""
     """Set by the stream: what timed out, and the option that sets that time; empty if nothing did."""
 

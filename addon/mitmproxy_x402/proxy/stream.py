@@ -358,6 +358,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         """
         self.waits_for = ""
         event.message = self.exchange.timed_out or without_quotes(event.message)
+        self.exchange.client_left = isinstance(event, RequestProtocolError)
         if isinstance(event, ResponseProtocolError) and _error_status(event.code) is None:
             event.code = ResponseProtocolError.code  # it has cancelled: the client gets an error
         if (

@@ -1,0 +1,68 @@
+"""Clients that close their connection when they have what they want, as OpenAI's SDK does at `[DONE]`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support import challenges
+from support.patience import eventually
+from support.rig import Rig
+from support.wire import Peer, Upstream, request
+
+CHAT, MESSAGES, OTHER = "/v1/chat/completions", "/v1/messages", "/v1/other"
+BEGUN = {
+    CHAT: b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n',
+    MESSAGES: b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n',
+    OTHER: b'data: {"some":"event"}\n\n',
+}
+FINISHED = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+ENDS = {
+    "[DONE]": (CHAT, FINISHED + b"data: [DONE]\n\n"),
+    "the finish reason": (CHAT, FINISHED),
+    "message_stop": (MESSAGES, b'event: message_stop\ndata: {"type":"message_stop"}\n\n'),
+}
+FAILED = b'data: {"error":{"message":"overloaded"}}\n\ndata: [DONE]\n\n'
+
+
+def leave_twice(rig: Rig, path: str, sent: bytes) -> list[bytes | None]:
+    """Ask the same twice, and leave when `sent` has come. Returns the payments that were sent."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while upstream.read(peer).get(b"payment-signature") is None:
+            peer.send(challenges.answer())
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        peer.send(b"%x\r\n%b\r\n" % (len(sent), sent))
+        peer.rest()
+
+    def ended() -> int:
+        return rig.proxy.log.count("sent, not confirmed yet")
+
+    rig.script(script)
+    for _ in range(2):
+        before = ended()
+        with rig.client() as client:
+            client.send(request("POST", path, json.dumps([path, sent.decode()]).encode()))
+            client.until(b"\r\n\r\n")
+            assert client.chunk() == sent
+        eventually(lambda before=before: ended() > before)  # type: ignore[misc]
+    return [each.get(b"payment-signature") for each in rig.upstream.requests if each.get(b"payment-signature")]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_at_the_end_of_a_stream_it_has_what_was_paid_for(rig: Rig, end: str) -> None:
+    """So the same prompt is another purchase, as often as it comes."""
+    path, last = ENDS[end]
+    first, second = leave_twice(rig, path, BEGUN[path] + last)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [*BEGUN.items(), (CHAT, BEGUN[CHAT] + FAILED), (MESSAGES, BEGUN[MESSAGES] + b"data: [DONE]\n\n")],
+    ids=["chat", "messages", "unknown", "failed", "another's end"],
+)
+def test_before_it_or_after_an_error_the_same_payment_is_sent_again(rig: Rig, path: str, sent: bytes) -> None:
+    first, second = leave_twice(rig, path, sent)
+    assert first == second
