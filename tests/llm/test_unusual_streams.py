@@ -355,6 +355,7 @@ def test_an_item_is_one_where_the_last_list_leaves_others_out() -> None:
     call = {"id": "fc", "type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":1}'}
     reading = read(
         events(
+            {"type": "response.created", "response": {"object": "response", "status": "in_progress"}},
             {"type": "response.output_item.added", "output_index": 0, "item": {"id": "rs", "type": "reasoning"}},
             {"type": "response.output_item.added", "output_index": 1, "item": {**call, "arguments": ""}},
             {

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
+import openai
 import pytest
 
 from mitmproxy_x402.llm import Reading, StreamReader
@@ -155,3 +156,112 @@ def test_a_done_with_a_name(vendor: Vendor) -> None:
         vendor.body = body = v.messages(*MESSAGES) + name + b"data: [DONE]\n\n"
         assert _messages(vendor.url)["stop_reason"] == "tool_use"
         assert read(body).irregular == ()
+
+
+# OpenAI's responses.
+
+
+def _response(status: str, output: list[Any]) -> Event:
+    return {"type": f"response.{status}", "response": {**v.state(status, output)["response"], "usage": None}}
+
+
+ITEM: Event = {"id": "msg", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+CALL: Event = {"id": "fc", "type": "function_call", "call_id": "c", "name": "f", "arguments": "", "status": "completed"}
+PART: Event = {"type": "output_text", "text": "", "annotations": []}
+AT: Event = {"item_id": "msg", "output_index": 0, "content_index": 0}
+WHOLE = {**ITEM, "status": "completed", "content": [{**PART, "text": "hello"}]}
+RESPONSES: list[Event] = [
+    {"type": "response.created", "response": v.state("in_progress")["response"]},
+    {"type": "response.output_item.added", "output_index": 0, "item": ITEM},
+    {"type": "response.content_part.added", **AT, "part": PART},
+    {"type": "response.output_text.delta", **AT, "delta": "he", "logprobs": []},
+    {"type": "response.output_text.delta", **AT, "delta": "llo", "logprobs": []},
+    {"type": "response.output_text.done", **AT, "text": "hello", "logprobs": []},
+    {"type": "response.output_item.done", "output_index": 0, "item": WHOLE},
+    {"type": "response.output_item.added", "output_index": 1, "item": CALL},
+    {"type": "response.function_call_arguments.delta", "item_id": "fc", "output_index": 1, "delta": "{}"},
+    {"type": "response.output_item.done", "output_index": 1, "item": {**CALL, "arguments": "{}"}},
+    _response("completed", [WHOLE, {**CALL, "arguments": "{}"}]),
+]
+
+
+def _responses(url: str) -> Any:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        with client.responses.stream(model="gpt-5", input="?") as events:
+            return events.get_final_response()
+
+
+def _numbered(events: list[Event]) -> bytes:
+    return v.numbered(*events)
+
+
+@pytest.mark.parametrize("value", [..., None], ids=["missing", "null"])
+@pytest.mark.parametrize(
+    ("at", "path", "remark"),
+    [
+        (1, "item.content", "a begin of a message without content"),
+        (2, "part.text", "a begin of an output_text without text"),
+        (3, "delta", "a response.output_text.delta without delta"),
+        (3, "output_index", "a response.output_text.delta without output_index"),
+        (3, "content_index", "a response.output_text.delta without content_index"),
+        (7, "item.arguments", "a begin of a function_call without arguments"),
+        (8, "delta", "a response.function_call_arguments.delta without delta"),
+        (10, "response", "a response.completed without response"),
+    ],
+)
+def test_a_field_that_openais_sdk_fails_without(vendor: Vendor, at: int, path: str, remark: str, value: Any) -> None:
+    vendor.body = body = _numbered(_with(RESPONSES, at, path, value))
+    with pytest.raises((AttributeError, TypeError, RuntimeError, KeyError, IndexError)):
+        _responses(vendor.url)
+    assert f"{remark}, at which OpenAI's SDK fails" in read(body).irregular
+
+
+def test_a_response_with_all_fields_is_regular(vendor: Vendor) -> None:
+    vendor.body = body = _numbered(RESPONSES)
+    assert _responses(vendor.url).output_text == read(body).text == "hello"
+    assert (read(body).irregular, len(read(body).tool_calls)) == ((), 1)
+
+
+def test_a_stream_without_its_first_event(vendor: Vendor) -> None:
+    vendor.body = body = _numbered(RESPONSES[1:])
+    with pytest.raises(RuntimeError):
+        _responses(vendor.url)
+    assert read(body).irregular == ("the stream does not begin with response.created, at which OpenAI's SDK fails",)
+
+
+def test_an_item_that_ends_with_another_id() -> None:
+    # Only newer SDKs fail at it.
+    body = _numbered(_with(RESPONSES, 6, "item.id", "another"))
+    remark = "the id or type of an item is another one at its end, at which OpenAI's SDK fails"
+    assert remark in read(body).irregular
+    assert read(body).text == "hello"
+
+
+def test_a_last_event_with_no_items(vendor: Vendor) -> None:
+    vendor.body = body = _numbered([*RESPONSES[:-1], _response("completed", [])])
+    assert _responses(vendor.url).output_text == ""
+    assert read(body).text == "hello"
+    assert read(body).irregular == (
+        "the whole response at the end has no items, so that OpenAI's SDK says there is no answer",
+    )
+
+
+def test_a_part_that_begins_with_text(vendor: Vendor) -> None:
+    vendor.body = body = _numbered(_with([*RESPONSES[:3], *RESPONSES[4:]], 2, "part.text", "he"))
+    assert _responses(vendor.url).output_text == "hello"
+    assert (read(body).text, read(body).irregular) == ("hello", ())
+
+
+@pytest.mark.parametrize("field", ["content_index", "output_index"])
+def test_a_part_that_ends_under_another_index_is_shown_once(field: str) -> None:
+    reading = read(_numbered(_with(RESPONSES, 5, field, 1)))
+    assert reading.text == "hello"
+    assert "a part ends under another index than its fragments came under" in reading.irregular
+
+
+def test_an_error_in_an_event_of_any_type(vendor: Vendor) -> None:
+    failed = {"type": "response.error", "error": {"code": "x", "message": "boom"}}
+    vendor.body = body = _numbered([*RESPONSES[:5], failed])
+    with pytest.raises(openai.APIError, match="boom"):
+        _responses(vendor.url)
+    assert read(body).error == "x: boom"

@@ -34,7 +34,7 @@ _ENDS = ("stop_details", "stop_sequence", "container")
 _LAST_ENDS = ("stop_reason", "stop_sequence", "stop_details")
 """Of these, SDKs keep what the last message_delta says."""
 _NEEDED = NeededBy(
-    "Anthropic's SDKs",
+    "Anthropic's SDKs fail",
     {
         "message_start": (("message", dict), ("message.content", list), ("message.usage", dict)),
         "message_delta": (("delta", dict), ("usage", dict)),

@@ -16,7 +16,7 @@ _TYPES = {dict: "object", list: "array", str: "text", int: "number"}
 
 
 class NeededBy:
-    """The fields that the SDKs of one vendor, `who`, need."""
+    """The fields without which `who`, a vendor's SDK, fails; `who` has the verb, too."""
 
     def __init__(self, who: str, needed: Needed) -> None:
         self._who = who
@@ -33,7 +33,7 @@ class NeededBy:
                 found = found.get(key) if type(found) is dict else None
             if type(found) is not type_:
                 lacks = f"without {name}" if found is None else f"whose {name} is no {_TYPES[type_]}"
-                notes.add(f"{_article(kind)} {kind} {lacks}, at which {self._who} fail")
+                notes.add(f"{_article(kind)} {kind} {lacks}, at which {self._who}")
                 return
 
 

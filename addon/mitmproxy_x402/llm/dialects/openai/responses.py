@@ -10,6 +10,7 @@ from ...draft import Draft
 from ...pieces import Kind, Path, Piece
 from ...values import count, mapping, sequence, string
 from ..citations import citation_of
+from ..needed import NeededBy
 from ..reader import Reader
 
 _ENDS = {"completed", "incomplete", "failed", "cancelled"}
@@ -40,6 +41,27 @@ _WHOLE = ("text", "refusal", "arguments", "input")
 MAX_CAME = 100_000
 """Most events by which is told that one comes again."""
 _CITED, _OTHER, _CHANGED = 1_000, 2, 3
+_NEAR = 16
+"""Indexes at which a part is looked for that is not at its own."""
+_NEEDED = NeededBy(
+    "OpenAI's SDK fails",
+    {
+        **dict.fromkeys((f"response.{state}" for state in (*_ENDS, "created")), (("response", dict),)),
+        "response.output_text.delta": (("output_index", int), ("content_index", int), ("delta", str)),
+        "response.function_call_arguments.delta": (("output_index", int), ("delta", str)),
+        "response.content_part.added": (("output_index", int), ("part", dict)),
+        "response.output_item.done": (("item", dict),),
+        "begin of a message": (("content", list),),
+        "begin of a function_call": (("arguments", str),),
+        "begin of an output_text": (("text", str),),
+    },
+)
+_PARTS: dict[str, tuple[Kind, int, str, str]] = {
+    "content_part": ("text", 0, "content_index", "output_text"),
+    "reasoning_summary_part": ("reasoning", 0, "summary_index", "summary_text"),
+    "reasoning_part": ("reasoning", 1, "content_index", "reasoning_text"),
+}
+"""Events that begin a part, which may have text from its begin: its place, and the type that has the text."""
 
 
 class ResponsesReader(Reader):
@@ -58,6 +80,10 @@ class ResponsesReader(Reader):
         self._state_was = ""
         self._came: dict[int, int] = {}  # by sequence_number: what tells the event from others, as a hash
         self._again = False
+        self._astray: set[int] = set()
+        """Indexes of items that have not begun, under which fragments came."""
+        self._ids: dict[int, tuple[str, Any]] = {}
+        """Type and id that an item began with."""
         self._grows = False  # whether the numbers do; some gateways number all events alike
 
     @staticmethod
@@ -92,16 +118,23 @@ class ResponsesReader(Reader):
             self.draft.notes.add("an event after the response's last state")
         if self._is_repeated(kind, value):
             return
-        self._number(value.get("sequence_number"), kind)
+        self._number(value.get("sequence_number"), kind, value)
         what, _, step = kind[9:].rpartition(".")
         if what in _FRAGMENTS and step in ("delta", "done"):
             self._fragment(what, step, value)
-        elif kind in _STATES:
+            return
+        if not self._resumed:
+            _NEEDED.note(kind, value, self.draft.notes)
+        if kind in _STATES:
             self._state(self.draft.mapping(value.get("response"), "a response"), kind[9:])
         elif kind in ("response.output_item.added", "response.output_item.done"):
             item = self.draft.mapping(value.get("item"), "an item")
-            self._item(self._place(value, item), item, done=kind.endswith("done"))
-        elif kind == "error":
+            number = self._place(value, item)
+            self._check_item(number, item, done=kind.endswith("done"))
+            self._item(number, item, done=kind.endswith("done"))
+        elif step == "added" and what in _PARTS:
+            self._part(what, value)
+        elif kind == "error" or value.get("error"):
             self.draft.fail(value.get("error") or value)
         elif kind == "response.output_text.annotation.added":
             self._cite(self._place(value), value.get("annotation"))
@@ -110,7 +143,7 @@ class ResponsesReader(Reader):
 
     def ping(self, value: dict[str, Any]) -> None:
         """Check the number of a ping."""
-        self._number(value.get("sequence_number"), "response.queued")
+        self._number(value.get("sequence_number"), "response.queued", None)
 
     def whole(self, value: dict[str, Any]) -> None:
         """Read a whole `response`."""
@@ -120,9 +153,13 @@ class ResponsesReader(Reader):
             self.polled = True
             self._state(value, string(value.get("status")), whole=True)
 
-    def _number(self, number: Any, kind: str) -> None:
+    def _number(self, number: Any, kind: str, value: dict[str, Any] | None) -> None:
+        """Check the number of an event of a `kind`, and whether it may be the first; `value`: of all but pings."""
         given = count(number)
-        if self._sequence is None and not self._items and kind not in _STATES and kind != "error":
+        first = self._sequence is None and not self._state_was and not self._items
+        if first and not given and value and not value.get("error") and kind not in ("response.created", "error"):
+            self.draft.notes.add("the stream does not begin with response.created, at which OpenAI's SDK fails")
+        if first and kind not in _STATES and kind != "error":
             self._resumed = True
         if given is None:
             return
@@ -184,7 +221,9 @@ class ResponsesReader(Reader):
         if not last and not whole:
             return
         output = draft.sequence(response.get("output"), "the output")
-        if output and self._items and len(output) != len(self._items) and not self._resumed:
+        if state == "completed" and response.get("output") == [] and self._items:
+            draft.notes.add("the whole response at the end has no items, so that OpenAI's SDK says there is no answer")
+        elif output and self._items and len(output) != len(self._items) and not self._resumed:
             draft.notes.add("the whole response at the end has another number of items than its events")
         for number, item in enumerate(output):
             said = draft.mapping(item, "an item")
@@ -204,6 +243,28 @@ class ResponsesReader(Reader):
         self.ended = True
 
     # Items.
+
+    def _check_item(self, number: int, item: dict[str, Any], *, done: bool) -> None:
+        """Note what the SDK fails at where an item begins, and where it ends as another one."""
+        kind, identity = string(item.get("type")), item.get("id")
+        if not done:
+            _NEEDED.note(f"begin of a {kind}", item, self.draft.notes)
+            if len(self._ids) < self.draft.max_items:
+                self._ids[number] = kind, None if kind in _CALLS and kind != "mcp_call" else identity
+        elif number in self._ids and self._ids[number] not in ((kind, None), (kind, identity)):
+            self.draft.notes.add("the id or type of an item is another one at its end, at which OpenAI's SDK fails")
+
+    def _part(self, what: str, value: dict[str, Any]) -> None:
+        """Read the begin of a part, with the text that it has already."""
+        kind, group, within, typed = _PARTS[what]
+        number, place = self._place(value), self.draft.index(value.get(within), "a part")
+        part = mapping(value.get("part"))
+        if part.get("type") != typed:
+            return
+        if kind == "text" and not self._resumed:
+            _NEEDED.note(f"begin of an {typed}", part, self.draft.notes)
+        if string(part.get("text")) and not (piece := self._piece(number, group, place, kind)).size:
+            piece.add(part["text"])
 
     def _item(self, number: int, item: dict[str, Any], *, done: bool) -> None:
         """Read an item at its begin or end. At the end it must agree with its fragments."""
@@ -257,13 +318,15 @@ class ResponsesReader(Reader):
         """
         astray = [
             place
-            for place in range(parts, parts + 16)
+            for place in range(parts, parts + _NEAR)
             if (piece := self.draft.find(0, (number, group, place))) is not None and piece.kind == kind
         ]
         for place, text in said.items():
             piece = self.draft.find(0, (number, group, place))
             if piece is None and astray:
                 piece = self.draft.find(0, (number, group, astray.pop(0)))
+            elif piece is None and self._astray and self._elsewhere((), group, kind, text) is not None:
+                continue
             elif piece is None or piece.kind != kind:
                 piece = self._piece(number, group, place, kind)
             if piece is not None:
@@ -294,9 +357,16 @@ class ResponsesReader(Reader):
         number = self._place(value)
         if number not in self._items and not self._resumed:
             self.draft.notes.add("a fragment for an item that has not begun")
-        place = value.get(within, 0) if within else 0
+            if step == "delta" and len(self._astray) < _NEAR:
+                self._astray.add(number)
+        given = place = value.get(within) if within else 0
         if type(place) is not int or place < 0:
             place = self.draft.index(place, f"a {what} fragment")
+        if step == "done" and self.draft.find(0, (number, group, place)) is None:
+            items = (number, self._by_id.get(string(value.get("item_id")), number))
+            if (other := self._elsewhere(items, group, part, _said(value))) is not None:
+                other.closed = True
+                return
         piece = self._piece(number, group, place, part)
         if what == "custom_tool_call_input":
             piece.tool = "custom"
@@ -304,11 +374,25 @@ class ResponsesReader(Reader):
             if piece.closed:
                 self.draft.notes.add("a fragment for a part that has ended")
             delta = value.get("delta")
+            if type(delta) is not str or type(value.get("output_index")) is not int or type(given) is not int:
+                _NEEDED.note(f"response.{what}.{step}", value, self.draft.notes)
             call = part == "call" and isinstance(delta, dict)
             piece.add(self.draft.arguments(delta) if call else self.draft.words(delta, "a fragment"))
         else:
             piece.closed = True
-            self._whole(piece, next((value[key] for key in _WHOLE if key in value), None))
+            self._whole(piece, _said(value))
+
+    def _elsewhere(self, items: tuple[int, ...], group: int, kind: Kind, text: Any) -> Piece | None:
+        """The part of one of `items`, or of one that has not begun, that says all of `text` under another index."""
+        if not string(text):
+            return None
+        for number in (*items, *self._astray):
+            for place in range(_NEAR):
+                piece = self.draft.find(0, (number, group, place))
+                if piece is not None and piece.kind == kind and piece.says(text):
+                    self.draft.notes.add("a part ends under another index than its fragments came under")
+                    return piece
+        return None
 
     def _other_fragment(self, what: str, step: str, value: dict[str, Any]) -> bool:
         """A fragment of an item of any other kind (code, a patch, a command): it is shown where it belongs in the item.
@@ -348,6 +432,11 @@ class ResponsesReader(Reader):
                 0, (number, _CHANGED, place, ("text", "reasoning", "refusal", "call", "other").index(kind)), kind
             )
         return piece
+
+
+def _said(value: dict[str, Any]) -> Any:
+    """What the event at the end of a part says that its fragments have said."""
+    return next((value[key] for key in _WHOLE if key in value), None)
 
 
 def _slot(item: dict[str, Any], name: str, value: dict[str, Any]) -> Path:
