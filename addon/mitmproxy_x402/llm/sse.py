@@ -28,6 +28,8 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 _COMMENT, _CR = b":\r"
 _FIELD = re.compile(rb"[A-Za-z0-9_.-]{1,40}")
 """Names that fields of a later standard may have."""
+_MAX_RAW = 100_000
+"""Bytes of lines of JSON without `data:` that are kept."""
 _FIELDS = {b"data", b"event", b"id", b"retry"}
 
 
@@ -109,6 +111,8 @@ class Parser:
         self._begin: int | None = None  # of the event that is coming in
         self._dropping = False
         self._strays = ""
+        self._raw = b""
+        """Lines of JSON without `data:` that have not ended, as those of an error that Google's servers send."""
 
     @property
     def irregular(self) -> list[str]:
@@ -145,6 +149,8 @@ class Parser:
         """There is no more: an event that no empty line has ended is discarded, as the standard wants it."""
         head, self._head = self._head, None
         self._extend(head or b"", 0)
+        if self._raw:
+            self._end_raw(self._raw)
         if self._data or self._type or (self._line and self._line[0] != _COMMENT) or self._dropping:
             self._notes.add("the stream ends in the middle of an event, which is discarded")
         self._reset()
@@ -243,7 +249,12 @@ class Parser:
 
     def _stray(self, line: bytes, name: bytes, value: bytes) -> None:
         """A line that clients ignore: an error is read all the same, and of anything else the first one is told."""
-        if name == b"error" and not self._data:
+        if self._raw or (line == b"{" and not self._data):
+            self._raw += line + b"\n"
+            if line == b"}" or len(self._raw) > _MAX_RAW:
+                raw, self._raw = self._raw, b""
+                self._end_raw(raw)
+        elif name == b"error" and not self._data:
             self._notes.add("an error in a field of its own, which clients ignore")
             self._type = name
             self._data += value + b"\n"
@@ -255,8 +266,19 @@ class Parser:
         elif line.strip(_CONTROLS).startswith((b"event:", b":")) or not line.strip(_CONTROLS):
             return  # an event without its name is told of where names matter
         elif not (_FIELD.fullmatch(name) and name != line) or name.lower() in _FIELDS:
-            self._strays = self._strays or printed(line[:200].decode("utf-8", "replace"), 60)
-            self._notes.add(f"a line that is no field of an event, which clients ignore; the first one: {self._strays}")
+            self._note_stray(line)
+
+    def _end_raw(self, raw: bytes) -> None:
+        """Take lines of JSON that came without `data:` for an event if they are an error."""
+        if b'"error"' in raw and raw.endswith(b"\n}\n"):
+            self._notes.add("an error in lines of its own, which most clients ignore")
+            self._data += raw
+        else:
+            self._note_stray(raw.partition(b"\n")[0])
+
+    def _note_stray(self, line: bytes) -> None:
+        self._strays = self._strays or printed(line[:200].decode("utf-8", "replace"), 60)
+        self._notes.add(f"a line that is no field of an event, which clients ignore; the first one: {self._strays}")
 
     def _note_beside(self, lines: bytes) -> None:
         """Remember the first line that does not begin with `data: `."""

@@ -13,7 +13,7 @@ from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing.elements import Elements
 from .framing.frames import Frames
 from .framing.lines import Lines
-from .framing.wrapping import error_of, form_of, is_ping, objects_in, type_of, unwrapped
+from .framing.wrapping import error_of, form_of, is_ping, listed_error, objects_in, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
 from .values import decode_base64, decode_bounded, is_object, repaired
@@ -285,6 +285,8 @@ class StreamReader:
             self._notes.add(f"in {self._who} {fault}")
         if type(value) is not dict:
             self._notes.add(f"{self._who} is no JSON object")
+            if (listed := listed_error(value)) is not None:
+                self._value(name, listed)
             self._end_event(name, None, begin, end)
             return
         reader = self._reader

@@ -265,3 +265,54 @@ def test_an_error_in_an_event_of_any_type(vendor: Vendor) -> None:
     with pytest.raises(openai.APIError, match="boom"):
         _responses(vendor.url)
     assert read(body).error == "x: boom"
+
+
+# Others.
+
+
+def test_an_error_in_lines_of_its_own_is_read() -> None:
+    error = {"error": {"code": 503, "message": "boom", "status": "UNAVAILABLE"}}
+    said = v.events(v.part({"text": "he"}))
+    for end in (b"", b"\n", b"\n\n"):
+        reading = read(said + json.dumps(error, indent=2).encode() + end)
+        assert (reading.text, reading.error, reading.complete) == ("he", "UNAVAILABLE: boom", False)
+        assert "an error in lines of its own, which most clients ignore" in reading.irregular
+    reading = read(said + b'{\n  "note": 1\n}\n\n' + v.events(v.part({"text": "llo"}, finish="STOP")))
+    assert (reading.text, reading.error) == ("hello", None)
+    assert "a line that is no field of an event, which clients ignore; the first one: {" in reading.irregular
+    assert read(said + b'{\n  "error": {\n').error is None
+
+
+@pytest.mark.parametrize("first", [v.part({"text": "he"}), v.chunk({"content": "he"})], ids=["gemini", "chat"])
+def test_an_error_alone_in_a_list_is_read(first: Event) -> None:
+    error = {"error": {"code": 503, "message": "boom", "status": "UNAVAILABLE"}}
+    reading = read(v.events(first, [error]))
+    assert (reading.text, reading.error, reading.complete) == ("he", "UNAVAILABLE: boom", False)
+
+
+def test_gemini_in_the_case_of_python(vendor: Vendor) -> None:
+    called = v.part({"function_call": {"name": "f", "args": {"a": 1}}}, finish="STOP")
+    reading = read(v.events(v.part({"text": "hm", "thought": "true"}), called))
+    assert [(one.name, one.arguments) for one in reading.tool_calls] == [("f", '{"a":1}')]
+    assert (reading.text, reading.irregular) == ("", ())
+    assert read(v.events(v.part(None, finish="STOP"))).irregular == (
+        "a part that is null, at which Google's SDK fails",
+    )
+
+
+@pytest.mark.parametrize("kind", [..., None, "other"])
+def test_a_part_of_an_assistant_without_its_type_is_read(kind: Any) -> None:
+    fragments: list[Event] = [
+        {"id": identity, "object": "thread.message.delta", "delta": {"content": [part]}}
+        for identity, part in (
+            ("m", {"index": 0, "type": "text", "text": {"value": "he"}}),
+            ("m", {"index": 0, "type": kind, "text": {"value": "ll"}}),
+            (None, {"index": 0, "type": "text", "text": {"value": "o"}}),
+        )
+    ]
+    if kind is ...:
+        del fragments[1]["delta"]["content"][0]["type"]
+    run = {"id": "r", "object": "thread.run", "status": "completed"}
+    events = [("thread.message.delta", one) for one in fragments] + [("thread.run.completed", run)]
+    reading = read("".join(f"event: {name}\ndata: {json.dumps(one)}\n\n" for name, one in events).encode())
+    assert (reading.text, reading.irregular) == ("hello", ("a part with text that does not say that it is text",))

@@ -48,6 +48,12 @@ def error_of(name: str, value: dict[str, Any], *, is_answer: bool) -> dict[str, 
     return None if said - ({"message"} if isinstance(value.get("message"), str) else set()) else error
 
 
+def listed_error(value: Any) -> dict[str, Any] | None:
+    """The error that is alone in a list, as Google's endpoint for OpenAI's clients has it; None: `value` is none."""
+    only = value[0] if type(value) is list and len(value) == 1 else None
+    return only if type(only) is dict and only.keys() == {"error"} else None
+
+
 def unwrapped(name: str, value: dict[str, Any], most: int | None = None) -> tuple[str, dict[str, Any]]:
     """The event without the wrapping of a service (Bedrock, Code Assist); the inner one has at most `most` values."""
     packed, response = value.get("bytes"), value.get("response")

@@ -139,6 +139,8 @@ class GeminiReader(Reader):
         if type(content) is not dict:
             content = draft.mapping(content, "the content")
         for part in draft.sequence(content.get("parts"), "parts"):
+            if part is None:
+                draft.notes.add("a part that is null, at which Google's SDK fails")
             self._part(number, part if type(part) is dict else draft.mapping(part, "a part"))
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
             self._sources(number, candidate)
@@ -196,11 +198,11 @@ class GeminiReader(Reader):
         # Gateways that read the API with Google's SDK send all fields of a part, most of them null or empty.
         kinds = [key for key, one in part.items() if one is not None and key not in _NO_KIND]
         if text or kinds == ["text"]:
-            kind: Kind = "reasoning" if part.get("thought") is True else "text"
+            kind: Kind = "reasoning" if part.get("thought") in (True, "true") else "text"
             piece = self._piece(candidate, kind)
             piece.add(self.draft.words(text, "text"))
         for key in kinds:
-            if key == "functionCall":
+            if key in ("functionCall", "function_call"):
                 piece = self._call(candidate, self.draft.mapping(part[key], "a function call"))
             elif key != "text":
                 piece = self._piece(candidate, "other", new=True)

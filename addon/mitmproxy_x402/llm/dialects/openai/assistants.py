@@ -101,7 +101,8 @@ class AssistantsReader(Reader):
             self._part(number, place, self.draft.mapping(part, "a part"), whole=True)
 
     def _fragment(self, value: dict[str, Any]) -> None:
-        number = self._number(self._messages, string(value.get("id")))
+        identity = string(value.get("id")) or next(reversed(self._messages), "")
+        number = self._number(self._messages, identity)
         delta = self.draft.mapping(value.get("delta"), "a delta")
         for place, part in enumerate(self.draft.sequence(delta.get("content"), "the content")):
             said = self.draft.mapping(part, "a part")
@@ -109,6 +110,10 @@ class AssistantsReader(Reader):
 
     def _part(self, number: int, place: int, part: dict[str, Any], *, whole: bool) -> None:
         kind = string(part.get("type"))
+        if kind not in ("text", "refusal"):  # OpenAI's SDK joins what is under the same key
+            kind = next((key for key, said in (("text", dict), ("refusal", str)) if type(part.get(key)) is said), kind)
+            if kind in ("text", "refusal"):
+                self.draft.notes.add(f"a part with {kind} that does not say that it is {kind}")
         if kind == "text":
             text = self.draft.mapping(part.get("text"), "a text")
             self._say(self.draft.piece(0, (0, number, place), "text"), text.get("value"), whole=whole)

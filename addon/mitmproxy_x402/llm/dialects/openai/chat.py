@@ -9,6 +9,7 @@ from ...draft import Draft
 from ...framing.wrapping import type_of
 from ...pieces import Piece
 from ...values import MAX_INDEX, dump, is_json, mapping, says_something, sequence, string
+from ..agreeing import add_whole
 from ..citations import citation_of
 from ..invoke_model import tokens_of
 from ..reader import Reader
@@ -33,6 +34,7 @@ _REPEATED = {
 """Where what stands under these keys of a message is put."""
 _IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES}
 """Keys of a chunk of which one, at least, says something."""
+_SAYING = ("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "audio", "refusal")
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -50,6 +52,10 @@ class ChatReader(Reader):
         self._last: dict[int, int] = {}
         self._texts: dict[int, Piece] = {}
         self._others = 0
+        self._by_deltas: set[int] = set()
+        """Choices that deltas have said something of."""
+        self._wholes = 0
+        """Parts that only a whole message at the end says."""
         self._usages: dict[int, dict[str, Any]] | None = {}
         self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
         self._gives_reasons = False  # whether any choice has the key `finish_reason`, be it null
@@ -151,8 +157,13 @@ class ChatReader(Reader):
             number = self.draft.index(number, "a choice", position)
         said = self._said(number, choice, whole=whole)
         repeats = not whole and bool(said) and said is choice.get("message")
-        if repeats:
+        if repeats and number in self._by_deltas:
+            self._whole_message(number, said)
+            said = {}
+        elif repeats:
             said = self._without_repeated(number, said)
+        elif not whole and number not in self._by_deltas and any(said.get(key) for key in _SAYING):
+            self._by_deltas.add(number)
         if self.draft.stopped(number) is not None and any(
             said.get(key) for key in ("content", "tool_calls", "reasoning_content")
         ):
@@ -210,6 +221,14 @@ class ChatReader(Reader):
         if alike and piece is not None and (piece.text + fragment).startswith(message):
             return
         self.draft.notes.add("a choice has a message with another text beside its delta, which is shown")
+
+    def _whole_message(self, number: int, message: dict[str, Any]) -> None:
+        """Read a message that says again what deltas have said."""
+        whole = self.draft.empty()
+        ChatReader(whole)._message(number, message, whole=True)
+        self._wholes = add_whole(self.draft, whole, self._wholes, choice=number)
+        for one in sequence(message.get("annotations")):
+            self._cite(number, one, "annotation")
 
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         """A whole message after chunks, without what it repeats of them."""
