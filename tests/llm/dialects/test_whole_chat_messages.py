@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Other, Reading, StreamReader
+from mitmproxy_x402.llm import Other, Reading, Reasoning, StreamReader
 from support.vendors import vendor_streams as v
 
 
@@ -67,3 +68,31 @@ def test_a_function_call_and_a_transcript_that_come_again_are_shown_once() -> No
 def test_messages_in_the_place_of_deltas_are_fragments() -> None:
     parts = ({**v.chunk(), "choices": [{"index": 0, "message": {"content": text}}]} for text in ("he", "llo"))
     assert read(*parts, v.chunk({}, "stop")).text == "hello"
+
+
+def test_details_of_reasoning_beside_a_summary_of_it_are_shown() -> None:
+    details = [{"type": "reasoning.summary", "summary": "sum"}, {"type": "reasoning.text", "text": "raw"}]
+    reading = read(v.chunk({"reasoning": "sum", "reasoning_details": details}), v.chunk({"content": "x"}, "stop"))
+    assert [item.text for item in reading.items if isinstance(item, Reasoning)] == ["sum", "raw"]
+    reading = read(v.chunk({"reasoning": "sum", "reasoning_details": details[:1]}), v.chunk({"content": "x"}, "stop"))
+    assert [item.text for item in reading.items if isinstance(item, Reasoning)] == ["sum"]
+
+
+def test_calls_of_cohere_whose_indexes_begin_at_one_are_shown_once() -> None:
+    whole = [{"name": name, "parameters": {"a": 1}} for name in ("f", "g")]
+    deltas = ({"index": 1, "name": "f"}, {"index": 1, "parameters": '{"a":1}'})
+    lines = [
+        {"event_type": "stream-start", "is_finished": False, "generation_id": "g"},
+        *({"event_type": "tool-calls-chunk", "is_finished": False, "tool_call_delta": delta} for delta in deltas),
+        {"event_type": "tool-calls-generation", "is_finished": False, "tool_calls": whole[:1]},
+        {
+            **{"event_type": "stream-end", "is_finished": True, "finish_reason": "COMPLETE"},
+            **{"response": {"text": "", "generation_id": "g", "tool_calls": whole, "finish_reason": "COMPLETE"}},
+        },
+    ]
+    reader = StreamReader()
+    reader.feed("".join(f"{json.dumps(one)}\n" for one in lines).encode())
+    reader.end()
+    reading = reader.reading()
+    assert [(one.name, one.parsed) for one in reading.tool_calls] == [("f", {"a": 1}), ("g", {"a": 1})]
+    assert reading.irregular == ()

@@ -87,11 +87,11 @@ class MessagesReader(Reader):
         elif not self._started and kind not in ("message_start", "error"):
             self.draft.notes.add("an event before message_start")
         if kind == "content_block_delta":
-            delta = value.get("delta")
-            if type(delta) is not dict or type(value.get("index")) is not int:
+            delta, index = value.get("delta"), value.get("index")
+            if type(delta) is not dict or type(index) is not int:
                 _NEEDED.note(kind, value, self.draft.notes)
                 delta = self.draft.mapping(delta, "a delta")
-            self._delta(value.get("index"), delta)
+            self._delta(index, delta)
             return
         _NEEDED.note(kind, value, self.draft.notes)
         if kind == "message_start":
@@ -235,7 +235,7 @@ class MessagesReader(Reader):
                 self.draft.notes.add("a second signature_delta of a block; Anthropic's SDKs keep the last one only")
             piece.sign(text)
             return
-        if text.isspace() and kind == "call" and not piece.text.strip():
+        if kind == "call" and text.isspace() and not piece.text.strip():
             self.draft.notes.add("white space before the arguments of a call, at which Anthropic's SDKs fail")
         piece.add(text)
 

@@ -242,12 +242,13 @@ class ChatV1Reader(Reader):
         _use(self.draft, mapping(response.get("meta")))
 
     def _whole_calls(self, value: dict[str, Any]) -> None:
-        """Read whole calls; those that fragments have brought are compared."""
+        """Read whole calls; those that fragments have brought, in this order, are compared."""
+        known = [piece for _, piece in sorted(self._calls.items())]
         for number, one in enumerate(self.draft.sequence(value.get("tool_calls"), "tool calls")):
-            said, piece = self.draft.mapping(one, "a tool call"), self._calls.get(number)
+            said, piece = self.draft.mapping(one, "a tool call"), known[number] if number < len(known) else None
             arguments = dump(self.draft.written(said.get("parameters") or {}))
             if piece is None:
-                piece = self._call(number)
+                piece = self._call(max(self._calls, default=-1) + 1)
                 piece.call(self.draft.words(said.get("name"), "the name of a tool"))
                 piece.beside(said, _IN_CALLS_V1)
                 piece.add(arguments)

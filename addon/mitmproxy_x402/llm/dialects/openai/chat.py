@@ -163,7 +163,8 @@ class ChatReader(Reader):
         elif repeats:
             said = self._without_repeated(number, said)
         elif not whole and number not in self._by_deltas and any(said.get(key) for key in _SAYING):
-            self._by_deltas.add(number)
+            if len(self._by_deltas) < self.draft.max_items:
+                self._by_deltas.add(number)
         if self.draft.stopped(number) is not None and any(
             said.get(key) for key in ("content", "tool_calls", "reasoning_content")
         ):
@@ -346,8 +347,9 @@ class ChatReader(Reader):
             self.draft.piece(choice, (_REASONING,), "reasoning").add(self.draft.words(words, "reasoning"))
         for detail in map(mapping, sequence(said.get("reasoning_details"))):
             piece = self.draft.piece(choice, (_REASONING,), "reasoning")
-            if not words:
-                piece.add(string(detail.get("text")) or string(detail.get("summary")))
+            told = string(detail.get("text")) or string(detail.get("summary"))
+            if not words or (told not in string(words) and not piece.says(told)):
+                (self.draft.piece(choice, (_REASONING, 1), "reasoning") if words else piece).add(told)
             piece.sign(string(detail.get("signature")) or string(detail.get("data")))
 
     def _call(self, choice: int, call: dict[str, Any], position: int, *, whole: bool) -> None:
