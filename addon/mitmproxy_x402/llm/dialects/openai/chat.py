@@ -157,14 +157,10 @@ class ChatReader(Reader):
             number = self.draft.index(number, "a choice", position)
         said = self._said(number, choice, whole=whole)
         repeats = not whole and bool(said) and said is choice.get("message")
-        if repeats and number in self._by_deltas:
-            self._whole_message(number, said)
-            said = {}
-        elif repeats:
+        if repeats:
             said = self._without_repeated(number, said)
-        elif not whole and number not in self._by_deltas and any(said.get(key) for key in _SAYING):
-            if len(self._by_deltas) < self.draft.max_items:
-                self._by_deltas.add(number)
+        elif not whole and number not in self._by_deltas and len(self._by_deltas) < self.draft.max_items:
+            self._by_deltas.update([number] if any(said.get(key) for key in _SAYING) else ())
         if self.draft.stopped(number) is not None and any(
             said.get(key) for key in ("content", "tool_calls", "reasoning_content")
         ):
@@ -223,16 +219,13 @@ class ChatReader(Reader):
             return
         self.draft.notes.add("a choice has a message with another text beside its delta, which is shown")
 
-    def _whole_message(self, number: int, message: dict[str, Any]) -> None:
-        """Read a message that says again what deltas have said."""
-        whole = self.draft.empty()
-        ChatReader(whole)._message(number, message, whole=True)
-        self._wholes = add_whole(self.draft, whole, self._wholes, choice=number)
-        for one in sequence(message.get("annotations")):
-            self._cite(number, one, "annotation")
-
     def _without_repeated(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         """A whole message after chunks, without what it repeats of them."""
+        if number in self._by_deltas:  # then it is the whole, and no fragment
+            whole = self.draft.empty()
+            ChatReader(whole)._message(number, message, whole=True)
+            self._wholes = add_whole(self.draft, whole, self._wholes, choice=number)
+            return {"annotations": message.get("annotations")}
         rest = dict(message)
         for key, place in _REPEATED.items():
             said, piece = message.get(key), self.draft.find(number, (place,))
