@@ -1,4 +1,4 @@
-"""Reads a whole body, whose content type says what it may be."""
+"""Reads a whole answer's body, by what its content type says that it may be."""
 
 from __future__ import annotations
 

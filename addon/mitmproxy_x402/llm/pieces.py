@@ -1,4 +1,4 @@
-"""Collects the fragments of one part of an answer, in the space that all parts share."""
+"""Collects the fragments of one part of an answer (a text, a call's arguments), within a bound for all parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps the numbers in JSON as they were written: `1.10`, `1e400` and `-0` are no floats to whoever reads the bytes."""
+"""Keeps numbers in JSON as they were written, where a float would change them: `1.10`, `1e400`, `-0`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Amazon Bedrock's InvokeModel, for models with a shape of their own: Titan, Llama, Mistral, Cohere's Command, AI21's
-Jurassic (https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters.html).
+"""Reads Amazon Bedrock's InvokeModel, for models with a shape of their own.
+
+Titan, Llama, Mistral, Cohere's Command, AI21's Jurassic (https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters.html).
 """
 
 from __future__ import annotations

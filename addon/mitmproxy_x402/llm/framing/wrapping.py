@@ -1,4 +1,4 @@
-"""Takes off what services put around events, parts objects with nothing between them, and tells pings."""
+"""Takes off what services wrap around events, separates objects that follow each other directly, and knows pings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts arguments of Gemini's calls together that come by paths: `{"jsonPath": "$.city", "stringValue": "Bern"}`."""
+"""Assembles arguments of Gemini's calls that come by JSON paths: `{"jsonPath": "$.city", "stringValue": "Bern"}`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The dialects of OpenAI."""
+"""Readers of OpenAI's dialects: `chat` completions, `responses`, `assistants` and `transcription` of speech."""

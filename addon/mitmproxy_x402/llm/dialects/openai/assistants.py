@@ -1,4 +1,4 @@
-"""Reads OpenAI's assistants: a run and what it brings forth, streamed or whole."""
+"""Reads OpenAI's assistants: a run and what it produces, streamed or whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads OpenAI's chat completions, as OpenAI and the many who speak its dialect send them."""
+"""Reads OpenAI's chat completions, as OpenAI and the many services that speak its dialect send them."""
 
 from __future__ import annotations
 
