@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 
-from mitmproxy_x402.llm import Reading, StreamReader
 from support.vendors import vendor_streams as v
+from support.vendors.reading import read
 from support.vendors.vendor_server import Vendor
 
 Event = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    running = Vendor()
-    yield running
-    running.close()
-
-
-def read(body: bytes) -> Reading:
-    reader = StreamReader()
-    reader.feed(body)
-    reader.end()
-    return reader.reading()
 
 
 def _with(events: list[Event], at: int, path: str, value: Any = ...) -> list[Event]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 
-from mitmproxy_x402.llm import Reading, StreamReader
 from support.vendors import vendor_streams as v
+from support.vendors.reading import read
 from support.vendors.vendor_server import Vendor
 
 with warnings.catch_warnings():
@@ -166,20 +166,6 @@ def _said(name: str, url: str) -> Said | str:
         return SDKS[name][0](url)
     except Exception as error:  # whatever an SDK raises
         return type(error).__name__
-
-
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    running = Vendor()
-    yield running
-    running.close()
-
-
-def read(body: bytes) -> Reading:
-    reader = StreamReader()
-    reader.feed(body)
-    reader.end()
-    return reader.reading()
 
 
 READ_BY_THIS_SDK = {
