@@ -71,13 +71,6 @@ def test_the_sandbox_s_answers_say_what_it_meant(vendor: Any, model: str, tools:
     assert [differences(readings[0], one) for one in readings] == [[]] * len(readings)
 
 
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    running = Vendor()
-    yield running
-    running.close()
-
-
 @pytest.fixture
 def chatgpt(vendor: Vendor) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{vendor.url}/v1", api_key="none", max_retries=0) as client:

@@ -353,13 +353,6 @@ def test_other_json_is_no_answer(value: Any) -> None:
 # The vendors' SDKs make the same of it.
 
 
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    running = Vendor()
-    yield running
-    running.close()
-
-
 @pytest.fixture
 def chatgpt(vendor: Vendor) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{vendor.url}/v1", api_key="none", max_retries=0) as client:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import openai
-import pytest
 
 from mitmproxy_x402.llm import (
     Mark,
@@ -32,13 +30,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # google-genai's own, while it is imported
     from google import genai
     from google.genai import types
-
-
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    running = Vendor()
-    yield running
-    running.close()
 
 
 def last(vendor: Vendor) -> RequestReading:
