@@ -43,7 +43,6 @@ class ProcessWriter:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell, changed: Callable[[], object]) -> None:
-        refuse_processes()
         self._loop = loop
         self._tell = tell
         self._changed = changed
@@ -66,16 +65,7 @@ class ProcessWriter:
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603  # our own program
-                    [sys.executable, "-I", "-S", writer_process.__file__, str(theirs.fileno()), *import_paths()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env={},  # the proxy's may hold keys
-                    cwd="/",
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C in the terminal does not reach it
-                )
+                self._process = start(writer_process.__file__, theirs.fileno())
         except BaseException:
             self._socket.close()
             raise
@@ -238,13 +228,26 @@ class ProcessWriter:
         return lost
 
 
-def refuse_processes() -> None:
-    """Raise OSError where no process of ours can be started."""
+def start(program: str, *files: int, talks: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start a program of ours that shares nothing with the proxy but `files`, and if it `talks`, input and output.
+
+    It is given the numbers of the files, then where Python finds modules. Raises OSError: none can be started here.
+    """
     if os.name != "posix" or not sys.executable or getattr(sys, "frozen", False):
         raise OSError(errno.ENOSYS, "there is no Python interpreter that can be started here")
+    return subprocess.Popen(  # noqa: S603  # our own program
+        [sys.executable, "-I", "-S", program, *map(str, files), *_paths()],
+        stdin=talks,
+        stdout=talks,
+        stderr=subprocess.DEVNULL,
+        env={},  # the proxy's may hold keys
+        cwd="/",
+        pass_fds=files,
+        start_new_session=True,  # Ctrl-C in the terminal does not reach it
+    )
 
 
-def import_paths() -> list[str]:
+def _paths() -> list[str]:
     """Where Python finds modules, for a process in another directory that reads no configuration."""
     package = Path(__file__).absolute().parents[3]
     return [str(Path(path).absolute()) for path in (*filter(None, sys.path), str(package))]

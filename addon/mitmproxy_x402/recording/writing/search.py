@@ -6,12 +6,11 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 
 from . import search_process
-from .process import import_paths, refuse_processes
+from .process import start
 from .search_process import Body
 
 PATIENCE = 5
@@ -43,7 +42,7 @@ class Searcher:
         question = [expression, int(pattern.flags), files, limit, self._patience]
         with self._lock:
             try:
-                process = self.process = self.process or _start()
+                process = self.process = self.process or start(search_process.__file__, talks=subprocess.PIPE)
             except OSError:
                 return search_process.holds(pattern, bodies, limit)
             said = _ask(process, json.dumps(question).encode() + b"\n")
@@ -63,19 +62,6 @@ class Searcher:
                 process.stdin.close()
             process.stdout.close()
             process.wait()
-
-
-def _start() -> subprocess.Popen[bytes]:
-    refuse_processes()
-    return subprocess.Popen(  # noqa: S603  # our own program
-        [sys.executable, "-I", "-S", search_process.__file__, *import_paths()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={},  # the proxy's may hold keys
-        cwd="/",
-        start_new_session=True,  # Ctrl-C in the terminal does not reach it
-    )
 
 
 def _ask(process: subprocess.Popen[bytes], question: bytes) -> bytes:
