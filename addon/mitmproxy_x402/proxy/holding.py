@@ -20,7 +20,7 @@ from .arrival import ArrivingStream, Steps
 from .exchange import X402ChallengeHook, X402PageEndHook
 from .fairness.http2 import Http2Server
 from .fairness.reader import has_left
-from .heads.hop_by_hop import FINAL, why_no_answer
+from .heads.hop_by_hop import why_no_answer
 from .heads.plain_fields import make_plain, may_hold_breaks
 from .internals import (
     HttpLayer,
@@ -81,7 +81,7 @@ class HoldingStream(ArrivingStream):
     def state_wait_for_response_headers(self, event: events.Event) -> Steps:
         """Hold a 402 back if the addon may pay it, and break off what can be no answer."""
         assert isinstance(event, ResponseHeaders)
-        if event.response.status_code < FINAL and (why := why_no_answer(self.flow.request, event.response)):
+        if why := why_no_answer(self.flow.request, event.response):
             self._sent_again = True
             yield commands.CloseConnection(self.context.server)
             yield from self.handle_protocol_error(

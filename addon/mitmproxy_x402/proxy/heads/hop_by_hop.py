@@ -15,8 +15,8 @@ from . import header_index
 
 SWITCHING_PROTOCOLS = 101
 """The status after which the connection no longer speaks HTTP."""
-FINAL = 200
-"""The lowest status of a final answer; mitmproxy reads three digits."""
+_FINAL = 200
+"""The lowest status of a final answer (RFC 9110, section 15); mitmproxy lets any number pass."""
 _MORE_HTTP = re.compile(r"(?:^|[\s,\"])(?:h[23]c?|https?|tls)(?![a-z])", re.IGNORECASE)
 """Matches a wish for HTTP/2 or for TLS in `Upgrade`: requests would follow."""
 _NOT_PASSED_ON = (b"connection", b"upgrade", b"http2-settings")
@@ -51,7 +51,7 @@ def for_upstream(request: http.Request, *, kept_open: bool) -> http.Request:
 def why_no_answer(request: http.Request, response: http.Response) -> str:
     """Why `response` can be no answer to `request`; empty: it may be one."""
     status = response.status_code
-    if status >= FINAL:
+    if status >= _FINAL:
         return ""
     if status != SWITCHING_PROTOCOLS:
         return f"its answer has the status {status:03}, which is not final"
