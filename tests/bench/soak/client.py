@@ -231,7 +231,7 @@ class Clients:
             if connection is None or connection.is_over:
                 try:
                     streams = await asyncio.open_connection("127.0.0.1", self._ports[errand.door])
-                except ConnectionRefusedError:
+                except (ConnectionRefusedError, ConnectionResetError):  # reset: it waited to be accepted
                     if not self.may_be_refused:
                         raise
                     return "refused", None
