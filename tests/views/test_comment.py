@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mitmproxy.utils import emoji
 
-from mitmproxy_x402.llm import Reading, Text, ToolCall, Usage
+from mitmproxy_x402.llm import Broken, Misfit, Reading, Text, ToolCall, Usage
 from mitmproxy_x402.views import comment
 
 SETTLED = {
@@ -19,6 +19,7 @@ SETTLED = {
     "x402.legs": "2",
 }
 CALLS = tuple(ToolCall(f"call_{number}", "forecast", "{}") for number in range(3))
+BROKEN = ToolCall("call_9", "forecast", "{", broken=Broken("Expecting property name", 1))
 
 
 def of(**facts: str) -> dict[str, Any]:
@@ -63,11 +64,19 @@ def test_the_payment(facts: dict[str, Any], text: str) -> None:
     [
         (Reading("openai-chat"), "free · first byte 4 ms"),
         (Reading("openai-chat", items=CALLS[:1]), "free · 1 tool call · first byte 4 ms"),
+        (Reading("openai-chat", items=(BROKEN, *CALLS[:1]), irregular=("its arguments are not JSON",)),
+         "free · 2 tool calls, 1 broken · first byte 4 ms"),
+        (Reading("openai-chat", items=(BROKEN, *CALLS[:2]), misfits=(Misfit(2, "forecast", "", "is not declared"),)),
+         "free · 3 tool calls, 2 broken · first byte 4 ms"),
+        (Reading("openai-chat", irregular=("the stream ends early",)), "free · irregular · first byte 4 ms"),
+        (Reading("openai-chat", irregular=("only the first 8 MB are read",), partly=True), "free · first byte 4 ms"),
+        (Reading("openai-chat", irregular=("odd",), error="overloaded"),
+         "free · error in the answer · first byte 4 ms"),
         (Reading("gemini", usage=Usage(input=5, output=7)), "free · 12 tok · first byte 4 ms"),
         (Reading("gemini", usage=Usage(output=0)), "free · 0 tok · first byte 4 ms"),
         (Reading("unknown", error="overloaded\x1b[2J"), "free · error in the answer · first byte 4 ms"),
     ],
-)
+)  # fmt: skip
 def test_the_answer(reading: Reading, text: str) -> None:
     assert comment.line({}, reading=reading, first_byte=0.004) == text
 
@@ -75,6 +84,11 @@ def test_the_answer(reading: Reading, text: str) -> None:
 def test_what_went_wrong_comes_last() -> None:
     line = comment.line(of(cut="cut at 4 MB of 12 MB"), first_byte=0.004, broken=True)
     assert line == "free · first byte 4 ms · interrupted · body cut at 4 MB of 12 MB"
+
+
+def test_of_an_answer_that_was_cut_off_no_irregularity_is_said() -> None:
+    reading = Reading("openai-chat", irregular=("the answer is not complete",))
+    assert comment.line({}, reading=reading, first_byte=0.004, broken=True) == "free · first byte 4 ms · interrupted"
 
 
 def test_without_an_answer() -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
-from mitmproxy_x402.sandbox.answers import FREE
+from mitmproxy_x402.sandbox.answers import EMPTY, FREE
 from support.proxy import ROOT
 from support.showing.mitmweb import Web, length
 from support.showing.viewers import USAGE, ask
@@ -71,6 +71,8 @@ def test_while_it_streams(shop: Web) -> None:
         ({"stream": False}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
         ({}, "gzip", r"paid 0\.001\d* USDC .* · 1 tool call · \d+ tok · .*", "🟢"),
         ({}, "cut", r"paid 0\.001\d* USDC base-sepolia .* · first byte .* · interrupted", "🟢"),
+        ({}, "cut;after=6", r"paid .* · 1 tool call, 1 broken · first byte .* · interrupted", "🟢"),
+        ({"model": EMPTY}, "", r"paid .* · 1 tool call, 1 broken · \d+ tok · first byte .*", "🟢"),
     ],
 )  # fmt: skip
 def test_what_became_of_it(shop: Web, more: dict[str, Any], fault: str, comment: str, mark: str) -> None:
@@ -113,16 +115,17 @@ def test_what_a_user_writes_stays(shop: Web) -> None:
 FILTERS = {
     "~comment ^sent": 1,
     "~comment ^refused": 1,
-    "~comment ^free": 1,
-    "~comment tool.call": 2,
+    "~comment ^free": 2,
+    "~comment tool.call": 3,
+    "~comment broken": 1,
     "~marked & ! ~comment ^refused & ! ~c 200": 1,
-    "~bs forecast": 2,
+    "~bs forecast": 3,
     "~marked": 3,
     "~marker green_circle": 1,
     "~meta x402.state:.unknown": 1,
     "~meta x402.refused:.over": 1,
     "~meta x402.transaction & ! ~c 200": 1,
-    "! ~meta x402.state": 1,
+    "! ~meta x402.state": 2,
 }
 
 
@@ -131,7 +134,8 @@ def test_filters(shop: Web) -> None:
     ask(shop, {**USAGE, "user": "b"}, "receipt")
     ask(shop, {**USAGE, "max_tokens": 700_000})
     ask(shop, {**USAGE, "model": FREE})
-    shop.wait_for_flow(lambda flow: "tool call" in flow["comment"])
+    ask(shop, {**USAGE, "model": FREE}, "fail-after;after=6")
+    shop.wait_for_flow(lambda flow: "1 tool call, 1 broken" in flow["comment"])
     assert {expression: len(shop.matching(expression)) for expression in FILTERS} == FILTERS
     table = re.findall(r"^\| `(~.*?)` \|", (ROOT / "docs" / "mitmweb.md").read_text(), re.MULTILINE)
-    assert table == list(FILTERS)[:5]
+    assert table == list(FILTERS)[:6]

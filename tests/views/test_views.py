@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import re
 import threading
@@ -140,6 +141,20 @@ def test_an_upstream_that_breaks_off(web: Web, stage: Stage, reset: bool) -> Non
     flow = web.wait_for_flow(lambda flow: "interrupted" in flow["comment"])
     assert web.content(flow) == EVENTS[0]
     assert flow["comment"].startswith("free · first byte")
+
+
+def test_an_answer_that_the_end_of_the_proxy_interrupts(home: Path, stage: Stage) -> None:
+    sent = framed("length", EVENTS)
+    stage.play(*sent)
+    with contextlib.ExitStack() as stack:
+        with Web(stage.upstream.url, home=home) as web:
+            client = stack.enter_context(web.client())
+            client.send(ASK)
+            stage.go(2)
+            assert client.exactly(len(sent[0] + sent[1])) == sent[0] + sent[1]
+            web.wait_for_flow(lambda flow: length(flow) == len(EVENTS[0]))
+    stage.go(len(sent))
+    assert "Traceback" not in web.log
 
 
 def test_http2(web: Web, stage: Stage) -> None:

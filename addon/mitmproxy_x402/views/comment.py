@@ -1,7 +1,7 @@
 """Writes the comment and the mark in mitmproxy's list of flows: what was paid, and what the answer was. Pure.
 
     sent 0.0131 USDC base, not confirmed yet · 3 tool calls · 812 tok · first byte 0.9 s
-    paid 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
+    paid 0.0131 USDC base 0x5d1ae3… · 3 tool calls, 1 broken · 812 tok · first byte 0.9 s
     confirmed 0.0131 USDC base 0x5d1ae3… · 3 tool calls · 812 tok · first byte 0.9 s
     refused over_request_limit: asked 2.5 USDC on base
     free · 95 tok · first byte 0.2 s
@@ -96,7 +96,7 @@ def line(
         return " · ".join(filter(None, [paid, "no answer" if broken else ""]))
     parts = [paid or "free"]
     if reading is not None:
-        parts += _answer(reading)
+        parts += _answer(reading, whole=not (broken or cut))
     parts.append(f"first byte {seconds(first_byte)}")
     if broken:
         parts.append("interrupted")
@@ -105,15 +105,19 @@ def line(
     return " · ".join(parts)
 
 
-def _answer(reading: Reading) -> list[str]:
+def _answer(reading: Reading, *, whole: bool) -> list[str]:
     calls, tokens = len(reading.tool_calls), total_tokens(reading)
+    misfits = {misfit.call for misfit in reading.misfits}
+    broken = sum(bool(call.broken) or n in misfits for n, call in enumerate(reading.tool_calls, 1))
     parts = []
     if calls:
-        parts.append(f"{calls} tool call{'' if calls == 1 else 's'}")
+        parts.append(f"{calls} tool call{'' if calls == 1 else 's'}{f', {broken} broken' if broken else ''}")
     if tokens is not None:
         parts.append(f"{tokens} tok")
     if reading.error is not None:
         parts.append("error in the answer")
+    elif reading.irregular and whole and not (broken or reading.partly):
+        parts.append("irregular")
     return parts
 
 

@@ -248,7 +248,7 @@ def _checked(reading: llm.Reading, asked: Asked | None) -> llm.Reading:
     body, all_of_it = decoded(asked.raw, asked.coding)
     if not all_of_it or _is_dense(body):
         remark = "its request is too large to check the calls against its tools here; `fixtures show` does"
-        return replace(reading, irregular=(*reading.irregular, remark))
+        return replace(reading, unchecked=(*reading.unchecked, remark))
     return llm.checked(reading, llm.read_request(asked.path, asked.kind, body))
 
 

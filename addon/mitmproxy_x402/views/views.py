@@ -177,6 +177,7 @@ class Views:
         self._looks: bool | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._is_done = False  # the end of the proxy interrupts answers after `done`
         self._reader = ThreadPoolExecutor(1, "x402 views")
 
     def load(self, _: Loader) -> None:
@@ -274,7 +275,8 @@ class Views:
         describe = functools.partial(_describe, flow, broken=broken)
         describe()
         refused = flow.metadata.get("x402.state") == "refused"  # the answer is our own
-        if refused or flow.response is None or not flow.response.raw_content or not (_ui() or _saves() or _prints()):
+        is_empty = flow.response is None or not flow.response.raw_content
+        if self._is_done or refused or is_empty or not (_ui() or _saves() or _prints()):
             return None
         task = asyncio.get_running_loop().create_task(self._read(flow, describe))
         self._tasks.add(task)
@@ -296,6 +298,7 @@ class Views:
 
     def done(self) -> None:
         """Called when the proxy stops or the script is reloaded: end all tasks."""
+        self._is_done = True
         for task in (*self._tasks, *([self._looking] if self._looking else [])):
             task.cancel()
         self._reader.shutdown(wait=False, cancel_futures=True)
