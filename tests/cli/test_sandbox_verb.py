@@ -57,6 +57,20 @@ class TestSandbox:
             assert not demo.has_orphans()
         assert "Traceback" not in said
 
+    def test_it_ends_with_a_proxy_that_was_told_to_end(self, tmp_path: Path) -> None:
+        """As in the background of a script, whose programs ignore Ctrl-C; mitmproxy does not."""
+        port, before = free_port(), signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with session(tmp_path, "sandbox", "-p", str(port)) as demo:
+                demo.await_line("X402_UPSTREAM=http://127.0.0.1:")
+                os.killpg(demo.process.pid, signal.SIGINT)
+                code, said = demo.end()
+                assert not demo.has_orphans()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert (code, "by itself" in said) == (0, False)
+        assert "the proxy was told to end" in said
+
     def test_a_port_that_a_stranger_takes_meanwhile_gets_no_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sandbox, "port_is_free", lambda *_: True)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

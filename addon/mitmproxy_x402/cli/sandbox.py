@@ -151,7 +151,10 @@ def run(arguments: Sequence[str]) -> int:
             say(PASTE.format(url=url, at=at, program=program(), ledger=shlex.quote(str(ledger)), there=there))
             code = proxy.wait()
             time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
-            raise DemoError(f"the proxy ended by itself, exit code {code}")
+            if code:
+                raise DemoError(f"the proxy ended by itself, exit code {code}")
+            say("the proxy was told to end, and so does the sandbox")
+            return 0
 
 
 def _read(arguments: Sequence[str]) -> _Choice:
