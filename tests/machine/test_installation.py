@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import tomli
+from mitmproxy.io import FlowWriter
+from mitmproxy.test import tflow
 
 from mitmproxy_x402.cli import main as cli
 from mitmproxy_x402.machine import installation
@@ -61,6 +63,46 @@ def test_what_needs_nothing(arguments: list[str], tmp_path: Path) -> None:
     code = f"from mitmproxy_x402.cli.main import main; sys.exit(main({arguments!r}))"
     ended = run(code, *REQUIRED.values(), cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+class TestFixtures:
+    """`pip install --no-deps` is enough for them; called either way, they do the same."""
+
+    CALLS = (
+        "from mitmproxy_x402.cli.main import main; sys.exit(main(['fixtures', *{!r}]))",
+        "from mitmproxy_x402.fixtures.__main__ import main; sys.exit(main({!r}, 'mitmproxy-x402 fixtures'))",
+    )
+    RECORDING = str(ROOT / "tests/recordings/chat-tool")
+    HIDDEN = (*REQUIRED.values(), "h11")
+
+    def both(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        one, other = (run(call.format(arguments), *self.HIDDEN, cwd=cwd) for call in self.CALLS)
+        assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)
+        return one
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("--help",), ("show", RECORDING), ("show", "--html", "-", RECORDING), ("diff", RECORDING, RECORDING)],
+    )
+    def test_what_needs_nothing_more(self, arguments: tuple[str, ...], tmp_path: Path) -> None:
+        ended = self.both(*arguments, cwd=tmp_path)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+    def test_the_server_needs_h11(self, tmp_path: Path) -> None:
+        ended = self.both("serve", "--port", "0", self.RECORDING, cwd=tmp_path)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert "h11 is needed for that" in line
+        assert line.endswith(f"{sys.executable} -m pip install 'h11>=0.14'")
+
+    def test_flow_files_need_mitmproxy(self, tmp_path: Path) -> None:
+        with (tmp_path / "flows.mitm").open("wb") as file:
+            FlowWriter(file).add(tflow.tflow(resp=True))
+        ended = self.both("show", "flows.mitm", cwd=tmp_path)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert "mitmproxy is needed for that" in line
+        assert line.endswith(f"{sys.executable} -m pip install 'mitmproxy>=11.0.2'")
 
 
 @pytest.mark.parametrize("tool", effort.chosen(["mitmdump", "mitmweb"], "mitmdump"))

@@ -251,7 +251,7 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
-NEED_NOTHING = ("path", "test", "bench")
+NEED_NOTHING = ("fixtures", "path", "test", "bench")
 """Verbs that run without what the proxy needs, or in an environment that they look at themselves."""
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "serve": _serve,

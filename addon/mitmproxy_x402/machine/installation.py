@@ -37,6 +37,8 @@ RECOMMENDED = {
     "segno>=1.6": "segno",
 }
 """Recommended dependencies, without which something works less well; installed by the same command."""
+OF_FIXTURES = {"h11>=0.14": "h11"}
+"""What `fixtures serve` needs; mitmproxy brings it along, and `fixtures` works without that."""
 _IN_THE_STANDARD_LIBRARY = {"backports.zstd>=1": (3, 14)}
 _NO_WHEEL = {"wallycore>=1.5": (3, 15)}
 
@@ -117,6 +119,15 @@ def cannot_be_imported(error: ImportError) -> str:
     # in the tables, and brings it along.
     wanted = all_missing() or [known[module]] if module in known else [*all_missing(), *REQUIRED]
     return f"{said}. {advice(list(dict.fromkeys(wanted)))}"
+
+
+def lacked_by_fixtures(error: ImportError) -> str:
+    """The message for what `fixtures` alone cannot import: it works without most of what the proxy needs."""
+    module = (error.name or "").partition(".")[0]
+    known = {name: requirement for requirement, name in {**REQUIRED, **OF_FIXTURES}.items()}
+    if module not in known:
+        return cannot_be_imported(error)
+    return f"{module} is needed for that, and not installed for {_python()}. {advice([known[module]])}"
 
 
 def all_missing() -> list[str]:
