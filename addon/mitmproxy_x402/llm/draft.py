@@ -10,22 +10,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import NotRead, Undecodable
 from ..protocol.strict_json import shown
+from .calls import Calls
 from .pieces import MAX_NAME, Kind, Piece, Place, Space
 from .printing import error_details, error_line, line
-from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, ToolCall, Usage
+from .reading import Added, Citation, Detail, Dialect, Item, Other, Reading, Reasoning, Refusal, Text, Usage
 from .sse import Notes
 from .values import (
     MAX_COUNT,
     count,
     decimal,
-    decode,
     dump,
-    escapes_half_character,
     has_half_character,
     index,
-    is_json,
     oddity,
     says_something,
 )
@@ -47,6 +44,11 @@ _DIGITS = re.compile(r"\s*([0-9]{1,20})(?:\.0*)?\s*", re.ASCII)
 """Text that SDKs in Python take for a whole number."""
 _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
 """Stop reasons, in small letters, that say that a tool is called."""
+_LIMITS = {
+    *("length", "max_tokens", "max_output_tokens", "max_length"),
+    *("model_length", "model_context_window_exceeded"),
+}
+"""Stop reasons, in small letters, that say that there was no room for more tokens."""
 
 
 class Draft(Space):
@@ -350,8 +352,11 @@ class Draft(Space):
                 notes.add(f"a choice is finished as {shown(reason)}, and there is no tool call in it")
 
     def _items(self, notes: Notes, unchecked: Notes, ended: bool, complete: bool) -> Iterable[Item]:
-        calls = _Calls(self, notes, unchecked, ended, complete)
-        for (choice, _), piece in sorted(self._pieces.items(), key=lambda entry: entry[0]):
+        ordered = sorted(self._pieces.items(), key=lambda entry: entry[0])
+        last = {choice: piece for (choice, _), piece in ordered if piece.kind != "citation"}
+        limits = {choice: reason for choice, reason in self._stops.items() if reason.lower() in _LIMITS}
+        calls = Calls(notes, unchecked, ended=ended, partly=self.closing)
+        for (choice, _), piece in ordered:
             if piece.kind == "citation":
                 if piece.value is not None:
                     yield piece.value
@@ -364,84 +369,10 @@ class Draft(Space):
             if ended and has_half_character(text):
                 notes.add("half of a surrogate pair stands alone")
             if piece.kind == "call":
-                yield calls.next(piece, text, choice)
+                begun = complete or piece.closed or choice in self._stops
+                yield calls.next(piece, text, begun=begun, limit=limits.get(choice), last=piece is last[choice])
             elif piece.kind == "reasoning":
                 if text or piece.signature:
                     yield Reasoning(text, choice, piece.signature)
             elif text:
                 yield Text(text, choice) if piece.kind == "text" else Refusal(text, choice)
-
-
-class _Calls:
-    """Makes the ToolCalls of an answer, in order. Anomalies are noted only at its end."""
-
-    def __init__(self, draft: Draft, notes: Notes, unchecked: Notes, ended: bool, complete: bool) -> None:
-        self._draft = draft
-        self._late = (notes, unchecked) if ended else None
-        self._complete = complete
-        self._notes = notes
-        self._number = 0
-        self._ids: set[tuple[int, str]] = set()
-
-    def next(self, piece: Piece, text: str, choice: int) -> ToolCall:
-        """The call of `piece`, whose fragments are `text`."""
-        self._number += 1
-        if self._draft.closing and text and not is_json(text):
-            piece.cut = True  # by us: the rest of it was left out
-        if piece.id and (choice, piece.id) in self._ids:
-            self._notes.add(f"tool call {self._number} has the id of one before it")
-        self._ids.add((choice, piece.id))
-        if text or self._complete or piece.closed or self._draft.stopped(choice) is not None:
-            return _call(piece, text, choice, self._number, self._late)
-        if self._late:
-            self._notes.add(f"tool call {self._number} breaks off before its arguments")
-        return _unbegun(piece, choice)
-
-
-def _call(piece: Piece, text: str, choice: int, number: int, late: tuple[Notes, Notes] | None) -> ToolCall:
-    """The call of `piece`; `late` collects what counts only at the end: anomalies, and what is not checked."""
-    who, (notes, unchecked) = f"tool call {number}", late or (Notes(), Notes())
-    if not piece.name:
-        notes.add(f"{who} has no name")
-    if piece.needs_id and not piece.id:
-        notes.add(f"{who} has no id")
-    fragments, text = text, text or piece.empty_means
-    parsed, broken = None, None
-    if piece.tool != "custom" and not piece.cut:
-        try:
-            parsed = _arguments(text, who, notes)
-        except NotRead as error:
-            broken = piece.broken(text) if late else None
-            if broken is None:
-                unchecked.add(f"{who}: its arguments are {error}")
-            else:
-                notes.add(f"{who}: its arguments are not JSON: {broken.problem} (char {broken.position})")
-        except Undecodable as error:
-            broken = piece.broken(text) if late else None
-            notes.add(f"{who}: its arguments are {error}")
-    if fragments and piece.empty_means not in ("", "{}", dump(parsed)):
-        notes.add(f"{who} began with other arguments than its fragments say: {line(piece.empty_means, 60)}")
-    further = tuple(Detail(key, value) for key, value in piece.further.items())
-    return ToolCall(piece.id, piece.name, text, parsed, choice, piece.tool, broken, further)
-
-
-def _unbegun(piece: Piece, choice: int) -> ToolCall:
-    """A call whose arguments have not begun: not even that it has none is known."""
-    further = tuple(Detail(key, value) for key, value in piece.further.items())
-    text = "" if piece.empty_means == "{}" else piece.empty_means
-    return ToolCall(piece.id, piece.name, text, None, choice, piece.tool, None, further)
-
-
-def _arguments(text: str, who: str, notes: Notes) -> Any:
-    """The value of `text`. Raises Undecodable; NotRead."""
-    if not text:
-        notes.add(f"{who} has no arguments at all, not even {{}}, which is what they are taken for")
-        return {}
-    parsed, faults = decode(text)
-    for fault in faults:
-        notes.add(f"{who}: in its arguments {fault}")
-    if escapes_half_character(text, parsed):
-        notes.add(f"{who}: in its arguments half of a surrogate pair stands alone, at which strict parsers fail")
-    if not isinstance(parsed, dict):
-        notes.add(f"{who}: its arguments are no JSON object")
-    return parsed

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from bisect import bisect_right
 from io import StringIO
 from typing import Any, Literal
 
-from ..protocol.strict_json import is_too_deep
 from .printing import line, shortened
-from .reading import Added, Broken, Differing
+from .reading import Added, Differing
 from .sse import Notes
 from .values import dump, joined, says_something
 
@@ -25,10 +23,6 @@ MAX_DIFFERING = 20
 """Most parts of which both is kept, what their fragments said and the whole."""
 MAX_SLOTS = 100
 """Most fragmented texts within one part of another kind."""
-_DEEPEST = 500
-"""Levels of arguments beyond which it is not told where they break: a parser would need the stack for each."""
-_CHECKER = json.JSONDecoder(parse_int=len)
-"""Whole numbers of any length are JSON, though Python does not read them."""
 
 Kind = Literal["text", "reasoning", "refusal", "call", "citation", "other"]
 Place = tuple[int, ...]
@@ -277,19 +271,8 @@ class Piece:
         """All fragments of the signature so far."""
         return self._signature.getvalue()
 
-    def broken(self, text: str) -> Broken | None:
-        """Where its arguments `text` stop being JSON, and the event that brought the place."""
-        if is_too_deep(text.encode("utf-8", "replace"), _DEEPEST):
-            return None
-        try:
-            _CHECKER.decode(text)
-        except json.JSONDecodeError as error:
-            return Broken(error.msg, error.pos, self._origin(error.pos))
-        except (ValueError, RecursionError):
-            pass
-        return None
-
-    def _origin(self, position: int) -> int | None:
+    def origin(self, position: int) -> int | None:
+        """Number of the event that brought the character at `position` of a call's arguments, or the last before it."""
         at = bisect_right(self._begins, position) - 1
         return self._events[at] if at >= 0 else None
 

@@ -148,8 +148,10 @@ class GeminiReader(Reader):
             self._further(number, candidate)
         reason = candidate.get("finishReason")
         if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
-            self._all_grown(number)
             name = _named(reason, _REASONS)
+            if name == "MAX_TOKENS" and any(key[0] == number for key in self._growing):
+                draft.notes.add("the answer hit its token limit (MAX_TOKENS) in the middle of the arguments of a call")
+            self._all_grown(number)
             self.draft.stop(number, name, last=True)  # older models say STOP in each; the last one says why
             self.draft.detail("finishMessage", candidate.get("finishMessage"))
             if name not in _FINE:
