@@ -14,6 +14,7 @@ messages and completions, Google's generateContent and interactions, Bedrock's C
 from __future__ import annotations
 
 from .bodies import is_stream, read_answer, read_steps, reading_of
+from .checking import checked
 from .framing.frames import text_of_frames
 from .reading import (
     Added,
@@ -38,7 +39,6 @@ from .stream import StreamReader
 from .texts.answer_text import answer_text
 from .texts.compare import differences
 from .texts.request_text import request_text
-from .tool_check import checked
 from .values import has_more_values
 
 __all__ = [

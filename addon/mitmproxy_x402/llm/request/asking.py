@@ -65,9 +65,16 @@ class Tool:
     """In short form: `city: string, days?: integer`."""
     kind: str = "function"
     """The vendor's word where it is none of the caller's functions."""
+    namespace: str = ""
+    """The name of the group that it is in; empty: in none."""
     marks: tuple[Mark, ...] = ()
     schema: Any = field(default=None, repr=False, compare=False)
     """The JSON schema of its parameters as the request has it; None: it has none."""
+
+    @property
+    def full_name(self) -> str:
+        """Its name with that of its namespace."""
+        return f"{self.namespace}.{self.name}" if self.namespace else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,22 @@ MAX_TOOLS = 5000
 """Tools of one request that are read."""
 MAX_PARAMETERS = 400
 """Characters of a tool's parameters that are shown."""
+_FOUND = ("tool_search_output", "additional_tools")
+"""Kinds of items of a conversation that declare further tools."""
 _MAX_DEPTH = 4
 _MAX_NODES = 200
 
 
 def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
     """The tools that a request names."""
-    tools = body.get("tools", mapping(body.get("toolConfig")).get("tools"))
+    yield from _listed(body.get("tools", mapping(body.get("toolConfig")).get("tools")))
+    for item in map(mapping, sequence(body.get("input"))):
+        if item.get("type") in _FOUND:
+            yield from _listed(item.get("tools"))
+    yield from (_function(mapping(one)) for one in sequence(body.get("functions"))[:MAX_TOOLS])
+
+
+def _listed(tools: Any) -> Iterator[Tool]:
     for tool in map(mapping, sequence(tools)[:MAX_TOOLS]):
         kind = string(tool.get("type"))
         declared = either(tool, "functionDeclarations")
@@ -40,7 +49,8 @@ def tools_of(body: dict[str, Any]) -> Iterator[Tool]:
             yield _named(tool, kind)
         else:  # Gemini's own tools: their name is the key
             yield from (Tool(key[:100], kind="built in") for key in tool)
-    yield from (_function(mapping(one)) for one in sequence(body.get("functions"))[:MAX_TOOLS])
+        if kind == "namespace" and isinstance(tool.get("tools"), list):
+            yield from (replace(one, namespace=string(tool.get("name"))) for one in _listed(tool["tools"]))
 
 
 def _named(tool: dict[str, Any], kind: str) -> Tool:
@@ -116,7 +126,7 @@ class _Short:
         if kind == "array":
             inner = self._type(schema.get("items"), depth + 1) if schema.get("items") else "any"
             return f"({inner})[]" if " | " in inner else f"{inner}[]"
-        return kind or "any"
+        return kind if kind not in ("", "type_unspecified") else "any"
 
 
 _COUNTS = {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}

@@ -30,7 +30,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _tool(tool: Tool) -> str:
-    name = line(tool.name) or "(no name)"
+    name = line(tool.full_name) or "(no name)"
     head = f"{name}({line(tool.parameters, 500)})" if tool.kind == "function" else f"{name}  ({line(tool.kind)})"
     marks = "".join(f"  [{line(mark.name)}: {line(mark.value)}]" for mark in tool.marks)
     return f"  {head}" + (f"  {line(tool.description)}" if tool.description else "") + marks

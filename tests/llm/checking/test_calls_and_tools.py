@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import Reading, ToolCall, answer_text, checked, read_request, tool_check
-from mitmproxy_x402.llm.tool_check import MAX_MISFITS
+from mitmproxy_x402.llm import Reading, ToolCall, answer_text, checked, read_request
+from mitmproxy_x402.llm.checking import calls as checking
+from mitmproxy_x402.llm.checking.schemas import MAX_MISFITS
 
 SCHEMA = {
     "type": "object",
@@ -218,7 +219,7 @@ def test_the_list_is_bounded() -> None:
 def test_the_checks_of_all_calls_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted: how often a schema is brought into JSON Schema's words, and which calls are checked."""
     made: list[Any] = []
-    monkeypatch.setattr(tool_check, "plain_schema", lambda schema: (made.append(schema), schema)[1])
+    monkeypatch.setattr(checking, "plain_schema", lambda schema: (made.append(schema), schema)[1])
     asked = request({"name": "weather", "input_schema": {"allOf": [{"type": "object"}] * 1000}})
     calls = tuple(ToolCall(f"c{number}", "weather", "{}", {}) for number in range(5000))
     found = checked(Reading("openai-chat", items=calls), asked)
@@ -226,10 +227,10 @@ def test_the_checks_of_all_calls_together_are_bounded(monkeypatch: pytest.Monkey
     last = found.unchecked[-1]
     assert "and those after it: it is too much" in last
     number = int(last.partition("tool call ")[2].split()[0])
-    assert (number - 2) * 1000 <= tool_check.MAX_ALL_STEPS  # the call before it was the last that was checked
+    assert (number - 2) * 1000 <= checking.MAX_ALL_STEPS  # the call before it was the last that was checked
     assert not found.misfits
     other = checked(Reading("openai-chat", items=tuple(ToolCall("c", "other", "{}", {}) for _ in calls)), asked).misfits
-    assert len(other) <= tool_check.MAX_ALL_MISFITS + 2
+    assert len(other) <= checking.MAX_ALL_MISFITS + 2
 
 
 def one(value: Any, schema: Any, **more: Any) -> list[tuple[str, str]]:

@@ -1,0 +1,110 @@
+"""Tools as vendors declare them: types that JSON Schema does not know, namespaces, tools that were found meanwhile."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openai.types.responses import NamespaceTool, ResponseFunctionToolCall
+
+from mitmproxy_x402.llm import Reading, ToolCall, checked, read_answer, read_request, request_text
+from mitmproxy_x402.llm.reading import Detail
+
+TEXT = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
+def asked(*tools: Any, **more: Any) -> Any:
+    body = {"model": "m", "input": "x", "tools": list(tools), **more}
+    return read_request("/v1/responses", "application/json", json.dumps(body).encode())
+
+
+def function(schema: Any, name: str = "f") -> dict[str, Any]:
+    return {"type": "function", "name": name, "parameters": schema}
+
+
+def of(arguments: Any, name: str = "f", *further: Detail) -> Reading:
+    call = ToolCall("c", name, json.dumps(arguments), arguments, further=further)
+    return Reading("openai-responses", items=(call,))
+
+
+def a(schema: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": schema}}
+
+
+@pytest.mark.parametrize("kind", ["any", "Any", "TYPE_UNSPECIFIED", 0, "", None, ["any", "null"], ["string", "any"]])
+@pytest.mark.parametrize("where", [lambda one: one, lambda one: {"anyOf": [one, {"type": "null"}]},
+                                   lambda one: {"oneOf": [one, {"type": "integer"}]}, lambda one: {"not": one},
+                                   lambda one: {"if": one, "then": {"type": "string"}}])  # fmt: skip
+def test_what_means_any_type_takes_any_value(kind: Any, where: Any) -> None:
+    found = checked(of({"a": 1}), asked(function(a(where({"type": kind})))))
+    assert (found.misfits, found.unchecked) == ((), ())
+
+
+@pytest.mark.parametrize("kind", ["float", "int", "str", "dict", "date", "file", ["int", "string"]])
+def test_a_type_that_json_schema_does_not_know_is_said_to_be_unchecked(kind: Any) -> None:
+    schema = {**a({"type": kind}), "required": ["b"]}
+    found = checked(of({"a": 1.5}), asked(function(schema)))
+    unknown = kind if isinstance(kind, str) else kind[0]
+    assert found.unchecked == (f"f: the type {unknown} of its schema is none of JSON Schema's",)
+    assert [(one.pointer, one.problem) for one in found.misfits] == [("/b", "is missing")]
+
+
+def test_a_type_among_unknown_ones_that_fits_is_enough() -> None:
+    found = checked(of({"a": "x"}), asked(function(a({"type": ["float", "string"]}))))
+    assert (found.misfits, found.unchecked) == ((), ())
+
+
+CRM = {"type": "namespace", "name": "crm", "description": "Customers", "tools": [function(TEXT, "get")]}
+SHOP = {
+    "type": "namespace",
+    "name": "shop",
+    "description": "Orders",
+    "tools": [function(a({"type": "integer"}), "get")],
+}
+IN_CRM = Detail("namespace", "crm")
+
+
+@pytest.mark.parametrize("name", ["get", "crm.get", "crm__get"])
+def test_a_tool_in_a_namespace_is_known(name: str) -> None:
+    assert checked(of({"a": "x"}, name), asked(CRM)).misfits == ()
+    (misfit,) = checked(of({"a": 1}, name), asked(CRM)).misfits
+    assert (misfit.pointer, misfit.problem) == ("/a", "is 1 (a number), and must be string")
+
+
+def test_a_tool_that_no_namespace_has_is_not() -> None:
+    (misfit,) = checked(of({}, "got"), asked(CRM)).misfits
+    assert misfit.problem == "the request declares no such tool: it has crm.get"
+
+
+def test_the_call_says_which_namespace_it_means() -> None:
+    assert checked(of({"a": "x"}, "get", IN_CRM), asked(SHOP, CRM)).misfits == ()
+    assert len(checked(of({"a": 1}, "get", IN_CRM), asked(SHOP, CRM)).misfits) == 1
+    unsure = checked(of({"a": 1}, "get"), asked(SHOP, CRM))
+    assert unsure.misfits == ()
+    assert unsure.unchecked == ("get: 2 namespaces have such a tool, and the call does not say which it means",)
+
+
+def test_the_request_s_text_lists_what_a_namespace_holds() -> None:
+    text = request_text(asked(CRM))
+    assert "  crm  (namespace)  Customers\n  crm.get(a: string)" in text
+
+
+def test_openai_s_sdk_takes_the_same() -> None:
+    tool = NamespaceTool.model_validate(CRM)
+    call = ResponseFunctionToolCall.model_validate(
+        {"type": "function_call", "call_id": "c", "name": "get", "namespace": "crm", "arguments": '{"a": 1}'}
+    )
+    response = {"object": "response", "id": "r", "status": "completed", "output": [call.to_dict()]}
+    reading = read_answer("application/json", json.dumps(response).encode())
+    assert reading is not None
+    (misfit,) = checked(reading, asked(SHOP, tool.to_dict())).misfits
+    assert (misfit.name, misfit.pointer) == ("get", "/a")
+
+
+@pytest.mark.parametrize("kind", ["tool_search_output", "additional_tools"])
+def test_tools_that_an_item_of_the_conversation_brings_are_known(kind: str) -> None:
+    found = {"type": kind, "tools": [CRM, function(TEXT, "put")]}
+    request = asked(function(TEXT), input=[{"role": "user", "content": "x"}, found])
+    assert [tool.full_name for tool in request.tools] == ["f", "crm", "crm.get", "put"]
+    assert checked(of({"a": "x"}, "put"), request).misfits == ()
