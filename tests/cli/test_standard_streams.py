@@ -12,12 +12,14 @@ from support.running.sessions import command, environment
 from support.wire import free_port
 
 RECORDING = Path(__file__).parents[1] / "recordings" / "chat-text"
+GATEWAY = "mitmproxy_x402.sandbox"
 VERBS: dict[str, tuple[Sequence[str], int]] = {
     "show": (["fixtures", "show", str(RECORDING)], 0),
     "show --json": (["fixtures", "show", "--json", str(RECORDING.parent)], 0),
     "diff": (["fixtures", "diff", str(RECORDING), str(RECORDING.parent / "chat-tool")], 1),
     "serve fixtures": (["fixtures", "serve", str(RECORDING.parent), "--port", "0"], 0),
     "sandbox": (["sandbox", "-p"], 0),
+    "gateway": ([GATEWAY, "--port", "0"], 0),
     "report": (["report"], 0),
     "reconcile": (["reconcile"], 0),
     "wallet": (["wallet"], 1),
@@ -30,8 +32,9 @@ VERBS: dict[str, tuple[Sequence[str], int]] = {
 def shell(redirected: str, arguments: Sequence[str], home: Path) -> tuple[int, str, str]:
     """Exit code, output and errors of a verb, as a shell runs it with what is `redirected`."""
     line = f"trap '' PIPE; \"$@\" {redirected}"
+    program = command(*arguments) if arguments[0] != GATEWAY else [*command()[:-1], *arguments]
     answer = subprocess.run(
-        ["bash", "-c", line, "bash", *command(*arguments)],
+        ["bash", "-c", line, "bash", *program],
         env=environment(home),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SettingsError, X402Error
+from ..machine.standard_streams import is_of_output, run_with_output
 from .config import ANY_BALANCE, DEFAULT_PORT, SandboxConfig
 from .faults import HEADER, fault_help
 from .gateway import Sandbox
@@ -22,6 +23,10 @@ _KEEP = 200  # nobody examines the records of a program
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
     options = _parser().parse_args(argv)
+    return run_with_output(lambda: _run(options), lambda message: _complain(message, 1))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         sandbox = Sandbox(_config(options))
         with contextlib.suppress(KeyboardInterrupt):
@@ -29,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except X402Error as error:
         return _complain(str(error))
     except OSError as error:
+        if is_of_output(error):
+            raise
         return _complain(f"cannot listen on {options.host}:{options.port}: {error}. Choose another with --port.")
     return 0
 
@@ -134,9 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, code: int = 2) -> int:
     sys.stderr.write(f"sandbox: {message}\n")
-    return 2
+    return code
 
 
 if __name__ == "__main__":
