@@ -5,18 +5,32 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
+import subprocess
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
+from first_steps import ROOT, TOOL_CALL
 from mitmproxy_x402.cli import sandbox
 from support import effort
-from support.running.sessions import SECONDS, run, session
+from support.running.sessions import SECONDS, command, environment, run, session
 from support.running.versions import IS_12
 from support.wire import free_port
+
+ALL_ARE_THERE = """
+until [ "$(cat recordings/*/flow.json | grep -c '^ "state": "complete"')" = 3 ]; do sleep 0.05; done
+echo '$ ./run.sh fixtures show recordings'"""
+"""A recording is written a moment after its answer; that of the answer that was cut comes before two others."""
+
+
+def _timeless(shown: str) -> str:
+    """`shown` without what differs from run to run."""
+    return re.sub(r" +", " ", re.sub(r"call_\w+|\d+", "0", re.sub(" +longest pause.*", "", shown)))
 
 
 class TestSandbox:
@@ -56,6 +70,26 @@ class TestSandbox:
             assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
             assert not demo.has_orphans()
         assert "Traceback" not in said
+
+    def test_the_broken_answers_that_the_docs_have_it_give(self, tmp_path: Path) -> None:
+        (shown,) = re.findall(r"```console\n(\$ ask=.*?)```", (ROOT / "docs/fixtures.md").read_text(), re.DOTALL)
+        commands = re.findall(r"^\$ (.*)$", shown, re.MULTILINE)
+        port = str(free_port())
+        (tmp_path / "tool-call.json").write_text(json.dumps(TOOL_CALL))
+        (tmp_path / "run.sh").write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
+        (tmp_path / "run.sh").chmod(0o755)
+        with session(tmp_path, "sandbox", "-p", port, "--set", "x402_dump=recordings") as demo:
+            demo.await_line("X402_UPSTREAM=http://127.0.0.1:")
+            script = "\n".join(f"echo {shlex.quote(f'$ {each}')}\n{each}" for each in commands)
+            script = script.replace("\necho '$ ./run.sh fixtures show recordings'", ALL_ARE_THERE, 1)
+            said = subprocess.run(
+                ["sh"], input=script.replace(":4402/", f":{port}/"), env=environment(tmp_path), cwd=tmp_path,
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            demo.process.send_signal(signal.SIGTERM)
+            demo.end()
+        assert said.stderr == ""
+        assert _timeless(said.stdout.replace(f":{port}/", ":4402/")) == _timeless(shown)
 
     def test_it_ends_with_a_proxy_that_was_told_to_end(self, tmp_path: Path) -> None:
         """As in the background of a script, whose programs ignore Ctrl-C; mitmproxy does not."""

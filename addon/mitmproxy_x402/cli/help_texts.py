@@ -86,6 +86,9 @@ serves until Ctrl-C. Your own wallets, settings and mitmproxy's files are not to
   --network NAME   base-sepolia (default), solana-devnet, or both
   --scheme NAME    how the gateway is paid: exact (default, a fixed price), upto (a ceiling, of which a part is
                    charged), permit2 (a fixed price over Permit2) or gateway (Circle Gateway)
+
+A request with the header x-sandbox-fault: cut;after=6 gets a broken answer; python -m mitmproxy_x402.sandbox --help
+lists these faults. A request for the model sandbox-empty gets a tool call without arguments.
 """
 
 REPORT_HELP = """\
