@@ -4,7 +4,7 @@
     with sandbox.run_in_thread():
         print(sandbox.url)
 
-Uses `protocol`, and shares no other code with the payer, which it tests.
+Uses `protocol` and, for its output, `machine`; shares no other code with the payer, which it tests.
 """
 
 from .config import SandboxConfig
