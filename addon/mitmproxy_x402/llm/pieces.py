@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from io import StringIO
+from io import SEEK_END, StringIO
 from typing import Any, Literal
 
 from .printing import line, shortened
@@ -265,6 +265,13 @@ class Piece:
     def text(self) -> str:
         """All fragments so far."""
         return self._text.getvalue() + self._half
+
+    def since(self, position: int, size: int) -> str:
+        """At most `size` characters of its text from `position` on; the work is bounded by that."""
+        self._text.seek(position)
+        found = self._text.read(size)
+        self._text.seek(0, SEEK_END)
+        return found + self._half if len(found) < size else found
 
     @property
     def signature(self) -> str:

@@ -74,6 +74,8 @@ def _compare(draft: Draft, piece: Piece, other: Piece, *, resumed: bool) -> None
     text = other.text
     if not text or piece.says(text) or (piece.kind == "call" and same_json(piece.text or piece.empty_means, text)):
         return
+    if piece.kind == "reasoning" and "".join(piece.text.split()) == "".join(text.split()):
+        return  # whose parts are joined in one way or another
     if not piece.size:
         piece.add(text)
     elif resumed and text.endswith(piece.text):

@@ -13,6 +13,7 @@ from ..agreeing import add_whole
 from ..citations import citation_of
 from ..invoke_model import tokens_of
 from ..reader import Reader
+from .reasoning import DETAILS, NAMES, Thoughts
 
 # Where the parts of a choice stand: a message has no order of its own.
 _REASONING, _TEXT, _REFUSAL, _CITED, _AUDIO, _CALL, _FUNCTION, _OTHER = range(8)
@@ -20,7 +21,7 @@ _OBJECTS = {"chat.completion", "chat.completion.chunk", "text_completion"}
 _SOURCES = ("citations", "search_results")
 _IN_MESSAGES = {
     *("role", "content", "refusal", "tool_calls", "function_call", "audio", "annotations", "images"),
-    *("reasoning_content", "reasoning", "thinking", "reasoning_details"),
+    *(*NAMES, DETAILS),
 }
 """Keys of a message that are read; what others say is shown as it came."""
 _REPEATING = {"thinking_blocks", "provider_specific_fields", "reasoning_text"}
@@ -28,13 +29,13 @@ _REPEATING = {"thinking_blocks", "provider_specific_fields", "reasoning_text"}
 _IN_CALLS = frozenset(("id", "type", "index", "function", "custom"))
 _IN_FUNCTIONS = frozenset(("name", "arguments", "input"))
 _REPEATED = {
-    **{"content": _TEXT, "refusal": _REFUSAL, "reasoning_content": _REASONING},
-    **{"reasoning": _REASONING, "thinking": _REASONING},
+    **{"content": _TEXT, "refusal": _REFUSAL},
+    **dict.fromkeys(NAMES, _REASONING),
 }
 """Where what stands under these keys of a message is put."""
 _IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES}
 """Keys of a chunk of which one, at least, says something."""
-_SAYING = ("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "audio", "refusal")
+_SAYING = ("content", "tool_calls", "function_call", "audio", "refusal", *NAMES, DETAILS)
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
 
 
@@ -57,6 +58,7 @@ class ChatReader(Reader):
         self._wholes = 0
         """Parts that only a whole message at the end says."""
         self._usages: dict[int, dict[str, Any]] | None = {}
+        self._thoughts = Thoughts(draft, _REASONING)
         self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
         self._gives_reasons = False  # whether any choice has the key `finish_reason`, be it null
 
@@ -268,7 +270,7 @@ class ChatReader(Reader):
             self._usage_of(number, mapping(choice["usage"]))
 
     def _message(self, choice: int, said: dict[str, Any], *, whole: bool) -> None:
-        self._reasoning(choice, said)
+        self._thoughts.add(choice, said)
         content = said.get("content")
         if isinstance(content, list):
             for part in content:
@@ -293,7 +295,7 @@ class ChatReader(Reader):
 
     def _further(self, choice: int, said: dict[str, Any]) -> None:
         """Keep what a vendor says under its own keys as it came, such as Groq's `executed_tools`."""
-        reasoned = any(said.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+        reasoned = any(said.get(key) for key in NAMES)
         for key, value in said.items():
             if key in _IN_MESSAGES or not says_something(value) or (key in _REPEATING and reasoned):
                 continue
@@ -325,25 +327,12 @@ class ChatReader(Reader):
         if part.get("type") in ("text", "output_text"):
             self._text(choice, part.get("text"))
         elif part.get("type") == "thinking":
-            piece = self.draft.piece(choice, (_REASONING,), "reasoning")
             thinking = part.get("thinking")
-            for one in thinking if isinstance(thinking, list) else [{"text": thinking}]:
-                piece.add(string(mapping(one).get("text")))
-            piece.sign(string(part.get("signature")))
+            texts = thinking if isinstance(thinking, list) else [{"text": thinking}]
+            text = "".join(string(mapping(one).get("text")) for one in texts)
+            self._thoughts.part(choice, text, string(part.get("signature")))
         else:
             self._other(choice, string(part.get("type")) or "part", part)
-
-    def _reasoning(self, choice: int, said: dict[str, Any]) -> None:
-        """Read reasoning, which has three names; vendors that use two of them say the same twice."""
-        words = said.get("reasoning_content") or said.get("reasoning") or said.get("thinking")
-        if words:
-            self.draft.piece(choice, (_REASONING,), "reasoning").add(self.draft.words(words, "reasoning"))
-        for detail in map(mapping, sequence(said.get("reasoning_details"))):
-            piece = self.draft.piece(choice, (_REASONING,), "reasoning")
-            told = string(detail.get("text")) or string(detail.get("summary"))
-            if not words or (told not in string(words) and not piece.says(told)):
-                (self.draft.piece(choice, (_REASONING, 1), "reasoning") if words else piece).add(told)
-            piece.sign(string(detail.get("signature")) or string(detail.get("data")))
 
     def _call(self, choice: int, call: dict[str, Any], position: int, *, whole: bool) -> None:
         """Read a fragment of a call. Its index says of which; only the first fragment has id and name.
