@@ -83,6 +83,7 @@ class X402Addon:
         self._began = time.time()
         self._broken = "the x402 addon is not configured yet"
         self._running = False
+        self._starts_with_mitmproxy = False
         self._is_new_ledger = False
         self._unusable: list[str] = []
         self._told_of: set[tuple[bytes, ...]] = set()
@@ -109,11 +110,12 @@ class X402Addon:
         self._quiet.install()
         termlog = ctx.master.addons.get("termlog")
         add_dates(None if termlog is None else termlog.logger.formatter)
+        self._starts_with_mitmproxy = not ctx.master.addons.get("scriptloader").is_running
         try:
             self._caution = self_check()
         except SettingsError as error:
-            installation.refuse_to_load(str(error))
-            if ctx.master.addons.get("scriptloader").is_running:
+            installation.refuse_to_load(str(error), ends=self._starts_with_mitmproxy)
+            if not self._starts_with_mitmproxy:
                 raise
             sys.exit(f"mitmproxy-x402: {error}")  # mitmproxy 11 swallows this, and ends a moment later
         if is_web(ctx.master):
@@ -136,9 +138,8 @@ class X402Addon:
         except X402Error as error:
             if self._running and self.payer is not None:
                 raise exceptions.OptionsError(str(error)) from None
-            # Logged and not raised: mitmproxy ends a start in which an error was logged, and prints this one line.
             self._broken = str(error)
-            logger.error("x402: %s", error)
+            installation.refuse_to_load(self._broken, ends=self._starts_with_mitmproxy)
 
     def _build(self) -> tuple[Payer, Retained | None]:
         options = {option.name: cast(str, getattr(ctx.options, option.name)) for option in OPTIONS}
@@ -179,7 +180,7 @@ class X402Addon:
             self._broken = ""
         if mistaken:
             self._broken = mistaken
-            logger.error("x402: %s", mistaken)
+            installation.refuse_to_load(mistaken, ends=self._starts_with_mitmproxy)
         if self.payer is None or self._broken:
             return
         for name in filed:

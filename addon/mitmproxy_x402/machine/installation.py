@@ -194,16 +194,17 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def refuse_to_load(why: str) -> None:
+def refuse_to_load(why: str, *, ends: bool | None = None) -> None:
     """Log why the addon is not loaded, and end a mitmproxy that is starting: it would relay unpaid and unguarded.
 
-    A mitmproxy that is running already is left alone.
+    A mitmproxy that is running already is left alone. `ends` says which of them it is, where that was seen before.
     """
     from mitmproxy import ctx  # noqa: PLC0415  # runs this
 
     message = f"mitmproxy-x402: {why}"
-    if not ctx.master.addons.get("scriptloader").is_running:
-        # Not raised here: mitmproxy 11 loads a script with `return` in a `finally`, which swallows it.
+    if ends or (ends is None and not ctx.master.addons.get("scriptloader").is_running):
+        # Not raised here: mitmproxy 11 loads a script with `return` in a `finally`, which swallows it. And not logged,
+        # since mitmproxy would open its port and say so before it ends: what is said last is this.
         asyncio.get_running_loop().call_soon(sys.exit, message)
         return
     logging.getLogger(__name__).error(message)
