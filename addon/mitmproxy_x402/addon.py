@@ -265,9 +265,7 @@ class X402Addon:
                 f"no wallet: free answers pass, every challenge is refused; to make one: {program()} wallet new"
             )
         lines.append(f"at most {format_usd(settings.max_request)} USDC a request (x402_max_request)")
-        budgets = ", ".join(budget.in_words() for budget in settings.budgets)
-        new = "a new ledger, without payments so far: " if self._is_new_ledger else ""
-        lines.append(f"at most {budgets} (x402_budget); payments are recorded in {new}{settings.ledger}")
+        lines.append(summary.opening_line(settings, payer.ledger, is_new=self._is_new_ledger))
         if settings.file is not None:
             more = f", {len(settings.limits)} [[limit]] among them" if settings.limits else ""
             lines.append(f"settings from {settings.file}{more}")

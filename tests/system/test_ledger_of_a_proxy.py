@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from mitmproxy_x402.ledger.reading import read_entries
+from mitmproxy_x402.protocol.amounts import format_usd
 from mitmproxy_x402.sandbox import Sandbox, SandboxConfig
 from support.ledger.ledgers import locked
 from support.patience import eventually
@@ -53,10 +54,20 @@ def test_a_locked_file_stops_nobody_but_who_pays(home: Path) -> None:
 def test_a_start_says_where_it_records_and_whether_that_is_new(home: Path) -> None:
     file = home / "mistyped" / "ledger.sqlite3"
     new = "a new ledger, without payments so far: "
-    for said in (new, ""):
+    for left, said in (("", new), (", left: 10 of 10/day", "")):
         with Proxy("http://127.0.0.1:9", "--set", f"x402_ledger={file}", home=home) as proxy:
             line = proxy.wait_for(r"payments are recorded in .*")
-        assert f"at most 10 USDC a day (x402_budget); payments are recorded in {said}{file}" in line
+        assert f"at most 10 USDC a day (x402_budget){left}; payments are recorded in {said}{file}" in line
+
+
+def test_a_start_says_what_is_left_of_the_budgets(home: Path) -> None:
+    budgets = ("--set", "x402_budget=1/hour,10/day")
+    with place(home, *in_file(home), *budgets) as shop:
+        assert shop.post(BODY).status_code == 200
+        [payment] = shop.sandbox.payments
+    rest = [format_usd(most * 1_000_000 - payment.amount) for most in (1, 10)]
+    with Proxy("http://127.0.0.1:9", *in_file(home), *budgets, home=home) as proxy:
+        proxy.wait_for(rf"\(x402_budget\), left: {rest[0]} of 1/hour, {rest[1]} of 10/day; payments are recorded in /")
 
 
 def test_a_lock_of_a_moment_is_waited_for(home: Path) -> None:

@@ -1,7 +1,8 @@
-"""Summarises in a few lines what was spent and what is left, for the end of a run and for commands."""
+"""Summarises in a few lines what was spent and what is left, for the start and the end of a run and for commands."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,21 @@ TOO_MANY = 20_000
 """More payments than this are not added up inside the proxy, because that would block it."""
 
 
+def opening_line(settings: Settings, ledger: Ledger, *, is_new: bool) -> str:
+    """The line about the budgets, what is left of them, and the ledger. Never raises."""
+    most = f"at most {', '.join(budget.in_words() for budget in settings.budgets)} (x402_budget)"
+    if is_new:
+        return f"{most}; payments are recorded in a new ledger, without payments so far: {settings.ledger}"
+    with contextlib.suppress(LedgerError):
+        most += f", {_left(settings, ledger)}"
+    return f"{most}; payments are recorded in {settings.ledger}"
+
+
+def _left(settings: Settings, ledger: Ledger) -> str:
+    each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
+    return f"left: {', '.join(budget.left(spent) for budget, spent in each)}"
+
+
 def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally | None = None) -> list[str]:
     """Lines about what this process has paid since it began (`since`, Unix seconds), and what is left. Never raises.
 
@@ -29,8 +45,7 @@ def closing_lines(settings: Settings, ledger: Ledger, since: float, ahead: Tally
         entries = read_entries(ledger.place, begin, ledger.process, TOO_MANY + 1)
         lines = [too_many() if len(entries) > TOO_MANY else paid(entries)]
         if entries:
-            each = zip(settings.budgets, ledger.spent_of(settings.budgets), strict=True)
-            lines.append(f"left: {', '.join(budget.left(spent) for budget, spent in each)}")
+            lines.append(_left(settings, ledger))
         if ahead is not None and ahead.sent:
             lines.insert(1, f"payments sent ahead: {ahead}")
     except LedgerError as error:
