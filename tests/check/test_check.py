@@ -139,11 +139,11 @@ class TestGateway:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            (("x402_max_request=0.0001",), "raise the option x402_max_request"),
+            (("x402_max_request=0.0001",), "Raise x402_max_request"),
             (("x402_allow_pay_to=0x" + "1" * 40,), "x402_allow_pay_to"),
             (("x402_allow_hosts=a.example",), "x402_allow_hosts"),
             (("x402_allow_networks=solana-devnet",), "x402_allow_networks"),
-            (("x402_budget=0.0001/day",), "0 of the budget of 0.0001/day is spent"),
+            (("x402_budget=0.0001/day",), "only 0.0001 of 0.0001/day is left: wait, or raise x402_budget"),
         ],
     )
     def test_limits(self, machine: Machine, sandbox: Sandbox, options: tuple[str, ...], reason: str) -> None:
@@ -160,7 +160,7 @@ class TestGateway:
             amount = AtomicUnits(9_999_999)
             ledger.reserve(Intent("POST", "h", "/p", "m", Caip2("n"), "a", "b", amount, amount), ())
             _, lines, _ = machine.check("--upstream", sandbox.url, "--set", "x402_dry_run=true")
-        assert "9.999999 of the budget of 10/day is spent" in lines["quote"]
+        assert "only 0.000001 of 10/day is left" in lines["quote"]
 
     def test_without_a_wallet(self, machine: Machine, sandbox: Sandbox) -> None:
         lines = machine.check("--upstream", sandbox.url)[1]

@@ -137,7 +137,7 @@ def test_a_refusal_says_of_each_entry_why_it_cannot_be_paid() -> None:
         "0.000005 USDC on base: its payTo",
         "wrong checksum",
         "0.000006 USDC on solana: its extra.feePayer must be 32 bytes",
-        "at most 0.000007 USDC on base: it is paid by a ceiling (upto), which is not chosen",
+        "at most 0.000007 USDC on base; it is paid by a ceiling (upto), which is not chosen",
         "settled by Circle Gateway, which is not chosen",
         "accepts[5]: asset must be a string",
         "x402_schemes",
@@ -273,7 +273,7 @@ def test_over_the_limit_price_limit_and_option_are_named(limits: Any) -> None:
     with pytest.raises(Refused) as caught:
         admit(offer, PURPOSE, rules_of(limits("1")))
     assert caught.value.reason == "over_request_limit"
-    for words in ("1.000001 USDC on base", "more than the 1 USDC", "Nothing was paid", "x402_max_request"):
+    for words in ("1.000001 USDC on base", "may cost at most 1 USDC", "Nothing was paid", "x402_max_request"):
         assert words in str(caught.value)
 
 

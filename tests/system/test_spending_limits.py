@@ -126,7 +126,7 @@ def test_a_budget_lets_exactly_so_many_pass(home: Path, cost: int) -> None:
         assert sorted(statuses) == [200] * 3 + [400] * 17
         code, message = refusal(shop)
         assert code == "over_budget"
-        assert "Room for it returns at 20" in message
+        assert "Raise x402_budget, or wait until 20" in message
         assert "(in 1 h)" in message or "min)" in message
         assert len(shop.sandbox.settled) == 3
 

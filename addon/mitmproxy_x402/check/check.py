@@ -23,6 +23,7 @@ from ..payment import policy
 from ..payment.offer import Offer, Purpose
 from ..payment.offered import payers_of, rules_of
 from ..payment.payer import find_wallets
+from ..payment.reasons.refusals import option_of
 from ..payment.signing.delegation import refused_key
 from ..protocol.amounts import format_usd
 from ..protocol.messages import PaymentRequired
@@ -325,11 +326,10 @@ def _full(offer: Offer, budgets: Sequence[Budget], settings: Settings) -> str:
             ledger.watch(watched(settings))
             spent = ledger.spent_of(budgets)
     full = [each for each in zip(budgets, spent, strict=True) if each[1] + offer.micro_usd > each[0].micro_usd]
-    return _no_room(*full[0]) if full else ""
-
-
-def _no_room(budget: Budget, spent: int) -> str:
-    return f"{format_usd(spent)} of the budget of {budget} is spent: wait, or raise x402_budget."
+    if not full:
+        return ""
+    budget, used = full[0]
+    return f"only {budget.left(used)} is left: wait, or raise {option_of(budget)}."
 
 
 async def _balances(

@@ -71,10 +71,13 @@ def none_of(
     failures: Sequence[tuple[Offer, X402Error]], required: PaymentRequired, rules: Rules, payers: Payers
 ) -> X402Error:
     """The error of the first of `failures`, with the reasons why all other entries of `required` are not paid."""
-    found = {id(offer.requirement): refusals.failed(offer, error) for offer, error in failures}
-    each = [found.get(id(one)) or _judged(one, rules, payers) for one in required.accepts]
+    first, error = failures[0]
+    found = {id(offer.requirement): refusals.failed(offer, failure) for offer, failure in failures}
+    names_it = isinstance(error, Refused) and bool(error.asked)
+    rest = [one for one in required.accepts if not (names_it and one is first.requirement)]
+    each = [found.get(id(one)) or _judged(one, rules, payers) for one in rest]
     objections = [refusals.paused(one) if isinstance(one, Offer) else one for one in each]
-    return refusals.with_each(failures[0][1], required, objections)
+    return refusals.with_each(error, required, objections)
 
 
 def _judged(requirement: PaymentRequirements, rules: Rules, payers: Payers) -> Offer | Objection:
@@ -184,9 +187,7 @@ def admit(offer: Offer, purpose: Purpose, rules: Rules) -> tuple[Budget, ...]:
     asked = purpose.asked() if rules.limits else NOTHING_ASKED
     limits = for_request(rules.limits, asked)
     if offer.micro_usd > rules.max_request:
-        raise refusals.over_limit(
-            offer, rules.max_request, "", "the option x402_max_request (or max_request in x402.toml)"
-        )
+        raise refusals.over_limit(offer, rules.max_request, "", "x402_max_request")
     for limit in limits:
         if limit.max_request is not None and offer.micro_usd > limit.max_request:
             where = f" for {limit.scope}"

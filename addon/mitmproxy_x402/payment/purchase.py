@@ -218,10 +218,9 @@ class Purchase:
         if self._may_buy:
             raise Refused(
                 "too_many_failed",
-                "This proxy keeps the payments of many requests that were paid and never answered completely, to send "
-                "them again instead of paying twice, and has room for no more, so nothing was paid. Find out why the "
-                "gateway takes payments and fails. Each is kept for ten minutes, or for as long as its signature "
-                "lives, which the option x402_max_validity bounds.",
+                "Too many requests were paid and never answered completely: their payments are kept, to be sent again "
+                "with their retries, and there is room for no more. Nothing was paid. Find out why the gateway takes "
+                "payments and fails. Each is kept for ten minutes, or while its signature lives (x402_max_validity).",
             )
         purchases, allowed = self._known.purchases, self._payer.settings.repurchase
         times = "once" if purchases == 1 else f"{purchases} times"

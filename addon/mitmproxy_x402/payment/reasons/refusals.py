@@ -59,10 +59,14 @@ def reason_of(error: X402Error) -> str:
 
 
 def with_each(error: X402Error, required: PaymentRequired, objections: Sequence[Objection]) -> X402Error:
-    """`error`, which says why the best entry is not paid, with the reasons for all others if there are any."""
-    if len(objections) + len(required.unreadable) < 2:
+    """`error`, which says why the best entry is not paid, with the reasons for all others if there are any.
+
+    `objections` may leave out the best one, if `error` names it.
+    """
+    if len(required.accepts) + len(required.unreadable) < 2:
         return error
-    text = str(error) + _each(required, objections)
+    which = "other " if len(objections) < len(required.accepts) else ""
+    text = f"{error}{_each(required, objections, which)}"
     return Refused(error.reason, text, asked=error.asked) if isinstance(error, Refused) else type(error)(text)
 
 
@@ -74,9 +78,10 @@ def nothing_to_pay(required: PaymentRequired, rules: Rules, objections: Sequence
     nearest = min(objections, key=lambda objection: objection.rank)
     offer = nearest.offer
     if nearest.rank == FORBIDDEN and offer is not None:
+        pay_to = shown(offer.requirement.pay_to)
+        to = "" if pay_to in nearest.why else f" to {pay_to}"
         text = (
-            f"The gateway asks {offer} to {shown(offer.requirement.pay_to)}. {nearest.why[:1].upper()}"
-            f"{nearest.why[1:]} (nor in x402.toml). Nothing was paid. To allow it, add it there."
+            f"The gateway asks {offer}{to}, and {nearest.why} (nor in x402.toml). Nothing was paid. Add it to allow it."
         )
     elif nearest.rank == NO_WALLET:
         text = _no_wallet([each.offer for each in objections if each.rank == NO_WALLET and each.offer is not None])
@@ -87,7 +92,9 @@ def nothing_to_pay(required: PaymentRequired, rules: Rules, objections: Sequence
         why = f": {nearest.why}" if len(objections) == 1 else ""
         text = f"The gateway wants to be paid by {asked}{why}. {_payable(rules)} Nothing was paid."
     if len(objections) > 1 or required.unreadable:
-        text += _each(required, objections)
+        is_said = offer is not None and nearest.rank != NO_WALLET
+        rest = [each for each in objections if each is not nearest] if is_said else objections
+        text += _each(required, rest, "other " if is_said else "")
     if nearest.advice:
         text += f" {nearest.advice}"
     return Refused(nearest.code, text, asked=str(offer) if offer is not None else "")
@@ -112,7 +119,7 @@ def _and(words: Sequence[str]) -> str:
     return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
 
 
-def _each(required: PaymentRequired, objections: Sequence[Objection]) -> str:
+def _each(required: PaymentRequired, objections: Sequence[Objection], which: str = "") -> str:
     """A list of the entries with the reason why each cannot be paid; those with one reason stand together."""
     entries: dict[str, list[str]] = {}
     for each in objections:
@@ -122,7 +129,8 @@ def _each(required: PaymentRequired, objections: Sequence[Objection]) -> str:
     ]
     if len(parts) > MAX_LISTED:
         parts[MAX_LISTED - 1 :] = [f"and {len(parts) - MAX_LISTED + 1} other reasons"]
-    return f" The challenge's {len(objections) + len(required.unreadable)} entries: " + "; ".join(parts) + "."
+    count = len(objections) + len(required.unreadable)
+    return f" The challenge's {which}{'entry' if count == 1 else f'{count} entries'}: {'; '.join(parts)}."
 
 
 def _named(entries: Sequence[str]) -> str:
@@ -158,13 +166,12 @@ def upstream_not_allowed(offer: Offer, host: str) -> Refused:
 
 def over_limit(offer: Offer, limit: int, where: str, key: str) -> Refused:
     """The refusal for an `offer` of more than `limit` (millionths of a dollar), which `key` sets."""
-    most = f"the {format_usd(limit)} USDC that one request{where} may cost"
+    most = f"one request{where} may cost at most {format_usd(limit)} USDC"
     return Refused(
         "over_request_limit",
-        f"The gateway asks {offer} for this request, more than {most}. Nothing was paid. To allow it, raise {key}; to "
-        "pay less, lower max_tokens or send less.",
+        f"The gateway asks {offer}, and {most}. Nothing was paid. Raise {key}, or lower max_tokens, or send less.",
         asked=str(offer),
-        why=f"it is more than {most} ({key.removeprefix('the option ').partition(' (')[0]})",
+        why=f"{most} ({key.partition(' ')[0]})",
     )
 
 
@@ -183,25 +190,29 @@ def over_budget(
     `returns_in` is the number of seconds from `now` (Unix seconds) until there is room, or None; `doubt` says why it is
     not certain that the budget applies.
     """
-    if returns_in is None:
-        when = "Room for it never returns by itself"
-    else:
-        moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
-        when = f"Room for it returns at {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
     doubt = f" It counts here, since {doubt}." if doubt else ""
     if awaited:
         doubt += (
             f" {format_usd(awaited)} USD of what is spent counts until your RPC says, as the gateway does, that it was "
             f"not taken ({program()} reconcile asks at once)."
         )
-    where = "budget in that [[limit]] of x402.toml" if str(budget.scope) else "the option x402_budget"
-    used = f"{format_usd(spent)} of the budget of {budget} is spent or under way"
+    if returns_in is None:
+        wait = ": room for it never returns by itself"
+    else:
+        moment = datetime.fromtimestamp(now + returns_in, timezone.utc).astimezone()
+        wait = f", or wait until {moment:%Y-%m-%d %H:%M:%S %z} (in {_duration(returns_in)})"
+    left, option = f"only {budget.left(spent)} is left", option_of(budget)
     return Refused(
         "over_budget",
-        f"The gateway asks {offer}, and {used}. Nothing was paid.{doubt} {when}. To allow it at once, raise {where}.",
+        f"The gateway asks {offer}, and {left}. Nothing was paid.{doubt} Raise {option}{wait}.",
         asked=str(offer),
-        why=f"{used} ({where.removeprefix('the option ')})",
+        why=f"{left} ({option})",
     )
+
+
+def option_of(budget: Budget) -> str:
+    """What sets `budget`."""
+    return "budget in that [[limit]] of x402.toml" if str(budget.scope) else "x402_budget"
 
 
 def _duration(seconds: float) -> str:
@@ -216,9 +227,9 @@ def other_limit(offer: Offer, scopes: Collection[str]) -> Refused:
     return Refused(
         "other_limit",
         f"This request repeats one, or follows a redirect from one, that was paid {offer} and never answered "
-        f"completely. That payment is not held to the [[limit]] for {' and '.join(sorted(scopes))} in x402.toml, which "
-        "this request falls under, so it was not sent again, and nothing more was paid. Wait ten minutes, or ask the "
-        "gateway's operator why it answers paid requests so.",
+        f"completely. It falls under the [[limit]] for {' and '.join(sorted(scopes))} in x402.toml, and that payment "
+        "did not, so it was not sent again, and nothing more was paid. Wait ten minutes, or ask the gateway's operator "
+        "why it answers paid requests so.",
     )
 
 
