@@ -266,8 +266,7 @@ class Http1Client(ChunksInTurns, _http1.Http1Client):
     _most: int | None = None
     """Bytes that the body of the answer has at most, where its head gives several lengths."""
 
-    @property
-    def has_begun(self) -> bool:
+    def has_begun(self, _: int) -> bool:
         """Whether the upstream has sent anything in answer to the current request."""
         return self._asked is not None and self._asked is self.request
 

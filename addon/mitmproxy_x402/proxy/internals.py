@@ -22,7 +22,14 @@ try:
     from h2.connection import ConnectionState as H2States
     from h2.connection import H2Connection
     from h2.errors import ErrorCodes
-    from h2.events import DataReceived, RequestReceived, StreamEnded, TrailersReceived, UnknownFrameReceived
+    from h2.events import (
+        DataReceived,
+        InformationalResponseReceived,
+        RequestReceived,
+        StreamEnded,
+        TrailersReceived,
+        UnknownFrameReceived,
+    )
     from h2.exceptions import DenialOfServiceError, ProtocolError
     from h2.frame_buffer import FrameBuffer
     from h11._readers import ChunkedReader, ContentLengthReader
@@ -67,6 +74,7 @@ try:
         ClientQuicLayer,
         CloseQuicConnection,
         QuicConnectionClosed,
+        QuicStreamReset,
         QuicStreamStopSending,
     )
     from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer, TLSLayer
@@ -120,10 +128,12 @@ __all__ = [
     "HttpRequestHook",
     "HttpResponseHeadersHook",
     "HttpStream",
+    "InformationalResponseReceived",
     "LayeredH3Connection",
     "ProtocolError",
     "QuicConnection",
     "QuicConnectionClosed",
+    "QuicStreamReset",
     "QuicStreamSender",
     "QuicStreamStopSending",
     "ReceiveBuffer",

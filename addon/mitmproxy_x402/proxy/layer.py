@@ -16,7 +16,7 @@ from .arrival import AtOnce, Steps
 from .dispatch import finish, is_begun, run_at_once
 from .exchange import X402LeavingHook, shallow_copy
 from .fairness.chunks import MAX_JOINED
-from .fairness.http2 import calm
+from .fairness.http2 import Http2Client, calm
 from .fairness.http3 import bound
 from .fairness.reader import LEAST, worked
 from .flat import FlatHttpLayer
@@ -34,7 +34,8 @@ from .internals import (
     layer,
 )
 from .repairs import http3, tls
-from .repairs.failures import disconnect
+from .repairs.failures import disconnect, lost
+from .repairs.http3 import Http3Client
 from .stream import X402Stream
 from .veil import without_quotes
 
@@ -93,6 +94,12 @@ class X402Layer(FlatHttpLayer):
             calm(client)
         elif type(client) is _http3.Http3Client:
             http3.repair(client)
+
+    def has_begun(self, stream: X402Stream) -> bool:
+        """Whether the upstream of `stream` may have begun to answer its current leg."""
+        upstream = self.connections.get(stream.context.server)
+        client: Any = None if upstream is None else upstream.context.layers[-1]
+        return not isinstance(client, Http1Client | Http2Client | Http3Client) or client.has_begun(stream.leg_id)
 
     def _repair_client(self) -> None:
         """Replace mitmproxy's HTTP/1.1 server, which faces the client, by our `Http1Server`."""
@@ -206,10 +213,15 @@ class X402Layer(FlatHttpLayer):
             if stream.deadline > now or stream.exchange.timed_out:
                 continue
             connection = self._upstream_of(stream)
-            if connection is None:
+            is_made = stream.waits_for != "connect"
+            if connection is None and not is_made:
                 continue
             stream.exchange.timed_out = reason = stream.overdue()
-            yield from disconnect(self, stream, connection, reason)
+            is_closed = is_made and (connection is None or not connection.state & ConnectionState.CAN_READ)
+            if connection is not None and not (is_closed and connection.state is ConnectionState.CLOSED):
+                yield from disconnect(self, stream, connection, reason)
+            if is_closed:  # mitmproxy tells of it once
+                yield from self.event_to_child(stream, lost(stream, reason))
 
     def _upstream_of(self, stream: X402Stream) -> Connection | None:
         """The connection that `stream` waits for, or uses."""

@@ -299,12 +299,8 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         streams[self.leg_id] = self
         self.server_state = self.state_wait_for_response_headers
         before = self.context.server
-        if not (yield from self.make_server_connection()):
+        if not (yield from self._make_ready()):
             return
-        if self.exchange.waits is not None and self.exchange.waits():
-            yield X402LeavingHook(self.flow)
-            if (yield from self._is_over()):
-                return
         request = self.flow.request
         self.exchange.secrets_sent = False
         if self.exchange.secret_headers:
@@ -326,6 +322,19 @@ class X402Stream(UpgradedInTurns, HoldingStream):
         parts.append(RequestEndOfMessage(self.stream_id))
         for event in parts:
             yield SendHttp(event, self.context.server)
+
+    def _make_ready(self) -> Generator[commands.Command, Any, bool]:
+        """Have a connection, and the payment on the disk. Returns whether the request is to be sent."""
+        while (yield from self.make_server_connection()):
+            if self.exchange.waits is None or not self.exchange.waits():
+                return True
+            yield X402LeavingHook(self.flow)
+            if (yield from self._is_over()):
+                return False
+            if self.context.server.connected:
+                return True
+            # The upstream has closed it meanwhile, which told nobody, since no request was under way.
+        return False
 
     def make_server_connection(self) -> Generator[commands.Command, Any, bool]:
         """Take an open connection to the upstream, or connect, and give an HTTP/1.1 connection our class.
@@ -372,7 +381,7 @@ class X402Stream(UpgradedInTurns, HoldingStream):
             and self.exchange.secrets_sent
             and self.exchange.secret_headers  # dropped when the answer is over
             and self.exchange.legs < MAX_LEGS
-            and not getattr(self._http_layer.connections.get(self.context.server), "has_begun", False)
+            and not self._http_layer.has_begun(self)
         ):
             self._sent_again = True
             logger.info("The upstream closed its connection as the request went out: sending the same one again.")

@@ -16,6 +16,7 @@ from support.rig import Rig
 from support.wire import Peer, Script, Upstream, request
 
 FAULTY = """
+from mitmproxy.proxy.events import ConnectionClosed
 from mitmproxy_x402.proxy.http1 import Http1Client, Http1Server
 from mitmproxy_x402.proxy.layer import X402Layer
 from mitmproxy_x402.proxy.stream import X402Stream
@@ -41,6 +42,13 @@ def received(self, event):
 def head(_, event):
     return bytes(event.response.headers) if hasattr(event, "response") else b""
 
+read_headers = Http1Client.read_headers
+def silent(self, event):
+    if isinstance(event, ConnectionClosed) and self.request and b"fail-silently" in self.request.data.path:
+        return ()
+    return read_headers(self, event)
+Http1Client.read_headers = silent
+
 fails(Http1Client, "read_headers", b"fail-connection", received)
 fails(Http1Client, "read_body", b"fail-body", received)
 fails(Http1Server, "send", b"fail-client", head)
@@ -53,7 +61,8 @@ fails(X402Stream, "handle_protocol_error", b"fail-twice", lambda self, _: self.f
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     home: Path = tmp_path_factory.mktemp("home")
     (home / "faulty.py").write_text(FAULTY)
-    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, "-s", str(home / "faulty.py"), home=home) as proxy:
+    options = ("-s", str(home / "faulty.py"), "--set", "x402_first_byte_timeout=2")
+    with Upstream(lambda *_: None) as upstream, Proxy(upstream.url, *options, home=home) as proxy:
         yield Rig(proxy, upstream)
 
 
@@ -119,3 +128,16 @@ def test_a_stream_whose_end_fails_too_is_cut_off(rig: Rig) -> None:
     rig.script(sell(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngoods"))
     with rig.client() as client:
         assert client.ask(request("POST", "/v1/after")).body == b"goods"
+
+
+def test_a_wait_for_an_upstream_whose_end_nobody_tells_ends_in_time(rig: Rig) -> None:
+    def script(peer: Peer, upstream: Upstream) -> None:
+        while upstream.read(peer).get(b"payment-signature") is None:
+            peer.send(challenges.answer())
+
+    rig.script(script)
+    with rig.client() as client:
+        answer = client.ask(request("POST", "/v1/fail-silently"))
+    assert answer.status == 504
+    assert json.loads(answer.body)["error"]["code"] == "payment_outcome_unknown"
+    assert "x402_first_byte_timeout" in json.loads(answer.body)["error"]["message"]

@@ -15,6 +15,7 @@ import h2.connection
 import h2.events
 import httpx
 import pytest
+from h2.errors import ErrorCodes
 
 from mitmproxy_x402.recording.format import read_recordings
 from support import challenges
@@ -100,17 +101,45 @@ def test_a_reset_after_the_402_does_not_touch_the_paid_request(
         assert len(upstream.seen) == 2
 
 
-def test_a_paid_request_that_is_reset_goes_once_more_and_no_further(
-    home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]
+BROKEN: dict[str, tuple[Callable[[H2Peer, int], None], bool]] = {
+    "closed": (lambda *_: None, True),
+    "refused": (lambda peer, stream: peer.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM), True),
+    "goaway before it": (lambda peer, _: peer.h2.close_connection(last_stream_id=0), True),
+    "cancelled": (lambda peer, stream: peer.h2.reset_stream(stream, ErrorCodes.CANCEL), False),
+    "reset without an error": (lambda peer, stream: peer.h2.reset_stream(stream), False),
+    "goaway behind it": (lambda peer, stream: peer.h2.close_connection(last_stream_id=stream), False),
+    "interim": (lambda peer, stream: peer.h2.send_headers(stream, [(":status", "103")]), False),
+    "interim, refused": (
+        lambda peer, stream: (
+            peer.h2.send_headers(stream, [(":status", "103")]),
+            peer.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM),
+        ),
+        False,
+    ),
+    "101": (lambda peer, stream: peer.h2.send_headers(stream, [(":status", "101")]), False),
+    "half a frame": (lambda peer, stream: peer.peer.send(b"\0\0\x20\1\4" + stream.to_bytes(4) + b"\x88"), False),
+    "half a block": (lambda peer, stream: peer.peer.send(b"\0\0\1\1\0" + stream.to_bytes(4) + b"\x88"), False),
+    "no HPACK": (lambda peer, stream: peer.peer.send(b"\0\0\3\1\4" + stream.to_bytes(4) + b"\xff\xff\xff"), False),
+    "wrong padding": (lambda peer, stream: peer.peer.send(b"\0\0\1\1\x0c" + stream.to_bytes(4) + b"\xff"), False),
+}
+"""What comes instead of an answer before the connection is closed, and whether the request was plainly not taken."""
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_paid_request_goes_once_more_only_if_it_was_not_taken(
+    home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client], how: str
 ) -> None:
-    """Also with a repetition of the client's: one payment, sent twice by each."""
+    """Also with a repetition of the client's: one payment, sent by each."""
+    spoil, is_untaken = BROKEN[how]
 
     def script(peer: H2Peer, upstream: H2Upstream) -> None:
         while True:
             stream, paid = upstream.take(peer)
             if paid:
-                peer.h2.reset_stream(stream)
+                spoil(peer, stream)
                 peer.flush()
+                if how != "refused":  # else the same request comes on this connection
+                    return
             else:
                 peer.challenge(stream, challenges.evm())
 
@@ -119,8 +148,9 @@ def test_a_paid_request_that_is_reset_goes_once_more_and_no_further(
         start(upstream, home, pem) as proxy,
     ):
         client = client_tls(proxy)
-        for sendings in (2, 3):
-            assert client.post("/v1/x", content=b"{}").status_code == 502
+        for sendings in (2, 3) if is_untaken else (1, 2):
+            answer = client.post("/v1/x", content=b"{}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "payment_outcome_unknown")
             paid = [headers["payment-signature"] for headers, _ in upstream.seen if "payment-signature" in headers]
             assert len(paid) == sendings
             assert len(set(paid)) == 1

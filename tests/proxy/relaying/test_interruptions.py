@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +57,26 @@ def test_upstream_closes_while_we_sign(home: Path) -> None:
         assert client.exactly(4) == b"paid"
         assert [r.body for r in rig.upstream.requests] == [b"abc", b"abc"]
         assert rig.upstream.connections == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "a moment later"])
+def test_an_upstream_that_closes_behind_its_challenge(home: Path, at_once: bool) -> None:
+    """Without a word of it in the head; the payment waits for the disk meanwhile."""
+
+    def script(peer: Peer, upstream: Upstream) -> None:
+        if upstream.read(peer).get(b"payment-signature") is not None:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npaid")
+            return
+        peer.send(challenges.answer())
+        if not at_once:
+            time.sleep(random.random() / 200)
+
+    with Upstream(script) as upstream, Proxy(upstream.url, home=home) as proxy:
+        for number in range(20):
+            with proxy.client() as client:
+                answer = client.ask(request(body=b"%d" % number))
+            assert (answer.status, answer.body) == (200, b"paid")
+    assert len(upstream.requests) == 40
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])

@@ -25,6 +25,7 @@ from ..internals import (
     GoAwayFrame,
     H2States,
     HeadersFrame,
+    InformationalResponseReceived,
     ProtocolError,
     RequestReceived,
     RstStreamFrame,
@@ -58,6 +59,8 @@ MOST_SHARED = 4 * MOST_UNREAD
 """Most bytes that are kept of all streams of a client before nothing is read from an upstream that sends several."""
 _PIECE = 128
 """Bytes that a piece which is kept takes besides its data."""
+_MOST_BEGUN = 1000
+"""Streams that are noted before those which are over are forgotten."""
 _FRAME_HEAD = 9
 """Bytes of a frame's head, which begins with the length of the rest (RFC 9113, section 4.1)."""
 
@@ -76,6 +79,12 @@ class CalmConnection(BufferedH2Connection):
     """The streams that the peer has reset in the data received last, whose events may not have been handled yet."""
     is_leaving = False
     """Whether the peer has sent GOAWAY."""
+    begun: set[int]
+    """Streams of ours, of those that are open, for which an upstream has sent any part of an answer."""
+    _taken = 0
+    """The last stream that an upstream which leaves may have worked on (RFC 9113, section 6.8)."""
+    _is_spoilt = False
+    """Whether what an upstream has sent cannot be read, so that it may belong to any stream."""
     _left: float
     _counted: float
     """When the allowance was last filled up by time (monotonic clock)."""
@@ -84,6 +93,7 @@ class CalmConnection(BufferedH2Connection):
         """Start with the whole allowance."""
         self._left, self._counted = ALLOWANCE, time.monotonic()
         self.cancelled = set()
+        self.begun = set()
         self._has_read = asyncio.Event()
 
     async def wait_for_room(self, stream_id: int | None) -> None:
@@ -115,7 +125,12 @@ class CalmConnection(BufferedH2Connection):
         self.cancelled.clear()
         self._has_read.set()
         events: list[Any] = []
-        for event in super().receive_data(data):
+        try:
+            received = super().receive_data(data)
+        except BaseException:
+            self._is_spoilt = True
+            raise
+        for event in received:
             last = events[-1] if events else None
             if type(event) is DataReceived is type(last) and event.stream_id == last.stream_id:
                 last.data += event.data  # a slice at most
@@ -130,14 +145,36 @@ class CalmConnection(BufferedH2Connection):
 
         What is not HTTP/2 at all, such as an error page of HTTP/1.1, looks like a frame of megabytes.
         """
-        buffer: Any = self.incoming_buffer
-        left = buffer._data if hasattr(buffer, "_data") else buffer.data
+        left = self._left_over()
         if len(left) >= _FRAME_HEAD and self.state_machine.state is not H2States.CLOSED:
+            buffer: Any = self.incoming_buffer
             try:
                 buffer._validate_frame_length(int.from_bytes(left[:3], "big"))
             except ProtocolError as error:
                 return [error]
         return []
+
+    def _left_over(self) -> Any:
+        """The bytes of a frame that has not come whole."""
+        buffer: Any = self.incoming_buffer
+        return buffer._data if hasattr(buffer, "_data") else buffer.data
+
+    def has_begun(self, stream_id: int) -> bool:
+        """Whether the upstream may have begun to answer on a stream, or has not said that it took no notice of it."""
+        buffer: Any = self.incoming_buffer
+        is_partly_there = bool(self._left_over()) or bool(buffer._headers_buffer)
+        return self._is_spoilt or is_partly_there or stream_id in self.begun or stream_id <= self._taken
+
+    def _note(self, frame: Frame) -> None:
+        """Note what a frame of an upstream says of the streams that it has begun to answer."""
+        if isinstance(frame, GoAwayFrame):
+            self._taken = max(self._taken, frame.last_stream_id)
+        elif isinstance(frame, HeadersFrame | DataFrame) or (
+            isinstance(frame, RstStreamFrame) and frame.error_code != ErrorCodes.REFUSED_STREAM
+        ):
+            self.begun.add(frame.stream_id)
+            if len(self.begun) > _MOST_BEGUN:
+                self.begun.intersection_update(self.streams)
 
     def _receive_frame(self, frame: Frame) -> Any:
         cost = self._cost(frame)
@@ -147,6 +184,8 @@ class CalmConnection(BufferedH2Connection):
             self.cancelled.add(frame.stream_id)
         elif isinstance(frame, GoAwayFrame):
             self.is_leaving = True
+        if self.config.client_side:
+            self._note(frame)
         return super()._receive_frame(frame)
 
     def _cost(self, frame: Frame) -> int:
@@ -268,7 +307,21 @@ class InTurns:
 
 
 class Http2Client(InTurns, _http2.Http2Client):
-    """mitmproxy's HTTP/2 client, which is closed when its peer floods."""
+    """mitmproxy's HTTP/2 client, which is closed when its peer floods, or answers 101, which HTTP/2 does not have."""
+
+    h2_conn: CalmConnection
+
+    def has_begun(self, leg_id: int) -> bool:
+        """Whether the upstream may have begun to answer the request of a leg."""
+        stream_id = self.our_stream_id.get(leg_id)
+        return stream_id is not None and self.h2_conn.has_begun(stream_id)
+
+    def handle_h2_event(self, event: Any) -> Generator[commands.Command, Any, bool]:
+        """Handle an event of h2's; mitmproxy would wait for another answer after 101 (RFC 9113, section 8.6)."""
+        if isinstance(event, InformationalResponseReceived) and (b":status", b"101") in map(tuple, event.headers):
+            yield from self.protocol_error("it answered 101, which HTTP/2 does not have")
+            return True
+        return (yield from super().handle_h2_event(event))
 
 
 class Http2Server(InTurns, _http2.Http2Server):

@@ -61,7 +61,7 @@ def _end_all(http_layer: Any, reason: str, *, at_once: bool) -> Iterator[command
     for stream in () if at_once else dict.fromkeys(http_layer.streams.values()):
         if stream._paused is not None and isinstance(stream._paused.command, GetHttpConnection):
             stream._paused = None  # nobody will reply
-        yield from http_layer.event_to_child(stream, _lost(stream, reason))
+        yield from http_layer.event_to_child(stream, lost(stream, reason))
 
 
 def _silence(child: Any) -> None:
@@ -83,7 +83,7 @@ def _end_stream(http_layer: Any, stream: Any, reason: str, *, at_once: bool) -> 
         return
     if upstream in http_layer.connections:
         yield from disconnect(http_layer, stream, upstream, reason)
-    yield from http_layer.event_to_child(stream, _lost(stream, reason))
+    yield from http_layer.event_to_child(stream, lost(stream, reason))
 
 
 def _end_connection(http_layer: Any, connection: Connection, reason: str) -> Iterator[commands.Command]:
@@ -95,7 +95,7 @@ def _end_connection(http_layer: Any, connection: Connection, reason: str) -> Ite
             gone = RequestProtocolError(stream.stream_id, reason, CANCELLED)
             yield from http_layer.event_to_child(stream, gone)
         elif stream.context.server is connection:
-            yield from http_layer.event_to_child(stream, _lost(stream, reason))
+            yield from http_layer.event_to_child(stream, lost(stream, reason))
 
 
 def _close(connection: Connection) -> Iterator[commands.Command]:
@@ -103,7 +103,8 @@ def _close(connection: Connection) -> Iterator[commands.Command]:
         yield commands.CloseConnection(connection)
 
 
-def _lost(stream: Any, reason: str) -> ResponseProtocolError:
+def lost(stream: Any, reason: str) -> ResponseProtocolError:
+    """What tells `stream` that its upstream is gone."""
     return ResponseProtocolError(stream.leg_id, reason, ResponseProtocolError.code)
 
 

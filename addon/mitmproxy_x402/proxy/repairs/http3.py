@@ -23,6 +23,7 @@ from ..internals import (
     HttpEvent,
     LayeredH3Connection,
     QuicConnectionClosed,
+    QuicStreamReset,
     QuicStreamStopSending,
     ReceiveHttp,
     RequestHeaders,
@@ -55,10 +56,12 @@ class H3Connection(LayeredH3Connection):
     """The streams whose answers have ended, or were given up."""
     why: dict[int, str]
     """Why a stream was given up."""
+    begun: set[int]
+    """The streams on which anything has come."""
 
     def begin(self) -> None:
         """Set what this class adds to an instance of mitmproxy's."""
-        self.interim, self.bodiless, self.over, self.why = {}, set(), set(), {}
+        self.interim, self.bodiless, self.over, self.why, self.begun = {}, set(), set(), {}, set()
 
     def handle_stream_event(self, event: Any) -> list[Any]:
         """Handle an event of a stream.
@@ -68,6 +71,8 @@ class H3Connection(LayeredH3Connection):
         if isinstance(event, QuicStreamStopSending) and not self._is_done:
             self._get_or_create_stream(event.stream_id).headers_send_state = H3HeadersState.AFTER_TRAILERS
             return []
+        if not isinstance(event, QuicStreamReset) or event.error_code != H3ErrorCode.H3_REQUEST_REJECTED:
+            self.begun.add(event.stream_id)
         found: list[Any] = super().handle_stream_event(event)
         self.over.update(each.stream_id for each in found if _ends(each))
         return found
@@ -125,6 +130,8 @@ class H3Connection(LayeredH3Connection):
             return self._give_up(stream, "the status of its answer is not a number from 100 to 999")
         if status[:1] != b"1":
             return found
+        if status == b"101":
+            return self._give_up(stream, "it answered 101, which HTTP/3 does not have")
         stream.headers_recv_state, stream.expected_content_length = H3HeadersState.INITIAL, None
         self.interim[stream.stream_id] = count = self.interim.get(stream.stream_id, 0) + 1
         if stream_ended:
@@ -190,6 +197,10 @@ class Http3Client(_http3.Http3Client):
             yield command
         if isinstance(event, RequestHeaders) and event.request.method == "HEAD":
             self.h3_conn.bodiless.add(event.stream_id)
+
+    def has_begun(self, leg_id: int) -> bool:
+        """Whether the upstream has sent anything in answer to the request of a leg."""
+        return self.our_stream_id.get(leg_id, -1) in self.h3_conn.begun
 
     def _explain(self, event: ResponseProtocolError) -> None:
         why = self.h3_conn.why.pop(self.our_stream_id.get(event.stream_id, -1), "")
