@@ -10,10 +10,11 @@ from typing import Any, Literal
 from ..errors import NotRead, Undecodable
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
+from .framing import Framed
 from .framing.elements import Elements
 from .framing.frames import Frames
 from .framing.lines import Lines
-from .framing.wrapping import error_of, form_of, is_ping, listed_error, objects_in, type_of, unwrapped
+from .framing.wrapping import error_of, form_of, is_ping, listed_error, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
 from .values import decode_base64, decode_bounded, is_object, repaired
@@ -229,22 +230,21 @@ class StreamReader:
             if lines.several:
                 self._event("message", line.data, line.begin, line.end)
             else:
-                self._answer(line.data, line.begin, line.end)
+                self._answer(lines, line)
 
     # What comes in it.
 
-    def _answer(self, data: bytes, begin: int, end: int) -> None:
-        """Read a whole answer, or objects with nothing between them."""
+    def _answer(self, lines: Lines, answer: Framed) -> None:
+        """Read a whole answer, or what is in it if it is no single object."""
+        _, data, begin, end = answer
         try:
             value, faults = decode_bounded(data, self._max_values)
         except Undecodable as error:
-            several = list(objects_in(data)) if "Extra data" in str(error) else []
-            if len(several) < 2:
+            several = [] if isinstance(error, NotRead) else lines.apart(answer)
+            if not several:
                 self._note(error, f"the answer is {error}")
-                return
-            self._notes.add("JSON objects with nothing between them")
             for one in several[: self._max_events]:
-                self._event("message", one, begin, end)
+                self._event("message", one.data, one.begin, one.end)
             return
         for fault in faults:
             self._notes.add(f"in the answer {fault}")

@@ -25,8 +25,9 @@ class OllamaReader(Reader):
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
-        """Whether `value` has `done`, and a message or a response."""
-        if not isinstance(value.get("done"), bool):
+        """Whether `value` has `done`, and a message or a response; a line that leaves it out tells when it was made."""
+        told = isinstance(value.get("created_at"), str) and isinstance(value.get("model"), str)
+        if not isinstance(value.get("done"), bool) and ("done" in value or not told):
             return False
         return isinstance(value.get("message"), dict) or isinstance(value.get("response"), str)
 

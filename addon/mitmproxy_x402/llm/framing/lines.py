@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from ..sse import MAX_EVENT, Notes
@@ -9,6 +12,7 @@ from ..values import is_object
 from . import Framed
 
 _SPACE = b" \t\r\n\x1e"  # RFC 7464 writes a record separator before each text
+_LINE = re.compile(rb"[^\n]+")
 
 
 class Lines:
@@ -42,13 +46,16 @@ class Lines:
             self._keep(data[at:newline])
             at = newline + 1
             line = self._line(self._fed - len(data) + at)
-            if line is None:
+            if line is None or line.data == BOM_UTF8:
                 continue
             if self.several:
                 yield line
             elif self._first is not None:
                 first, self._first, self.several = self._first, None, True
                 yield from (first, line)
+            elif not line.data.removeprefix(BOM_UTF8).startswith(b"{"):  # a single object begins otherwise
+                self.several = True
+                yield line
             elif _is_object(line.data, self._max_values):
                 self._first = line
             else:
@@ -65,6 +72,23 @@ class Lines:
             self._first = line
             return first
         return first or line
+
+    def apart(self, line: Framed) -> list[Framed]:
+        """The values in what was taken for a single object and is none.
+
+        They are objects with nothing between them, or on lines of which some are not JSON.
+        """
+        if found := _objects_in(line.data):
+            self._notes.add("JSON objects with nothing between them")
+            return [line._replace(data=one) for one in found]
+        lines = [
+            Framed("", text, line.begin + one.start(), line.begin + one.end())
+            for one in _LINE.finditer(line.data)
+            if (text := one[0].strip(_SPACE))
+        ]
+        objects = sum(_is_object(one.data, self._max_values) for one in lines)
+        self.several = 1 < len(lines) <= 2 * objects  # of a single object that is laid out, hardly a line is one
+        return lines if self.several else []
 
     def forget(self) -> None:
         """Drop the line that has begun."""
@@ -90,3 +114,22 @@ class Lines:
 
 def _is_object(data: bytes, most: int | None) -> bool:
     return data.startswith(b"{") and data.endswith(b"}") and is_object(data, most)
+
+
+def _objects_in(data: bytes) -> list[bytes]:
+    """The two or more JSON objects in `data` that follow each other directly; none where there is anything else."""
+    text, at, found = data.decode("utf-8", "replace"), 0, []
+    decoder = json.JSONDecoder()
+    try:
+        while at < len(text):
+            if text[at] in " \t\r\n":
+                at += 1
+                continue
+            if text[at] != "{":
+                return []
+            begin = at
+            _, at = decoder.raw_decode(text, at)
+            found.append(text[begin:at].encode())
+    except (ValueError, RecursionError):
+        return []
+    return found if len(found) > 1 else []

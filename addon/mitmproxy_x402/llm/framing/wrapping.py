@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import re
 from typing import Any, Literal
 
 from ...errors import Undecodable
@@ -15,6 +14,10 @@ CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", 
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 """What may stand before a value: a byte order mark, white space, a separator of records."""
 _MAX_BLANK = 1000
+"""Bytes at the begin that may tell nothing."""
+_LINE = re.compile(rb"[^ \t\r\n\x1e][^\r\n]*")
+_FIELDS = (b":", b"d", b"e", b"i", b"r")
+"""The first characters of a comment, and of the fields data, event, error, id and retry."""
 _PINGS = {"ping", "keepalive", "heartbeat"}
 """Types of events that only keep the stream open, in any dialect."""
 
@@ -24,12 +27,17 @@ def form_of(head: bytes) -> Literal["events", "array", "lines", "frames"] | None
     framed = begins_frame(head)
     if framed is None and head:
         return None
-    first = head.lstrip(_BEFORE)[:1]
     if framed:
         return "frames"
-    if not first and len(head) < _MAX_BLANK:
-        return None
-    return "array" if first == b"[" else "lines" if first == b"{" else "events"
+    text = head.lstrip(_BEFORE)
+    if text.startswith(b"["):
+        return "array"
+    for line in _LINE.finditer(text):  # what is neither an object nor a field may stand before either
+        if line[0].startswith(b"{"):
+            return "lines"
+        if line[0].startswith(_FIELDS):
+            return "events"
+    return None if len(head) < _MAX_BLANK else "events"
 
 
 def error_of(name: str, value: dict[str, Any], *, is_answer: bool) -> dict[str, Any] | None:
@@ -70,25 +78,6 @@ def _unpacked(packed: str, most: int | None) -> dict[str, Any] | None:
         return mapping(decode_bounded(data, most)[0]) or None if data else None
     except Undecodable:
         return None
-
-
-def objects_in(data: bytes) -> Iterator[bytes]:
-    """The JSON objects in `data` that follow each other directly; none where there is anything else."""
-    text, at, found = data.decode("utf-8", "replace"), 0, []
-    decoder = json.JSONDecoder()
-    try:
-        while at < len(text):
-            if text[at] in " \t\r\n":
-                at += 1
-                continue
-            if text[at] != "{":
-                return
-            begin = at
-            _, at = decoder.raw_decode(text, at)
-            found.append(text[begin:at].encode())
-    except (ValueError, RecursionError):
-        return
-    yield from found
 
 
 def is_ping(name: str, value: dict[str, Any]) -> bool:
