@@ -41,6 +41,8 @@ TOOL_CALL = {
         }
     ],
 }
+FILE = json.dumps(TOOL_CALL, indent=2)
+"""As the page shows it, blanks and all: they count in the price."""
 TEXT = """\
 # First steps
 
@@ -73,7 +75,7 @@ class Terminal:
         start = f'exec "{sys.executable}" -I -m mitmproxy_x402 "$@"'
         (home / "run.sh").write_text(f"#!/bin/sh\nexport X402_PROGRAM=./run.sh\n{start}\n")
         (home / "run.sh").chmod(0o755)
-        (home / "tool-call.json").write_text(json.dumps(TOOL_CALL))
+        (home / "tool-call.json").write_text(FILE)
         environ = {
             "HOME": str(home),
             "PATH": os.environ["PATH"],
@@ -166,7 +168,7 @@ def page(terminal: Terminal, home: Path) -> str:
     events = text.split("\n\n")
     kept = [event for n, event in enumerate(events) if not event.startswith("data: ") or n % 6 == 0 or "DONE" in event]
     session = "\n\n".join(kept).strip().removesuffix("$").strip()
-    return TEXT.format(typed=terminal.typed, session=session, request=json.dumps(TOOL_CALL, indent=2))
+    return TEXT.format(typed=terminal.typed, session=session, request=FILE)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from first_steps import ROOT, TOOL_CALL
+from first_steps import FILE, ROOT
 from mitmproxy_x402.cli import sandbox
 from support import effort
 from support.running.sessions import SECONDS, command, environment, run, session
@@ -75,7 +75,7 @@ class TestSandbox:
         (shown,) = re.findall(r"```console\n(\$ ask=.*?)```", (ROOT / "docs/fixtures.md").read_text(), re.DOTALL)
         commands = re.findall(r"^\$ (.*)$", shown, re.MULTILINE)
         port = str(free_port())
-        (tmp_path / "tool-call.json").write_text(json.dumps(TOOL_CALL))
+        (tmp_path / "tool-call.json").write_text(FILE)
         (tmp_path / "run.sh").write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
         (tmp_path / "run.sh").chmod(0o755)
         with session(tmp_path, "sandbox", "-p", port, "--set", "x402_dump=recordings") as demo:

@@ -19,3 +19,8 @@ def test_from_nothing_to_the_first_paid_answer(tmp_path: Path) -> None:
     assert page.count("......") == 24
     assert not re.search(r"(?m)^ +\d+ [a-z]{3}", page)
     assert "data: [DONE]" in page
+    assert amounts(page) == amounts(first_steps.PAGE.read_text()), "run: python tests/first_steps.py"
+
+
+def amounts(page: str) -> list[str]:
+    return re.findall(r"\b\d+\.\d{3,}\b", page)
