@@ -1,4 +1,4 @@
-"""The machine that the program runs on: who else can touch its files, what is installed, what it prints to, its name.
+"""The machine that the program runs on: who can touch its files, what is installed, its output, name and processes.
 
 Imports nothing of ours, and outside of the standard library only mitmproxy, in the one function that mitmproxy calls.
 `installation` also runs where dependencies are missing or Python is too old, to say so. Terms: an *objection* is a

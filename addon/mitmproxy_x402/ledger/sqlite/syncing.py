@@ -13,10 +13,10 @@ import errno
 import os
 import select
 import subprocess
-import sys
 import threading
 from typing import Protocol
 
+from ...machine.own_process import start
 from . import sync_process
 from .sync_process import sync_now
 
@@ -109,8 +109,6 @@ class ProcessSync:
     """Syncs in a process (`sync_process`). Raises OSError where none can be made, or `file` cannot be synced."""
 
     def __init__(self, file: int) -> None:
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise OSError(errno.ENOSYS, "this program has no Python interpreter to start")
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as its_own:
             asked, self._ask = os.pipe()
             its_own.callback(os.close, asked)
@@ -118,16 +116,7 @@ class ProcessSync:
             self.fd, answer = os.pipe()
             its_own.callback(os.close, answer)
             undo.callback(os.close, self.fd)
-            self._process = subprocess.Popen(  # noqa: S603  # our own program
-                [sys.executable, "-I", "-S", sync_process.__file__, *map(str, (file, asked, answer))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},  # the proxy's may hold keys
-                cwd="/",
-                pass_fds=(file, asked, answer),
-                start_new_session=True,  # Ctrl-C in the terminal does not reach it
-            )
+            self._process = start(sync_process.__file__, file, asked, answer)
             undo.pop_all()
         self.pid = self._process.pid
         self._is_gone = False

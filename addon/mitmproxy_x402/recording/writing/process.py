@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 
+from ...machine.own_process import start
 from . import writer_process
 from .parts import Part, pack
 from .store import STANDSTILL, Tell
@@ -65,7 +63,7 @@ class ProcessWriter:
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = start(writer_process.__file__, theirs.fileno())
+                self._process = start(writer_process.__file__, theirs.fileno(), imports=True)
         except BaseException:
             self._socket.close()
             raise
@@ -226,28 +224,3 @@ class ProcessWriter:
         lost = max(1, self.waiting)
         self._leave()
         return lost
-
-
-def start(program: str, *files: int, talks: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start a program of ours that shares nothing with the proxy but `files`, and if it `talks`, input and output.
-
-    It is given the numbers of the files, then where Python finds modules. Raises OSError: none can be started here.
-    """
-    if os.name != "posix" or not sys.executable or getattr(sys, "frozen", False):
-        raise OSError(errno.ENOSYS, "there is no Python interpreter that can be started here")
-    return subprocess.Popen(  # noqa: S603  # our own program
-        [sys.executable, "-I", "-S", program, *map(str, files), *_paths()],
-        stdin=talks,
-        stdout=talks,
-        stderr=subprocess.DEVNULL,
-        env={},  # the proxy's may hold keys
-        cwd="/",
-        pass_fds=files,
-        start_new_session=True,  # Ctrl-C in the terminal does not reach it
-    )
-
-
-def _paths() -> list[str]:
-    """Where Python finds modules, for a process in another directory that reads no configuration."""
-    package = Path(__file__).absolute().parents[3]
-    return [str(Path(path).absolute()) for path in (*filter(None, sys.path), str(package))]

@@ -9,8 +9,8 @@ import subprocess
 import threading
 from collections.abc import Sequence
 
+from ...machine.own_process import start
 from . import search_process
-from .process import start
 from .search_process import Body
 
 PATIENCE = 5
@@ -42,7 +42,7 @@ class Searcher:
         question = [expression, int(pattern.flags), files, limit, self._patience]
         with self._lock:
             try:
-                process = self.process = self.process or start(search_process.__file__, talks=subprocess.PIPE)
+                process = self.process = self.process or _start()
             except OSError:
                 return search_process.holds(pattern, bodies, limit)
             said = _ask(process, json.dumps(question).encode() + b"\n")
@@ -62,6 +62,10 @@ class Searcher:
                 process.stdin.close()
             process.stdout.close()
             process.wait()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return start(search_process.__file__, talks=subprocess.PIPE, imports=True)
 
 
 def _ask(process: subprocess.Popen[bytes], question: bytes) -> bytes:
