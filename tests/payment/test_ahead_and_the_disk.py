@@ -102,7 +102,7 @@ def test_one_that_is_refused_meanwhile_is_released(desk: Desk, disk: Disk) -> No
         purchase, task = await waiting(desk)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        purchase.break_off(Outcome("unknown"))
+        purchase.finish(Outcome("unknown"), complete=False)
         disk.finish()
 
     desk.loop.run_until_complete(run())
@@ -147,7 +147,7 @@ def test_after_a_challenge_nothing_leaves_that_is_not_on_the_disk(desk: Desk, di
             with pytest.raises(LedgerError, match="cannot be used"):
                 purchase.sending()
         assert not purchase.sent
-        purchase.break_off(Outcome("unknown"))
+        purchase.finish(Outcome("unknown"), complete=False)
 
     desk.loop.run_until_complete(run())
     assert desk.states(1) == ["released"]

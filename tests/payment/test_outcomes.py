@@ -135,7 +135,7 @@ def test_a_rejection_is_written_at_once(shop: Shop) -> None:
 
 def test_a_payment_that_was_sent_twice_is_written_at_once(shop: Shop) -> None:
     """What its row says of the first time may be another thing."""
-    shop.sent().break_off(Outcome("unknown"))
+    shop.sent().finish(Outcome("unknown"), complete=False)
     again = shop.sent()
     again.sending()
     again.finish(SETTLED, complete=True)

@@ -199,7 +199,7 @@ def test_what_is_being_signed_at_the_end_is_given_back(tmp_path: Path) -> None:
     bench.loop.run_until_complete(asyncio.sleep(0))
     assert not waiting.done()
     assert query(bench.settings.ledger, "state") == [("reserved",)]
-    purchase.break_off(Outcome("unknown"))
+    purchase.finish(Outcome("unknown"), complete=False)
     bench.payer.close()
     bench.ledger.close()
     with closing(bench.loop):
@@ -264,7 +264,7 @@ def test_nothing_is_signed_for_a_client_that_leaves_meanwhile(tmp_path: Path, wh
         purchase = Purchase(bench.payer, RetainedPayments(lambda: NOW), PURPOSE, identity)
         with closing(bench.loop), closing(bench.ledger), pytest.raises(Refused) as refusal:
             bench.loop.run_until_complete(purchase.buy(required, is_cancelled=client))
-        purchase.break_off(Outcome("unknown"))
+        purchase.finish(Outcome("unknown"), complete=False)
     assert client.has_left
     assert (refusal.value.reason, bench.signed) == ("client_left", 0)
     assert query(bench.settings.ledger, "state") == [("released",)]

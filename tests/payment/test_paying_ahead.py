@@ -242,7 +242,7 @@ def test_a_request_like_one_that_failed_is_not_foretold(desk: Any) -> None:
     """Also where its payment has expired: then the gateway is asked first."""
     shop = desk()
     shop.teach(challenges.evm("1000"))
-    shop.ahead().break_off(Outcome("unknown"))
+    shop.ahead().finish(Outcome("unknown"), complete=False)
     shop.teach(challenges.evm("1000"))
     shop.now += 301
     shop.teach(challenges.evm("1000"))
@@ -276,7 +276,7 @@ def test_what_an_answer_means_for_the_next(desk: Any, status: int, speaks: bool,
 def test_a_connection_that_breaks_ends_it(desk: Any) -> None:
     shop = desk()
     shop.teach(challenges.evm("1000"))
-    shop.ahead().break_off(Outcome("unknown"))
+    shop.ahead().finish(Outcome("unknown"), complete=False)
     assert not shop.payer.forecast.expects(PLACE)
     assert str(shop.payer.forecast.tally) == "1, 0 right, 0 wrong, 1 not acknowledged"
 
@@ -340,21 +340,21 @@ def test_what_a_slow_chain_can_still_take_is_sent_again_until_it_is_stale(desk: 
     purchase = shop.purchase()
     shop.buy(purchase, challenges.svm(recentBlockhash=OFFERED))
     first = purchase.payment
-    purchase.break_off(Outcome("unknown"))
+    purchase.finish(Outcome("unknown"), complete=False)
     for seconds in (BLOCKHASH_SECONDS, BLOCKHASH_END - BLOCKHASH_SECONDS - 1):
         shop.now += seconds
         again = shop.purchase()
         assert again.reuse_retained()
         assert again.payment == first
         again.sending()
-        again.break_off(Outcome("unknown"))
+        again.finish(Outcome("unknown"), complete=False)
     again = shop.purchase()
     assert again.reuse_retained()
     again.sending()
     assert again.rejected("PAYMENT_BLOCKHASH_STALE", 402)
     shop.buy(again, challenges.svm(recentBlockhash=BLOCKHASH))
     assert signed_on(again) == BLOCKHASH
-    again.break_off(Outcome("unknown"))
+    again.finish(Outcome("unknown"), complete=False)
     shop.now += BLOCKHASH_END
     with pytest.raises(Refused, match="x402_repurchase"):
         shop.buy(shop_again(shop), challenges.svm(recentBlockhash=OFFERED))

@@ -75,7 +75,7 @@ class Shop:
         return purchase
 
     def retained_one(self) -> Purchase:
-        self.sent().break_off(UNKNOWN)
+        self.sent().finish(UNKNOWN, complete=False)
         purchase = self.purchase()
         assert purchase.reuse_retained()
         return purchase
@@ -120,12 +120,12 @@ IN: dict[Stage, Callable[[Shop], Purchase]] = {
 
 
 def take_up(shop: Shop, purchase: Purchase) -> None:
-    shop.sent().break_off(UNKNOWN)
+    shop.sent().finish(UNKNOWN, complete=False)
     assert purchase.reuse_retained()
 
 
 def inherit(shop: Shop, purchase: Purchase) -> None:
-    shop.sent().break_off(UNKNOWN)
+    shop.sent().finish(UNKNOWN, complete=False)
     shop.now += 500
     assert not purchase.reuse_retained()
 
@@ -153,7 +153,7 @@ BY: dict[Event, Callable[[Shop, Purchase], object]] = {
     Event.REFUSE: refuse,
     Event.FAIL: lambda _, purchase: purchase.answered(500),
     Event.COMPLETE: lambda _, purchase: purchase.finish(UNKNOWN, complete=True),
-    Event.BREAK: lambda _, purchase: purchase.break_off(UNKNOWN),
+    Event.BREAK: lambda _, purchase: purchase.finish(UNKNOWN, complete=False),
 }
 AHEAD = {Event.WITHDRAW, Event.SUPERSEDE}
 """Only payments that were made ahead of their challenge: see test_paying_ahead."""
@@ -211,7 +211,7 @@ def test_what_was_signed_before_is_retained_when_the_next_is_not_sent(shop: Shop
     """A signature after the gateway's word, given back: an equal request still knows of the first."""
     purchase = shop.owed()
     shop.buy(purchase)
-    purchase.break_off(UNKNOWN)
+    purchase.finish(UNKNOWN, complete=False)
     assert shop.retained.expects(shop.identity.route)
     again = shop.purchase()
     assert not again.reuse_retained()

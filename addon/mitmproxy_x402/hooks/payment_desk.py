@@ -303,7 +303,7 @@ class PaymentDesk:
         for flow, purchase in list(self._purchases.items()):
             exchange = exchange_of(flow)
             if exchange is not None:
-                purchase.break_off(answers.outcome(flow, exchange, purchase.payment))
+                purchase.finish(answers.outcome(flow, exchange, purchase.payment), complete=False)
                 _note(flow, exchange, purchase)
         if self.payer is not None:
             self.payer.outcomes.flush()

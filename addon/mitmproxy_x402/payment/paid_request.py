@@ -72,7 +72,4 @@ class PaidRequest(Protocol):
         """Called with the final response headers. `acknowledges` returns whether they acknowledge the payment."""
 
     def finish(self, outcome: Outcome, *, complete: bool) -> None:
-        """Record the outcome of an answer; `complete`: the client has what was paid for."""
-
-    def break_off(self, outcome: Outcome) -> None:
-        """Record that the answer broke off."""
+        """Record the outcome of an answer; `complete`: the client has what was paid for, and it did not break off."""

@@ -229,10 +229,6 @@ class Poll:
         elif outcome.state == "settled" or (self.sent and job.sends == 1):
             self._settle(job, outcome)
 
-    def break_off(self, outcome: Outcome) -> None:
-        """Record that the answer broke off."""
-        self.finish(outcome)
-
     def _put_back(self, job: Job) -> None:
         if job.sends == 0 and self.payment is job.payment and self.payment is not None:
             self._payer.release(self.payment.row)

@@ -382,13 +382,11 @@ class Purchase:
             forecast.unproven(prediction)
 
     def finish(self, outcome: Outcome, *, complete: bool) -> None:
-        """Record the outcome. A payment that was not sent is released, or retained again."""
+        """Record the outcome. A payment that was not sent is released, or retained again; one that was sent is retained
+        unless the answer is `complete`.
+        """
         self._judge(0, bool)
         self._step(Event.COMPLETE if complete else Event.BREAK, outcome)
-
-    def break_off(self, outcome: Outcome) -> None:
-        """Record that the answer broke off; a sent payment is retained."""
-        self.finish(outcome, complete=False)
 
     def _retain(self, *, sendable: bool) -> None:
         """Retain what an equal request needs, if there is anything. The ledger refuses to send a rejected payment."""

@@ -169,7 +169,7 @@ class World:
             return
         self.running.remove((number, purchase))
         if chance < 0.55:
-            purchase.break_off(Outcome("unknown"))
+            purchase.finish(Outcome("unknown"), complete=False)
             return
         status = self.random.choice(STATUSES)
         purchase.answered(status)

@@ -85,7 +85,7 @@ class TestOnSolana:
         again = self.bill(gateway)
         assert buy(again, svm()) is second
         again.sending()
-        again.break_off(Outcome("unknown"))
+        again.finish(Outcome("unknown"), complete=False)
         gateway.now += DEAD
         assert refused(self.bill(gateway), svm()) == "job_already_paid"
         gateway.start()
@@ -104,7 +104,7 @@ class TestOnSolana:
         buy(poll, svm())
         poll.sending()
         assert gateway.rows() == [("unknown", 2, None, 1), ("sent", 1, 1, 1)]
-        poll.break_off(Outcome("unknown"))
+        poll.finish(Outcome("unknown"), complete=False)
         again = self.bill(gateway)
         buy(again, svm())
         again.sending()
@@ -181,7 +181,7 @@ class TestOnSolana:
         gateway.now += DEAD
         poll = self.bill(gateway)
         buy(poll, svm())
-        poll.break_off(Outcome("unknown"))
+        poll.finish(Outcome("unknown"), complete=False)
         assert [state for state, *_ in gateway.rows()] == ["unknown", "released"]
         buy(self.bill(gateway), svm())
 

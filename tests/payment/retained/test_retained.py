@@ -164,7 +164,7 @@ class Shop:
         payment = purchase.payment
         assert payment is not None
         purchase.sending()
-        purchase.break_off(Outcome("unknown"))
+        purchase.finish(Outcome("unknown"), complete=False)
         return payment
 
     def close(self) -> None:
@@ -237,7 +237,7 @@ def test_a_payment_goes_along_from_hop_to_hop_and_back(shop: Any) -> None:
         hop.sending()
         if number % 2:
             hop.redirected()
-        hop.break_off(Outcome("unknown"))
+        hop.finish(Outcome("unknown"), complete=False)
     again = one.purchase()
     assert challenged(again) == first
     again.sending()
@@ -260,7 +260,7 @@ def test_what_follows_a_redirect_is_bought_again_within_the_limit(shop: Any) -> 
     assert challenged(hop) is None
     one.buy(hop)
     hop.sending()
-    hop.break_off(Outcome("unknown"))
+    hop.finish(Outcome("unknown"), complete=False)
     one.now += 400
     other = one.purchase(b"", (*HOP[:2], "/other"))
     assert challenged(other) is None
@@ -339,7 +339,7 @@ def test_a_payment_that_was_found_spent_is_not_sent_again(shop: Any) -> None:
     assert purchase.rejected("PAYMENT_REPLAY", 402)
     second = one.buy(purchase)
     purchase.sending()
-    purchase.break_off(Outcome("unknown"))
+    purchase.finish(Outcome("unknown"), complete=False)
     assert second.reference != first.reference
     assert one.fail() == second
 
@@ -353,7 +353,7 @@ def test_stale_in_answer_to_a_second_sending_proves_nothing_of_the_first(shop: A
     assert purchase.rejected("PAYMENT_BLOCKHASH_STALE", 402)
     one.buy(purchase)
     assert one.ledger.spent(one.payer.settings.budgets[0]) == 2 * first.offer.micro_usd
-    purchase.break_off(Outcome("unknown"))
+    purchase.finish(Outcome("unknown"), complete=False)
     assert one.ledger.spent(one.payer.settings.budgets[0]) == first.offer.micro_usd
 
 
@@ -363,7 +363,7 @@ def test_a_payment_that_was_taken_over_and_not_sent_goes_back(shop: Any) -> None
     purchase = one.purchase()
     assert purchase.reuse_retained()
     assert not one.purchase().reuse_retained()
-    purchase.break_off(Outcome("unknown"))
+    purchase.finish(Outcome("unknown"), complete=False)
     assert one.fail() == first
 
 

@@ -255,7 +255,7 @@ class World:
             outcome = Outcome("settled", TRANSACTION, status) if told else Outcome("unknown", status=status)
             running.purchase.finish(outcome, complete=status == 200 and self.random.random() < 0.8)
         else:
-            running.purchase.break_off(Outcome("unknown"))
+            running.purchase.finish(Outcome("unknown"), complete=False)
 
     # The gateway.
 
