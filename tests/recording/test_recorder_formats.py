@@ -245,7 +245,8 @@ class TestMitm:
         del flow.response.headers["content-encoding"]
         flow.response.headers["content-type"] = "text/event-stream"
         flow.request.timestamp_start, flow.response.timestamp_start = 1.0, 1.5
-        body = b'data: {"choices":[],"object":"chat.completion.chunk","usage":{"total_tokens":812}}\n\ndata: [DONE]\n\n'
+        end = b'"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}],"usage":{"total_tokens":812}'
+        body = b'data: {"object":"chat.completion.chunk",' + end + b"}\n\ndata: [DONE]\n\n"
         self.file(tmp_path).add(dict(flow.get_state()), made(tmp_path, "one", [(0.5, body)]))
         (found,) = self.read(tmp_path)
         line = "paid 0.0131 USDC base 0x5d1ae3… · 812 tok · first byte 0.5 s"
