@@ -17,6 +17,7 @@ BROKEN_CHUNK = "data: " + json.dumps({"choices": [], "x": "y" * 200, "error": {"
 STOP = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
 GEMINI = {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}
+IMAGE = {"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "A" * 40_000}}]}}
 LARGE = {"type": "response.completed", "response": {"status": "completed", "instructions": "i" * 300_000}}
 LARGE_EVENT = f"event: response.completed\ndata: {json.dumps(LARGE)}\n\n"
 CREATED = {"type": "response.created", "response": {"status": "in_progress"}}
@@ -125,6 +126,14 @@ INCOMPLETE: dict[str, bytes] = {
         for status in (300, 303, 400, 401, 403, 404, 405, 413, 415, 418, 422, 424, 426, 451, 499)
     },
     "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+    "gemini: an image and no reason": sse({"candidates": [IMAGE]}, GEMINI),
+    "gemini: a reason in the text of a long event": sse(
+        {"candidates": [{"content": {"parts": [{"text": "y" * 9_000 + 'x "finishReason": "STOP"' + "y" * 60_000}]}}]},
+        GEMINI,
+    ),
+    "chat: an image and the reason error": sse(
+        CHUNK, {"choices": [{"index": 0, "delta": {"images": ["A" * 60_000]}, "finish_reason": "error"}]}
+    ),
 }
 COMPLETE: dict[str, bytes] = {
     "response.completed": sse(CREATED, DELTA, {"type": "response.completed", "response": {"status": "completed"}}),
@@ -176,4 +185,14 @@ COMPLETE: dict[str, bytes] = {
     "gzip": sse(coding="gzip", body=gzip.compress(DONE)),
     "br": sse(coding="br", body=brotli.compress(DONE)),
     "zstd": sse(coding="zstd", body=zstd(DONE)),
+    "gemini: the reason behind an image": sse(GEMINI, {"candidates": [{**IMAGE, "finishReason": "STOP"}]}),
+    "gemini: the reason before what was searched": sse(
+        GEMINI, {"candidates": [{"finishReason": "STOP", "groundingMetadata": {"renderedContent": "r" * 30_000}}]}
+    ),
+    "gemini: the reason amid much": sse(
+        GEMINI, {"candidates": [{**IMAGE, "finishReason": "STOP", "groundingMetadata": {"x": "r" * 30_000}}]}
+    ),
+    "chat: the reason behind an image, without [DONE]": sse(
+        CHUNK, {"choices": [{"index": 0, "delta": {"images": ["A" * 60_000]}, "finish_reason": "stop"}]}
+    ),
 }

@@ -4,15 +4,9 @@ An answer can fail inside a 200: by an error event, by a stream that ends early,
 a bounded tail of each paid answer is kept as it passes and read once, when the answer is over. Before that, only events
 that look like errors are read. Compressed data is decoded as it arrives, within bounds.
 
-A stream is complete if it has the end of its dialect and no error there. The dialect follows from the request's path,
-or else from the events:
-
-    .../chat/completions, .../completions   `data: [DONE]`, or a finish_reason
-    .../responses                           response.completed, response.incomplete
-    .../messages                            message_stop
-    ...:streamGenerateContent               finishReason, or a prompt that was blocked
-    application/x-ndjson                    a last line that does not say `"done": false`
-    any other                               an event, and a clean end
+A stream is complete if it has the end of its dialect and no error there (`stream_ends`). The dialect follows from the
+request's path, or else from the events; lines of JSON (application/x-ndjson) end with one that does not say
+`"done": false`.
 
 Any other answer is complete if it arrived in full, to the end of its coding, and is not empty. It is incomplete if it
 is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a
@@ -26,22 +20,31 @@ import functools
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import Undecodable
 from ..protocol.codings import Decoder, needs_decoding
 from ..proxy.exchange import Exchange
 from ..quick_init import quick_init
 from .outline import Outline
+from .stream_ends import (
+    ALARM,
+    END_OF_EVENT,
+    MAX_REASON,
+    MAX_START,
+    MAX_TAIL,
+    Reason,
+    as_list,
+    decoded,
+    event_says_that_it_failed,
+    has_error,
+    is_complete,
+    is_failure,
+    last_events,
+    reasons_in,
+)
 
-MAX_TAIL = 16 << 10
-"""Bytes of the answer's end that are kept."""
-MAX_START = 512
-"""Bytes kept of the beginning of an event that starts before the tail: enough to recognise its type."""
-MAX_EVENTS = 32
-"""How many events at the end are examined."""
 MAX_UNFOLDED, MAX_RATIO = 4 << 20, 100
 """Most decoded bytes, and decoded bytes per byte, of a compressed answer; beyond both it counts as incomplete."""
 
@@ -110,6 +113,9 @@ class Tail:
         """Of the body, or of the event in which the kept bytes start; None: nothing has been dropped of it."""
         self._before = b""
         """The last bytes before the kept ones."""
+        self._reasons: set[Reason] = set()
+        """Finish reasons in what was dropped of the event in which the kept bytes start."""
+        self._reason_edge = b""
         self._unreadable = False
         self._failed = False
         self._alarmed = False
@@ -159,12 +165,12 @@ class Tail:
             return
         seen = b"".join(self._chunks) + data
         self._alarmed = False
-        for found in _ALARM.finditer(seen):
+        for found in ALARM.finditer(seen):
             begin = max(seen.rfind(b"\n\n", 0, found.start()), seen.rfind(b"\n\r\n", 0, found.start()), 0)
-            end = _END_OF_EVENT.search(seen, found.end())
+            end = END_OF_EVENT.search(seen, found.end())
             if end is None:
                 self._alarmed = len(seen) - begin <= MAX_TAIL  # the event continues in the next chunk
-            elif any(_is_failure(*event[:2]) for event in _last_events(seen[begin : end.end()])):
+            elif any(is_failure(*event[:2]) for event in last_events(seen[begin : end.end()])):
                 self._failed = True
                 return
 
@@ -180,19 +186,27 @@ class Tail:
         if end > 2:
             self._end_large_event(seen)
             self._start = seen[end : end + MAX_START]
-            self._outline = Outline(_event_says_that_it_failed, levels=2)
+            self._outline = Outline(event_says_that_it_failed, levels=2)
             self._outline.feed(seen[end:])
+            self._reasons, self._reason_edge = set(), b""
+            self._note_reasons(seen[end:])
         else:
+            self._note_reasons(chunk)
             if len(self._start) < MAX_START:
                 self._start += chunk[: MAX_START - len(self._start)]
-            self._outline = self._outline or Outline(_event_says_that_it_failed, levels=2)
+            self._outline = self._outline or Outline(event_says_that_it_failed, levels=2)
             self._outline.feed(chunk)
         self._before = seen[-3:]
+
+    def _note_reasons(self, data: bytes) -> None:
+        seen = self._reason_edge + data
+        self._reasons |= reasons_in(seen)
+        self._reason_edge = seen[-MAX_REASON:]
 
     def _end_large_event(self, seen: bytes) -> None:
         """Judge the large event that ends in `seen`, and note if it reports a failure."""
         if self._outline is not None:
-            end = _END_OF_EVENT.search(seen)
+            end = END_OF_EVENT.search(seen)
             self._outline.feed(seen[: None if end is None else end.end()])
             self._failed = self._failed or self._outline.failed
 
@@ -201,19 +215,23 @@ class Tail:
         """Whether the answer is complete. To be read after its last byte has arrived."""
         return self._judge(is_over=True)
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether a stream has the end of its dialect: who leaves then misses nothing. To be read once, at the end."""
-        return self._is_stream and self._judge(is_over=False)
+    def has_ended(self, *, is_one: bool) -> bool:
+        """Whether a stream has the end of its dialect: who leaves then misses nothing. To be read once, at the end.
 
-    def _judge(self, *, is_over: bool) -> bool:
+        `is_one`: the request asks for one answer, not for several.
+        """
+        return self._is_stream and self._judge(is_over=False, is_one=is_one)
+
+    def _judge(self, *, is_over: bool, is_one: bool = True) -> bool:
         if not self._total or self._unreadable or self._failed:
             return False
         kept = b"".join(self._chunks)
         if self._is_stream:
             self._end_large_event(kept)
-            return not self._failed and _stream_is_complete(
-                self._start + kept, self._wanted.path, whole=not self._dropped, is_over=is_over
+            self._note_reasons(kept[:MAX_REASON])
+            gap = self._reasons if self._dropped else None
+            return not self._failed and is_complete(
+                self._start + kept, self._wanted.path, gap=gap, is_over=is_over, is_one=is_one
             )
         if self._type == LINES:
             return _has_last_line(kept) and self._is_good_json(kept)
@@ -240,7 +258,7 @@ class Tail:
 
 def _has_last_line(kept: bytes) -> bool:
     """Whether the last of the lines of JSON does not say that others follow (Ollama's `done`)."""
-    said = _decoded(kept.rstrip().rpartition(b"\n")[2])
+    said = decoded(kept.rstrip().rpartition(b"\n")[2])
     return isinstance(said, dict) and said.get("done") is not False
 
 
@@ -280,43 +298,17 @@ def _says_that_it_failed(said: Any) -> bool:
         or (kind == "response" and said.get("status") == "cancelled")
         or (kind == "chat.completion" and not said.get("choices"))
         or said.get("type") == "error"
-        or _has_error(said)
+        or has_error(said)
         or said.get("success") is False
         or any(
-            isinstance(each, dict) and (_has_error(each) or each.get("finish_reason") == "error")
-            for each in _list(said.get("choices"))
+            isinstance(each, dict) and (has_error(each) or each.get("finish_reason") == "error")
+            for each in as_list(said.get("choices"))
         )
     )
 
 
 _FAILED = 400
 """The first status of a failure."""
-_NAME = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
-_DATA = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
-_TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')
-_ALARM = re.compile(
-    rb'event:[ ]?error|"[Ee]rrors?"\s*:\s*(?!null)|"type"\s*:\s*"error"|"status"\s*:\s*"failed"|response\.failed'
-)
-_END_OF_EVENT = re.compile(rb"\r?\n\r?\n|\r\r")
-
-_Dialect = Literal["chat", "responses", "messages", "gemini", ""]
-_BY_PATH: tuple[tuple[str, _Dialect], ...] = (
-    ("/completions", "chat"),
-    ("/responses", "responses"),
-    ("/messages", "messages"),
-    (":streamGenerateContent", "gemini"),
-)
-_ENDS: dict[str, _Dialect] = {
-    "response.completed": "responses",
-    "response.incomplete": "responses",
-    "message_stop": "messages",
-}
-_FAILURES = frozenset({"error", "response.failed", "response.error", "response.cancelled"})
-_BEGUN: tuple[tuple[str, _Dialect], ...] = (
-    ("response.", "responses"),
-    ("message_", "messages"),
-    ("content_block_", "messages"),
-)
 
 
 def has_all(exchange: Exchange) -> bool:
@@ -327,118 +319,12 @@ def has_all(exchange: Exchange) -> bool:
     watch = exchange.watch
     if not isinstance(watch, Tail) or exchange.end_is_doubtful:
         return False
-    return watch.has_ended if exchange.client_left else watch.is_complete
+    if not exchange.client_left:
+        return watch.is_complete
+    return watch.has_ended(is_one=_SEVERAL.search(exchange.client_body, 0, MAX_SEARCHED) is None)
 
 
-def _stream_is_complete(text: bytes, path: str, *, whole: bool, is_over: bool) -> bool:
-    """Whether the last events contain the end of the dialect, and no error. `whole`: `text` is all of the stream.
-
-    Where no dialect is known, the answer's own end is its end (`is_over`).
-    """
-    begun: set[_Dialect] = {dialect for end, dialect in _BY_PATH if path.endswith(end)}
-    ended: set[_Dialect] = set()
-    kinds: set[str] = set()
-    some = False
-    for name, data, is_first in _last_events(text):
-        if data.strip() == b"[DONE]":
-            ended.add("chat")
-            continue
-        some = True
-        if _is_failure(name, data, has_gap=is_first and not whole):
-            return False
-        said = _decoded(data) if len(data) <= MAX_TAIL else None
-        kind = _kind(name, data, said)
-        kinds.add(kind)
-        if kind in _ENDS:
-            ended.add(_ENDS[kind])
-        elif isinstance(said, dict):
-            reasons = dict(_finish_reasons(said))
-            if "error" in reasons.values():
-                return False
-            ended.update(reasons)
-            begun.update(dialect for key, dialect in _CHUNKS if key in said)
-        begun.update(dialect for start, dialect in _BEGUN if kind.startswith(start))
-    if whole and kinds == {"message_stop"}:
-        return False  # the end of nothing
-    return some and begun <= ended and (is_over or bool(ended))
-
-
-def _is_failure(name: str, data: bytes, has_gap: bool = False) -> bool:
-    """Whether an event reports that the answer failed. `has_gap`: a part of its data is missing."""
-    if len(data) > MAX_TAIL and not has_gap:
-        outline = Outline(_event_says_that_it_failed, levels=2)
-        outline.feed(data)
-        return outline.failed or _kind(name, data, None) in _FAILURES
-    said = _decoded(data) if len(data) <= MAX_TAIL else None
-    return _event_says_that_it_failed(said) or _kind(name, data, said) in _FAILURES
-
-
-def _event_says_that_it_failed(said: Any) -> bool:
-    """Whether an event reports a failure, also as the end of a response that failed."""
-    if not isinstance(said, dict):
-        return False
-    response = said.get("response")
-    if isinstance(response, dict):
-        return _has_error(response) or response.get("status") in ("failed", "cancelled")
-    return _has_error(said) or said.get("type") in _FAILURES
-
-
-def _has_error(said: dict[str, Any]) -> bool:
-    """Whether `said` has an error, in whatever case its key is written."""
-    return any(value and key.lower() in ("error", "errors") for key, value in said.items())
-
-
-def _kind(name: str, data: bytes, said: Any) -> str:
-    """The type that an event gives itself, found even if the event is too long to decode."""
-    if name:
-        return name
-    if isinstance(said, dict):
-        return said["type"] if isinstance(said.get("type"), str) else ""
-    found = _TYPE.search(data, 0, MAX_START)
-    return found[1].decode("ascii", "replace") if found else ""
-
-
-_CHUNKS: tuple[tuple[str, _Dialect], ...] = (("choices", "chat"), ("candidates", "gemini"))
-
-
-def _finish_reasons(said: dict[str, Any]) -> Iterator[tuple[_Dialect, str]]:
-    """The finish reasons of a chunk's choices (chat, completions) or candidates (Gemini)."""
-    for key, dialect in _CHUNKS:
-        for part in filter(lambda each: isinstance(each, dict), _list(said.get(key))):
-            for reason in (part.get("finish_reason"), part.get("finishReason")):
-                if isinstance(reason, str) and reason:
-                    yield dialect, reason
-    feedback = said.get("promptFeedback")
-    if isinstance(feedback, dict) and feedback.get("blockReason"):
-        yield "gemini", "blocked"
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _last_events(text: bytes) -> Iterator[tuple[str, bytes, bool]]:
-    """Name and data of the last events that have data, and whether `text` begins with it; the last one first.
-
-    An event whose end is missing is left out, unless it is [DONE].
-    """
-    parts = _END_OF_EVENT.split(text)
-    rest = parts.pop()
-    if b"".join(_DATA.findall(rest)).strip() == b"[DONE]":
-        parts.append(rest)
-    count = 0
-    for number, part in reversed(list(enumerate(parts))):
-        data = _DATA.findall(part)
-        if data:
-            names = _NAME.findall(part)
-            yield (names[-1].decode("utf-8", "replace").strip() if names else ""), b"\n".join(data), not number
-            count += 1
-        if count == MAX_EVENTS:
-            return
-
-
-def _decoded(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
+_SEVERAL = re.compile(
+    rb'"(?:n|best_of|candidateCount|candidate_count|num_generations)"\s*:\s*"?(?:[2-9]|[0-9]{2,})|"prompt"\s*:\s*\['
+)
+"""What asks for several answers in one: their number, or several prompts."""

@@ -17,16 +17,18 @@ BEGUN = {
     MESSAGES: b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n',
     OTHER: b'data: {"some":"event"}\n\n',
 }
+OF_TWO = b'data: {"choices":[{"index":%d,"delta":{"content":"hi"},"finish_reason":%b}]}\n\n'
 FINISHED = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 ENDS = {
     "[DONE]": (CHAT, FINISHED + b"data: [DONE]\n\n"),
     "the finish reason": (CHAT, FINISHED),
+    "[DONE] after two": (CHAT, OF_TWO % (0, b'"stop"') + OF_TWO % (1, b'"stop"') + b"data: [DONE]\n\n"),
     "message_stop": (MESSAGES, b'event: message_stop\ndata: {"type":"message_stop"}\n\n'),
 }
 FAILED = b'data: {"error":{"message":"overloaded"}}\n\ndata: [DONE]\n\n'
 
 
-def leave_twice(rig: Rig, path: str, sent: bytes) -> list[bytes | None]:
+def leave_twice(rig: Rig, path: str, sent: bytes, **asked: object) -> list[bytes | None]:
     """Ask the same twice, and leave when `sent` has come. Returns the payments that were sent."""
 
     def script(peer: Peer, upstream: Upstream) -> None:
@@ -43,7 +45,7 @@ def leave_twice(rig: Rig, path: str, sent: bytes) -> list[bytes | None]:
     for _ in range(2):
         before = ended()
         with rig.client() as client:
-            client.send(request("POST", path, json.dumps([path, sent.decode()]).encode()))
+            client.send(request("POST", path, json.dumps({"messages": sent.decode(), **asked}).encode()))
             client.until(b"\r\n\r\n")
             assert client.chunk() == sent
         eventually(lambda before=before: ended() > before)  # type: ignore[misc]
@@ -56,6 +58,30 @@ def test_at_the_end_of_a_stream_it_has_what_was_paid_for(rig: Rig, end: str) -> 
     path, last = ENDS[end]
     first, second = leave_twice(rig, path, BEGUN[path] + last)
     assert first != second
+
+
+TEXT, GEMINI = "/v1/completions", "/v1beta/models/g:streamGenerateContent"
+SEVERAL: dict[str, tuple[str, bytes, dict[str, object]]] = {
+    "n": (CHAT, BEGUN[CHAT] + FINISHED, {"n": 2}),
+    "another has begun": (CHAT, OF_TWO % (1, b"null") + OF_TWO % (0, b'"stop"'), {}),
+    "prompts": (
+        "/v1/completions",
+        b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\n',
+        {"prompt": ["a", "b"]},
+    ),
+    "candidates": (
+        GEMINI,
+        b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}\n\n',
+        {"generationConfig": {"candidateCount": 2}},
+    ),
+}
+
+
+@pytest.mark.parametrize("which", SEVERAL)
+def test_the_end_of_one_of_several_answers_is_not_the_end(rig: Rig, which: str) -> None:
+    path, sent, asked = SEVERAL[which]
+    first, second = leave_twice(rig, path, sent, **asked)
+    assert first == second
 
 
 @pytest.mark.parametrize(
