@@ -42,6 +42,7 @@ MAX_UNREAD = 20
 """Most unknown types of events of which a sample is kept."""
 _DIGITS = re.compile(r"\s*([0-9]{1,20})(?:\.0*)?\s*", re.ASCII)
 """Text that SDKs in Python take for a whole number."""
+_INDEX = re.compile("[0-9]{1,6}")
 _CALLING = {"tool_calls", "tool_call", "function_call", "tool_use"}
 """Stop reasons, in small letters, that say that a tool is called."""
 _LIMITS = {
@@ -199,6 +200,10 @@ class Draft(Space):
     def index(self, value: Any, what: str, otherwise: int = 0) -> int:
         """`value` if it is an index, `otherwise` if it is missing; notes anything else."""
         number = index(value)
+        if number is None and isinstance(value, str) and _INDEX.fullmatch(value):  # as Google's numbers of 64 bits
+            number = index(int(value))
+            if not self.numbers_may_be_text:
+                self.notes.add(f"{what} with an index that is text")
         if number is None and value is not None:
             self.notes.add(f"{what} without a usable index, taken as {otherwise}")
         return otherwise if number is None else number

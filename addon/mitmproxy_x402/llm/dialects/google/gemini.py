@@ -10,6 +10,7 @@ from ...pieces import Kind, Piece
 from ...values import MAX_COUNT, MAX_INDEX, dump, mapping, says_something, sequence, string
 from ..citations import citation_of
 from ..reader import Reader
+from .enums import block_reason, finish_reason
 from .partial_args import Arguments
 
 _TOKENS = frozenset(
@@ -18,9 +19,6 @@ _TOKENS = frozenset(
         *("toolUsePromptTokenCount", "totalTokenCount"),
     )
 )
-_REASONS = ("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER")
-"""The numbers of finish reasons, as far as Google's two APIs agree about them."""
-_BLOCKS = ("BLOCK_REASON_UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT")
 _FINE = ("STOP", "MAX_TOKENS")
 _CITED, _GROUNDED, _FURTHER = MAX_INDEX, MAX_INDEX + 1, MAX_INDEX + 2
 _IN_RESPONSES = ("candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId", "error")
@@ -54,6 +52,8 @@ class GeminiReader(Reader):
         self._settled = True
         self._parts = 0
         self._known: dict[str, int] = {}
+        self._on_vertex = False
+        """Whether there is something that only Vertex AI says."""
         self._growing: dict[tuple[int, str], tuple[Piece, Arguments]] = {}
         """Calls whose arguments come by paths, by candidate and id."""
 
@@ -102,6 +102,8 @@ class GeminiReader(Reader):
 
     def _response(self, value: dict[str, Any]) -> None:
         self.draft.name(value.get("modelVersion"), value.get("responseId"))
+        if "createTime" in value:
+            self._on_vertex = True
         if value.get("error"):
             self.draft.fail(value["error"])
         for position, candidate in enumerate(self.draft.sequence(value.get("candidates"), "candidates")):
@@ -112,7 +114,7 @@ class GeminiReader(Reader):
             self._candidate(number, said)
         feedback = mapping(value.get("promptFeedback")) if "promptFeedback" in value else None
         if feedback and not str(feedback.get("blockReason") or "_UNSPECIFIED").endswith("_UNSPECIFIED"):
-            self.draft.stop(0, f"blocked: {_named(feedback['blockReason'], _BLOCKS)}", last=True)
+            self.draft.stop(0, f"blocked: {block_reason(feedback['blockReason'], vertex=self._on_vertex)}", last=True)
             self.draft.detail("blockReasonMessage", feedback.get("blockReasonMessage"))
             self._ratings(feedback)
         usage = value.get("usageMetadata")
@@ -148,7 +150,7 @@ class GeminiReader(Reader):
             self._further(number, candidate)
         reason = candidate.get("finishReason")
         if reason is not None and reason not in (0, "FINISH_REASON_UNSPECIFIED", ""):
-            name = _named(reason, _REASONS)
+            name = finish_reason(reason, vertex=self._on_vertex)
             if name == "MAX_TOKENS" and any(key[0] == number for key in self._growing):
                 draft.notes.add("the answer hit its token limit (MAX_TOKENS) in the middle of the arguments of a call")
             self._all_grown(number)
@@ -299,10 +301,3 @@ class GeminiReader(Reader):
             reasoning=thought,
             total=tokens.get("totalTokenCount"),
         )
-
-
-def _named(reason: Any, names: tuple[str, ...]) -> Any:
-    """An enum's name where it came as a number (`enum-encoding=int`); the number itself where its name is unclear."""
-    if isinstance(reason, bool) or not isinstance(reason, int):
-        return reason
-    return names[reason] if 0 <= reason < len(names) else str(reason)[:20]
