@@ -1,4 +1,4 @@
-"""Tool calls that a limit of tokens cuts: that it did so is said in plain words, at the place where the text ends."""
+"""Tool calls that a limit of tokens cuts, which is said where their text ends, and calls without arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from mitmproxy_x402.llm import answer_text
+from mitmproxy_x402.llm import answer_text, read_answer
 from support.vendors import vendor_streams as v
 from support.vendors.reading import read
 from support.vendors.vendor_server import Vendor
@@ -128,3 +128,38 @@ def test_anthropic_s_sdk_has_no_arguments_either(vendor: Vendor) -> None:
         with client.messages.stream(**asked) as events:
             message: Any = events.get_final_message()
     assert (message.stop_reason, message.content[0].input) == ("max_tokens", {})
+
+
+def without(*fragments: str, **given: Any) -> bytes:
+    deltas = [v.delta(0, "input_json", partial_json=one) for one in fragments]
+    return v.messages(v.start(), v.block(0, "tool_use", id="c", name="f", **given), *deltas, v.stop(0),
+                      *v.finish("tool_use"))  # fmt: skip
+
+
+@pytest.mark.parametrize("fragments", [[], [""], ["", ""], ["{}"], ["{", "}"]])
+@pytest.mark.parametrize("given", [{}, {"input": {}}, {"input": None}, {"input": ""}])
+def test_a_call_of_a_tool_without_parameters(fragments: list[str], given: Any) -> None:
+    reading = read(without(*fragments, **given))
+    (call,) = reading.tool_calls
+    assert (call.id, call.name, call.arguments, call.parsed) == ("c", "f", "{}", {})
+    assert (reading.complete, reading.irregular) == (True, ())
+
+
+@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": ""}])
+def test_arguments_of_a_call_that_begins_without_an_input(given: Any) -> None:
+    reading = read(without('{"a":', "1}", **given))
+    assert (reading.tool_calls[0].parsed, reading.irregular) == ({"a": 1}, ())
+
+
+def test_anthropic_s_sdk_reads_a_call_without_an_input(vendor: Vendor) -> None:
+    vendor.body = without()
+    with anthropic.Anthropic(base_url=vendor.url, api_key="none", max_retries=0) as client:
+        asked: Any = {"model": "claude-opus-4-6", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
+        with client.messages.stream(**asked) as events:
+            message: Any = events.get_final_message()
+    (call,) = read(vendor.body).tool_calls
+    assert (message.stop_reason, message.content[0].id, message.content[0].name) == ("tool_use", call.id, call.name)
+    assert not getattr(message.content[0], "input", None)
+    whole = read_answer("application/json", json.dumps(message.to_dict()).encode())
+    assert whole is not None
+    assert (whole.tool_calls, whole.irregular) == ((call,), ())

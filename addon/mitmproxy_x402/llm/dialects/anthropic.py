@@ -178,7 +178,8 @@ class MessagesReader(Reader):
             piece.call(self.draft.words(block.get("name"), "the name of a tool"))
             piece.tool = "function" if kind == "tool_use" else kind
             piece.beside(block, _IN_CALLS if block.get("caller") != _DIRECT else _IN_CALLS | {"caller"})
-            given = dump(self.draft.written(block.get("input", {})))
+            # Without input, and with an empty one, the arguments are those of a tool that has no parameters.
+            given = dump(self.draft.written({} if block.get("input") in (None, "") else block["input"]))
             piece.empty_means = given if self.draft.room(len(given)) else "{}"
         elif kind == "text":
             piece.add(self.draft.words(block.get("text"), "text"))

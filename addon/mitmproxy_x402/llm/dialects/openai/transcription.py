@@ -25,12 +25,16 @@ class TranscriptionReader(Reader):
 
     @staticmethod
     def speaks(_: str, value: dict[str, Any]) -> bool:
-        """Events of a type `transcript.text.*`; a whole one by its text beside a usage of that kind."""
+        """Events of a type `transcript.text.*`; a whole one by what stands beside its text, unless that is alone."""
         kind = value.get("type")
         if isinstance(kind, str) and kind.startswith("transcript."):
             return True
-        usage = mapping(value.get("usage"))
-        return kind is None and isinstance(value.get("text"), str) and usage.get("type") in ("tokens", "duration")
+        if kind is not None or not isinstance(value.get("text"), str):
+            return False
+        parts = any(isinstance(value.get(key), list) for key in ("segments", "words"))
+        verbose = value.get("duration") is not None and (parts or isinstance(value.get("language"), str))
+        told = mapping(value.get("usage")).get("type") in ("tokens", "duration")
+        return told or verbose or value.get("task") in ("transcribe", "translate") or list(value) == ["text", "x_groq"]
 
     def event(self, name: str, value: dict[str, Any]) -> None:
         """Read a fragment, a segment, or the end."""
