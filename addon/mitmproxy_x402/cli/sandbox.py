@@ -329,7 +329,8 @@ def _await_port(port: int, process: subprocess.Popen[bytes], listens: threading.
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise DemoError(f"the proxy did not start, exit code {process.returncode}; its reason is above")
-        if not listens.wait(0.05):
+        if not listens.is_set():
+            time.sleep(0.02)  # and not `listens.wait`, which Ctrl-C can end in a RuntimeError
             continue
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
