@@ -161,23 +161,25 @@ does not fit the tools of the request:
 DEEP = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(60)} | {"a60": {"type": "object"}}
 
 
+SLOW = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(a+)+$"}
+"""A schema that declares a draft, and a pattern that takes for ever."""
+
+
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
         ({"properties": {"a": {"pattern": "(a+)+$"}}}, ""),
         ({"patternProperties": {"(a+)+$": {}}, "additionalProperties": False}, ""),
         ({"propertyNames": {"pattern": "(a+)+$"}}, ""),
-        ({"$ref": "http://127.0.0.1:9/x"}, "the schema cannot be used"),
         ({"$defs": DEEP, "$ref": "#/$defs/a0"}, ""),
         ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, ""),
-        ({"type": 99}, "the schema cannot be used"),
-        ({"type": "\x1b[2J"}, "the schema cannot be used"),
-        ({"properties": 7, "required": {"a": 1}}, "the schema cannot be used"),
         ({"exclusiveMinimum": True, "minimum": "x"}, ""),
         ({"items": [1, 2], "$schema": "http://json-schema.org/draft-04/schema#"}, ""),
         (False, "False schema does not allow"),
         (True, ""),
-        (5, "the schema cannot be used"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"a": SLOW}}, ""),
+        ({"properties": {"a": SLOW}}, ""),
+        ({"oneOf": [{}, {"properties": {"a": SLOW}}]}, "is valid under each of"),
     ],
 )
 def test_hostile_schemas_do_no_harm(schema: Any, said: str) -> None:
@@ -289,8 +291,39 @@ def test_of_alternatives_the_one_that_is_meant_is_told(key: str, turned: bool) -
     assert found == [("", "fits none of its alternatives"), ("/v", 'is "x" (text), and must be integer')]
 
 
-def test_a_schema_s_own_faults_are_told_as_its_own() -> None:
-    assert one([1], {"minItems": "many"}) == [("", 'the schema cannot be used: its minItems is "many" (text)')]
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"$ref": "http://127.0.0.1:9/x"}, "its schema refers to http://127.0.0.1:9/x, which is not fetched"),
+        ({"$ref": "#/components/schemas/A"}, "its schema refers to #/components/schemas/A, which is not in it"),
+        ({"$ref": 5}, "its schema cannot be used: its $ref is 5 (a number)"),
+        ({"type": 99}, "its schema cannot be used: its type is 99 (a number)"),
+        ({"type": "\x1b[2J"}, 'its schema cannot be used: its type is "\\u001b[2j" (text)'),
+        ({"properties": 7}, "its schema cannot be used: its properties is 7 (a number)"),
+        ({"required": 7}, "its schema cannot be used: its required is 7 (a number)"),
+        ({"minProperties": "many"}, 'its schema cannot be used: its minProperties is "many" (text)'),
+        ({"anyOf": [{"type": "integer"}, {"$ref": "b"}]}, "its schema refers to b, which is not in it"),
+        ({"oneOf": [{}, {"$ref": "b"}]}, "its schema refers to b, which is not in it"),
+        ({"not": {"$ref": "b"}}, "its schema refers to b, which is not in it"),
+        ({"properties": {"a": 5}}, "its schema cannot be used: 5 (a number) stands where a schema should"),
+        ({"properties": {"a": {"minimum": "x"}}}, 'its schema cannot be used: its minimum is "x" (text)'),
+        ({"properties": {"a": {"exclusiveMaximum": []}}}, "its schema cannot be used: its exclusiveMaximum is a list"),
+    ],
+)
+def test_what_of_a_schema_cannot_be_used_is_no_fault_of_the_call_s(schema: Any, why: str) -> None:
+    asked = request({"name": "weather", "input_schema": {**schema, "allOf": [{"required": ["b"]}]}})
+    found = checked(of({"a": 1}), asked)
+    assert found.unchecked == (f"weather: {why}",)
+    assert [(one.pointer, one.problem) for one in found.misfits] == [("/b", "is missing")]  # the rest is checked
+
+
+def test_what_is_no_schema_at_all_allows_everything() -> None:
+    found = checked(of({"a": 1}), request({"name": "weather", "input_schema": 5}))
+    assert found.misfits == ()
+    assert found.unchecked == ("weather: its schema cannot be used: 5 (a number) stands where a schema should",)
+
+
+def test_numbers_of_a_schema_may_be_text() -> None:
     assert one([], {"minItems": "1"}) == [("/a", "[] should be non-empty")]
     assert one([1], {"minItems": "1"}) == []
 

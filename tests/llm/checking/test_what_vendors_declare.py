@@ -108,3 +108,77 @@ def test_tools_that_an_item_of_the_conversation_brings_are_known(kind: str) -> N
     request = asked(function(TEXT), input=[{"role": "user", "content": "x"}, found])
     assert [tool.full_name for tool in request.tools] == ["f", "crm", "crm.get", "put"]
     assert checked(of({"a": "x"}, "put"), request).misfits == ()
+
+
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+
+
+@pytest.mark.parametrize("more", [{}, DRAFT_4, {"$schema": "http://json-schema.org/draft-07/schema#"}])
+@pytest.mark.parametrize(
+    ("schema", "fitting", "problem"),
+    [
+        ({"minimum": 0, "exclusiveMinimum": True}, 1, "0 is less than or equal to the minimum of 0"),
+        ({"maximum": 0, "exclusiveMaximum": True}, -0.5, "0 is greater than or equal to the maximum of 0"),
+        ({"minimum": 1, "exclusiveMinimum": False}, 1, "0 is less than the minimum of 1"),
+        ({"exclusiveMinimum": 0}, 0.5, "0 is less than or equal to the minimum of 0"),
+        ({"exclusiveMaximum": 0, "maximum": 5}, -1, "0 is greater than or equal to the maximum of 0"),
+    ],
+)
+def test_bounds_in_the_spelling_of_any_draft(more: Any, schema: Any, fitting: Any, problem: str) -> None:
+    request = asked(function({**a({"type": "number", **schema}), **more}))
+    assert checked(of({"a": fitting}), request).misfits == ()
+    (misfit,) = checked(of({"a": 0}), request).misfits
+    assert (misfit.pointer, misfit.problem) == ("/a", problem)
+
+
+@pytest.mark.parametrize("schema", [{"exclusiveMinimum": True}, {"exclusiveMaximum": False}])
+def test_a_bound_s_strictness_without_the_bound_says_nothing(schema: Any) -> None:
+    found = checked(of({"a": 0}), asked(function(a({"type": "integer", **schema}))))
+    assert (found.misfits, found.unchecked) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/definitions/A", "nullable": True},
+        {"type": "string", "enum": ["x"], "nullable": True},
+        {"anyOf": [{"type": "string"}, {"type": "integer"}], "nullable": True},
+        {"allOf": [{"$ref": "#/definitions/A"}], "nullable": True},
+        {"enum": ["x"], "nullable": True},
+    ],
+)
+def test_openapi_s_nullable_takes_null_and_nothing_else(schema: Any) -> None:
+    request = asked(function({**a(schema), "definitions": {"A": {"type": "string"}}}))
+    assert checked(of({"a": None}), request).misfits == ()
+    assert checked(of({"a": "x"}), request).misfits == ()
+    assert checked(of({"a": []}), request).misfits
+
+
+def test_google_s_lists_of_numbers_are_text() -> None:
+    """https://cloud.google.com/vertex-ai/docs: {type: INTEGER, format: enum, enum: ["101", "201", "301"]}"""
+    request = asked(function(a({"type": "INTEGER", "format": "enum", "enum": ["101", "201"]})))
+    assert checked(of({"a": 101}), request).misfits == ()
+    assert [one.pointer for one in checked(of({"a": 102}), request).misfits] == ["/a"]
+
+
+@pytest.mark.parametrize("name", ["type_", "enum", "const", "nullable", "minItems", "default"])
+def test_a_property_may_be_called_as_a_keyword_is(name: str) -> None:
+    schema = {"type": "OBJECT", "properties": {name: {"type": "STRING"}}, "required": [name]}
+    assert checked(of({name: "x"}), asked(function(schema))).misfits == ()
+    (misfit,) = checked(of({name: 5}), asked(function(schema))).misfits
+    assert misfit.pointer == f"/{name}"
+
+
+def test_the_older_drafts_dependencies() -> None:
+    request = asked(function({"dependencies": {"a": ["b"], "c": {"required": ["d"]}}}))
+    assert checked(of({"a": 1, "b": 1}), request).misfits == ()
+    assert len(checked(of({"a": 1, "c": 1}), request).misfits) == 2
+
+
+@pytest.mark.parametrize("key", ["cachedContent", "cached_content"])
+def test_google_s_cached_content_may_have_tools(key: str) -> None:
+    body: dict[str, Any] = {"contents": [{"parts": [{"text": "x"}]}], "tools": []}
+    path = "/v1beta/models/g:generateContent"
+    without = read_request(path, "application/json", json.dumps(body).encode())
+    cached = read_request(path, "application/json", json.dumps({**body, key: "cachedContents/x"}).encode())
+    assert [len(checked(of({}), one).misfits) for one in (without, cached)] == [1, 0]

@@ -25,7 +25,10 @@ _UNKNOWN = 100
 """Steps that a search for a similar name counts as."""
 _DOTS = (".", "__", "_", "")
 """What gateways, for models that know no namespaces, put between that and the name."""
-_KEPT = ("previous_response_id", "prompt.id", "assistant_id", "conversation", "previous_interaction_id")
+_KEPT = (
+    *("previous_response_id", "prompt.id", "assistant_id", "conversation", "previous_interaction_id"),
+    *("cachedContent", "cached_content"),
+)
 """Parameters of requests whose tools may be kept at the vendor's."""
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
+from operator import ge, le
 from typing import Any
 
 from ..printing import line
@@ -26,16 +27,16 @@ _SKIPPED = frozenset(("format", "unevaluatedProperties", "unevaluatedItems", "co
 """Keywords that are not checked: they say nothing that binds, or take too long."""
 
 
-class _Unusable(Exception):
-    """A keyword of the schema has an invalid value; the text says which."""
-
-
 def problems_of(value: Any, schema: Any, work: Work) -> list[tuple[str, str]]:
     """Pointer and problem of each place in `value` that `schema` does not allow; `work` is what it took."""
     current.set(work)
     found: list[tuple[str, str]] = []
+    if not isinstance(schema, (dict, bool)):
+        work.leave(_no_schema(schema))
+        return found
     try:
-        for error in _validator(schema).iter_errors(value):
+        validator = _validator(schema)
+        for error in validator.iter_errors(value) if isinstance(schema, bool) else validator.descend(value, schema):
             found += told(error)
             if len(found) > MAX_MISFITS:
                 break
@@ -45,10 +46,8 @@ def problems_of(value: Any, schema: Any, work: Work) -> list[tuple[str, str]]:
         work.unchecked["its schema leads to itself, or is nested too deeply"] = None
     except ModuleNotFoundError as error:  # recordings are read without our dependencies, too
         work.unchecked[f"the package {error.name} is not installed"] = None
-    except _Unusable as error:
-        found.append(("", f"the schema cannot be used: {error}"))
     except Exception as error:
-        found.append(("", f"the schema cannot be used: {line(f'{type(error).__name__}: {error}', 160)}"))
+        work.unchecked[f"its schema cannot be used: {line(f'{type(error).__name__}: {error}', 160)}"] = None
     return found
 
 
@@ -73,21 +72,40 @@ def _bounded(name: str) -> Any:
     checks |= {key: _if_sure(checks[key]) for key in _NOT_MONOTONE & checks.keys()}
     checks["type"] = _type(checks["type"])
     checks |= {"patternProperties": _pattern_properties, "additionalProperties": _additional_properties}
+    for key, of_sign in _BOUNDS.items():
+        checks[key] = _bound(checks[key], *of_sign)
+        checks[of_sign[0]] = _beyond(*of_sign)
     if name == "Draft202012Validator":  # many schemas have an older draft's lists, and do not say so
         checks |= {
             "items": _items(checks["items"]),
-            "additionalItems": jsonschema.Draft7Validator.VALIDATORS["additionalItems"],
+            **{key: jsonschema.Draft7Validator.VALIDATORS[key] for key in ("additionalItems", "dependencies")},
         }
     keywords: dict[str, Any] = {
         key: _left_out(key) if key in _SKIPPED else _counted(key, check) for key, check in checks.items()
     }
     checker = jsonschema.validators.extend(base, keywords)
     checker.descend = _descend(checker.descend)
+    checker.evolve = _evolve(checker.evolve)
     return checker
 
 
+def _evolve(within: Callable[..., Any]) -> Callable[..., Any]:
+    """The same validator for another schema, also for one that declares a draft: jsonschema's own has no bounds."""
+
+    def evolve(self: Any, **changes: Any) -> Any:
+        schema = changes.get("schema", self.schema)
+        if isinstance(schema, dict) and "$schema" in schema:
+            changes["schema"] = {key: value for key, value in schema.items() if key != "$schema"}
+        return within(self, **changes)
+
+    return evolve
+
+
 def _descend(within: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-    """The step from a schema to one within it. jsonschema does not say where it is if that one is `false`."""
+    """The step from a schema to one within it. jsonschema does not say where it is if that one is `false`.
+
+    Null fits wherever OpenAPI's `nullable` stands, also beside `$ref` and `enum`. What is no schema allows everything.
+    """
     import jsonschema  # noqa: PLC0415
 
     def descend(self: Any, instance: Any, schema: Any, path: Any = None, schema_path: Any = None, **more: Any) -> Any:
@@ -95,7 +113,9 @@ def _descend(within: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
             at, by = ([] if step is None else [step] for step in (path, schema_path))
             problem = f"is {shown_value(instance)}, and its schema is false, which allows nothing"
             yield jsonschema.ValidationError(problem, path=at, schema_path=by, instance=instance, schema=schema)
-        else:
+        elif not isinstance(schema, (dict, bool)):
+            current.get().doubt(_no_schema(schema))
+        elif instance is not None or mapping(schema).get("nullable") is not True:
             yield from within(self, instance, schema, path=path, schema_path=schema_path, **more)
 
     return descend
@@ -114,12 +134,26 @@ def _counted(key: str, check: Callable[..., Any]) -> Callable[..., Iterator[Any]
         work.depth += 1
         try:
             yield from check(validator, value, instance, schema) or ()
-        except (TypeError, AttributeError):
-            raise _Unusable(f"its {line(key, 40)} is {shown_value(value)}") from None
+        except (TooMuch, RecursionError, ModuleNotFoundError):
+            raise
+        except Exception:  # whatever jsonschema and referencing raise at what is no schema; the rest is checked
+            work.doubt(_unusable(key, value))
         finally:
             work.depth -= 1
 
     return counted
+
+
+def _no_schema(value: Any) -> str:
+    return f"its schema cannot be used: {shown_value(value)} stands where a schema should"
+
+
+def _unusable(key: str, value: Any) -> str:
+    """Why a keyword could not be checked."""
+    if key.endswith(("$ref", "Ref")) and isinstance(value, str):
+        away = ":" in value or value.startswith("//")
+        return f"its schema refers to {line(value, 100)}, which is {'not fetched' if away else 'not in it'}"
+    return f"its schema cannot be used: its {line(key, 40)} is {shown_value(value)}"
 
 
 def _type(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
@@ -168,6 +202,35 @@ def _items(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
             yield from validator.descend(one, inner, path=number, schema_path=number)
 
     return items
+
+
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool], str]] = {
+    "minimum": ("exclusiveMinimum", le, "less than or equal to the minimum"),
+    "maximum": ("exclusiveMaximum", ge, "greater than or equal to the maximum"),
+}
+"""Bounds of numbers: the keyword for one that is no value itself, which is beyond it, and in words.
+
+That keyword is a number of its own, or (in the fourth draft, and in OpenAPI 3.0) says of the other that it is no value.
+"""
+
+
+def _bound(check: Callable[..., Any], strict: str, *of_strict: Any) -> Callable[..., Iterator[Any]]:
+    beyond = _beyond(strict, *of_strict)
+
+    def bound(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        yield from (beyond if schema.get(strict) is True else check)(validator, value, instance, schema) or ()
+
+    return bound
+
+
+def _beyond(_: str, is_beyond: Callable[[Any, Any], bool], words: str) -> Callable[..., Iterator[Any]]:
+    import jsonschema  # noqa: PLC0415
+
+    def beyond(validator: Any, value: Any, instance: Any, _: Any) -> Iterator[Any]:
+        if not isinstance(value, bool) and validator.is_type(instance, "number") and is_beyond(instance, value):
+            yield jsonschema.ValidationError(f"{instance!r} is {words} of {value!r}")
+
+    return beyond
 
 
 def _multiple_of(_: Any, value: Any, instance: Any, __: Any) -> Iterator[Any]:

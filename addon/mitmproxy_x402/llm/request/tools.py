@@ -134,13 +134,23 @@ _GOOGLES = ("", "string", "number", "integer", "boolean", "array", "object", "nu
 """Google's types where they come as numbers (`enum-encoding=int`)."""
 
 
+_OF_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+"""Keywords whose value has schemas under names of its author's."""
+_AS_GIVEN = ("enum", "const", "default", "example", "examples")
+
+
 def plain_schema(schema: Any, depth: int = 0) -> Any:
-    """`schema` in JSON Schema's words: Google's has its types in capitals, and `nullable`."""
+    """`schema` in JSON Schema's words: Google's has its types in capitals, `nullable`, and numbers as text."""
     if isinstance(schema, list):
         return [plain_schema(one, depth + 1) for one in schema] if depth <= 64 else schema
     if not isinstance(schema, dict) or depth > 64:
         return schema
-    plain = {key: plain_schema(one, depth + 1) if key not in ("enum", "const") else one for key, one in schema.items()}
+    plain: dict[str, Any] = {}
+    for key, one in schema.items():
+        if key in _OF_NAMES and isinstance(one, dict):
+            plain[key] = {name: plain_schema(inner, depth + 2) for name, inner in one.items()}
+        else:
+            plain[key] = one if key in _AS_GIVEN else plain_schema(one, depth + 1)
     for key in _COUNTS & plain.keys():  # Google's are text in JSON, as all its numbers of 64 bits
         if isinstance(plain[key], str) and re.fullmatch("[0-9]{1,18}", plain[key]):
             plain[key] = int(plain[key])
@@ -151,6 +161,12 @@ def plain_schema(schema: Any, depth: int = 0) -> Any:
         plain["type"] = kind = _GOOGLES[kind]
     if isinstance(kind, str) and kind.isupper():
         plain["type"] = kind = kind.lower()
+    if kind in ("integer", "number") and isinstance(plain.get("enum"), list):  # Google's: {INTEGER, ["101", "201"]}
+        plain["enum"] = [*plain["enum"], *map(int, filter(_is_whole, plain["enum"]))]
     if plain.get("nullable") is True and isinstance(kind, str):
         plain["type"] = [kind, "null"]
     return plain
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("-?[0-9]{1,18}", value) is not None
