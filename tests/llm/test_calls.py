@@ -163,3 +163,14 @@ def test_anthropic_s_sdk_reads_a_call_without_an_input(vendor: Vendor) -> None:
     whole = read_answer("application/json", json.dumps(message.to_dict()).encode())
     assert whole is not None
     assert (whole.tool_calls, whole.irregular) == ((call,), ())
+
+
+@pytest.mark.parametrize("arguments", ["null", "", "{}", None])
+def test_cohere_s_calls_of_a_tool_without_parameters(arguments: str | None) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    answer = {"id": "a", "message": {"role": "assistant", "tool_calls": [call]}, "finish_reason": "TOOL_CALL",
+              "usage": {"tokens": {"input_tokens": 1, "output_tokens": 2}}}  # fmt: skip
+    reading = read_answer("application/json", json.dumps(answer).encode())
+    assert reading is not None
+    assert (reading.dialect, reading.irregular) == ("cohere-v2", ())
+    assert [(one.arguments, one.parsed) for one in reading.tool_calls] == [("{}", {})]

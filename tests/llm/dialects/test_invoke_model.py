@@ -128,3 +128,23 @@ def test_requests(body: dict[str, Any], shown: str) -> None:
     text = request_text(asked)
     assert shown in text
     assert text.endswith("1  user\n  Hi\n")
+
+
+def test_titan_s_events_behind_a_guardrail() -> None:
+    """Those but the last have neither a reason nor a number of its own."""
+    did = {"index": 0.0, "amazon-bedrock-guardrailAction": "INTERVENED"}
+    trace = {"amazon-bedrock-trace": {"guardrail": {"actionReason": "Guardrail masked."}}}
+    first = {"outputText": "Grüße, ", "inputTextTokenCount": 7.0, **did}
+    last = {"outputText": "{Name}", "totalOutputTextTokenCount": 3.0, "completionReason": "FINISH", **did, **trace}
+    reading = read(frames([first, {"outputText": "an ", **did}, last]))
+    assert (reading.text, reading.stop_reason, reading.complete) == ("Grüße, an {Name}", "FINISH", True)
+    assert (reading.unread, reading.irregular, reading.usage.total) == ((), (), 10)
+    assert "Guardrail masked." in answer_text(reading)
+
+
+def test_a_prompt_that_a_guardrail_blocks() -> None:
+    blocked = {"outputText": "Input blocked", "index": 0.0, "totalOutputTextTokenCount": 3.0,
+               "inputTextTokenCount": 6.0, "amazon-bedrock-guardrailAction": "INTERVENED"}  # fmt: skip
+    reading = read(frames([blocked]))
+    assert (reading.text, reading.stop_reason, reading.complete) == ("Input blocked", "INTERVENED", True)
+    assert reading.irregular == ()

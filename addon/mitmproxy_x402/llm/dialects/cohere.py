@@ -117,11 +117,10 @@ class ChatV2Reader(Reader):
         piece.beside(function, _IN_FUNCTIONS)
         self.draft.name_call(piece, function.get("name"))
         arguments = function.get("arguments")
-        piece.add(
-            dump(self.draft.written(arguments))
-            if isinstance(arguments, dict)
-            else self.draft.words(arguments, "arguments")
-        )
+        if isinstance(arguments, dict):
+            piece.add(dump(self.draft.written(arguments)))
+        elif arguments != "null" or piece.size:  # what it sends for a tool without parameters
+            piece.add(self.draft.words(arguments, "arguments"))
         piece.empty_means = "{}"
 
     def _cite(self, one: Any) -> None:

@@ -13,8 +13,12 @@ from .reader import Reader
 
 _METRICS = "amazon-bedrock-invocationMetrics"
 """What Bedrock adds to the last event of any model."""
+_ACTION, _TRACE = "amazon-bedrock-guardrailAction", "amazon-bedrock-trace"
+"""What a guardrail did, and why: in any event, and in the last one."""
 _LISTS = ("results", "outputs", "generations", "completions")
 """Keys of the answers in one event, as Titan, Mistral, Cohere and AI21 name them."""
+_TITANS = ("completionReason", "totalOutputTextTokenCount", "inputTextTokenCount", "index", _ACTION)
+"""Keys of Titan's, of which any event has one."""
 _REASONS = ("completionReason", "stop_reason", "finish_reason", "finishReason")
 
 
@@ -34,7 +38,7 @@ class InvokeReader(Reader):
         if isinstance(value.get("generation"), str):
             return any(key in value for key in ("stop_reason", "generation_token_count", "prompt_token_count"))
         if isinstance(value.get("outputText"), str):
-            return "completionReason" in value or "totalOutputTextTokenCount" in value
+            return any(key in value for key in _TITANS)
         if isinstance(value.get("text"), str) and isinstance(value.get("is_finished"), bool):
             return "event_type" not in value
         return any(_is_answer(key, value[key]) for key in _LISTS if key in value)
@@ -51,6 +55,12 @@ class InvokeReader(Reader):
         if not answers and _METRICS not in value:
             draft.leave(name, value)
         self._usage(value)
+        if value.get(_ACTION) == "INTERVENED":
+            draft.detail(_ACTION, value[_ACTION])
+            draft.detail(_TRACE, value.get(_TRACE))
+            if value.get("totalOutputTextTokenCount") is not None and not draft.any_stopped:
+                draft.stop(0, value[_ACTION])  # a prompt that it blocks has no other reason
+                self.ended = True
 
     def whole(self, value: dict[str, Any]) -> None:
         """Read a whole answer."""

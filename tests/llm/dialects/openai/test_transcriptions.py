@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types.audio import TranscriptionVerbose, TranslationVerbose
 
-from mitmproxy_x402.llm import Reading, Text, read_answer
+from mitmproxy_x402.llm import Other, Reading, Text, read_answer
 
 SEGMENT = {"id": 0, "seek": 0, "start": 0.0, "end": 3.3, "text": " The beach.", "tokens": [1, 2], "temperature": 0.0,
            "avg_logprob": -0.28, "compression_ratio": 1.2, "no_speech_prob": 0.01}  # fmt: skip
@@ -42,6 +42,19 @@ def test_a_whole_transcription(value: Any) -> None:
     assert reading is not None
     assert (reading.dialect, reading.items) == ("openai-transcription", (Text("The beach."),))
     assert (reading.complete, reading.irregular, reading.unread) == (True, (), ())
+
+
+def test_mistral_s() -> None:
+    segment = {"type": "transcription_segment", "text": "The beach.", "start": 0.1, "end": 8.2}
+    usage = {"prompt_audio_seconds": 36, "prompt_tokens": 13, "completion_tokens": 151, "total_tokens": 164}
+    said = {"model": "voxtral-mini", "text": "The beach.", "language": None, "segments": [segment], "usage": usage}
+    reading = whole(said)
+    assert reading is not None
+    assert (reading.model, reading.items, reading.irregular) == ("voxtral-mini", (Text("The beach."),), ())
+    assert (reading.usage.input, reading.usage.output, reading.usage.total) == (13, 151, 164)
+    spoken = whole({**said, "segments": [{**segment, "speaker_id": "speaker_1"}]})
+    assert spoken is not None
+    assert [one.kind for one in spoken.items if isinstance(one, Other)] == ["segment"]
 
 
 def test_openai_s_sdk_reads_the_same_text() -> None:

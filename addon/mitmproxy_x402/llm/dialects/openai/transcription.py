@@ -1,4 +1,4 @@
-"""Reads OpenAI's transcriptions of speech, streamed or whole."""
+"""Reads OpenAI's transcriptions of speech, streamed or whole, and whole ones of Groq and Mistral, which are alike."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class TranscriptionReader(Reader):
             return False
         parts = any(isinstance(value.get(key), list) for key in ("segments", "words"))
         verbose = value.get("duration") is not None and (parts or isinstance(value.get("language"), str))
-        told = mapping(value.get("usage")).get("type") in ("tokens", "duration")
+        usage = mapping(value.get("usage"))
+        told = usage.get("type") in ("tokens", "duration") or "prompt_audio_seconds" in usage
         return told or verbose or value.get("task") in ("transcribe", "translate") or list(value) == ["text", "x_groq"]
 
     def event(self, name: str, value: dict[str, Any]) -> None:
@@ -58,7 +59,7 @@ class TranscriptionReader(Reader):
 
     def _speaker(self, segment: dict[str, Any]) -> None:
         """Keep a segment that names its speaker."""
-        if string(segment.get("speaker")):
+        if string(segment.get("speaker")) or string(segment.get("speaker_id")):
             self._spoken += 1
             self.draft.piece(0, (1, self._spoken), "other").keep("segment", segment)
 
@@ -76,7 +77,10 @@ class TranscriptionReader(Reader):
         for one in sequence(value.get("segments")):
             self._speaker(mapping(one))
         usage = mapping(value.get("usage"))
+        self.draft.name(value.get("model"))
         self.draft.use(
-            input=usage.get("input_tokens"), output=usage.get("output_tokens"), total=usage.get("total_tokens")
+            input=usage.get("input_tokens", usage.get("prompt_tokens")),
+            output=usage.get("output_tokens", usage.get("completion_tokens")),
+            total=usage.get("total_tokens"),
         )
         self.ended = True
