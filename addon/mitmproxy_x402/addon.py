@@ -46,7 +46,7 @@ from .recording.redact import Redactor
 from .settings.narrowing import beyond_narrowing, widened
 from .settings.options import OPTIONS, PREFIX
 from .settings.settings import read_settings, state_home
-from .settings.suggest import is_like_ours, unknown_options
+from .settings.suggest import is_like_ours, mistyped_options, unknown_options
 from .settings.timeouts import Timeouts
 from .settings.values import is_loopback
 from .views import summary
@@ -114,13 +114,15 @@ class X402Addon:
         try:
             self._caution = self_check()
         except SettingsError as error:
-            installation.refuse_to_load(str(error), ends=self._starts_with_mitmproxy)
+            installation.refuse_to_load(str(error))
             if not self._starts_with_mitmproxy:
                 raise
             sys.exit(f"mitmproxy-x402: {error}")  # mitmproxy 11 swallows this, and ends a moment later
         if is_web(ctx.master):
             open_by_file(_state_folder())
         self._unusable = mitmproxy_defaults.take_unusable(ctx.options, {option.name for option in OPTIONS})
+        if self._starts_with_mitmproxy and (said := self._unusable or mistyped_options(ctx.options.deferred)):
+            installation.refuse_to_load(" ".join(said), ends=True)  # before the port opens; `running` knows the rest
         self._improved = mitmproxy_defaults.improve(ctx.options, sys.argv[1:])
         if "listen_host" in self._improved:
             self._port_is_held = mitmproxy_defaults.hold_port(ctx.master.addons.get("proxyserver"))

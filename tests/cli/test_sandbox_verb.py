@@ -149,6 +149,12 @@ class TestSandbox:
         assert "x402_max_request = 'lots'" in answer.stdout
         assert "the proxy did not start, exit code 1" in answer.stderr
 
+    def test_an_option_that_does_not_exist_ends_it(self, tmp_path: Path) -> None:
+        answer = run(tmp_path, "sandbox", "-p", str(free_port()), "--set", "x402_bugdet=1")
+        assert answer.returncode == 1
+        assert "did you mean x402_budget?" in answer.stdout
+        assert answer.stderr.endswith("its reason is above\n")
+
     @pytest.mark.parametrize("arguments", [("--network", "base"), ("--network",), ("-p", "x")])
     def test_wrong_arguments(self, tmp_path: Path, arguments: tuple[str, ...]) -> None:
         answer = run(tmp_path, "sandbox", *arguments)

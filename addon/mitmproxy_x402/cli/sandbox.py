@@ -142,16 +142,20 @@ def run(arguments: Sequence[str]) -> int:
             _await_port(port, proxy, listens)
             say(f"\n{_bold('gateway')}  {gateway.url}, takes play money on {' and '.join(choice.networks)}")
             say(f"{_bold('proxy')}    {url}, pays for every client on this machine\n")
-            paid = _show(port, gateway, choice)
+            try:
+                paid = _show(port, gateway, choice)
+            except DemoError:
+                with suppress(subprocess.TimeoutExpired):
+                    raise DemoError(f"the proxy ended, exit code {proxy.wait(1)}; its reason is above") from None
+                raise
             if choice.once:
                 return 0 if paid else 1
             at = "" if port == PORT else f" -p {port}"
             rpcs = _rpc_variables(gateway.url, choice.networks)
             there = shlex.join([f"{name}={value}" for name, value in {"X402_UPSTREAM": gateway.url, **rpcs}.items()])
             say(PASTE.format(url=url, at=at, program=program(), ledger=shlex.quote(str(ledger)), there=there))
-            code = proxy.wait()
-            time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
-            if code:
+            if code := proxy.wait():
+                time.sleep(0.5)  # Ctrl-C goes to every program of the terminal, and the proxy may be the quicker one
                 raise DemoError(f"the proxy ended by itself, exit code {code}")
             say("the proxy was told to end, and so does the sandbox")
             return 0

@@ -31,6 +31,16 @@ def is_like_ours(name: str) -> bool:
     return plain.startswith("x402") or _meant(plain) is not None
 
 
+def mistyped_options(names: Iterable[str]) -> list[str]:
+    """What to say of those of `names` that have our prefix and are nearly options of ours.
+
+    Nobody else declares such an option, so there is no need to wait for other addons.
+    """
+    near = (name for name in names if name.startswith(PREFIX) and name not in _NAMES and _meant(_plain(name)))
+    said = unknown_options(near)
+    return [] if said is None else [said]
+
+
 def unread_variables(names: Iterable[str]) -> str | None:
     """A sentence for each variable of the environment that looks like an option of ours but is not read; None: none."""
     read = {option.variable for option in OPTIONS} | {"X402_KEYSTORE_PASSWORD", "X402_UPSTREAM"}
