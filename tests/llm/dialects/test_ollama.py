@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_x402.llm import StreamReader, Text, read_answer
+from mitmproxy_x402.llm import StreamReader, Text, answer_text, read_answer
 from support.vendors.reading import read
 
 MODEL = {"model": "llama3.2", "created_at": "2026-01-01T00:00:00Z"}
@@ -87,3 +87,26 @@ def test_a_single_object_may_begin_on_its_own_line() -> None:
 def test_what_is_neither_lines_nor_events_is_no_answer() -> None:
     for body in (b"loading\n{\n", b"<html>\n<p>{}\n", b"null\n1\n", b"{\n{\n"):
         assert read_answer("text/plain", body) is None
+
+
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"response": "", "image": PICTURE},
+        {"response": "", "images": [PICTURE]},
+        {"message": {"role": "assistant", "content": "", "images": [PICTURE]}},
+        {"message": {"role": "assistant", "content": "", "image": PICTURE}},
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_picture_is_told_wherever_it_is(said: Any, *, streamed: bool) -> None:
+    told = {"model": "z-image", "created_at": "2025-01-01T00:00:00Z"}
+    progress = {**told, "response": "", "completed": 1, "total": 9, "done": False}
+    lines = [*([progress] if streamed else []), {**told, **said, "done": True, "done_reason": "stop"}]
+    kind = "application/x-ndjson" if streamed else "application/json"
+    found = read_answer(kind, "".join(json.dumps(one) + "\n" for one in lines).encode())
+    assert found is not None
+    assert "other: image\n  [image, 70 bytes]\n" in answer_text(found)

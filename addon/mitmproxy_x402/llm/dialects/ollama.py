@@ -52,9 +52,11 @@ class OllamaReader(Reader):
             draft.piece(0, (_TEXT,), "text").add(draft.words(text, "content"))
         for call in draft.sequence(message.get("tool_calls"), "tool calls"):
             self._call(draft.mapping(call, "a tool call"))
-        for one in sequence(message.get("images")):
-            self._calls += 1
-            draft.piece(0, (_OTHER, self._calls), "other").keep("image", {"type": "image", "data": one})
+        for said in (message, value):
+            for one in (said.get("image"), *sequence(said.get("images"))):
+                if one:
+                    self._calls += 1
+                    draft.piece(0, (_OTHER, self._calls), "other").keep("image", {"type": "image", "data": one})
         if value.get("done") is True:
             reason = string(value.get("done_reason"))
             draft.use(input=value.get("prompt_eval_count"), output=value.get("eval_count"))

@@ -7,17 +7,19 @@ from typing import Any
 
 from ..printing import indented, line, pretty, shortened
 from ..reading import Other
-from ..values import mapping, string
+from ..values import dump, mapping, says_something, string
 
 _DATA_URL = re.compile(r"data:([^;,]{0,100})[^,]{0,200},")
 _CUT = re.compile(r"… \(([0-9,]{1,20}) characters\)\Z")
-_DATA = ("data", "b64_json", "result", "bytes", "file_data")
+_DATA = ("data", "b64_json", "result", "bytes", "file_data", "partial_image_b64")
 _TYPES = ("mimeType", "mime_type", "media_type", "content_type", "output_format", "format")
 _KINDS = ("image", "audio", "video", "document", "file")
 _PRINTED = ("stdout", "stderr", "output", "logs", "text", "code", "input")
 """Keys of what a program printed, and of programs, which have lines of their own."""
 _LEAST = 64
 """Characters from which on text under a key for data is taken for that."""
+_IDS = ("type", "id", "call_id", "tool_use_id", "signature", "encrypted_content", "encrypted_index")
+"""Keys of results of searches that say nothing to a person."""
 MAX_FOUND = 50
 """Results of a search that are shown."""
 
@@ -29,10 +31,7 @@ def other_lines(item: Other) -> list[str]:
     if media:
         rest = _without_data(mapping(value))
         return [f"  {media}", *(indented(pretty(shortened(rest))) if rest else [])]
-    found = _found(mapping(value))
-    if found:
-        return found
-    return _laid_out(value)
+    return _found(mapping(value)) or _laid_out(value)
 
 
 def media_line(kind: str, value: Any) -> str:
@@ -83,21 +82,34 @@ def _bytes(text: str) -> int:
 
 def _without_data(value: dict[str, Any]) -> dict[str, Any]:
     """The rest of a picture's object, without its data."""
-    told = {*_DATA, *_TYPES, "type", "id", "status", "image_url", "source", "inlineData", "url", "uri", "text"}
+    told = {*_DATA, *_TYPES, "type", "id", "image_url", "source", "inlineData", "url", "uri", "text"}
+    if value.get("status") in ("completed", "generating"):  # the latter is also said of a picture that is there
+        told.add("status")
     return {key: one for key, one in value.items() if key not in told and key != "characters_left_out" and one}
 
 
 def _found(value: dict[str, Any]) -> list[str]:
-    """The results of a search, each in one line."""
-    results = next((value[key] for key in ("content", "results", "result", "sources") if value.get(key)), None)
+    """The results of a search, each in one line, below what else is said of it: that it failed, perhaps."""
+    key = next((key for key in ("content", "results", "result", "sources") if value.get(key)), "")
+    results = value.get(key)
     pages = [mapping(one) for one in results] if isinstance(results, list) else []
     if not pages or not all(string(page.get("url")) or string(page.get("uri")) for page in pages):
         return []
-    lines = []
+    lines = ["  " + words for words in _beside(value, {key, *_IDS})]
     for page in pages[:MAX_FOUND]:
-        words = (string(page.get("title")), string(page.get("url")) or string(page.get("uri")))
+        words = [string(page.get("title")), string(page.get("url")) or string(page.get("uri"))]
+        words += _beside(page, {"title", "url", "uri", *_IDS})
         lines.append("  " + "  ".join(line(word, 300) for word in words if word))
     return lines + ([f"  and {len(pages) - MAX_FOUND} more"] if len(pages) > MAX_FOUND else [])
+
+
+def _beside(value: dict[str, Any], told: set[str]) -> list[str]:
+    """What a result says under other keys than those that are `told`, such as its status."""
+    said = {key: one for key, one in value.items() if key not in told and says_something(one)}
+    return [
+        f"{line(key, 60)}: {line(one if isinstance(one, str) else dump(shortened(one)), 200)}"
+        for key, one in said.items()
+    ]
 
 
 def _laid_out(value: Any) -> list[str]:

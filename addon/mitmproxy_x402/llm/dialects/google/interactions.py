@@ -18,6 +18,8 @@ _ENDS = {"completed", "failed", "cancelled", "incomplete", "requires_action", "b
 _IN_CALLS = frozenset(("type", "id", "name", "arguments"))
 _CALLS = {"function_call": "function", "mcp_server_tool_call": "mcp_server_tool_call"}
 """Types of steps that call a tool by its name: the ToolCall.kind of each."""
+_MODEL_S = ("model_output", "thought", "", None)
+"""Types of steps that the model itself takes."""
 _RUNNING = {"in_progress", "queued", ""}
 
 
@@ -86,8 +88,9 @@ class InteractionsReader(Reader):
     def _state(self, interaction: dict[str, Any], *, last: bool) -> None:
         self.draft.name(interaction.get("model") or interaction.get("agent"), interaction.get("id"))
         self._usage(mapping(interaction.get("usage")))
-        if interaction.get("error"):
-            self.draft.fail(interaction["error"])
+        for error in (interaction.get("error"), *sequence(interaction.get("errors"))):
+            if error:
+                self.draft.fail(error)
         steps = interaction.get("steps")
         if not isinstance(steps, list):
             steps = [{"type": "model_output", "content": sequence(interaction.get("outputs"))}]
@@ -95,6 +98,8 @@ class InteractionsReader(Reader):
             self._whole_steps(steps)
         elif last and steps and not self._compared:
             self._compared = True  # once: it takes as long as the answer is
+            for step in steps:
+                self._fault(mapping(step))
             whole = InteractionsReader(self.draft.empty())
             whole._whole_steps(steps)
             self._parts = add_whole(self.draft, whole.draft, self._parts, resumed=self._resumed)
@@ -123,6 +128,7 @@ class InteractionsReader(Reader):
         kind = string(step.get("type"))
         if len(self._kinds) < self.draft.max_items:
             self._kinds[number] = kind
+        self._fault(step)
         if kind in ("model_output", ""):
             for part in self.draft.sequence(step.get("content"), "the content of a step"):
                 self._content(number, self.draft.mapping(part, "a part"))
@@ -132,6 +138,11 @@ class InteractionsReader(Reader):
             self._content(number, {"type": "thought_signature", "signature": step.get("signature")})
         else:
             self._content(number, step)
+
+    def _fault(self, step: dict[str, Any]) -> None:
+        """Read the error of a step of the model's; that of a tool's is shown with its result."""
+        if step.get("type") in _MODEL_S and step.get("error"):
+            self.draft.fail(step["error"])
 
     def _content(self, number: int, part: dict[str, Any]) -> None:
         """Read a part of a step, or a fragment of one."""

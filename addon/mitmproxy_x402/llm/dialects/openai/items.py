@@ -58,6 +58,7 @@ _TEXTS: dict[tuple[str, str], tuple[Kind, int, str]] = {
 """By such an event and the type of its part: what it is, where it stands within its item, and the key of its text."""
 _SAID = {"output_text": ("text", "text"), "text": ("text", "text"), "refusal": ("refusal", "refusal")}
 """Types of a message's parts that are text: what they are, and the key of it."""
+_OF_EVENTS = ("type", "item_id", "output_index", "sequence_number")
 _SOUNDS = ("audio", "output_audio")
 MAX_LEFT_OUT = 10_000
 """Most fragments that are kept of those that seemed to come twice."""
@@ -293,6 +294,8 @@ class Items:
             if step == "delta":
                 self._sound(number, what, value)
             return step in ("delta", "done")
+        if step == "partial_image":
+            return self._partly(number, what, value)
         if not whose or whose in ("message", "reasoning") or whose in _CALLS or not what.startswith(whose):
             return False
         piece = self._piece(number, _OTHER, 0, "other")
@@ -302,6 +305,15 @@ class Items:
             for key, text in ({"": delta} if isinstance(delta, str) else delta).items():
                 piece.put((*slot, key) if key else slot, string(text))
         return step in ("delta", "done", "added") and bool(slot)
+
+    def _partly(self, number: int, what: str, value: dict[str, Any]) -> bool:
+        """Read a picture that is not finished: the last one is shown until the whole comes. False: it is none."""
+        piece = self._piece(number, _OTHER, 0, "other") if number >= 0 else None
+        if piece is None or (piece.name and piece.name != what):
+            return False
+        said = {key: one for key, one in value.items() if key not in _OF_EVENTS}
+        piece.keep(what, {**mapping(piece.value), **said})
+        return True
 
     def _sound(self, number: int, what: str, value: dict[str, Any]) -> None:
         """Read a fragment of audio: its transcript, or the size of its data."""

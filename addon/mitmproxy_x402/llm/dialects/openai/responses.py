@@ -17,7 +17,7 @@ _DONE = "response.done"
 """The last event of a response in a session, whatever its state."""
 _UNTOLD = re.compile(
     r"(keepalive|ping|response\.(heartbeat|[a-z_]+_part\.(added|done)|compaction\.[a-z_]+|output_text\.annotation\.[a-z_]+"
-    r"|[a-z_]+\.(in_progress|completed|failed|searching|interpreting|generating|partial_image|compacting|done|added)))"
+    r"|[a-z_]+\.(in_progress|completed|failed|searching|interpreting|generating|compacting|done|added)))"
 )
 """Events that say nothing that the whole item does not say again."""
 _REALTIME = (
