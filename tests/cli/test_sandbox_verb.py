@@ -72,7 +72,7 @@ class TestSandbox:
         assert "Traceback" not in said
 
     def test_the_broken_answers_that_the_docs_have_it_give(self, tmp_path: Path) -> None:
-        (shown,) = re.findall(r"```console\n(\$ ask=.*?)```", (ROOT / "docs/fixtures.md").read_text(), re.DOTALL)
+        (shown,) = re.findall(r"```console\n(\$ ask\(.*?)```", (ROOT / "docs/fixtures.md").read_text(), re.DOTALL)
         commands = re.findall(r"^\$ (.*)$", shown, re.MULTILINE)
         port = str(free_port())
         (tmp_path / "tool-call.json").write_text(FILE)

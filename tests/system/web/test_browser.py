@@ -172,6 +172,7 @@ def broken_tour(folder: Path, browser: Browser, take: Callable[[str], object]) -
     with vendor({"broken": exchange}, 0.15) as url, Web(url, "--set", f"x402_dump={dump}", home=folder) as web:
         httpx.post(web.url + PATH, json=request, timeout=30)
         browser.open(web.page)
+        browser.wait_for_text("2 tool calls, 2 broken", COMMENTS)
         browser.click(f"{LIST} td", PATH)
         browser.click(".flow-detail nav a", "Response")
         browser.wait_for_text("does not fit the tools of the request", VIEW)
