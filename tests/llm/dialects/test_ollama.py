@@ -110,3 +110,26 @@ def test_a_picture_is_told_wherever_it_is(said: Any, *, streamed: bool) -> None:
     found = read_answer(kind, "".join(json.dumps(one) + "\n" for one in lines).encode())
     assert found is not None
     assert "other: image\n  [image, 70 bytes]\n" in answer_text(found)
+
+
+@pytest.mark.parametrize("size", [10, 990, 1100])
+def test_how_far_an_answer_is_looked_for_does_not_depend_on_its_pieces(size: int) -> None:
+    body = b"<p>\n" * (size // 4) + b"\n".join(LINES)
+    readers = [StreamReader() for _ in range(3)]
+    for reader, step in zip(readers, (1, 7, len(body)), strict=True):
+        for at in range(0, len(body), step):
+            reader.feed(body[at : at + step])
+        reader.end()
+    assert len({(one.form, one.reading()) for one in readers}) == 1
+    assert readers[0].form == ("lines" if size < 1000 else "events")
+
+
+def test_many_empty_lines_before_a_whole_answer() -> None:
+    """DeepSeek sends them while a request that is not streamed waits."""
+    reader = StreamReader()
+    for _ in range(3000):
+        reader.feed(b"\n")
+    reader.feed(json.dumps(said("Hello", done=True, done_reason="stop")).encode())
+    reader.end()
+    assert (reader.form, reader.reading().text, reader.reading().complete) == ("object", "Hello", True)
+    assert reader.reading().irregular == ()

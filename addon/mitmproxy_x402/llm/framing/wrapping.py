@@ -13,8 +13,10 @@ CONTENT = {"choices", "candidates", "message", "delta", "event_type", "output", 
 """Keys that only answers have, not errors."""
 _BEFORE = b"\xef\xbb\xbf \t\r\n\x1e"
 """What may stand before a value: a byte order mark, white space, a separator of records."""
-_MAX_BLANK = 1000
+_MAX_BEFORE = 1000
 """Bytes at the begin that may tell nothing."""
+_MAX_BLANK = 64 * 1024
+"""Bytes of white space before them: services send empty lines while a model has not answered."""
 _LINE = re.compile(rb"[^ \t\r\n\x1e][^\r\n]*")
 _FIELDS = (b":", b"d", b"e", b"i", b"r")
 """The first characters of a comment, and of the fields data, event, error, id and retry."""
@@ -29,7 +31,7 @@ def form_of(head: bytes) -> Literal["events", "array", "lines", "frames"] | None
         return None
     if framed:
         return "frames"
-    text = head.lstrip(_BEFORE)
+    text = head.lstrip(_BEFORE)[:_MAX_BEFORE]
     if text.startswith(b"["):
         return "array"
     for line in _LINE.finditer(text):  # what is neither an object nor a field may stand before either
@@ -37,7 +39,7 @@ def form_of(head: bytes) -> Literal["events", "array", "lines", "frames"] | None
             return "lines"
         if line[0].startswith(_FIELDS):
             return "events"
-    return None if len(head) < _MAX_BLANK else "events"
+    return None if len(text) < _MAX_BEFORE and len(head) < _MAX_BLANK else "events"
 
 
 def error_of(name: str, value: dict[str, Any], *, is_answer: bool) -> dict[str, Any] | None:
