@@ -300,7 +300,7 @@ class Broadcaster(Http3):
     """Answers with what it is told to send, a piece at a time, when all of the piece before has been taken."""
 
     taken = 0
-    WHOLE, PIECE = 48 << 20, 1 << 16
+    WHOLE, PIECE = 24 << 20, 1 << 16
 
     def whole(self, stream: int, head: Headers, body: bytes) -> None:  # noqa: ARG002
         assert self.h3 is not None

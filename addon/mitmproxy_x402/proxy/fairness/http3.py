@@ -13,7 +13,7 @@ from typing import Any
 from ..internals import ClientQuicLayer, Context, commands
 from .reader import set_windows
 
-MOST_KEPT = 16 << 20
+MOST_KEPT = 8 << 20
 """Most bytes that are kept of a client's streams before nothing is read from an upstream. It is reached only by clients
 that stand still: an upstream over QUIC has to send again what was not read, and is slow for a while."""
 
