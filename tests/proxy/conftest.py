@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support import effort
 from support.proxy import Proxy
 from support.rig import Rig
 from support.wire import Upstream
@@ -28,7 +29,7 @@ def _proxy(setting: str, upstream: Upstream, home: Path) -> Proxy:
     return Proxy(upstream.url, *SETTINGS[setting], home=home, own=True if setting == "own" else None)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=effort.chosen(SETTINGS, "lazy", "own"))
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     home: Path = tmp_path_factory.mktemp("home")
     with Upstream(_idle) as upstream, _proxy(request.param, upstream, home) as proxy:

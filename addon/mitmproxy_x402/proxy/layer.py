@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, cast
 
 from mitmproxy import http
@@ -39,6 +40,8 @@ from .repairs.http3 import Http3Client
 from .stream import X402Stream
 from .veil import without_quotes
 
+_LEAST_WAIT = 0.01
+"""Seconds between two looks for what has timed out."""
 _tasks: set[asyncio.Task[None]] = set()
 """The tasks that are running: the event loop itself keeps weak references only."""
 
@@ -130,9 +133,9 @@ class X402Layer(FlatHttpLayer):
                 self._repair_client()
         if self._alarm is None and self.streams:
             now = time.monotonic()
-            nearest = min(each.deadline for each in self._own_streams())
+            nearest = min((each.deadline for each in self._own_streams() if not each.exchange.timed_out), default=inf)
             # A wait that begins later cannot end before the shortest time-out from now.
-            self._alarm = commands.RequestWakeup(min(max(nearest - now, 0.0), self.timeouts.shortest))
+            self._alarm = commands.RequestWakeup(min(max(nearest - now, _LEAST_WAIT), self.timeouts.shortest))
             yield self._alarm
         if read is not None:
             worked(read, began)
