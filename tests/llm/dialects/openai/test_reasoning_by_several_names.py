@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import openai
@@ -166,3 +167,24 @@ def test_a_whole_answer() -> None:
     assert reading is not None
     assert reading.items[0] == Reasoning("Let me see", signature="SIG")
     assert len(reading.items) == 2
+
+
+def pieces_of(text: str, random: Random) -> list[str]:
+    cuts = sorted(random.sample(range(1, len(text)), random.randint(0, min(9, len(text) - 1)))) if len(text) > 1 else []
+    return [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def test_any_names_in_any_pieces_by_any_turns_say_it_once() -> None:
+    for seed in range(500):
+        random = Random(seed)
+        text = "".join(random.choices("ab \n🦀x", k=random.randint(1, 25)))
+        names = random.sample([*KEYS, "reasoning_details"], random.randint(1, 4))
+        left = {name: pieces_of(text, random) if random.random() < 0.7 else [text] for name in names}
+        deltas = []
+        while any(left.values()):
+            said = {name: ones.pop(0) for name, ones in left.items() if ones and random.random() < 0.5}
+            as_detail = said.pop("reasoning_details", None)
+            deltas.append({**said, **(details(detail(as_detail)) if as_detail else {})})
+        reading = read(v.chat(v.ROLE, *map(v.chunk, deltas), HI, STOP))
+        assert [one.text for one in reading.items if isinstance(one, Reasoning)] == [text], seed
+        assert reading.irregular == ()

@@ -70,7 +70,7 @@ class Thoughts:
         texts = [string(one.get("text")) or string(one.get("summary")) for one in details]
         known = self._said.get((choice, kind))
         all_said = known is not None and known.own is None and known.at == self._part(choice).size
-        again = bool(repeated) and all_said and _bare("".join(texts)) == _bare(repeated)
+        again = bool(repeated) and all_said and _is_alike("".join(texts), repeated)
         for detail, text in zip(details, texts, strict=True):
             if text and not again and not self._is_beside(choice, kind, text, words):
                 self._take(choice, kind, text)
@@ -97,7 +97,8 @@ class Thoughts:
         said, piece = self._said.get((choice, kind)) or _Said(), self._part(choice)
         if said.own is not None or said.at == piece.size:
             return False
-        if _agreeing(text, piece.since(said.at, 2 * len(text) + _SPACE), whole=False) is not None:
+        before = piece.since(said.at, 2 * len(text) + _SPACE)
+        if _agreeing(text, before, whole=said.at + len(before) == piece.size) is not None:
             return False
         return any(text in one for one in words) or piece.says(text)
 
@@ -150,6 +151,11 @@ def _agreeing(text: str, before: str, *, whole: bool) -> tuple[int, str] | None:
     if whole and bare.startswith(others):
         return len(before), text[_after(text, len(others)) :]
     return None
+
+
+def _is_alike(text: str, other: str) -> bool:
+    """Whether two long texts are the same but for white space; short ones must be the same."""
+    return text == other or (len(text) > _SPACE and _bare(text) == _bare(other))
 
 
 def _bare(text: str) -> str:
