@@ -176,6 +176,20 @@ class Recording:
         response = self.response
         return self._content(None if response is None else response.decoded or response.body)
 
+    def beginning(self) -> tuple[bytes, bool]:
+        """What is shown of `decoded_body()`, and whether that is all: a few bytes decode to any number of them.
+
+        Raises RecordingError.
+        """
+        if self.response is None or self.response.decoded is None:
+            return self.decoded_body(), True
+        file = self._file(self.response.decoded)
+        try:
+            with file.open("rb") as stream:
+                return stream.read(MAX_BODY), not stream.read(1)
+        except OSError as error:
+            raise _unreadable(file, error) from None
+
     def chunks(self) -> tuple[Chunk, ...]:
         """Time and size of each chunk of the answer. Raises RecordingError."""
         if self.in_head is not None:
@@ -207,9 +221,7 @@ class Recording:
         try:
             return self._file(self.response.body).open("rb")
         except OSError as error:
-            raise RecordingError(
-                f"{self.folder / self.response.body}: cannot be read: {error.strerror or type(error).__name__}"
-            ) from None
+            raise _unreadable(self.folder / self.response.body, error) from None
 
     def _content(self, name: str | None) -> bytes:
         if name is None:
@@ -246,13 +258,21 @@ def read_within(file: Path, limit: int) -> bytes:
                 _refuse_size(file, size, limit)  # it may grow, or say of itself that it is empty
                 parts.append(block)
     except OSError as error:
-        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+        raise _unreadable(file, error) from None
     return b"".join(parts)
+
+
+def _unreadable(file: Path, error: OSError) -> RecordingError:
+    return RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}")
+
+
+class TooLarge(RecordingError):
+    """A file is valid, as far as is known, and has more bytes than are read."""
 
 
 def _refuse_size(file: Path, size: int, limit: int) -> None:
     if size > limit:
-        raise RecordingError(
+        raise TooLarge(
             f"{file}: is too large to be shown: it has {size:,} bytes or more, and at most {limit:,} are read; look at "
             "it with another program, or cut it"
         )
@@ -268,12 +288,30 @@ def read_recordings(folder: Path) -> list[Recording]:
     return [read_recording(child) for child in recording_folders(folder)]
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The HAR and flow files in `folder`, sorted by name; of one run of the proxy, which has both, the flow files.
+
+    Raises RecordingError.
+    """
+    try:
+        found = sorted(
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in (".har", ".mitm") and file.is_file() and not file.is_symlink()
+        )
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    found = [file for file in found if file.is_file() and not file.is_symlink()]
+    runs = {file.stem for file in found if file.suffix.lower() == ".mitm"}
+    return [file for file in found if file.suffix.lower() == ".mitm" or file.stem.rpartition("-")[0] not in runs]
+
+
 def recording_folders(folder: Path) -> list[Path]:
     """The folders in `folder` that hold a recording, sorted by name. Raises RecordingError: there is none."""
     try:
         found = sorted(child for child in folder.iterdir() if (child / HEAD).exists())
     except OSError as error:
-        raise RecordingError(f"{folder}: cannot be read: {error.strerror or type(error).__name__}") from None
+        raise _unreadable(folder, error) from None
     if not found:
         raise RecordingError(f"{folder}: no recordings here: expected folders with a {HEAD}, as x402_dump writes them")
     return found
@@ -286,7 +324,7 @@ def read_recording(folder: Path) -> Recording:
         with file.open("rb") as stream:
             content = stream.read(MAX_HEAD + 1)
     except OSError as error:
-        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+        raise _unreadable(file, error) from None
     if len(content) > MAX_HEAD:
         raise RecordingError(f"{file}: larger than {MAX_HEAD} bytes; is it the right file?")
     try:
@@ -374,7 +412,7 @@ def _read_chunks(file: Path) -> Iterator[Chunk]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RecordingError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
+        raise _unreadable(file, error) from None
 
 
 def read_chunk(line: str) -> Chunk | None:
