@@ -89,6 +89,22 @@ class TestHelp:
         assert cli.main(["blah"]) == 2
         assert "did you mean" not in capsys.readouterr().err
 
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ValueError])
+    def test_ctrl_c_that_python_turns_into_another_error(
+        self, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As `threading.Event.wait` does, interrupted where it takes its lock again, and `asyncio.run` at its end."""
+
+        def interrupted(*_: object) -> int:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise error
+
+        monkeypatch.setitem(cli.VERBS, "path", interrupted)
+        assert cli.main(["path"]) == 130
+        assert capsys.readouterr().err == ""
+
     def test_a_reader_that_goes_away_before_a_verb_is_done(self, tmp_path: Path) -> None:
         read, write = os.pipe()
         os.close(read)

@@ -66,13 +66,28 @@ def _run_verb(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
-        if sys.stderr.isatty():
-            sys.stderr.write("\n")  # the terminal has shown ^C; the prompt is to begin a new line
-        return INTERRUPTED
-    except X402Error as error:
-        return _fail(str(error))
-    except ImportError as error:
-        return _fail(installation.cannot_be_imported(error))
+        return _interrupted()
+    except Exception as error:
+        # Where Ctrl-C ends a lock's or an event loop's cleaning up, Python raises RuntimeError after it.
+        if _comes_of_ctrl_c(error):
+            return _interrupted()
+        if isinstance(error, ImportError):
+            return _fail(installation.cannot_be_imported(error))
+        if isinstance(error, X402Error):
+            return _fail(str(error))
+        raise
+
+
+def _comes_of_ctrl_c(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _interrupted() -> int:
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")  # the terminal has shown ^C; the prompt is to begin a new line
+    return INTERRUPTED
 
 
 def _dispatch(arguments: list[str]) -> int:
