@@ -13,6 +13,7 @@ from ..agreeing import add_whole
 from ..citations import citation_of
 from ..invoke_model import tokens_of
 from ..reader import Reader
+from .further import Further
 from .reasoning import DETAILS, NAMES, Thoughts
 
 # Where the parts of a choice stand: a message has no order of its own.
@@ -59,7 +60,7 @@ class ChatReader(Reader):
         """Parts that only a whole message at the end says."""
         self._usages: dict[int, dict[str, Any]] | None = {}
         self._thoughts = Thoughts(draft, _REASONING)
-        self._unknown: dict[tuple[int, str], tuple[Piece, Any]] = {}
+        self._unknown = Further(self._new)
         self._gives_reasons = False  # whether any choice has the key `finish_reason`, be it null
 
     @staticmethod
@@ -297,21 +298,8 @@ class ChatReader(Reader):
         """Keep what a vendor says under its own keys as it came, such as Groq's `executed_tools`."""
         reasoned = any(said.get(key) for key in NAMES)
         for key, value in said.items():
-            if key in _IN_MESSAGES or not says_something(value) or (key in _REPEATING and reasoned):
-                continue
-            piece, before = self._unknown.get((choice, key), (None, None))
-            if value == before and not isinstance(value, str):
-                continue
-            if piece is None or not isinstance(value, str) or not isinstance(before, str):
-                self._others += 1
-                piece = self.draft.piece(choice, (_OTHER, self._others), "other")
-                piece.name = key[:100]
-            if isinstance(value, str):
-                piece.add(value)
-            else:
-                piece.keep(key[:100], value)
-            if piece.kept:
-                self._unknown[choice, key] = piece, value
+            if key not in _IN_MESSAGES and not (key in _REPEATING and reasoned):
+                self._unknown.keep(choice, key, value)
 
     def _text(self, choice: int, content: Any) -> None:
         if content is not None and content != "":
@@ -420,8 +408,12 @@ class ChatReader(Reader):
             self._other(choice, string(mapping(one).get("type")) or f"{kind}s", one)
 
     def _other(self, choice: int, kind: str, value: Any) -> None:
+        self._new(choice).keep(kind, value)
+
+    def _new(self, choice: int) -> Piece:
+        """A further part of another kind."""
         self._others += 1
-        self.draft.piece(choice, (_OTHER, self._others), "other").keep(kind, value)
+        return self.draft.piece(choice, (_OTHER, self._others), "other")
 
 
 def _fuller(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
