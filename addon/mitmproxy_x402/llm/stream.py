@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import NotRead, Undecodable
 from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing import Framed
-from .framing.elements import Elements
-from .framing.frames import Frames
 from .framing.lines import Lines
-from .framing.wrapping import error_of, form_of, is_ping, listed_error, type_of, unwrapped
+from .framing.source import Form, Source
+from .framing.wrapping import error_of, is_ping, listed_error, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
 from .values import decode_base64, decode_bounded, is_object, repaired
@@ -27,16 +26,12 @@ LAST = 64
 """Events at the end of a longer answer that are read for how it ended, and for its tokens."""
 MAX_UNKNOWN = 5_000
 """Events in no known dialect after which the rest of an answer is not read."""
-_NEXT = re.compile(rb"\r?\n\r?\n|\r\r")
-"""What ends an event."""
 _DONE = b"[DONE]"
 _MARK = b"\xef"
 """The first byte of a byte order mark; no other JSON begins with it."""
 _HANDLES_ERRORS = {"anthropic-messages", "openai-responses"}
 """Dialects in which errors have an event type of their own."""
 _WHAT = {"array": "element", "lines": "line", "frames": "the payload of frame"}
-
-Form = Literal["events", "array", "object", "lines", "frames", "unknown"]
 
 
 class StreamReader:
@@ -64,21 +59,18 @@ class StreamReader:
         self._skipped_some = False  # how many, nobody knows
         self._left = 0  # events that were not read
         self._last: deque[tuple[str, bytes, int, int]] = deque(maxlen=LAST)  # of those
-        self._max_event = max_event
         self._max_values = max_values
+        self._source = Source(max_event, max_values)
         self._notes = Notes()
         self._draft = Draft(max_text, max_items, traced=traced)
         self._reader: Reader | None = None
         self._events = 0
         self._ended = False
-        self._head: bytearray | None = bytearray()  # what does not tell the form yet; None once that is known
-        self._skipped = 0
-        self._parser: Parser | None = None
-        self._framing: Elements | Lines | Frames | None = None
         self._steps: list[Step] = []
-        self._form: Form | None = None
         self._unread_first: list[tuple[str, str]] = []
         """Events that are not JSON, before the dialect was known: name and remark."""
+        self._joined = False
+        """Whether events without an empty line between them came, whose names are lost by that."""
         self._unplaced = False
         """Whether something came that no dialect says; that is odd only where none is known later, either."""
 
@@ -90,40 +82,29 @@ class StreamReader:
     @property
     def form(self) -> Form:
         """The form of the answer, known from its first bytes; `unknown` before that."""
-        if isinstance(self._framing, Lines):
-            return "lines" if self._framing.several else "object"
-        return self._form or "unknown"
+        return self._source.form
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer; ignored after `end`."""
         if self._ended or (self._full and self._reader is None):
             return
-        if self._head is not None:
-            self._head += data
-            if not self._begin(bytes(self._head)):
-                return
-            data, self._head = bytes(self._head), None
-        self._take_in(data)
+        self._take_in(self._source.feed(data))
 
     def end(self) -> None:
         """End the answer: what is unfinished is noted."""
         if self._ended:
             return
-        if self._head:
-            data, self._head = bytes(self._head), None
-            self._form, self._parser = "events", Parser(self._max_event, errors=True)
-            self._take_in(data)
+        source = self._source
+        self._take_in(source.settle())
         self._ended = True
         if self._full and self._reader is None:
             return
-        if self._parser is not None:
-            self._last_event(self._parser)
-        elif isinstance(self._framing, Lines):
-            self._last_lines(self._framing)
-        elif self._framing is not None:
-            self._framing.end()
-        if self._last:
-            self._read_last()
+        if source.events is not None:
+            self._last_event(source.events)
+        elif isinstance(source.framing, Lines):
+            self._last_lines(source.framing)
+        elif source.framing is not None:
+            source.framing.end()
         if self._full:
             self._read_last()
         elif self._reader is not None:
@@ -138,9 +119,8 @@ class StreamReader:
         dialect: Dialect = "unknown" if self._reader is None else self._reader.dialect
         if self._reader is not None:
             self._reader.settle()
-        form = self._parser or self._framing
         early = [remark for name, remark in self._unread_first if self._reader is None or not self._reader.skips(name)]
-        remarks = [*(form.irregular if form else ()), *early, *self._lost(), *self._notes.texts()]
+        remarks = [*self._source.irregular, *early, *self._lost(), *self._notes.texts()]
         if self._unplaced and self._reader is None:
             remarks.append("JSON in no known dialect")
         remarks = [self._partly(), *remarks] if self._full else remarks
@@ -149,7 +129,7 @@ class StreamReader:
 
     def _lost(self) -> list[str]:
         """What the vendor's own SDK loses by the form of the stream."""
-        parser, reader = self._parser, self._reader
+        parser, reader = self._source.events, self._reader
         return [] if parser is None or reader is None else reader.lost(parser.hidden, parser.beside, parser.hollow)
 
     def _partly(self) -> str:
@@ -161,15 +141,10 @@ class StreamReader:
 
     def skip_to(self, data: bytes) -> None:
         """The answer goes on with much that is not read, and ends with `data`: in it is read only how it ended."""
-        if self._ended or self._reader is None or not (self._parser or self.form == "lines"):
+        if self._ended or self._reader is None or (last := self._source.skip_to(data)) is None:
             return
         self._most, self._full, self._skipped_some = self._events, True, True
-        mark = _NEXT.search(data) if self._parser else re.search(b"\n", data)
-        if self._parser:
-            self._parser = Parser(self._max_event, errors=True)
-        elif isinstance(self._framing, Lines):
-            self._framing.forget()
-        self._take_in(data[mark.end() if mark else len(data) :])
+        self._take_in(last)
 
     def steps(self) -> list[Step]:
         """The events since the last call; empty if the reader is not `traced`."""
@@ -178,35 +153,14 @@ class StreamReader:
 
     @property
     def _complete(self) -> bool:
-        whole = not isinstance(self._framing, Elements) or self._framing.ended
-        return self._reader is not None and self._reader.complete and whole
+        return self._reader is not None and self._reader.complete and self._source.is_whole
 
-    # The form.
+    # What comes in it.
 
-    def _begin(self, head: bytes) -> bool:
-        """Whether `head` tells the form."""
-        form = self._form = form_of(head)
-        if form == "frames":
-            self._framing = Frames(self._max_event)
-        elif form == "array":
-            self._framing = Elements(self._max_event)
-        elif form == "lines":
-            self._framing = Lines(self._max_event, self._max_values)
-        elif form is not None:
-            self._parser, self._draft.has_names = Parser(self._max_event, errors=True), True
-        return form is not None
-
-    def _take_in(self, data: bytes) -> None:
-        if self._parser is not None:
-            before, kind = b"", "message"
-            for name, text, begin, end in self._parser.raw(data):
-                if name != before:
-                    before, kind = name, name.decode("utf-8", "replace") or "message"
-                self._event(kind, text, begin, end)
-                if self._full and self._reader is None:
-                    return
-        for kind, one, begin, end in () if self._framing is None else self._framing.feed(data):
-            self._event(kind or "message", one, begin, end)
+    def _take_in(self, values: Iterator[Framed]) -> None:
+        self._draft.has_names = self._source.events is not None and not self._joined
+        for kind, data, begin, end in values:
+            self._event(kind or "message", data, begin, end)
             if self._full and self._reader is None:
                 return
 
@@ -231,8 +185,6 @@ class StreamReader:
                 self._event("message", line.data, line.begin, line.end)
             else:
                 self._answer(lines, line)
-
-    # What comes in it.
 
     def _answer(self, lines: Lines, answer: Framed) -> None:
         """Read a whole answer, or what is in it if it is no single object."""
@@ -333,9 +285,9 @@ class StreamReader:
             self._value(name, value)
         else:
             remark = f"{self._who} is {error}"
-            if self._reader is None and self._parser is not None and len(self._unread_first) < LAST:
+            if self._reader is None and self._source.events is not None and len(self._unread_first) < LAST:
                 self._unread_first.append((name, remark))
-            elif self._parser is None or self._reader is None or not self._reader.skips(name):
+            elif self._source.events is None or self._reader is None or not self._reader.skips(name):
                 self._note(error, remark)
             kind = "not JSON" if str(error).startswith("not JSON") else "not read"
             self._draft.leave(kind, data[:1000].decode("utf-8", "replace"))
@@ -343,11 +295,11 @@ class StreamReader:
 
     def _done(self, name: str, *, spaced: bool) -> None:
         """Read a `[DONE]` of an event called `name`, which may be `spaced` from its colon."""
-        if self._parser is not None:
-            self._parser.is_done = True
+        if self._source.events is not None:
+            self._source.events.is_done = True
         if self._reader is not None:
             self._reader.done(name)
-            if self._parser is not None and spaced and self._reader.is_openai:
+            if self._source.events is not None and spaced and self._reader.is_openai:
                 self._notes.add("a [DONE] behind white space, at which OpenAI's SDK fails")
         elif self._draft.error is None:
             self._notes.add("a [DONE] before anything was said")
@@ -366,7 +318,7 @@ class StreamReader:
 
     def _joined_events(self, text: bytes, begin: int, end: int) -> None:
         self._notes.add("events without an empty line between them")
-        self._draft.has_names = False
+        self._joined, self._draft.has_names = True, False
         for one in text.split(b"\n"):
             if one.strip() and not (self._full and self._reader is None):
                 self._event("message", one.strip(), begin, end)
