@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from .dialects import Reader, reader_for
 from .draft import MAX_ITEMS, MAX_TEXT, Draft
 from .framing import Framed
 from .framing.lines import Lines
-from .framing.source import Form, Source
+from .framing.source import Form, Source, Values
 from .framing.wrapping import error_of, is_ping, listed_error, type_of, unwrapped
 from .reading import Dialect, Reading, Step
 from .sse import MAX_EVENT, Notes, Parser
@@ -157,10 +156,13 @@ class StreamReader:
 
     # What comes in it.
 
-    def _take_in(self, values: Iterator[Framed]) -> None:
+    def _take_in(self, values: Values) -> None:
         self._draft.has_names = self._source.events is not None and not self._joined
-        for kind, data, begin, end in values:
-            self._event(kind or "message", data, begin, end)
+        before, kind = None, "message"
+        for name, data, begin, end in values:
+            if name != before:
+                before, kind = name, (name if isinstance(name, str) else name.decode("utf-8", "replace")) or "message"
+            self._event(kind, data, begin, end)
             if self._full and self._reader is None:
                 return
 

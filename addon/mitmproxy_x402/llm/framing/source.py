@@ -16,6 +16,8 @@ from .wrapping import form_of
 _NEXT = re.compile(rb"\r?\n\r?\n|\r\r")
 """What ends an event."""
 
+Values = Iterator[tuple[bytes, bytes, int, int]] | Iterator[Framed]
+"""Each with its name (that of an event as bytes; empty: it has none), its bytes, and where it stands."""
 Form = Literal["events", "array", "object", "lines", "frames", "unknown"]
 
 
@@ -50,7 +52,7 @@ class Source:
         form = self.events or self.framing
         return form.irregular if form is not None else []
 
-    def feed(self, data: bytes) -> Iterator[Framed]:
+    def feed(self, data: bytes) -> Values:
         """The values that `data` completes, with their names. Must be exhausted before more is fed."""
         if self._head is not None:
             self._head += data
@@ -59,14 +61,14 @@ class Source:
             data, self._head = bytes(self._head), None
         return self._split(data)
 
-    def settle(self) -> Iterator[Framed]:
+    def settle(self) -> Values:
         """There is no more: what has not told its form is taken for events."""
         data, self._head = bytes(self._head or b""), None
         if data:
             self._form, self.events = "events", Parser(self._max_event, errors=True)
         return self._split(data)
 
-    def skip_to(self, data: bytes) -> Iterator[Framed] | None:
+    def skip_to(self, data: bytes) -> Values | None:
         """The values in `data`, the first one left out, which comes after much that does not; None: they need that."""
         if self.events is None and self.form != "lines":
             return None
@@ -90,12 +92,7 @@ class Source:
             self.events = Parser(self._max_event, errors=True)
         return form is not None
 
-    def _split(self, data: bytes) -> Iterator[Framed]:
-        if self.framing is not None:
-            yield from self.framing.feed(data)
-        elif self.events is not None:
-            before, kind = b"", ""
-            for name, text, begin, end in self.events.raw(data):
-                if name != before:
-                    before, kind = name, name.decode("utf-8", "replace")
-                yield Framed(kind, text, begin, end)
+    def _split(self, data: bytes) -> Values:
+        if self.events is not None:
+            return self.events.raw(data)
+        return self.framing.feed(data) if self.framing is not None else iter(())
