@@ -10,6 +10,8 @@ import brotli
 
 from .attacker import http, sse
 from .recording.zstd import compress as zstd
+from .vendors.dialect_ends import CUT, ENDED
+from .vendors.dialect_ends import FAILED as FAILED_TOO
 
 DELTA = {"type": "response.output_text.delta", "delta": "a" * 40}
 CHUNK = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
@@ -134,6 +136,8 @@ INCOMPLETE: dict[str, bytes] = {
     "chat: an image and the reason error": sse(
         CHUNK, {"choices": [{"index": 0, "delta": {"images": ["A" * 60_000]}, "finish_reason": "error"}]}
     ),
+    **{f"{name}, cut short": raw for name, raw in CUT.items()},
+    **{f"{name}, failed": raw for name, raw in FAILED_TOO.items()},
 }
 COMPLETE: dict[str, bytes] = {
     "response.completed": sse(CREATED, DELTA, {"type": "response.completed", "response": {"status": "completed"}}),
@@ -195,4 +199,5 @@ COMPLETE: dict[str, bytes] = {
     "chat: the reason behind an image, without [DONE]": sse(
         CHUNK, {"choices": [{"index": 0, "delta": {"images": ["A" * 60_000]}, "finish_reason": "stop"}]}
     ),
+    **ENDED,
 }

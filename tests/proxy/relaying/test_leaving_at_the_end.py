@@ -9,7 +9,8 @@ import pytest
 from support import challenges
 from support.patience import eventually
 from support.rig import Rig
-from support.wire import Peer, Upstream, request
+from support.vendors import dialect_ends as dialects
+from support.wire import Peer, Upstream, read_message, request
 
 CHAT, MESSAGES, OTHER = "/v1/chat/completions", "/v1/messages", "/v1/other"
 BEGUN = {
@@ -28,13 +29,15 @@ ENDS = {
 FAILED = b'data: {"error":{"message":"overloaded"}}\n\ndata: [DONE]\n\n'
 
 
-def leave_twice(rig: Rig, path: str, sent: bytes, **asked: object) -> list[bytes | None]:
+def leave_twice(
+    rig: Rig, path: str, sent: bytes, kind: str = "text/event-stream", **asked: object
+) -> list[bytes | None]:
     """Ask the same twice, and leave when `sent` has come. Returns the payments that were sent."""
 
     def script(peer: Peer, upstream: Upstream) -> None:
         while upstream.read(peer).get(b"payment-signature") is None:
             peer.send(challenges.answer())
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind.encode())
         peer.send(b"%x\r\n%b\r\n" % (len(sent), sent))
         peer.rest()
 
@@ -45,9 +48,12 @@ def leave_twice(rig: Rig, path: str, sent: bytes, **asked: object) -> list[bytes
     for _ in range(2):
         before = ended()
         with rig.client() as client:
-            client.send(request("POST", path, json.dumps({"messages": sent.decode(), **asked}).encode()))
+            client.send(request("POST", path, json.dumps({"messages": sent.hex(), **asked}).encode()))
             client.until(b"\r\n\r\n")
-            assert client.chunk() == sent
+            got = b""
+            while len(got) < len(sent):
+                got += client.chunk()
+            assert got == sent
         eventually(lambda before=before: ended() > before)  # type: ignore[misc]
     return [each.get(b"payment-signature") for each in rig.upstream.requests if each.get(b"payment-signature")]
 
@@ -91,4 +97,59 @@ def test_the_end_of_one_of_several_answers_is_not_the_end(rig: Rig, which: str) 
 )
 def test_before_it_or_after_an_error_the_same_payment_is_sent_again(rig: Rig, path: str, sent: bytes) -> None:
     first, second = leave_twice(rig, path, sent)
+    assert first == second
+
+
+OF_DIALECTS = {
+    "cohere 2": dialects.ENDED["cohere 2: without names"],
+    "cohere 1": dialects.ENDED["cohere 1 as application/stream+json"],
+    "ollama": dialects.ENDED["ollama as application/x-ndjson"],
+    "ollama, long": dialects.ENDED["ollama: a long end as application/x-ndjson"],
+    "interactions": dialects.ENDED["interactions"],
+    "assistants": dialects.ENDED["assistants: without [DONE]"],
+    "transcription": dialects.ENDED["transcription"],
+    "images": dialects.ENDED["images"],
+    "complete": dialects.ENDED["anthropic complete"],
+    "converse": dialects.ENDED["converse: no usage"],
+    "invoke": dialects.ENDED["invoke: llama"],
+}
+OTHERS = {
+    "cohere 2": dialects.CUT["cohere 2"],
+    "cohere 2, failed": dialects.FAILED["cohere 2: ERROR"],
+    "cohere 1": dialects.CUT["cohere 1 as application/stream+json"],
+    "ollama": dialects.CUT["ollama as application/x-ndjson"],
+    "unknown lines": dialects.ENDED["lines of an unknown kind"],
+    "interactions": dialects.CUT["interactions"],
+    "interactions, failed": dialects.FAILED["interactions: cancelled"],
+    "assistants": dialects.CUT["assistants: without names"],
+    "converse": dialects.CUT["converse"],
+    "unknown frames": dialects.ENDED["frames of an unknown kind"],
+    "JSON": dialects.http(200, b'{"choices": []}'),
+}
+
+
+def body_of(raw: bytes) -> tuple[bytes, str]:
+    """What an answer says, and its type."""
+    message = read_message(Sent(raw), to_end=False)
+    return message.body, (message.get(b"content-type") or b"").decode()
+
+
+class Sent(Peer):
+    """A connection on which everything has come already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._buffer = data
+
+
+@pytest.mark.parametrize("which", OF_DIALECTS)
+def test_each_dialect_has_its_end(rig: Rig, which: str) -> None:
+    body, kind = body_of(OF_DIALECTS[which])
+    first, second = leave_twice(rig, OTHER, body, kind)
+    assert first != second
+
+
+@pytest.mark.parametrize("which", OTHERS)
+def test_before_the_end_of_its_dialect_the_same_payment_is_sent_again(rig: Rig, which: str) -> None:
+    body, kind = body_of(OTHERS[which])
+    first, second = leave_twice(rig, OTHER, body, kind)
     assert first == second

@@ -1,18 +1,4 @@
-"""Decides whether a paid answer is complete, so that the client has what was paid for.
-
-An answer can fail inside a 200: by an error event, by a stream that ends early, by no data at all. Its end shows it. So
-a bounded tail of each paid answer is kept as it passes and read once, when the answer is over. Before that, only events
-that look like errors are read. Compressed data is decoded as it arrives, within bounds.
-
-A stream is complete if it has the end of its dialect and no error there (`stream_ends`). The dialect follows from the
-request's path, or else from the events; lines of JSON (application/x-ndjson) end with one that does not say
-`"done": false`.
-
-Any other answer is complete if it arrived in full, to the end of its coding, and is not empty. It is incomplete if it
-is broken JSON or JSON that reports a failure, if the client asked for a stream, or if the client sent JSON and got a
-page of HTML. Of JSON that is longer than the tail, an outline (`outline`) is read as it passes: the keys of
-its upper level, in an event those of the upper two.
-"""
+"""Keeps the end of a paid answer as it passes, and judges it once, when the answer is over."""
 
 from __future__ import annotations
 
@@ -23,27 +9,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Undecodable
-from ..protocol.codings import Decoder, needs_decoding
-from ..proxy.exchange import Exchange
-from ..quick_init import quick_init
+from ...errors import Undecodable
+from ...protocol.codings import Decoder, needs_decoding
+from ...proxy.exchange import Exchange
+from ...quick_init import quick_init
+from .dialects import as_dict, as_list, event_says_that_it_failed, has_error, is_failed_reason
+from .events import AROUND, END_OF_EVENT, MAX_TAIL, Event, decoded, last_events, last_frames, last_lines
 from .outline import Outline
-from .stream_ends import (
-    ALARM,
-    END_OF_EVENT,
-    MAX_REASON,
-    MAX_START,
-    MAX_TAIL,
-    Reason,
-    as_list,
-    decoded,
-    event_says_that_it_failed,
-    has_error,
-    is_complete,
-    is_failure,
-    last_events,
-    reasons_in,
-)
+from .stream_ends import ALARM, MAX_REASON, MAX_START, Gap, Reason, is_complete, is_failure, is_known, reasons_in
 
 MAX_UNFOLDED, MAX_RATIO = 4 << 20, 100
 """Most decoded bytes, and decoded bytes per byte, of a compressed answer; beyond both it counts as incomplete."""
@@ -92,8 +65,15 @@ def _media_type(content_type: str) -> str:
 STREAM = "text/event-stream"
 _PROBLEM = "application/problem+json"
 """What reports a failure (RFC 9457)."""
-LINES = "application/x-ndjson"
-"""Ollama's streams: a line of JSON for each piece."""
+LINES = frozenset(
+    {
+        *("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonl"),
+        *("application/jsonlines", "application/x-jsonlines", "application/json-lines", "application/json-seq"),
+        *("application/stream+json", "application/x-json-stream", "text/x-ndjson", "text/jsonl"),
+    }
+)
+"""Types of streams with a line of JSON for each piece, such as those of Ollama and of Cohere's first version."""
+FRAMES = "application/vnd.amazon.eventstream"
 
 
 class Tail:
@@ -108,9 +88,11 @@ class Tail:
         self._total = 0
         self._dropped = 0
         self._start = b""
-        """The beginning of the event in which the kept bytes start."""
+        """The beginning of the event in which the kept bytes start; of what is no stream of events, of the answer."""
         self._outline: Outline | None = None
         """Of the body, or of the event in which the kept bytes start; None: nothing has been dropped of it."""
+        self._said: dict[str, Any] = {}
+        """The upper levels that the outline has seen: of the event, or of the last of the lines that have ended."""
         self._before = b""
         """The last bytes before the kept ones."""
         self._reasons: set[Reason] = set()
@@ -170,7 +152,7 @@ class Tail:
             end = END_OF_EVENT.search(seen, found.end())
             if end is None:
                 self._alarmed = len(seen) - begin <= MAX_TAIL  # the event continues in the next chunk
-            elif any(is_failure(*event[:2]) for event in last_events(seen[begin : end.end()])):
+            elif any(map(is_failure, last_events(seen[begin : end.end()]))):
                 self._failed = True
                 return
 
@@ -178,15 +160,19 @@ class Tail:
         self._size -= len(chunk)
         self._dropped += len(chunk)
         if not self._is_stream:
-            self._outline = self._outline or Outline(_says_that_it_failed)
-            self._outline.feed(chunk)
+            if len(self._start) < MAX_START:
+                self._start += chunk[: MAX_START - len(self._start)]
+            if self._type != FRAMES:
+                self._outline = self._outline or Outline(self._judge_line)
+                self._outline.feed(chunk)
             return
         seen = self._before + chunk
         end = max(seen.rfind(b"\n\n") + 2, seen.rfind(b"\n\r\n") + 3)
         if end > 2:
             self._end_large_event(seen)
             self._start = seen[end : end + MAX_START]
-            self._outline = Outline(event_says_that_it_failed, levels=2)
+            self._said = {}
+            self._outline = Outline(self._judge_event, levels=2)
             self._outline.feed(seen[end:])
             self._reasons, self._reason_edge = set(), b""
             self._note_reasons(seen[end:])
@@ -194,9 +180,17 @@ class Tail:
             self._note_reasons(chunk)
             if len(self._start) < MAX_START:
                 self._start += chunk[: MAX_START - len(self._start)]
-            self._outline = self._outline or Outline(event_says_that_it_failed, levels=2)
+            self._outline = self._outline or Outline(self._judge_event, levels=2)
             self._outline.feed(chunk)
         self._before = seen[-3:]
+
+    def _judge_event(self, said: Any) -> bool:
+        self._said.update(as_dict(said))  # a long one comes in parts
+        return event_says_that_it_failed(said)
+
+    def _judge_line(self, said: Any) -> bool:
+        self._said = as_dict(said)
+        return _says_that_it_failed(said)
 
     def _note_reasons(self, data: bytes) -> None:
         seen = self._reason_edge + data
@@ -220,7 +214,7 @@ class Tail:
 
         `is_one`: the request asks for one answer, not for several.
         """
-        return self._is_stream and self._judge(is_over=False, is_one=is_one)
+        return self._judge(is_over=False, is_one=is_one)
 
     def _judge(self, *, is_over: bool, is_one: bool = True) -> bool:
         if not self._total or self._unreadable or self._failed:
@@ -229,58 +223,81 @@ class Tail:
         if self._is_stream:
             self._end_large_event(kept)
             self._note_reasons(kept[:MAX_REASON])
-            gap = self._reasons if self._dropped else None
-            return not self._failed and is_complete(
-                self._start + kept, self._wanted.path, gap=gap, is_over=is_over, is_one=is_one
-            )
-        if self._type == LINES:
-            return _has_last_line(kept) and self._is_good_json(kept)
-        if self._wanted.stream_only or (self._wanted.json and self._type == "text/html"):
+            events, path = last_events(self._start + kept), self._wanted.path
+            return not self._failed and is_complete(events, path, gap=self._gap, is_over=is_over, is_one=is_one)
+        if self._type == FRAMES:
+            frames = last_frames(kept)
+            return frames is not None and self._have_ended(frames, is_over=is_over, is_one=is_one)
+        if self._outline is not None:
+            self._outline.feed(kept)
+        lines = self._lines(kept)
+        if lines is not None:
+            return self._is_good_json(kept) and self._have_ended(lines, is_over=is_over, is_one=is_one)
+        if not is_over or self._wanted.stream_only or (self._wanted.json and self._type == "text/html"):
             return False
         if self._type == _PROBLEM or (self._decoder is not None and not self._decoder.is_whole):
             return False
         return self._is_good_json(kept) if self._is_json(kept) else True
+
+    def _have_ended(self, events: list[Event], *, is_over: bool, is_one: bool) -> bool:
+        """Whether lines or frames have the end of their dialect, which the path does not tell."""
+        return is_complete(events, "", gap=self._gap, is_over=is_over, is_one=is_one) if events else is_over
+
+    def _lines(self, kept: bytes) -> list[Event] | None:
+        """The last lines of a stream of lines of JSON, the last one first; None: the answer is no such stream."""
+        if self._type not in LINES and not (self._start + kept[:MAX_START]).lstrip(AROUND).startswith(b"{"):
+            return None
+        lines, outline = list(last_lines(kept)), self._outline
+        several = len(lines) > 1 or (outline is not None and outline.values > 1)
+        if self._dropped and len(lines) > 1 and lines[-1].is_first:
+            lines.pop()  # it is cut off
+        if self._type in LINES:
+            return lines
+        if not (lines and several):
+            return None
+        if not isinstance(decoded(lines[0].data), dict) and not (outline and lines[0].is_first and outline.is_whole):
+            return None
+        is_stream = self._type.endswith("json") or self._wanted.stream_only or is_known(lines, self._gap)
+        return lines if is_stream else None
+
+    @property
+    def _gap(self) -> Gap | None:
+        """What is known of the event in which the kept bytes start."""
+        return Gap(self._reasons, self._said) if self._dropped else None
 
     def _is_json(self, kept: bytes) -> bool:
         return self._type.endswith("json") or (not self._dropped and _looks_like_json(kept))
 
     def _is_good_json(self, kept: bytes) -> bool:
         """Whether the JSON is whole and reports no failure. What only looks like JSON may be anything else."""
-        says_so = self._type.endswith("json")
         if self._outline is not None:
-            self._outline.feed(kept)
             return self._outline.is_whole and not self._outline.failed
         said = _values(kept)
         if said is None:
-            return not says_so
+            return not (self._type.endswith("json") or self._type in LINES)
         return bool(said) and not any(map(_says_that_it_failed, said))
 
 
-def _has_last_line(kept: bytes) -> bool:
-    """Whether the last of the lines of JSON does not say that others follow (Ollama's `done`)."""
-    said = decoded(kept.rstrip().rpartition(b"\n")[2])
-    return isinstance(said, dict) and said.get("done") is not False
-
-
 def _looks_like_json(body: bytes) -> bool:
-    return body[:100].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+    return body[:100].lstrip(AROUND)[:1] in (b"{", b"[")
 
 
 def _values(body: bytes) -> list[Any] | None:
     """The values of a JSON text, or of several in a row (as in lines of JSON). None: it is not JSON."""
     values: list[Any] = []
     try:
-        text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff").strip()
+        text = body.decode(json.detect_encoding(body)).strip(_AROUND)
         while text:
             value, end = _DECODER.raw_decode(text)
             values.append(value)
-            text = text[end:].lstrip()
+            text = text[end:].lstrip(_AROUND)
     except (ValueError, LookupError, RecursionError):
         return None
     return values
 
 
 _DECODER = json.JSONDecoder()
+_AROUND = AROUND.decode()
 
 
 def _says_that_it_failed(said: Any) -> bool:
@@ -289,21 +306,18 @@ def _says_that_it_failed(said: Any) -> bool:
         return any(isinstance(each, dict) and _says_that_it_failed(each) for each in said)
     if not isinstance(said, dict):
         return False
-    kind, status = said.get("object"), said.get("statusCode")
-    failed = said.get("status") == "failed" and kind in (None, "response")
+    kind, code, status = said.get("object"), said.get("statusCode"), said.get("status")
     return bool(
-        failed
-        or (isinstance(status, int) and status >= _FAILED)
+        (status == "failed" and kind in (None, "response", "interaction", "thread.run"))
+        or (isinstance(code, int) and code >= _FAILED)
         or ("x402Version" in said and "accepts" in said)
-        or (kind == "response" and said.get("status") == "cancelled")
+        or (kind == "response" and status == "cancelled")
         or (kind == "chat.completion" and not said.get("choices"))
         or said.get("type") == "error"
         or has_error(said)
         or said.get("success") is False
-        or any(
-            isinstance(each, dict) and (has_error(each) or each.get("finish_reason") == "error")
-            for each in as_list(said.get("choices"))
-        )
+        or is_failed_reason(said)
+        or any(has_error(each) or is_failed_reason(each) for each in map(as_dict, as_list(said.get("choices"))))
     )
 
 

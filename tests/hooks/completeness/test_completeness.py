@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.hooks.completeness import MAX_TAIL, Tail, expected
-from mitmproxy_x402.hooks.outline import MAX_MARKS, Outline
+from mitmproxy_x402.hooks.completeness.outline import MAX_MARKS, Outline
 from support import effort
 from support.endings import COMPLETE, INCOMPLETE
 from support.running.memory import held

@@ -1,6 +1,6 @@
 """Extracts the outline of JSON of any length as it arrives in chunks: the keys and short values of its upper levels.
 
-`completeness` looks there for a reported failure if an answer is too long to be kept. This takes a fraction of the time
+`tail` looks there for a reported failure if an answer is too long to be kept. This takes a fraction of the time
 of decoding, and bounded memory. A "text" is a JSON string.
 """
 
@@ -43,7 +43,11 @@ class Outline:
         self.failed = False
         self._judge = judge
         self._levels = levels
-        self._texts = self._marks = 0
+        rows = (b"", _IN_LIST) if levels == 1 else (_IN_LIST,)  # an event is told, whatever is in it
+        self._rows = tuple(map(bytearray, rows))
+        self.values = 0
+        """How many values have ended; flat ones in a row count as one."""
+        self._marks = 0
         self._closers = bytearray()
         """The brackets that will close those that are open."""
         self._deep_from = 0
@@ -58,7 +62,7 @@ class Outline:
     @property
     def is_whole(self) -> bool:
         """Whether what was fed is complete JSON. To be read after the last chunk."""
-        return bool(self._texts) and not (self._broken or self._closers)
+        return bool(self.values) and not (self._broken or self._closers)
 
     def feed(self, data: bytes) -> None:
         """Take one more chunk. What is outside of all brackets is skipped."""
@@ -70,12 +74,12 @@ class Outline:
             if self._in_text:
                 at = self._pass_text(data, at)
                 continue
-            if self._closers in (b"", _IN_LIST):
+            if self._closers in self._rows:
                 if is_calm is None:
                     lowered = data.lower()  # words one by one: twenty times as fast as a pattern
                     is_calm = not any(word in lowered for word in _ALARM)
                 if is_calm and (row := _IN_ROW.match(data, at)) and row.end() > at:
-                    self._texts += not self._closers and bool(row[0].strip(b" \t\r\n,"))
+                    self.values += not self._closers and bool(row[0].strip(b" \t\r\n,"))
                     at = row.end()
                     continue
             found = (_OF_DEPTH if self._deep_from else _OF_LEVEL).match(data, at)
@@ -151,7 +155,7 @@ class Outline:
             self._tell(self._kept)
             self._kept.clear()
             self._part_end = 0
-            self._texts += not left
+            self.values += not left
 
     def _tell(self, part: bytearray) -> None:
         """Judge what has just ended: a whole object, an object of a list, or a part of an object."""

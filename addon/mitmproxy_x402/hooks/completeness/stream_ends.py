@@ -1,0 +1,184 @@
+"""Finds the ends of dialects in the last events of a stream, and errors in any of its events.
+
+A stream is complete if each dialect that its events are in, or that the request's path tells, has its end there; one in
+no known dialect, if it ended cleanly. A finish reason ends the stream of one answer; who asks for several has to wait
+for the end of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .dialects import (
+    BY_PATH,
+    DIALECTS,
+    FAILURES,
+    as_dict,
+    as_list,
+    dialects_of,
+    event_says_that_it_failed,
+    is_failed_reason,
+    types_of,
+)
+from .events import DONE, MAX_TAIL, Event, decoded
+from .outline import Outline
+
+MAX_START = 512
+"""Bytes kept of the beginning of an event that starts before the tail: enough to recognise its type."""
+_TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.|message_|content_block_)[^"]{1,100})"')
+ALARM = re.compile(
+    rb'event:[ ]?error|"[Ee]rrors?"\s*:\s*(?!null)|"(?:type|object)"\s*:\s*"error"|"status"\s*:\s*"failed"'
+    rb"|(?:response|thread\.run)\.failed"
+)
+
+Reason = tuple[str, str]
+"""The dialect of a finish reason, and what it says."""
+_REASON = re.compile(rb'(?<!\\)"(finish_reason|finishReason)"\s*:\s*(?:"([A-Za-z_]{1,40})"|([1-9][0-9]?)\s*[,}])')
+MAX_REASON = 100
+"""Bytes that such a pair has at most."""
+
+
+class Gap(NamedTuple):
+    """What is known of the part of an event that was dropped."""
+
+    reasons: set[Reason]
+    said: dict[str, Any]
+    """The upper levels of the event."""
+
+
+def is_complete(events: Iterable[Event], path: str, *, gap: Gap | None, is_over: bool, is_one: bool = True) -> bool:
+    """Whether `events`, the last one first, contain the end of each dialect, and no error.
+
+    `gap`: what is known of the first event in the kept bytes; None: they are all of the stream. Where no dialect is
+    known, the answer's own end is its end (`is_over`). Unless the stream is over or `is_one` answer, no finish reason
+    is its end.
+    """
+    begun = {dialect for end, dialect in BY_PATH if path.endswith(end)}
+    ended: set[str] = set()
+    ended_one: set[str] = set()
+    kinds: set[tuple[str, ...]] = set()
+    for event in events:
+        if event.data.strip() == DONE:
+            ended.add("chat")
+            continue
+        found = _found_in(event, gap if event.is_first else None)
+        if found.has_failed:
+            return False
+        kinds.add(found.types)
+        begun.update(found.dialects)
+        ended |= found.ended
+        ended_one |= found.ended_one
+        is_one = is_one and not found.is_another
+    if gap is None and kinds == {("message_stop",)}:
+        return False  # the end of nothing
+    if is_over or is_one:
+        ended |= ended_one
+    return bool(kinds) and begun <= ended and (is_over or bool(ended))
+
+
+def is_known(events: Iterable[Event], gap: Gap | None) -> bool:
+    """Whether one of `events` is in a known dialect."""
+    return any(_found_in(event, gap if event.is_first else None).dialects for event in events)
+
+
+class _Found(NamedTuple):
+    """What one event says about the stream."""
+
+    types: tuple[str, ...]
+    has_failed: bool
+    dialects: set[str]
+    ended: set[str]
+    ended_one: set[str]
+    is_another: bool
+    """Whether it is of another answer than the first."""
+
+
+def _found_in(event: Event, gap: Gap | None) -> _Found:
+    said, is_all = _said_by(event, gap)
+    types = types_of(event.name, said)
+    if not is_all and len(types[0]) == 0:
+        types = (_type_at_start(event.data),)
+    told = as_dict(said.get("response"))
+    if "candidates" in told and "type" not in said:  # Google's Code Assist
+        said = told
+    reasons = set(_finish_reasons(said)) if is_all else reasons_in(event.data) | (gap.reasons if gap else set())
+    spoken = dict(dialects_of(types, said))
+    ends = {name for name, has_ended in spoken.items() if has_ended}
+    of_one = {name for name in ends if DIALECTS[name].of_one}
+    return _Found(
+        types,
+        not FAILURES.isdisjoint(types) or _has_failed(said) or any(reason.lower() == "error" for _, reason in reasons),
+        set(spoken),
+        ends - of_one,
+        of_one | {dialect for dialect, _ in reasons},
+        _is_another(said),
+    )
+
+
+def _said_by(event: Event, gap: Gap | None) -> tuple[dict[str, Any], bool]:
+    """What an event says, and whether this is all of it, not only its upper levels."""
+    if gap is not None:
+        said = decoded(event.data) if len(event.data) <= MAX_TAIL else None
+        return (said, True) if isinstance(said, dict) else (gap.said, False)
+    if len(event.data) > MAX_TAIL:
+        return upper_levels(event.data), False
+    said = decoded(event.data)
+    if isinstance(said, list) and event_says_that_it_failed(said):
+        return {"error": said}, True
+    return as_dict(said), True
+
+
+def upper_levels(data: bytes) -> dict[str, Any]:
+    """The upper levels of an event that is too long to decode."""
+    found: dict[str, Any] = {}
+    outline = Outline(lambda said: bool(found.update(said)), levels=2)
+    outline.feed(data)
+    return found
+
+
+def _type_at_start(data: bytes) -> str:
+    """The type in data that is too long for an outline as well."""
+    found = _TYPE.search(data, 0, MAX_START)
+    return found[1].decode("ascii", "replace") if found else ""
+
+
+def _has_failed(said: dict[str, Any]) -> bool:
+    choices = [as_dict(each) for each in as_list(said.get("choices"))]
+    return event_says_that_it_failed(said) or any(bool(each.get("error")) or is_failed_reason(each) for each in choices)
+
+
+def _is_another(said: dict[str, Any]) -> bool:
+    """Whether a chunk is of another answer than the first."""
+    parts = [part for key, _ in _CHUNKS for part in as_list(said.get(key))]
+    return any(isinstance(part, dict) and part.get("index") not in (None, 0) for part in parts)
+
+
+def reasons_in(data: bytes) -> set[Reason]:
+    """The finish reasons in a part of an event that is too long to decode."""
+    if b"inish" not in data:
+        return set()
+    found = _REASON.findall(data)
+    return {
+        ("chat" if key == b"finish_reason" else "gemini", (reason or number).decode()) for key, reason, number in found
+    }
+
+
+def is_failure(event: Event) -> bool:
+    """Whether an event, of which no part is missing, reports that the answer failed."""
+    return _found_in(event, None).has_failed
+
+
+_CHUNKS = (("choices", "chat"), ("candidates", "gemini"))
+
+
+def _finish_reasons(said: dict[str, Any]) -> Iterator[Reason]:
+    """The finish reasons of a chunk's choices (chat, completions) or candidates (Gemini, where some are numbers)."""
+    for key, dialect in _CHUNKS:
+        for part in map(as_dict, as_list(said.get(key))):
+            for reason in (part.get("finish_reason"), part.get("finishReason")):
+                if isinstance(reason, (str, int)) and not isinstance(reason, bool) and reason:
+                    yield dialect, str(reason)
+    if as_dict(said.get("promptFeedback")).get("blockReason"):
+        yield "gemini", "blocked"
