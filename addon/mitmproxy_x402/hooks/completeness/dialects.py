@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Said = dict[str, Any]
@@ -46,6 +46,10 @@ def _never(_: Said) -> bool:
     return False
 
 
+def _always(_: Said) -> bool:
+    return True
+
+
 class Dialect(NamedTuple):
     """How one is told from others, and its end from its other events."""
 
@@ -53,6 +57,8 @@ class Dialect(NamedTuple):
     """Beginnings of the types of its events: their names, or what their data gives as `type`."""
     ends: tuple[str, ...] = ()
     """The types of events that end it."""
+    keys: tuple[str, ...] = ()
+    """Keys of which one is in each event that `speaks` tells."""
     speaks: Callable[[Said], bool] = _never
     """Whether what an event says can only be in it."""
     has_ended: Callable[[Said], bool] = _never
@@ -124,15 +130,20 @@ def _invoked_has_ended(said: Said) -> bool:
 
 
 DIALECTS: dict[str, Dialect] = {
-    "chat": Dialect(speaks=lambda said: "choices" in said),
-    "gemini": Dialect(speaks=lambda said: "candidates" in said),
+    "chat": Dialect(keys=("choices",), speaks=_always),
+    "gemini": Dialect(keys=("candidates",), speaks=_always),
     "responses": Dialect(("response.",), ("response.completed", "response.incomplete")),
     "messages": Dialect(("message_", "content_block_"), ("message_stop",)),
-    "complete": Dialect(speaks=_is_complete_fragment, has_ended=lambda said: said.get("stop_reason") is not None),
-    "interactions": Dialect(speaks=_is_interaction, has_ended=_interaction_has_ended),
+    "complete": Dialect(
+        keys=("completion",),
+        speaks=_is_complete_fragment,
+        has_ended=lambda said: said.get("stop_reason") is not None,
+    ),
+    "interactions": Dialect(keys=("event_type",), speaks=_is_interaction, has_ended=_interaction_has_ended),
     "assistants": Dialect(
         ("thread.run.", "thread.message."),
         tuple(f"{_RUN}.{status}" for status in sorted(_LAST)),
+        keys=("object",),
         speaks=lambda said: as_text(said.get("object")).startswith((_RUN, "thread.message.delta")),
         has_ended=lambda said: said.get("object") == _RUN and said.get("status") in _LAST,
     ),
@@ -144,19 +155,31 @@ DIALECTS: dict[str, Dialect] = {
     "cohere-v2": Dialect(
         ("message-start", "message-end", "content-start", "content-delta", "content-end", "tool-plan-delta"),
         ("message-end",),
+        keys=("delta",),
         speaks=_is_tool_call,
     ),
     "cohere-v1": Dialect(
+        keys=("is_finished",),
         speaks=_is_cohere_1,
         has_ended=lambda said: said.get("event_type") == "stream-end" or said.get("is_finished") is True,
     ),
     "converse": Dialect(
         ("messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop"), ("messageStop",)
     ),
-    "invoke": Dialect(speaks=lambda said: bool(_invoked(said)), has_ended=_invoked_has_ended, of_one=True),
-    "ollama": Dialect(speaks=_is_ollama, has_ended=lambda said: said.get("done") is True),
+    "invoke": Dialect(
+        keys=("generation", "outputText", "is_finished", *_INVOKED),
+        speaks=lambda said: bool(_invoked(said)),
+        has_ended=_invoked_has_ended,
+        of_one=True,
+    ),
+    "ollama": Dialect(keys=("done", "created_at"), speaks=_is_ollama, has_ended=lambda said: said.get("done") is True),
 }
 _WORDS = tuple(word for dialect in DIALECTS.values() for word in dialect.begins)
+_BY_TYPE = tuple((name, dialect) for name, dialect in DIALECTS.items() if dialect.begins)
+_BY_KEY: dict[str, list[str]] = {}
+for _name, _dialect in DIALECTS.items():
+    for _key in _dialect.keys:
+        _BY_KEY.setdefault(_key, []).append(_name)
 
 BY_PATH: tuple[tuple[str, str], ...] = (
     ("/completions", "chat"),
@@ -178,13 +201,18 @@ def types_of(name: str, said: Said) -> tuple[str, ...]:
     return types
 
 
-def dialects_of(types: tuple[str, ...], said: Said) -> Iterator[tuple[str, bool]]:
+def _ends(dialect: Dialect, types: tuple[str, ...], said: Said) -> bool:
+    return any(kind in dialect.ends for kind in types) or dialect.has_ended(said)
+
+
+def dialects_of(types: tuple[str, ...], said: Said) -> dict[str, bool]:
     """The dialects that an event can be in, and whether it ends them."""
-    spoken = [kind for kind in types if kind.startswith(_WORDS)]
-    for name, dialect in DIALECTS.items():
-        by_type = dialect.begins and any(kind.startswith(dialect.begins) for kind in spoken)
-        if by_type or dialect.speaks(said):
-            yield name, any(kind in dialect.ends for kind in spoken) or dialect.has_ended(said)
+    asked = {name for key in said.keys() & _BY_KEY.keys() for name in _BY_KEY[key]}
+    found = {name for name in asked if DIALECTS[name].speaks(said)}
+    for kind in types:
+        if kind.startswith(_WORDS):
+            found.update(name for name, dialect in _BY_TYPE if kind.startswith(dialect.begins))
+    return {name: _ends(DIALECTS[name], types, said) for name in found}
 
 
 FAILURES = frozenset(
@@ -203,7 +231,7 @@ def event_says_that_it_failed(said: Any) -> bool:
     if not isinstance(said, dict):
         return False
     kind, reason = as_text(said.get("event_type")), as_text(said.get("finish_reason"))
-    inner = [as_dict(said.get(key)) for key in ("response", "interaction")]
+    inner = [said[key] for key in ("response", "interaction") if isinstance(said.get(key), dict)]
     delta = as_dict(said.get("delta"))
     return (
         any(has_error(each) or each.get("status") in ("failed", "cancelled") for each in inner)
@@ -212,7 +240,7 @@ def event_says_that_it_failed(said: Any) -> bool:
         or (said.get("object") == _RUN and said.get("status") in _FAILED)
         or (kind.startswith("interaction.") and said.get("status") in _FAILED)
         or (kind == "stream-end" and reason.startswith("ERROR"))
-        or (said.get("type") == "message-end" and (bool(delta.get("error")) or is_failed_reason(delta)))
+        or ("finish_reason" in delta and (bool(delta.get("error")) or is_failed_reason(delta)))
     )
 
 

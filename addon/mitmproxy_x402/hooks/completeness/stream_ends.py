@@ -104,7 +104,7 @@ def _found_in(event: Event, gap: Gap | None) -> _Found:
     if "candidates" in told and "type" not in said:  # Google's Code Assist
         said = told
     reasons = set(_finish_reasons(said)) if is_all else reasons_in(event.data) | (gap.reasons if gap else set())
-    spoken = dict(dialects_of(types, said))
+    spoken = dialects_of(types, said)
     ends = {name for name, has_ended in spoken.items() if has_ended}
     of_one = {name for name in ends if DIALECTS[name].of_one}
     return _Found(
