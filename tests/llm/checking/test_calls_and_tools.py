@@ -179,7 +179,7 @@ SLOW = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(a+)+$
         (True, ""),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"a": SLOW}}, ""),
         ({"properties": {"a": SLOW}}, ""),
-        ({"oneOf": [{}, {"properties": {"a": SLOW}}]}, "is valid under each of"),
+        ({"oneOf": [{}, {"properties": {"a": SLOW}}]}, ""),
     ],
 )
 def test_hostile_schemas_do_no_harm(schema: Any, said: str) -> None:

@@ -182,3 +182,37 @@ def test_google_s_cached_content_may_have_tools(key: str) -> None:
     without = read_request(path, "application/json", json.dumps(body).encode())
     cached = read_request(path, "application/json", json.dumps({**body, key: "cachedContents/x"}).encode())
     assert [len(checked(of({}), one).misfits) for one in (without, cached)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "unchecked"),
+    [
+        ({"pattern": "(a+)+"}, {"pattern": "(b+)+"}, 2),
+        ({"pattern": "(?=a)"}, {"type": "string"}, 1),
+        ({"format": "date"}, {"format": "uuid"}, 0),
+        ({"format": "date"}, {"type": "string"}, 0),
+    ],
+)
+def test_of_alternatives_that_cannot_be_told_apart_none_is_called_wrong(one: Any, other: Any, unchecked: int) -> None:
+    found = checked(of({"a": "x"}), asked(function(a({"oneOf": [one, other]}))))
+    assert (found.misfits, len(found.unchecked)) == ((), unchecked)
+    assert checked(of({"a": "x"}), asked(function(a({"not": {"format": "date"}})))).misfits == ()
+
+
+def test_what_only_an_unchecked_keyword_tells_apart() -> None:
+    closed = {"properties": {"a": {}}, "unevaluatedProperties": False}
+    found = checked(of({"b": 1}), asked(function({"oneOf": [closed, {"properties": {"b": {}}}]})))
+    assert found.misfits == ()
+    assert found.unchecked == ("f: unevaluatedProperties of its schema is not checked",)
+
+
+def test_a_long_list_is_not_searched_for_equal_items() -> None:
+    found = checked(of({"a": list(range(1001))}), asked(function(a({"uniqueItems": True}))))
+    assert found.unchecked == ("f: lists of more than 1,000 items are not searched for equal ones",)
+    assert checked(of({"a": [1] * 1001}), asked(function(a({"uniqueItems": False})))).unchecked == ()
+
+
+def test_google_s_types_may_be_several() -> None:
+    request = asked(function(a({"type": ["STRING", "NULL"]})))
+    assert checked(of({"a": None}), request).misfits == ()
+    assert len(checked(of({"a": 1}), request).misfits) == 1

@@ -133,7 +133,7 @@ def test_reasoning_itself_follows_its_summary() -> None:
 def test_a_tool_of_the_vendor_s_may_fail() -> None:
     called = {"type": "mcp_call", "id": "m", "name": "f", "arguments": "{}", "output": None, "error": "no"}
     reading = read(v.numbered(v.CREATED, v.item(0, called, "done"), v.state("completed", [called])))
-    assert reading.items == (ToolCall("m", "f", "{}", {}, kind="mcp_call"), Other("mcp_call output", "no"))
+    assert reading.items == (ToolCall("m", "f", "{}", {}, kind="mcp_call"), Other("mcp_call error", "no"))
 
 
 def test_a_fragment_in_a_block_of_another_kind_stands_behind_it() -> None:

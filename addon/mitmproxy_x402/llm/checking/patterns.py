@@ -40,7 +40,7 @@ def matches(pattern: str, text: str) -> bool | None:
 
 
 def _untried(pattern: str, why: str) -> None:
-    current.get().leave(f"the pattern {line(pattern, 60)} is not tried {why}")
+    current.get().doubt(f"the pattern {line(pattern, 60)} is not tried {why}")
 
 
 @lru_cache(64)

@@ -154,6 +154,16 @@ def plain_schema(schema: Any, depth: int = 0) -> Any:
     for key in _COUNTS & plain.keys():  # Google's are text in JSON, as all its numbers of 64 bits
         if isinstance(plain[key], str) and re.fullmatch("[0-9]{1,18}", plain[key]):
             plain[key] = int(plain[key])
+    kind = _name_type(plain)
+    if kind in ("integer", "number") and isinstance(plain.get("enum"), list):  # Google's: {INTEGER, ["101", "201"]}
+        plain["enum"] = [*plain["enum"], *map(int, filter(_is_whole, plain["enum"]))]
+    if plain.get("nullable") is True and isinstance(kind, str):
+        plain["type"] = [kind, "null"]
+    return plain
+
+
+def _name_type(plain: dict[str, Any]) -> Any:
+    """The type of a schema, which gets JSON Schema's name."""
     if "type_" in plain and "type" not in plain:
         plain["type"] = plain.pop("type_")
     kind = plain.get("type")
@@ -161,11 +171,9 @@ def plain_schema(schema: Any, depth: int = 0) -> Any:
         plain["type"] = kind = _GOOGLES[kind]
     if isinstance(kind, str) and kind.isupper():
         plain["type"] = kind = kind.lower()
-    if kind in ("integer", "number") and isinstance(plain.get("enum"), list):  # Google's: {INTEGER, ["101", "201"]}
-        plain["enum"] = [*plain["enum"], *map(int, filter(_is_whole, plain["enum"]))]
-    if plain.get("nullable") is True and isinstance(kind, str):
-        plain["type"] = [kind, "null"]
-    return plain
+    elif isinstance(kind, list):
+        plain["type"] = [one.lower() if isinstance(one, str) and one.isupper() else one for one in kind]
+    return kind
 
 
 def _is_whole(value: Any) -> bool:

@@ -25,6 +25,8 @@ FRAGMENTS: dict[str, tuple[Kind, int, str]] = {
 }
 """What comes as response.X.delta and response.X.done: the part, and where it stands within its item."""
 _IN_CALLS = frozenset(("type", "id", "call_id", "name", "arguments", "input", "status", "output", "error"))
+_BROKEN_OFF = ("failed", "incomplete")
+"""States of a call that are told; that it is running, or completed, goes without saying."""
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
 """Kinds of items that are calls, and the key of what they are called with."""
 _WHOLE = ("text", "refusal", "arguments", "input")
@@ -148,8 +150,11 @@ class Items:
             piece.tool = {"function_call": "function", "custom_tool_call": "custom"}.get(kind, kind)
             piece.beside(item, _IN_CALLS)
             self._whole(piece, item.get(_CALLS[kind]))
-            if item.get("output") is not None or item.get("error"):
-                self._piece(number, _OTHER, 0, "other").keep(f"{kind} output", item.get("output") or item.get("error"))
+            if item.get("status") in _BROKEN_OFF:
+                piece.beside({"status": item["status"]}, frozenset())
+            for place, key in enumerate(("output", "error")):
+                if item.get(key) is not None:
+                    self._piece(number, _OTHER, place, "other").keep(f"{kind} {key}", item[key])
         else:
             piece = self._piece(number, _OTHER, 0, "other")
             piece.keep(kind or "item", item)
