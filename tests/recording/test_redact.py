@@ -139,6 +139,92 @@ def test_urls_in_headers() -> None:
     assert redacted("Referer", f"https://h/{TOKEN}/x") == "https://h/[redacted]/x"
 
 
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("Link", "<https://h/b?x=1>; rel=prev, <https://me:pa55w0rd@h/b?x=1>; rel=next",
+     "<https://h/b?x=1>; rel=prev, <https://[redacted]@h/b?x=1>; rel=next"),
+    ("Link", "<https://h/b>; rel=prev, <https://h/c?api_key=pa55w0rd>; rel=next",
+     "<https://h/b>; rel=prev, <https://h/c?api_key=[redacted]>; rel=next"),
+    ("link", "<//a:pa55w0rd@h?sig=pa55w0rd>,<//b:pa55w0rd@h#token=pa55w0rd>;title=\"a?b=c\"",
+     "<//[redacted]@h?sig=[redacted]>,<//[redacted]@h#token=[redacted]>;title=\"a?b=c\""),
+    ("Refresh", "5;URL=https://u:pa55w0rd@h/?token=pa55w0rd", "5;URL=https://[redacted]@h/?token=[redacted]"),
+    ("Refresh", "0; url='https://h/?a=1&token=pa55w0rd'", "0; url='https://h/?a=1&token=[redacted]'"),
+    ("Content-Security-Policy", "default-src 'self'; report-uri https://h/r?key=pa55w0rd&a=1; report-to //u:pa55w0rd@h",
+     "default-src 'self'; report-uri https://h/r?key=[redacted]&a=1; report-to //[redacted]@h"),
+    ("Report-To", r'{"endpoints":[{"url":"https:\/\/u:pa55w0rd@h\/r?token=pa55w0rd"},{"url":"https:\/\/h\/s"}],"a":1}',
+     r'{"endpoints":[{"url":"https:\/\/[redacted]@h\/r?token=[redacted]"},{"url":"https:\/\/h\/s"}],"a":1}'),
+    ("Reporting-Endpoints", 'a="https://h/r?token=pa55w0rd", b="/s?x=1"',
+     'a="https://h/r?token=[redacted]", b="/s?x=1"'),
+    ("Server-Timing", 'db;desc="https://u:pa55w0rd@h/";dur=2', 'db;desc="https://[redacted]@h/";dur=2'),
+    ("SourceMap", "/a.map?access_token=pa55w0rd", "/a.map?access_token=[redacted]"),
+    ("X-Original-URL", "/v1/x?a=1&code=pa55w0rd", "/v1/x?a=1&code=[redacted]"),
+    ("Azure-AsyncOperation", "https://h/op?t=1&sig=pa55w0rd", "https://h/op?t=1&sig=[redacted]"),
+    ("X-Upstreams", "https://h:8080,https://u:pa55w0rd@i,postgres://u:pa55w0rd@j/db",
+     "https://h:8080,https://[redacted]@i,postgres://[redacted]@j/db"),
+    ("Origin", "https://u:pa55w0rd@h", "https://[redacted]@h"),
+    ("Location", r"https:/\u:pa55w0rd@h/b", r"https:/\[redacted]@h/b"),
+    ("Location", r"\\u:pa55w0rd@h/b", r"\\[redacted]@h/b"),
+    ("Location", "https:u:pa55w0rd@h/b", "https:[redacted]@h/b"),
+    ("Location", "HTTPS:///u:pa55w0rd@h/b", "HTTPS:///[redacted]@h/b"),
+    ("Location", "https:/\t/u:pa55w0rd@h/b", "https:/\t/[redacted]@h/b"),
+    ("Location", "https://:pa55w0rd@h/", "https://[redacted]@h/"),
+    ("Location", "https://u:pa55@w0rd@h/", "https://[redacted]@h/"),
+    ("Location", "https://u:pa55 w0rd@h/ b", "https://[redacted]@h/ b"),
+    ("Location", "https://h/in?to=https://u:pa55w0rd@h/&x=1", "https://h/in?to=https://[redacted]@h/&x=1"),
+    ("Location", "/in?to=https://h/b?token=pa55w0rd&x=1", "/in?to=https://h/b?token=[redacted]&x=1"),
+    ("Location", "/in?to=https%3A%2F%2Fu%3Apa55w0rd%40h%2Fb%3Fa%3D1%26api_key%3Dpa55w0rd%26b%3D2&x=1",
+     "/in?to=https%3A%2F%2F[redacted]%40h%2Fb%3Fa%3D1%26api_key%3D[redacted]%26b%3D2&x=1"),
+    ("Location", "/in?to=https%253a%252f%252fu%253apa55w0rd%2540h%252fb%253fapi%255fkey%253Dpa55w0rd%2526b%253d2",
+     "/in?to=https%253a%252f%252f[redacted]%2540h%252fb%253fapi%255fkey%253D[redacted]%2526b%253d2"),
+    ("Location", "/in?to=%2Fcb%23access_token%3Dpa55w0rd%26x%3D1", "/in?to=%2Fcb%23access_token%3D[redacted]%26x%3D1"),
+    ("Location", "/in?https://u:pa55w0rd@h/&b", "/in?https://[redacted]@h/&b"),
+    ("Location", "https://h/a,https://u:pa55w0rd@h/b?c=1,https://u:pa55w0rd@h/d",
+     "https://h/a,https://[redacted]@h/b?c=1,https://[redacted]@h/d"),
+])  # fmt: skip
+def test_of_all_urls_of_any_header_only_the_secrets_go(name: str, value: str, expected: str) -> None:
+    assert redacted(name, value) == expected
+    assert "pa55" not in expected
+    redactor = Redactor()
+    fields = ((name.encode(), value.encode()),) * 2
+    lines = [json.dumps([name, expected], ensure_ascii=False)] * 2
+    assert redactor.lines(fields) == redactor.lines(fields) == lines
+    assert [seen.decode() for seen in redactor.shown(fields)] == [expected] * 2
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("Location", "https://cdn.h/npm/@scope/pkg@1.0/x?a=@b&c=//d/@e"),
+    ("X-Contact", "see //notes or https://h, then write to me@h?"),
+    ("X-Note", "Is it #1? a=1; b=2 & c=@d"),
+    ("Sec-CH-UA", '"Not=A?Brand";v="24", "Chromium";v="140"'),
+    ("User-Agent", "bot/1 (+https://h/bot?about=1; me@h)"),
+    ("Content-Security-Policy", "script-src https: 'nonce-a+b/c=='; img-src data: https://h/i?s=1"),
+    ("Location", "/search?q=how%20do%20I%20log%20in%3F%20token%3D%20what%3F&n=2"),
+    ("Location", "/in?to=https%3A%2F%2Fh%2Fb%3Fpage_token%3D1%26a%3Db%2540c%26d%3D%252F%252Fe&f=mailto:me%40h"),
+    ("Location", "/in?note=a%2Fb%3F"),
+    ("Link", "<https://h/?page=2&per_page=30>; rel=\"next\", <https://h/?page=9>; rel=last"),
+])  # fmt: skip
+def test_what_only_resembles_a_secret_in_a_url_stays(name: str, value: str) -> None:
+    assert redacted(name, value) == value
+
+
+def test_of_more_parameters_than_anybody_sends_in_urls_of_urls_the_rest_goes() -> None:
+    inner = "%26".join(f"p{n}%3D1" for n in range(MAX_PARAMETERS * 3))
+    seen = Redactor().path(f"/in?to=%2Fb%3F{inner}&x=1&key=2".encode()).decode()
+    assert seen.startswith("/in?to=%2Fb%3Fp0%3D1%26p1%3D1%26")
+    assert seen.endswith("[redacted]&x=1&key=[redacted]")
+    assert len(seen) < len(inner) // 2
+
+
+@pytest.mark.parametrize(
+    "text", ["//", "/\\", "%2f%2f", "https:", "//u:", "?a=/?", "a%3f", "/?#&", "@", "//@", "\\", "=?x "]
+)
+def test_no_url_is_long_to_read(text: str) -> None:
+    """Quadratic time would take minutes."""
+    long = (text * 50_000).encode()
+    for value in (long, b"/?a=/?" + long, b"<" + long + b"> <" + long + b">"):
+        Redactor().path(value)
+        Redactor().shown(((b"Link", value), (b"X-Any", b"/?=" + value), (b"Location", value)))
+
+
 def test_headers_keep_their_order_case_and_bytes() -> None:
     fields = ((b"B", b"\xff\x00"), (b"a", b"1"), (b"b", b"2"))
     assert Redactor(TOKEN).fields(http.Headers(fields)) == fields
@@ -157,7 +243,7 @@ def test_the_parameters_of_all_urls_of_a_head_count_together() -> None:
     query = b"&".join(b"p%d=1" % n for n in range(30))
     fields = tuple((b"Link", b"</v1?%b>" % query) for _ in range(10))
     values = [value for _, value in Redactor(TOKEN).fields(http.Headers(fields))]
-    assert values == [fields[0][1]] * 3 + [b"</v1?[redacted]"] * 7
+    assert values == [fields[0][1]] * 3 + [b"</v1?[redacted]>"] * 7
     assert Redactor(TOKEN).shown(fields) == values
 
 
@@ -204,6 +290,82 @@ def test_a_signature_that_somebody_repeats_is_secret_however_it_is_written(text:
         ((_, seen),) = redactor.texts(((b"X-Echo", value.encode()),))
         assert seen == "[redacted]"
     assert text not in redactor.path(f"/v1/x?echo={text}".encode()).decode()
+
+
+def in_json(text: str, **more: str) -> str:
+    return json.dumps({"note": "seen", "echo": text, **more}, ensure_ascii=False)
+
+
+def in_base64(text: str, *, url: bool = False) -> str:
+    raw = text.encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=") if url else base64.b64encode(raw).decode()
+
+
+PAYMENTS = {
+    "hex": f"0x{SIGNED.hex()}",
+    "base64": IN_BASE64,
+    "header": in_base64(json.dumps({"x402Version": 2, "payload": {"signature": f"0x{SIGNED.hex()}"}, "accepted": {}})),
+    "on Solana": in_base64(json.dumps(PAYLOAD)),
+    "transaction": base64.b64encode(TRANSACTION).decode(),
+}
+
+
+@pytest.mark.parametrize("text", PAYMENTS.values(), ids=PAYMENTS)
+def test_a_payment_in_base64_of_another_text_is_secret(text: str) -> None:
+    redactor = Redactor()
+    for value in (
+        in_base64(in_json(text)),
+        in_base64(in_json(text, name="Grüße 🦀" * 20), url=True),
+        in_base64(json.dumps([{"a": {"b": text}}], indent=2)),
+        in_base64(f"you sent {text}!"),
+        in_base64(in_json(escaped(text))),
+        in_base64(in_json(quote(text, safe=""))),
+        in_base64(in_base64(text)),
+        in_base64(in_json(in_base64(in_json(text), url=True))),
+        in_json(in_base64(in_json(text))),
+        quote(in_base64(in_json(text)), safe=""),
+        "/a/b/key_" + in_base64(in_json(text)),
+    ):
+        ((_, seen),) = redactor.texts(((b"X-Echo", f"seen {value}; twice".encode()),))
+        assert seen == "[redacted]", value
+        assert redactor.path(f"/x?a=1&echo={value}&b=2".encode()).decode().startswith("/x?a=1&")
+        assert value not in redactor.path(f"/x?echo={value}".encode()).decode()
+        assert redactor.reason(f"OK {value}".encode()) == b"[redacted]"
+
+
+def test_what_sellers_say_of_a_payment_stays() -> None:
+    """A receipt with a transaction's id, hashes and texts, once and twice in base64; and what the seller signs."""
+    offers = {"offer-receipt": {"info": {"receipt": {"format": "eip712", "signature": f"0x{SIGNED.hex()}"}}}}
+    text = in_base64(json.dumps({"success": True, "extensions": offers}))
+    assert redacted("PAYMENT-RESPONSE", text) == text
+    text = in_base64(json.dumps({"signature": f"0x{SIGNED.hex()}", "extensions": offers}))
+    assert redacted("PAYMENT-RESPONSE", text) == "[redacted]"
+    for number in range(300):
+        id_ = base58(hashlib.sha512(b"%d" % number).digest())
+        settled = {
+            "success": True,
+            "transaction": id_,
+            "payer": base58(SIGNED[:32]),
+            "network": "solana:5eykt4UsFv8P8NJd",
+        }
+        more = {"hash": f"0x{SIGNED[:64].hex()}", "text": "Grüße 🦀", "link": "/v1/Some-Models/with/long-Names" * 9}
+        for receipt in (settled, settled | more, {"inner": in_base64(json.dumps(settled))}):
+            text = in_base64(json.dumps(receipt, ensure_ascii=False))
+            assert redacted("PAYMENT-RESPONSE", text) == text
+        assert redacted("X-Transaction", id_) == id_
+
+
+def test_a_reason_phrase_has_no_credential() -> None:
+    redactor = Redactor(TOKEN)
+    for secret in (
+        "Not sk-ant-api03-Zq9xW8e7R6t5Y4u3",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+        "Bearer abc",
+        f"No {TOKEN}",
+    ):
+        assert redactor.reason(secret.encode()) == b"[redacted]"
+    assert redactor.reason(b"See https://u:p@h/?key=abc&a=1 now") == b"See https://[redacted]@h/?key=[redacted]&a=1 now"
+    assert redactor.reason(b"I'm a teapot") == b"I'm a teapot"
 
 
 def test_the_other_headers_of_x402_and_ids_of_transactions_are_no_payments() -> None:

@@ -2,13 +2,14 @@
 
 Known as a whole, wherever it begins and ends, are: a payment as its header has it; a signature on EVM in hex or base64;
 a transaction of Solana in base64, and a signature of one in base58, where it stands alone. Percent signs and escapes of
-JSON are undone first. Not known are parts of them, and what is encoded twice.
+JSON are undone first, and what is in base64 of a text is searched as the text is. Not known are parts
+of them.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
@@ -17,9 +18,15 @@ _SHORTEST = 86
 """Bytes of the shortest of them: a signature on Solana in base58."""
 _MOST_SEARCHED = 65536
 """Bytes that are searched for anything but hex."""
+_DEPTH = 3
+"""How often a text that is searched may be in base64."""
+_MOST_WITHIN = 16384
+"""Bytes of such a text that are searched for more than hex."""
 
-_ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
-"""A printable character as JSON may write it: of base64, most encoders write `\\u002b` or `\\u003d`."""
+_ESCAPED = re.compile(rb"\\{1,8}u00([2-7][0-9a-fA-F])")
+"""A printable character as JSON may write it: of base64, most encoders write `\\u002b` or `\\u003d`. JSON in JSON has
+more backslashes."""
+_SLASH = re.compile(rb"\\{1,8}/")
 _TIMES = 2
 """How often it may be escaped: a URL in a URL."""
 
@@ -47,16 +54,6 @@ says how many signers there are, how many of them and of the others may not be w
 """
 
 
-def _within(text: bytes) -> tuple[bytes, ...]:
-    """What is in base64 of anything with `text` in it, wherever that begins."""
-    return tuple(
-        b64encode(bytes(before) + text)[-(-4 * before // 3) : (before + len(text)) * 4 // 3] for before in range(3)
-    )
-
-
-_PAYLOAD = (_within(b'"x402Version"'), _within(b'"payload"'))
-"""What a PaymentPayload says."""
-
 _BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _WORDS = bytes(byte if byte in _BASE58 else 0x30 if byte in b"0OIl" else 0x20 for byte in range(256))
 _MOST_ALONE = 20
@@ -76,7 +73,7 @@ def holds_payment(value: bytes, name: bytes = b"") -> bool:
     if _SIGNATURE_HEX in plain.translate(_HEX):
         return True
     searched = plain[:_MOST_SEARCHED]
-    if any(map(_in_base64, _runs(searched))):
+    if any(_in_base64(run, _DEPTH) for run in _runs(searched)):
         return True
     if _OF_TRANSACTION.search(name):
         return False
@@ -90,7 +87,8 @@ def _plain(value: bytes) -> bytes:
         if b"%" in value:
             value = unquote_to_bytes(value)
         if b"\\" in value:
-            value = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), value).replace(b"\\/", b"/")
+            value = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), value)
+            value = _SLASH.sub(b"/", value)
     return value
 
 
@@ -99,17 +97,45 @@ def _runs(text: bytes) -> Iterator[bytes]:
     return (run for run in text.translate(_RUNS).split() if len(run) >= _SIGNATURE_BASE64)
 
 
-def _in_base64(run: bytes) -> bool:
-    may_pay = all(any(part in run for part in parts) for parts in _PAYLOAD)
+def _in_base64(run: bytes, depth: int) -> bool:
+    """Whether a payment is in `run`, which is `depth` times in base64 at most."""
     first = _decode(run)
-    if first.isascii() and not may_pay:  # a text, as all other headers of x402 are
-        return False
+    if first.isascii():  # a text, as all headers of x402 are
+        return _is_payload(first) or _in_text(first, depth)
     decoded = [first, *[_decode(run[start:]) for start in range(1, 4)]]
-    if may_pay and any(map(_is_payload, decoded)):
+    if any(_is_payload(one) or _in_text(one, depth) for one in decoded):
         return True
-    if any(map(bytes.isascii, decoded)):
+    if any(map(bytes.isascii, decoded)) or _is_id(run):
         return False
     return any(map(_TRANSACTION.search, decoded)) or _holds_signature(run)
+
+
+def _in_text(text: bytes, depth: int) -> bool:
+    """Whether a payment is in `text`, which was in base64."""
+    if _OF_SELLER in text:
+        text = _without_offers(text)
+    plain = _plain(text)
+    if _SIGNATURE_HEX in plain.translate(_HEX):
+        return True
+    return depth > 1 and any(_in_base64(run, depth - 1) for run in _runs(plain[:_MOST_WITHIN]))
+
+
+_OF_SELLER = b'"offer-receipt"'
+"""The extension of x402 that has offers and receipts, which the seller signs."""
+
+
+def _without_offers(text: bytes) -> bytes:
+    try:
+        message = json.loads(text)
+        del message["extensions"][_OF_SELLER.strip(b'"').decode()]
+        return json.dumps(message).encode()
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return text
+
+
+def _is_id(run: bytes) -> bool:
+    """Whether it is the id of a transaction on Solana: what is base58 as a whole is no base64, in all likelihood."""
+    return 86 <= len(run) <= 88 and not run.translate(None, _BASE58) and _is_of_64_bytes(run)
 
 
 def _is_payload(plain: bytes) -> bool:
@@ -142,8 +168,9 @@ def _is_text(plain: bytes) -> bool:
 
 
 def _decode(text: bytes) -> bytes:
-    """The bytes that `text` is in base64, but for some bits at its end."""
-    return a2b_base64(text[: len(text) // 4 * 4])
+    """The bytes that `text`, which has no padding, is in base64."""
+    rest = len(text) % 4
+    return a2b_base64(text[:-1] if rest == 1 else text + b"==" if rest == 2 else text + b"=" if rest else text)
 
 
 def _is_of_64_bytes(text: bytes) -> bool:

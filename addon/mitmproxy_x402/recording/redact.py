@@ -41,9 +41,32 @@ gateways repeat most headers with each message."""
 _MAX_SECRETS = 100
 _LONG_NAME = 20
 """Longest name in bytes that cannot itself be a secret."""
-_USER = re.compile(rb"(//)[^/@\s]+@")
-"""Name and password before the host of a URL."""
-_WITH_URL = frozenset((b"location", b"content-location", b"referer", b"link", b"refresh", b"operation-location"))
+_WHOLE = frozenset((b"location", b"content-location", b"referer", b"operation-location"))
+"""Headers whose value is one URL, in which blanks may stand."""
+_WITH_URL = _WHOLE | {b"link", b"refresh"}
+"""Headers whose URLs differ from message to message, so that they are not worth a place in the cache."""
+_WORDS = re.compile(rb"([\s<>\"]+)")
+"""Separates the URLs of any other header, as of `Link`, `Refresh`, JSON or a Content-Security-Policy."""
+_QUERY_OF_WHOLE = re.compile(rb"([?#]).*", re.DOTALL)
+_QUERY_OF_WORD = re.compile(rb"([?#])[^\s<>\"]*")
+_AFTER_WORD = b",'\\)]}"
+"""What stands behind a URL, not in it."""
+
+_TO_HOST = rb"([/\\]\t*[/\\]|(?i:\b(?:https?|wss?|ftp):)[/\\]*)"
+_USER = re.compile(_TO_HOST + rb"[^/\\?#<>\" ]+@")
+"""Name and password before the host of a URL. Browsers take backslashes, and one slash or none, for two."""
+_USER_IN_WHOLE = re.compile(_TO_HOST + rb"[^/\\?#]+@")
+_USER_WITHIN = re.compile(rb"([/\\]{2})[^/\\?#<>\" &]+(@|%40)")
+_USER_ENCODED = re.compile(
+    rb"(%(?P<n>(?:25){0,2})(?:2f|5c)%(?P=n)(?:2f|5c))(?:(?!%(?P=n)(?:2f|5c|3f|23|20))[^/\\?#<>\" &])+(@|%(?P=n)40)",
+    re.IGNORECASE,
+)
+"""The same in a URL that is a parameter of another: once or several times with percent signs, all alike."""
+_MAY_HOLD_URL = re.compile(rb"[%/?\\#]")
+_QUERY_WITHIN = re.compile(rb"[?#]|%(?:25){0,2}(?:3f|23)", re.IGNORECASE)
+_SLASH_WITHIN = re.compile(rb"/|%(?:25){0,2}2f|=\Z", re.IGNORECASE)
+_SEPARATOR_WITHIN = re.compile(rb"([?#&;]|%(?:25){0,2}(?:3f|23|26|3b|20))", re.IGNORECASE)
+_EQUALS_WITHIN = re.compile(rb"=|%(?:25){0,2}3d", re.IGNORECASE)
 
 
 class Redactor:
@@ -95,7 +118,7 @@ class Redactor:
         """One header in JSON; empty: it must be seen together with the others."""
         name = field[0]
         low = name.lower()
-        if low in _WITH_URL:
+        if low in _WITH_URL or (_parameters(low, field[1]) and field not in self._known):
             return ""
         (value,) = self._values((field,))
         line = header_line(name.decode("latin-1"), value.decode("latin-1"))
@@ -126,15 +149,18 @@ class Redactor:
     def _query(self, query: bytes) -> bytes:
         if _separators(query) > MAX_PARAMETERS:
             return _REDACTED
-        return b"&".join(self._part(part) for part in query.split(b"&"))
+        seen = [self._part(part) for part in query.split(b"&")]
+        return b"&".join(_within(seen) if _MAY_HOLD_URL.search(query) else seen)
 
     def text(self, text: str) -> str:
         """`text` without the client token."""
         return text if self._token is None else text.replace(self._token.decode("utf-8", "surrogateescape"), REDACTED)
 
     def reason(self, phrase: bytes) -> bytes:
-        """A reason phrase; redacted as a whole if it holds the client token or a payment."""
-        return _REDACTED if self._has_token(phrase) or holds_payment(phrase) else phrase
+        """A reason phrase; redacted as a whole if it holds the client token, a payment or a credential."""
+        if self._has_token(phrase):
+            return _REDACTED
+        return self._value(b"", phrase, has_parameters=0 < _parameters(b"", phrase) <= MAX_PARAMETERS)
 
     def shown(self, fields: Fields) -> list[bytes]:
         """The values of `fields` as people may see them. An `Authorization` that pays keeps its scheme."""
@@ -160,13 +186,12 @@ class Redactor:
                 values.append(value)
                 continue
             low = name.lower()
-            if low in _WITH_URL and (count := _separators(value)):
+            if count := _parameters(low, value):
                 room -= count
                 if room < 0:
-                    value = value.partition(b"?")[0] + b"?" + _REDACTED
-            seen = self._value(low, value)
+                    value = (_QUERY_OF_WHOLE if low in _WHOLE else _QUERY_OF_WORD).sub(rb"\1" + _REDACTED, value)
+            seen = self._value(low, value, has_parameters=count > 0 <= room)
             values.append(seen)
-            # Headers with URLs are not cached, because their parameters are counted together.
             if seen == field[1] and low not in _WITH_URL and len(name) + len(seen) <= _MAX_KNOWN_FIELD:
                 self._remember(name, seen)
         return values + [_REDACTED] * (len(fields) - len(values))
@@ -181,12 +206,20 @@ class Redactor:
         name, seen = bytes(name), bytes(seen)
         self._known[name, seen] = name.decode("latin-1"), seen.decode("latin-1")
 
-    def _value(self, name: bytes, value: bytes) -> bytes:
+    def _value(self, name: bytes, value: bytes, *, has_parameters: bool = False) -> bytes:
         if is_secret_field(name, value) or is_credential_value(value) or holds_payment(value, name):
             return _REDACTED
-        if name in _WITH_URL and (b"?" in value or b"@" in value or b"#" in value):
-            value = self.path(value)
+        if b"@" in value:
+            value = (_USER_IN_WHOLE if name in _WHOLE else _USER).sub(rb"\1" + _REDACTED + b"@", value)
+        if has_parameters:
+            value = b"".join(map(self._url, [value] if name in _WHOLE else _WORDS.split(value)))
         return value if self._token is None else value.replace(self._token, _REDACTED)
+
+    def _url(self, word: bytes) -> bytes:
+        if b"?" not in word and b"#" not in word:
+            return word
+        url = word.rstrip(_AFTER_WORD)
+        return self.path(url) + word[len(url) :]
 
     def _part(self, part: bytes) -> bytes:
         """Redact the text between two ampersands; some servers also separate parameters by semicolons."""
@@ -207,3 +240,41 @@ class Redactor:
 def _separators(query: bytes) -> int:
     """The number of ampersands and semicolons, which separate parameters."""
     return query.count(b"&") + query.count(b";")
+
+
+def _parameters(name: bytes, value: bytes) -> int:
+    """How many parameters the URLs of a header have, at most."""
+    count = value.count(b"?") + value.count(b"#")
+    if not count or (b"=" not in value and name not in _WITH_URL):
+        return 0
+    if count > MAX_PARAMETERS:
+        return count
+    queries = (_QUERY_OF_WHOLE if name in _WHOLE else _QUERY_OF_WORD).finditer(value)
+    return count + sum(_separators(query[0]) for query in queries)
+
+
+def _within(parts: list[bytes]) -> list[bytes]:
+    """The parameters of a query, without secrets of the URLs in them."""
+    room = MAX_PARAMETERS
+    seen = []
+    for part in parts:
+        one = _USER_WITHIN.sub(rb"\1" + _REDACTED + rb"\2", part)
+        one = _USER_ENCODED.sub(rb"\1" + _REDACTED + rb"\3", one)
+        mark = _QUERY_WITHIN.search(one)
+        if mark is not None and _SLASH_WITHIN.search(one, 0, mark.start()):
+            pieces = _SEPARATOR_WITHIN.split(one[mark.start() :], room)
+            room = max(1, room - len(pieces) // 2)
+            one = one[: mark.start()] + b"".join(map(_piece_within, pieces))
+        seen.append(one)
+    return seen
+
+
+def _piece_within(piece: bytes) -> bytes:
+    if _SEPARATOR_WITHIN.search(piece):  # itself one, or more than are examined
+        return piece if _SEPARATOR_WITHIN.fullmatch(piece) else _REDACTED
+    equals = _EQUALS_WITHIN.search(piece)
+    if equals is None:
+        return _REDACTED if is_secret_parameter(piece) else piece
+    name, value = piece[: equals.start()], piece[equals.end() :]
+    is_secret = bool(value) and is_secret_parameter(unquote_to_bytes(unquote_to_bytes(name)) + b"=" + value)
+    return piece[: equals.end()] + _REDACTED if is_secret else piece
