@@ -18,6 +18,7 @@ from support.wire import Peer, Upstream, request
 
 KEY = b"sk-ant-api03-Zq9xW8e7R6t5Y4u3Zq9xW8e7R6t5Y4u3"
 TOKEN = b"hunter2-client-token-ABCDEFGH"
+SHORT = b"Zq9xW8"
 GET = b"POST /v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 CHUNKED = GET + b"Transfer-Encoding: chunked\r\n"
 REQUESTS = {
@@ -58,7 +59,44 @@ def test_a_secret_is_taken_out_wherever_it_is_quoted(text: str, secret: str) -> 
 @pytest.mark.parametrize(
     "text",
     [
+        "invalid content-length header: {!r}",
+        "multiple content-length headers: [b'2', {!r}]",
+        "unknown transfer-encoding header: {!r}",
+        "unexpected HTTP transfer-encoding {!r} for HTTP/1.0",
+        "HTTP/2 protocol error: Invalid value for TE header: {!r}",
+        "Host headers: {!r} / {!r}",
+        "invalid literal for int() with base 10: {!r}",
+        "Codepoint U+0040 not allowed at position 3 in {!r}",
+        "the gateway's error: {!r} isn't a length",
+    ],
+)
+@pytest.mark.parametrize("secret", ["hunter2", "it's hunter2", '"it\'s" \\hunter2\\', "hunter2'"])
+def test_no_text_of_a_peer_is_quoted_however_short(text: str, secret: str) -> None:
+    for quoted in (secret, secret.encode()):
+        said = without_quotes(text.format(quoted, quoted))
+        assert "hunter2" not in said
+        assert said.startswith(text[:12])
+
+
+def test_what_comes_with_the_end_of_an_http2_connection_is_left_out() -> None:
+    said = without_quotes("HTTP/2 connection closed: <ConnectionTerminated error_code:1, additional_data:68756e746572>")
+    assert said == (
+        "HTTP/2 connection closed: <ConnectionTerminated error_code:1, "
+        "additional_data:(left out, for it may hold a secret)>"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "FINAL_SIZE_ERROR",
+        "The client's request and the upstream's answer don't fit",
+        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] failed ('127.0.0.1', 1)",
+        "OpenSSL Error([('SSL routines', '', 'sslv3 alert handshake failure')])",
+        "[Errno 2] No such file or directory: '/home/me/certificate.pem'",
+        "certificate verify failed: Hostname mismatch, certificate is not valid for 'gateway.example'. (_ssl.c:1010)",
+        "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        "<ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>",
         "stream closed by the upstream (H3_GENERAL_PROTOCOL_ERROR)",
         "no answer within 3 s (option x402_first_byte_timeout)",
         "[Errno 111] Connect call failed ('127.0.0.1', 65535)",
@@ -88,7 +126,7 @@ def _kept(rig: Rig) -> bytes:
 
 def test_of_requests(rig: Rig) -> None:
     for raw in REQUESTS.values():
-        for secret in (KEY, TOKEN):
+        for secret in (KEY, TOKEN, SHORT):
             with rig.client() as client:
                 client.send(raw % secret)
                 with contextlib.suppress(ConnectionError, TimeoutError):
@@ -97,6 +135,7 @@ def test_of_requests(rig: Rig) -> None:
     kept = _kept(rig)
     assert b"left out" in kept
     assert KEY not in kept
+    assert b"'" + SHORT not in kept
     assert b"hunter2-client" not in kept or not rig.mode
 
 
@@ -112,20 +151,20 @@ def test_of_answers(rig: Rig) -> None:
                 continue
             signature = json.loads(base64.b64decode(payment))["payload"]["signature"].encode()
             seen.extend((payment, signature))
-            for each in (payment, signature):
-                name = got.start.split()[1].rpartition(b"/")[2].decode()
-                peer.send(ANSWERS[name] % each)
-                break
+            name, _, which = got.start.split()[1].rpartition(b"/")[2].decode().partition("-")
+            peer.send(ANSWERS[name] % {"payment": payment, "signature": signature, "short": SHORT}[which])
             return
 
     rig.script(script)
     headers = ["Connection: close", *([f"Authorization: Bearer {rig.mode}"] if rig.mode else [])]
     for name in ANSWERS:
-        with rig.client() as client:
-            client.send(request("POST", f"/v1/{name}", name.encode(), *headers))
-            client.sock.settimeout(5)
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                client.rest()
+        for which in ("payment", "signature", "short"):
+            with rig.client() as client:
+                client.send(request("POST", f"/v1/{name}-{which}", name.encode(), *headers))
+                client.sock.settimeout(5)
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    client.rest()
     kept = _kept(rig)
-    assert len(seen) >= 2 * len(ANSWERS)
+    assert len(seen) >= 6 * len(ANSWERS)
+    assert SHORT not in kept
     assert [secret[:60] for secret in seen if secret[:60] in kept] == []

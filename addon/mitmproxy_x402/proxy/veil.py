@@ -59,7 +59,21 @@ def veil_reason(response: http.Response, shown: Callable[[bytes], bytes]) -> Non
 
 
 _BYTES = re.compile(r"""\bb(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""")
-_LONG_TEXT = re.compile(r"""'[^']{24,}'|"[^"]{24,}\"""")
+_QUOTED = re.compile(
+    r"""(?P<kept>
+      \('[0-9A-Fa-f:.]*(?:%\w{1,20})?',\s\d                                          # an address in an OSError
+    | \('[\w ]{1,40}\ (?:routines|library)',\s'[\w ]{0,60}',\s'[\w ,./:()-]{0,100}'\)  # an error of OpenSSL
+    | \[Errno\ -?\d+\]\ [\w ,()-]{1,80}:\ '[^'\n]{0,200}'                              # the path of a file
+    | certificate\ is\ not\ valid\ for\ '[\w.:*-]{1,253}'
+    | '[a-z0-9-]{1,20}'\ codec\b
+    | ''(?!')
+    )
+    | (?<!\w)'[^'\\]*(?:\\.[^'\\]*)*' | "[^"\\]*(?:\\.[^"\\]*)*"
+    | (?<=additional_data:)(?!None\b)[^\s>]+""",
+    re.VERBOSE | re.DOTALL,
+)
+"""A text in quotes, be it a name, a length or a coding that a peer sent, but for those that no peer can choose; and
+what comes with the end of an HTTP/2 connection, which h2 may write in hex."""
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=_-]{32,}")
 """Matches signatures, payments and most keys. No host's label, error name or code is as long."""
 _LEFT_OUT = "(left out, for it may hold a secret)"
@@ -71,11 +85,13 @@ def without_bytes(message: str) -> str:
 
 
 def without_quotes(message: str) -> str:
-    """Remove quoted bytes, quoted texts of 24 or more characters, and words of 32 or more, from an error about a peer.
+    """Remove quoted bytes and texts, and words of 32 or more characters, from an error about a peer.
 
     A peer of QUIC closes with a text of its own, which is not quoted.
     """
-    return _LONG_WORD.sub(_LEFT_OUT, _LONG_TEXT.sub(_LEFT_OUT, without_bytes(message)))
+    if "'" in message or '"' in message or "additional_data" in message:
+        message = _QUOTED.sub(lambda found: found["kept"] or _LEFT_OUT, without_bytes(message))
+    return _LONG_WORD.sub(_LEFT_OUT, message)
 
 
 def unveiled(message: Message) -> Message:
