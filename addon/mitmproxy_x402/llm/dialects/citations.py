@@ -13,7 +13,10 @@ _SOURCES = (
     *("url", "uri", "sourceUri", "source_uri", "documentUri", "document_uri", "source", "file_id", "fileId"),
     *("document_id", "documentName", "document_name", "placeId", "place_id", "id", "license"),
 )
-_FURTHER = ("imageUri", "image_uri", "googleMapsUri", "google_maps_uri", "url", "uri")
+_ADDRESSES = ("url", "uri")
+_WITHIN = ("document", "tool_output")
+"""Keys of a source within which its address may be."""
+_FURTHER = ("imageUri", "image_uri", "googleMapsUri", "google_maps_uri", *_ADDRESSES)
 """Keys of addresses that come beside: a picture's own beside its page's, those of reviews beside their place's."""
 _REVIEWS = ("reviewSnippets", "review_snippets", "reviewSnippet", "review_snippet")
 _QUOTES = ("cited_text", "quote", "snippet", "content", "text")
@@ -47,8 +50,12 @@ def citation_of(value: Any, kind: str = "") -> Citation | None:
 
 
 def _further(said: dict[str, Any]) -> Iterator[str]:
-    """The addresses beside a source's own."""
+    """The addresses beside a source's own, or beside its id."""
     yield _first(said, _FURTHER[:2])
+    yield _first(mapping(mapping(said.get("location")).get("web")), _ADDRESSES)  # Bedrock's
+    for one in map(mapping, sequence(said.get("sources"))):  # Cohere's
+        for key in _WITHIN:
+            yield _first(mapping(one.get(key)), _ADDRESSES)
     for place in (said, mapping(said.get("placeAnswerSources")), mapping(said.get("place_answer_sources"))):
         for key in _REVIEWS:
             reviews = place.get(key)

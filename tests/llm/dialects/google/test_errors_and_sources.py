@@ -10,6 +10,7 @@ from google.genai import types
 from google.genai.interactions import ModelOutputStep, URLContextResultStep
 
 from mitmproxy_x402.llm import Reading, answer_text, read_answer
+from mitmproxy_x402.llm.dialects.citations import citation_of
 from mitmproxy_x402.llm.reading import Citation
 
 USAGE = {"total_input_tokens": 5, "total_output_tokens": 7, "total_tokens": 12}
@@ -158,3 +159,22 @@ def test_the_citations_of_interactions(annotation: Any, title: str, source: str)
     cited = delta({"type": "text_annotation_delta", "annotations": [annotation]})
     reading = read(CREATED, start({"type": "model_output"}), TEXT, cited, STOP, completed())
     assert Citation(annotation["type"], title, source) in reading.items
+
+
+@pytest.mark.parametrize(
+    ("said", "source"),
+    [
+        ({"title": "T", "location": {"web": {"url": "https://w", "domain": "w"}}}, "https://w"),  # Bedrock's
+        ({"title": "T", "location": {"documentPage": {"documentIndex": 0}}}, ""),
+        (
+            {"sources": [{"type": "document", "id": "d", "document": {"title": "T", "url": "https://d"}}]},  # Cohere's
+            "d, https://d",
+        ),
+        (
+            {"title": "T", "sources": [{"type": "tool", "id": "t", "tool_output": {"url": "https://t"}}]},
+            "t, https://t",
+        ),
+    ],
+)
+def test_addresses_within_a_source(said: Any, source: str) -> None:
+    assert citation_of(said, "citation") == Citation("citation", "T", source)

@@ -48,3 +48,15 @@ def test_together_s_ids_of_tokens_are_one_part() -> None:
 def test_keys_do_not_disturb_each_other() -> None:
     found = others({"a": 1, "b": "x"}, {"a": 2, "b": "y"})
     assert found == [("a", {"text": "1, 2"}), ("b", {"text": "xy"})]
+
+
+def test_what_perplexity_says_beside_the_choices_is_told_once() -> None:
+    beside = {
+        "images": [{"image_url": "https://i", "origin_url": "https://o", "title": "T"}],
+        "related_questions": ["Why?"],
+    }
+    chunks = [v.chunk({"content": "x"}, **beside), v.chunk({}, "stop", **beside)]
+    assert all(one["images"] for one in chunks)
+    reading = read(v.chat(*chunks))
+    assert {one.kind: one.value for one in reading.items if isinstance(one, Other)} == beside
+    assert (reading.text, reading.irregular) == ("x", ())

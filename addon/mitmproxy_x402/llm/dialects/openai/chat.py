@@ -34,7 +34,9 @@ _REPEATED = {
     **dict.fromkeys(NAMES, _REASONING),
 }
 """Where what stands under these keys of a message is put."""
-_IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES}
+_BESIDE = {"images", "videos", "related_questions"}
+"""Keys of a chunk, or of a whole answer, under which Perplexity has what belongs to the answer."""
+_IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES, *_BESIDE}
 """Keys of a chunk of which one, at least, says something."""
 _SAYING = ("content", "tool_calls", "function_call", "audio", "refusal", *NAMES, DETAILS)
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
@@ -118,6 +120,8 @@ class ChatReader(Reader):
             draft.use(**tokens)
         for position, choice in enumerate(draft.sequence(value.get("choices"), "choices")):
             self._choice(draft.mapping(choice, "a choice"), position, whole=whole)
+        for key in sorted(_BESIDE & value.keys()):
+            self._unknown.keep(0, key, value[key])
         for key in _SOURCES:
             if key in value:
                 for one in sequence(value[key]):
