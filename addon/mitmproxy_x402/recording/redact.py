@@ -49,8 +49,8 @@ _WORDS = re.compile(rb"([\s<>\"]+)")
 """Separates the URLs of any other header, as of `Link`, `Refresh`, JSON or a Content-Security-Policy."""
 _QUERY_OF_WHOLE = re.compile(rb"([?#]).*", re.DOTALL)
 _QUERY_OF_WORD = re.compile(rb"([?#])[^\s<>\"]*")
-_AFTER_WORD = b",'\\)]}"
-"""What stands behind a URL, not in it."""
+_AFTER_WORD = b",'\\)}"
+"""What stands behind a URL, not in it. No bracket: what was redacted before ends in one."""
 
 _TO_HOST = rb"([/\\]\t*[/\\]|(?i:\b(?:https?|wss?|ftp):)[/\\]*)"
 _USER = re.compile(_TO_HOST + rb"[^/\\?#<>\" ]+@")
