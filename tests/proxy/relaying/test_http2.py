@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,33 @@ def test_a_paid_request_goes_once_more_only_if_it_was_not_taken(
             paid = [headers["payment-signature"] for headers, _ in upstream.seen if "payment-signature" in headers]
             assert len(paid) == sendings
             assert len(set(paid)) == 1
+
+
+def test_101_on_one_stream_leaves_the_others_alone(
+    home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]
+) -> None:
+    def script(peer: H2Peer, upstream: H2Upstream) -> None:
+        paid: dict[str, int] = {}
+        while len(paid) < 2:
+            stream, headers, body = peer.next_request()
+            upstream.seen.append((headers, body))
+            if "payment-signature" in headers:
+                paid[headers[":path"]] = stream
+            else:
+                peer.challenge(stream, challenges.evm())
+        peer.h2.send_headers(paid["/v1/odd"], [(":status", "101")])
+        peer.flush()
+        peer.answer(paid["/v1/even"], 200, [], b"goods")
+        peer.next_request()
+
+    with H2Upstream(script, certs.server_context(pem, "h2")) as upstream, start(upstream, home, pem) as proxy:
+        client = client_tls(proxy)
+        with ThreadPoolExecutor(2) as pool:
+            odd, even = pool.map(lambda path: client.post(path, content=b"{}"), ["/v1/odd", "/v1/even"])
+        assert (odd.status_code, odd.json()["error"]["code"]) == (502, "payment_outcome_unknown")
+        assert (even.status_code, even.content) == (200, b"goods")
+        assert len(upstream.seen) == 4
+        client.close()
 
 
 def test_goaway_while_we_sign(home: Path, pem: Path, client_tls: Callable[[Proxy], httpx.Client]) -> None:

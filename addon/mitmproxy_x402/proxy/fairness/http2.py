@@ -27,7 +27,9 @@ from ..internals import (
     HeadersFrame,
     InformationalResponseReceived,
     ProtocolError,
+    ReceiveHttp,
     RequestReceived,
+    ResponseProtocolError,
     RstStreamFrame,
     StreamEnded,
     TrailersReceived,
@@ -83,7 +85,7 @@ class CalmConnection(BufferedH2Connection):
     """Streams of ours, of those that are open, for which an upstream has sent any part of an answer."""
     _taken = 0
     """The last stream that an upstream which leaves may have worked on (RFC 9113, section 6.8)."""
-    _is_spoilt = False
+    is_spoilt = False
     """Whether what an upstream has sent cannot be read, so that it may belong to any stream."""
     _left: float
     _counted: float
@@ -128,7 +130,7 @@ class CalmConnection(BufferedH2Connection):
         try:
             received = super().receive_data(data)
         except BaseException:
-            self._is_spoilt = True
+            self.is_spoilt = True
             raise
         for event in received:
             last = events[-1] if events else None
@@ -163,7 +165,7 @@ class CalmConnection(BufferedH2Connection):
         """Whether the upstream may have begun to answer on a stream, or has not said that it took no notice of it."""
         buffer: Any = self.incoming_buffer
         is_partly_there = bool(self._left_over()) or bool(buffer._headers_buffer)
-        return self._is_spoilt or is_partly_there or stream_id in self.begun or stream_id <= self._taken
+        return self.is_spoilt or is_partly_there or stream_id in self.begun or stream_id <= self._taken
 
     def _note(self, frame: Frame) -> None:
         """Note what a frame of an upstream says of the streams that it has begun to answer."""
@@ -316,11 +318,19 @@ class Http2Client(InTurns, _http2.Http2Client):
         stream_id = self.our_stream_id.get(leg_id)
         return stream_id is not None and self.h2_conn.has_begun(stream_id)
 
+    def protocol_error(self, *args: Any, **more: Any) -> Steps:
+        """Close the connection for an error of the upstream's, of which the streams in the way can know nothing."""
+        self.h2_conn.is_spoilt = True
+        yield from super().protocol_error(*args, **more)
+
     def handle_h2_event(self, event: Any) -> Generator[commands.Command, Any, bool]:
         """Handle an event of h2's; mitmproxy would wait for another answer after 101 (RFC 9113, section 8.6)."""
         if isinstance(event, InformationalResponseReceived) and (b":status", b"101") in map(tuple, event.headers):
-            yield from self.protocol_error("it answered 101, which HTTP/2 does not have")
-            return True
+            self.h2_conn.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.streams.pop(event.stream_id, None)
+            why = "it answered 101, which HTTP/2 does not have"
+            yield ReceiveHttp(ResponseProtocolError(event.stream_id, why, ResponseProtocolError.code))
+            return False
         return (yield from super().handle_h2_event(event))
 
 
