@@ -71,9 +71,14 @@ SEVERAL: dict[str, tuple[str, bytes, dict[str, object]]] = {
     "n": (CHAT, BEGUN[CHAT] + FINISHED, {"n": 2}),
     "another has begun": (CHAT, OF_TWO % (1, b"null") + OF_TWO % (0, b'"stop"'), {}),
     "prompts": (
-        "/v1/completions",
+        TEXT,
         b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\n',
         {"prompt": ["a", "b"]},
+    ),
+    "a reason that each chunk may have": (
+        GEMINI,
+        b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}\n\n',
+        {},
     ),
     "candidates": (
         GEMINI,

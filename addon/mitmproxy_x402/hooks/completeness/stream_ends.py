@@ -73,8 +73,10 @@ def is_complete(events: Iterable[Event], path: str, *, gap: Gap | None, is_over:
         is_one = is_one and not found.is_another
     if gap is None and kinds == {("message_stop",)}:
         return False  # the end of nothing
-    if is_over or is_one:
+    if is_over:
         ended |= ended_one
+    elif is_one:
+        ended |= ended_one - {"gemini"}  # which may give the reason STOP in every chunk
     return bool(kinds) and begun <= ended and (is_over or bool(ended))
 
 
