@@ -312,6 +312,8 @@ def recording_folders(folder: Path) -> list[Path]:
         found = sorted(child for child in folder.iterdir() if (child / HEAD).exists())
     except OSError as error:
         raise _unreadable(folder, error) from None
+    if not found and files_in(folder):
+        raise RecordingError(f"{folder}: no recordings here, but HAR or flow files, which only `show` and `diff` read")
     if not found:
         raise RecordingError(f"{folder}: no recordings here: expected folders with a {HEAD}, as x402_dump writes them")
     return found

@@ -56,3 +56,34 @@ def test_a_call_says_that_it_broke_off(read: Any, status: str) -> None:
     item = {"id": "f", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": status}
     (call,) = read(item).tool_calls
     assert [one.value for one in call.further] == ([status] if status in ("incomplete", "failed") else [])
+
+
+SEARCH = {"id": "w", "type": "web_search_call", "status": "in_progress"}
+
+
+def cut(item: dict[str, Any], step: str) -> Reading:
+    """A response that breaks off after an event about an item, which has no end then."""
+    response = {"id": "r", "object": "response", "model": "m", "status": "in_progress", "output": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": response},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": f"response.{item['type']}.{step}", "output_index": 0, "item_id": item["id"]},
+    ]
+    body = "".join(f"data: {json.dumps({**one, 'sequence_number': at})}\n\n" for at, one in enumerate(events))
+    found = read_answer("text/event-stream", body.encode())
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("step", ["in_progress", "searching", "completed", "failed"])
+def test_how_far_an_item_has_come_before_the_response_breaks_off(step: str) -> None:
+    reading = cut(SEARCH, step)
+    assert reading.items == (Other("web_search_call", {**SEARCH, "status": step}),)
+    assert reading.unread == ()
+
+
+def test_a_call_that_failed_before_the_response_breaks_off() -> None:
+    (call,) = cut({**CALL, "status": "in_progress", "arguments": ""}, "failed").tool_calls
+    assert [one.value for one in call.further if one.name == "status"] == ["failed"]
+    (call,) = cut({**CALL, "status": "in_progress", "arguments": ""}, "in_progress").tool_calls
+    assert [one.value for one in call.further if one.name == "status"] == []

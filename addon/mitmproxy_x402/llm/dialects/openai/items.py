@@ -27,6 +27,7 @@ FRAGMENTS: dict[str, tuple[Kind, int, str]] = {
 _IN_CALLS = frozenset(("type", "id", "call_id", "name", "arguments", "input", "status", "output", "error"))
 _BROKEN_OFF = ("failed", "incomplete")
 """States of a call that are told; that it is running, or completed, goes without saying."""
+_STEPS = ("searching", "interpreting", "generating", "completed", "failed")
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
 """Kinds of items that are calls, and the key of what they are called with."""
 _WHOLE = ("text", "refusal", "arguments", "input")
@@ -301,6 +302,9 @@ class Items:
             return step in ("delta", "done")
         if step == "partial_image":
             return self._partly(number, what, value)
+        if whose == what and step in _STEPS:
+            self._step(number, whose, step)
+            return True
         if not whose or whose in ("message", "reasoning") or whose in _CALLS or not what.startswith(whose):
             return False
         piece = self._piece(number, _OTHER, 0, "other")
@@ -310,6 +314,16 @@ class Items:
             for key, text in ({"": delta} if isinstance(delta, str) else delta).items():
                 piece.put((*slot, key) if key else slot, string(text))
         return step in ("delta", "done", "added") and bool(slot)
+
+    def _step(self, number: int, whose: str, step: str) -> None:
+        """Read how far an item has come: of a stream that breaks off, no whole item says it."""
+        if whose in _CALLS:
+            if step in _BROKEN_OFF:
+                self._piece(number, 0, 0, "call").beside({"status": step}, frozenset())
+            return
+        piece = self._piece(number, _OTHER, 0, "other")
+        if isinstance(piece.value, dict) and "status" in piece.value:
+            piece.value = {**piece.value, "status": step}
 
     def _partly(self, number: int, what: str, value: dict[str, Any]) -> bool:
         """Read a picture that is not finished: the last one is shown until the whole comes. False: it is none."""
