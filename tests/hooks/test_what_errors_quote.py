@@ -78,6 +78,12 @@ def test_no_text_of_a_peer_is_quoted_however_short(text: str, secret: str) -> No
         assert said.startswith(text[:12])
 
 
+@pytest.mark.parametrize("secret", ["sk-ant-api03-hunter2", "eyJhbGciOi.eyJzdWIi.hunter2", "ghp_" + "hunter2" * 5])
+def test_a_key_that_a_peer_gives_as_its_reason_is_left_out(secret: str) -> None:
+    assert "hunter2" not in without_quotes(f"closed: bad key {secret}, code 3")
+    assert without_quotes(f"closed: bad key {secret}, code 3").endswith(" code 3")
+
+
 def test_what_comes_with_the_end_of_an_http2_connection_is_left_out() -> None:
     said = without_quotes("HTTP/2 connection closed: <ConnectionTerminated error_code:1, additional_data:68756e746572>")
     assert said == (

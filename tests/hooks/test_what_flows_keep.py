@@ -15,7 +15,15 @@ from support.proxy import Proxy
 from support.rig import Rig
 from support.wire import Message, Peer, Upstream, read_message, request
 
-SECRETS = (b"S3CRET-payment", b"S3CRET-other", b"S3CRET-cookie", b"S3CRET-later", b"S3CRET-key", b"S3CRET-url")
+SECRETS = (
+    b"S3CRET-payment",
+    b"S3CRET-other",
+    b"S3CRET-cookie",
+    b"S3CRET-later",
+    b"S3CRET-key",
+    b"S3CRET-url",
+    b"S3CRET-link",
+)
 
 
 def answer(peer: Peer, upstream: Upstream) -> None:
@@ -23,6 +31,7 @@ def answer(peer: Peer, upstream: Upstream) -> None:
         upstream.read(peer)
         peer.send(
             b"HTTP/1.1 200 OK\r\nset-cookie: a=S3CRET-cookie\r\nLocation: /x?sig=S3CRET-url\r\n"
+            b"Link: <https://h/?a=1>; rel=prev, <https://u:S3CRET-link@h/?key=S3CRET-link>; rel=next\r\n"
             b"Set-Cookie: b=S3CRET-later\r\nContent-Length: 2\r\n\r\nok"
         )
 
@@ -49,8 +58,10 @@ def test_payments_cookies_and_forwarded_keys(rig: Rig, method: str) -> None:
         client.send(request(method, "/v1/marked?a=1&api_key=S3CRET-key&b=2", b"{}", *headers))
         got = Message(client.until(b"\r\n\r\n")) if method == "HEAD" else read_message(client)
     names = [name for name, _ in got.fields]
-    assert names == [b"set-cookie", b"Location", b"Set-Cookie", b"Content-Length"]
-    assert [value for _, value in got.fields][:3] == [b"a=S3CRET-cookie", b"/x?sig=S3CRET-url", b"b=S3CRET-later"]
+    assert names == [b"set-cookie", b"Location", b"Link", b"Set-Cookie", b"Content-Length"]
+    values = [value for _, value in got.fields]
+    assert [values[0], values[1], values[3]] == [b"a=S3CRET-cookie", b"/x?sig=S3CRET-url", b"b=S3CRET-later"]
+    assert values[2] == b"<https://h/?a=1>; rel=prev, <https://u:S3CRET-link@h/?key=S3CRET-link>; rel=next"
     (sent,) = rig.upstream.requests
     assert sent.get(b"payment-signature") == b"S3CRET-payment"
     assert sent.get(b"authorization") == b"L402 S3CRET-other"

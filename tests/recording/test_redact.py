@@ -82,6 +82,19 @@ def test_keys_among_subprotocols_are_secret() -> None:
     assert redacted(name, "realtime, openai-beta.realtime-v1") == "realtime, openai-beta.realtime-v1"
 
 
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:", '{"key": "'])
+def test_the_client_token_is_taken_out_also_in_base64(before: str) -> None:
+    text = before + TOKEN + '", "more": 1}'
+    for coded in (base64.b64encode(text.encode()), base64.urlsafe_b64encode(text.encode()).rstrip(b"=")):
+        for value in (coded.decode(), f"a={coded.decode()}, b"):
+            seen = redacted("X-Any", value)
+            assert "[redacted]" in seen
+            assert len(seen) <= len(value) - len(TOKEN) * 4 // 3 + 3 + len("[redacted]")
+        assert coded not in Redactor(TOKEN).path(b"/v1/x?a=" + coded + b"&b=2")
+        assert Redactor(TOKEN).path(b"/v1/x?a=" + coded + b"&b=2").startswith(b"/v1/x?[redacted]")
+    assert redacted("X-Any", base64.b64encode(b"client-tokens are many").decode()) != "[redacted]"
+
+
 def test_a_blank_before_a_parameter_hides_nothing() -> None:
     assert Redactor().path(b"/a?+key=x&%20api_key=y&b=1") == b"/a?+key=[redacted]&%20api_key=[redacted]&b=1"
 

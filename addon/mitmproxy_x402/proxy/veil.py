@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from mitmproxy import http
 
+from ..protocol.credentials import is_credential_value
 from .exchange import shallow_copy
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -76,6 +77,7 @@ _QUOTED = re.compile(
 what comes with the end of an HTTP/2 connection, which h2 may write in hex."""
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=_-]{32,}")
 """Matches signatures, payments and most keys. No host's label, error name or code is as long."""
+_WORD = re.compile(r"[!-~]+")
 _LEFT_OUT = "(left out, for it may hold a secret)"
 
 
@@ -85,12 +87,14 @@ def without_bytes(message: str) -> str:
 
 
 def without_quotes(message: str) -> str:
-    """Remove quoted bytes and texts, and words of 32 or more characters, from an error about a peer.
+    """Remove quoted bytes and texts, keys of vendors, and words of 32 or more characters, from an error about a peer.
 
     A peer of QUIC closes with a text of its own, which is not quoted.
     """
     if "'" in message or '"' in message or "additional_data" in message:
         message = _QUOTED.sub(lambda found: found["kept"] or _LEFT_OUT, without_bytes(message))
+    if is_credential_value(message.encode("utf-8", "replace")):
+        message = _WORD.sub(lambda word: _LEFT_OUT if is_credential_value(word[0].encode()) else word[0], message)
     return _LONG_WORD.sub(_LEFT_OUT, message)
 
 

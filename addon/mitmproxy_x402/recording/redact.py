@@ -8,6 +8,7 @@ list would look equal.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -74,6 +75,7 @@ class Redactor:
 
     def __init__(self, client_token: str | None = None) -> None:
         self._token = client_token.encode("utf-8", "surrogateescape") if client_token else None
+        self._in_base64 = _in_base64(self._token or b"")
         self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
         self._known_bytes = 0
         """Bytes of the headers in `_known`, which maps headers without a secret to their text."""
@@ -213,7 +215,13 @@ class Redactor:
             value = (_USER_IN_WHOLE if name in _WHOLE else _USER).sub(rb"\1" + _REDACTED + b"@", value)
         if has_parameters:
             value = b"".join(map(self._url, [value] if name in _WHOLE else _WORDS.split(value)))
-        return value if self._token is None else value.replace(self._token, _REDACTED)
+        if self._token is None:
+            return value
+        value = value.replace(self._token, _REDACTED)
+        for coded in self._in_base64:
+            if coded in value:
+                value = value.replace(coded, _REDACTED)
+        return value
 
     def _url(self, word: bytes) -> bytes:
         if b"?" not in word and b"#" not in word:
@@ -234,7 +242,23 @@ class Redactor:
         return _REDACTED if self._has_token(piece) or holds_payment(piece, name) else piece
 
     def _has_token(self, text: bytes) -> bool:
-        return self._token is not None and (self._token in text or self._token in unquote_to_bytes(text))
+        if self._token is None:
+            return False
+        return (
+            self._token in text or self._token in unquote_to_bytes(text) or any(map(text.__contains__, self._in_base64))
+        )
+
+
+def _in_base64(token: bytes) -> tuple[bytes, ...]:
+    """What is in base64 of anything with `token` in it, wherever that begins; nothing of a short one."""
+    if len(token) < _SHORTEST_IN_BASE64:
+        return ()
+    coded = [b64encode(bytes(n) + token)[-(-4 * n // 3) : (n + len(token)) * 4 // 3] for n in range(3)]
+    return tuple({*coded, *[each.translate(_FOR_URLS) for each in coded]})
+
+
+_SHORTEST_IN_BASE64 = 8
+_FOR_URLS = bytes.maketrans(b"+/", b"-_")
 
 
 def _separators(query: bytes) -> int:
