@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from mitmproxy_x402.hooks.completeness import MAX_TAIL, Tail, expected
+from mitmproxy_x402.hooks.completeness.dialects import DIALECTS
 from mitmproxy_x402.hooks.completeness.outline import MAX_MARKS, Outline
 from support import effort
 from support.endings import COMPLETE, INCOMPLETE
 from support.running.memory import held
+from support.vendors.more_streams import event
 from support.wire import Peer, read_message
 
 
@@ -147,12 +149,60 @@ def test_a_failure_among_a_multitude_is_found() -> None:
 
 def test_any_bytes_are_read() -> None:
     chance = random.Random(1)
-    parts = (b"data:", b"\n\n", b"event: error", b'{"error": ', b"[DONE]", b"\r\n", b"\xff", b'{"type": "', b"}", b"\0")
-    for _ in range(2000):
-        tail = Tail("text/event-stream", chance.choice(("", "", "gzip")))
+    parts = (
+        *(b"data:", b"\n\n", b"event: error", b'{"error": ', b"[DONE]", b"\r\n", b"\xff", b'{"type": "', b"}", b"\0"),
+        *(b'{"done": true}', b"\n", b"\x1e", b"error: {", b"[[", event("chunk", {"bytes": "e30"}), b"\0\0\0\x10"),
+        *(b'{"choices": [{"index": {}, "finish_reason": 1}]}', b'{"event_type": [], "object": {}, "status": []}'),
+    )
+    kinds = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream", "text/plain")
+    for _ in range(800):
+        tail = Tail(chance.choice(kinds), chance.choice(("", "", "", "gzip")))
         for _ in range(chance.randrange(40)):
-            tail(b"".join(chance.choices(parts, k=chance.randrange(1, 5))))
+            tail(b"".join(chance.choices(parts, k=chance.randrange(1, 5))) * chance.choice((*[1] * 20, 1000)))
+        assert tail.has_ended(is_one=True) in (True, False)
         assert tail.is_complete in (True, False)
+
+
+ODD = [None, True, 0, -1, 1.5, "", "failed", "error", "x" * 50, [], [1], [[]], {}, {"a": 1}, {"error": 1}, "completed"]
+KEYS = sorted(
+    {
+        *("type", "event_type", "object", "status", "finish_reason", "delta", "response", "interaction", "error"),
+        *("base_resp", "x_groq", "index", "promptFeedback", "messageStop"),
+        *(key for dialect in DIALECTS.values() for key in dialect.keys),
+    }
+)
+
+
+def test_anything_may_stand_under_the_keys_of_dialects() -> None:
+    chance = random.Random(2)
+
+    def value(depth: int) -> Any:
+        kind = chance.randrange(6)
+        if depth > 2 or kind < 3:
+            return chance.choice(ODD)
+        if kind == 3:
+            return [value(depth + 1) for _ in range(chance.randrange(3))]
+        return {key: value(depth + 1) for key in chance.sample(KEYS, chance.randrange(5))}
+
+    for _ in range(3000):
+        said = [value(0) for _ in range(3)]
+        padding = "p" * chance.choice((0, 0, 20_000))
+        for kind, form in (("text/event-stream", "data: %s\n\n"), ("application/x-ndjson", "%s\n")):
+            tail = Tail(kind)
+            text = "".join(form % json.dumps({**each, "p": padding} if type(each) is dict else each) for each in said)
+            tail(text.encode())
+            assert tail.has_ended(is_one=True) in (True, False)
+
+
+def test_an_event_of_many_keys_takes_little_memory() -> None:
+    """Of one that is longer than the tail."""
+    tail = Tail("text/event-stream")
+    tail(b"event: interaction.completed\ndata: {")
+    for number in range(60_000):
+        tail(b'"key %d": "%b",' % (number, b"v" * 90))
+    assert held(tail) < 64 * MAX_TAIL
+    tail(b'"event_type": "interaction.completed", "interaction": {"status": "completed"}}\n\n')
+    assert tail.is_complete
 
 
 @pytest.mark.parametrize(

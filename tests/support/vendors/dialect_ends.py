@@ -97,6 +97,15 @@ SPOKEN = {"type": "speech.audio.delta", "audio": "AAAA"}
 PICTURE = {"type": "image_generation.partial_image", "b64_json": "A" * 40_000, "partial_image_index": 0}
 CHOICE = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
 
+
+def choice(index: int, reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": "x"}, "finish_reason": reason}]}
+
+
+def candidate(index: int, **more: Any) -> dict[str, Any]:
+    return {"candidates": [{"index": index, "content": {"parts": [{"text": "x"}]}, **more}]}
+
+
 COMPLETION = {"type": "completion", "completion": "Hi", "stop_reason": None, "model": "m"}
 
 # Bedrock.
@@ -168,6 +177,12 @@ ENDED: dict[str, bytes] = {
     "frames that are none": text(b"some bytes", FRAMES),
     "gemini: a reason as a number": plain({"candidates": [{"content": {"parts": []}, "finishReason": 1}]}),
     "gemini: wrapped by Code Assist": plain({"response": {"candidates": [{"finishReason": "STOP"}]}, "traceId": "t"}),
+    "chat: two": plain(choice(0), choice(1), choice(1, "stop"), choice(0, "stop"), {"choices": [], "usage": {}}),
+    "chat: two, one after the other": plain(choice(0, "stop"), *[choice(1)] * 100, choice(1, "stop")),
+    "chat: more after the reason": plain(choice(0), choice(0, "stop"), choice(0)),
+    "chat: two in one": plain({"choices": [*choice(0, "stop")["choices"], *choice(1, "length")["choices"]]}),
+    "gemini: two": plain(candidate(0), candidate(1, finishReason="STOP"), candidate(0, finishReason="MAX_TOKENS")),
+    "gemini: blocked on the way": plain(candidate(0), {"promptFeedback": {"blockReason": "OTHER"}}),
     "minimax": plain({**CHOICE, "base_resp": {"status_code": 0, "status_msg": ""}}, done=True),
     "lines of an unknown kind": text(lines({"a": 1}, {"b": [2]})),
     "a file of text whose last line is JSON": text(b'{"level": "info"\nboom\n' + lines({"error": "x"}), "text/plain"),
@@ -206,6 +221,9 @@ CUT: dict[str, bytes] = {
     "invoke: nova": frames(chunk(NOVA)),
     "invoke: claude": frames(chunk(CLAUDE)),
     "lines of an unknown kind": text(lines({"a": 1}) + b'{"b": ['),
+    "chat: one of two": plain(choice(0), choice(1), choice(0, "stop")),
+    "chat: one of two in one": plain({"choices": [*choice(0, "stop")["choices"], *choice(1)["choices"]]}),
+    "gemini: one of two": plain(candidate(0), candidate(1), candidate(1, finishReason="STOP")),
     "gemini: wrapped by Code Assist": plain({"response": {"candidates": [{"content": {}}]}, "traceId": "t"}),
 }
 

@@ -85,7 +85,7 @@ def _is_interaction(said: Said) -> bool:
 def _interaction_has_ended(said: Said) -> bool:
     kind = as_text(said.get("event_type"))
     if kind == "interaction.status_update":
-        return said.get("status") in _STATUSES
+        return as_text(said.get("status")) in _STATUSES
     return kind in ("interaction.completed", "interaction.complete")
 
 
@@ -145,7 +145,7 @@ DIALECTS: dict[str, Dialect] = {
         tuple(f"{_RUN}.{status}" for status in sorted(_LAST)),
         keys=("object",),
         speaks=lambda said: as_text(said.get("object")).startswith((_RUN, "thread.message.delta")),
-        has_ended=lambda said: said.get("object") == _RUN and said.get("status") in _LAST,
+        has_ended=lambda said: said.get("object") == _RUN and as_text(said.get("status")) in _LAST,
     ),
     "transcription": Dialect(("transcript.text.",), ("transcript.text.done",)),
     "speech": Dialect(("speech.audio.",), ("speech.audio.done",)),
@@ -180,6 +180,19 @@ _BY_KEY: dict[str, list[str]] = {}
 for _name, _dialect in DIALECTS.items():
     for _key in _dialect.keys:
         _BY_KEY.setdefault(_key, []).append(_name)
+
+_TOLD = frozenset(
+    {
+        *(*_BY_KEY, *DIALECTS["converse"].begins, *_INVOKED_REASONS),
+        *("type", "event_type", "status", "response", "interaction"),
+    }
+)
+
+
+def told_by(said: Any) -> Said:
+    """What `said` has of the keys by which dialects and ends are told."""
+    return {key: said[key] for key in _TOLD & said.keys()} if isinstance(said, dict) else {}
+
 
 BY_PATH: tuple[tuple[str, str], ...] = (
     ("/completions", "chat"),
@@ -230,16 +243,17 @@ def event_says_that_it_failed(said: Any) -> bool:
         return any(isinstance(each, dict) and has_error(each) for each in said)
     if not isinstance(said, dict):
         return False
-    kind, reason = as_text(said.get("event_type")), as_text(said.get("finish_reason"))
+    keys = ("type", "event_type", "status", "finish_reason")
+    kind, event_type, status, reason = (as_text(said.get(key)) for key in keys)
     inner = [said[key] for key in ("response", "interaction") if isinstance(said.get(key), dict)]
     delta = as_dict(said.get("delta"))
     return (
         any(has_error(each) or each.get("status") in ("failed", "cancelled") for each in inner)
         or has_error(said)
-        or said.get("type") in FAILURES
-        or (said.get("object") == _RUN and said.get("status") in _FAILED)
-        or (kind.startswith("interaction.") and said.get("status") in _FAILED)
-        or (kind == "stream-end" and reason.startswith("ERROR"))
+        or kind in FAILURES
+        or (said.get("object") == _RUN and status in _FAILED)
+        or (event_type.startswith("interaction.") and status in _FAILED)
+        or (event_type == "stream-end" and reason.startswith("ERROR"))
         or ("finish_reason" in delta and (bool(delta.get("error")) or is_failed_reason(delta)))
     )
 

@@ -20,6 +20,7 @@ from .dialects import (
     dialects_of,
     event_says_that_it_failed,
     is_failed_reason,
+    told_by,
     types_of,
 )
 from .events import DONE, MAX_TAIL, Event, decoded
@@ -33,6 +34,8 @@ ALARM = re.compile(
     rb"|(?:response|thread\.run)\.failed"
 )
 
+Answer = tuple[str, "int | None"]
+"""The dialect of one of the answers in a stream, and its index; None: all of them."""
 Reason = tuple[str, str]
 """The dialect of a finish reason, and what it says."""
 _REASON = re.compile(rb'(?<!\\)"(finish_reason|finishReason)"\s*:\s*(?:"([A-Za-z_]{1,40})"|([1-9][0-9]?)\s*[,}])')
@@ -45,7 +48,7 @@ class Gap(NamedTuple):
 
     reasons: set[Reason]
     said: dict[str, Any]
-    """The upper levels of the event."""
+    """What its upper levels tell of its end."""
 
 
 def is_complete(events: Iterable[Event], path: str, *, gap: Gap | None, is_over: bool, is_one: bool = True) -> bool:
@@ -57,8 +60,9 @@ def is_complete(events: Iterable[Event], path: str, *, gap: Gap | None, is_over:
     """
     begun = {dialect for end, dialect in BY_PATH if path.endswith(end)}
     ended: set[str] = set()
-    ended_one: set[str] = set()
     kinds: set[tuple[str, ...]] = set()
+    begun_answers: set[Answer] = set()
+    ended_answers: set[Answer] = set()
     for event in events:
         if event.data.strip() == DONE:
             ended.add("chat")
@@ -69,14 +73,16 @@ def is_complete(events: Iterable[Event], path: str, *, gap: Gap | None, is_over:
         kinds.add(found.types)
         begun.update(found.dialects)
         ended |= found.ended
-        ended_one |= found.ended_one
-        is_one = is_one and not found.is_another
+        begun_answers |= found.answers
+        ended_answers |= found.ended_answers
     if gap is None and kinds == {("message_stop",)}:
         return False  # the end of nothing
+    running = {dialect for dialect, _ in begun_answers - ended_answers}
+    all_ended = {dialect for dialect, number in ended_answers if number is None or dialect not in running}
     if is_over:
-        ended |= ended_one
-    elif is_one:
-        ended |= ended_one - {"gemini"}  # which may give the reason STOP in every chunk
+        ended |= all_ended
+    elif is_one and not any(number for _, number in begun_answers):
+        ended |= all_ended - {"gemini"}  # which may give the reason STOP in every chunk
     return bool(kinds) and begun <= ended and (is_over or bool(ended))
 
 
@@ -92,9 +98,10 @@ class _Found(NamedTuple):
     has_failed: bool
     dialects: set[str]
     ended: set[str]
-    ended_one: set[str]
-    is_another: bool
-    """Whether it is of another answer than the first."""
+    answers: set[Answer]
+    """The answers that it is of."""
+    ended_answers: set[Answer]
+    """Those of which it has the finish reason."""
 
 
 def _found_in(event: Event, gap: Gap | None) -> _Found:
@@ -105,17 +112,23 @@ def _found_in(event: Event, gap: Gap | None) -> _Found:
     told = as_dict(said.get("response"))
     if "candidates" in told and "type" not in said:  # Google's Code Assist
         said = told
-    reasons = set(_finish_reasons(said)) if is_all else reasons_in(event.data) | (gap.reasons if gap else set())
+    answers = list(_answers(said)) if is_all else []
+    reasons = set() if is_all else reasons_in(event.data) | (gap.reasons if gap else set())
     spoken = dialects_of(types, said)
     ends = {name for name, has_ended in spoken.items() if has_ended}
     of_one = {name for name in ends if DIALECTS[name].of_one}
+    has_failed = not FAILURES.isdisjoint(types) or event_says_that_it_failed(said)
     return _Found(
         types,
-        not FAILURES.isdisjoint(types) or _has_failed(said) or any(reason.lower() == "error" for _, reason in reasons),
+        has_failed
+        or any(each.has_failed for each in answers)
+        or any(reason.lower() == "error" for _, reason in reasons),
         set(spoken),
         ends - of_one,
-        of_one | {dialect for dialect, _ in reasons},
-        _is_another(said),
+        {(each.dialect, each.number) for each in answers},
+        {(each.dialect, each.number) for each in answers if each.has_ended}
+        | {(dialect, None) for dialect in of_one}
+        | {(dialect, None) for dialect, _ in reasons},
     )
 
 
@@ -133,28 +146,22 @@ def _said_by(event: Event, gap: Gap | None) -> tuple[dict[str, Any], bool]:
 
 
 def upper_levels(data: bytes) -> dict[str, Any]:
-    """The upper levels of an event that is too long to decode."""
+    """What the upper levels of an event that is too long to decode tell of its end."""
     found: dict[str, Any] = {}
-    outline = Outline(lambda said: bool(found.update(said)), levels=2)
+
+    def judge(said: Any) -> bool:
+        found.update(told_by(said))
+        return event_says_that_it_failed(said)
+
+    outline = Outline(judge, levels=2)
     outline.feed(data)
-    return found
+    return {**found, "error": outline.failed}
 
 
 def _type_at_start(data: bytes) -> str:
     """The type in data that is too long for an outline as well."""
     found = _TYPE.search(data, 0, MAX_START)
     return found[1].decode("ascii", "replace") if found else ""
-
-
-def _has_failed(said: dict[str, Any]) -> bool:
-    choices = [as_dict(each) for each in as_list(said.get("choices"))]
-    return event_says_that_it_failed(said) or any(bool(each.get("error")) or is_failed_reason(each) for each in choices)
-
-
-def _is_another(said: dict[str, Any]) -> bool:
-    """Whether a chunk is of another answer than the first."""
-    parts = [part for key, _ in _CHUNKS for part in as_list(said.get(key))]
-    return any(isinstance(part, dict) and part.get("index") not in (None, 0) for part in parts)
 
 
 def reasons_in(data: bytes) -> set[Reason]:
@@ -175,12 +182,23 @@ def is_failure(event: Event) -> bool:
 _CHUNKS = (("choices", "chat"), ("candidates", "gemini"))
 
 
-def _finish_reasons(said: dict[str, Any]) -> Iterator[Reason]:
-    """The finish reasons of a chunk's choices (chat, completions) or candidates (Gemini, where some are numbers)."""
+class _Part(NamedTuple):
+    """What a chunk says of one answer."""
+
+    dialect: str
+    number: int | None
+    """Its index; None: of all answers."""
+    has_ended: bool
+    has_failed: bool
+
+
+def _answers(said: dict[str, Any]) -> Iterator[_Part]:
+    """The choices (chat, completions) or candidates (Gemini, where some reasons are numbers) of a chunk."""
     for key, dialect in _CHUNKS:
-        for part in map(as_dict, as_list(said.get(key))):
-            for reason in (part.get("finish_reason"), part.get("finishReason")):
-                if isinstance(reason, (str, int)) and not isinstance(reason, bool) and reason:
-                    yield dialect, str(reason)
+        for place, part in enumerate(map(as_dict, as_list(said.get(key)))):
+            reason, number = part.get("finish_reason") or part.get("finishReason"), part.get("index")
+            has_ended = isinstance(reason, (str, int)) and bool(reason)
+            has_failed = bool(part.get("error")) or is_failed_reason(part)
+            yield _Part(dialect, number if isinstance(number, int) else place, has_ended, has_failed)
     if as_dict(said.get("promptFeedback")).get("blockReason"):
-        yield "gemini", "blocked"
+        yield _Part("gemini", None, has_ended=True, has_failed=False)

@@ -13,7 +13,7 @@ from ...errors import Undecodable
 from ...protocol.codings import Decoder, needs_decoding
 from ...proxy.exchange import Exchange
 from ...quick_init import quick_init
-from .dialects import as_dict, as_list, event_says_that_it_failed, has_error, is_failed_reason
+from .dialects import as_dict, as_list, event_says_that_it_failed, has_error, is_failed_reason, told_by
 from .events import AROUND, END_OF_EVENT, MAX_TAIL, Event, decoded, last_events, last_frames, last_lines
 from .outline import Outline
 from .stream_ends import ALARM, MAX_REASON, MAX_START, Gap, Reason, is_complete, is_failure, is_known, reasons_in
@@ -92,7 +92,7 @@ class Tail:
         self._outline: Outline | None = None
         """Of the body, or of the event in which the kept bytes start; None: nothing has been dropped of it."""
         self._said: dict[str, Any] = {}
-        """The upper levels that the outline has seen: of the event, or of the last of the lines that have ended."""
+        """What the outline has seen that tells of ends: of the event, or of the last of the lines that have ended."""
         self._before = b""
         """The last bytes before the kept ones."""
         self._reasons: set[Reason] = set()
@@ -147,12 +147,17 @@ class Tail:
             return
         seen = b"".join(self._chunks) + data
         self._alarmed = False
+        read_to = 0
         for found in ALARM.finditer(seen):
+            if found.start() < read_to:
+                continue  # in an event that has been read
             begin = max(seen.rfind(b"\n\n", 0, found.start()), seen.rfind(b"\n\r\n", 0, found.start()), 0)
             end = END_OF_EVENT.search(seen, found.end())
             if end is None:
                 self._alarmed = len(seen) - begin <= MAX_TAIL  # the event continues in the next chunk
-            elif any(map(is_failure, last_events(seen[begin : end.end()]))):
+                return
+            read_to = end.end()
+            if any(map(is_failure, last_events(seen[begin : end.end()]))):
                 self._failed = True
                 return
 
@@ -185,11 +190,11 @@ class Tail:
         self._before = seen[-3:]
 
     def _judge_event(self, said: Any) -> bool:
-        self._said.update(as_dict(said))  # a long one comes in parts
+        self._said.update(told_by(said))  # a long one comes in parts
         return event_says_that_it_failed(said)
 
     def _judge_line(self, said: Any) -> bool:
-        self._said = as_dict(said)
+        self._said = told_by(said)
         return _says_that_it_failed(said)
 
     def _note_reasons(self, data: bytes) -> None:
