@@ -60,3 +60,16 @@ def test_what_perplexity_says_beside_the_choices_is_told_once() -> None:
     reading = read(v.chat(*chunks))
     assert {one.kind: one.value for one in reading.items if isinstance(one, Other)} == beside
     assert (reading.text, reading.irregular) == ("x", ())
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [({"status_code": 0, "status_msg": ""}, None), ({"status_code": 1001, "status_msg": "timeout"}, "1001: timeout")],
+)
+def test_minimax_s_state_may_be_an_error(state: Any, error: str | None) -> None:
+    for chunks in (
+        [v.chunk({}, "stop", base_resp=state)],
+        [{**v.chunk({}, "stop"), "choices": None, "base_resp": state}],
+    ):
+        reading = read(v.chat(v.chunk({"content": "x"}), *chunks))
+        assert (reading.error, reading.text) == (error, "x")

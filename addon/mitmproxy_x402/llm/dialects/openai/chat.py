@@ -36,7 +36,7 @@ _REPEATED = {
 """Where what stands under these keys of a message is put."""
 _BESIDE = {"images", "videos", "related_questions"}
 """Keys of a chunk, or of a whole answer, under which Perplexity has what belongs to the answer."""
-_IN_CHUNKS = {"choices", "usage", "error", "x_groq", *_SOURCES, *_BESIDE}
+_IN_CHUNKS = {"choices", "usage", "error", "x_groq", "base_resp", *_SOURCES, *_BESIDE}
 """Keys of a chunk of which one, at least, says something."""
 _SAYING = ("content", "tool_calls", "function_call", "audio", "refusal", *NAMES, DETAILS)
 _IN_CHOICES = ("delta", "message", "text", "finish_reason")
@@ -112,6 +112,8 @@ class ChatReader(Reader):
             draft.fail(value["error"])
         if mapping(value.get("x_groq")).get("error"):
             draft.fail(value["x_groq"]["error"])
+        if (state := mapping(value.get("base_resp"))).get("status_code"):  # MiniMax's; 0 is none
+            draft.fail({"code": state["status_code"], "message": state.get("status_msg")})
         usage = value.get("usage") or mapping(value.get("x_groq")).get("usage")
         if usage:
             self._usages = None
