@@ -150,6 +150,10 @@ def test_urls_in_headers() -> None:
     assert redacted("Referer", "/docs#section-2") == "/docs#section-2"
     assert redacted("Location", "https://h/x?key=1&a=2") == "https://h/x?key=[redacted]&a=2"
     assert redacted("Referer", f"https://h/{TOKEN}/x") == "https://h/[redacted]/x"
+    encoded = quote(TOKEN, safe="")
+    assert redacted("Link", f"<https://h/{encoded}/x>; a=b, <https://h/?a={encoded}&b=1>") == (
+        "<https://h/[redacted]/x>; a=b, <https://h/?[redacted]&b=1>"
+    )
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [

@@ -86,8 +86,9 @@ def _plain(value: bytes) -> bytes:
     for _ in range(_TIMES):
         if b"%" in value:
             value = unquote_to_bytes(value)
-        if b"\\" in value:
+        if b"\\u00" in value:
             value = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), value)
+        if b"\\/" in value:
             value = _SLASH.sub(b"/", value)
     return value
 

@@ -48,8 +48,8 @@ _WITH_URL = _WHOLE | {b"link", b"refresh"}
 """Headers whose URLs differ from message to message, so that they are not worth a place in the cache."""
 _WORDS = re.compile(rb"([\s<>\"]+)")
 """Separates the URLs of any other header, as of `Link`, `Refresh`, JSON or a Content-Security-Policy."""
-_QUERY_OF_WHOLE = re.compile(rb"([?#]).*", re.DOTALL)
-_QUERY_OF_WORD = re.compile(rb"([?#])[^\s<>\"]*")
+_QUERY_OF_WHOLE = re.compile(rb"[?#].*", re.DOTALL)
+_QUERY_OF_WORD = re.compile(rb"[?#][^\s<>\"]*")
 _AFTER_WORD = b",'\\)}"
 """What stands behind a URL, not in it. No bracket: what was redacted before ends in one."""
 
@@ -191,7 +191,7 @@ class Redactor:
             if count := _parameters(low, value):
                 room -= count
                 if room < 0:
-                    value = (_QUERY_OF_WHOLE if low in _WHOLE else _QUERY_OF_WORD).sub(rb"\1" + _REDACTED, value)
+                    value = _queries(low).sub(lambda found: found[0][:1] + _REDACTED, value)
             seen = self._value(low, value, has_parameters=count > 0 <= room)
             values.append(seen)
             if seen == field[1] and low not in _WITH_URL and len(name) + len(seen) <= _MAX_KNOWN_FIELD:
@@ -214,20 +214,21 @@ class Redactor:
         if b"@" in value:
             value = (_USER_IN_WHOLE if name in _WHOLE else _USER).sub(rb"\1" + _REDACTED + b"@", value)
         if has_parameters:
-            value = b"".join(map(self._url, [value] if name in _WHOLE else _WORDS.split(value)))
+            value = _queries(name).sub(self._query_of_url, value)
         if self._token is None:
             return value
         value = value.replace(self._token, _REDACTED)
         for coded in self._in_base64:
             if coded in value:
                 value = value.replace(coded, _REDACTED)
+        if b"%" in value and self._has_token(value):
+            value = b"".join(map(self.path, _WORDS.split(value)))
         return value
 
-    def _url(self, word: bytes) -> bytes:
-        if b"?" not in word and b"#" not in word:
-            return word
-        url = word.rstrip(_AFTER_WORD)
-        return self.path(url) + word[len(url) :]
+    def _query_of_url(self, found: re.Match[bytes]) -> bytes:
+        query = found[0]
+        kept = query.rstrip(_AFTER_WORD)
+        return self.path(kept) + query[len(kept) :]
 
     def _part(self, part: bytes) -> bytes:
         """Redact the text between two ampersands; some servers also separate parameters by semicolons."""
@@ -273,8 +274,12 @@ def _parameters(name: bytes, value: bytes) -> int:
         return 0
     if count > MAX_PARAMETERS:
         return count
-    queries = (_QUERY_OF_WHOLE if name in _WHOLE else _QUERY_OF_WORD).finditer(value)
-    return count + sum(_separators(query[0]) for query in queries)
+    return count + _separators(b"".join(_queries(name).findall(value)))
+
+
+def _queries(name: bytes) -> re.Pattern[bytes]:
+    """What finds the queries and fragments in the header `name`."""
+    return _QUERY_OF_WHOLE if name in _WHOLE else _QUERY_OF_WORD
 
 
 def _within(parts: list[bytes]) -> list[bytes]:
