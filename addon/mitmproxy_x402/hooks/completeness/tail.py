@@ -344,6 +344,6 @@ def has_all(exchange: Exchange) -> bool:
 
 
 _SEVERAL = re.compile(
-    rb'"(?:n|best_of|candidateCount|candidate_count|num_generations)"\s*:\s*"?(?:[2-9]|[0-9]{2,})|"prompt"\s*:\s*\['
+    rb'"(?:n|best_of|candidateCount|candidate_count|num_generations|num_choices|num_return_sequences)"\s*:\s*"?(?:[2-9]|[0-9]{2,})|"prompt"\s*:\s*\['
 )
 """What asks for several answers in one: their number, or several prompts."""

@@ -42,6 +42,8 @@ MAX_FRAME = 256 << 10
 MAX_INTERIM = 100
 """Most interim responses to one request."""
 
+_NO_ERRORS = (0, H3ErrorCode.H3_NO_ERROR)
+"""The codes with which an upstream closes a connection that it has no more use for."""
 _NO_ANSWER = "it ended the stream without an answer"
 
 
@@ -182,15 +184,19 @@ class Http3Client(_http3.Http3Client):
     h3_conn: H3Connection
     _closed_for = ""
     """Why we have closed the connection."""
+    _is_spoilt = False
+    """Whether the connection has ended for an error, of which the streams in the way can know nothing."""
 
     def _handle_event(self, event: events.Event) -> Steps:
         stream_id = self.our_stream_id.get(event.stream_id) if isinstance(event, HttpEvent) else None
         if stream_id is not None and not isinstance(event, RequestProtocolError) and self.h3_conn.is_stopped(stream_id):
             return  # the upstream reads no more of the request
         if isinstance(event, QuicConnectionClosed):
+            self._is_spoilt |= event.error_code not in _NO_ERRORS
             event.reason_phrase = self._closed_for  # the upstream's own may repeat what we have sent
         for command in super()._handle_event(event):
             if isinstance(command, CloseQuicConnection):
+                self._is_spoilt = True  # before the streams hear of it
                 self._closed_for = without_quotes(command.reason_phrase)
             elif isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseProtocolError):
                 self._explain(command.event)
@@ -199,8 +205,8 @@ class Http3Client(_http3.Http3Client):
             self.h3_conn.bodiless.add(event.stream_id)
 
     def has_begun(self, leg_id: int) -> bool:
-        """Whether the upstream has sent anything in answer to the request of a leg."""
-        return self.our_stream_id.get(leg_id, -1) in self.h3_conn.begun
+        """Whether the upstream may have begun to answer the request of a leg."""
+        return self._is_spoilt or self.our_stream_id.get(leg_id, -1) in self.h3_conn.begun
 
     def _explain(self, event: ResponseProtocolError) -> None:
         why = self.h3_conn.why.pop(self.our_stream_id.get(event.stream_id, -1), "")
