@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ ANSWERS: dict[str, Callable[[Seller, int], None]] = {
     "lost-endless-head": lambda it, stream: it.endless(stream, HEADERS),
     "lost-endless-control-frame": lambda it, _: it.endless(it.control(), UNKNOWN),
     "lost-pushed": lambda it, stream: it.frame(stream, 5, b"\0\0\0"),
+    "lost-wrong-settings": lambda it, _: it.frame(it.control() or 0, 4, b""),
     "lost-closed": lambda it, stream: it.close_with(stream),
 }
 """How paid requests are answered, by path: whether the goods are delivered, or the client gets an error at once."""
@@ -263,6 +265,8 @@ def test_the_client_gets_an_answer_whatever_the_upstream_does(tmp_path: Path, ho
 
     asyncio.run(run())
     assert b"S3CRET" not in (home / "flows").read_bytes()
+    sent = Counter(path.decode() for path, paid, _ in Seller.seen if paid)
+    assert sent == {f"/{path}": 1 for path in ANSWERS}
 
 
 def test_an_upstream_that_cannot_be_reached_is_an_answer(home: Path) -> None:
