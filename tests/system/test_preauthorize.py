@@ -207,6 +207,7 @@ def test_what_is_rejected_twice_is_not_paid_a_third_time(base: Place, model: str
 @pytest.mark.parametrize("code", ["PAYMENT_INVALID", "SETTLEMENT_FAILED", "PAYMENT_REPLAY", "OTHER"])
 def test_after_other_rejections_there_is_no_second_signature(base: Place, model: str, code: str) -> None:
     """As without prediction: the client gets the rejection, and its next try sends the very same payment."""
+    teach(base, chat(f"{model}-too"))  # where nothing is predicted, a payment in PostgreSQL is looked for after the 402
     teach(base, chat(model))
     fault = f"reject;code={code};n=1"
     visit = Visit(base, chat(model), fault)
@@ -222,6 +223,7 @@ def test_after_other_rejections_there_is_no_second_signature(base: Place, model:
     "fault", ["error;status=500;n=1;settle=no", "rate-limit;after=0;n=1;settle=no", "drop;n=1;settle=no"]
 )
 def test_a_client_that_repeats_sends_the_same_payment(shop: Place, model: str, fault: str) -> None:
+    teach(shop, chat(f"{model}-too"))  # as above
     teach(shop, chat(model))
     first = Visit(shop, chat(model), fault)
     assert first.status >= 429
