@@ -24,22 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ...llm.values import mapping, sequence, string
+
 Said = dict[str, Any]
-
-
-def as_list(value: Any) -> list[Any]:
-    """`value`, or an empty list where it is something else."""
-    return value if isinstance(value, list) else []
-
-
-def as_dict(value: Any) -> Said:
-    """`value`, or an empty object where it is something else."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_text(value: Any) -> str:
-    """`value`, or an empty text where it is something else."""
-    return value if isinstance(value, str) else ""
 
 
 def _never(_: Said) -> bool:
@@ -79,13 +66,13 @@ _INVOKED_REASONS = ("completionReason", "stop_reason", "finish_reason", "finishR
 
 
 def _is_interaction(said: Said) -> bool:
-    return as_text(said.get("event_type")).startswith(_OF_INTERACTIONS)
+    return string(said.get("event_type")).startswith(_OF_INTERACTIONS)
 
 
 def _interaction_has_ended(said: Said) -> bool:
-    kind = as_text(said.get("event_type"))
+    kind = string(said.get("event_type"))
     if kind == "interaction.status_update":
-        return as_text(said.get("status")) in _STATUSES
+        return string(said.get("status")) in _STATUSES
     return kind in ("interaction.completed", "interaction.complete")
 
 
@@ -99,7 +86,7 @@ def _is_cohere_1(said: Said) -> bool:
 
 def _is_tool_call(said: Said) -> bool:
     """Whether an event is Cohere's, which has what it says under `delta`; others have types of the same names."""
-    return as_text(said.get("type")).startswith("tool-call-") and isinstance(said.get("delta"), dict)
+    return string(said.get("type")).startswith("tool-call-") and isinstance(said.get("delta"), dict)
 
 
 def _is_ollama(said: Said) -> bool:
@@ -121,7 +108,7 @@ def _invoked(said: Said) -> list[Said]:
         known = isinstance(said.get("is_finished"), bool) and "event_type" not in said
     if known:
         return [said]
-    found = [as_dict(each) for key in _INVOKED for each in as_list(said.get(key))]
+    found = [mapping(each) for key in _INVOKED for each in sequence(said.get(key))]
     return [each for each in found if any(key in each for key in (*_INVOKED_REASONS, "is_finished"))]
 
 
@@ -144,8 +131,8 @@ DIALECTS: dict[str, Dialect] = {
         ("thread.run.", "thread.message."),
         tuple(f"{_RUN}.{status}" for status in sorted(_LAST)),
         keys=("object",),
-        speaks=lambda said: as_text(said.get("object")).startswith((_RUN, "thread.message.delta")),
-        has_ended=lambda said: said.get("object") == _RUN and as_text(said.get("status")) in _LAST,
+        speaks=lambda said: string(said.get("object")).startswith((_RUN, "thread.message.delta")),
+        has_ended=lambda said: said.get("object") == _RUN and string(said.get("status")) in _LAST,
     ),
     "transcription": Dialect(("transcript.text.",), ("transcript.text.done",)),
     "speech": Dialect(("speech.audio.",), ("speech.audio.done",)),
@@ -205,7 +192,7 @@ BY_PATH: tuple[tuple[str, str], ...] = (
 
 def types_of(name: str, said: Said) -> tuple[str, ...]:
     """The types that an event gives itself: its name, that of its data, or the only key of its data (Converse)."""
-    kind = as_text(said.get("type"))
+    kind = string(said.get("type"))
     types = (name,) if kind in (name, "") else (name, kind)
     if len(said) == 1:
         (key,) = said
@@ -244,9 +231,9 @@ def event_says_that_it_failed(said: Any) -> bool:
     if not isinstance(said, dict):
         return False
     keys = ("type", "event_type", "status", "finish_reason")
-    kind, event_type, status, reason = (as_text(said.get(key)) for key in keys)
+    kind, event_type, status, reason = (string(said.get(key)) for key in keys)
     inner = [said[key] for key in ("response", "interaction") if isinstance(said.get(key), dict)]
-    delta = as_dict(said.get("delta"))
+    delta = mapping(said.get("delta"))
     return (
         any(has_error(each) or each.get("status") in ("failed", "cancelled") for each in inner)
         or has_error(said)
@@ -260,15 +247,15 @@ def event_says_that_it_failed(said: Any) -> bool:
 
 def has_error(said: Said) -> bool:
     """Whether `said` has an error: under that key in whatever case, as its kind (vLLM), or in a vendor's own place."""
-    status = as_dict(said.get("base_resp")).get("status_code")  # MiniMax
+    status = mapping(said.get("base_resp")).get("status_code")  # MiniMax
     return (
         any(value and key.lower() in ("error", "errors") for key, value in said.items())
         or said.get("object") == "error"
-        or bool(as_dict(said.get("x_groq")).get("error"))
+        or bool(mapping(said.get("x_groq")).get("error"))
         or status not in (None, 0, "0", "")
     )
 
 
 def is_failed_reason(said: Said) -> bool:
     """Whether the finish reason of an answer is that it failed."""
-    return as_text(said.get("finish_reason")).lower() in ("error", "timeout")
+    return string(said.get("finish_reason")).lower() in ("error", "timeout")

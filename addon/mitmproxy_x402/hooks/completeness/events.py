@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from binascii import Error, a2b_base64
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from zlib import crc32
+
+from ...llm.framing.frames import length_at, split_frame
 
 MAX_TAIL = 16 << 10
 """Bytes of the answer's end that are kept."""
@@ -69,22 +69,13 @@ def last_lines(text: bytes) -> Iterator[Event]:
         count += 1
 
 
-_PRELUDE = struct.Struct(">III")
-_LEAST = _PRELUDE.size + 4
-_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-"""Bytes of a header's value, by its type; a text (7) and bytes (6) have a length before them."""
-
-
 def last_frames(kept: bytes) -> list[Event] | None:
-    """The last of Amazon's frames; the last one first. Empty: there is no beginning of one; None: the last is cut off.
-
-    A frame is its length, the length of its headers, a CRC-32 of these two, the headers, the payload, and a CRC-32.
-    """
+    """The last of Amazon's frames, the last one first. Empty: none begins there; None: the last is cut off."""
     at, found = _first_frame(kept), []
     if at < 0:
         return []
     while at < len(kept):
-        size = _frame_at(kept, at)
+        size = length_at(kept, at)
         if not size or at + size > len(kept):
             return None
         found.append(kept[at : at + size])
@@ -95,25 +86,14 @@ def last_frames(kept: bytes) -> list[Event] | None:
 def _first_frame(kept: bytes) -> int:
     """Where a frame begins; -1: none does. Its length is less than 16 MiB, so that its first byte is 0."""
     at = kept.find(b"\0")
-    while at >= 0 and not _frame_at(kept, at):
+    while at >= 0 and not length_at(kept, at):
         at = kept.find(b"\0", at + 1)
     return at
 
 
-def _frame_at(kept: bytes, at: int) -> int:
-    """The length of the frame that begins there; 0: none does."""
-    if len(kept) - at < _PRELUDE.size:
-        return 0
-    total, headers, check = _PRELUDE.unpack_from(kept, at)
-    is_one = total >= _LEAST and headers <= total - _LEAST and crc32(kept[at : at + 8]) == check
-    return int(total) if is_one else 0
-
-
 def _event_of(frame: bytes) -> Event:
-    _, length, _ = _PRELUDE.unpack_from(frame)
-    end = _PRELUDE.size + length
-    headers, payload = _headers(frame[_PRELUDE.size : end]), frame[end:-4]
-    if headers.get(b":message-type", b"event") != b"event":
+    headers, _, payload = split_frame(frame)
+    if headers.get(":message-type", "event") != "event":
         return Event("error", payload)
     said = decoded(payload)
     packed = said.get("bytes") if isinstance(said, dict) else None
@@ -122,29 +102,7 @@ def _event_of(frame: bytes) -> Event:
             return Event("", a2b_base64(packed))
         except (Error, ValueError):
             pass
-    return Event(headers.get(b":event-type", b"").decode("utf-8", "replace"), payload)
-
-
-def _headers(data: bytes) -> dict[bytes, bytes]:
-    """The headers as far as they can be read."""
-    found: dict[bytes, bytes] = {}
-    at = 0
-    try:
-        while at < len(data):
-            name = data[at + 1 : at + 1 + data[at]]
-            at += 1 + data[at]
-            kind = data[at]
-            at += 1
-            if kind in (6, 7):
-                (size,) = struct.unpack_from(">H", data, at)
-                at += 2
-            else:
-                size = _SIZES[kind]
-            found[name] = data[at : at + size]
-            at += size
-    except (IndexError, KeyError, struct.error):
-        pass
-    return found
+    return Event(headers.get(":event-type", ""), payload)
 
 
 def decoded(data: bytes) -> Any:

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from ...llm.values import mapping, sequence
 from .dialects import (
     BY_PATH,
     DIALECTS,
     FAILURES,
-    as_dict,
-    as_list,
     dialects_of,
     event_says_that_it_failed,
     is_failed_reason,
@@ -109,7 +108,7 @@ def _found_in(event: Event, gap: Gap | None) -> _Found:
     types = types_of(event.name, said)
     if not is_all and len(types[0]) == 0:
         types = (_type_at_start(event.data),)
-    told = as_dict(said.get("response"))
+    told = mapping(said.get("response"))
     if "candidates" in told and "type" not in said:  # Google's Code Assist
         said = told
     answers = list(_answers(said)) if is_all else []
@@ -142,7 +141,7 @@ def _said_by(event: Event, gap: Gap | None) -> tuple[dict[str, Any], bool]:
     said = decoded(event.data)
     if isinstance(said, list) and event_says_that_it_failed(said):
         return {"error": said}, True
-    return as_dict(said), True
+    return mapping(said), True
 
 
 def upper_levels(data: bytes) -> dict[str, Any]:
@@ -195,10 +194,10 @@ class _Part(NamedTuple):
 def _answers(said: dict[str, Any]) -> Iterator[_Part]:
     """The choices (chat, completions) or candidates (Gemini, where some reasons are numbers) of a chunk."""
     for key, dialect in _CHUNKS:
-        for place, part in enumerate(map(as_dict, as_list(said.get(key)))):
+        for place, part in enumerate(map(mapping, sequence(said.get(key)))):
             reason, number = part.get("finish_reason") or part.get("finishReason"), part.get("index")
             has_ended = isinstance(reason, (str, int)) and bool(reason)
             has_failed = bool(part.get("error")) or is_failed_reason(part)
             yield _Part(dialect, number if isinstance(number, int) else place, has_ended, has_failed)
-    if as_dict(said.get("promptFeedback")).get("blockReason"):
+    if mapping(said.get("promptFeedback")).get("blockReason"):
         yield _Part("gemini", None, has_ended=True, has_failed=False)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import Undecodable
+from ...llm.values import mapping, sequence
 from ...protocol.codings import Decoder, needs_decoding
 from ...proxy.exchange import Exchange
 from ...quick_init import quick_init
-from .dialects import as_dict, as_list, event_says_that_it_failed, has_error, is_failed_reason, told_by
+from .dialects import event_says_that_it_failed, has_error, is_failed_reason, told_by
 from .events import AROUND, END_OF_EVENT, MAX_TAIL, Event, decoded, last_events, last_frames, last_lines
 from .outline import Outline
 from .stream_ends import ALARM, MAX_REASON, MAX_START, Gap, Reason, is_complete, is_failure, is_known, reasons_in
@@ -322,7 +323,7 @@ def _says_that_it_failed(said: Any) -> bool:
         or has_error(said)
         or said.get("success") is False
         or is_failed_reason(said)
-        or any(has_error(each) or is_failed_reason(each) for each in map(as_dict, as_list(said.get("choices"))))
+        or any(has_error(each) or is_failed_reason(each) for each in map(mapping, sequence(said.get("choices"))))
     )
 
 

@@ -31,8 +31,23 @@ def begins_frame(data: bytes) -> bool | None:
     """Whether `data` begins with a frame; None: there is too little of it to tell."""
     if len(data) < _PRELUDE.size:
         return None if data[:1] in (b"", b"\0", b"\1") else False
-    total, headers, check = _PRELUDE.unpack_from(data)
-    return bool(total >= _LEAST and headers <= total - _LEAST and crc32(data[:8]) == check)
+    return length_at(data) > 0
+
+
+def length_at(data: bytes, at: int = 0) -> int:
+    """The length of the frame that begins at `at`; 0: none does, or there is too little to tell."""
+    if len(data) - at < _PRELUDE.size:
+        return 0
+    total, headers, check = _PRELUDE.unpack_from(data, at)
+    is_one = total >= _LEAST and headers <= total - _LEAST and crc32(data[at : at + 8]) == check
+    return int(total) if is_one else 0
+
+
+def split_frame(frame: bytes) -> tuple[dict[str, str], bool, bytes]:
+    """The headers of a frame as far as they can be read, whether these are all of them, and its payload."""
+    _, length, _ = _PRELUDE.unpack_from(frame)
+    end = _PRELUDE.size + length
+    return *_headers(frame[_PRELUDE.size : end]), frame[end : -_CRC.size]
 
 
 class Frames:
@@ -102,18 +117,16 @@ class Frames:
         if length > MAX_HEADERS:
             self._notes.add(f"frame {self._frames} has more than {MAX_HEADERS} bytes of headers and is dropped")
             return
-        headers = _headers(frame[_PRELUDE.size : _PRELUDE.size + length])
-        if headers is None:
+        headers, is_whole, payload = split_frame(frame)
+        if not is_whole:
             self._notes.add(f"the headers of frame {self._frames} cannot be read")
             headers = {}
         kind = headers.get(":event-type", "")
         if headers.get(":message-type", "event") != "event":
             kind = "error"
             what = headers.get(":exception-type") or headers.get(":error-code", "")
-            payload = frame[_PRELUDE.size + length : -_CRC.size]
-            yield Framed(kind, _failure(what, headers.get(":error-message", ""), payload), begin, begin + len(frame))
-            return
-        yield Framed(kind, frame[_PRELUDE.size + length : -_CRC.size], begin, begin + len(frame))
+            payload = _failure(what, headers.get(":error-message", ""), payload)
+        yield Framed(kind, payload, begin, begin + len(frame))
 
 
 def text_of_frames(data: bytes) -> str:
@@ -154,8 +167,8 @@ def _failure(kind: str, message: str, payload: bytes) -> bytes:
     return json.dumps({"error": error}).encode()
 
 
-def _headers(data: bytes) -> dict[str, str] | None:
-    """The headers with text values; None: they are cut off."""
+def _headers(data: bytes) -> tuple[dict[str, str], bool]:
+    """The headers with text values as far as they can be read, and whether these are all of them."""
     found: dict[str, str] = {}
     at = 0
     try:
@@ -167,13 +180,10 @@ def _headers(data: bytes) -> dict[str, str] | None:
             if kind in (_BYTES, _STRING):
                 (size,) = struct.unpack_from(">H", data, at)
                 at += 2
+                found[name] = data[at : at + size].decode("utf-8", "replace")
             else:
                 size = _SIZES[kind]
-            if at + size > len(data):
-                return None
-            if kind == _STRING:
-                found[name] = data[at : at + size].decode("utf-8", "replace")
             at += size
     except (IndexError, KeyError, struct.error):
-        return None
-    return found
+        return found, False
+    return found, at == len(data)
